@@ -1,0 +1,1 @@
+"""Other people's attribution methods, for comparison."""

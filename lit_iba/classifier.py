@@ -1,0 +1,276 @@
+"""The classifier under explanation: loaded by name or file, frozen for good, and cut where an explainer needs it."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from lit_iba.errors import InputError, unknown_name
+from lit_iba.preprocessing import Preprocessing
+from lit_iba.small_cnn import SmallCNN
+from lit_iba.split import HookedNetwork, Layout, Split, TracedNetwork
+from lit_iba.weights import (
+    download_torchvision,
+    fingerprint,
+    is_file_name,
+    load_into,
+    read_weights,
+    torchvision_preprocessing,
+    torchvision_weights,
+)
+
+logger = logging.getLogger(__name__)
+OWN_MODELS: dict[str, type[nn.Module]] = {"small_cnn": SmallCNN}
+
+
+class FrozenClassifier(nn.Module):
+    """A classifier that never changes: no gradients for its parameters, always in eval mode.
+
+    Args:
+        model: A torchvision name (``"resnet50"``), a timm name when timm is installed, ``"small_cnn"``, or a module that
+            maps images (B, 3, H, W) to logits (B, K).
+        weights: Member of torchvision's weights enum (``"IMAGENET1K_V2"``, ``"DEFAULT"``), a local ``.pth``,
+            ``.safetensors`` or ``.safetensors.xz`` file, or ``"random"`` (the same random weights every time). For a module:
+            None keeps its weights as they are.
+        num_classes: Number of classes, where it is not the architecture's usual one.
+        preprocessing: How photographs become images; by default that of the weights.
+        class_names: Names of the classes; by default those of the weights.
+
+    Raises:
+        InputError: Unknown name, weights that do not fit, or weights that cannot be had without the network.
+    """
+
+    def __init__(
+        self,
+        model: str | nn.Module,
+        weights: str | None = None,
+        *,
+        num_classes: int | None = None,
+        preprocessing: Preprocessing | dict[str, Any] | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__()
+        if isinstance(preprocessing, dict):
+            preprocessing = Preprocessing.from_dict(preprocessing)
+        loaded = _from_name(model, weights, num_classes) if isinstance(model, str) else _from_module(model, weights)
+        self.model, own_preprocessing, own_names = loaded
+        self.name = model if isinstance(model, str) else type(model).__name__
+        self.weights = str(weights) if weights is not None else "as given"
+        self.preprocessing: Preprocessing = preprocessing or own_preprocessing
+        self.model.requires_grad_(False)
+        super().train(False)
+        self.num_classes = self._count_classes()
+        self.class_names = _class_names(class_names or own_names, self.num_classes)
+
+    def train(self, mode: bool = True) -> FrozenClassifier:
+        """Frozen means frozen: stays in eval mode whatever is asked."""
+        return super().train(False)
+
+    def requires_grad_(self, requires_grad: bool = True) -> FrozenClassifier:
+        """Frozen means frozen: parameters never require gradients."""
+        return super().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W), normalised, to logits (B, K)."""
+        return self.model(images)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the classifier's parameters are."""
+        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
+
+    def images(self, pictures: Tensor) -> Tensor:
+        """Pictures, uint8 (B, 3, H, W), to the classifier's images on its device."""
+        return self.preprocessing.normalize(pictures.to(self.device, non_blocking=True))
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        """What this classifier is: model, weights, and a hash over every parameter."""
+        return {"model": self.name, "weights": Path(self.weights).name, "sha256": fingerprint(self.model)}
+
+    def check_identity(self, other: dict[str, Any], what: str) -> None:
+        """Refuse something that belongs to another classifier.
+
+        Raises:
+            InputError: ``what`` was made with a classifier whose parameters differ from this one's.
+        """
+        if other.get("sha256") != self.identity["sha256"]:
+            raise InputError(
+                f"{what} was made with {other.get('model')} ({other.get('weights')}, sha256 {str(other.get('sha256'))[:12]}), "
+                f"but the classifier is {self.name} ({self.identity['weights']}, sha256 {self.identity['sha256'][:12]}); "
+                "load the classifier that it was made with, or make it again"
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The traced graph holds a tracer, which cannot be pickled; it is made again where it is needed.
+        return {k: v for k, v in self.__dict__.items() if k not in ("_network", "_splits")}
+
+    @functools.cached_property
+    def _splits(self) -> dict[tuple[str, ...], Split]:
+        return {}
+
+    @functools.cached_property
+    def _network(self) -> TracedNetwork | HookedNetwork:
+        try:
+            return TracedNetwork(self.model, self.name)
+        except Exception as error:  # noqa: BLE001 - torch.fx raises whatever the model's own code raises
+            logger.warning(
+                "%s cannot be traced (%s); cutting it with hooks instead, which runs the whole network each time",
+                self.name, str(error).splitlines()[0] if str(error) else type(error).__name__,
+            )  # fmt: skip
+            return HookedNetwork(self.model, self.name)
+
+    def layers(self) -> list[str]:
+        """Names of all the layers that can be cut or tapped, in order of execution."""
+        return self._network.layers()
+
+    def split(self, layer: str, taps: Iterable[str] = ()) -> Split:
+        """Cut behind a layer.
+
+        Args:
+            layer: Name of a layer; a block's name means its output.
+            taps: Further layers that ``Split.observe`` returns from the same pass.
+
+        Returns:
+            ``head(images) -> (R, carried)`` and ``tail(R, carried) -> logits``.
+
+        Raises:
+            InputError: No such layer; the nearest names are listed.
+        """
+        key = (layer, *taps)
+        if key not in self._splits:
+            self._splits[key] = self._network.split(layer, key[1:])
+        return self._splits[key]
+
+    def taps(self, layers: Iterable[str]) -> Any:
+        """A function from images to a dict of the named layers' outputs, computed in one pass up to the last of them."""
+        return self._network.taps(list(layers))
+
+    @torch.no_grad()
+    def feature_shape(self, layer: str, image_size: tuple[int, int] | None = None) -> torch.Size:
+        """Shape of a layer's output for one image, without the batch dimension; image size (H, W) in pixels."""
+        size = image_size or (self.preprocessing.crop, self.preprocessing.crop)
+        return self.split(layer).head(torch.zeros(2, 3, *size, device=self.device))[0].shape[1:]
+
+    def layout(self, layer: str, image_size: tuple[int, int] | None = None) -> Layout:
+        """Where positions and channels of a layer's output are."""
+        size = image_size or (self.preprocessing.crop, self.preprocessing.crop)
+        return Layout.of(torch.Size([2, *self.feature_shape(layer, size)]), size)
+
+    @torch.no_grad()
+    def _count_classes(self) -> int:
+        size = self.preprocessing.crop
+        logits = self.model(torch.zeros(2, 3, size, size, device=self.device))
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise InputError(f"{self.name} must map images (B, 3, H, W) to logits (B, K), but gives {shape}; wrap it")
+        return logits.shape[1]
+
+
+Loaded = tuple[nn.Module, Preprocessing, Sequence[str]]
+
+
+def _from_module(model: nn.Module, weights: str | None) -> Loaded:
+    settings: dict[str, Any] = {}
+    if weights is not None:
+        state, settings = read_weights(weights)
+        load_into(model, state, weights)
+    return model, _stored_preprocessing(settings, Preprocessing()), settings.get("class_names", [])
+
+
+def _stored_preprocessing(settings: dict[str, Any], usual: Preprocessing) -> Preprocessing:
+    return Preprocessing.from_dict(settings["preprocessing"]) if "preprocessing" in settings else usual
+
+
+def _from_name(name: str, weights: str | None, num_classes: int | None) -> Loaded:
+    if weights is None:
+        raise InputError(f"say which weights {name!r} gets: an enum name such as 'DEFAULT', a file, or 'random'")
+    enum = preprocessing = None
+    names: Sequence[str] = []
+    state, settings = read_weights(weights) if is_file_name(weights) else ({}, {})
+    classes = num_classes or settings.get("num_classes")
+    if name in OWN_MODELS:
+        preprocessing = Preprocessing(resize=None, crop=64, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+        if not state and weights != "random":
+            raise InputError(f"{name!r} has no published weights; give a weights file that you trained, or 'random'")
+    elif name in torchvision.models.list_models(module=torchvision.models):
+        enum = None if state or weights == "random" else torchvision_weights(name, weights)
+        preprocessing, names = torchvision_preprocessing(name, enum)
+    elif importlib.util.find_spec("timm"):
+        return _from_timm(name, weights, classes, state, settings)
+    else:
+        known = [*torchvision.models.list_models(module=torchvision.models), *OWN_MODELS]
+        raise unknown_name("torchvision classifier", name, known, "(timm's names need: pip install 'lit_iba[timm]')")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        arguments: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+        if name in OWN_MODELS:
+            model = OWN_MODELS[name](**arguments)
+        else:
+            if name in ("googlenet", "inception_v3"):
+                arguments |= {"init_weights": weights == "random"}
+            model = _torchvision_model(name, enum, arguments)
+    if state:
+        load_into(model, state, weights)
+    model = model.to(memory_format=torch.channels_last)
+    return model, _stored_preprocessing(settings, preprocessing), settings.get("class_names", names)
+
+
+def _torchvision_model(name: str, enum: Any | None, arguments: dict[str, Any]) -> nn.Module:
+    if enum is None:
+        model = torchvision.models.get_model(name, weights=None, **arguments)
+        if name in ("googlenet", "inception_v3"):
+            model.aux_logits, model.transform_input = False, True
+            for auxiliary in ("aux1", "aux2", "AuxLogits"):
+                if hasattr(model, auxiliary):
+                    setattr(model, auxiliary, None)
+        return model
+    state = download_torchvision(enum)
+    extra = {"transform_input": True, "aux_logits": True} if name in ("googlenet", "inception_v3") else {}
+    model = torchvision.models.get_model(name, weights=None, **(arguments | extra))
+    load_into(model, state, str(enum))
+    return model
+
+
+def _from_timm(name: str, weights: str, classes: int | None, state: dict[str, Tensor], settings: dict[str, Any]) -> Loaded:
+    import timm
+
+    if not timm.is_model(name.partition(".")[0]):
+        known = [*torchvision.models.list_models(module=torchvision.models), *OWN_MODELS, *timm.list_models()]
+        raise unknown_name("torchvision or timm classifier", name, known)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            pretrained = not state and weights != "random"
+            model = timm.create_model(name, pretrained=pretrained, **({} if classes is None else {"num_classes": classes}))
+        except Exception as error:
+            raise InputError(
+                f"timm could not make {name!r} with weights {weights!r} ({error}); download its weights to a "
+                ".safetensors file and give that file as weights"
+            ) from error
+    if state:
+        load_into(model, state, weights)
+    data = timm.data.resolve_model_data_config(model)
+    crop = data["input_size"][-1]
+    usual = Preprocessing(
+        resize=round(crop / data["crop_pct"]),
+        crop=crop,
+        mean=tuple(data["mean"]),
+        std=tuple(data["std"]),
+        interpolation="bicubic" if data["interpolation"] == "bicubic" else "bilinear",
+    )
+    return model.to(memory_format=torch.channels_last), _stored_preprocessing(settings, usual), settings.get("class_names", [])
+
+
+def _class_names(names: Sequence[str], num_classes: int) -> list[str]:
+    if names and len(names) != num_classes:
+        raise InputError(f"{len(names)} class names were given for {num_classes} classes; give one a class")
+    return list(names) if names else [str(i) for i in range(num_classes)]

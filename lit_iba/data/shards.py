@@ -1,0 +1,289 @@
+"""Shards of samples (WebDataset tars) and the index that says what is in them.
+
+An index counts, so that the order of samples is arithmetic (see plan.py) and a short shard cannot pass unseen. Members of
+one sample are contiguous and share a key: ``<key>.jpg`` or ``.png``, ``<key>.cls``, ``<key>.json``, ``<key>.mask.png``.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import io
+import json
+import logging
+import re
+import tarfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from lit_iba.data.decode import EXTENSIONS, PICTURE_EXTENSIONS
+from lit_iba.data.tar_samples import TarSamples
+from lit_iba.errors import InputError
+from lit_iba.files import sha256_of, whole_file, write_text
+
+SCHEMA = 1
+INDEX_NAME = "index.json"
+Source = str | Path | Sequence[str | Path]
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar: where it is, and how many samples and bytes it holds."""
+
+    path: Path
+    count: int
+    bytes: int
+    sha256: str | None = None
+
+    @property
+    def name(self) -> str:
+        """File name, such as ``val-000012.tar``."""
+        return self.path.name
+
+    @property
+    def stem(self) -> str:
+        """File name without ``.tar``: what results made from this shard are called."""
+        return self.path.name.removesuffix(".tar")
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """The shards of one data set, in order.
+
+    Args:
+        shards: At least one.
+        class_names: Name of each class, where they are known.
+    """
+
+    shards: tuple[Shard, ...]
+    class_names: list[str] | None = None
+
+    @classmethod
+    def load(cls, source: Source) -> ShardIndex:
+        """Find shards and what is known about them.
+
+        Args:
+            source: A folder, the path of an ``index.json``, a tar, a list of tars, or a pattern such as
+                ``val-{000000..000049}.tar`` or ``val-*.tar``. Shards without an index are counted, which reads their
+                headers; :meth:`save` keeps the result.
+
+        Raises:
+            InputError: Nothing is there, a shard is missing or truncated, or the index cannot be read.
+        """
+        if isinstance(source, str | Path):
+            path = Path(source)
+            if path.suffix == ".json":
+                return _read_index(path)
+            if path.is_dir() and (path / INDEX_NAME).exists():
+                return _read_index(path / INDEX_NAME)
+        return _gather(_tars(source))
+
+    @property
+    def total(self) -> int:
+        """Number of samples in all shards."""
+        return sum(shard.count for shard in self.shards)
+
+    def verify(self, hashes: bool = False) -> None:
+        """Compare the files with the index: existence and size, and on demand their content.
+
+        Args:
+            hashes: Also read every byte and compare SHA-256.
+
+        Raises:
+            InputError: A shard is missing, or is not the one that was indexed.
+        """
+        for shard in self.shards:
+            if not shard.path.is_file():
+                raise InputError(f"shard {shard.path} does not exist, but the index names it; fetch it again")
+            size = shard.path.stat().st_size
+            if size != shard.bytes:
+                raise InputError(
+                    f"shard {shard.path} has {size:,} bytes, but the index says {shard.bytes:,}; "
+                    f"fetch it again, or delete {INDEX_NAME} to have the shards counted anew"
+                )
+            if hashes and shard.sha256 is not None and sha256_of(shard.path) != shard.sha256:
+                raise InputError(f"the content of shard {shard.path} is not what was indexed; fetch it again")
+
+    def identity(self) -> str:
+        """SHA-256 over the shards' names, counts, sizes and hashes: equal for equal data, wherever it lies."""
+        described = [[shard.name, shard.count, shard.bytes, shard.sha256] for shard in self.shards]
+        return hashlib.sha256(json.dumps([described, self.class_names]).encode()).hexdigest()
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``index.json`` beside the shards; returns its path.
+
+        Raises:
+            InputError: A shard lies in another folder.
+        """
+        folder = Path(folder)
+        for shard in self.shards:
+            if shard.path.parent.resolve() != folder.resolve():
+                raise InputError(f"shard {shard.path} is not in {folder}; an index lies beside its shards")
+        content = {
+            "schema": SCHEMA,
+            "class_names": self.class_names,
+            "shards": [
+                {"name": s.name, "count": s.count, "bytes": s.bytes, "sha256": s.sha256 or sha256_of(s.path)}
+                for s in self.shards
+            ],
+        }
+        write_text(folder / INDEX_NAME, json.dumps(content, indent=1) + "\n")
+        return folder / INDEX_NAME
+
+
+def _read_index(path: Path) -> ShardIndex:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["schema"] != SCHEMA:
+            raise InputError(f"{path} has schema {content['schema']}, but this version reads {SCHEMA}; index anew")
+        shards = tuple(
+            Shard(path.parent / s["name"], int(s["count"]), int(s["bytes"]), s.get("sha256")) for s in content["shards"]
+        )
+    except FileNotFoundError as error:
+        raise InputError(f"index {path} does not exist; give a folder of shards or the path of its index") from error
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} is not an index of shards ({error!r}); delete it to have them counted") from error
+    if not shards:
+        raise InputError(f"{path} names no shards; write some, or give another folder")
+    return ShardIndex(shards, content.get("class_names"))
+
+
+def _tars(source: Source) -> list[Path]:
+    """The tars that a folder, a pattern or a list stands for."""
+    if not isinstance(source, str | Path):
+        found = [tar for part in source for tar in _tars(part)]
+        if not found:
+            raise InputError("the list of shards is empty; give at least one .tar file")
+        return found
+    text = str(source)
+    if Path(text).is_dir():
+        found = sorted(Path(text).glob("*.tar"))
+    else:
+        found = []
+        for name in _braces(text):
+            found += [Path(p) for p in sorted(glob.glob(name))] if glob.has_magic(name) else [Path(name)]
+    if not found:
+        raise InputError(f"no shards found at {text!r}; give a folder of .tar files, a list, or a pattern")
+    for tar in found:
+        if not tar.is_file():
+            raise InputError(f"shard {tar} does not exist; correct the path or fetch it")
+    return found
+
+
+def _braces(pattern: str) -> list[str]:
+    """Expand ``{000..012}`` and ``{a,b}``, from left to right."""
+    match = re.search(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}", pattern)
+    if match is None:
+        return [pattern]
+    if match[3] is not None:
+        values = match[3].split(",")
+    else:
+        values = [str(n).zfill(len(match[1])) for n in range(int(match[1]), int(match[2]) + 1)]
+    return [head for v in values for head in _braces(pattern[: match.start()] + v + pattern[match.end() :])]
+
+
+def _gather(tars: list[Path]) -> ShardIndex:
+    """Shards from the indices that lie beside them; those in no index are counted."""
+    known: dict[Path, Shard] = {}
+    names: list[list[str] | None] = []
+    for folder in dict.fromkeys(tar.parent for tar in tars):
+        index = _read_index(folder / INDEX_NAME) if (folder / INDEX_NAME).exists() else ShardIndex(())
+        known.update({shard.path: shard for shard in index.shards})
+        names.append(index.class_names)
+    uncounted = [tar for tar in tars if tar not in known]
+    start = time.monotonic()
+    for tar in uncounted:
+        known[tar] = count_shard(tar)
+    if uncounted:
+        _log.info(
+            "counted %d shards without an index in %.1f s; ShardIndex.save keeps it",
+            len(uncounted),
+            time.monotonic() - start,
+        )
+    return ShardIndex(tuple(known[tar] for tar in tars), names[0] if all(n == names[0] for n in names) else None)
+
+
+def count_shard(path: Path) -> Shard:
+    """Count a shard's samples by reading its headers.
+
+    Raises:
+        InputError: It is truncated, damaged, empty, or two of its samples share a key.
+    """
+    samples, keys = TarSamples(path), set()
+    while (sample := samples.next(wanted=False)) is not None:
+        if sample.key in keys:
+            raise InputError(f"shard {path} holds two samples with key {sample.key!r}; keys must be unique")
+        keys.add(sample.key)
+    samples.close()
+    if samples.damage:
+        raise InputError(f"shard {path} is damaged: {samples.damage}; fetch or write it again")
+    if not keys:
+        raise InputError(f"shard {path} holds no samples; leave it out")
+    return Shard(path, len(keys), path.stat().st_size)
+
+
+def write_shards(
+    samples: Iterable[Mapping[str, Any]],
+    folder: str | Path,
+    prefix: str = "shard",
+    shard_size: int = 1000,
+    class_names: Sequence[str] | None = None,
+) -> ShardIndex:
+    """Write samples as ``<prefix>-000000.tar`` and so on, and their index last.
+
+    Equal samples give equal bytes. Each shard appears whole or not at all; a folder without an index is unfinished.
+
+    Args:
+        samples: Mappings with ``key`` (unique, no dot), a picture under ``jpg`` or ``png`` (bytes), and optionally
+            ``cls`` (int), ``json`` (a dict with ``bbox``) and ``mask.png`` (bytes).
+        folder: Where to; must not hold an index yet.
+        prefix: How shard names begin.
+        shard_size: Samples in each shard but the last.
+        class_names: Name of each class, for the index.
+
+    Raises:
+        InputError: The folder holds shards already, a key repeats or has a dot, a member is unknown, or nothing came.
+    """
+    folder = Path(folder)
+    if (folder / INDEX_NAME).exists():
+        raise InputError(f"{folder} holds shards already; choose another folder, or delete it first")
+    if shard_size < 1:
+        raise InputError(f"shard_size is {shard_size}; a shard holds at least one sample")
+    shards: list[Shard] = []
+    keys: set[str] = set()
+    stream = iter(samples)
+    for first in stream:
+        path = folder / f"{prefix}-{len(shards):06d}.tar"
+        before = len(keys)
+        with whole_file(path) as part, tarfile.open(part, "w") as tar:
+            for sample in chain([first], islice(stream, shard_size - 1)):
+                _add_sample(tar, sample, keys)
+        shards.append(Shard(path, len(keys) - before, path.stat().st_size, sha256_of(path)))
+    if not shards:
+        raise InputError(f"there are no samples to write to {folder}; check where they come from")
+    index = ShardIndex(tuple(shards), list(class_names) if class_names is not None else None)
+    index.save(folder)
+    return index
+
+
+def _add_sample(tar: tarfile.TarFile, sample: Mapping[str, Any], keys: set[str]) -> None:
+    key = str(sample["key"])
+    if not key or "." in key.rpartition("/")[2] or key in keys:
+        raise InputError(f"{key!r} cannot be a sample's key; it must be new, not empty and without a dot")
+    if not any(extension in sample for extension in PICTURE_EXTENSIONS):
+        raise InputError(f"sample {key!r} has no picture; give its bytes under 'jpg' or 'png'")
+    keys.add(key)
+    for extension, value in sample.items():
+        if extension == "key":
+            continue
+        if extension not in EXTENSIONS:
+            raise InputError(f"sample {key!r} has a member {extension!r}; known are {', '.join(EXTENSIONS)}")
+        data = value if isinstance(value, bytes) else json.dumps(value).encode()
+        member = tarfile.TarInfo(f"{key}.{extension}")  # its defaults are fixed: time 0, owner 0, mode 644
+        member.size = len(data)
+        tar.addfile(member, io.BytesIO(data))

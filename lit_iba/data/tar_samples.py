@@ -1,0 +1,152 @@
+"""Samples out of one tar, in the file's order, with the unwanted ones skipped unread.
+
+A sample is a run of members with the same key: the name up to the first dot of its last part, as in WebDataset. Unlike
+the usual readers, a damaged header or a missing end is remembered (``damage``) instead of passing for the end of the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from lit_iba.errors import InputError
+
+_BLOCK = 512
+_BUFFER = 1 << 18  # large enough that skipping small members stays inside it
+
+
+@dataclass(frozen=True)
+class RawSample:
+    """The members of one sample as they stand in the file: extension -> bytes."""
+
+    key: str
+    members: dict[str, bytes]
+    shard: str
+
+
+@dataclass(frozen=True)
+class _Member:
+    key: str
+    extension: str
+    size: int
+    offset: int
+
+
+def open_shard(path: Path) -> BinaryIO:
+    """Open a shard for reading; the one place that knows where shards live.
+
+    Raises:
+        InputError: There is no such file.
+    """
+    try:
+        return path.open("rb", buffering=_BUFFER)
+    except FileNotFoundError as error:
+        raise InputError(f"shard {path} does not exist; fetch it again or correct the path") from error
+
+
+class TarSamples:
+    """One pass over a tar.
+
+    Attributes:
+        slot: Number of the sample that :meth:`next` returns next, from 0.
+        damage: What is wrong with the file, as far as it has been read; None if nothing is.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.slot = 0
+        self.damage: str | None = None
+        self._file = open_shard(path)
+        self._position = 0
+        self._size = path.stat().st_size
+        self._ahead = self._next_member()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def next(self, wanted: bool = True) -> RawSample | None:
+        """The next sample, or None at the end; an unwanted one comes with empty members, unread."""
+        first = self._ahead
+        if first is None:
+            return None
+        members: dict[str, bytes] = {}
+        while self._ahead is not None and self._ahead.key == first.key and self._ahead.extension not in members:
+            members[self._ahead.extension] = self._content(self._ahead) if wanted else b""
+            self._ahead = self._next_member()
+        self.slot += 1
+        return RawSample(first.key, members, self.path.name)
+
+    def read(self, slots: Sequence[int]) -> Iterator[RawSample | None]:
+        """The samples in the given ascending slots; None for those that the file does not hold (any more)."""
+        for slot in slots:
+            while self.slot < slot and self.next(wanted=False) is not None:
+                pass
+            yield self.next() if self.slot == slot else None
+
+    def _content(self, member: _Member) -> bytes:
+        self._file.seek(member.offset)
+        return self._file.read(member.size)
+
+    def _next_member(self) -> _Member | None:
+        """The next regular file's header; None at the end, or where the damage begins."""
+        long_name, long_size = "", None
+        while True:
+            self._file.seek(self._position)
+            header = self._file.read(_BLOCK)
+            if len(header) < _BLOCK:
+                self.damage = f"it ends at byte {self._size} without the mark that ends a tar"
+                return None
+            if not header.strip(b"\0"):
+                return None
+            if not _is_header(header):
+                self.damage = f"the tar header at byte {self._position} is corrupt"
+                return None
+            kind, size = header[156:157], _number(header[124:136])
+            if kind in (b"0", b"\0") and long_size is not None:
+                size = long_size
+            offset = self._position + _BLOCK
+            if offset + size > self._size:
+                self.damage = f"it ends at byte {self._size}, in the middle of a member"
+                return None
+            self._position = offset + -(-size // _BLOCK) * _BLOCK
+            if kind in (b"0", b"\0"):
+                folder, _, base = (long_name or _name(header)).rpartition("/")
+                stem, _, extension = base.partition(".")
+                return _Member(f"{folder}/{stem}" if folder else stem, extension.lower(), size, offset)
+            if kind == b"L":  # GNU: the next member's name
+                long_name = self._file.read(size).rstrip(b"\0").decode("utf-8", "replace")
+            elif kind == b"x":  # POSIX: attributes of the next member
+                attributes = _pax(self._file.read(size))
+                long_name = attributes.get("path", long_name)
+                long_size = int(attributes["size"]) if "size" in attributes else None
+
+
+def _is_header(header: bytes) -> bool:
+    stored = header[148:156].strip(b" \0")
+    return stored.isdigit() and int(stored, 8) == sum(header) - sum(header[148:156]) + 8 * 32
+
+
+def _number(field: bytes) -> int:
+    if field[0] & 0x80:  # base 256, for sizes beyond 8 GiB
+        return int.from_bytes(field[1:], "big")
+    return int(field.strip(b" \0") or b"0", 8)
+
+
+def _name(header: bytes) -> str:
+    name = header[:100].partition(b"\0")[0].decode("utf-8", "replace")
+    prefix = header[345:500].partition(b"\0")[0] if header[257:263] == b"ustar\0" else b""
+    return f"{prefix.decode('utf-8', 'replace')}/{name}" if prefix else name
+
+
+def _pax(data: bytes) -> dict[str, str]:
+    """Records "length key=value\\n" of a POSIX extended header."""
+    attributes = {}
+    while data:
+        length = int(data.partition(b" ")[0])
+        key, _, value = data[:length].partition(b" ")[2].rstrip(b"\n").partition(b"=")
+        attributes[key.decode()] = value.decode("utf-8", "replace")
+        data = data[length:]
+    return attributes

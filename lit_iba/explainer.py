@@ -1,0 +1,202 @@
+"""The interface of every explainer, and the registry of their names.
+
+An explainer is a batched function: images and targets in, one heatmap an image out. Its result for an image does not depend
+on the other images of the batch: whatever is random is drawn from a generator that belongs to the sample.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from lit_iba.classifier import FrozenClassifier
+from lit_iba.errors import InputError, unknown_name
+from lit_iba.heatmap import Heatmap
+from lit_iba.statistics import FeatureStatistics
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What an explainer's own code returns: the map, and what of it has no place in the picture."""
+
+    values: Tensor  # (B, H, W)
+    undrawn: Tensor | None = None  # (B,)
+
+
+class Surroundings(Protocol):
+    """What an explainer may ask for when it is built by name: things estimated once and kept on disk."""
+
+    def statistics(self, classifier: FrozenClassifier, layer: str) -> FeatureStatistics:
+        """Feature statistics of one layer."""
+        ...
+
+
+class Explainer(ABC):
+    """Turns images and target classes into heatmaps.
+
+    Subclasses set ``unit`` and ``signed`` and write :meth:`explain`.
+
+    Args:
+        classifier: The network to explain; it stays frozen.
+        seed: Together with the sample's key, seeds whatever is random.
+    """
+
+    name: ClassVar[str] = ""
+    unit: ClassVar[str] = "1"
+    signed: ClassVar[bool] = False
+
+    def __init__(self, classifier: FrozenClassifier, *, seed: int = 0) -> None:
+        self.classifier = classifier
+        self.seed = seed
+
+    @classmethod
+    def from_settings(
+        cls, classifier: FrozenClassifier, settings: dict[str, Any], surroundings: Surroundings | None = None
+    ) -> Explainer:
+        """Build from a config's settings; explainers that need statistics or a checkpoint override this."""
+        return cls(classifier, **settings)
+
+    @abstractmethod
+    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+        """Heatmaps of checked images (B, 3, H, W) for targets (B,); ``generators[i]`` belongs to image i."""
+
+    def attribute(
+        self, inputs: Tensor, target: Tensor | int | None = None, *, keys: Sequence[str] | None = None
+    ) -> Heatmap:
+        """Explain a batch of images (Captum's calling convention).
+
+        Args:
+            inputs: Normalised images as the classifier takes them, float (B, 3, H, W).
+            target: Class of each image, int or (B,); None means the predicted class.
+            keys: Name of each sample, from which its random numbers follow; by default the image's own content.
+
+        Returns:
+            A heatmap an image, on the inputs' device.
+
+        Raises:
+            InputError: The images contain NaN or have the wrong shape, or a target is out of range.
+        """
+        images = check_images(inputs)
+        if target is None:
+            with torch.no_grad():
+                targets = self.classifier(images).argmax(dim=1)
+        else:
+            targets = check_targets(target, len(images), self.classifier.num_classes).to(images.device)
+        generators = sample_generators(self.seed, keys if keys is not None else content_keys(images), images.device)
+        if len(generators) != len(images):
+            raise InputError(f"{len(generators)} keys were given for {len(images)} images; give one key an image")
+        result = self.explain(images, targets, generators)
+        return Heatmap(
+            result.values.detach(),
+            unit=self.unit,
+            signed=self.signed,
+            method=self.name or type(self).__name__,
+            normalization=self.classifier.preprocessing,
+            undrawn=None if result.undrawn is None else result.undrawn.detach(),
+        )
+
+
+def check_images(images: Tensor) -> Tensor:
+    """The images as a detached float tensor, or an error that says what is wrong with them."""
+    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        given = (
+            f"{images.dtype} of shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        )
+        raise InputError(f"images must be a float tensor (B, 3, H, W), normalised (see classifier.images); got {given}")
+    finite = torch.isfinite(images).flatten(1).all(dim=1)
+    if not finite.all():
+        bad = (~finite).nonzero().flatten().tolist()
+        raise InputError(f"image {bad} of the batch contains NaN or infinity; check how it was decoded and normalised")
+    return images.detach()
+
+
+def check_targets(target: Tensor | int | Sequence[int], count: int, num_classes: int) -> Tensor:
+    """Targets as int64 (count,), or an error that names the class that is out of range."""
+    targets = torch.as_tensor(target).detach().to(torch.int64).flatten()
+    targets = targets.expand(count) if targets.numel() == 1 else targets
+    if len(targets) != count:
+        raise InputError(f"{len(targets)} targets were given for {count} images; give one target an image")
+    outside = targets[(targets < 0) | (targets >= num_classes)]
+    if len(outside):
+        raise InputError(
+            f"target class {int(outside[0])} is out of range; the classifier has classes 0..{num_classes - 1}"
+        )
+    return targets
+
+
+def content_keys(images: Tensor) -> list[str]:
+    """A key an image that depends on nothing but its pixels."""
+    return [hashlib.sha256(image.contiguous().cpu().numpy().tobytes()).hexdigest() for image in images]
+
+
+def sample_generators(seed: int, keys: Sequence[str], device: torch.device) -> list[torch.Generator]:
+    """One generator a sample, seeded by (seed, key): equal for equal samples, wherever and whenever they are drawn."""
+    generators = []
+    for key in keys:
+        digest = hashlib.sha256(f"{seed}/{key}".encode()).digest()
+        generators.append(torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "big")))
+    return generators
+
+
+EXPLAINERS: dict[str, str] = {
+    "per_sample_iba": "lit_iba.iba.per_sample.PerSampleIBA",
+    "readout_iba": "lit_iba.iba.readout.ReadoutIBA",
+    "random": "lit_iba.baselines.gradient.RandomMap",
+    "gradient": "lit_iba.baselines.gradient.Gradient",
+    "saliency": "lit_iba.baselines.gradient.Saliency",
+    "integrated_gradients": "lit_iba.baselines.gradient.IntegratedGradients",
+    "grad_cam": "lit_iba.baselines.gradient.GradCAM",
+}
+
+
+def explainer_class(name: str) -> type[Explainer]:
+    """The class behind a registered name, or behind a dotted path to a class of the user's own.
+
+    Raises:
+        InputError: No such name; the nearest ones are listed.
+    """
+    path = EXPLAINERS.get(name, name)
+    if "." not in path:
+        raise unknown_name("explainer", name, EXPLAINERS, "(or give a class path such as my_package.MyExplainer)")
+    module, _, attribute = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"explainer {path!r} cannot be imported ({error}); check the class path") from error
+    if not (inspect.isclass(found) and issubclass(found, Explainer)):
+        raise InputError(f"{path!r} is not an Explainer; subclass lit_iba.Explainer")
+    return found
+
+
+def build_explainer(
+    name: str,
+    classifier: FrozenClassifier,
+    settings: dict[str, Any] | None = None,
+    surroundings: Surroundings | None = None,
+) -> Explainer:
+    """Build an explainer by name.
+
+    Args:
+        name: A key of ``EXPLAINERS``, or a dotted class path.
+        classifier: The network to explain.
+        settings: Keyword arguments of the explainer.
+        surroundings: Where statistics come from, for the explainers that need them.
+
+    Raises:
+        InputError: Unknown name or setting.
+    """
+    cls = explainer_class(name)
+    try:
+        return cls.from_settings(classifier, dict(settings or {}), surroundings)
+    except TypeError as error:
+        raise InputError(f"the settings {settings} do not fit {name!r}: {error}") from error
+
+

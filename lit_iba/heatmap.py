@@ -1,0 +1,183 @@
+"""What a heatmap is: a value per pixel with a unit, for a batch of images.
+
+A heatmap knows its unit and whether its sign means something; it can be resized without changing its total, laid over the
+image, written as PNG and shown in a notebook. Where values come from is the explainers' business.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib import colormaps
+from PIL import Image
+from torch import Tensor
+
+from lit_iba.errors import InputError
+from lit_iba.files import whole_file
+from lit_iba.preprocessing import Preprocessing
+
+
+def resize_keeping_total(maps: Tensor, size: tuple[int, int], edge: str = "clamp") -> Tensor:
+    """Bilinear resize, rescaled so that each map's sum over positions stays what it was.
+
+    Args:
+        maps: (B, h, w), any unit that adds up, such as bits a position.
+        size: (H, W) wanted.
+        edge: What lies beyond the border, ``"clamp"`` or ``"mirror"`` (as scikit-image does by default).
+
+    Returns:
+        (B, H, W) with the same sum per map (methods.md, section 1: "bits per pixel" that add up to the total).
+    """
+    total = maps.sum(dim=(1, 2), keepdim=True)
+    if edge == "mirror" and min(maps.shape[-2:]) > 1:
+        height, width = maps.shape[-2:]
+        row, column = (round(size[0] / height), round(size[1] / width))  # pixels a position: whole numbers in practice
+        padded = F.pad(maps[:, None], (1, 1, 1, 1), mode="reflect")
+        large = (size[0] + 2 * row, size[1] + 2 * column)
+        resized = F.interpolate(padded, size=large, mode="bilinear", align_corners=False)
+        resized = resized[:, 0, row : row + size[0], column : column + size[1]]
+    elif edge in ("clamp", "mirror"):
+        resized = F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+    else:
+        raise InputError(f"resize edge is {edge!r}; it must be 'clamp' or 'mirror'")
+    now = resized.sum(dim=(1, 2), keepdim=True)
+    # A signed map may sum to zero, before or after: then the area factor is the only sensible scale.
+    area = maps.shape[-2] * maps.shape[-1] / (size[0] * size[1])
+    size_of_terms = resized.abs().sum(dim=(1, 2), keepdim=True)
+    safe = (now.abs() > 1e-6 * size_of_terms) & (total.abs() > 0)
+    return resized * torch.where(safe, total / torch.where(safe, now, torch.ones_like(now)), torch.full_like(now, area))
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """Attribution of a batch of images, one value a pixel.
+
+    Args:
+        values: float (B, H, W).
+        unit: ``"bits"`` for the information bottlenecks; ``"1"`` where only the order of the values has a meaning.
+        signed: Whether negative values speak against the target (drawn in red and blue) or cannot occur.
+        method: Name of the explainer, for captions.
+        normalization: How the classifier's images were normalised, so that :meth:`overlay` can show them.
+        undrawn: (B,) attribution that has no place in the picture, such as the bits in a class token; None if there is none.
+    """
+
+    values: Tensor
+    unit: str = "1"
+    signed: bool = False
+    method: str = ""
+    normalization: Preprocessing | None = None
+    undrawn: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 3:
+            raise InputError(f"a heatmap has shape (B, H, W), but its values have shape {tuple(self.values.shape)}")
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: int | slice) -> Heatmap:
+        rows = slice(index, index + 1 or None) if isinstance(index, int) else index
+        undrawn = None if self.undrawn is None else self.undrawn[rows]
+        return replace(self, values=self.values[rows], undrawn=undrawn)
+
+    def __iter__(self) -> Iterator[Heatmap]:
+        return (self[i] for i in range(len(self)))
+
+    @property
+    def total(self) -> Tensor:
+        """(B,) sum over the pixels, in the heatmap's unit."""
+        return self.values.sum(dim=(1, 2))
+
+    def to(self, device: torch.device | str) -> Heatmap:
+        """The same heatmap on another device."""
+        undrawn = None if self.undrawn is None else self.undrawn.to(device)
+        return replace(self, values=self.values.to(device), undrawn=undrawn)
+
+    def cpu(self) -> Heatmap:
+        """The same heatmap in main memory."""
+        return self.to("cpu")
+
+    def resize(self, size: tuple[int, int]) -> Heatmap:
+        """Bilinear resize to (H, W) that keeps each map's total."""
+        return replace(self, values=resize_keeping_total(self.values, size))
+
+    def scaled(self) -> Tensor:
+        """Values for drawing, (B, H, W): [0, 1], or [-1, 1] with zero kept at zero where the map is signed.
+
+        The scale ends at the 99.9th percentile of each map, so that one extreme pixel does not darken the rest.
+        """
+        flat = self.values.detach().float().flatten(1)
+        if self.signed:
+            limit = torch.quantile(flat.abs(), 0.999, dim=1).clamp_min(1e-12)[:, None, None]
+            return (self.values.float() / limit).clamp(-1, 1)
+        low = flat.amin(dim=1)[:, None, None]
+        high = torch.quantile(flat, 0.999, dim=1)[:, None, None]
+        return ((self.values.float() - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
+
+    def colored(self) -> Tensor:
+        """The heatmap alone as pictures, uint8 (B, 3, H, W)."""
+        scaled = self.scaled().cpu().numpy()
+        colors = colormaps["RdBu_r"](scaled / 2 + 0.5) if self.signed else colormaps["inferno"](scaled)
+        return torch.from_numpy((colors[..., :3] * 255).round().astype(np.uint8)).permute(0, 3, 1, 2)
+
+    def overlay(self, images: Tensor, strength: float = 0.85) -> Tensor:
+        """Lay the heatmap over the images: strong attribution hides the image, weak attribution shows it in grey.
+
+        Args:
+            images: The classifier's images, float (B, 3, H, W), or pictures, uint8 of the same shape. Of floats outside a
+                normalisation known to this heatmap, [0, 1] is assumed.
+            strength: Opacity of the strongest attribution, in [0, 1].
+
+        Returns:
+            uint8 (B, 3, H, W).
+
+        Raises:
+            InputError: The images are not as many, or not as large, as the heatmaps.
+        """
+        if images.ndim != 4 or images.shape[0] != len(self) or images.shape[-2:] != self.values.shape[-2:]:
+            raise InputError(
+                f"images of shape {tuple(images.shape)} do not fit heatmaps of shape {tuple(self.values.shape)}; "
+                f"give (B, 3, H, W) of the same B, H and W, or resize the heatmap"
+            )
+        if images.dtype == torch.uint8:
+            pictures = images.cpu()
+        elif self.normalization is not None:
+            pictures = self.normalization.denormalize(images.detach().cpu())
+        else:
+            pictures = (images.detach().cpu() * 255).round().clamp(0, 255).to(torch.uint8)
+        grey = pictures.float().mean(dim=1, keepdim=True) * 0.7 + 76.5 * 0.7
+        opacity = (self.scaled().abs().cpu()[:, None] ** 0.7) * strength
+        return (grey * (1 - opacity) + self.colored().float() * opacity).round().to(torch.uint8)
+
+    def save_png(self, path: str | Path, index: int = 0) -> Path:
+        """Write one heatmap, in colour, as PNG. The file appears whole or not at all."""
+        return save_picture(self.colored()[index], path)
+
+    def _repr_html_(self) -> str:
+        """Notebooks show the maps side by side, each with its total."""
+        figures = []
+        for picture, total in zip(self.colored(), self.total.tolist(), strict=True):
+            buffer = io.BytesIO()
+            Image.fromarray(picture.permute(1, 2, 0).numpy()).save(buffer, "PNG")
+            source = base64.b64encode(buffer.getvalue()).decode()
+            caption = f"{self.method} {total:.1f} {self.unit if self.unit != '1' else ''}".strip()
+            figures.append(
+                f'<figure style="display:inline-block;margin:4px"><img src="data:image/png;base64,{source}">'
+                f"<figcaption>{caption}</figcaption></figure>"
+            )
+        return "".join(figures)
+
+
+def save_picture(picture: Tensor, path: str | Path) -> Path:
+    """Write one uint8 (3, H, W) picture as PNG by atomic rename."""
+    path = Path(path)
+    with whole_file(path) as part:
+        Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()).save(part, "PNG")
+    return path

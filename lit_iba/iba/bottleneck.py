@@ -1,0 +1,109 @@
+"""Information bottleneck of a feature map: mixing with noise, and the information that remains, in bits.
+
+Equations 2, 5 and 7 of Schulz et al., "Restricting the Flow" (ICLR 2020). Pure functions over tensors; no parameters live
+here. ``R`` is the feature map, ``eps ~ N(mean, std^2)`` the noise with R's own statistics, ``Z = lambda R + (1 - lambda) eps``.
+Everything is written in ``1 - lambda`` as well as ``lambda``, because their difference from 1 is lost in float32 exactly where
+the information is large.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lit_iba.errors import InputError
+from lit_iba.split import Layout
+
+NATS_PER_BIT = math.log(2.0)
+SMALLEST_KEEP = 1e-7  # 1 - lambda below this would make its logarithm meaningless in float32
+
+
+def gaussian_kernel(sigma: float) -> Tensor:
+    """One-dimensional Gaussian with 2 round(2 sigma) + 1 taps, summing to 1 (the authors' kernel size)."""
+    radius = round(2 * sigma)
+    offsets = torch.arange(-radius, radius + 1, dtype=torch.float32)
+    weights = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    return weights / weights.sum()
+
+
+def blur(maps: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur over the last two axes with reflection at the border; (B, C, h, w) to the same shape.
+
+    Two passes of a one-dimensional kernel. Maps too small to reflect are extended by their edge values.
+    """
+    if sigma <= 0:
+        return maps
+    kernel = gaussian_kernel(sigma).to(maps)
+    radius, channels = len(kernel) // 2, maps.shape[1]
+    if radius == 0:
+        return maps
+    mode = "reflect" if radius < min(maps.shape[-2:]) else "replicate"
+    padded = F.pad(maps, (radius, radius, radius, radius), mode=mode)
+    rows = F.conv2d(padded, kernel.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
+    return F.conv2d(rows, kernel.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
+
+
+def mask_from_logits(alpha: Tensor, sigma: float, layout: Layout) -> tuple[Tensor, Tensor]:
+    """lambda and 1 - lambda from alpha: the smoothed sigmoid of equation 7.
+
+    The kernel sums to 1, so that 1 - blur(sigmoid(alpha)) = blur(sigmoid(-alpha)): blurring the complement keeps its digits.
+
+    Args:
+        alpha: (B, *R), any real numbers.
+        sigma: Standard deviation of the blur in positions; 0 for none. Prefix tokens are never blurred.
+        layout: Where alpha's positions are.
+
+    Returns:
+        ``(keep, drop)``: lambda and 1 - lambda, both the shape of alpha, in [0, 1].
+    """
+    drop = torch.sigmoid(-alpha)
+    if sigma > 0:
+        prefix = layout.prefix_of(drop)
+        drop = layout.ungrid(blur(layout.grid(drop).contiguous(), sigma), prefix)
+    drop = drop.clamp(SMALLEST_KEEP, 1.0)
+    return 1 - drop, drop
+
+
+def mix(r: Tensor, keep: Tensor, drop: Tensor, mean: Tensor, std: Tensor, unit_noise: Tensor) -> Tensor:
+    """Z = lambda R + (1 - lambda) eps, with eps = mean + std * unit_noise (equation 2). All broadcast."""
+    return keep * r + drop * mean + (drop * std) * unit_noise
+
+
+def information_nats(r: Tensor, keep: Tensor, drop: Tensor) -> Tensor:
+    """KL[P(Z|R) || Q(Z)] per element, Q(Z) = N(mean, std^2) (equation 5).
+
+    Args:
+        r: standardised feature (R - mean) / std.
+        keep: lambda in [0, 1), broadcastable to ``r``.
+        drop: 1 - lambda, in (0, 1].
+
+    Returns:
+        Nats per element, >= 0, the shape of ``r``. Zero where lambda is zero. Bits are this over ln 2.
+    """
+    # With lambda written as 1 - drop: (drop^2 - 1) / 2 = -keep (1 + drop) / 2, exact where lambda is small; and
+    # log1p(-keep) = log(drop) loses nothing there either.
+    log_drop = torch.where(keep < 0.5, torch.log1p(-keep.clamp_max(0.75)), torch.log(drop))
+    return (0.5 * (keep.square() * r.square() - keep * (1 + drop)) - log_drop).clamp_min(0)
+
+
+def information_bits(r: Tensor, keep: Tensor, drop: Tensor) -> Tensor:
+    """:func:`information_nats` in bits."""
+    return information_nats(r, keep, drop) / NATS_PER_BIT
+
+
+def bits_per_position(bits: Tensor, layout: Layout) -> tuple[Tensor, Tensor | None]:
+    """Sum over channels: (B, *R) to (B, h, w), and the bits (B,) in tokens that have no position."""
+    prefix = layout.prefix_of(bits)
+    return layout.grid(bits).sum(dim=-3), None if prefix is None else prefix.sum(dim=(-2, -1))
+
+
+def require_positions(layout: Layout, layer: str) -> None:
+    """Refuse a layer whose output has no positions."""
+    if layout.kind == "BC" or layout.height * layout.width == 1:
+        raise InputError(
+            f"the output of layer {layer!r} has no positions, so that a bottleneck there gives no heatmap; "
+            "choose a layer before the pooling"
+        )

@@ -1,0 +1,231 @@
+"""Per-Sample information bottleneck: for each image, the mask that keeps the class with the fewest bits.
+
+IBA (Schulz et al., ICLR 2020), section 3.2, table 2 and appendix C. R is computed once; each of the few Adam steps runs only
+the layers behind the bottleneck, for all images of the batch and all noise copies at once.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lit_iba.classifier import FrozenClassifier
+from lit_iba.errors import InputError, unknown_name
+from lit_iba.explainer import Attribution, Explainer, Surroundings
+from lit_iba.heatmap import resize_keeping_total
+from lit_iba.iba.bottleneck import (
+    NATS_PER_BIT,
+    bits_per_position,
+    information_nats,
+    mask_from_logits,
+    mix,
+    require_positions,
+)
+from lit_iba.iba.noise import NoiseModel
+from lit_iba.split import Carried, Layout, repeat_carried
+from lit_iba.statistics import FeatureStatistics
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PerSampleSettings:
+    """Settings of the Per-Sample bottleneck; the paper's values (table 2) where it gives one.
+
+    Args:
+        beta: Weight of the information (mean over elements), the paper's "beta = 10/k".
+        steps: Adam updates.
+        learning_rate: Of Adam.
+        copies: Noise samples of each image a step.
+        initial_alpha: Logit of lambda at the start: 5 lets nearly everything pass.
+        smoothing_sigma: Standard deviation of the blur of lambda, in positions; 0 for none.
+        statistics_kind: ``"welford"`` or ``"relu_rms"``, see :class:`NoiseModel`.
+        min_std: Floor of the noise's standard deviation.
+        active_threshold: Elements active in at most this share of images carry no information.
+        inactive: What those become, ``"mean"`` or ``"zero"``.
+        relu_clamp: Whether Z is clamped to be non-negative, as the authors' evaluation code does behind a ReLU.
+        read_after: ``"T"``: the heatmap is read after all updates; ``"T-1"``: before the last, as in the authors' code.
+        unit: ``"bits"``, or ``"minmax"``: [0, 1] per image, as the authors' evaluation code.
+        resize_edge: ``"clamp"`` or ``"mirror"``, see :func:`resize_keeping_total`.
+        precision: ``"float32"``, or ``"bf16"``: the layers behind the bottleneck under bfloat16 autocast.
+        compile: Whether to compile the layers behind the bottleneck, worth it for many images of one size.
+    """
+
+    beta: float = 10.0
+    steps: int = 10
+    learning_rate: float = 1.0
+    copies: int = 10
+    initial_alpha: float = 5.0
+    smoothing_sigma: float = 1.0
+    statistics_kind: str = "welford"
+    min_std: float = 0.01
+    active_threshold: float = 0.01
+    inactive: str = "mean"
+    relu_clamp: bool = False
+    read_after: str = "T"
+    unit: str = "bits"
+    resize_edge: str = "clamp"
+    precision: str = "float32"
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        choices = {"read_after": ("T", "T-1"), "unit": ("bits", "minmax"), "precision": ("float32", "bf16")}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise InputError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(map(repr, allowed))}")
+        for name in ("steps", "copies"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.beta < 0:
+            raise InputError(f"beta is {self.beta}; a negative weight would reward information, give 0 or more")
+
+
+PRESETS: dict[str, PerSampleSettings] = {
+    "default": PerSampleSettings(),
+    # What the published library does (IBA/pytorch.py): one update short, inactive units zero, scikit-image's resize.
+    "reference": PerSampleSettings(read_after="T-1", inactive="zero", resize_edge="mirror"),
+    # What the paper's evaluation code does, with which its tables were made.
+    "reference_paper": PerSampleSettings(
+        read_after="T-1", statistics_kind="relu_rms", active_threshold=-1.0, relu_clamp=True, unit="minmax"
+    ),
+}
+
+
+def settings_from(preset: str, changes: dict[str, Any]) -> PerSampleSettings:
+    """A preset with some settings changed.
+
+    Raises:
+        InputError: Unknown preset or setting; the nearest are named.
+    """
+    if preset not in PRESETS:
+        raise unknown_name("preset of PerSampleIBA", preset, PRESETS)
+    known = [field.name for field in fields(PerSampleSettings)]
+    for name in changes:
+        if name not in known:
+            raise unknown_name("setting of PerSampleIBA", name, known)
+    return replace(PRESETS[preset], **changes)
+
+
+class PerSampleIBA(Explainer):
+    """The Per-Sample bottleneck explainer.
+
+    Args:
+        classifier: The network to explain.
+        layer: Where the bottleneck is inserted: ``"layer2"`` of ResNet-50, ``"features.17"`` of VGG-16 (table 2).
+        statistics: Feature statistics of that layer, or a file of them.
+        seed: Seeds the noise, together with each sample's key.
+        preset: ``"default"``, ``"reference"`` (the published library) or ``"reference_paper"`` (the published evaluation).
+        settings: Any of :class:`PerSampleSettings`.
+
+    Raises:
+        InputError: Unknown layer or setting, or statistics that belong to something else.
+    """
+
+    name: ClassVar[str] = "per_sample_iba"
+    unit = "bits"
+
+    def __init__(
+        self,
+        classifier: FrozenClassifier,
+        layer: str,
+        statistics: FeatureStatistics | str | Path,
+        *,
+        seed: int = 0,
+        preset: str = "default",
+        **settings: Any,
+    ) -> None:
+        super().__init__(classifier, seed=seed)
+        self.layer = layer
+        self.settings = settings_from(preset, settings)
+        self.split = classifier.split(layer)
+        if not isinstance(statistics, FeatureStatistics):
+            statistics = FeatureStatistics.load(statistics, classifier, layer)
+        statistics.check(classifier, layer)
+        s = self.settings
+        self.noise = NoiseModel.from_statistics(
+            statistics, kind=s.statistics_kind, min_std=s.min_std, active_threshold=s.active_threshold, inactive=s.inactive
+        )
+        self.unit = "bits" if s.unit == "bits" else "1"  # type: ignore[misc] # the authors' maps have no unit
+        self.tail = torch.compile(self.split.tail, dynamic=True) if s.compile else self.split.tail
+
+    @classmethod
+    def from_settings(
+        cls, classifier: FrozenClassifier, settings: dict[str, Any], surroundings: Surroundings | None = None
+    ) -> PerSampleIBA:
+        """Build from a config: without ``statistics``, they are estimated once on the run's own images."""
+        if "layer" not in settings:
+            raise InputError("per_sample_iba needs a layer, such as layer2 of resnet50 or features.17 of vgg16")
+        if "statistics" not in settings:
+            if surroundings is None:
+                raise InputError("per_sample_iba needs a statistics file; make one with FeatureStatistics.estimate")
+            settings = settings | {"statistics": surroundings.statistics(classifier, settings["layer"])}
+        return cls(classifier, **settings)
+
+    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+        """Optimise the mask of every image of the batch; see :meth:`Explainer.attribute`."""
+        with torch.no_grad():
+            r, carried = self.split.head(images)
+        noise = self.noise.to(r.device)
+        if r.shape[1:] != noise.mean.shape:
+            raise InputError(
+                f"images of size {tuple(images.shape[-2:])} give a feature map {tuple(r.shape[1:])} behind {self.layer!r}, but "
+                f"its statistics are for {tuple(noise.mean.shape)}; resize the images, or estimate statistics at this size"
+            )
+        layout = Layout.of(r.shape, (images.shape[-2], images.shape[-1]))
+        require_positions(layout, self.layer)
+        alpha = self._optimise(r, carried, targets, generators, noise, layout)
+        with torch.no_grad():
+            nats = self._information(r, noise, *mask_from_logits(alpha, self.settings.smoothing_sigma, layout))
+            bits, undrawn = bits_per_position(nats / NATS_PER_BIT, layout)
+            return Attribution(self._to_pixels(bits, images), undrawn)
+
+    def _information(self, r: Tensor, noise: NoiseModel, keep: Tensor, drop: Tensor) -> Tensor:
+        """Nats per element of R, (B, *R)."""
+        return information_nats((r - noise.mean) / noise.std, keep, drop) * noise.active
+
+    def _optimise(
+        self,
+        r: Tensor,
+        carried: Carried,
+        targets: Tensor,
+        generators: list[torch.Generator],
+        noise: NoiseModel,
+        layout: Layout,
+    ) -> Tensor:
+        """alpha after the last update that is read, (B, *R)."""
+        s = self.settings
+        alpha = torch.full_like(r, s.initial_alpha, requires_grad=True)
+        # Adam is elementwise and the loss a sum over images: each image is optimised as if it were alone.
+        adam = torch.optim.Adam([alpha], lr=s.learning_rate)
+        carried = repeat_carried(carried, s.copies)
+        repeated_targets = targets.repeat(s.copies)
+        unit_noise = torch.empty(s.copies, *r.shape, device=r.device)
+        for _ in range(s.steps if s.read_after == "T" else s.steps - 1):
+            for i, generator in enumerate(generators):
+                unit_noise[:, i] = torch.randn((s.copies, *r.shape[1:]), generator=generator, device=r.device)
+            with torch.enable_grad():
+                keep, drop = mask_from_logits(alpha, s.smoothing_sigma, layout)
+                z = mix(r, keep, drop, noise.mean, noise.std, unit_noise)  # (copies, B, *R)
+                z = torch.where(noise.active.bool(), z, noise.inactive_value)
+                z = z.clamp_min(0) if s.relu_clamp else z
+                with torch.autocast(r.device.type, dtype=torch.bfloat16, enabled=s.precision == "bf16"):
+                    logits = self.tail(z.flatten(0, 1), carried)
+                cross_entropy = F.cross_entropy(logits.float(), repeated_targets, reduction="sum") / s.copies
+                information = self._information(r, noise, keep, drop).flatten(1).mean(dim=1).sum()
+                (gradient,) = torch.autograd.grad(cross_entropy + s.beta * information, alpha)
+            alpha.grad = gradient
+            adam.step()
+        return alpha.detach()
+
+    def _to_pixels(self, bits: Tensor, images: Tensor) -> Tensor:
+        maps = resize_keeping_total(bits, (images.shape[-2], images.shape[-1]), self.settings.resize_edge)
+        if self.settings.unit == "bits":
+            return maps
+        low, high = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
+        return (maps - low) / (high - low).clamp_min(1e-12)

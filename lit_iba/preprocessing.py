@@ -1,0 +1,104 @@
+"""From a photograph to a classifier's input, and back to something that can be looked at.
+
+Geometry (resize, crop) happens on 8-bit pictures in the data loader; normalisation happens on the device. Two names are
+kept apart throughout the project: a *picture* is uint8 (3, H, W) as people see it, an *image* is the float tensor that the
+classifier takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as vision
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a classifier wants its input; the defaults are torchvision's usual evaluation transform for ImageNet.
+
+    Args:
+        resize: Length of the shorter side before cropping, in pixels; None leaves the size as it is.
+        crop: Side of the central square that is kept, in pixels.
+        mean: Mean per channel, of pictures scaled to [0, 1].
+        std: Standard deviation per channel, likewise.
+        interpolation: ``"bilinear"`` or ``"bicubic"``, both with antialiasing.
+    """
+
+    resize: int | None = 256
+    crop: int = 224
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    interpolation: str = "bilinear"
+
+    def _scaled_size(self, width: int, height: int) -> tuple[int, int]:
+        """(width, height) after the resize: at least the crop, so that a crop never needs padding."""
+        if self.resize is None:
+            short = max(min(width, height), self.crop)
+        else:
+            short = max(self.resize, self.crop)
+        scale = short / min(width, height)
+        return max(short, int(width * scale)), max(short, int(height * scale))
+
+    def picture(self, photograph: Image.Image) -> Tensor:
+        """Resize and crop one RGB photograph; returns uint8 (3, crop, crop)."""
+        size = self._scaled_size(*photograph.size)
+        if size != photograph.size:
+            photograph = photograph.resize(size, _FILTERS[self.interpolation])
+        left, top = self._offset(size)
+        photograph = photograph.crop((left, top, left + self.crop, top + self.crop))
+        return vision.pil_to_tensor(photograph)
+
+    def _offset(self, size: tuple[int, int]) -> tuple[int, int]:
+        return round((size[0] - self.crop) / 2), round((size[1] - self.crop) / 2)
+
+    def object_mask(self, boxes: Sequence[Sequence[float]], width: int, height: int) -> Tensor:
+        """Which pixels of the cropped picture lie inside any of the boxes.
+
+        Args:
+            boxes: (x0, y0, x1, y1) in pixels of the stored photograph.
+            width: Width of the stored photograph, in pixels.
+            height: Its height, in pixels.
+
+        Returns:
+            bool (crop, crop); a pixel counts as inside where its centre is.
+        """
+        size = self._scaled_size(width, height)
+        left, top = self._offset(size)
+        centre = torch.arange(self.crop) + 0.5
+        x, y = (centre + left) * (width / size[0]), (centre + top) * (height / size[1])
+        mask = torch.zeros(self.crop, self.crop, dtype=torch.bool)
+        for x0, y0, x1, y1 in boxes:
+            mask |= ((y >= y0) & (y < y1))[:, None] & ((x >= x0) & (x < x1))[None, :]
+        return mask
+
+    def normalize(self, pictures: Tensor) -> Tensor:
+        """Pictures uint8 (B, 3, H, W) to images float32 of the same shape, on the pictures' device."""
+        mean, std = self._constants(pictures.device)
+        return (pictures.float() / 255 - mean) / std
+
+    def denormalize(self, images: Tensor) -> Tensor:
+        """Images float (B, 3, H, W) back to pictures uint8 of the same shape; out-of-range values are clipped."""
+        mean, std = self._constants(images.device)
+        return ((images.float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+
+    def _constants(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        shape = (-1, 1, 1)
+        return torch.tensor(self.mean, device=device).view(shape), torch.tensor(self.std, device=device).view(shape)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and lists, for checkpoints, exports and JSON."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, settings: dict[str, Any]) -> Preprocessing:
+        """The inverse of :meth:`to_dict`."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})

@@ -1,0 +1,346 @@
+"""Cutting a classifier behind a layer: images -> (R, carried values) -> logits, with the traced graph or with hooks.
+
+``head`` computes R and whatever else the rest needs (a skip connection, say); ``tail`` runs only what depends on R. Both
+share the classifier's own modules: nothing is copied. Where the network cannot be traced, :class:`HookSplit` has the same
+interface and runs the whole network each time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.fx as fx
+from torch import Tensor, nn
+from torchvision.models.feature_extraction import NodePathTracer
+
+from lit_iba.errors import InputError, unknown_name
+
+Carried = tuple[Any, ...]  # tensors whose rows belong to the images, and shapes whose first entry counts them
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the positions and channels of a feature map R are.
+
+    Args:
+        kind: ``"BCHW"`` (convolutions), ``"BHWC"`` (Swin), ``"BTC"`` (tokens, as in ViT) or ``"BC"`` (no positions).
+        height: Positions from top to bottom.
+        width: Positions from left to right.
+        prefix: Tokens before the grid that have no place in the picture, such as the class token.
+    """
+
+    kind: str
+    height: int
+    width: int
+    prefix: int = 0
+
+    @classmethod
+    def of(cls, shape: torch.Size, image_size: tuple[int, int]) -> Layout:
+        """Find the layout of an R of this shape (batch included) that came from images of this (H, W)."""
+        aspect = math.log(image_size[0] / image_size[1])
+        if len(shape) == 2:
+            return cls("BC", 1, 1)
+        if len(shape) == 3:
+            for prefix in range(min(shape[1], 17)):
+                height = round(math.sqrt((shape[1] - prefix) * image_size[0] / image_size[1]))
+                if height and (shape[1] - prefix) % height == 0:
+                    width = (shape[1] - prefix) // height
+                    if abs(math.log(height / width) - aspect) < 0.2:
+                        return cls("BTC", height, width, prefix)
+        if len(shape) == 4:
+            # Rows and columns shrink alike, so that their ratio is the image's; channels come first where both fit.
+            first = abs(math.log(shape[2] / shape[3]) - aspect)
+            last = abs(math.log(shape[1] / shape[2]) - aspect)
+            return cls("BHWC", shape[1], shape[2]) if last < first - 1e-9 else cls("BCHW", shape[2], shape[3])
+        raise InputError(
+            f"a feature map of shape {tuple(shape)} has no positions that can be laid over an image of size "
+            f"{image_size}; choose a layer whose output is (B, C, h, w), (B, h, w, C) or (B, tokens, C)"
+        )
+
+    def grid(self, values: Tensor) -> Tensor:
+        """Any tensor with R's axes (..., as R) to (..., C, h, w), leaving out the prefix tokens."""
+        if self.kind == "BCHW":
+            return values
+        if self.kind == "BHWC":
+            return values.movedim(-1, -3)
+        if self.kind == "BTC":
+            return values[..., self.prefix :, :].unflatten(-2, (self.height, self.width)).movedim(-1, -3)
+        return values[..., None, None]
+
+    def ungrid(self, grid: Tensor, prefix: Tensor | None = None) -> Tensor:
+        """The inverse of :meth:`grid`; ``prefix`` (..., prefix tokens, C) is put back in front."""
+        if self.kind == "BCHW":
+            return grid
+        if self.kind == "BHWC":
+            return grid.movedim(-3, -1)
+        if self.kind == "BTC":
+            tokens = grid.movedim(-3, -1).flatten(-3, -2)
+            return tokens if prefix is None else torch.cat([prefix, tokens], dim=-2)
+        return grid[..., 0, 0]
+
+    def prefix_of(self, values: Tensor) -> Tensor | None:
+        """The part of a tensor with R's axes that :meth:`grid` leaves out: (..., prefix tokens, C), or None."""
+        return values[..., : self.prefix, :] if self.kind == "BTC" and self.prefix else None
+
+
+def repeat_carried(carried: Carried, copies: int) -> Carried:
+    """Carried values for ``copies`` times the batch, copy after copy: (copies * B, ...)."""
+    repeated: list[Any] = []
+    for value in carried:
+        if isinstance(value, Tensor):
+            repeated.append(value.repeat(copies, *[1] * (value.ndim - 1)))
+        elif isinstance(value, (tuple, list)):
+            repeated.append(torch.Size([value[0] * copies, *value[1:]]))
+        else:
+            repeated.append(value * copies)
+    return tuple(repeated)
+
+
+class Split:
+    """A classifier cut behind a layer.
+
+    Attributes:
+        layer: Name of the layer whose output is R.
+    """
+
+    def __init__(self, layer: str, head: Any, tail: Any, observe: Any) -> None:
+        self.layer = layer
+        self._head, self._tail, self._observe = head, tail, observe
+
+    def head(self, images: Tensor) -> tuple[Tensor, Carried]:
+        """Images (B, 3, H, W) to R and the values that cross the cut beside it."""
+        r, *carried = self._head(images)
+        return r, tuple(carried)
+
+    def tail(self, r: Tensor, carried: Carried = ()) -> Tensor:
+        """R to logits (B, K). For n copies of a batch, repeat the carried values with :func:`repeat_carried`."""
+        return self._tail(r, *carried)
+
+    def observe(self, images: Tensor) -> tuple[Tensor, Carried, dict[str, Tensor]]:
+        """One forward pass that gives R, the carried values, and the feature maps of the taps asked for."""
+        r, carried, taps = self._observe(images)
+        return r, tuple(carried), taps
+
+
+class TracedNetwork:
+    """The classifier's graph, from which heads, tails and taps are made."""
+
+    def __init__(self, model: nn.Module, name: str = "the classifier") -> None:
+        self.model, self.name = model, name
+        tracer = NodePathTracer(leaf_modules=[])
+        self.graph = tracer.trace(model)
+        self.names: dict[fx.Node, str] = tracer.node_to_qualname
+        self.nodes = list(self.graph.nodes)
+        self.input = next(n for n in self.nodes if n.op == "placeholder")
+        self.of_images = self._descendants(self.input)
+
+    def layers(self) -> list[str]:
+        """Every name that can be given to :meth:`split` or :meth:`taps`, in order of execution."""
+        names: dict[str, None] = {}
+        for node in self.nodes:
+            if node not in self.of_images or node.op in ("placeholder", "output") or self._is_size(node):
+                continue
+            parts = self.names.get(node, node.name).split(".")
+            for length in range(1, len(parts) + 1):
+                names.setdefault(".".join(parts[:length]))
+        return list(names)
+
+    def _node(self, layer: str) -> fx.Node:
+        found = [
+            n for n in self.nodes if self.names.get(n, "") == layer or self.names.get(n, "").startswith(layer + ".")
+        ]
+        found = [n for n in found if n in self.of_images]
+        if not found:
+            raise unknown_name(f"layer of {self.name}", layer, self.layers(), "(see classifier.layers())")
+        return found[-1]
+
+    def _descendants(self, start: fx.Node) -> set[fx.Node]:
+        reached = {start}
+        for node in self.nodes:  # in order of execution, so that one pass is enough
+            if any(n in reached for n in node.all_input_nodes):
+                reached.add(node)
+        return reached
+
+    def _logits(self) -> fx.Node:
+        return next(n for n in self.nodes if n.op == "output").all_input_nodes[0]
+
+    def _is_size(self, node: fx.Node) -> bool:
+        """Whether a node computes with shapes rather than with tensors: such values are made again behind the cut."""
+        if _is_shape(node):
+            return True
+        return node.op == "call_function" and bool(node.all_input_nodes) and all(map(self._is_size, node.all_input_nodes))
+
+    def _copy(self, target: fx.Graph, node: fx.Node, env: dict[fx.Node, fx.Node]) -> fx.Node:
+        """The node's counterpart in another graph, with whatever it needs copied before it."""
+        if node not in env:
+            for needed in node.all_input_nodes:
+                self._copy(target, needed, env)
+            env[node] = target.node_copy(node, lambda n: env[n])
+        return env[node]
+
+    def extract(self, outputs: Any) -> fx.GraphModule:
+        """A module from images to any structure of nodes, computing nothing else."""
+        wanted: set[fx.Node] = set()
+        fx.map_arg(outputs, wanted.add)
+        needed, pending = set(), list(wanted)
+        while pending:
+            node = pending.pop()
+            if node not in needed:
+                needed.add(node)
+                pending.extend(node.all_input_nodes)
+        graph, env, kept = fx.Graph(), {}, {}
+        for node in self.nodes:
+            if node in needed or node is self.input:
+                env[node] = graph.node_copy(node, lambda n: env[n])
+                if node in wanted and any(_works_in_place(self.model, user, node) and user in needed for user in node.users):
+                    kept[node] = graph.call_method("clone", (env[node],))
+        graph.output(fx.map_arg(outputs, lambda n: kept.get(n, env[n])))
+        return fx.GraphModule(self.model, graph)
+
+    def split(self, layer: str, taps: Sequence[str] = ()) -> Split:
+        """Cut behind ``layer``; ``taps`` name the layers that ``Split.observe`` returns besides."""
+        cut = self._node(layer)
+        behind = self._descendants(cut)
+        carried: dict[fx.Node, None] = {}
+
+        def find_carried(node: fx.Node) -> None:
+            if node is cut or node in carried or node not in self.of_images:
+                return  # what does not depend on the images is computed again on the side that uses it
+            if self._is_size(node) and not _is_shape(node):
+                for source in node.all_input_nodes:
+                    find_carried(source)
+            else:
+                carried.setdefault(node)
+
+        crossing = [n for n in self.nodes if n in behind and n is not cut]
+        if self._logits() not in behind or not crossing:
+            raise InputError(f"the classifier's output does not depend on layer {layer!r}; choose one before it")
+        for node in crossing:
+            for source in node.all_input_nodes:
+                if source not in behind:
+                    find_carried(source)
+
+        tail, env = fx.Graph(), {}
+        for node in [cut, *carried]:
+            env[node] = tail.placeholder(node.name)
+        for node in [cut, *carried]:
+            if any(_works_in_place(self.model, user, node) for user in node.users if user in behind):
+                env[node] = tail.call_method("clone", (env[node],))
+        for node in crossing:
+            if node.op == "output":
+                tail.output(env[self._logits()])
+            else:
+                self._copy(tail, node, env)
+        tail_module = fx.GraphModule(self.model, tail)
+        tail.eliminate_dead_code()
+        tail_module.recompile()
+        head = self.extract((cut, *carried))
+        observe = self.extract((cut, tuple(carried), {name: self._node(name) for name in taps})) if taps else None
+        return Split(layer, head, tail_module, observe)
+
+    def taps(self, layers: Iterable[str]) -> fx.GraphModule:
+        """A module from images to a dict of the named layers' outputs."""
+        return self.extract({name: self._node(name) for name in layers})
+
+
+def _is_shape(node: fx.Node) -> bool:
+    """``x.shape`` or ``x.size(...)``: its first entry counts the images."""
+    if node.op == "call_function" and node.target is getattr:
+        return node.args[1] == "shape"
+    return node.op == "call_method" and node.target == "size" and (len(node.args) == 1 or node.args[1] == 0)
+
+
+def _works_in_place(model: nn.Module, user: fx.Node, value: fx.Node) -> bool:
+    """Whether ``user`` overwrites ``value``."""
+    if not user.args or user.args[0] is not value:
+        return False
+    if user.op == "call_module":
+        return bool(getattr(model.get_submodule(str(user.target)), "inplace", False))
+    if user.op == "call_method":
+        return str(user.target).endswith("_") and not str(user.target).endswith("__")
+    if user.op == "call_function":
+        name = getattr(user.target, "__name__", "")
+        in_place_operator = getattr(user.target, "__module__", "") == "_operator" and name in ("iadd", "isub", "imul", "itruediv")
+        return in_place_operator or bool(user.kwargs.get("inplace")) or (name.endswith("_") and not name.endswith("__"))
+    return False
+
+
+class _Stop(Exception):  # noqa: N818 - not an error: it ends a forward pass that has gone far enough
+    pass
+
+
+class HookedNetwork:
+    """The same cuts for networks that cannot be traced: hooks, and the whole network each time."""
+
+    def __init__(self, model: nn.Module, name: str = "the classifier") -> None:
+        self.model, self.name = model, name
+
+    def layers(self) -> list[str]:
+        """Names of the modules."""
+        return [name for name, _ in self.model.named_modules() if name]
+
+    def _module(self, layer: str) -> nn.Module:
+        modules = dict(self.model.named_modules())
+        if layer not in modules or not layer:
+            raise unknown_name(f"layer of {self.name}", layer, self.layers(), "(see classifier.layers())")
+        return modules[layer]
+
+    def taps(self, layers: Iterable[str]) -> Any:
+        """A function from images to a dict of the named layers' outputs."""
+        modules = {name: self._module(name) for name in layers}
+
+        def collect(images: Tensor) -> dict[str, Tensor]:
+            return self._collect(images, modules)[1]
+
+        return collect
+
+    def _collect(self, images: Tensor, modules: dict[str, nn.Module]) -> tuple[Tensor, dict[str, Tensor]]:
+        found: dict[str, Tensor] = {}
+        handles = [
+            module.register_forward_hook(lambda _m, _i, output, name=name: found.__setitem__(name, output.clone()))
+            for name, module in modules.items()
+        ]
+        try:
+            logits = self.model(images)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return logits, {name: found[name] for name in modules}
+
+    def split(self, layer: str, taps: Sequence[str] = ()) -> Split:
+        """Cut behind a module; the images are the carried value."""
+        module = self._module(layer)
+        tapped = {name: self._module(name) for name in taps}
+
+        def head(images: Tensor) -> tuple[Tensor, Tensor]:
+            found: list[Tensor] = []
+
+            def stop(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+                found.append(output)
+                raise _Stop
+
+            handle = module.register_forward_hook(stop)
+            try:
+                self.model(images)
+            except _Stop:
+                pass
+            finally:
+                handle.remove()
+            return found[0], images
+
+        def tail(r: Tensor, images: Tensor) -> Tensor:
+            handle = module.register_forward_hook(lambda *_: r.clone())
+            try:
+                return self.model(images)
+            finally:
+                handle.remove()
+
+        def observe(images: Tensor) -> tuple[Tensor, Carried, dict[str, Tensor]]:
+            _, found = self._collect(images, {**tapped, layer: module})
+            return found[layer], (images,), {name: found[name] for name in tapped}
+
+        return Split(layer, head, tail, observe)
