@@ -60,7 +60,7 @@ class FrozenClassifier(nn.Module):
         super().__init__()
         if isinstance(preprocessing, dict):
             preprocessing = Preprocessing.from_dict(preprocessing)
-        loaded = _from_name(model, weights, num_classes) if isinstance(model, str) else _from_module(model, weights)
+        loaded = build_network(model, weights, num_classes) if isinstance(model, str) else _from_module(model, weights)
         self.model, own_preprocessing, own_names = loaded
         self.name = model if isinstance(model, str) else type(model).__name__
         self.weights = str(weights) if weights is not None else "as given"
@@ -190,7 +190,8 @@ def _stored_preprocessing(settings: dict[str, Any], usual: Preprocessing) -> Pre
     return Preprocessing.from_dict(settings["preprocessing"]) if "preprocessing" in settings else usual
 
 
-def _from_name(name: str, weights: str | None, num_classes: int | None) -> Loaded:
+def build_network(name: str, weights: str | None, num_classes: int | None = None) -> Loaded:
+    """A network by name, with its preprocessing and class names; arguments and errors as in :class:`FrozenClassifier`."""
     if weights is None:
         raise InputError(f"say which weights {name!r} gets: an enum name such as 'DEFAULT', a file, or 'random'")
     enum = preprocessing = None

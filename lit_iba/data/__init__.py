@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lit_iba.data.plan import SamplePlan
 from lit_iba.data.shards import Shard, ShardIndex, write_shards
-from lit_iba.data.stream import SampleLoader, shard_batches
+from lit_iba.data.stream import SampleLoader, shard_batches, shard_loader
 
 if TYPE_CHECKING:
     from lit_iba.data.modules import ImageFolderDataModule, QuickstartDataModule, ShardDataModule
@@ -21,6 +21,7 @@ __all__ = [
     "ShardDataModule",
     "ShardIndex",
     "shard_batches",
+    "shard_loader",
     "write_shards",
 ]
 

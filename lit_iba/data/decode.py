@@ -1,8 +1,8 @@
 """From the bytes of a sample's members to a photograph, a mask, boxes and a label.
 
-Every member has one explicit decoder; nothing that could run code (a pickle, a Torch file) is ever read. Conventions: EXIF
-orientation is ignored, as in ImageNet's own pipelines (boxes are in stored pixels); transparent pixels are laid over white;
-16-bit grey is scaled to 8 bits, not clipped; CMYK follows Adobe's inverted convention, which Pillow assumes for every JPEG.
+Every member has one explicit decoder; nothing that could run code (a pickle, a Torch file) is ever read. Conventions:
+EXIF orientation is ignored, as in ImageNet's own pipelines (boxes are in stored pixels); transparent pixels are laid
+over white; 16-bit grey is scaled to 8 bits, not clipped; CMYK in a JPEG is inverted (Adobe's way, which Pillow takes).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,8 +28,10 @@ _DAMAGE = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, 
 def _opened(data: bytes, name: str) -> Image.Image:
     try:
         # ImageNet holds a PNG that is named .JPEG, so either format is welcome under either name.
-        image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
-        image.load()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about EXIF, which is not used; ImageNet has many that are corrupt
+            image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
+            image.load()
     except _DAMAGE as error:
         reason = "it is neither JPEG nor PNG" if isinstance(error, Image.UnidentifiedImageError) else str(error)
         raise InputError(f"{name} cannot be decoded ({reason}); replace the file or leave it out") from error

@@ -1,12 +1,12 @@
 """Shards of samples (WebDataset tars) and the index that says what is in them.
 
-An index counts, so that the order of samples is arithmetic (see plan.py) and a short shard cannot pass unseen. Members of
-one sample are contiguous and share a key: ``<key>.jpg`` or ``.png``, ``<key>.cls``, ``<key>.json``, ``<key>.mask.png``.
+An index counts, so that the order of samples is arithmetic (see plan.py) and a short shard cannot pass unseen. Members
+of one sample are contiguous and share a key: ``<key>.jpg`` or ``.png``, ``<key>.cls``, ``<key>.json`` and
+``<key>.mask.png``.
 """
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import io
 import json
@@ -15,6 +15,7 @@ import re
 import tarfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -166,7 +167,9 @@ def _tars(source: Source) -> list[Path]:
     else:
         found = []
         for name in _braces(text):
-            found += [Path(p) for p in sorted(glob.glob(name))] if glob.has_magic(name) else [Path(name)]
+            root = Path(Path(name).anchor)
+            matches = sorted(root.glob(str(Path(name).relative_to(root)))) if re.search(r"[*?\[]", name) else []
+            found += matches or [Path(name)]
     if not found:
         raise InputError(f"no shards found at {text!r}; give a folder of .tar files, a list, or a pattern")
     for tar in found:
@@ -214,12 +217,12 @@ def count_shard(path: Path) -> Shard:
     Raises:
         InputError: It is truncated, damaged, empty, or two of its samples share a key.
     """
-    samples, keys = TarSamples(path), set()
-    while (sample := samples.next(wanted=False)) is not None:
-        if sample.key in keys:
-            raise InputError(f"shard {path} holds two samples with key {sample.key!r}; keys must be unique")
-        keys.add(sample.key)
-    samples.close()
+    keys: set[str] = set()
+    with closing(TarSamples(path)) as samples:
+        while (sample := samples.next(wanted=False)) is not None:
+            if sample.key in keys:
+                raise InputError(f"shard {path} holds two samples with key {sample.key!r}; keys must be unique")
+            keys.add(sample.key)
     if samples.damage:
         raise InputError(f"shard {path} is damaged: {samples.damage}; fetch or write it again")
     if not keys:

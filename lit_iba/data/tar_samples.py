@@ -1,11 +1,12 @@
 """Samples out of one tar, in the file's order, with the unwanted ones skipped unread.
 
-A sample is a run of members with the same key: the name up to the first dot of its last part, as in WebDataset. Unlike
-the usual readers, a damaged header or a missing end is remembered (``damage``) instead of passing for the end of the file.
+A sample is a run of members with the same key: the name up to the first dot of its last part, as in WebDataset. Here a
+damaged header or a missing end is remembered (``damage``), where the usual readers take it for the end of the file.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,42 +92,52 @@ class TarSamples:
         return self._file.read(member.size)
 
     def _next_member(self) -> _Member | None:
-        """The next regular file's header; None at the end, or where the damage begins."""
+        """The next regular file; None at the end, or where the damage begins."""
         long_name, long_size = "", None
-        while True:
-            self._file.seek(self._position)
-            header = self._file.read(_BLOCK)
-            if len(header) < _BLOCK:
-                self.damage = f"it ends at byte {self._size} without the mark that ends a tar"
-                return None
-            if not header.strip(b"\0"):
-                return None
-            if not _is_header(header):
-                self.damage = f"the tar header at byte {self._position} is corrupt"
-                return None
-            kind, size = header[156:157], _number(header[124:136])
-            if kind in (b"0", b"\0") and long_size is not None:
-                size = long_size
+        while (header := self._header()) is not None:
+            kind = header[156:157]
+            size = _number(header[124:136]) if long_size is None else long_size
             offset = self._position + _BLOCK
             if offset + size > self._size:
                 self.damage = f"it ends at byte {self._size}, in the middle of a member"
                 return None
             self._position = offset + -(-size // _BLOCK) * _BLOCK
-            if kind in (b"0", b"\0"):
-                folder, _, base = (long_name or _name(header)).rpartition("/")
-                stem, _, extension = base.partition(".")
-                return _Member(f"{folder}/{stem}" if folder else stem, extension.lower(), size, offset)
             if kind == b"L":  # GNU: the next member's name
                 long_name = self._file.read(size).rstrip(b"\0").decode("utf-8", "replace")
-            elif kind == b"x":  # POSIX: attributes of the next member
-                attributes = _pax(self._file.read(size))
+                continue
+            if kind == b"x":  # POSIX: attributes of the next member
+                attributes = _attributes(self._file.read(size))
                 long_name = attributes.get("path", long_name)
                 long_size = int(attributes["size"]) if "size" in attributes else None
+                continue
+            folder, _, base = (long_name or _name(header)).removeprefix("./").rpartition("/")
+            stem, _, extension = base.partition(".")
+            if kind in (b"0", b"\0") and stem:  # no folders, links or hidden files
+                return _Member(f"{folder}/{stem}" if folder else stem, extension.lower(), size, offset)
+            long_name, long_size = "", None
+        return None
+
+    def _header(self) -> bytes | None:
+        """The header at the present position; None where the tar ends or is damaged."""
+        self._file.seek(self._position)
+        header = self._file.read(_BLOCK)
+        if len(header) < _BLOCK:
+            self.damage = f"it ends at byte {self._size} without the mark that ends a tar"
+        elif header.strip(b"\0"):
+            if _is_header(header):
+                return header
+            self.damage = f"the tar header at byte {self._position} is corrupt"
+        return None
 
 
 def _is_header(header: bytes) -> bool:
     stored = header[148:156].strip(b" \0")
-    return stored.isdigit() and int(stored, 8) == sum(header) - sum(header[148:156]) + 8 * 32
+    size = header[124:136].strip(b" \0")
+    return (
+        stored.isdigit()
+        and int(stored, 8) == sum(header) - sum(header[148:156]) + 8 * 32
+        and (header[124] & 0x80 > 0 or not size or size.isdigit())
+    )
 
 
 def _number(field: bytes) -> int:
@@ -141,12 +152,7 @@ def _name(header: bytes) -> str:
     return f"{prefix.decode('utf-8', 'replace')}/{name}" if prefix else name
 
 
-def _pax(data: bytes) -> dict[str, str]:
-    """Records "length key=value\\n" of a POSIX extended header."""
-    attributes = {}
-    while data:
-        length = int(data.partition(b" ")[0])
-        key, _, value = data[:length].partition(b" ")[2].rstrip(b"\n").partition(b"=")
-        attributes[key.decode()] = value.decode("utf-8", "replace")
-        data = data[length:]
-    return attributes
+def _attributes(data: bytes) -> dict[str, str]:
+    """The ``path`` and ``size`` among the records "length key=value" of a POSIX extended header."""
+    found = re.findall(rb"\d+ (path|size)=([^\n]*)\n", data)
+    return {key.decode(): value.decode("utf-8", "replace") for key, value in found}

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lit_iba.errors import InputError
+from lit_iba.split import Layout
 from lit_iba.statistics import FeatureStatistics
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,13 @@ class NoiseModel:
 
     @classmethod
     def from_statistics(
-        cls, statistics: FeatureStatistics, *, kind: str, min_std: float, active_threshold: float, inactive: str
+        cls,
+        statistics: FeatureStatistics,
+        *,
+        kind: str = "welford",
+        min_std: float = 0.01,
+        active_threshold: float = 0.01,
+        inactive: str = "mean",
     ) -> NoiseModel:
         """Build from measured statistics.
 
@@ -40,6 +51,9 @@ class NoiseModel:
             min_std: Floor of the standard deviation.
             active_threshold: An element that is non-zero in at most this share of the images is inactive.
             inactive: ``"mean"`` or ``"zero"``.
+
+        Raises:
+            InputError: Too few images, or a choice that does not exist.
         """
         if statistics.count < 2:
             raise InputError(f"the statistics cover {statistics.count} image(s); estimate them over at least 2, better 1,000")
@@ -52,10 +66,38 @@ class NoiseModel:
         if inactive not in ("mean", "zero"):
             raise InputError(f"inactive is {inactive!r}; it must be 'mean' or 'zero'")
         value = mean if inactive == "mean" else torch.zeros_like(mean)
-        return cls(
-            mean.float(), std.clamp_min(min_std).float(), (statistics.active > active_threshold).float(), value.float()
-        )
+        active = statistics.active > active_threshold
+        return cls(mean.float(), std.clamp_min(min_std).float(), active.float(), value.float())
 
     def to(self, device: torch.device) -> NoiseModel:
         """The same on another device."""
         return NoiseModel(*(t.to(device) for t in (self.mean, self.std, self.active, self.inactive_value)))
+
+    def fit_to(self, r: Tensor, layout: Layout) -> NoiseModel:
+        """The noise model for feature maps ``r`` (B, *R), resampled where the images have another size than the statistics.
+
+        Statistics are then interpolated between positions, which is sound as far as they vary slowly over the picture.
+
+        Raises:
+            InputError: The feature maps have other channels, or tokens, whose statistics cannot be interpolated.
+        """
+        if r.shape[1:] == self.mean.shape:
+            return self
+        own = layout.grid(self.mean).shape if layout.kind in ("BCHW", "BHWC") and self.mean.ndim == 3 else None
+        if own is None or own[0] != layout.grid(r).shape[1]:
+            raise InputError(
+                f"the feature map {tuple(r.shape[1:])} does not fit statistics for {tuple(self.mean.shape)}; "
+                "estimate the statistics of this layer at this image size"
+            )
+        logger.warning(
+            "statistics for a feature map of %s are interpolated to %s; estimate them at this image size for exact bits",
+            tuple(self.mean.shape), tuple(r.shape[1:]),
+        )  # fmt: skip
+
+        def resample(values: Tensor) -> Tensor:
+            grid = layout.grid(values)[None]
+            size = (layout.height, layout.width)
+            return layout.ungrid(F.interpolate(grid, size=size, mode="bilinear", align_corners=False)[0])
+
+        active = (resample(self.active) >= 0.5).float()
+        return NoiseModel(resample(self.mean), resample(self.std), active, resample(self.inactive_value))

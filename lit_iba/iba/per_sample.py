@@ -171,14 +171,9 @@ class PerSampleIBA(Explainer):
         """Optimise the mask of every image of the batch; see :meth:`Explainer.attribute`."""
         with torch.no_grad():
             r, carried = self.split.head(images)
-        noise = self.noise.to(r.device)
-        if r.shape[1:] != noise.mean.shape:
-            raise InputError(
-                f"images of size {tuple(images.shape[-2:])} give a feature map {tuple(r.shape[1:])} behind {self.layer!r}, but "
-                f"its statistics are for {tuple(noise.mean.shape)}; resize the images, or estimate statistics at this size"
-            )
         layout = Layout.of(r.shape, (images.shape[-2], images.shape[-1]))
         require_positions(layout, self.layer)
+        noise = self.noise.to(r.device).fit_to(r, layout)
         alpha = self._optimise(r, carried, targets, generators, noise, layout)
         with torch.no_grad():
             nats = self._information(r, noise, *mask_from_logits(alpha, self.settings.smoothing_sigma, layout))

@@ -1,0 +1,165 @@
+"""Baselines that need gradients with respect to the image, and the random map.
+
+The methods are other people's and so is the code that computes them (Captum); what is here is the form in which the papers
+compare with them: reduced over channels, at the image's size, batched, with the caller's tensors and modules left as they were.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from captum.attr import IntegratedGradients as CaptumIntegratedGradients
+from captum.attr import LayerGradCam
+from captum.attr import Saliency as CaptumSaliency
+from torch import Tensor, nn
+
+from lit_iba.classifier import FrozenClassifier
+from lit_iba.errors import InputError
+from lit_iba.explainer import Attribution, Explainer
+from lit_iba.split import Layout
+
+
+class RandomMap(Explainer):
+    """Uniform noise in [0, 1), drawn from the sample's own generator: the floor of every metric."""
+
+    name: ClassVar[str] = "random"
+
+    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+        """One uniform number a pixel."""
+        size = images.shape[-2:]
+        return Attribution(torch.stack([torch.rand(size, generator=g, device=images.device) for g in generators]))
+
+
+class Gradient(Explainer):
+    """Gradient of the target's logit, averaged over channels and signed (Baehrens et al. 2010, as in IBA's table 1)."""
+
+    name: ClassVar[str] = "gradient"
+    signed: ClassVar[bool] = True
+
+    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+        """Mean over channels of d logit / d image."""
+        return Attribution(_gradient(self.classifier, images, targets).mean(dim=1))
+
+
+class Saliency(Explainer):
+    """Largest absolute gradient over channels (Simonyan et al. 2014)."""
+
+    name: ClassVar[str] = "saliency"
+
+    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+        """Maximum over channels of |d logit / d image|."""
+        return Attribution(_gradient(self.classifier, images, targets).abs().amax(dim=1))
+
+
+def _gradient(classifier: FrozenClassifier, images: Tensor, targets: Tensor) -> Tensor:
+    # A copy, because Captum turns on requires_grad of the tensor it is given.
+    return CaptumSaliency(classifier).attribute(images.clone(), target=targets, abs=False)
+
+
+class IntegratedGradients(Explainer):
+    """Integrated gradients from the mean colour (Sundararajan et al. 2017), summed over channels.
+
+    Args:
+        classifier: The network to explain.
+        steps: Points of the path.
+        forward_batch_size: Images a forward pass.
+        multiply_by_inputs: False gives the mean gradient along the path, which IBA's evaluation code compares with.
+        seed: Unused; nothing here is random.
+    """
+
+    name: ClassVar[str] = "integrated_gradients"
+    signed: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        classifier: FrozenClassifier,
+        *,
+        steps: int = 50,
+        forward_batch_size: int = 16,
+        multiply_by_inputs: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(classifier, seed=seed)
+        if steps < 1:
+            raise InputError(f"steps is {steps}; integrated gradients need at least 1, usually 50")
+        self.steps, self.forward_batch_size, self.multiply_by_inputs = steps, forward_batch_size, multiply_by_inputs
+
+    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+        """Path integral of the gradient from zero, which is the mean colour after normalisation."""
+        method = CaptumIntegratedGradients(self.classifier, multiply_by_inputs=self.multiply_by_inputs)
+        values = method.attribute(
+            images.clone(),
+            target=targets,
+            n_steps=self.steps,
+            internal_batch_size=max(self.forward_batch_size, len(images)),
+        )
+        return Attribution(values.sum(dim=1).to(images.dtype))
+
+
+class GradCAM(Explainer):
+    """Grad-CAM (Selvaraju et al. 2017): channels weighted by their mean gradient, rectified, resized bilinearly.
+
+    Args:
+        classifier: The network to explain.
+        layer: Module whose output is weighted; by default the last one with positions (``layer4`` of a ResNet).
+        seed: Unused; nothing here is random.
+
+    Raises:
+        InputError: No such module, or its output is not (B, C, h, w).
+    """
+
+    name: ClassVar[str] = "grad_cam"
+
+    def __init__(self, classifier: FrozenClassifier, *, layer: str | None = None, seed: int = 0) -> None:
+        super().__init__(classifier, seed=seed)
+        self.layer = layer or last_layer_with_positions(classifier)
+        layout = classifier.layout(self.layer)
+        modules = dict(classifier.model.named_modules())
+        if layout.kind != "BCHW" or self.layer not in modules:
+            raise InputError(
+                f"Grad-CAM needs a module with output (B, C, h, w), but {self.layer!r} of {classifier.name} gives "
+                f"{layout.kind}; name another layer"
+            )
+        self.module: nn.Module = modules[self.layer]
+
+    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+        """Rectified weighted sum of the layer's channels, (B, h, w) resized to (B, H, W)."""
+        method = LayerGradCam(self.classifier, self.module)
+        maps = method.attribute(images.clone().requires_grad_(), target=targets, relu_attributions=True)
+        return Attribution(F.interpolate(maps, size=images.shape[-2:], mode="bilinear", align_corners=False)[:, 0])
+
+
+def last_layer_with_positions(classifier: FrozenClassifier) -> str:
+    """Name of the outermost module, latest in the forward pass, whose output is (B, C, h, w) with more than one position.
+
+    Raises:
+        InputError: There is none.
+    """
+    size = classifier.preprocessing.crop
+    found: dict[str, tuple[int, int]] = {}
+
+    def remember(name: str, output: object) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4:
+            layout = Layout.of(output.shape, (size, size))
+            if layout.kind == "BCHW" and layout.height * layout.width > 1:
+                found.pop(name, None)  # a module that runs again counts where it ran last
+                found[name] = (layout.height, layout.width)
+
+    handles = [
+        module.register_forward_hook(lambda _m, _i, output, name=name: remember(name, output))
+        for name, module in classifier.model.named_modules()
+        if name
+    ]
+    try:
+        with torch.no_grad():
+            classifier(torch.zeros(1, 3, size, size, device=classifier.device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not found:
+        raise InputError(f"{classifier.name} has no layer with output (B, C, h, w); name a layer, or use another method")
+    # Outer modules finish after the inner ones, so the last to report is the outermost of the last stage; of a plain
+    # container (VGG's "features") its last child is the same output under a more telling name.
+    return list(found)[-1]

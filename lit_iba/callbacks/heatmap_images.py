@@ -1,0 +1,45 @@
+"""Heatmaps of a few validation images in TensorBoard, after every validation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torchvision.utils import make_grid
+
+
+class HeatmapImages(L.Callback):
+    """Logs rows of picture, overlay and heatmap of the first validation images.
+
+    The module's ``forward`` must map images to a Heatmap, and it must have ``images_of(batch)``.
+
+    Args:
+        images: How many.
+        tag: Name in TensorBoard.
+    """
+
+    def __init__(self, images: int = 8, tag: str = "val/heatmaps") -> None:
+        self.images, self.tag = images, tag
+        self._pictures: list[Tensor] = []
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keep the first pictures, on the first process."""
+        missing = self.images - sum(map(len, self._pictures))
+        if trainer.is_global_zero and missing > 0:
+            self._pictures.append(batch["picture"][batch["weight"] > 0][:missing])
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Explain and log them."""
+        pictures, self._pictures = self._pictures, []
+        experiment = getattr(trainer.logger, "experiment", None)
+        if not pictures or not hasattr(experiment, "add_image"):
+            return
+        batch = {"picture": torch.cat(pictures)}
+        heatmap = pl_module(pl_module.images_of(batch)).cpu()
+        shown = batch["picture"].cpu()
+        rows = torch.stack([shown, heatmap.overlay(shown), heatmap.colored()], dim=1).flatten(0, 1)
+        experiment.add_image(self.tag, make_grid(rows, nrow=3, padding=2), trainer.global_step)  # type: ignore[union-attr]

@@ -1,0 +1,59 @@
+"""Reading a training checkpoint: what was trained, how to rebuild the rest, and clear words where that fails."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lit_iba.classifier import FrozenClassifier
+from lit_iba.errors import InputError
+
+KIND_KEY, CLASSIFIER_KEY = "lit_iba_kind", "lit_iba_classifier"
+
+
+def read_checkpoint(path: str | Path, kind: str | None = None) -> dict[str, Any]:
+    """Load a checkpoint without running code from it, after checking every byte against its checksums.
+
+    Args:
+        path: A ``.ckpt`` file written by one of this project's LightningModules.
+        kind: Name of the LightningModule that must have written it; None for any.
+
+    Raises:
+        InputError: The file is missing, cut short, changed, needs code to load, or belongs to another class.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"checkpoint {path} does not exist; give the path of a .ckpt file that training wrote")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise InputError(f"checkpoint {path} is damaged (in {damaged}); use an older one, or train again")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (zipfile.BadZipFile, EOFError, RuntimeError, OSError) as error:
+        raise InputError(f"checkpoint {path} is damaged or cut short ({error}); use an older one, or train again") from error
+    except pickle.UnpicklingError as error:
+        raise InputError(f"checkpoint {path} needs code to load and is refused; it was not written by lit_iba") from error
+    written_by = checkpoint.get(KIND_KEY) if isinstance(checkpoint, dict) else None
+    if written_by is None or (kind is not None and written_by != kind):
+        raise InputError(f"checkpoint {path} was written by {written_by or 'another program'}, not by {kind or 'lit_iba'}; give another")
+    return checkpoint
+
+
+def classifier_of(checkpoint: dict[str, Any], path: str | Path) -> FrozenClassifier:
+    """The classifier a checkpoint was trained for, built again from its record and checked.
+
+    Raises:
+        InputError: It cannot be built (its weights file has moved, say), or has other weights now.
+    """
+    record = checkpoint["hyper_parameters"]["classifier"]
+    try:
+        classifier = FrozenClassifier(**record)
+    except InputError as error:
+        raise InputError(f"{path} needs its classifier {record}: {error}") from error
+    classifier.check_identity(checkpoint[CLASSIFIER_KEY], f"checkpoint {path}")
+    return classifier

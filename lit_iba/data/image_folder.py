@@ -1,0 +1,223 @@
+"""Pictures in one folder a class, with boxes from Pascal VOC files or a table.
+
+Box coordinates are taken as they stand, as edges in pixels with the origin at the upper left corner: ImageNet's own
+files mix the 0-based and the 1-based convention, and one pixel is within what the annotators agreed on.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from lit_iba.data.batch import Hole
+from lit_iba.data.decode import PICTURE_EXTENSIONS
+from lit_iba.data.tar_samples import RawSample
+from lit_iba.errors import InputError
+
+BOX_COLUMNS = ("filename", "xmin", "ymin", "xmax", "ymax")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FolderImage:
+    """One picture file, its class, and its annotation: a VOC file, or boxes."""
+
+    key: str
+    path: Path
+    label: int
+    voc_file: Path | None = None
+    boxes: tuple[tuple[float, ...], ...] = ()
+
+    @property
+    def extension(self) -> str:
+        """File extension in lower case, without the dot."""
+        return self.path.suffix[1:].lower()
+
+    def stored_boxes(self) -> list[list[float]]:
+        """The boxes in pixels of the stored picture; a VOC file for another size is scaled to it.
+
+        Raises:
+            InputError: The VOC file, or the picture's header, cannot be read.
+        """
+        if self.voc_file is None:
+            return [list(box) for box in self.boxes]
+        boxes, annotated = read_voc_boxes(self.voc_file)
+        if annotated is None:
+            return boxes
+        width, height = self.size()
+        across, down = width / annotated[0], height / annotated[1]
+        return [[x0 * across, y0 * down, x1 * across, y1 * down] for x0, y0, x1, y1 in boxes]
+
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels, from the file's header.
+
+        Raises:
+            InputError: The file is no picture.
+        """
+        try:
+            with Image.open(self.path, formats=("JPEG", "PNG")) as image:
+                return image.size
+        except (OSError, SyntaxError, ValueError) as error:
+            raise InputError(
+                f"{self.path} cannot be read as a picture ({error}); replace it or leave it out"
+            ) from error
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """The pictures of ``folder/<class>/**``, sorted by path, and the names of their classes."""
+
+    images: tuple[FolderImage, ...]
+    class_names: list[str]
+
+    @classmethod
+    def load(
+        cls, folder: str | Path, boxes: str | Path | None = None, class_names: Sequence[str] | None = None
+    ) -> ImageFolder:
+        """Find the pictures, and the annotation of each.
+
+        Args:
+            folder: Holds a folder for each class.
+            boxes: A folder of Pascal VOC files named like the pictures, or a CSV file with the columns
+                ``filename,xmin,ymin,xmax,ymax`` (pixels). A picture may be without.
+            class_names: Names of the folders in the order of their labels; by default they are sorted.
+
+        Raises:
+            InputError: There is no such folder, it has no pictures, the boxes are missing or fit none of them.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise InputError(f"{folder} is not a folder; give one that holds a folder of pictures for each class")
+        found = sorted(part.name for part in folder.iterdir() if part.is_dir() and not part.name.startswith("."))
+        names = list(class_names) if class_names is not None else found
+        if unknown := set(found) - set(names):
+            raise InputError(f"folder {folder / min(unknown)} is none of the {len(names)} classes given; add its name")
+        images: list[FolderImage] = []
+        for label, name in enumerate(names):
+            images += _class_images(folder / name, label)
+        if not images:
+            raise InputError(f"{folder} holds no pictures; expected {folder}/<class>/<name>.jpg (or .jpeg, .png)")
+        return cls(tuple(images if boxes is None else _with_boxes(images, Path(boxes))), names)
+
+
+def _class_images(folder: Path, label: int) -> Iterator[FolderImage]:
+    keys: set[str] = set()
+    for path in sorted(folder.rglob("*")):
+        extension = path.suffix[1:].lower()
+        if extension in PICTURE_EXTENSIONS and not path.name.startswith("."):
+            key = path.relative_to(folder.parent).with_suffix("").as_posix().replace(".", "_")
+            key = f"{key}_{extension}" if key in keys else key
+            if key in keys:
+                raise InputError(f"the name of {path} is taken by another picture of its folder; rename one of them")
+            keys.add(key)
+            yield FolderImage(key, path, label)
+
+
+def _with_boxes(images: list[FolderImage], boxes: Path) -> list[FolderImage]:
+    if boxes.is_dir():
+        files = {path.stem: path for path in sorted(boxes.rglob("*.xml"))}
+        annotated = [FolderImage(i.key, i.path, i.label, voc_file=files.get(i.path.stem)) for i in images]
+    elif boxes.is_file():
+        table = read_box_table(boxes)
+        annotated = [FolderImage(i.key, i.path, i.label, boxes=_of(table, i.path)) for i in images]
+    else:
+        raise InputError(f"the boxes {boxes} do not exist; give a folder of VOC .xml files or a .csv file")
+    without = sum(image.voc_file is None and not image.boxes for image in annotated)
+    if without == len(annotated):
+        raise InputError(f"{boxes} has boxes for none of the {without} pictures; file names must match the pictures'")
+    if without:
+        _log.info("%d of %d pictures have no boxes in %s", without, len(annotated), boxes)
+    return annotated
+
+
+def _of(table: dict[str, list[tuple[float, ...]]], path: Path) -> tuple[tuple[float, ...], ...]:
+    """Boxes under ``<class>/<file>`` or under the file's name alone."""
+    return tuple(table.get(f"{path.parent.name}/{path.name}") or table.get(path.name) or ())
+
+
+def read_voc_boxes(path: Path) -> tuple[list[list[float]], tuple[float, float] | None]:
+    """The boxes of a Pascal VOC file, [[xmin, ymin, xmax, ymax], ...], and the (width, height) it was made for.
+
+    Raises:
+        InputError: The file does not exist or is not of that kind.
+    """
+    try:
+        root = ElementTree.parse(path).getroot()
+        boxes = [
+            [float(box.findtext(edge, "")) for edge in ("xmin", "ymin", "xmax", "ymax")] for box in root.iter("bndbox")
+        ]
+        size = (float(root.findtext("size/width", "0")), float(root.findtext("size/height", "0")))
+    except (OSError, ElementTree.ParseError, ValueError) as error:
+        raise InputError(f"{path} is not a Pascal VOC file with boxes ({error}); correct or remove it") from error
+    return boxes, size if min(size) > 0 else None
+
+
+def read_box_table(path: Path) -> dict[str, list[tuple[float, ...]]]:
+    """The boxes of a CSV file with the columns ``filename,xmin,ymin,xmax,ymax``, by file name.
+
+    Raises:
+        InputError: A column is missing or a coordinate is no number.
+    """
+    table: dict[str, list[tuple[float, ...]]] = {}
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader(file, skipinitialspace=True)
+        if missing := [name for name in BOX_COLUMNS if name not in (rows.fieldnames or [])]:
+            raise InputError(
+                f"{path} has no column {', '.join(missing)}; its first line must be {','.join(BOX_COLUMNS)}"
+            )
+        for row in rows:
+            try:
+                box = tuple(float(row[name]) for name in BOX_COLUMNS[1:])
+            except (TypeError, ValueError) as error:
+                raise InputError(f"line {rows.line_num} of {path} is no box: {row}; give four numbers") from error
+            table.setdefault(row["filename"], []).append(box)
+    return table
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """Raw samples straight from a folder; every picture counts as a shard of its own, so all of them are shuffled."""
+
+    images: tuple[FolderImage, ...]
+
+    def counts(self) -> torch.Tensor:
+        """One for each picture, int64 (N,)."""
+        return torch.ones(len(self.images), dtype=torch.int64)
+
+    def open(self, number: int) -> FileReader:
+        """Start reading a picture."""
+        return FileReader(self.images[number])
+
+
+@dataclass(frozen=True)
+class FileReader:
+    """Reads one picture file as a sample."""
+
+    image: FolderImage
+
+    def read(self, slots: Sequence[int]) -> Iterator[RawSample | Hole]:
+        """The sample, or a hole if its files cannot be read."""
+        for _ in slots:
+            try:
+                yield raw_sample(self.image)
+            except (OSError, InputError) as error:
+                yield Hole(self.image.key, str(error))
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+
+def raw_sample(image: FolderImage) -> RawSample:
+    """A picture's bytes, class and boxes as the members of a sample."""
+    members = {image.extension: image.path.read_bytes(), "cls": str(image.label).encode()}
+    if boxes := image.stored_boxes():
+        members["json"] = json.dumps({"bbox": boxes}).encode()
+    return RawSample(image.key, members, str(image.path.parent))

@@ -1,0 +1,328 @@
+"""The LightningDataModules: shards, a folder of pictures, and the embedded digits.
+
+All three yield the same batches (see batch.py) in the same kind of order (see plan.py). A checkpoint holds the position
+in the epoch as two numbers that do not depend on the process, so a resumed run sees exactly what was left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule
+
+from lit_iba.data.batch import BatchMaker
+from lit_iba.data.image_folder import FolderSource, ImageFolder
+from lit_iba.data.plan import SamplePlan
+from lit_iba.data.quickstart import QUICKSTART_PREPROCESSING, QuickstartSettings, make_quickstart
+from lit_iba.data.shards import ShardIndex
+from lit_iba.data.stream import BatchStream, SampleLoader, SampleSource, ShardSource
+from lit_iba.errors import InputError
+from lit_iba.preprocessing import Preprocessing
+
+_STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
+
+
+class SampleDataModule(LightningDataModule):
+    """What the data modules share: loaders in the plan's order, and the position in a checkpoint.
+
+    Subclasses write :meth:`load`. ``preprocessing`` may be set until the first loader is made.
+    """
+
+    def __init__(
+        self,
+        preprocessing: Preprocessing | None = None,
+        batch_size: int = 16,
+        num_workers: int = 0,
+        seed: int = 0,
+        augment: bool = False,
+        block: int = 16,
+        max_corrupt_fraction: float | None = None,
+        num_classes: int | None = None,
+        multiprocessing_context: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.preprocessing = preprocessing
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.augment = augment
+        self.block = block
+        self.max_corrupt_fraction = max_corrupt_fraction
+        self.num_classes = num_classes
+        self.multiprocessing_context = multiprocessing_context
+        self._sources: dict[str, tuple[SampleSource, list[str] | None]] = {}
+        self._train_loader: SampleLoader | None = None
+        self._resumed: dict[str, Any] | None = None
+
+    def load(self, split: str) -> tuple[SampleSource, list[str] | None] | None:
+        """Find and verify the samples of ``"train"``, ``"val"``, ``"test"`` or ``"predict"``, and their class names.
+
+        None where the split was not given.
+        """
+        raise NotImplementedError
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Name of each class, where the data say it (after ``setup``)."""
+        return next((names for _, names in self._sources.values() if names), None)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Find and verify the data of a stage (``"fit"``, ``"validate"``, ``"test"``, ``"predict"``), or of all."""
+        for split in dict.fromkeys(_STAGES.get(stage or "", ("train", "val", "test", "predict"))):
+            if split not in self._sources and (found := self.load(split)) is not None:
+                self._sources[split] = found
+
+    def train_dataloader(self) -> SampleLoader:
+        """Shuffled training batches, beginning where the checkpoint, or the last loader, stopped."""
+        if self.trainer and self.trainer.global_step == 0 and self.trainer.current_epoch == 0:
+            self._train_loader = None  # a new run, perhaps with the data module of an earlier one
+        state = self.state_dict() if self._resumed is None else self._resumed
+        loader = self._loader("train", lanes=state.get("plan", {}).get("lanes"))
+        if state:
+            _check_plan(state["plan"], loader.plan)
+            loader.seek(state["epoch"], state["batches"])
+        self._train_loader, self._resumed = loader, None
+        return loader
+
+    def val_dataloader(self) -> SampleLoader | list[Any]:
+        """Validation batches, every sample once; an empty list where there is no validation data."""
+        return self._loader("val") if "val" in self._sources else []
+
+    def test_dataloader(self) -> SampleLoader:
+        """Test batches, every sample once."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> SampleLoader:
+        """Batches in the order of the files, every sample once."""
+        return self._loader("predict", lanes=1)
+
+    def statistics_dataloader(self) -> SampleLoader:
+        """Training batches in a shuffled order that is the same on every process and for any number of them.
+
+        For measuring feature statistics: unaugmented, and without moving the position in training.
+        """
+        return self._loader("train", lanes=1, alone=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position in training, and what it rests on; equal on all processes."""
+        loader = self._train_loader
+        if loader is None:
+            return self._resumed or {}
+        epoch, batches = loader.epoch, loader.batches
+        # An epoch may be shorter than the data (limit_train_batches); Lightning begins the next one after it.
+        limit = self.trainer.num_training_batches if self.trainer else len(loader)
+        if batches >= min(limit, len(loader)):
+            epoch, batches = epoch + 1, 0
+        return {"epoch": epoch, "batches": batches, "plan": loader.plan.settings()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take a position from a checkpoint; the next training loader begins there."""
+        self._resumed = dict(state_dict)
+
+    def _loader(self, split: str, lanes: int | None = None, alone: bool = False) -> SampleLoader:
+        if split not in self._sources:
+            raise InputError(f"there is no {split} data; give {type(self).__name__} its {split!r} (and call setup)")
+        source, names = self._sources[split]
+        training = split == "train"
+        plan = SamplePlan(
+            source.counts(),
+            self.batch_size,
+            world=self.trainer.world_size if self.trainer and not alone else 1,
+            lanes=lanes or max(1, self.num_workers),
+            seed=self.seed,
+            training=training,
+            block=self.block,
+        )
+        make = BatchMaker(
+            self.preprocessing or Preprocessing(),
+            self.num_classes or (len(names) if names else None),
+            self.augment and training and not alone,
+            self.seed,
+        )
+        stream = BatchStream(source, plan, make, self.trainer.global_rank if self.trainer and not alone else 0)
+        return SampleLoader(stream, self.num_workers, self.max_corrupt_fraction, self.multiprocessing_context)
+
+
+def _check_plan(saved: dict[str, Any], plan: SamplePlan) -> None:
+    """A position means something in its own order only."""
+    now = plan.settings()
+    changed = [f"{name} {saved[name]} (now {now[name]})" for name in now if saved.get(name) != now[name]]
+    if changed:
+        raise InputError(
+            f"the checkpoint's position in the data is for {', '.join(changed)}; resume with the same values, "
+            "or start a new run from its weights"
+        )
+
+
+class ShardDataModule(SampleDataModule):
+    """Streams shards.
+
+    Args:
+        train: Shards for training: a folder, an ``index.json``, tars or a pattern (see :meth:`ShardIndex.load`).
+        val: Shards for validation.
+        test: Shards for the test.
+        predict: Shards for prediction, read in their own order.
+        preprocessing: Size and crop of the pictures; None means ImageNet's usual one.
+        batch_size: Samples in each batch of one process.
+        num_workers: Worker processes of each process; 0 reads in the process itself.
+        seed: Seeds order and augmentation, together with the epoch.
+        augment: Whether training pictures are random crops, mirrored or not.
+        block: Batches that are shuffled together.
+        max_corrupt_fraction: Fraction of samples that may be undecodable before an error; None means 0.01 in training
+            and 0 in evaluation.
+        num_classes: Labels outside 0..num_classes-1 are errors; None takes the number from the index, if it knows.
+        multiprocessing_context: How workers start: ``"fork"``, ``"spawn"``, ``"forkserver"``; None is Python's default.
+    """
+
+    def __init__(
+        self,
+        train: str | list[str] | None = None,
+        val: str | list[str] | None = None,
+        test: str | list[str] | None = None,
+        predict: str | list[str] | None = None,
+        *,
+        preprocessing: Preprocessing | None = None,
+        batch_size: int = 16,
+        num_workers: int = 0,
+        seed: int = 0,
+        augment: bool = False,
+        block: int = 16,
+        max_corrupt_fraction: float | None = None,
+        num_classes: int | None = None,
+        multiprocessing_context: str | None = None,
+    ) -> None:
+        super().__init__(
+            preprocessing,
+            batch_size,
+            num_workers,
+            seed,
+            augment,
+            block,
+            max_corrupt_fraction,
+            num_classes,
+            multiprocessing_context,
+        )
+        self.shards: dict[str, str | Sequence[str] | None] = {
+            "train": train,
+            "val": val,
+            "test": test,
+            "predict": predict,
+        }
+
+    def load(self, split: str) -> tuple[SampleSource, list[str] | None] | None:
+        """Load and verify the index of a split."""
+        source = self.shards[split]
+        if source is None:
+            return None
+        index = ShardIndex.load(source)
+        index.verify()
+        return ShardSource(index.shards), index.class_names
+
+
+class QuickstartDataModule(ShardDataModule):
+    """The embedded digits; their shards are made once, in a few seconds.
+
+    Args:
+        folder: Where the shards are, or will be.
+        train_samples: Number of training pictures.
+        val_samples: Number of validation pictures.
+        test_samples: Number of test pictures.
+        data_seed: Seed of the pictures.
+        batch_size, num_workers, seed, augment, block, multiprocessing_context: As in :class:`ShardDataModule`.
+    """
+
+    def __init__(
+        self,
+        folder: str = "data/quickstart",
+        *,
+        train_samples: int = 4000,
+        val_samples: int = 400,
+        test_samples: int = 400,
+        data_seed: int = 0,
+        batch_size: int = 16,
+        num_workers: int = 0,
+        seed: int = 0,
+        augment: bool = False,
+        block: int = 16,
+        multiprocessing_context: str | None = None,
+    ) -> None:
+        root = Path(folder)
+        super().__init__(
+            str(root / "train"),
+            str(root / "val"),
+            str(root / "test"),
+            str(root / "test"),
+            preprocessing=QUICKSTART_PREPROCESSING,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            augment=augment,
+            block=block,
+            multiprocessing_context=multiprocessing_context,
+        )
+        self.folder = root
+        self.settings = QuickstartSettings(train_samples, val_samples, test_samples, seed=data_seed)
+
+    def prepare_data(self) -> None:
+        """Make the shards, if they are not there."""
+        make_quickstart(self.folder, self.settings)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Make the shards, if nobody called :meth:`prepare_data`, and verify them."""
+        make_quickstart(self.folder, self.settings)
+        super().setup(stage)
+
+
+class ImageFolderDataModule(SampleDataModule):
+    """Pictures in one folder a class, without shards: for small data sets, or a first look.
+
+    Args:
+        train, val, test, predict: Folders that hold a folder of pictures for each class.
+        boxes: A folder of Pascal VOC files or a CSV file (see :meth:`ImageFolder.load`), for val, test and predict.
+        class_names: Names of the folders in the order of their labels; by default they are sorted.
+        preprocessing, batch_size, num_workers, seed, augment, block: As in :class:`ShardDataModule`.
+        max_corrupt_fraction, multiprocessing_context: As in :class:`ShardDataModule`.
+    """
+
+    def __init__(
+        self,
+        train: str | None = None,
+        val: str | None = None,
+        test: str | None = None,
+        predict: str | None = None,
+        *,
+        boxes: str | None = None,
+        class_names: list[str] | None = None,
+        preprocessing: Preprocessing | None = None,
+        batch_size: int = 16,
+        num_workers: int = 0,
+        seed: int = 0,
+        augment: bool = False,
+        block: int = 16,
+        max_corrupt_fraction: float | None = None,
+        multiprocessing_context: str | None = None,
+    ) -> None:
+        super().__init__(
+            preprocessing,
+            batch_size,
+            num_workers,
+            seed,
+            augment,
+            block,
+            max_corrupt_fraction,
+            None,
+            multiprocessing_context,
+        )
+        self.folders = {"train": train, "val": val, "test": test, "predict": predict}
+        self.boxes = boxes
+        self._class_names = class_names
+
+    def load(self, split: str) -> tuple[SampleSource, list[str] | None] | None:
+        """Find the pictures of a split."""
+        folder = self.folders[split]
+        if folder is None:
+            return None
+        found = ImageFolder.load(folder, None if split == "train" else self.boxes, self._class_names)
+        return FolderSource(found.images), found.class_names

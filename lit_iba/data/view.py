@@ -1,0 +1,110 @@
+"""Which part of a photograph becomes the picture, and where its object lies in it.
+
+Evaluation takes the classifier's own resize and central crop; training may take a random one. Either way the photograph
+and its object mask go through the same geometry: a pixel belongs to the object where its centre falls into it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as vision
+
+from lit_iba.preprocessing import Preprocessing
+
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+# The usual crop for training on ImageNet (Szegedy et al., "Going Deeper with Convolutions", CVPR 2015, section 6).
+CROP_AREA = (0.08, 1.0)
+CROP_RATIO = (3 / 4, 4 / 3)
+
+
+@dataclass(frozen=True)
+class View:
+    """A rectangle of the stored photograph, stretched over the picture's square.
+
+    Args:
+        left, top, width, height: The rectangle, in pixels of the stored photograph.
+        side: Side of the picture, in pixels.
+        mirrored: Whether left and right are swapped.
+    """
+
+    left: float
+    top: float
+    width: float
+    height: float
+    side: int
+    mirrored: bool = False
+
+    def picture(self, photograph: Image.Image, interpolation: str) -> Tensor:
+        """Crop, resize and mirror an RGB photograph; returns uint8 (3, side, side)."""
+        box = (self.left, self.top, self.left + self.width, self.top + self.height)
+        picture = photograph.resize((self.side, self.side), _FILTERS[interpolation], box=box)
+        if self.mirrored:
+            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return vision.pil_to_tensor(picture)
+
+    def centres(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where the picture's pixel centres lie in the stored photograph: x (side,) and y (side,)."""
+        centre = (np.arange(self.side) + 0.5) / self.side
+        x = self.left + (1 - centre if self.mirrored else centre) * self.width
+        return x, self.top + centre * self.height
+
+    def box_mask(self, boxes: list[list[float]]) -> Tensor:
+        """Which pixels of the picture lie in any of the boxes (x0, y0, x1, y1); bool (side, side)."""
+        x, y = self.centres()
+        mask = np.zeros((self.side, self.side), dtype=bool)
+        for x0, y0, x1, y1 in boxes:
+            mask |= ((y >= y0) & (y < y1))[:, None] & ((x >= x0) & (x < x1))[None, :]
+        return torch.from_numpy(mask)
+
+    def pixel_mask(self, mask: np.ndarray) -> Tensor:
+        """The part of a stored mask, bool (H, W), that the picture shows; bool (side, side)."""
+        x, y = self.centres()
+        return torch.from_numpy(sampled(mask, x, y))
+
+
+def sampled(mask: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The values of a stored mask (H, W) under the points x (W',) and y (H',); (H', W')."""
+    rows = np.floor(y).astype(np.int64).clip(0, mask.shape[0] - 1)
+    columns = np.floor(x).astype(np.int64).clip(0, mask.shape[1] - 1)
+    return mask[rows[:, None], columns[None, :]]
+
+
+def central_pixel_mask(preprocessing: Preprocessing, mask: np.ndarray) -> Tensor:
+    """A stored mask, bool (H, W), through the geometry of ``preprocessing.picture``; bool (crop, crop)."""
+    height, width = mask.shape
+    size = preprocessing._scaled_size(width, height)
+    left, top = preprocessing._offset(size)
+    centre = np.arange(preprocessing.crop) + 0.5
+    return torch.from_numpy(sampled(mask, (centre + left) * width / size[0], (centre + top) * height / size[1]))
+
+
+def random_view(width: int, height: int, side: int, generator: torch.Generator) -> View:
+    """A random rectangle of a photograph, 8 to 100 % of its area, ratio 3:4 to 4:3, mirrored or not.
+
+    Args:
+        width: Width of the photograph, in pixels.
+        height: Its height.
+        side: Side of the picture.
+        generator: Where the random numbers come from.
+    """
+    draws = torch.rand(10, 4, generator=generator, dtype=torch.float64)
+    mirrored = bool(torch.rand((), generator=generator) < 0.5)
+    low, high = math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])
+    for area, ratio, across, down in draws.tolist():
+        pixels = width * height * (CROP_AREA[0] + area * (CROP_AREA[1] - CROP_AREA[0]))
+        aspect = math.exp(low + ratio * (high - low))
+        w, h = round(math.sqrt(pixels * aspect)), round(math.sqrt(pixels / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(across * (width - w + 1)), int(down * (height - h + 1))
+            return View(left, top, w, h, side, mirrored)
+    # Very long photographs: the largest central rectangle of an allowed ratio.
+    aspect = min(max(width / height, CROP_RATIO[0]), CROP_RATIO[1])
+    w, h = max(1, min(width, round(height * aspect))), max(1, min(height, round(width / aspect)))
+    return View((width - w) // 2, (height - h) // 2, w, h, side, mirrored)

@@ -1,0 +1,250 @@
+"""A benchmark: explain the images of a data set, judge the heatmaps, and write the results into one folder.
+
+The shard is the unit of work. Process r of n takes shards r, r + n, ...; each writes its own files, and nothing is sent
+between processes until all files are there. A run that was killed does only what is missing when it is started again.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import shlex
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from rich.console import Console
+
+from lit_iba.classifier import FrozenClassifier
+from lit_iba.data import ShardIndex
+from lit_iba.data.shards import Source
+from lit_iba.errors import InputError
+from lit_iba.evaluation.plan import EvaluationPlan, Named
+from lit_iba.evaluation.progress import EvaluationProgress
+from lit_iba.evaluation.results import Gallery, spread, summarize_metrics, summary_table, write_results
+from lit_iba.evaluation.selection import Selection
+from lit_iba.evaluation.store import first_difference, sweep_abandoned
+from lit_iba.evaluation.surroundings import POLL, StoredStatistics
+from lit_iba.evaluation.worker import ShardWorker
+from lit_iba.explainer import build_explainer
+from lit_iba.files import write_text
+
+if TYPE_CHECKING:
+    from lightning import Fabric
+
+_log = logging.getLogger(__name__)
+SCHEMA = 1
+
+
+class Benchmark:
+    """Explainers and metrics over a data set.
+
+    Args:
+        classifier: The network that is explained.
+        data: Shards to evaluate: a :class:`ShardIndex`, or what ``ShardIndex.load`` takes.
+        explainers: Settings by name. A name is a registered explainer's, or any other if the settings say
+            ``explainer: <name or class path>``.
+        metrics: Settings by name, likewise with ``metric: <name or class path>``.
+        out: Folder of the run.
+        batch_size: Images that are explained together.
+        max_images: At most so many images, see :class:`Selection`.
+        max_box_fraction: Only images whose boxes cover less than this, see :class:`Selection`.
+        target: ``"label"``, or ``"predicted"`` for the class that the classifier finds most probable.
+        gallery: Number of pictures kept for the report.
+        statistics_data: Shards that feature statistics are estimated from.
+        statistics_images: How many of their images are used.
+        statistics_folder: Where statistics are kept; by default ``<out>/statistics``.
+        seed: Of the draw of images where ``max_images`` leaves a choice.
+        fresh: Whether to delete what an earlier run left in ``out``.
+
+    Raises:
+        InputError: Unknown names or settings.
+    """
+
+    def __init__(
+        self,
+        classifier: FrozenClassifier,
+        data: ShardIndex | Source,
+        explainers: Named,
+        metrics: Named,
+        out: str | Path,
+        *,
+        batch_size: int = 16,
+        max_images: int | None = None,
+        max_box_fraction: float | None = None,
+        target: str = "label",
+        gallery: int = 12,
+        statistics_data: ShardIndex | Source | None = None,
+        statistics_images: int = 1000,
+        statistics_folder: str | Path | None = None,
+        seed: int = 0,
+        fresh: bool = False,
+    ) -> None:
+        self.source = _source_of(data)
+        self.out, self.gallery, self.fresh = Path(out), gallery, fresh
+        self.surroundings = StoredStatistics(
+            statistics_folder or self.out / "statistics",
+            None if statistics_data is None else _index_of(statistics_data),
+            statistics_images,
+            batch_size,
+        )
+        self.plan = EvaluationPlan.from_names(
+            explainers,
+            metrics,
+            classifier=classifier,
+            data=_index_of(data),
+            out=self.out,
+            batch_size=batch_size,
+            selection=Selection(max_images, max_box_fraction, seed),
+            target=target,
+            statistics=self.surroundings.identity,
+        )
+
+    def run(self, fabric: Fabric | None = None) -> dict[str, Any]:
+        """Do what is missing, then write and return the results.
+
+        Args:
+            fabric: A launched Fabric, which says how many processes there are and which device is whose; by default one
+                process on the best device there is.
+
+        Returns:
+            The content of ``results.json``, on every process.
+
+        Raises:
+            InputError: The folder holds results of other settings, or no image is left to evaluate.
+        """
+        if fabric is None:
+            from lightning import Fabric
+
+            fabric = Fabric(devices=1)
+        plan = self.plan
+        plan.classifier.to(fabric.device)
+        self._prepare(fabric)
+        self.surroundings.rank = fabric.global_rank
+        explainers = {
+            name: build_explainer(cls, plan.classifier, settings, self.surroundings)
+            for name, (cls, settings) in plan.explainers.items()
+        }
+        mine = plan.data.shards[fabric.global_rank :: fabric.world_size]
+        total = sum(plan.quotas[shard.stem] for shard in mine) * plan.evaluations_an_image
+        with EvaluationProgress(total, len(mine), shown=fabric.global_rank == 0) as progress:
+            worker = ShardWorker(plan, explainers, progress)
+            for shard in mine:
+                worker.do(shard)
+                progress.shard_done(shard.name)
+        # Waiting for files, unlike a barrier, has no time limit: other processes may have hours of work left.
+        while not all(path.is_file() for path in plan.files()):
+            time.sleep(POLL)
+        fabric.barrier()
+        if fabric.global_rank == 0:
+            self._finish()
+        fabric.barrier()
+        return json.loads((self.out / "results.json").read_text(encoding="utf-8"))
+
+    def _prepare(self, fabric: Fabric) -> None:
+        if self.fresh and fabric.global_rank == 0:
+            for folder in ("heatmaps", "rows", "statistics"):
+                shutil.rmtree(self.out / folder, ignore_errors=True)
+            for file in ("config.yaml", "results.json", "rows.csv", "gallery.safetensors"):
+                (self.out / file).unlink(missing_ok=True)
+        fabric.barrier()
+        config = self._checked_config()
+        fabric.barrier()  # nobody writes before everybody has compared
+        if fabric.global_rank == 0:
+            self.out.mkdir(parents=True, exist_ok=True)
+            if swept := sweep_abandoned(self.out):
+                _log.warning("deleted %d unfinished files that a killed run left in %s", swept, self.out)
+            write_text(self.out / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+            write_text(self.out / "command.txt", shlex.join(sys.argv) + "\n")
+
+    def _checked_config(self) -> dict[str, Any]:
+        """This run's config, and beside it the explainers and metrics that earlier runs in the same folder had.
+
+        Explainers and metrics may be added to a folder; what two runs have in common must be equal.
+        """
+        config, path = self.plan.config(), self.out / "config.yaml"
+        if not path.is_file():
+            return config
+        earlier = yaml.safe_load(path.read_text(encoding="utf-8"))
+        earlier = earlier if isinstance(earlier, dict) else {}
+        for room in ("explainers", "metrics"):
+            before, now = earlier.get(room) or {}, config[room]
+            config[room], earlier[room] = before | now, now | before
+        if earlier != config:
+            raise InputError(
+                f"{self.out} holds a run with another config ({first_difference(earlier, config)}); "
+                "choose another output folder, or start this one afresh (fresh: true)"
+            )
+        return config
+
+    def _finish(self) -> None:
+        """Results from the files of all shards; computed by one process."""
+        plan = self.plan
+        described, used, corrupt = self._explainers_described()
+        if not sum(used):
+            raise InputError(
+                f"no image of {self.source} is left to evaluate (max_images {plan.selection.max_images}, "
+                f"max_box_fraction {plan.selection.max_box_fraction}); loosen them or check the data"
+            )
+        results = summarize_metrics(plan.rows, plan.metrics, list(plan.explainers), plan.stems, self.out / "rows.csv")
+        content = {
+            "schema": SCHEMA,
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "command": shlex.join(sys.argv),
+            "classifier": plan.classifier.identity,
+            "data": {
+                "source": self.source, "images": plan.data.total, "used": sum(used), "corrupt": corrupt,
+                "identity": plan.data.identity(),
+            },
+            "explainers": described,
+            "metrics": {
+                name: {**metric.identity, "definition": metric.definition, "better": metric.better}
+                for name, metric in plan.metrics.items()
+            },
+            "results": {m: {e: r.to_dict() for e, r in by_name.items()} for m, by_name in results.items()},
+        }  # fmt: skip
+        self._write_gallery(used, described)
+        write_results(self.out / "results.json", content)
+        console = Console()
+        console.print(summary_table(json.loads((self.out / "results.json").read_text(encoding="utf-8"))))
+        if corrupt:
+            console.print(f"{corrupt} of {plan.data.total} samples could not be decoded and were left out")
+
+    def _explainers_described(self) -> tuple[dict[str, dict[str, Any]], list[int], int]:
+        """For ``results.json``: each explainer; the images used of each shard; how many samples were corrupt."""
+        plan, described = self.plan, {}
+        used, corrupt = [0] * len(plan.stems), 0
+        for name, (cls, settings) in plan.explainers.items():
+            seconds, corrupt = 0.0, 0
+            for i, stem in enumerate(plan.stems):
+                with plan.heatmaps.opened(name, stem) as file:
+                    metadata = file.metadata()
+                used[i] = len(json.loads(metadata["keys"]))
+                seconds += float(metadata["seconds"])
+                corrupt += int(metadata["corrupt"])
+            described[name] = {
+                "class": cls, "settings": settings, "unit": metadata["unit"], "signed": metadata["signed"] == "1",
+                "seconds_per_image": seconds / max(sum(used), 1),
+            }  # fmt: skip
+        return described, used, corrupt
+
+    def _write_gallery(self, used: list[int], described: dict[str, dict[str, Any]]) -> None:
+        plan, gallery = self.plan, Gallery(self.plan.heatmaps, list(self.plan.explainers))
+        for shard, rows in zip(plan.data.shards, spread(used, self.gallery), strict=True):
+            if rows:
+                images = plan.selection.select(shard, plan.quotas[shard.stem], plan.classifier.preprocessing)
+                gallery.add(shard, images, rows)
+        gallery.save(self.out / "gallery.safetensors", described, plan.classifier.class_names)
+
+
+def _index_of(data: ShardIndex | Source) -> ShardIndex:
+    return data if isinstance(data, ShardIndex) else ShardIndex.load(data)
+
+
+def _source_of(data: ShardIndex | Source) -> str:
+    """What to call the data in results and errors."""
+    return str(data.shards[0].path.parent) if isinstance(data, ShardIndex) else str(data)

@@ -1,0 +1,156 @@
+"""What a benchmark is to do, where its files are, and what each of them depends on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lit_iba.classifier import FrozenClassifier
+from lit_iba.data import Shard, ShardIndex
+from lit_iba.errors import InputError
+from lit_iba.evaluation.selection import Selection
+from lit_iba.evaluation.store import ShardStore, plain
+from lit_iba.explainer import explainer_class
+from lit_iba.files import sha256_of
+from lit_iba.metrics import HeatmapMetric, build_metric
+
+Named = Mapping[str, Mapping[str, Any] | None]
+
+
+def class_and_settings(kind: str, name: str, given: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
+    """Split a config entry: ``{explainer: grad_cam, layer: layer4}`` under any name, or settings under the class's own.
+
+    Raises:
+        InputError: The name cannot name a folder, or the entry is no mapping.
+    """
+    if not re.fullmatch(r"\w[\w.+-]*", name):
+        raise InputError(
+            f"{name!r} cannot name {'an' if kind[0] in 'aeiou' else 'a'} {kind}: results are kept in a folder of that "
+            f"name; use letters, digits and _ . + -, and say {kind}: <class> in its settings"
+        )
+    if not isinstance(given, Mapping | None):
+        raise InputError(f"the settings of {kind} {name!r} are {given!r}; give a mapping, or nothing")
+    settings = dict(given or {})
+    return str(settings.pop(kind, name)), settings
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """Explainers and metrics over a data set; the arguments are those of :class:`Benchmark`, names split already."""
+
+    classifier: FrozenClassifier
+    data: ShardIndex
+    explainers: dict[str, tuple[str, dict[str, Any]]]
+    metrics: dict[str, HeatmapMetric]
+    out: Path
+    batch_size: int
+    selection: Selection
+    target: str
+    statistics: dict[str, Any] | None  # what feature statistics are measured on
+
+    def __post_init__(self) -> None:
+        if self.target not in ("label", "predicted"):
+            raise InputError(f"target is {self.target!r}; it must be 'label' or 'predicted'")
+        if not self.explainers:
+            raise InputError("no explainers are given; name at least one, such as {grad_cam: {layer: layer4}}")
+        if self.batch_size < 1:
+            raise InputError(f"batch_size is {self.batch_size}; it must be 1 or more")
+        if len(self.stems) != len(set(self.stems)):
+            raise InputError("two shards of the data have the same file name, by which results are kept; rename one")
+        for name, _ in self.explainers.values():
+            explainer_class(name)
+
+    @classmethod
+    def from_names(cls, explainers: Named, metrics: Named, **rest: Any) -> EvaluationPlan:
+        """Build from the settings by name of a config."""
+        return cls(
+            explainers={name: class_and_settings("explainer", name, given) for name, given in explainers.items()},
+            metrics={name: build_metric(*class_and_settings("metric", name, given)) for name, given in metrics.items()},
+            **rest,
+        )
+
+    @property
+    def stems(self) -> list[str]:
+        """What the results of each shard are called, in the data's order."""
+        return [shard.stem for shard in self.data.shards]
+
+    @cached_property
+    def quotas(self) -> dict[str, int]:
+        """At most so many images of each shard, by its stem."""
+        counts = [shard.count for shard in self.data.shards]
+        return dict(zip(self.stems, self.selection.quotas(counts), strict=True))
+
+    @property
+    def evaluations_an_image(self) -> int:
+        """How often each image is dealt with: explained by every explainer, each result judged by every metric."""
+        return len(self.explainers) * (1 + len(self.metrics))
+
+    @property
+    def heatmaps(self) -> ShardStore:
+        """Heatmaps by explainer."""
+        return ShardStore(self.out / "heatmaps")
+
+    @property
+    def rows(self) -> ShardStore:
+        """Rows by ``<metric>/<explainer>``."""
+        return ShardStore(self.out / "rows")
+
+    def files(self) -> list[Path]:
+        """Every file of heatmaps and rows that a finished run has."""
+        groups = [f"{metric}/{explainer}" for metric in self.metrics for explainer in self.explainers]
+        return [self.heatmaps.path(name, stem) for name in self.explainers for stem in self.stems] + [
+            self.rows.path(group, stem) for group in groups for stem in self.stems
+        ]
+
+    def config(self) -> dict[str, Any]:
+        """Everything that the results depend on, as plain values."""
+        return plain(
+            {
+                "classifier": self.classifier.identity,
+                "preprocessing": self.classifier.preprocessing.to_dict(),
+                "data": self.data.identity(),
+                "target": self.target,
+                "max_images": self.selection.max_images,
+                "max_box_fraction": self.selection.max_box_fraction,
+                "seed": self.selection.seed,
+                "statistics": self.statistics,
+                "explainers": {name: {"explainer": c, **s} for name, (c, s) in self.explainers.items()},
+                "metrics": {name: metric.identity for name, metric in self.metrics.items()},
+            }
+        )
+
+    @cached_property
+    def _explainer_identities(self) -> dict[str, dict[str, Any]]:
+        """Class and settings of each explainer, with the content of the files (checkpoints) that these name."""
+        return {
+            name: {
+                "class": cls,
+                "settings": settings,
+                "files": _hashes_of_files(settings),
+            }
+            for name, (cls, settings) in self.explainers.items()
+        }
+
+    def fingerprint(self, shard: Shard, explainer: str) -> dict[str, Any]:
+        """What the heatmaps of a shard depend on."""
+        return {
+            "classifier": self.classifier.identity,
+            "preprocessing": self.classifier.preprocessing.to_dict(),
+            "explainer": self._explainer_identities[explainer],
+            "shard": {"name": shard.name, "count": shard.count, "bytes": shard.bytes, "sha256": shard.sha256},
+            "selection": self.selection.identity(self.quotas[shard.stem]),
+            "target": self.target,
+            "statistics": self.statistics,
+        }
+
+    def row_fingerprint(self, shard: Shard, metric: str, explainer: str) -> dict[str, Any]:
+        """What a metric's rows of a shard depend on."""
+        return {"metric": self.metrics[metric].identity, "heatmaps": self.fingerprint(shard, explainer)}
+
+
+def _hashes_of_files(settings: Mapping[str, Any]) -> dict[str, str]:
+    return {k: sha256_of(v) for k, v in settings.items() if isinstance(v, str | Path) and Path(v).is_file()}

@@ -1,0 +1,59 @@
+"""One progress bar for a run: images done of images to do, and what is being done to them."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class EvaluationProgress:
+    """A bar on a terminal; a line a shard where the output goes to a file.
+
+    Args:
+        total: Images to do, each counted once for every explainer and metric.
+        shards: Shards to do.
+        shown: Whether this process shows anything.
+    """
+
+    def __init__(self, total: int, shards: int, shown: bool = True) -> None:
+        self.console = Console(stderr=True)
+        self.total, self.done, self.shards, self.shards_done, self.shown = total, 0, shards, 0, shown
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        self._bar = Progress(*columns, console=self.console, disable=not (shown and self.console.is_terminal))
+        self._task = self._bar.add_task("images", total=total)
+
+    def __enter__(self) -> EvaluationProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def advance(self, images: int, what: str) -> None:
+        """So many images more are done."""
+        self.done += images
+        self._bar.update(self._task, advance=images, description=what)
+
+    def shrink(self, images: int) -> None:
+        """So many images fewer are to be done than was thought."""
+        self.total -= images
+        self._bar.update(self._task, total=self.total)
+
+    def shard_done(self, name: str) -> None:
+        """Another shard is complete."""
+        self.shards_done += 1
+        if self.shown and not self.console.is_terminal:
+            self.console.print(
+                f"{name} done: {self.shards_done}/{self.shards} shards, {self.done}/{self.total} image evaluations",
+                highlight=False,
+            )

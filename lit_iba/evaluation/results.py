@@ -1,0 +1,148 @@
+"""From stored rows to the results of a run: ``results.json``, ``rows.csv``, ``gallery.safetensors`` and a table."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lit_iba.data import Shard
+from lit_iba.evaluation.selection import SelectedImages
+from lit_iba.evaluation.store import ShardStore
+from lit_iba.files import whole_file, write_text
+from lit_iba.metrics import HeatmapMetric, Result
+
+Rows = tuple[dict[str, Tensor], list[str]]
+
+
+def gather_rows(store: ShardStore, group: str, shards: Sequence[str]) -> Rows:
+    """All rows of a group in the order of the shards, with the samples' keys."""
+    parts: dict[str, list[Tensor]] = {}
+    keys: list[str] = []
+    for shard in shards:
+        tensors, metadata = store.read(group, shard)
+        found = json.loads(metadata["keys"])
+        keys += found
+        if found:  # a shard without a selected image has no rows, and so no shape
+            for row, values in tensors.items():
+                parts.setdefault(row, []).append(values)
+    return {row: torch.cat(values) for row, values in parts.items()}, keys
+
+
+def summarize_metrics(
+    store: ShardStore,
+    metrics: Mapping[str, HeatmapMetric],
+    explainers: Sequence[str],
+    shards: Sequence[str],
+    path: Path,
+) -> dict[str, dict[str, Result]]:
+    """The result of every metric and explainer, and the scalars of every image as CSV at ``path``."""
+    results: dict[str, dict[str, Result]] = {}
+    with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["key", "explainer", "metric", "quantity", "value"])
+        for name, metric in metrics.items():
+            results[name] = {}
+            for explainer in explainers:
+                rows, keys = gather_rows(store, f"{name}/{explainer}", shards)
+                results[name][explainer] = metric.summarize(rows)
+                for quantity, values in metric.scores(rows).items():
+                    writer.writerows(
+                        [k, explainer, name, quantity, v] for k, v in zip(keys, values.tolist(), strict=True)
+                    )
+    return results
+
+
+def finite(value: Any) -> Any:
+    """The same nested lists and dicts with None where a number is NaN or infinite, for which JSON has no word."""
+    if isinstance(value, Mapping):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_results(path: Path, content: dict[str, Any]) -> None:
+    """Write ``results.json`` by atomic rename; numbers that do not exist (NaN) become null."""
+    write_text(path, json.dumps(finite(content), indent=1, default=str, allow_nan=False) + "\n")
+
+
+def spread(counts: Sequence[int], wanted: int) -> list[list[int]]:
+    """Rows within each shard of ``wanted`` images that lie evenly over all of them."""
+    total = sum(counts)
+    chosen = sorted({i * total // wanted for i in range(wanted)}) if total and wanted else []
+    starts = [sum(counts[:s]) for s in range(len(counts))]
+    return [[i - start for i in chosen if start <= i < start + n] for start, n in zip(starts, counts, strict=True)]
+
+
+class Gallery:
+    """Some pictures with the heatmaps of every explainer, for the report.
+
+    Args:
+        store: The heatmaps.
+        explainers: Whose heatmaps are shown.
+    """
+
+    def __init__(self, store: ShardStore, explainers: Sequence[str]) -> None:
+        self.store, self.explainers = store, explainers
+        self.parts: dict[str, list[Tensor]] = {}
+        self.keys: list[str] = []
+
+    def add(self, shard: Shard, images: SelectedImages, rows: Sequence[int]) -> None:
+        """Take some of a shard's selected images."""
+        where = torch.tensor(rows)
+        tensors = {
+            "pictures": images.pictures[where],
+            "object_mask": images.object_mask[where],
+            "labels": images.labels[where],
+        }
+        for explainer in self.explainers:
+            with self.store.opened(explainer, shard.stem) as file:
+                values = file.get_slice("values")
+                tensors[f"heatmap/{explainer}"] = torch.stack([values[row : row + 1][0] for row in rows])
+        for name, tensor in tensors.items():
+            self.parts.setdefault(name, []).append(tensor)
+        self.keys += [images.keys[row] for row in rows]
+
+    def save(self, path: Path, described: dict[str, dict[str, Any]], class_names: Sequence[str]) -> None:
+        """Write ``gallery.safetensors``; ``described`` holds each explainer's unit and whether it is signed."""
+        tensors = {name: torch.cat(parts) for name, parts in self.parts.items()}
+        labels = tensors["labels"].tolist() if tensors else []
+        metadata = {
+            "keys": self.keys,
+            "units": {name: described[name]["unit"] for name in self.explainers},
+            "signed": {name: described[name]["signed"] for name in self.explainers},
+            "class_names": [class_names[label] if 0 <= label < len(class_names) else str(label) for label in labels],
+        }
+        with whole_file(path) as part:
+            save_file(tensors, part, metadata={k: json.dumps(v) for k, v in metadata.items()})
+
+
+def summary_table(results: dict[str, Any]) -> Table:
+    """Explainers by metrics, mean +/- standard error, from the content of ``results.json``."""
+    images = results["data"]["used"]
+    table = Table(title=f"{results['classifier'].get('model', 'classifier')}, {images} images, mean ± standard error")
+    table.add_column("explainer")
+    scores = results["results"]
+    for metric in scores:
+        table.add_column(f"{metric} ({results['metrics'][metric]['better']} is better)", justify="right")
+    table.add_column("s/image", justify="right")
+    for explainer, described in results["explainers"].items():
+        cells = [_cell(scores[metric][explainer], images) for metric in scores]
+        table.add_row(explainer, *cells, f"{described['seconds_per_image']:.3g}")
+    return table
+
+
+def _cell(result: dict[str, Any], images: int) -> str:
+    if result["score"] is None:
+        return f"undefined (n={result['n']})"
+    error = "" if result["standard_error"] is None else f" ± {result['standard_error']:.3f}"
+    return f"{result['score']:.3f}{error}" + ("" if result["n"] == images else f" (n={result['n']})")

@@ -1,0 +1,83 @@
+"""Feature statistics for the explainers that need them: estimated once, kept on disk, the same for every process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.progress import track
+from torch import Tensor
+
+from lit_iba.classifier import FrozenClassifier
+from lit_iba.data import ShardIndex, shard_batches
+from lit_iba.errors import InputError
+from lit_iba.evaluation.selection import Selection
+from lit_iba.statistics import FeatureStatistics
+
+POLL = 0.5  # seconds
+
+
+class StoredStatistics:
+    """Statistics in ``<folder>/<layer>.safetensors``.
+
+    Args:
+        folder: Where they are kept.
+        data: Shards that they are estimated from where the file is missing; None if they must be there.
+        images: How many images are used, taken from the beginning of every shard.
+        batch_size: Images a forward pass.
+        rank: Number of this process; 0 estimates, the others wait for its file.
+    """
+
+    def __init__(
+        self, folder: str | Path, data: ShardIndex | None, images: int = 1000, batch_size: int = 32, rank: int = 0
+    ) -> None:
+        self.folder, self.data, self.images, self.batch_size, self.rank = Path(folder), data, images, batch_size, rank
+
+    @property
+    def identity(self) -> dict[str, Any] | None:
+        """What the statistics are measured on; None if only the folder knows."""
+        return (
+            None if self.data is None else {"data": self.data.identity(), "images": min(self.images, self.data.total)}
+        )
+
+    def statistics(self, classifier: FrozenClassifier, layer: str) -> FeatureStatistics:
+        """Statistics of one layer, from the file or else from the data.
+
+        Raises:
+            InputError: There is neither a file nor data, or the file is of another classifier, layer or data set.
+        """
+        path = self.folder / f"{layer.replace('/', '_')}.safetensors"
+        measured_on = "" if self.identity is None else f"{self.identity['images']} images of {self.identity['data']}"
+        if not path.is_file():
+            if self.data is None:
+                raise InputError(
+                    f"no statistics of layer {layer!r} at {path}; give statistics_data (shards to estimate them from), "
+                    "or statistics_folder with the file in it"
+                )
+            if self.rank == 0:
+                batches = self._batches(self.data, classifier, layer)
+                FeatureStatistics.estimate(classifier, layer, batches, data=measured_on).save(path)
+            while not path.is_file():
+                time.sleep(POLL)
+        found = FeatureStatistics.load(path, classifier, layer)
+        if measured_on and found.identity.get("data") != measured_on:
+            raise InputError(
+                f"{path} was measured on {found.identity.get('data') or 'unnamed data'}, not on {measured_on}; delete "
+                "it, leave statistics_data out to use it as it is, or give another statistics_folder"
+            )
+        return found
+
+    def _batches(self, data: ShardIndex, classifier: FrozenClassifier, layer: str) -> Iterator[Tensor]:
+        quotas = Selection(max_images=self.images).quotas([shard.count for shard in data.shards])
+        shards = zip(data.shards, quotas, strict=True)
+        for shard, quota in track(list(shards), description=f"statistics of {layer}", transient=True):
+            left = quota
+            for batch in shard_batches(shard, classifier.preprocessing, self.batch_size) if left else ():
+                pictures = batch["picture"][batch["weight"] > 0][:left]
+                left -= len(pictures)
+                if len(pictures):
+                    yield classifier.images(pictures)
+                if not left:
+                    break

@@ -1,0 +1,85 @@
+"""What every LightningModule around a frozen classifier shares: what its checkpoint holds, and how it is checked.
+
+The classifier is part of the module, so that it moves to the device with it, but not of the checkpoint: there, its name, its
+weights' identity and its cut stand for it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from lit_iba.checkpoint import CLASSIFIER_KEY, KIND_KEY
+from lit_iba.classifier import FrozenClassifier
+from lit_iba.errors import InputError
+
+
+class TrainingWithFrozenClassifier(L.LightningModule):
+    """Base of the training modules.
+
+    Args:
+        classifier: Keyword arguments of :class:`FrozenClassifier`, plain values only; they go into the checkpoint.
+    """
+
+    def __init__(self, classifier: dict[str, Any]) -> None:
+        super().__init__()
+        self.classifier = FrozenClassifier(**classifier)
+        self.strict_loading = False  # the classifier's keys are absent; on_load_checkpoint compares the rest
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Everything but the classifier."""
+        state = super().state_dict(*args, **kwargs)
+        return {name: value for name, value in state.items() if not name.startswith("classifier.")}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Record which class wrote the checkpoint, and for which classifier."""
+        checkpoint[KIND_KEY] = type(self).__name__
+        checkpoint[CLASSIFIER_KEY] = self.classifier.identity
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another class, another classifier or another network shape."""
+        kind = checkpoint.get(KIND_KEY)
+        if kind != type(self).__name__:
+            raise InputError(f"the checkpoint was written by {kind or 'another program'}, not by {type(self).__name__}; give another")
+        self.classifier.check_identity(checkpoint[CLASSIFIER_KEY], "the checkpoint")
+        own: Mapping[str, Tensor] = self.state_dict()
+        saved: Mapping[str, Tensor] = checkpoint["state_dict"]
+        different = sorted(own.keys() ^ saved.keys()) + sorted(
+            name for name in own.keys() & saved.keys() if own[name].shape != saved[name].shape
+        )
+        if different:
+            raise InputError(f"the checkpoint does not fit the configured network (in {', '.join(different[:3])}); use its own config")
+
+    def setup(self, stage: str) -> None:
+        """Give the data module the classifier's preprocessing, where it has none of its own."""
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None and getattr(data, "preprocessing", None) is None:
+            data.preprocessing = self.classifier.preprocessing
+
+    def check_disk(self) -> None:
+        """Fail before training rather than at the first checkpoint.
+
+        Raises:
+            InputError: There is less free space than three checkpoints with optimiser state take.
+        """
+        folder = Path(self.trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = sum(v.numel() * v.element_size() for v in self.state_dict().values())
+        trained = sum(p.numel() * p.element_size() for p in self.parameters() if p.requires_grad)
+        needed, free = 3 * (state + 2 * trained) + (64 << 20), shutil.disk_usage(folder).free
+        if free < needed:
+            raise InputError(
+                f"{folder} has {free >> 20} MiB left, but checkpoints and logs of this run need {needed >> 20} MiB; "
+                "free some, or set trainer.default_root_dir to another disk"
+            )
+
+    def images_of(self, batch: dict[str, Any]) -> Tensor:
+        """The classifier's images of a batch of pictures."""
+        images = self.classifier.images(batch["picture"])
+        return images.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,173 @@
+"""Training the Readout bottleneck: cross-entropy through the restricted features plus beta times the information.
+
+IBA (Schulz et al., ICLR 2020), section 3.3 and table 3. One frozen pass collects taps and R; the second pass, with gradients,
+runs only the layers behind the bottleneck.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor
+from torchmetrics import MeanMetric
+from tqdm.auto import tqdm
+
+from lit_iba.errors import InputError
+from lit_iba.explainer import sample_generators
+from lit_iba.frozen_training import TrainingWithFrozenClassifier
+from lit_iba.heatmap import Heatmap
+from lit_iba.iba.bottleneck import NATS_PER_BIT
+from lit_iba.iba.readout import ReadoutIBA
+from lit_iba.statistics import estimate_layers
+
+
+_SCORES = ("loss", "cross_entropy", "information_bits", "accuracy_top1")
+
+
+class ReadoutTraining(TrainingWithFrozenClassifier):
+    """Trains a :class:`ReadoutIBA` for one classifier.
+
+    Args:
+        classifier: Keyword arguments of ``FrozenClassifier``: ``{"model": "resnet50", "weights": "DEFAULT"}``.
+        layer: Where the bottleneck is; by default the paper's choice for this network.
+        taps: Layers that are read; by default the paper's.
+        beta: Weight of the information (mean over elements), the paper's "beta = 10/k".
+        readout: Any of ``ReadoutSettings``, such as ``{"hidden": [64, 64]}``.
+        preset: ``"default"`` or ``"reference"``.
+        target: What the restricted features must still give: the data set's ``"label"`` or the classifier's ``"predicted"`` class.
+        statistics_images: How many images the feature statistics are measured over before training.
+        seed: Seeds the noise, together with each sample's key.
+        optimizer: Called with the trainable parameters; Adam with learning rate 1e-5 in the paper.
+    """
+
+    def __init__(
+        self,
+        classifier: dict[str, Any],
+        layer: str | None = None,
+        taps: list[str] | None = None,
+        beta: float = 10.0,
+        readout: dict[str, Any] | None = None,
+        preset: str = "default",
+        target: str = "label",
+        statistics_images: int = 1000,
+        seed: int = 0,
+        optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(parameters, lr=1e-5),
+    ) -> None:
+        super().__init__(classifier)
+        if target not in ("label", "predicted"):
+            raise InputError(f"target is {target!r}; it must be 'label' or 'predicted'")
+        readout = dict(readout or {})
+        self.explainer = ReadoutIBA(self.classifier, layer, taps, seed=seed, preset=preset, **readout)
+        self.network = self.explainer.network
+        self.beta, self.target, self.seed = beta, target, seed
+        self.statistics_images, self.optimizer = statistics_images, optimizer
+        layer, taps = self.explainer.layer, self.explainer.taps  # as chosen, not as asked for: they rebuild the explainer
+        self.save_hyperparameters(
+            {"classifier": classifier, "layer": layer, "taps": taps, "beta": beta, "readout": readout, "preset": preset,
+             "target": target, "statistics_images": statistics_images, "seed": seed}
+        )  # fmt: skip
+        self.scores = torch.nn.ModuleDict({name: MeanMetric() for name in _SCORES})
+
+    def forward(self, images: Tensor) -> Heatmap:
+        """Heatmaps, in bits, of images (B, 3, H, W)."""
+        return self.explainer.attribute(images)
+
+    def _step(self, batch: dict[str, Any], draw: int) -> dict[str, Tensor]:
+        """Cross-entropy (nats), mean information (nats per element), bits and hits, each (B,)."""
+        images = self.images_of(batch)
+        explainer = self.explainer
+        with torch.no_grad():
+            r, carried, taps = explainer.split.observe(images)
+        layouts = explainer.layouts(r, taps, (images.shape[-2], images.shape[-1]))
+        keep, drop, nats, noise = explainer.bottleneck(r, taps, layouts)
+        generators = sample_generators(self.seed, [f"{draw}/{key}" for key in batch["key"]], r.device)
+        unit_noise = torch.stack([torch.randn(r.shape[1:], generator=g, device=r.device) for g in generators])
+        logits = explainer.split.tail(explainer.restrict(r.float(), keep, drop, noise, unit_noise), carried).float()
+        targets = batch["label"]
+        if self.target == "predicted":
+            with torch.no_grad():
+                targets = explainer.split.tail(r, carried).argmax(dim=1)
+        targets = targets.clamp_min(0)  # padding has no label, and weight 0
+        return {
+            "cross_entropy": F.cross_entropy(logits, targets, reduction="none"),
+            "information_nats_per_element": nats.flatten(1).mean(dim=1),
+            "information_bits": nats.detach().flatten(1).sum(dim=1) / NATS_PER_BIT,
+            "accuracy_top1": (logits.argmax(dim=1) == targets).float(),
+        }
+
+    def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
+        """One step of equation 6 on a batch."""
+        weight = batch["weight"]
+        step = self._step(batch, self.current_epoch)
+        losses = step["cross_entropy"] + self.beta * step["information_nats_per_element"]
+        # Divided by the batch's slots, not by the weights' sum: so two processes at batch b equal one at 2b.
+        loss = (losses * weight).mean()
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(weight))
+        self.log("train/cross_entropy", (step["cross_entropy"] * weight).mean(), batch_size=len(weight))
+        self.log("train/information_bits", (step["information_bits"] * weight).mean(), prog_bar=True, batch_size=len(weight))
+        self.log("train/accuracy_top1", (step["accuracy_top1"] * weight).mean(), batch_size=len(weight))
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
+        """Scores of the restricted classifier, weighted by validity so that padding does not count."""
+        step = self._step(batch, 0)
+        step["loss"] = step["cross_entropy"] + self.beta * step["information_nats_per_element"]
+        for name, metric in self.scores.items():
+            metric.update(step[name], batch["weight"])  # type: ignore[operator]
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores, reduced over all processes."""
+        for name, metric in self.scores.items():
+            self.log(f"val/{name}", metric.compute(), prog_bar=name == "loss", sync_dist=False)  # type: ignore[operator]
+            metric.reset()  # type: ignore[operator]
+
+    def test_step(self, batch: dict[str, Any], batch_index: int) -> None:
+        """As validation."""
+        self.validation_step(batch, batch_index)
+
+    def on_test_epoch_end(self) -> None:
+        """As validation, under ``test/``."""
+        for name, metric in self.scores.items():
+            self.log(f"test/{name}", metric.compute())  # type: ignore[operator]
+            metric.reset()  # type: ignore[operator]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam over the readout network alone."""
+        return self.optimizer(p for p in self.parameters() if p.requires_grad)
+
+    def on_fit_start(self) -> None:
+        """Check the disk, and measure the feature statistics unless a checkpoint brought them."""
+        self.check_disk()
+        if int(self.network.images_measured):
+            return
+        self.classifier.to(self.trainer.strategy.root_device)
+        statistics = estimate_layers(
+            self.classifier, {*self.explainer.taps, self.explainer.layer}, self._statistics_images(), data=self._data_name()
+        )
+        for layer in sorted(statistics):
+            statistics[layer].reduce_across_processes()
+        self.network.set_statistics(statistics)
+        rank_zero_info(f"feature statistics measured over {int(self.network.images_measured)} images")
+
+    def _data_name(self) -> str:
+        return type(self.trainer.datamodule).__name__  # type: ignore[attr-defined]
+
+    def _statistics_images(self) -> Iterator[Tensor]:
+        """This process's share of the statistics' images: every so-many-th batch of one order that all processes share."""
+        loader = self.trainer.datamodule.statistics_dataloader()  # type: ignore[attr-defined]
+        shown = self.trainer.is_global_zero and self.trainer.progress_bar_callback is not None
+        left = self.statistics_images
+        with tqdm(total=left, desc="feature statistics", unit="image", disable=not shown) as bar:
+            for number, batch in enumerate(loader):
+                images = self.classifier.images(batch["picture"])[batch["weight"].to(self.classifier.device) > 0][:left]
+                left -= len(images)
+                bar.update(len(images))
+                if number % self.trainer.world_size == self.trainer.global_rank:
+                    yield images
+                if left <= 0:
+                    return

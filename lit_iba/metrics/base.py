@@ -1,0 +1,268 @@
+"""What every heatmap metric is: numbers per image in, a mean with its standard error out.
+
+A metric keeps *rows*, one an image, and its result is a pure function of them. So results can be computed again from
+stored rows, on any number of processes, and paired tests between explainers have the numbers they need.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from lit_iba.classifier import FrozenClassifier
+from lit_iba.errors import InputError, unknown_name
+from lit_iba.explainer import check_images, check_targets
+
+Curve = dict[str, list[float]]
+
+
+@dataclass
+class Result:
+    """A metric over a data set.
+
+    Args:
+        score: The number that goes into the table.
+        standard_error: Of the score, over images; NaN for fewer than two.
+        n: Number of images that entered the score.
+        extra: Further scalars by name.
+        curves: By name, lists ``x``, ``y`` and ``se`` (standard error of y over images) of equal length.
+        x_label: What x is, with its unit.
+        y_label: What y is, with its unit.
+    """
+
+    score: float
+    standard_error: float
+    n: int
+    extra: dict[str, float] = field(default_factory=dict)
+    curves: dict[str, Curve] = field(default_factory=dict)
+    x_label: str = ""
+    y_label: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, lists and dicts, for JSON."""
+        return asdict(self)
+
+
+def mean_and_error(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean over the first dimension and its standard error s / sqrt(N), with the unbiased s; NaN where undefined."""
+    values = in_double(values)
+    unknown = torch.full_like(values.sum(dim=0), torch.nan)
+    mean = values.mean(dim=0) if len(values) else unknown
+    return mean, values.std(dim=0) / math.sqrt(len(values)) if len(values) > 1 else unknown
+
+
+def curve(x: Tensor, y: Tensor) -> Curve:
+    """The mean of curves (N, K) over images, at x (K,), with standard errors."""
+    mean, error = mean_and_error(y)
+    return {"x": x.tolist(), "y": mean.tolist(), "se": error.tolist()}
+
+
+def in_double(values: Tensor) -> Tensor:
+    """The values in float64, in main memory if the device has no float64."""
+    return values.cpu().double() if values.device.type == "mps" else values.double()
+
+
+class HeatmapMetric(Metric):
+    """Judges heatmaps.
+
+    Subclasses name their rows in ``scalars`` and ``row_curves`` and write :meth:`score_rows` and :meth:`summarize`.
+
+    Args:
+        settings: The metric's own settings, for the record and for telling results apart.
+    """
+
+    name: ClassVar[str] = ""
+    better: ClassVar[str] = "higher"
+    scalars: ClassVar[tuple[str, ...]] = ()  # rows of shape (N,)
+    row_curves: ClassVar[tuple[str, ...]] = ()  # rows of shape (N, K)
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    needs_object_mask: ClassVar[bool] = False
+
+    images_seen: Tensor
+    is_differentiable = False
+    full_state_update = False
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__()
+        self.settings = settings
+        for row in (*self.scalars, *self.row_curves):
+            self.add_state(row, default=[], dist_reduce_fx="cat")
+        self.add_state("images_seen", default=torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    @property
+    @abstractmethod
+    def definition(self) -> str:
+        """One sentence that says exactly what is computed, with every setting."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the rows depend on: the class and its settings, less those that only decide speed."""
+        settings = {k: v for k, v in self.settings.items() if k != "forward_batch_size"}
+        return {"class": f"{type(self).__module__}.{type(self).__qualname__}", "settings": settings}
+
+    def shared_scores(self, classifier: FrozenClassifier, images: Tensor, targets: Tensor) -> Tensor | None:
+        """What the classifier says about the images whatever the heatmaps, (B, ...); None if there is nothing.
+
+        Pass it to :meth:`update` as ``shared`` to judge several explainers at the price of one.
+        """
+        return None
+
+    @abstractmethod
+    def score_rows(
+        self,
+        classifier: FrozenClassifier,
+        images: Tensor,
+        targets: Tensor,
+        heatmaps: Tensor,
+        object_mask: Tensor | None,
+        shared: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """The rows of a checked batch, each (B,) or (B, K)."""
+
+    @abstractmethod
+    def summarize(self, rows: dict[str, Tensor]) -> Result:
+        """The result that follows from rows, and from nothing else."""
+
+    def scores(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Scalars per image, each (N,); the mean of ``score`` over images (NaN left out) is the result's score."""
+        return {row: rows[row] for row in self.scalars}
+
+    def update(
+        self,
+        classifier: FrozenClassifier,
+        images: Tensor,
+        targets: Tensor,
+        heatmaps: Tensor,
+        *,
+        object_mask: Tensor | None = None,
+        keys: Sequence[str] | None = None,
+        shared: Tensor | None = None,
+    ) -> None:
+        """Judge a batch.
+
+        Args:
+            classifier: The frozen classifier.
+            images: Normalised images (B, 3, H, W).
+            targets: Class that each heatmap explains, int64 (B,).
+            heatmaps: Attribution (B, H, W).
+            object_mask: Which pixels belong to the object, bool (B, H, W).
+            keys: Names of the samples, for error messages.
+            shared: What :meth:`shared_scores` gave for the same images and targets.
+
+        Raises:
+            InputError: Shapes that do not fit, NaN, or an object mask that is needed and missing.
+        """
+        images = check_images(images)
+        targets = check_targets(targets, len(images), classifier.num_classes).to(images.device)
+        heatmaps = check_heatmaps(heatmaps, images, keys).to(images.device)
+        object_mask = check_object_mask(object_mask, images, self.needs_object_mask and self.name)
+        with torch.inference_mode():
+            rows = self.score_rows(classifier, images, targets, heatmaps, object_mask, shared)
+        for row in (*self.scalars, *self.row_curves):
+            # States are one-dimensional, so that a process that saw no image can still take part in gathering them;
+            # the clone, made outside inference mode, is an ordinary tensor.
+            getattr(self, row).append(rows[row].float().flatten().to(self.device).clone())
+        self.images_seen += len(images)
+
+    def rows(self) -> dict[str, Tensor]:
+        """The rows of every image since the last reset, float32: (N,) for scalars, (N, K) for curves."""
+        count = int(self.images_seen)
+        flat = {row: getattr(self, row) for row in (*self.scalars, *self.row_curves)}
+        found = {row: dim_zero_cat(parts) if len(parts) else torch.zeros(0) for row, parts in flat.items()}
+        return {
+            row: values if row in self.scalars else values.reshape(count, len(values) // max(count, 1))
+            for row, values in found.items()
+        }
+
+    def compute(self) -> Result:
+        """The result over all images seen, on all processes."""
+        return self.summarize(self.rows())
+
+
+def check_heatmaps(heatmaps: Tensor, images: Tensor, keys: Sequence[str] | None = None) -> Tensor:
+    """The heatmaps as a detached float tensor, or an error that says which one is wrong."""
+    wanted = (len(images), *images.shape[-2:])
+    if not isinstance(heatmaps, Tensor) or tuple(heatmaps.shape) != wanted:
+        given = tuple(heatmaps.shape) if isinstance(heatmaps, Tensor) else type(heatmaps).__name__
+        raise InputError(f"heatmaps must be a tensor (B, H, W) = {wanted}, as the images are; got {given}")
+    finite = torch.isfinite(heatmaps).flatten(1).all(dim=1)
+    if not finite.all():
+        bad = [keys[i] if keys is not None else str(i) for i in (~finite).nonzero().flatten().tolist()]
+        raise InputError(
+            f"the heatmaps of {', '.join(bad[:5])} contain NaN or infinity; check the explainer that made them"
+        )
+    return heatmaps.detach().float()
+
+
+def check_object_mask(object_mask: Tensor | None, images: Tensor, needed_by: str | bool = False) -> Tensor | None:
+    """The object mask as bool on the images' device, or an error where it is missing or does not fit."""
+    if object_mask is None:
+        if needed_by:
+            raise InputError(f"{needed_by} needs object_mask, bool (B, H, W); give data with bounding boxes or masks")
+        return None
+    if object_mask.shape != (len(images), *images.shape[-2:]):
+        raise InputError(
+            f"object_mask has shape {tuple(object_mask.shape)}, "
+            f"but the images need (B, H, W) = {(len(images), *images.shape[-2:])}"
+        )
+    return object_mask.to(images.device, torch.bool)
+
+
+METRICS: dict[str, str] = {
+    "degradation": "lit_iba.metrics.degradation.Degradation",
+    "bounding_box": "lit_iba.metrics.bounding_box.BoundingBox",
+    "sensitivity_n": "lit_iba.metrics.sensitivity_n.SensitivityN",
+}
+
+
+def metric_class(name: str) -> type[HeatmapMetric]:
+    """The class behind a registered name, or behind a dotted path to a class of the user's own.
+
+    Raises:
+        InputError: No such name; the nearest ones are listed.
+    """
+    path = METRICS.get(name, name)
+    if "." not in path:
+        raise unknown_name("metric", name, METRICS, "(or give a class path such as my_package.MyMetric)")
+    module, _, attribute = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"metric {path!r} cannot be imported ({error}); check the class path") from error
+    if not (inspect.isclass(found) and issubclass(found, HeatmapMetric)):
+        raise InputError(f"{path!r} is not a HeatmapMetric; subclass lit_iba.metrics.HeatmapMetric")
+    return found
+
+
+def build_metric(name: str, settings: dict[str, Any] | None = None) -> HeatmapMetric:
+    """Build a metric by name.
+
+    Args:
+        name: A key of ``METRICS``, or a dotted class path.
+        settings: Keyword arguments of the metric; ``preset: reference`` stands for those of the authors' code, and
+            settings given beside it win.
+
+    Raises:
+        InputError: Unknown name, preset or setting.
+    """
+    cls = metric_class(name)
+    settings = dict(settings or {})
+    preset = settings.pop("preset", None)
+    if preset is not None:
+        if preset not in cls.presets:
+            raise unknown_name(f"preset of {name}", str(preset), cls.presets)
+        settings = cls.presets[preset] | settings
+    try:
+        return cls(**settings)
+    except TypeError as error:
+        raise InputError(f"the settings {settings} do not fit metric {name!r}: {error}") from error

@@ -1,0 +1,165 @@
+"""Image degradation: how much longer the classifier holds out when the least relevant tiles go first.
+
+Schulz et al., "Restricting the Flow" (ICLR 2020), section 4.6, equation 9, figures 7, 11 and 12, table 1. Tiles are
+removed in the order of the attribution inside them, most relevant first (MoRF) and least relevant first (LeRF); the
+score is the integral between the two curves.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lit_iba.classifier import FrozenClassifier
+from lit_iba.errors import InputError
+from lit_iba.metrics.base import HeatmapMetric, Result, curve, in_double, mean_and_error
+from lit_iba.metrics.perturbation import check_counts, perturbed_scores, target_probabilities, tile_sums
+
+BASELINES = {
+    "zero": "0 after normalisation (the data set's mean colour)",
+    "mean_of_image": "the image's own mean colour",
+}
+
+
+def removal_ranks(sums: Tensor) -> Tensor:
+    """When each tile goes: (B, tiles) to int64 (B, 2, tiles), most relevant first and least relevant first.
+
+    Equal tiles go in reading order in both directions, so that a heatmap without any order scores exactly zero.
+    """
+    order = torch.stack(
+        [sums.argsort(dim=1, descending=True, stable=True), sums.argsort(dim=1, descending=False, stable=True)], dim=1
+    )
+    step = torch.arange(sums.shape[1], device=sums.device).expand_as(order)
+    return torch.empty_like(order).scatter_(2, order, step)
+
+
+def curve_steps(tiles: int, points: int | None, device: torch.device | None = None) -> Tensor:
+    """How many tiles are gone at each point of the curve, int64 (K,): from 0 to all, as evenly as whole tiles allow."""
+    wanted = tiles + 1 if points is None else min(points, tiles + 1)
+    return torch.linspace(0, tiles, wanted, dtype=torch.float64).round().long().unique().to(device)
+
+
+class Degradation(HeatmapMetric):
+    """Integral between the LeRF and the MoRF curve over the fraction of the picture degraded.
+
+    Args:
+        tile: Side of a tile in pixels; the paper has 8 and 14. Tiles at the right and bottom edge are smaller where the
+            picture is no multiple of it.
+        points: Points of the curve, both ends included; None takes every tile. The authors' code has 100.
+        baseline: ``"zero"``, or ``"mean_of_image"`` as in the authors' code.
+        forward_batch_size: Images a forward pass.
+    """
+
+    name = "degradation"
+    scalars = ("tiles",)
+    row_curves = ("morf", "lerf")  # probability of the target at each point of the curve
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"reference": {"points": 100, "baseline": "mean_of_image"}}
+
+    def __init__(
+        self, tile: int = 8, points: int | None = None, baseline: str = "zero", forward_batch_size: int = 16
+    ) -> None:
+        check_counts(tile=tile, forward_batch_size=forward_batch_size)
+        if points is not None and (not isinstance(points, int) or points < 2):
+            raise InputError(f"points is {points!r}; a curve has at least 2 (both its ends), or None for every tile")
+        if baseline not in BASELINES:
+            raise InputError(f"baseline is {baseline!r}; it must be one of {', '.join(map(repr, BASELINES))}")
+        settings = {"tile": tile, "points": points, "baseline": baseline, "forward_batch_size": forward_batch_size}
+        super().__init__(settings)
+        self.tile, self.points, self.baseline, self.forward_batch_size = tile, points, baseline, forward_batch_size
+
+    @property
+    def definition(self) -> str:
+        points = "every tile" if self.points is None else f"{self.points} evenly spaced points"
+        return (
+            f"Integral of LeRF minus MoRF over the fraction of tiles removed (trapezoid, {points}); tiles of "
+            f"{self.tile}x{self.tile} pixels (smaller at the right and bottom edge), ranked by the sum of the "
+            f"attribution inside, equal ones in reading order, replaced by {BASELINES[self.baseline]}; softmax "
+            "probability of the target, scaled by (p - b) / (t1 - b) with t1 the mean on originals and b the mean on "
+            "fully degraded images, both over the data set and taken as given in the standard error"
+        )
+
+    def _fill(self, images: Tensor) -> Tensor:
+        if self.baseline == "mean_of_image":
+            return images.mean(dim=(2, 3), keepdim=True)
+        return images.new_zeros(1, 3, 1, 1)
+
+    @torch.inference_mode()
+    def shared_scores(self, classifier: FrozenClassifier, images: Tensor, targets: Tensor) -> Tensor:
+        """Probability of the target on the original and on the fully degraded image, (B, 2): ends of both curves."""
+
+        def removed(jobs: Tensor) -> Tensor:
+            return (jobs % 2 == 1)[:, None]
+
+        side = max(images.shape[-2:])  # one tile: the whole picture
+        return perturbed_scores(
+            classifier, images, targets, self._fill(images), removed, 2, tile=side,
+            forward_batch_size=self.forward_batch_size, score=target_probabilities,
+        )  # fmt: skip
+
+    def score_rows(
+        self,
+        classifier: FrozenClassifier,
+        images: Tensor,
+        targets: Tensor,
+        heatmaps: Tensor,
+        object_mask: Tensor | None,
+        shared: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """Probability of the target along both curves, (B, K)."""
+        ends = self.shared_scores(classifier, images, targets) if shared is None else shared
+        ranks = removal_ranks(tile_sums(heatmaps, self.tile)).to(images.device)  # (B, 2, tiles)
+        tiles = ranks.shape[2]
+        between = curve_steps(tiles, self.points, images.device)[1:-1]
+        versions = 2 * len(between)
+
+        def removed(jobs: Tensor) -> Tensor:
+            direction, step = (jobs % versions) // len(between), jobs % len(between)
+            return ranks[jobs // versions, direction] <= between[step][:, None]
+
+        inner = perturbed_scores(
+            classifier, images, targets, self._fill(images), removed, versions, tile=self.tile,
+            forward_batch_size=self.forward_batch_size, score=target_probabilities,
+        ).view(len(images), 2, -1)  # fmt: skip
+        first, last = ends[:, None, :1].expand(-1, 2, -1), ends[:, None, 1:].expand(-1, 2, -1)
+        curves = torch.cat([first, inner, last], dim=2)  # (B, 2, K)
+        count = torch.full((len(images),), tiles, device=images.device)
+        return {"morf": curves[:, 0], "lerf": curves[:, 1], "tiles": count}
+
+    def _scaled(self, rows: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, float, float]:
+        """Fractions (K,), scaled MoRF and LeRF (N, K), t1 and b: equation 9."""
+        morf, lerf = in_double(rows["morf"]), in_double(rows["lerf"])
+        sizes = rows["tiles"].unique().tolist()
+        if len(sizes) != 1:
+            raise InputError(f"pictures of {sizes} tiles cannot share one degradation curve; give pictures of one size")
+        fractions = curve_steps(int(sizes[0]), self.points, morf.device).double() / sizes[0]
+        t1, b = float(morf[:, 0].mean()), float(morf[:, -1].mean())
+        scale = t1 - b if t1 != b else float("nan")
+        return fractions, (morf - b) / scale, (lerf - b) / scale, t1, b
+
+    def scores(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Per image: its integral (with the data set's t1 and b), and the probability at both ends."""
+        fractions, morf, lerf, _, _ = self._scaled(rows)
+        integral = torch.trapezoid(lerf - morf, fractions, dim=1)
+        return {"score": integral, "probability": rows["morf"][:, 0], "degraded_probability": rows["morf"][:, -1]}
+
+    def summarize(self, rows: dict[str, Tensor]) -> Result:
+        """Score, curves and the areas under them; NaN where t1 equals b, because equation 9 has no value there."""
+        if not len(rows["morf"]):
+            return Result(float("nan"), float("nan"), 0)
+        fractions, morf, lerf, t1, b = self._scaled(rows)
+        score, error = mean_and_error(self.scores(rows)["score"])
+        areas = {
+            "morf_area": float(torch.trapezoid(morf.mean(dim=0), fractions)),
+            "lerf_area": float(torch.trapezoid(lerf.mean(dim=0), fractions)),
+        }
+        return Result(
+            score=float(score),
+            standard_error=float(error),
+            n=len(morf),
+            extra={"original_probability": t1, "degraded_probability": b, **areas},
+            curves={"morf": curve(fractions, morf), "lerf": curve(fractions, lerf)},
+            x_label="fraction of tiles removed",
+            y_label="probability of the target, scaled",
+        )

@@ -1,0 +1,111 @@
+"""The report as Markdown, for a repository or a log book; its plots are PNG files beside it."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lit_iba.report.naming import ABSENT, method_labels, number, p_value, seconds, settings_text, unit_text
+from lit_iba.report.run_folder import RunFolder
+from lit_iba.report.tables import RULE, MetricRow, MetricTable, overview_order, published_notes, shortfalls
+
+
+def markdown(run: RunFolder, tables: list[MetricTable], plots: Mapping[str, list[Path]], title: str) -> str:
+    """The whole document.
+
+    Args:
+        run: What was read from the run folder.
+        tables: The metrics' tables.
+        plots: Per metric, the PNG files to show, inside the run folder.
+        title: Heading.
+    """
+    parts = [f"# {plain(title)}", *(f"> {plain(text)}" for text in shortfalls(run))]
+    parts += ["## Results", _overview(run, tables), f"Mean ± standard error over the images. {plain(RULE)}"]
+    for table in tables:
+        parts += _metric(table, run, plots.get(table.name, []))
+    parts += ["## Methods", _methods(run), "## Reproduce", code_block(run.command or "(no command was recorded)")]
+    parts += ["### Classifier", _identity(run.classifier), "### Data", _identity(run.data)]
+    parts += ["### Configuration", code_block(run.config)] if run.config else []
+    parts += [f"Results of {plain(run.created)}."] if run.created else []
+    return "\n\n".join(parts) + "\n"
+
+
+def plain(text: str) -> str:
+    """Text that Markdown shows as it is: no markup, no HTML, no table column of its own, on one line."""
+    text = html.escape(" ".join(text.split()), quote=False)
+    return "".join(f"\\{letter}" if letter in "\\`*_[]|#~" else letter for letter in text)
+
+
+def code_block(text: str) -> str:
+    """A fenced block whose fence is longer than any run of backticks inside."""
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"{fence}\n{text.rstrip()}\n{fence}"
+
+
+def _rows(heads: list[str], rows: list[list[str]]) -> str:
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _score(row: MetricRow) -> str:
+    text = number(row.result.score)
+    text = f"**{text}**" if row.bold else f"≈ {text}" if row.tied else text
+    return f"{text} ± {number(row.result.standard_error)}"
+
+
+def _overview(run: RunFolder, tables: list[MetricTable]) -> str:
+    heads = ["Method", *(f"{plain(table.label)} {_arrow(table)}" for table in tables), "Time an image"]
+    rows = []
+    for name, label in overview_order(run, tables):
+        found = [next((row for row in table.rows if row.name == name), None) for table in tables]
+        scores = [_score(row) if row else ABSENT for row in found]
+        rows.append([plain(label), *scores, seconds(run.explainers[name].seconds_per_image)])
+    return _rows(heads, rows)
+
+
+def _arrow(table: MetricTable) -> str:
+    return "↓" if table.info.better == "lower" else "↑"
+
+
+def _metric(table: MetricTable, run: RunFolder, plots: list[Path]) -> list[str]:
+    heads = ["Method", f"Ours {_arrow(table)}", "Published (not ours)", "p against the best", "n", "Time an image"]
+    rows = [
+        [plain(row.label), _score(row), _published(row), plain(p_value(row.adjusted_p)), *_counts(row)]
+        for row in table.rows
+    ]
+    parts = [f"## {plain(table.label)}"]
+    parts += [f"{plain(table.info.definition)}"] if table.info.definition else []
+    parts += [f"{table.info.better.capitalize()} is better. {plain(table.verdict)}", _rows(heads, rows)]
+    parts += [plain(RULE), *(plain(note) for note in published_notes(table, run))]
+    parts += [f"![{plain(table.label)}]({path.relative_to(run.path).as_posix()})" for path in plots]
+    return parts
+
+
+def _counts(row: MetricRow) -> tuple[str, str]:
+    return str(row.result.n), seconds(row.seconds_per_image)
+
+
+def _published(row: MetricRow) -> str:
+    printed = row.published
+    if printed is None:
+        return ABSENT
+    error = f" ± {number(printed.standard_error)}" if printed.standard_error is not None else ""
+    where = f"{printed.network_label}, {printed.source}, {printed.table}"
+    return f"*{number(printed.value)}{error}* ({plain(where)})"
+
+
+def _methods(run: RunFolder) -> str:
+    labels = method_labels(run.explainers)
+    rows = [
+        [plain(labels[name]), plain(name), plain(settings_text(info.settings)) or "defaults", plain(unit_text(info))]
+        for name, info in run.explainers.items()
+    ]
+    return _rows(["Method", "Name", "Settings", "Values"], rows)
+
+
+def _identity(values: Mapping[str, Any]) -> str:
+    return "\n".join(f"- {plain(str(name))}: {plain(str(value))}" for name, value in values.items()) or "Not recorded."

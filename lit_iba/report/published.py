@@ -1,0 +1,172 @@
+"""The numbers that the papers print, as data, so that they can stand beside ours.
+
+``published.json`` holds them table by table, in the papers' own layout; here they are looked up by metric, settings,
+network and explainer. They are never mixed with measured numbers: every value carries its source, table and network.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Any
+
+NETWORK_LABELS = {"resnet50": "ResNet-50", "vgg16": "VGG-16"}
+
+
+@dataclass(frozen=True)
+class Published:
+    """One printed number.
+
+    Args:
+        metric: Canonical metric, such as ``"degradation"``.
+        settings: Metric settings that belong to the number, such as ``{"tile": 8}``.
+        network: Canonical network, ``"resnet50"`` or ``"vgg16"``.
+        explainer: Name in the explainer registry.
+        explainer_settings: Explainer settings that belong to the number, such as ``{"beta": 10}``.
+        quantity: ``"score"``, or what else of the method the table reports, such as ``"accuracy_top1"``.
+        label: The method as the paper prints it.
+        value: The number.
+        standard_error: As printed; None where the paper prints none.
+        source: Short citation, such as ``"Schulz et al. 2020"``.
+        citation: Authors, title and venue.
+        table: ``"Table 1"``.
+        data: On which images.
+        note: What a reader has to know about the number.
+    """
+
+    metric: str
+    network: str
+    explainer: str
+    label: str
+    value: float
+    source: str
+    citation: str
+    table: str
+    data: str
+    note: str = ""
+    quantity: str = "score"
+    standard_error: float | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    explainer_settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def network_label(self) -> str:
+        """The network as people write it."""
+        return NETWORK_LABELS.get(self.network, self.network)
+
+
+def squeezed(name: str) -> str:
+    """A name without case, punctuation or module path: ``a.b.GradCAM``, ``grad_cam`` and ``Grad-CAM`` are the same."""
+    last = name.rsplit(".", 1)[-1] if re.fullmatch(r"[\w.]+", name) else name
+    return re.sub(r"[^a-z0-9]", "", last.lower())
+
+
+@cache
+def _document() -> dict[str, Any]:
+    text = resources.files("lit_iba.report").joinpath("published.json").read_text(encoding="utf-8")
+    document: dict[str, Any] = json.loads(text)
+    return document
+
+
+@cache
+def _canonical_names(kind: str) -> dict[str, str]:
+    names = {}
+    for canonical, aliases in _document()["aliases"][kind].items():
+        names.update({squeezed(alias): canonical for alias in (canonical, *aliases)})
+    return names
+
+
+def canonical(kind: str, name: str) -> str:
+    """The papers' name for ``"metrics"``, ``"explainers"`` or ``"networks"``; unknown names come back squeezed."""
+    key = squeezed(name)
+    return _canonical_names(kind).get(key, key)
+
+
+def _values_of(table: Mapping[str, Any]) -> Iterable[Published]:
+    source = _document()["sources"][table["source"]]
+    for row in table["rows"]:
+        for column, printed in zip(table["columns"], row["values"], strict=True):
+            if printed is None:
+                continue
+            value, error = printed if isinstance(printed, list) else (printed, None)
+            yield Published(
+                metric=column["metric"],
+                network=column["network"],
+                settings=column.get("settings", {}),
+                explainer=row["explainer"],
+                explainer_settings={**column.get("explainer_settings", {}), **row.get("settings", {})},
+                quantity=row.get("quantity", "score"),
+                label=row["label"],
+                value=float(value),
+                standard_error=error,
+                source=source["short"],
+                citation=f"{source['citation']} ({source['venue']})",
+                table=table["table"],
+                data=table["data"],
+                note=" ".join(part for part in (row.get("note", ""), table.get("note", "")) if part),
+            )
+
+
+@cache
+def all_published() -> tuple[Published, ...]:
+    """Every printed number, in the order of the papers."""
+    return tuple(value for table in _document()["tables"] for value in _values_of(table))
+
+
+def _agree(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
+    return all(key in given and _same(value, given[key]) for key, value in wanted.items())
+
+
+def _same(printed: Any, given: Any) -> bool:
+    """Equality of a printed setting and one of a config, where a tile may be written 8 or [8, 8]."""
+    if isinstance(given, (list, tuple)) and given and all(item == given[0] for item in given):
+        given = given[0]
+    try:
+        return float(printed) == float(given)
+    except (TypeError, ValueError):
+        return str(printed) == str(given)
+
+
+def lookup(
+    metric: str,
+    settings: Mapping[str, Any] | None = None,
+    network: str | None = None,
+    explainer: str | None = None,
+    explainer_settings: Mapping[str, Any] | None = None,
+    quantity: str = "score",
+) -> list[Published]:
+    """The printed numbers that fit, in the order of the papers.
+
+    Args:
+        metric: Name, alias or class path: ``"degradation"``, ``"bbox"``, ``"lit_iba.metrics.BoundingBox"``.
+        settings: The metric's settings; every setting that the paper fixes (tile) must agree with them.
+        network: Name such as ``"resnet50"`` or ``"ResNet-50"``; None for any.
+        explainer: Name, alias or class path of the method; None for any.
+        explainer_settings: The explainer's settings. A setting that is left out has the paper's own default (beta 10).
+        quantity: Which of several printed quantities.
+    """
+    found = []
+    wanted_explainer = None if explainer is None else _canonical_explainer(explainer)
+    for number in all_published():
+        if number.metric != canonical("metrics", metric) or number.quantity != quantity:
+            continue
+        if not _agree(number.settings, settings or {}):
+            continue
+        if network is not None and number.network != canonical("networks", network):
+            continue
+        if wanted_explainer is not None:
+            defaults = _document()["defaults"].get(number.explainer, {})
+            if squeezed(number.explainer) != squeezed(wanted_explainer):
+                continue
+            if not _agree(number.explainer_settings, {**defaults, **(explainer_settings or {})}):
+                continue
+        found.append(number)
+    return found
+
+
+def _canonical_explainer(name: str) -> str:
+    return canonical("explainers", name)

@@ -1,0 +1,150 @@
+"""Data modules under a real Trainer: a resumed run sees what the interrupted one had left."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+
+from lit_iba.data import ShardDataModule, ShardIndex
+from lit_iba.errors import InputError
+from lit_iba.preprocessing import Preprocessing
+
+MakeShards = Callable[..., ShardIndex]
+SMALL = Preprocessing(resize=24, crop=20)
+
+
+class Recorder(LightningModule):
+    """Learns next to nothing, and writes down what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.zeros(()))
+        self.trained: list[tuple[str, ...]] = []
+        self.validated: list[str] = []
+
+    def training_step(self, batch: dict[str, Any], step: int) -> Tensor:
+        self.trained.append(tuple(batch["key"]))
+        return (self.scale - batch["picture"].float().mean() / 255) ** 2
+
+    def validation_step(self, batch: dict[str, Any], step: int) -> None:
+        self.validated += [k for k, w in zip(batch["key"], batch["weight"].tolist(), strict=True) if w]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class SaveAt(Callback):
+    """Saves a checkpoint after a number of steps, and stops the run as a kill would."""
+
+    def __init__(self, step: int, path: Path) -> None:
+        self.step, self.path = step, path
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
+            trainer.should_stop = True
+            trainer.limit_train_batches = 0
+
+
+def trainer(tmp_path: Path, **options: Any) -> Trainer:
+    return Trainer(
+        default_root_dir=tmp_path,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **{"max_epochs": 3, **options},
+    )
+
+
+def module(folder: Path, **options: Any) -> ShardDataModule:
+    return ShardDataModule(str(folder), str(folder), preprocessing=SMALL, **{"batch_size": 4, "block": 2, **options})
+
+
+@pytest.mark.parametrize("limit", [None, 3])
+def test_a_resumed_run_sees_what_was_left_at_every_step(tmp_path: Path, make_shards: MakeShards, limit: int | None) -> None:
+    make_shards(22, 7)
+    folder = tmp_path / "shards"
+    reference = Recorder()
+    trainer(tmp_path, limit_train_batches=limit).fit(reference, module(folder))
+    steps = len(reference.trained)
+    assert steps == 3 * (limit or 5)
+    for stop in range(1, steps):
+        checkpoint = tmp_path / f"{stop}.ckpt"
+        saver = trainer(tmp_path, limit_train_batches=limit, callbacks=[SaveAt(stop, checkpoint)])
+        first, rest = Recorder(), Recorder()
+        saver.fit(first, module(folder))
+        assert first.trained[:stop] == reference.trained[:stop]
+        trainer(tmp_path, limit_train_batches=limit).fit(rest, module(folder), ckpt_path=checkpoint, weights_only=True)
+        assert rest.trained == reference.trained[stop:], stop
+
+
+def test_a_resume_may_use_other_workers_but_not_another_batch_size(tmp_path: Path, make_shards: MakeShards) -> None:
+    make_shards(45, 7)
+    folder, checkpoint = tmp_path / "shards", tmp_path / "c.ckpt"
+    reference, rest = Recorder(), Recorder()
+    trainer(tmp_path).fit(reference, module(folder, num_workers=2))
+    trainer(tmp_path, callbacks=[SaveAt(5, checkpoint)]).fit(Recorder(), module(folder, num_workers=2))
+    trainer(tmp_path).fit(rest, module(folder), ckpt_path=checkpoint, weights_only=True)
+    assert rest.trained == reference.trained[5:]
+    with pytest.raises(InputError, match=r"batch_size 4 \(now 8\), seed 0 \(now 1\)"):
+        changed = module(folder, batch_size=8, seed=1)
+        trainer(tmp_path).fit(Recorder(), changed, ckpt_path=checkpoint, weights_only=True)
+
+
+def test_validation_sees_everything_once_each_time(tmp_path: Path, make_shards: MakeShards) -> None:
+    make_shards(22, 7)
+    model = Recorder()
+    data = module(tmp_path / "shards", num_workers=1)
+    trainer(tmp_path, max_epochs=2, num_sanity_val_steps=2).fit(model, data)
+    every = [f"s{n:04d}" for n in range(22)]
+    assert model.validated == every[:8] + every + every
+
+
+def test_a_data_module_begins_anew_in_a_new_run_and_goes_on_when_reloaded(tmp_path: Path, make_shards: MakeShards) -> None:
+    make_shards(22, 7)
+    data, runs = module(tmp_path / "shards"), [Recorder(), Recorder(), Recorder()]
+    for run, reload in zip(runs, (0, 0, 1), strict=True):
+        trainer(tmp_path, reload_dataloaders_every_n_epochs=reload).fit(run, data)
+    assert runs[0].trained == runs[1].trained == runs[2].trained
+    assert len({key for batch in runs[0].trained for key in batch}) == 22
+
+
+def test_the_class_count_of_the_index_guards_the_labels(tmp_path: Path) -> None:
+    from conftest import samples
+
+    from lit_iba.data import write_shards
+
+    write_shards(samples(10), tmp_path / "s", class_names=["a", "b", "c"])
+    data = module(tmp_path / "s")
+    data.setup("fit")
+    assert data.class_names == ["a", "b", "c"]
+    with pytest.raises(InputError, match=r"classes are 0\.\.2"):
+        list(data.train_dataloader())
+
+
+def test_setup_sees_missing_data_early(tmp_path: Path, make_shards: MakeShards) -> None:
+    index = make_shards(22, 7)
+    index.shards[2].path.unlink()
+    with pytest.raises(InputError, match=r"x-000002\.tar does not exist"):
+        module(tmp_path / "shards").setup("fit")
+    data = ShardDataModule(val=str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match="nowhere"):
+        data.setup("validate")
+    with pytest.raises(InputError, match="there is no test data"):
+        data.test_dataloader()
+    assert ShardDataModule().val_dataloader() == []
+
+
+def test_prediction_keeps_the_order_of_the_files(tmp_path: Path, make_shards: MakeShards) -> None:
+    make_shards(22, 7)
+    data = ShardDataModule(predict=str(tmp_path / "shards"), preprocessing=SMALL, batch_size=4, num_workers=2)
+    data.setup("predict")
+    keys = [key for batch in data.predict_dataloader() for key in batch["key"]]
+    assert keys == [f"s{n:04d}" for n in range(22)] + ["", ""]

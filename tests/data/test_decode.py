@@ -1,0 +1,128 @@
+"""Bytes of every usual kind become the same 8-bit RGB photograph; damaged bytes become an error with a name."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lit_iba.data.decode import decode_boxes, decode_label, decode_mask, decode_photograph
+from lit_iba.errors import InputError
+
+RAMP = np.add.outer(np.arange(24) * 3, np.arange(32) * 4).astype(np.uint8)
+COLORS = np.stack([RAMP, RAMP[::-1], 255 - RAMP], axis=-1)
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def decoded(data: bytes) -> np.ndarray:
+    photograph = decode_photograph(data, "sample")
+    assert photograph.mode == "RGB"
+    return np.asarray(photograph).astype(int)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_grey_has_three_equal_channels(kind: str) -> None:
+    pixels = decoded(encoded(Image.fromarray(RAMP), kind))
+    assert np.abs(pixels - RAMP[..., None]).max() <= (0 if kind == "PNG" else 4)
+
+
+def test_cmyk_jpeg_has_the_colours_of_its_rgb_original() -> None:
+    rgb = Image.fromarray(COLORS)
+    data = encoded(rgb.convert("CMYK"), "JPEG", quality=100)
+    assert b"Adobe" in data  # inverted values, as Photoshop writes them
+    assert np.abs(decoded(data) - COLORS).max() <= 12
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
+    values = np.array([[0, 128, 129, 257, 32768, 65535]], dtype=np.uint16)
+    pixels = decoded(encoded(Image.fromarray(values), "PNG"))
+    expected = np.round(values / 65535 * 255)  # scaled by hand
+    assert (pixels[..., 0] == expected).all()
+
+
+def test_sixteen_bit_colours_are_scaled() -> None:
+    row = b"\0" + struct.pack(">6H", 65535, 0, 32896, 257, 514, 65535)  # two pixels
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
+    assert decoded(data).tolist() == [[[255, 0, 128], [1, 2, 255]]]
+
+
+def test_palette_keeps_its_colours() -> None:
+    image = Image.fromarray(np.array([[0, 1]], dtype=np.uint8), mode="L").convert("P")
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    assert decoded(encoded(image, "PNG")).tolist() == [[[10, 20, 30], [40, 50, 60]]]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB"])
+def test_transparent_pixels_are_white(mode: str) -> None:
+    image = Image.new("RGBA", (2, 1), (0, 0, 0, 255))
+    image.putpixel((1, 0), (0, 0, 0, 0))
+    if mode == "RGB":  # one colour declared transparent
+        opaque = Image.new("RGB", (2, 1), (0, 0, 0))
+        opaque.putpixel((1, 0), (9, 9, 9))
+        data = encoded(opaque, "PNG", transparency=(9, 9, 9))
+    elif mode == "P":
+        indexed = Image.fromarray(np.array([[0, 1]], dtype=np.uint8), mode="L").convert("P")
+        indexed.putpalette([0, 0, 0, 70, 70, 70])
+        data = encoded(indexed, "PNG", transparency=b"\xff\x00")
+    else:
+        data = encoded(image.convert(mode), "PNG")
+    assert decoded(data).tolist() == [[[0, 0, 0], [255, 255, 255]]]
+
+
+def test_orientation_is_ignored() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    assert decoded(encoded(Image.fromarray(COLORS), "JPEG", exif=exif)).shape == COLORS.shape
+
+
+def test_a_single_pixel_is_a_photograph() -> None:
+    assert decoded(encoded(Image.new("RGB", (1, 1), (1, 2, 3)), "PNG")).tolist() == [[[1, 2, 3]]]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_any_truncation_is_an_error_that_names_the_sample(kind: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+    data = encoded(Image.fromarray(noise), kind)
+    for length in range(0, len(data) - 16, 97):
+        with pytest.raises(InputError, match="cat_7 cannot be decoded"):
+            decode_photograph(data[:length], "cat_7")
+
+
+@pytest.mark.parametrize("data", [b"", b"no picture", b"GIF89a" + bytes(99), b"\x80\x04\x95pickle"])
+def test_other_bytes_are_no_photograph(data: bytes) -> None:
+    with pytest.raises(InputError, match="cat_7"):
+        decode_photograph(data, "cat_7")
+
+
+def test_a_mask_must_fit_its_photograph() -> None:
+    mask = encoded(Image.fromarray((RAMP > 50).astype(np.uint8)), "PNG")
+    assert (decode_mask(mask, (32, 24), "m") == (RAMP > 50)).all()
+    with pytest.raises(InputError, match="32 x 24 pixels, but its photograph has 24 x 32"):
+        decode_mask(mask, (24, 32), "m")
+    with pytest.raises(InputError, match="mode RGB"):
+        decode_mask(encoded(Image.fromarray(COLORS), "PNG"), (32, 24), "m")
+
+
+@pytest.mark.parametrize("data", [b"{", b"[]", b'{"bbox": [1, 2, 3, 4]}', b'{"bbox": [["a", 1, 2, 3]]}', b'{"bbox": 3}'])
+def test_json_that_is_not_as_expected_is_an_error(data: bytes) -> None:
+    with pytest.raises(InputError, match="dog"):
+        decode_boxes(data, "dog")
+
+
+def test_labels_are_whole_numbers_in_range() -> None:
+    assert decode_label(b" 7\n", "dog", 8) == 7
+    for data in (b"8", b"-1", b"1.5", b"", b"\x80"):
+        with pytest.raises(InputError, match="dog"):
+            decode_label(data, "dog", 8)

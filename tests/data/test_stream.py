@@ -1,0 +1,276 @@
+"""The real loader: exactly once, seekable, and honest about what it could not read."""
+
+import logging
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lit_iba.data import SampleLoader, SamplePlan, ShardIndex, shard_batches, write_shards
+from lit_iba.data.batch import BatchMaker
+from lit_iba.data.stream import BatchStream, ShardSource
+from lit_iba.data.view import View, random_view
+from lit_iba.errors import InputError
+from lit_iba.preprocessing import Preprocessing
+
+MakeShards = Callable[..., ShardIndex]
+SMALL = Preprocessing(resize=24, crop=20)
+
+
+def loader(
+    index: ShardIndex,
+    *,
+    batch_size: int = 4,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+    lanes: int | None = None,
+    training: bool = True,
+    augment: bool = False,
+    num_classes: int | None = None,
+    context: str | None = None,
+    max_corrupt_fraction: float | None = None,
+) -> SampleLoader:
+    source = ShardSource(index.shards)
+    plan = SamplePlan(source.counts(), batch_size, world, lanes or max(1, workers), 3, training, block=2)
+    make = BatchMaker(SMALL, num_classes, augment, seed=3)
+    return SampleLoader(BatchStream(source, plan, make, rank), workers, max_corrupt_fraction, context)
+
+
+def keys(batches: Any) -> list[list[str]]:
+    return [batch["key"] for batch in batches]
+
+
+@pytest.mark.parametrize(("world", "workers"), [(1, 0), (2, 0), (3, 2), (1, 2)])
+def test_evaluation_reads_every_sample_exactly_once(make_shards: MakeShards, world: int, workers: int) -> None:
+    index = make_shards(45, 7)
+    batches = [b for rank in range(world) for b in loader(index, rank=rank, world=world, workers=workers, training=False)]
+    read = [k for b in batches for k, w in zip(b["key"], b["weight"].tolist(), strict=True) if w]
+    assert sorted(read) == [f"s{n:04d}" for n in range(45)]
+    assert all(len(b["key"]) == 4 and b["picture"].shape == (4, 3, 20, 20) for b in batches)
+
+
+def test_samples_come_with_their_own_label_and_picture(make_shards: MakeShards) -> None:
+    index = make_shards(30, 7)
+    plain = {k: p for s in index.shards for b in shard_batches(s, SMALL) for k, p in zip(b["key"], b["picture"], strict=True)}
+    for batch in loader(index):
+        assert batch["label"].tolist() == [int(key[1:]) % 10 for key in batch["key"]]
+        assert torch.equal(batch["picture"], torch.stack([plain[key] for key in batch["key"]]))
+
+
+@pytest.mark.parametrize(
+    "context", ["fork", pytest.param("spawn", marks=pytest.mark.slow), pytest.param("forkserver", marks=pytest.mark.slow)]
+)
+def test_workers_of_every_kind_yield_the_same_epochs(make_shards: MakeShards, context: str) -> None:
+    index = make_shards(45, 7)
+    alone, shared = loader(index, lanes=2, augment=True), loader(index, workers=2, augment=True, context=context)
+    for _ in range(2):
+        for a, b in zip(alone, shared, strict=True):
+            assert a["key"] == b["key"]
+            assert torch.equal(a["picture"], b["picture"])
+    assert shared.epoch == 1
+
+
+def test_order_depends_on_lanes_and_not_on_workers(make_shards: MakeShards) -> None:
+    index = make_shards(45, 7)
+    orders = [keys(loader(index, lanes=3, workers=workers)) for workers in (0, 1, 2)]
+    assert all(order == orders[0] for order in orders)
+
+
+@pytest.mark.parametrize(("rank", "world", "workers"), [(0, 1, 0), (1, 2, 0), (0, 1, 2)])
+def test_a_resumed_epoch_is_the_rest_of_it_at_every_step(
+    make_shards: MakeShards, rank: int, world: int, workers: int
+) -> None:
+    index = make_shards(45, 7)
+    uninterrupted = loader(index, rank=rank, world=world, workers=workers, augment=True)
+    epochs = [list(uninterrupted), list(uninterrupted)]
+    resumed = loader(index, rank=rank, world=world, workers=workers, augment=True)
+    for done in range(len(resumed) + 1):
+        resumed.seek(0, done)
+        rest = list(resumed)
+        expected = epochs[0][done:] or epochs[1]  # a finished epoch means the next one
+        assert keys(rest) == keys(expected)
+        assert all(torch.equal(a["picture"], b["picture"]) for a, b in zip(rest, expected, strict=True))
+
+
+def test_seeking_opens_no_shard_that_comes_before(make_shards: MakeShards) -> None:
+    index = make_shards(42, 7)
+    opened: list[int] = []
+
+    class WatchedSource(ShardSource):
+        def open(self, number: int) -> Any:
+            opened.append(number)
+            return super().open(number)
+
+    source = WatchedSource(index.shards)
+    plan = SamplePlan(source.counts(), 7, seed=3, training=True, block=2)
+    watched = SampleLoader(BatchStream(source, plan, BatchMaker(SMALL)))
+    list(watched)
+    order = list(opened)
+    assert sorted(order) == list(range(6))  # each shard once
+    opened.clear()
+    watched.seek(0, 4)  # batches are as long as shards: the last block is the last two
+    list(watched)
+    assert opened == order[4:]
+
+
+def test_an_epoch_left_early_is_followed_by_the_next(make_shards: MakeShards) -> None:
+    index = make_shards(45, 7)
+    whole, cut = loader(index), loader(index, workers=1)
+    epochs = [keys(whole), keys(whole)]
+    assert next(iter(cut))["key"] == epochs[0][0]
+    assert keys(cut) == epochs[1]
+
+
+def test_evaluation_always_begins_at_the_front(make_shards: MakeShards) -> None:
+    evaluation = loader(make_shards(20, 7), training=False)
+    first = next(iter(evaluation))["key"]
+    assert keys(evaluation)[0] == first
+    assert keys(evaluation)[0] == first
+
+
+def damage_member(path: Path, name: str, change: Callable[[bytearray, int, int], None], header: bool = False) -> None:
+    """Change a member's content (or its header) in place; the file's size stays."""
+    with tarfile.open(path) as tar:
+        member = tar.getmember(name)
+    data = bytearray(path.read_bytes())
+    change(data, member.offset if header else member.offset_data, member.size)
+    path.write_bytes(data)
+
+
+def cut_in_half(data: bytearray, offset: int, size: int) -> None:
+    data[offset + size // 2 : offset + size] = bytes(size - size // 2)
+
+
+def flip(data: bytearray, offset: int, size: int) -> None:
+    data[offset] ^= 0xFF
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_truncated_picture_keeps_its_slot_and_is_reported(
+    make_shards: MakeShards, caplog: pytest.LogCaptureFixture, workers: int
+) -> None:
+    index = make_shards(20, 10)
+    damage_member(index.shards[0].path, "s0003.jpg", flip)
+    with caplog.at_level(logging.WARNING):
+        batches = list(loader(index, training=False, workers=workers, max_corrupt_fraction=0.1))
+    rows = [
+        (k, w, c, p.any().item())
+        for b in batches
+        for k, w, c, p in zip(b["key"], b["weight"].tolist(), b["corrupt"].tolist(), b["picture"], strict=True)
+        if k
+    ]
+    assert sorted(rows) == [(f"s{n:04d}", float(n != 3), int(n == 3), n != 3) for n in range(20)]
+    assert len(caplog.records) == 1
+    assert "1 of 20 samples could not be decoded" in caplog.text
+    assert "s0003" in caplog.text
+
+
+def test_a_corrupt_header_leaves_counted_holes(make_shards: MakeShards, caplog: pytest.LogCaptureFixture) -> None:
+    index = make_shards(20, 10)
+    damage_member(index.shards[0].path, "s0006.jpg", flip, header=True)
+    batches = list(loader(index, training=False, max_corrupt_fraction=0.5))
+    assert sum(int(b["weight"].sum()) for b in batches) == 16
+    assert sum(int(b["corrupt"].sum()) for b in batches) == 4
+    assert "x-000000[6], x-000000[7]" in caplog.text
+    assert "corrupt" in caplog.text
+
+
+def test_evaluation_refuses_a_partial_set_unless_asked(make_shards: MakeShards) -> None:
+    index = make_shards(20, 10)
+    damage_member(index.shards[0].path, "s0003.jpg", flip)
+    with pytest.raises(InputError, match=r"1 of 20 samples .*s0003.*max_corrupt_fraction=0\.0"):
+        list(loader(index, training=False))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_label_out_of_range_names_sample_and_shard(make_shards: MakeShards, workers: int) -> None:
+    index = make_shards(20, 10)
+    with pytest.raises(InputError, match=r"^the class of sample 's0009' of x-000000\.tar is 9, but classes are 0\.\.8"):
+        list(loader(index, training=False, workers=workers, num_classes=9))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_shard_that_vanishes_is_named(make_shards: MakeShards, workers: int) -> None:
+    index = make_shards(20, 10)
+    index.shards[1].path.unlink()
+    with pytest.raises(InputError, match=r"^shard .*x-000001\.tar does not exist"):
+        list(loader(index, training=False, workers=workers))
+
+
+def test_shard_batches_hold_every_slot_in_order(make_shards: MakeShards, caplog: pytest.LogCaptureFixture) -> None:
+    shard = make_shards(10, 10).shards[0]
+    damage_member(shard.path, "s0004.jpg", cut_in_half)
+    damage_member(shard.path, "s0008.jpg", flip, header=True)
+    batches = list(shard_batches(shard, SMALL, 4))
+    assert [len(b["key"]) for b in batches] == [4, 4, 2]
+    assert [k for b in batches for k in b["key"]] == [f"s{n:04d}" for n in range(8)] + ["x-000000[8]", "x-000000[9]"]
+    assert torch.cat([b["weight"] for b in batches]).tolist() == [1, 1, 1, 1, 0, 1, 1, 1, 0, 0]
+    assert torch.cat([b["corrupt"] for b in batches]).tolist() == [0, 0, 0, 0, 1, 0, 0, 0, 1, 1]
+    assert "3 of 10 samples" in caplog.text
+
+
+def test_a_sample_without_a_picture_or_label(tmp_path: Path) -> None:
+    from conftest import jpeg_bytes
+
+    index = write_shards([{"key": "a", "jpg": jpeg_bytes(1)}, {"key": "b", "jpg": jpeg_bytes(2), "cls": 5}], tmp_path)
+    batch = next(shard_batches(index.shards[0], SMALL))
+    assert batch["label"].tolist() == [-1, 5]
+    assert not batch["object_mask"].any()
+
+
+def test_a_stored_mask_wins_over_boxes_and_follows_the_picture(tmp_path: Path) -> None:
+    import io
+
+    mask = np.zeros((50, 70), dtype=np.uint8)
+    mask[10:31, 22:47] = 255
+    buffers = [io.BytesIO(), io.BytesIO()]
+    Image.fromarray(np.repeat(mask[..., None], 3, axis=-1)).save(buffers[0], "PNG")
+    Image.fromarray(mask).save(buffers[1], "PNG")
+    sample = {"key": "a", "png": buffers[0].getvalue(), "json": {"bbox": [[0, 0, 3, 3]]}, "mask.png": buffers[1].getvalue()}
+    boxed = {"key": "b", "png": buffers[0].getvalue(), "json": {"bbox": [[22, 10, 47, 31]]}}
+    index = write_shards([sample, boxed], tmp_path)
+    batch = next(shard_batches(index.shards[0], SMALL))
+    # Brute force: the mask as a picture, through Pillow's nearest neighbour and the same central crop.
+    width, height = int(70 * 24 / 50), 24
+    left, top = round((width - 20) / 2), round((height - 20) / 2)
+    seen = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST).crop((left, top, left + 20, top + 20))
+    assert (batch["object_mask"][0].numpy() == (np.asarray(seen) > 0)).all()
+    assert torch.equal(batch["object_mask"][0], batch["object_mask"][1])
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_view_moves_mask_box_and_picture_alike(mirrored: bool) -> None:
+    mask = np.zeros((60, 80), dtype=bool)
+    mask[12:40, 30:61] = True
+    view = View(17, 5, 48, 40, 16, mirrored)  # whole pixels a pixel: 3 across, 2.5 down
+    photograph = Image.fromarray(np.repeat(mask[..., None], 3, axis=-1).astype(np.uint8) * 255)
+    picture = view.picture(photograph, "bilinear")[0].numpy()
+    seen = view.pixel_mask(mask).numpy()
+    assert (seen == view.box_mask([[30, 12, 61, 40]]).numpy()).all()
+    clear = (picture < 20) | (picture > 235)
+    assert clear.mean() > 0.7
+    assert ((picture > 127) == seen)[clear].all()
+
+
+def test_random_views_belong_to_their_generator_and_stay_inside() -> None:
+    def draw(seed: int, width: int, height: int) -> View:
+        return random_view(width, height, 8, torch.Generator().manual_seed(seed))
+
+    for seed in range(200):
+        view = draw(seed, 60, 40)
+        assert view == draw(seed, 60, 40)
+        assert 0 <= view.left <= view.left + view.width <= 60
+        assert 0 <= view.top <= view.top + view.height <= 40
+        assert 0.07 <= view.width * view.height / 2400 <= 1
+        assert 0.7 <= view.width / view.height <= 1.45
+    assert {draw(seed, 60, 40).mirrored for seed in range(20)} == {False, True}
+    for width, height in ((1, 1), (500, 1), (1, 500)):
+        view = draw(0, width, height)
+        assert view.width >= 1
+        assert view.height >= 1

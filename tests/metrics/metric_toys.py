@@ -1,0 +1,53 @@
+"""Tiny classifiers and images for the metrics' tests."""
+
+import torch
+from torch import Tensor, nn
+
+from lit_iba.classifier import FrozenClassifier
+from lit_iba.preprocessing import Preprocessing
+
+SIDE = 12
+
+
+class Curved(nn.Module):
+    """A small convolutional network with something non-linear in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return 3 * self.fc(self.conv(images).relu().square().mean(dim=(2, 3)))
+
+
+class Additive(nn.Module):
+    """Logit 1 is the sum of all values, weighted by pixel; logit 0 is constant: every removal has a known price."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logit = (images.mean(dim=1) * self.weight).sum(dim=(1, 2))
+        return torch.stack([torch.zeros_like(logit), logit], dim=1)
+
+
+def frozen(module: nn.Module, side: int = SIDE) -> FrozenClassifier:
+    """A module as the frozen classifier of pictures of this size."""
+    return FrozenClassifier(module, preprocessing=Preprocessing(resize=None, crop=side))
+
+
+def curved() -> FrozenClassifier:
+    """The same small network every time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return frozen(Curved())
+
+
+def sample(count: int, seed: int = 0, size: tuple[int, int] = (SIDE, SIDE)) -> tuple[Tensor, Tensor, Tensor]:
+    """Images (B, 3, H, W), targets (B,) and heatmaps (B, H, W)."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(count, 3, *size, generator=generator)
+    targets = torch.randint(0, 4, (count,), generator=generator)
+    return images, targets, torch.randn(count, *size, generator=generator)

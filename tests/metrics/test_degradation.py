@@ -1,0 +1,159 @@
+"""Degradation against a loop that removes one tile at a time from one image, as section 4.6 says it."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from metric_toys import Additive, curved, frozen, sample
+
+from lit_iba.errors import InputError
+from lit_iba.metrics import build_metric
+from lit_iba.metrics.degradation import curve_steps, removal_ranks
+
+
+def probability(classifier, image, target):
+    with torch.no_grad():
+        return float(classifier(image[None]).softmax(dim=1)[0, target])
+
+
+def tiles_of(height, width, tile):
+    """Pixel ranges of the tiles in reading order; those at the edge may be smaller."""
+    return [
+        (slice(y, min(y + tile, height)), slice(x, min(x + tile, width)))
+        for y in range(0, height, tile)
+        for x in range(0, width, tile)
+    ]
+
+
+def curve_by_hand(classifier, image, target, heatmap, tile, most_relevant_first, fill):
+    tiles = tiles_of(*heatmap.shape, tile)
+    value = [float(heatmap[rows, columns].double().sum()) for rows, columns in tiles]
+    sign = -1 if most_relevant_first else 1
+    degraded, probabilities = image.clone(), [probability(classifier, image, target)]
+    for number in sorted(range(len(tiles)), key=lambda t: (sign * value[t], t)):
+        rows, columns = tiles[number]
+        degraded[:, rows, columns] = fill[:, None, None]
+        probabilities.append(probability(classifier, degraded, target))
+    return probabilities
+
+
+def integral_by_hand(curve):
+    steps = len(curve) - 1
+    return sum((curve[i] + curve[i + 1]) / 2 / steps for i in range(steps))
+
+
+@pytest.mark.parametrize(
+    ("size", "tile", "baseline"),
+    [((12, 12), 4, "zero"), ((12, 12), 4, "mean_of_image"), ((11, 14), 4, "zero"), ((3, 3), 1, "zero")],
+)
+def test_degradation_equals_the_loop_over_tiles(size, tile, baseline):
+    classifier = curved()
+    images, targets, heatmaps = sample(5, size=size)
+    curves = {True: [], False: []}
+    for image, target, heatmap in zip(images, targets, heatmaps, strict=True):
+        fill = image.mean(dim=(1, 2)) if baseline == "mean_of_image" else torch.zeros(3)
+        for first in (True, False):
+            curves[first].append(curve_by_hand(classifier, image, int(target), heatmap, tile, first, fill))
+    t1 = sum(c[0] for c in curves[True]) / 5
+    b = sum(c[-1] for c in curves[True]) / 5
+    scaled = {k: [[(p - b) / (t1 - b) for p in c] for c in cs] for k, cs in curves.items()}
+    per_image = [
+        integral_by_hand(lerf) - integral_by_hand(morf) for morf, lerf in zip(scaled[True], scaled[False], strict=True)
+    ]
+    mean = sum(per_image) / 5
+    error = math.sqrt(sum((v - mean) ** 2 for v in per_image) / 4 / 5)
+
+    metric = build_metric("degradation", {"tile": tile, "baseline": baseline, "forward_batch_size": 7})
+    metric.update(classifier, images, targets, heatmaps)
+    result = metric.compute()
+
+    assert result.score == pytest.approx(mean, rel=1e-4, abs=1e-6)
+    assert result.standard_error == pytest.approx(error, rel=1e-4, abs=1e-6)
+    assert result.n == 5
+    assert result.extra["original_probability"] == pytest.approx(t1, rel=1e-5)
+    assert result.extra["degraded_probability"] == pytest.approx(b, rel=1e-5)
+    for name, first in (("morf", True), ("lerf", False)):
+        wanted = [sum(c[k] for c in scaled[first]) / 5 for k in range(len(scaled[first][0]))]
+        assert result.curves[name]["y"] == pytest.approx(wanted, rel=1e-4, abs=1e-4)
+        assert result.curves[name]["x"] == pytest.approx([k / (len(wanted) - 1) for k in range(len(wanted))])
+    assert metric.scores(metric.rows())["score"].tolist() == pytest.approx(per_image, rel=1e-4, abs=1e-6)
+
+
+def test_fewer_points_are_a_subset_of_the_full_curve():
+    classifier, (images, targets, heatmaps) = curved(), sample(3)
+    full, some = build_metric("degradation", {"tile": 3}), build_metric("degradation", {"tile": 3, "points": 5})
+    for metric in (full, some):
+        metric.update(classifier, images, targets, heatmaps)
+    kept = curve_steps(16, 5)
+    assert kept.tolist() == [0, 4, 8, 12, 16]
+    for direction in ("morf", "lerf"):
+        torch.testing.assert_close(some.rows()[direction], full.rows()[direction][:, kept])
+
+
+def test_true_order_beats_every_other_heatmap_and_its_negative_scores_the_opposite():
+    generator = torch.Generator().manual_seed(3)
+    weight = torch.rand(12, 12, generator=generator) * 0.2
+    classifier = frozen(Additive(weight))
+    images = torch.rand(4, 3, 12, 12, generator=generator)
+    truth = images.mean(dim=1) * weight
+    targets = torch.ones(4, dtype=torch.int64)
+
+    def score(heatmaps):
+        metric = build_metric("degradation", {"tile": 4})
+        metric.update(classifier, images, targets, heatmaps)
+        return metric.compute().score
+
+    best = score(truth)
+    assert best > 0
+    assert score(-truth) == pytest.approx(-best, rel=1e-5)
+    for seed in range(5):
+        assert score(torch.randn(4, 12, 12, generator=torch.Generator().manual_seed(seed))) < best
+
+
+def test_heatmap_without_order_scores_exactly_zero():
+    images, targets, _ = sample(3)
+    metric = build_metric("degradation", {"tile": 4})
+    metric.update(curved(), images, targets, torch.full((3, 12, 12), 0.1))
+    assert metric.compute().score == 0
+
+
+def test_score_is_nan_where_degrading_changes_nothing():
+    metric = build_metric("degradation", {"tile": 6})
+    images, _, heatmaps = sample(3)
+    metric.update(frozen(Additive(torch.zeros(12, 12))), images, torch.ones(3, dtype=torch.int64), heatmaps)
+    assert math.isnan(metric.compute().score)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.lists(st.integers(-3, 3), min_size=6, max_size=6), min_size=1, max_size=4))
+def test_ranks_are_orders_with_ties_in_reading_order(sums):
+    ranks = removal_ranks(torch.tensor(sums, dtype=torch.float64))
+    for row, (morf, lerf) in zip(sums, ranks.tolist(), strict=True):
+        assert [morf.index(k) for k in range(6)] == sorted(range(6), key=lambda t: (-row[t], t))
+        assert [lerf.index(k) for k in range(6)] == sorted(range(6), key=lambda t: (row[t], t))
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 800), st.none() | st.integers(2, 200))
+def test_curve_has_both_ends_and_as_many_points_as_there_can_be(tiles, points):
+    steps = curve_steps(tiles, points).tolist()
+    assert steps[0] == 0
+    assert steps[-1] == tiles
+    assert steps == sorted(set(steps))
+    assert len(steps) == min(points or tiles + 1, tiles + 1)
+
+
+@pytest.mark.parametrize("bad", [{"tile": 0}, {"tile": 2.5}, {"points": 1}, {"baseline": "blur"}, {"tiles": 8}])
+def test_bad_settings_are_refused(bad):
+    with pytest.raises(InputError, match=next(iter(bad))):
+        build_metric("degradation", bad)
+
+
+def test_pictures_of_two_sizes_are_refused_instead_of_averaged():
+    metric = build_metric("degradation", {"tile": 4, "points": 3})
+    for size in ((12, 12), (8, 8)):
+        metric.update(curved(), *sample(2, size=size))
+    with pytest.raises(InputError, match="one size"):
+        metric.compute()

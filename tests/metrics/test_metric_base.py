@@ -1,0 +1,127 @@
+"""What all metrics promise: batches do not matter, processes do not matter, bad input is refused by name."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from metric_toys import SIDE, curved, sample
+
+from lit_iba.errors import InputError
+from lit_iba.metrics import HeatmapMetric, build_metric
+
+METRICS = {
+    "degradation": {"tile": 4},
+    "bounding_box": {},
+    "sensitivity_n": {"tile": 4, "points": 3, "masks": 6},
+}
+
+
+def masks(count):
+    mask = torch.zeros(count, SIDE, SIDE, dtype=torch.bool)
+    for i in range(count):
+        mask[i, : i + 1, :4] = True
+    return mask
+
+
+def judged(name, batches, forward_batch_size=16):
+    extra = {} if name == "bounding_box" else {"forward_batch_size": forward_batch_size}
+    metric = build_metric(name, METRICS[name] | extra)
+    images, targets, heatmaps = sample(6)
+    for part in torch.arange(6).split(batches):
+        metric.update(curved(), images[part], targets[part], heatmaps[part], object_mask=masks(6)[part])
+    return metric
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_result_depends_neither_on_batches_nor_on_forward_batch_size(name):
+    whole = judged(name, [6])
+    for batches, size in (([1] * 6, 1), ([4, 2], 5), ([5, 1], 1000)):
+        other = judged(name, batches, size)
+        for row, values in whole.rows().items():
+            torch.testing.assert_close(other.rows()[row], values, rtol=1e-4, atol=1e-5, equal_nan=True)
+        assert other.compute().score == pytest.approx(whole.compute().score, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_result_follows_from_rows_alone_and_scores_average_to_it(name):
+    metric = judged(name, [3, 3])
+    fresh = build_metric(name, METRICS[name])
+    assert fresh.summarize(metric.rows()).to_dict() == metric.compute().to_dict()
+    assert float(metric.scores(metric.rows())["score"].double().nanmean()) == pytest.approx(metric.compute().score)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_reset_forgets_and_definition_names_every_setting_that_matters(name):
+    metric = judged(name, [6])
+    metric.reset()
+    assert all(len(values) == 0 for values in metric.rows().values())
+    for setting, value in metric.identity["settings"].items():
+        if value is not None and setting not in ("min_fraction", "max_fraction", "max_box_fraction", "baseline"):
+            assert str(value) in metric.definition, setting
+
+
+def test_processes_together_compute_what_one_process_does(tmp_path):
+    script = Path(__file__).with_name("metric_process.py")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in METRICS:
+        alone = judged(name, [2, 4]).compute()
+        for rank in range(2):
+            for case in ("split", "all_on_0"):
+                together = json.loads((tmp_path / f"{rank}.json").read_text())[f"{name}/{case}"]
+                assert together["score"] == pytest.approx(alone.score, rel=1e-4)
+                assert together["standard_error"] == pytest.approx(alone.standard_error, rel=1e-4)
+                assert together["n"] == alone.n
+                for curve, values in alone.curves.items():
+                    assert together["curves"][curve]["y"] == pytest.approx(values["y"], rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda i, t, h, m: (i, t, h[:, :5], m), "heatmaps must be"),
+        (lambda i, t, h, m: (i, t, h[:1], m), "heatmaps must be"),
+        (lambda i, t, h, m: (i, t, torch.where(h > 2, torch.nan, h), m), "second contain NaN"),
+        (lambda i, t, h, m: (i, t + 4, h, m), "out of range"),
+        (lambda i, t, h, m: (i[0], t, h, m), "images must be"),
+        (lambda i, t, h, m: (i, t, h, m[:, :3]), "object_mask has shape"),
+    ],
+)
+def test_bad_input_is_refused_by_name(name, change, message):
+    images, targets, heatmaps = sample(2)
+    heatmaps = heatmaps.clamp(-1, 1)
+    heatmaps[1, 0, 0] = 3
+    images, targets, heatmaps, mask = change(images, targets, heatmaps, masks(2))
+    metric = build_metric(name, METRICS[name])
+    with pytest.raises(InputError, match=message):
+        metric.update(curved(), images, targets, heatmaps, object_mask=mask, keys=["first", "second"])
+    assert int(metric.images_seen) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("degradatoin", {}, "did you mean 'degradation'"),
+        ("no_such_package.Metric", {}, "cannot be imported"),
+        ("lit_iba.heatmap.Heatmap", {}, "not a HeatmapMetric"),
+        ("degradation", {"preset": "refrence"}, "did you mean 'reference'"),
+        ("bounding_box", {"tile": 8}, "do not fit"),
+    ],
+)
+def test_unknown_names_and_settings_are_refused_with_the_nearest(name, settings, message):
+    with pytest.raises(InputError, match=message):
+        build_metric(name, settings)
+
+
+def test_presets_and_class_paths_build():
+    preset = build_metric("degradation", {"preset": "reference", "tile": 14, "points": 50})
+    assert preset.settings == {"tile": 14, "points": 50, "baseline": "mean_of_image", "forward_batch_size": 16}
+    assert isinstance(build_metric("lit_iba.metrics.bounding_box.BoundingBox"), HeatmapMetric)
