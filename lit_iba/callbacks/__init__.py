@@ -1,5 +1,6 @@
-"""Lightning callbacks; each does one thing and can be left out."""
+"""Lightning callbacks and plugins; each does one thing and can be left out."""
 
+from lit_iba.callbacks.durable_checkpoint import DurableCheckpointIO
 from lit_iba.callbacks.heatmap_images import HeatmapImages
 
-__all__ = ["HeatmapImages"]
+__all__ = ["DurableCheckpointIO", "HeatmapImages"]

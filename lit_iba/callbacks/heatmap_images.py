@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from lit_iba.frozen_training import TrainingWithFrozenClassifier
+
 
 class HeatmapImages(L.Callback):
     """Logs rows of picture, overlay and heatmap of the first validation images.
 
-    The module's ``forward`` must map images to a Heatmap, and it must have ``images_of(batch)``.
+    Works with the modules around a frozen classifier, whose ``forward`` maps images to a Heatmap; idle with others.
 
     Args:
         images: How many.
@@ -29,7 +31,7 @@ class HeatmapImages(L.Callback):
     ) -> None:
         """Keep the first pictures, on the first process."""
         missing = self.images - sum(map(len, self._pictures))
-        if trainer.is_global_zero and missing > 0:
+        if trainer.is_global_zero and missing > 0 and isinstance(pl_module, TrainingWithFrozenClassifier):
             self._pictures.append(batch["picture"][batch["weight"] > 0][:missing])
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:

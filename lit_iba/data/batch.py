@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -18,7 +19,7 @@ from torch import Tensor
 from lit_iba.data.decode import PICTURE_EXTENSIONS, decode_boxes, decode_label, decode_mask, decode_photograph
 from lit_iba.data.plan import generator_for
 from lit_iba.data.tar_samples import RawSample
-from lit_iba.data.view import View, central_pixel_mask, random_view
+from lit_iba.data.view import box_mask, central_centres, pixel_mask, random_view
 from lit_iba.errors import InputError
 from lit_iba.preprocessing import Preprocessing
 
@@ -62,62 +63,73 @@ class BatchMaker:
         Raises:
             InputError: A label is not a class. (A sample that cannot be decoded becomes a hole.)
         """
-        batch = self._empty(len(slots))
+        rows = _Rows(len(slots), self.preprocessing.crop)
         holes = []
         for i, slot in enumerate(slots):
             if slot is None:
                 continue
-            batch["key"][i] = slot.key
-            outcome = self._fill(batch, i, slot, epoch) if isinstance(slot, RawSample) else slot
+            rows.keys[i] = slot.key
+            outcome = self._fill(rows, i, slot, epoch) if isinstance(slot, RawSample) else slot
             if outcome is not None:
-                batch["corrupt"][i] = 1
+                rows.corrupt[i] = 1
                 holes.append(outcome)
-        return batch, holes
+        return rows.batch(), holes
 
-    def _empty(self, count: int) -> Batch:
-        side = self.preprocessing.crop
-        return {
-            "picture": torch.zeros(count, 3, side, side, dtype=torch.uint8),
-            "label": torch.full((count,), -1),
-            "object_mask": torch.zeros(count, side, side, dtype=torch.bool),
-            "key": [""] * count,
-            "weight": torch.zeros(count),
-            "corrupt": torch.zeros(count, dtype=torch.int64),
-        }
-
-    def _fill(self, batch: Batch, i: int, sample: RawSample, epoch: int) -> Hole | None:
+    def _fill(self, rows: _Rows, i: int, sample: RawSample, epoch: int) -> Hole | None:
         """Decode a sample into row i; returns a hole, and leaves the row empty, where that is impossible."""
         name = f"sample {sample.key!r} of {sample.shard}"
         try:
             photograph = _photograph(sample, name)
-            picture, mask = self._seen(photograph, sample, name, epoch)
+            picture, centres = self._seen(photograph, sample.key, epoch)
+            mask = _object_mask(sample, photograph.size, centres, name)
         except InputError as error:
             return Hole(sample.key, str(error))
         if "cls" in sample.members:
-            batch["label"][i] = decode_label(sample.members["cls"], name, self.num_classes)
-        batch["picture"][i] = picture
+            rows.labels[i] = decode_label(sample.members["cls"], name, self.num_classes)
+        rows.pictures[i] = picture.numpy()
         if mask is not None:
-            batch["object_mask"][i] = mask
-        batch["weight"][i] = 1
+            rows.masks[i] = mask
+        rows.weights[i] = 1
         return None
 
-    def _seen(self, photograph: Image.Image, sample: RawSample, name: str, epoch: int) -> tuple[Tensor, Tensor | None]:
-        """The picture, uint8 (3, crop, crop), and its object mask, bool (crop, crop), if the sample has one."""
-        width, height = photograph.size
-        view: View | None = None
-        if self.augment:
-            drawn = generator_for(self.seed, epoch, sample.key)
-            view = random_view(width, height, self.preprocessing.crop, drawn)
-            picture = view.picture(photograph, self.preprocessing.interpolation)
-        else:
-            picture = self.preprocessing.picture(photograph)
-        if "mask.png" in sample.members:
-            stored = decode_mask(sample.members["mask.png"], photograph.size, name)
-            return picture, view.pixel_mask(stored) if view else central_pixel_mask(self.preprocessing, stored)
-        boxes = decode_boxes(sample.members["json"], name) if "json" in sample.members else []
-        if not boxes:
-            return picture, None
-        return picture, view.box_mask(boxes) if view else self.preprocessing.object_mask(boxes, width, height)
+    def _seen(self, photograph: Image.Image, key: str, epoch: int) -> tuple[Tensor, tuple[np.ndarray, np.ndarray]]:
+        """The picture, uint8 (3, crop, crop), and where its pixel centres lie in the photograph, x and y (crop,)."""
+        if not self.augment:
+            return self.preprocessing.picture(photograph), central_centres(self.preprocessing, *photograph.size)
+        view = random_view(*photograph.size, self.preprocessing.crop, generator_for(self.seed, epoch, key))
+        return view.picture(photograph, self.preprocessing.interpolation), view.centres()
+
+
+class _Rows:
+    """A batch that is being filled; as arrays, because filling tensors one by one takes twice the time."""
+
+    def __init__(self, count: int, side: int) -> None:
+        self.pictures = np.zeros((count, 3, side, side), dtype=np.uint8)
+        self.masks = np.zeros((count, side, side), dtype=bool)
+        self.labels = np.full(count, -1, dtype=np.int64)
+        self.weights = np.zeros(count, dtype=np.float32)
+        self.corrupt = np.zeros(count, dtype=np.int64)
+        self.keys = [""] * count
+
+    def batch(self) -> Batch:
+        return {
+            "picture": torch.from_numpy(self.pictures),
+            "label": torch.from_numpy(self.labels),
+            "object_mask": torch.from_numpy(self.masks),
+            "key": self.keys,
+            "weight": torch.from_numpy(self.weights),
+            "corrupt": torch.from_numpy(self.corrupt),
+        }
+
+
+def _object_mask(
+    sample: RawSample, size: tuple[int, int], centres: tuple[np.ndarray, np.ndarray], name: str
+) -> np.ndarray | None:
+    """Which pixel centres lie in the sample's stored mask, or else in its boxes; None if it has neither."""
+    if "mask.png" in sample.members:
+        return pixel_mask(decode_mask(sample.members["mask.png"], size, name), *centres)
+    boxes = decode_boxes(sample.members["json"], name) if "json" in sample.members else []
+    return box_mask(boxes, *centres) if boxes else None
 
 
 def _photograph(sample: RawSample, name: str) -> Image.Image:

@@ -225,6 +225,13 @@ class SampleLoader:
         self.epoch = epoch + finished
         self._sought = True
 
+    def state_dict(self) -> dict[str, Any]:
+        """Empty: the data module keeps the position. That it exists tells Lightning that this loader can be resumed."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing to do; see :meth:`seek`."""
+
     def __iter__(self) -> Iterator[Batch]:
         if not self._sought and self.batches > 0:
             self.epoch, self.batches = (self.epoch + 1 if self.plan.training else 0), 0

@@ -7,7 +7,9 @@ and its object mask go through the same geometry: a pixel belongs to the object 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -55,34 +57,36 @@ class View:
         x = self.left + (1 - centre if self.mirrored else centre) * self.width
         return x, self.top + centre * self.height
 
-    def box_mask(self, boxes: list[list[float]]) -> Tensor:
-        """Which pixels of the picture lie in any of the boxes (x0, y0, x1, y1); bool (side, side)."""
-        x, y = self.centres()
-        mask = np.zeros((self.side, self.side), dtype=bool)
-        for x0, y0, x1, y1 in boxes:
-            mask |= ((y >= y0) & (y < y1))[:, None] & ((x >= x0) & (x < x1))[None, :]
-        return torch.from_numpy(mask)
 
-    def pixel_mask(self, mask: np.ndarray) -> Tensor:
-        """The part of a stored mask, bool (H, W), that the picture shows; bool (side, side)."""
-        x, y = self.centres()
-        return torch.from_numpy(sampled(mask, x, y))
+@lru_cache(maxsize=64)
+def central_centres(preprocessing: Preprocessing, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where pixel centres of ``preprocessing.picture`` lie in a photograph of width x height: x, y (crop,)."""
+    size = preprocessing._scaled_size(width, height)
+    left, top = preprocessing._offset(size)
+    centre = np.arange(preprocessing.crop, dtype=np.float32) + np.float32(0.5)
+    # In float32, as Preprocessing.object_mask counts: the two agree to the pixel.
+    return (centre + left) * np.float32(width / size[0]), (centre + top) * np.float32(height / size[1])
 
 
-def sampled(mask: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def pixel_mask(mask: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The values of a stored mask (H, W) under the points x (W',) and y (H',); (H', W')."""
     rows = np.floor(y).astype(np.int64).clip(0, mask.shape[0] - 1)
     columns = np.floor(x).astype(np.int64).clip(0, mask.shape[1] - 1)
     return mask[rows[:, None], columns[None, :]]
 
 
-def central_pixel_mask(preprocessing: Preprocessing, mask: np.ndarray) -> Tensor:
-    """A stored mask, bool (H, W), through the geometry of ``preprocessing.picture``; bool (crop, crop)."""
-    height, width = mask.shape
-    size = preprocessing._scaled_size(width, height)
-    left, top = preprocessing._offset(size)
-    centre = np.arange(preprocessing.crop) + 0.5
-    return torch.from_numpy(sampled(mask, (centre + left) * width / size[0], (centre + top) * height / size[1]))
+def box_mask(boxes: Sequence[Sequence[float]], x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Which of the points x (W',) and y (H',), in order along each axis, lie in any box (x0, y0, x1, y1); (H', W')."""
+    mask = np.zeros((len(y), len(x)), dtype=bool)
+    for x0, y0, x1, y1 in boxes:
+        mask[_between(y, y0, y1), _between(x, x0, x1)] = True
+    return mask
+
+
+def _between(points: np.ndarray, low: float, high: float) -> slice:
+    """Where low <= points < high; one run, because the points rise or fall."""
+    inside = np.flatnonzero((points >= low) & (points < high))
+    return slice(inside[0], inside[-1] + 1) if len(inside) else slice(0)
 
 
 def random_view(width: int, height: int, side: int, generator: torch.Generator) -> View:

@@ -133,7 +133,8 @@ def summary_table(results: dict[str, Any]) -> Table:
     table.add_column("explainer")
     scores = results["results"]
     for metric in scores:
-        table.add_column(f"{metric} ({results['metrics'][metric]['better']} is better)", justify="right")
+        arrow = "↑" if results["metrics"][metric]["better"] == "higher" else "↓"
+        table.add_column(f"{metric} {arrow}", justify="right")
     table.add_column("s/image", justify="right")
     for explainer, described in results["explainers"].items():
         cells = [_cell(scores[metric][explainer], images) for metric in scores]

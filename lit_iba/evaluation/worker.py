@@ -90,9 +90,8 @@ class ShardWorker:
         for part in self._batches(len(images)):
             with torch.inference_mode():
                 logits = self.classifier(self.classifier.images(images.pictures[part]))
-            p = (
-                logits.clone().float().softmax(dim=1).cpu()
-            )  # a tensor born in inference mode could not be differentiated
+            # Cloned outside: explainers could not take part of a tensor born in inference mode into a backward pass.
+            p = logits.clone().float().softmax(dim=1).cpu()
             targets.append(images.labels[part] if self.plan.target == "label" else p.argmax(dim=1))
             probabilities.append(p.gather(1, targets[-1][:, None])[:, 0])
         return torch.cat(targets), torch.cat(probabilities)

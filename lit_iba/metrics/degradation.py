@@ -116,7 +116,7 @@ class Degradation(HeatmapMetric):
 
         def removed(jobs: Tensor) -> Tensor:
             direction, step = (jobs % versions) // len(between), jobs % len(between)
-            return ranks[jobs // versions, direction] <= between[step][:, None]
+            return ranks[jobs // versions, direction] < between[step][:, None]
 
         inner = perturbed_scores(
             classifier, images, targets, self._fill(images), removed, versions, tile=self.tile,

@@ -31,9 +31,10 @@ def latex(run: RunFolder, tables: list[MetricTable], title: str) -> str:
     for name, label in overview_order(run, tables):
         found = [next((row for row in table.rows if row.name == name), None) for table in tables]
         lines.append(" & ".join([latex_text(label), *(_cell(row) for row in found)]) + r" \\")
-    model = run.classifier.get("model")
-    caption = f"{title}{f', {model}' if model else ''}. Mean ± standard error over the images; bold: best and separated"
-    caption += " from every other method (paired Wilcoxon signed-rank test, Holm-corrected, p < 0.05)."
+    model = str(run.classifier.get("model") or "")
+    caption = f"{title}{'' if model in title else f', {model}'}. Mean ± standard error over the images; "
+    caption += "bold: best and separated from every other method "
+    caption += "(paired Wilcoxon signed-rank test, Holm-corrected, p < 0.05)."
     return "\n".join(
         [
             "% needs \\usepackage{booktabs}",

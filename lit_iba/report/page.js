@@ -125,7 +125,7 @@
   let near = false; // keys belong to the gallery only while it is on the screen
   new IntersectionObserver((entries) => { near = entries[0].isIntersecting; }).observe(gallery);
   document.addEventListener("keydown", (event) => {
-    const typing = event.target.matches("input, textarea, select");
+    const typing = event.target instanceof Element && event.target.matches("input, textarea, select");
     if (typing || event.ctrlKey || event.metaKey || event.altKey || !(near || dialog.open)) return;
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (step) {

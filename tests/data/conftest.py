@@ -28,7 +28,7 @@ def samples(count: int) -> Iterator[dict[str, Any]]:
         yield {"key": f"s{number:04d}", "jpg": jpeg_bytes(number), "cls": number % 10, "json": {"bbox": [box]}}
 
 
-@pytest.fixture()
+@pytest.fixture
 def make_shards(tmp_path: Path) -> Callable[..., ShardIndex]:
     """Write ``count`` samples in shards of ``size`` to ``tmp_path / name``."""
 

@@ -115,7 +115,9 @@ def test_a_mask_must_fit_its_photograph() -> None:
         decode_mask(encoded(Image.fromarray(COLORS), "PNG"), (32, 24), "m")
 
 
-@pytest.mark.parametrize("data", [b"{", b"[]", b'{"bbox": [1, 2, 3, 4]}', b'{"bbox": [["a", 1, 2, 3]]}', b'{"bbox": 3}'])
+@pytest.mark.parametrize(
+    "data", [b"{", b"[]", b'{"bbox": [1, 2, 3, 4]}', b'{"bbox": [["a", 1, 2, 3]]}', b'{"bbox": 3}']
+)
 def test_json_that_is_not_as_expected_is_an_error(data: bytes) -> None:
     with pytest.raises(InputError, match="dog"):
         decode_boxes(data, "dog")

@@ -18,7 +18,7 @@ VOC = """<annotation><size><width>{width}</width><height>{height}</height><depth
 </annotation>"""
 
 
-@pytest.fixture()
+@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Two classes, five pictures of 40 x 32, one of them with an upper-case extension and two dots."""
     root = tmp_path / "pictures"
@@ -102,7 +102,9 @@ def test_folders_without_pictures_or_with_unknown_classes_are_errors(tmp_path: P
 
 def test_a_folder_and_its_shards_yield_the_same_pictures(tmp_path: Path, folder: Path) -> None:
     index = shards_from_folder(folder, tmp_path / "out", progress=False)
-    from_shards = {k: p for b in shard_batches(index.shards[0], SMALL) for k, p in zip(b["key"], b["picture"], strict=True)}
+    from_shards = {
+        k: p for b in shard_batches(index.shards[0], SMALL) for k, p in zip(b["key"], b["picture"], strict=True)
+    }
     data = ImageFolderDataModule(str(folder), str(folder), preprocessing=SMALL, batch_size=2, num_workers=1)
     data.setup("fit")
     batches = list(data.val_dataloader())

@@ -12,7 +12,9 @@ from lit_iba.data.plan import EpochOrder, SamplePlan
 from lit_iba.errors import InputError
 
 shard_counts = st.lists(st.integers(1, 23), min_size=1, max_size=6).map(torch.tensor)
-shapes = st.tuples(st.integers(1, 5), st.integers(1, 3), st.integers(1, 3), st.integers(1, 4))  # batch, world, lanes, block
+shapes = st.tuples(
+    st.integers(1, 5), st.integers(1, 3), st.integers(1, 3), st.integers(1, 4)
+)  # batch, world, lanes, block
 
 
 def planned(counts: torch.Tensor, shape: tuple[int, int, int, int], training: bool, seed: int = 0) -> SamplePlan | None:

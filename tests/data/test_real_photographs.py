@@ -1,5 +1,6 @@
 """Four hundred real photographs with their boxes, from shards without an index."""
 
+import json
 import os
 from pathlib import Path
 
@@ -24,7 +25,9 @@ def test_four_hundred_photographs_are_read_with_their_boxes() -> None:
     batches = [batch for shard in index.shards for batch in shard_batches(shard, Preprocessing(), 50)]
     assert sum(int(batch["weight"].sum()) for batch in batches) == 400
     assert len({key for batch in batches for key in batch["key"]}) == 400
-    assert all(batch["object_mask"].flatten(1).any(dim=1).all() for batch in batches)
+    shares = torch.cat([batch["object_mask"].float().mean(dim=(1, 2)) for batch in batches])
+    assert (shares > 0).float().mean() > 0.99  # the central crop cuts off an object or two
+    assert 0.2 < shares.mean() < 0.6
     labels = torch.cat([batch["label"] for batch in batches])
     assert 0 <= labels.min() < labels.max() < 1000
 
@@ -34,17 +37,9 @@ def test_boxes_cover_less_than_a_third_of_279_photographs() -> None:
     for shard in ShardIndex.load(FOLDER / "imagenet_val_boxes-*.tar").shards:
         reader = TarSamples(shard.path)
         while (sample := reader.next()) is not None:
-            import json
-
             described = json.loads(sample.members["json"])
-            boxes = decode_boxes(sample.members["json"], sample.key)
-            # A square picture of the whole photograph, fine enough to measure areas.
-            across = torch.arange(described["width"] * 4) / 4 + 0.125
-            down = torch.arange(described["height"] * 4) / 4 + 0.125
-            mask = torch.zeros(len(down), len(across), dtype=torch.bool)
-            for x0, y0, x1, y1 in boxes:
-                mask |= ((down >= y0) & (down < y1))[:, None] & ((across >= x0) & (across < x1))[None, :]
-            small += mask.float().mean().item() < 0.33
+            covered = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in decode_boxes(sample.members["json"], sample.key))
+            small += covered / (described["width"] * described["height"]) < 0.33
         reader.close()
     assert small == 279
 

@@ -96,7 +96,8 @@ def test_skipped_samples_do_not_change_the_others(make_shards: MakeShards) -> No
 
 
 @pytest.mark.parametrize(
-    "pattern", ["shards", "shards/index.json", "shards/x-{000000..000002}.tar", "shards/x-*.tar", "shards/x-00000{0,1,2}.tar"]
+    "pattern",
+    ["shards", "shards/index.json", "shards/x-{000000..000002}.tar", "shards/x-*.tar", "shards/x-00000{0,1,2}.tar"],
 )
 def test_sources_of_every_kind_find_the_same_shards(tmp_path: Path, make_shards: MakeShards, pattern: str) -> None:
     index = make_shards(12, 5)
@@ -169,7 +170,9 @@ def test_sources_without_shards_are_errors(
         ShardIndex.load(source)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"schema": 1}', '{"schema": 99, "shards": []}', '{"schema": 1, "shards": []}'])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"schema": 1}', '{"schema": 99, "shards": []}', '{"schema": 1, "shards": []}']
+)
 def test_a_broken_index_is_an_error(tmp_path: Path, content: str) -> None:
     (tmp_path / "index.json").write_text(content)
     with pytest.raises(InputError, match=r"index\.json"):
@@ -185,7 +188,9 @@ def test_a_broken_index_is_an_error(tmp_path: Path, content: str) -> None:
         ({"key": "a", "jpg": b"", "pyd": b""}, "member 'pyd'"),
     ],
 )
-def test_samples_that_cannot_be_read_back_are_not_written(tmp_path: Path, sample: dict[str, object], message: str) -> None:
+def test_samples_that_cannot_be_read_back_are_not_written(
+    tmp_path: Path, sample: dict[str, object], message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         write_shards([sample], tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from lit_iba.data import SampleLoader, SamplePlan, ShardIndex, shard_batches, write_shards
 from lit_iba.data.batch import BatchMaker
 from lit_iba.data.stream import BatchStream, ShardSource
-from lit_iba.data.view import View, random_view
+from lit_iba.data.view import View, box_mask, central_centres, pixel_mask, random_view
 from lit_iba.errors import InputError
 from lit_iba.preprocessing import Preprocessing
 
@@ -49,7 +51,9 @@ def keys(batches: Any) -> list[list[str]]:
 @pytest.mark.parametrize(("world", "workers"), [(1, 0), (2, 0), (3, 2), (1, 2)])
 def test_evaluation_reads_every_sample_exactly_once(make_shards: MakeShards, world: int, workers: int) -> None:
     index = make_shards(45, 7)
-    batches = [b for rank in range(world) for b in loader(index, rank=rank, world=world, workers=workers, training=False)]
+    batches = [
+        b for rank in range(world) for b in loader(index, rank=rank, world=world, workers=workers, training=False)
+    ]
     read = [k for b in batches for k, w in zip(b["key"], b["weight"].tolist(), strict=True) if w]
     assert sorted(read) == [f"s{n:04d}" for n in range(45)]
     assert all(len(b["key"]) == 4 and b["picture"].shape == (4, 3, 20, 20) for b in batches)
@@ -57,14 +61,17 @@ def test_evaluation_reads_every_sample_exactly_once(make_shards: MakeShards, wor
 
 def test_samples_come_with_their_own_label_and_picture(make_shards: MakeShards) -> None:
     index = make_shards(30, 7)
-    plain = {k: p for s in index.shards for b in shard_batches(s, SMALL) for k, p in zip(b["key"], b["picture"], strict=True)}
+    plain = {
+        k: p for s in index.shards for b in shard_batches(s, SMALL) for k, p in zip(b["key"], b["picture"], strict=True)
+    }
     for batch in loader(index):
         assert batch["label"].tolist() == [int(key[1:]) % 10 for key in batch["key"]]
         assert torch.equal(batch["picture"], torch.stack([plain[key] for key in batch["key"]]))
 
 
 @pytest.mark.parametrize(
-    "context", ["fork", pytest.param("spawn", marks=pytest.mark.slow), pytest.param("forkserver", marks=pytest.mark.slow)]
+    "context",
+    ["fork", pytest.param("spawn", marks=pytest.mark.slow), pytest.param("forkserver", marks=pytest.mark.slow)],
 )
 def test_workers_of_every_kind_yield_the_same_epochs(make_shards: MakeShards, context: str) -> None:
     index = make_shards(45, 7)
@@ -232,16 +239,37 @@ def test_a_stored_mask_wins_over_boxes_and_follows_the_picture(tmp_path: Path) -
     buffers = [io.BytesIO(), io.BytesIO()]
     Image.fromarray(np.repeat(mask[..., None], 3, axis=-1)).save(buffers[0], "PNG")
     Image.fromarray(mask).save(buffers[1], "PNG")
-    sample = {"key": "a", "png": buffers[0].getvalue(), "json": {"bbox": [[0, 0, 3, 3]]}, "mask.png": buffers[1].getvalue()}
+    sample = {
+        "key": "a",
+        "png": buffers[0].getvalue(),
+        "json": {"bbox": [[0, 0, 3, 3]]},
+        "mask.png": buffers[1].getvalue(),
+    }
     boxed = {"key": "b", "png": buffers[0].getvalue(), "json": {"bbox": [[22, 10, 47, 31]]}}
     index = write_shards([sample, boxed], tmp_path)
     batch = next(shard_batches(index.shards[0], SMALL))
     # Brute force: the mask as a picture, through Pillow's nearest neighbour and the same central crop.
     width, height = int(70 * 24 / 50), 24
     left, top = round((width - 20) / 2), round((height - 20) / 2)
-    seen = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST).crop((left, top, left + 20, top + 20))
+    seen = (
+        Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST).crop((left, top, left + 20, top + 20))
+    )
     assert (batch["object_mask"][0].numpy() == (np.asarray(seen) > 0)).all()
     assert torch.equal(batch["object_mask"][0], batch["object_mask"][1])
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    resize=st.none() | st.integers(20, 40),
+    corners=st.lists(st.tuples(*[st.integers(-40, 400).map(lambda n: n / 4)] * 4), max_size=3),
+)
+def test_boxes_are_seen_as_preprocessing_says(
+    size: tuple[int, int], resize: int | None, corners: list[tuple[float, float, float, float]]
+) -> None:
+    preprocessing = Preprocessing(resize=resize, crop=20)
+    mask = box_mask(corners, *central_centres(preprocessing, *size))
+    assert torch.equal(torch.from_numpy(mask), preprocessing.object_mask(corners, *size))
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
@@ -251,8 +279,8 @@ def test_a_view_moves_mask_box_and_picture_alike(mirrored: bool) -> None:
     view = View(17, 5, 48, 40, 16, mirrored)  # whole pixels a pixel: 3 across, 2.5 down
     photograph = Image.fromarray(np.repeat(mask[..., None], 3, axis=-1).astype(np.uint8) * 255)
     picture = view.picture(photograph, "bilinear")[0].numpy()
-    seen = view.pixel_mask(mask).numpy()
-    assert (seen == view.box_mask([[30, 12, 61, 40]]).numpy()).all()
+    seen = pixel_mask(mask, *view.centres())
+    assert (seen == box_mask([[30, 12, 61, 40]], *view.centres())).all()
     clear = (picture < 20) | (picture > 235)
     assert clear.mean() > 0.7
     assert ((picture > 127) == seen)[clear].all()

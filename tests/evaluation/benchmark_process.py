@@ -34,21 +34,25 @@ def started(data: str, out: Path) -> int:
     return process
 
 
+def finished_files(out: Path) -> int:
+    return len(list(out.rglob("*.safetensors")))
+
+
 def killed(data: str, out: Path, seed: int) -> None:
-    """One run in peace, then one that is killed again and again before it may end."""
-    start = time.monotonic()
+    """One run in peace, then one that is killed again and again, each time a bit further on, before it may end."""
     assert os.waitpid(started(data, out / "peace"), 0)[1] == 0
-    duration = time.monotonic() - start
     moments = random.Random(seed)
-    left, survived = [], 0
-    for _ in range(7):
+    left = []
+    for wanted in [0, *sorted(moments.sample(range(1, 40), 6))]:
         process = started(data, out / "killed")
-        time.sleep(moments.uniform(0.02, 0.5) * duration)
+        while finished_files(out / "killed") < wanted:
+            time.sleep(0.002)
+        time.sleep(moments.uniform(0, 0.1))
         os.kill(process, signal.SIGKILL)
-        survived += os.waitpid(process, 0)[1] == 0
-        left.append(len(list((out / "killed").rglob("*.safetensors"))))
+        os.waitpid(process, 0)
+        left.append(finished_files(out / "killed"))
     assert os.waitpid(started(data, out / "killed"), 0)[1] == 0
-    (out / "story.json").write_text(json.dumps({"left": left, "survived": survived}))
+    (out / "story.json").write_text(json.dumps({"left": left}))
 
 
 def together(data: str, out: Path) -> None:

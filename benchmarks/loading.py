@@ -1,0 +1,121 @@
+"""How fast shards are read, against the least that any loader must do: decoding and resizing the same bytes.
+
+Both sides use the same number of processes and the same pictures, in turn, several times; the ratio of the medians is
+what to look at (1.0 means that reading, ordering, boxes and batching cost nothing). Where samples have a stored mask, as
+the embedded digits do, the floor decodes it too. Run it as
+
+    python benchmarks/loading.py                              # on the embedded digits
+    python benchmarks/loading.py path/to/shards --workers 8   # on any folder, index or pattern of shards
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import multiprocessing
+import statistics
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from lit_iba.data import ShardIndex, shard_loader
+from lit_iba.data.decode import PICTURE_EXTENSIONS, decode_mask, decode_photograph
+from lit_iba.data.import_folder import shards_from_quickstart
+from lit_iba.data.quickstart import QUICKSTART_PREPROCESSING
+from lit_iba.data.tar_samples import TarSamples
+from lit_iba.preprocessing import Preprocessing
+
+
+Encoded = tuple[bytes, bytes | None]  # the photograph and, where there is one, its mask
+
+
+def pictures_of(index: ShardIndex) -> list[Encoded]:
+    """The encoded pictures of all samples, in memory."""
+    found: list[Encoded] = []
+    for shard in index.shards:
+        with closing(TarSamples(shard.path)) as reader:
+            while (sample := reader.next()) is not None:
+                photograph = next(sample.members[e] for e in PICTURE_EXTENSIONS if e in sample.members)
+                found.append((photograph, sample.members.get("mask.png")))
+    return found
+
+
+def decode_all(pictures: list[Encoded], preprocessing: Preprocessing, ready: Any, go: Any) -> None:
+    """The floor: decode and resize, and throw the result away."""
+    torch.set_num_threads(1)
+    ready.release()
+    go.wait()
+    for encoded, mask in pictures:
+        photograph = decode_photograph(encoded, "picture")
+        preprocessing.picture(photograph)
+        if mask is not None:
+            decode_mask(mask, photograph.size, "mask")
+
+
+def bare_speed(pictures: list[Encoded], preprocessing: Preprocessing, workers: int) -> float:
+    """Pictures a second of ``workers`` processes that only decode and resize; their start is not counted."""
+    context = multiprocessing.get_context("fork")
+    ready, go = context.Semaphore(0), context.Event()
+    parts = [pictures[number::workers] for number in range(workers)]
+    processes = [context.Process(target=decode_all, args=(part, preprocessing, ready, go)) for part in parts]
+    for process in processes:
+        process.start()
+    for _ in processes:
+        ready.acquire()
+    start = time.perf_counter()
+    go.set()
+    for process in processes:
+        process.join()
+    return len(pictures) / (time.perf_counter() - start)
+
+
+def loader_speed(index: ShardIndex, preprocessing: Preprocessing, workers: int, batch_size: int) -> float:
+    """Pictures a second of the shard loader, over whole epochs after the first, when its workers have started."""
+    loader = shard_loader(index, preprocessing, batch_size, training=True, num_workers=workers)
+    for _ in loader:
+        pass
+    epochs = -(-2000 // index.total)
+    start = time.perf_counter()
+    for _ in range(epochs):
+        for _ in loader:
+            pass
+    return epochs * len(loader) * batch_size / (time.perf_counter() - start)
+
+
+def measure(index: ShardIndex, preprocessing: Preprocessing, workers: int, batch_size: int, rounds: int) -> None:
+    """Print both speeds and their ratio."""
+    pictures = pictures_of(index)
+    width, height = Image.open(io.BytesIO(pictures[0][0])).size
+    kilobytes = sum(len(photograph) for photograph, _ in pictures) / len(pictures) / 1000
+    print(f"{len(pictures)} pictures such as {width} x {height}, {kilobytes:.0f} kB each; {workers} processes")
+    bare, ours = [], []
+    for number in range(rounds):
+        bare.append(bare_speed(pictures, preprocessing, workers))
+        ours.append(loader_speed(index, preprocessing, workers, batch_size))
+        print(f"round {number}: decode and resize {bare[-1]:7.0f} images/s, shard loader {ours[-1]:7.0f} images/s")
+    print(f"ratio of medians {statistics.median(ours) / statistics.median(bare):.3f} (target: 0.95 or more)")
+
+
+def main() -> None:
+    """Read the command line and measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shards", nargs="?", help="folder, index or pattern; by default the embedded digits are made")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    settings = (arguments.workers, arguments.batch_size, arguments.rounds)
+    if arguments.shards:
+        measure(ShardIndex.load(arguments.shards), Preprocessing(), *settings)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        measure(shards_from_quickstart(Path(folder) / "quickstart")["train"], QUICKSTART_PREPROCESSING, *settings)
+
+
+if __name__ == "__main__":
+    main()

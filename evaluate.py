@@ -1,0 +1,8 @@
+"""Explain, compare, report, export: ``python evaluate.py benchmark --config configs/evaluate/iba_table1_resnet50.yaml``."""
+
+import sys
+
+from lit_iba.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(program="evaluate.py"))

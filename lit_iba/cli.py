@@ -1,0 +1,80 @@
+"""The command line: ``lit-iba``, and ``train.py`` and ``evaluate.py``, which are parts of it.
+
+Nothing heavy is imported before the command is known, so that ``--help`` answers at once. Errors that a user can mend are
+printed as one sentence, with exit status 2.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+TRAINING = {
+    "fit": "train an explainer or a classifier",
+    "validate": "run the validation of a checkpoint",
+    "test": "run the test of a checkpoint",
+}
+EVALUATION = {
+    "explain": "heatmaps of single photographs: PNG, overlay, npy, total bits",
+    "benchmark": "explain a data set and judge the heatmaps; resumable, on any number of processes",
+    "report": "Markdown and a self-contained HTML page of a benchmark's folder",
+    "export": "a trained explainer as .pt2, ONNX or safetensors",
+}
+DATA = {"shards": "write shards from a folder of pictures, or the embedded data"}
+COMMANDS = {"train.py": TRAINING, "evaluate.py": EVALUATION, "lit-iba": {**TRAINING, **EVALUATION, **DATA}}
+
+
+def main(arguments: Sequence[str] | None = None, program: str = "lit-iba") -> int:
+    """Run a command; returns the exit status.
+
+    Args:
+        arguments: Without the program's name; by default those of the process.
+        program: ``"lit-iba"``, ``"train.py"`` or ``"evaluate.py"``: which commands there are.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    commands = COMMANDS[program]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"usage: {program} COMMAND [--help] [--config FILE] ...\n")
+        print("\n".join(f"  {name:<10} {text}" for name, text in commands.items()))
+        return 0 if arguments else 2
+    command = arguments[0]
+    from lit_iba.errors import InputError, unknown_name
+
+    try:
+        if command == "--version":
+            from lit_iba import __version__
+
+            print(__version__)
+        elif command not in commands:
+            raise unknown_name(f"command of {program}", command, commands)
+        elif command in TRAINING:
+            from lit_iba.training_cli import run_training
+
+            run_training(arguments)
+        else:
+            _run(command, arguments[1:], program)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _run(command: str, arguments: list[str], program: str) -> None:
+    from jsonargparse import ArgumentParser
+
+    from lit_iba import commands
+
+    function = getattr(commands, command)
+    parser = ArgumentParser(prog=f"{program} {command}", description=(function.__doc__ or "").split("\n")[0])
+    parser.add_argument("-c", "--config", action="config", help="YAML file; later arguments win")
+    positional = commands.POSITIONAL.get(command)
+    if positional:
+        parser.add_argument(positional[0], nargs=positional[1], help=positional[2])
+    parser.add_function_arguments(function, skip={positional[0]} if positional else set())
+    settings: dict[str, Any] = parser.parse_args(arguments).as_dict()
+    settings.pop("config", None)
+    function(**settings)

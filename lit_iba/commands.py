@@ -1,0 +1,216 @@
+"""What each evaluation command does; the arguments of these functions are the command line's options.
+
+Heavy imports stay inside the functions, so that help and argument errors answer at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lit_iba.errors import InputError
+
+if TYPE_CHECKING:
+    from lit_iba.classifier import FrozenClassifier
+
+POSITIONAL = {
+    "explain": ("images", "+", "photographs to explain"),
+    "report": ("run", None, "folder of a benchmark"),
+    "export": ("checkpoint", None, "checkpoint of a trained explainer"),
+}
+
+
+def explain(
+    images: list[str],
+    explainer: str = "per_sample_iba",
+    classifier: dict[str, Any] | None = None,
+    settings: dict[str, Any] | None = None,
+    target: str | None = None,
+    out: str = "outputs/explain",
+    statistics_data: str | list[str] | None = None,
+    statistics_images: int = 1000,
+    statistics_folder: str | None = None,
+    batch_size: int = 8,
+    device: str = "auto",
+) -> None:
+    """Heatmaps of single photographs: PNG, overlay, npy, and a table with the total of each.
+
+    Args:
+        images: Photographs.
+        explainer: Name of an explainer, or a class path.
+        classifier: ``model`` and ``weights``; a readout's checkpoint knows its own.
+        settings: Settings of the explainer, such as ``layer`` and ``beta``, or ``checkpoint``.
+        target: Class to explain, by index or name; by default the predicted one of each image.
+        out: Folder for the results.
+        statistics_data: Shards that feature statistics are estimated on, for explainers that need them.
+        statistics_images: How many of their images.
+        statistics_folder: Where statistics are kept; by default ``<out>/statistics``.
+        batch_size: Images that are explained together.
+        device: ``"cpu"``, ``"cuda"``, or ``"auto"``.
+    """
+    from lit_iba.explain_command import explain_photographs
+
+    explain_photographs(
+        images, explainer, classifier_from(classifier, settings, device), dict(settings or {}), target, out,
+        statistics_data, statistics_images, statistics_folder, batch_size,
+    )  # fmt: skip
+
+
+def benchmark(
+    data: str | list[str],
+    explainers: dict[str, dict[str, Any]],
+    metrics: dict[str, dict[str, Any]],
+    out: str,
+    classifier: dict[str, Any] | None = None,
+    batch_size: int = 16,
+    max_images: int | None = None,
+    max_box_fraction: float | None = None,
+    target: str = "label",
+    gallery: int = 12,
+    statistics_data: str | list[str] | None = None,
+    statistics_images: int = 1000,
+    statistics_folder: str | None = None,
+    seed: int = 0,
+    fresh: bool = False,
+    accelerator: str = "auto",
+    devices: int = 1,
+    num_nodes: int = 1,
+    report: bool = True,
+) -> None:
+    """Explain a data set and judge the heatmaps; started again, it does only what is missing.
+
+    Args:
+        data: Shards to evaluate: a folder with an index, tars or a pattern.
+        explainers: Settings by name; another name with ``explainer: NAME`` among the settings is an alias.
+        metrics: Settings by name; likewise with ``metric: NAME``.
+        out: Folder of the run.
+        classifier: ``model`` and ``weights``.
+        batch_size: Images that are explained together.
+        max_images: At most so many images.
+        max_box_fraction: Only images whose boxes cover less than this share of the picture.
+        target: ``"label"`` or ``"predicted"``.
+        gallery: Pictures kept for the report.
+        statistics_data: Shards that feature statistics are estimated on.
+        statistics_images: How many of their images.
+        statistics_folder: Where statistics are kept; by default ``<out>/statistics``.
+        seed: Of the draw of images where ``max_images`` leaves a choice.
+        fresh: Whether to delete what an earlier run left in ``out``.
+        accelerator: As in ``lightning.Trainer``.
+        devices: Processes a machine.
+        num_nodes: Machines.
+        report: Whether to write the report at the end.
+    """
+    from lightning import Fabric
+
+    from lit_iba.evaluation import Benchmark
+    from lit_iba.report import write_report
+
+    strategy = "ddp" if devices * num_nodes > 1 else "auto"
+    fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy=strategy)
+    fabric.launch()
+    run = Benchmark(
+        classifier_from(classifier, None, "cpu"), data, explainers, metrics, out, batch_size=batch_size,
+        max_images=max_images, max_box_fraction=max_box_fraction, target=target, gallery=gallery,
+        statistics_data=statistics_data, statistics_images=statistics_images, statistics_folder=statistics_folder,
+        seed=seed, fresh=fresh,
+    )  # fmt: skip
+    run.run(fabric)
+    if report and fabric.is_global_zero:
+        for path in write_report(run.out):
+            print(f"wrote {path}")
+
+
+def report(run: str, title: str | None = None) -> None:
+    """Markdown and a self-contained HTML page of a benchmark's folder.
+
+    Args:
+        run: Folder of a benchmark.
+        title: Heading of the page.
+    """
+    from pathlib import Path
+
+    from lit_iba.report import write_report
+
+    for path in write_report(Path(run), title):
+        print(f"wrote {path}")
+
+
+def export(
+    checkpoint: str,
+    format: list[str] | str = "all",
+    out: str | None = None,
+    classifier: dict[str, Any] | None = None,
+) -> None:
+    """A trained explainer as programs that need no lit_iba: .pt2, ONNX, and its weights as safetensors.
+
+    Args:
+        checkpoint: Checkpoint of a trained explainer.
+        format: ``pt2``, ``onnx``, ``safetensors``, a list of them, or ``all``.
+        out: Folder for the files; by default ``export`` beside the checkpoint.
+        classifier: ``model`` and ``weights``, where the checkpoint's own record does not fit any more.
+    """
+    from pathlib import Path
+
+    from lit_iba.export import FORMATS, export_checkpoint
+
+    formats = list(FORMATS) if format == "all" else [format] if isinstance(format, str) else format
+    folder = Path(out) if out else Path(checkpoint).parent / "export"
+    export_checkpoint(
+        Path(checkpoint), folder, formats, classifier=None if classifier is None else classifier_from(classifier, None, "cpu")
+    )
+    print(f"wrote {folder}")
+
+
+def shards(
+    out: str,
+    folder: str | None = None,
+    boxes: str | None = None,
+    embedded: bool = False,
+    shard_size: int = 1000,
+    class_names: list[str] | None = None,
+    prefix: str = "shard",
+    seed: int = 0,
+) -> None:
+    """Write shards from a folder of pictures (``folder/<class>/*.jpg``), or the embedded data.
+
+    Args:
+        out: Where the shards go.
+        folder: Pictures, a folder for each class.
+        boxes: Pascal VOC files in a folder, or a CSV file with the columns filename,xmin,ymin,xmax,ymax.
+        embedded: Write the embedded digits instead.
+        shard_size: Pictures a shard.
+        class_names: Names of the class folders in the order of their labels; by default they are sorted.
+        prefix: How shard names begin.
+        seed: Seeds the order.
+    """
+    from lit_iba.data.import_folder import shards_from_folder, shards_from_quickstart
+
+    if embedded == (folder is not None):
+        raise InputError("give either --folder with your pictures or --embedded true for the embedded digits")
+    if folder is None:
+        written = shards_from_quickstart(out)
+    else:
+        written = {"": shards_from_folder(folder, out, boxes, shard_size, class_names, prefix=prefix, seed=seed)}
+    for split, index in written.items():
+        print(f"{out}/{split}: {index.total} samples in {len(index.shards)} shards".replace("/:", ":"))
+
+
+def classifier_from(
+    record: dict[str, Any] | None, settings: dict[str, Any] | None, device: str
+) -> FrozenClassifier:
+    """The classifier that a command names, or the one that a checkpoint among the settings was trained for."""
+    import torch
+
+    from lit_iba.checkpoint import classifier_of, read_checkpoint
+    from lit_iba.classifier import FrozenClassifier
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if record is None:
+        checkpoint = (settings or {}).get("checkpoint")
+        if checkpoint is None:
+            raise InputError("name the classifier: --classifier.model resnet50 --classifier.weights DEFAULT (or a file)")
+        return classifier_of(read_checkpoint(checkpoint), checkpoint).to(device)
+    try:
+        return FrozenClassifier(**record).to(device)
+    except TypeError as error:
+        raise InputError(f"classifier {record}: {error}; it takes model, weights, num_classes, preprocessing") from error

@@ -1,0 +1,95 @@
+"""``fit``, ``validate`` and ``test`` through LightningCLI, with what a run needs to be resumed and looked at.
+
+Beyond LightningCLI: a run has one folder (``trainer.default_root_dir``) for config, TensorBoard and checkpoints; checkpoints
+are written whole or not at all; a second start in the same folder keeps the first one's config beside its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from lit_iba.callbacks import DurableCheckpointIO, HeatmapImages
+from lit_iba.errors import InputError
+from lit_iba.files import write_text
+
+
+class KeepConfig(SaveConfigCallback):
+    """Writes the config into the run's folder; another config there is kept, and this one is numbered."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Once, on the first process."""
+        if self.already_saved or not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        folder = Path(trainer.default_root_dir)
+        text = self.parser.dump(self.config, skip_none=False)
+        for number in range(1000):
+            path = folder / ("config.yaml" if number == 0 else f"config_{number}.yaml")
+            if not path.exists():
+                write_text(path, text)
+                break
+            if path.read_text(encoding="utf-8") == text:
+                break
+        self.already_saved = True
+
+
+class TrainingCLI(LightningCLI):
+    """LightningCLI with this project's run folder, callbacks and checkpoint writer."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Callbacks every run has, tunable as ``--checkpoint.*`` and ``--heatmaps.*``."""
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults({
+            "checkpoint.monitor": "val/loss", "checkpoint.mode": "min", "checkpoint.filename": "best",
+            "checkpoint.save_last": True, "checkpoint.enable_version_counter": False,
+            "checkpoint.auto_insert_metric_name": False,
+        })  # fmt: skip
+        parser.add_lightning_class_args(HeatmapImages, "heatmaps")
+        parser.set_defaults({"trainer.default_root_dir": "runs/default", "trainer.max_epochs": 10})
+
+    def _parse_ckpt_path(self) -> None:
+        """LightningCLI lets a checkpoint's hyper-parameters override the command line in silence; here the config decides."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Put logs and checkpoints into the run's folder."""
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        root = Path(config["trainer"]["default_root_dir"])
+        for callback in self._callbacks():
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                callback.dirpath = str((root / "checkpoints").absolute())
+        if config["trainer"]["logger"] in (None, True) and not config["trainer"]["fast_dev_run"]:
+            kwargs["logger"] = TensorBoardLogger(root, name="tensorboard", version="", default_hp_metric=False)
+            kwargs["callbacks"] = [*kwargs.get("callbacks", []), LearningRateMonitor("step")]
+        kwargs["plugins"] = [*(config["trainer"]["plugins"] or []), DurableCheckpointIO()]
+        return super().instantiate_trainer(**kwargs)
+
+    def _callbacks(self) -> list[L.Callback]:
+        init = self.config_init[self.subcommand] if self.subcommand else self.config_init
+        return [init[key] for key in self._parser(self.subcommand).callback_keys]
+
+
+def run_training(arguments: Sequence[str]) -> None:
+    """Run ``fit``, ``validate`` or ``test``.
+
+    Raises:
+        InputError: Settings that do not fit, as one sentence.
+    """
+    try:
+        TrainingCLI(
+            L.LightningModule, L.LightningDataModule, subclass_mode_model=True, subclass_mode_data=True,
+            save_config_callback=KeepConfig, seed_everything_default=0, auto_configure_optimizers=False,
+            args=list(arguments),
+        )  # fmt: skip
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, InputError):
+                raise cause from error
+            cause = cause.__cause__ or cause.__context__
+        raise

@@ -1,0 +1,210 @@
+"""The Per-Sample bottleneck against a plain one-image loop, and what must not matter to it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor
+
+from lit_iba import FeatureStatistics, FrozenClassifier, InputError, PerSampleIBA, Preprocessing
+from lit_iba.explainer import sample_generators
+from lit_iba.heatmap import resize_keeping_total
+from lit_iba.iba.per_sample import PRESETS
+
+
+def plain_per_sample(
+    classifier: FrozenClassifier, statistics: FeatureStatistics, image: Tensor, target: int, key: str, steps: int
+) -> Tensor:
+    """The paper's algorithm as a reader would write it: one image, the whole network through hooks, a loop over copies."""
+    layer = dict(classifier.model.named_modules())["layer2"]
+    mean, std = statistics.mean.float(), statistics.std.float().clamp_min(0.01)
+    active = (statistics.active > 0.01).float()
+    offsets = torch.arange(-2.0, 3.0)
+    kernel = torch.exp(-(offsets[:, None] ** 2 + offsets[None] ** 2) / 2)
+    kernel = (kernel / kernel.sum()).expand(mean.shape[0], 1, 5, 5)
+    alpha = torch.full((1, *mean.shape), 5.0, requires_grad=True)
+    adam = torch.optim.Adam([alpha], lr=1.0)
+    (generator,) = sample_generators(0, [key], image.device)
+    seen: list[Tensor] = []
+
+    def divergence(lam: Tensor, r: Tensor) -> Tensor:
+        mu_z, var_z = lam * (r - mean) / std, (1 - lam) ** 2
+        return 0.5 * (mu_z**2 + var_z - torch.log(var_z) - 1) * active
+
+    def smoothed() -> Tensor:
+        return F.conv2d(F.pad(torch.sigmoid(alpha), [2] * 4, mode="reflect"), kernel, groups=mean.shape[0])
+
+    for _ in range(steps):
+        noise = torch.randn((4, *mean.shape), generator=generator)
+        loss = torch.zeros(())
+        for copy in range(4):
+
+            def restrict(_module: object, _inputs: object, r: Tensor, copy: int = copy) -> Tensor:
+                seen[:] = [r.detach()]
+                lam = smoothed()
+                z = lam * r + (1 - lam) * (mean + std * noise[copy])
+                return z * active + mean * (1 - active)
+
+            handle = layer.register_forward_hook(restrict)
+            loss = loss + F.cross_entropy(classifier(image[None]), torch.tensor([target])) / 4
+            handle.remove()
+        loss = loss + 10.0 * divergence(smoothed(), seen[0]).mean()
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    bits = divergence(smoothed(), seen[0]).sum(dim=1) / torch.log(torch.tensor(2.0))
+    return resize_keeping_total(bits.detach(), (64, 64))[0]
+
+
+def test_it_is_the_papers_algorithm(
+    small_classifier: FrozenClassifier, statistics: FeatureStatistics, images: Tensor
+) -> None:
+    explainer = PerSampleIBA(small_classifier, "layer2", statistics, steps=4, copies=4)
+    heatmap = explainer.attribute(images[:2], target=torch.tensor([3, 7]), keys=["a", "b"])
+    assert heatmap.unit == "bits"
+    assert heatmap.values.shape == (2, 64, 64)
+    for i, (target, key) in enumerate([(3, "a"), (7, "b")]):
+        expected = plain_per_sample(small_classifier, statistics, images[i], target, key, steps=4)
+        assert torch.allclose(heatmap.values[i], expected, rtol=2e-3, atol=1e-4 * float(expected.max()))
+    one_less = PerSampleIBA(small_classifier, "layer2", statistics, steps=4, copies=4, read_after="T-1")
+    expected = plain_per_sample(small_classifier, statistics, images[0], 3, "a", steps=3)
+    found = one_less.attribute(images[:1], target=3, keys=["a"]).values[0]
+    assert torch.allclose(found, expected, rtol=2e-3, atol=1e-4 * float(expected.max()))
+
+
+def test_a_heatmap_does_not_depend_on_the_batch(
+    small_classifier: FrozenClassifier, statistics: FeatureStatistics, images: Tensor
+) -> None:
+    explainer = PerSampleIBA(small_classifier, "layer2", statistics, steps=3, copies=3)
+    together = explainer.attribute(images, target=1).values
+    for i in (0, 3, 5):
+        alone = explainer.attribute(images[i : i + 1], target=1).values[0]
+        assert torch.allclose(together[i], alone, rtol=1e-3, atol=1e-4 * float(alone.max()))
+    turned = explainer.attribute(images.flip(0), target=1).values.flip(0)
+    assert torch.allclose(together, turned, rtol=1e-3, atol=1e-4 * float(together.max()))
+
+
+def test_more_beta_leaves_fewer_bits(
+    small_classifier: FrozenClassifier, statistics: FeatureStatistics, images: Tensor
+) -> None:
+    totals = [
+        PerSampleIBA(small_classifier, "layer2", statistics, beta=beta, copies=2).attribute(images[:2]).total
+        for beta in (0.1, 10.0, 1000.0)
+    ]
+    assert (totals[0] > totals[1]).all()
+    assert (totals[1] > totals[2]).all()
+
+
+def test_nothing_of_the_users_is_changed(
+    small_classifier: FrozenClassifier, statistics: FeatureStatistics, images: Tensor
+) -> None:
+    given = images[:2].clone()
+    PerSampleIBA(small_classifier, "layer2", statistics, steps=2, copies=2).attribute(given, target=0)
+    assert torch.equal(given, images[:2])
+    assert not given.requires_grad
+    assert all(p.grad is None and not p.requires_grad for p in small_classifier.parameters())
+    assert not any(module._forward_hooks for module in small_classifier.modules())
+
+
+def test_dead_units_and_another_image_size_stay_finite(
+    small_classifier: FrozenClassifier, statistics: FeatureStatistics, caplog: pytest.LogCaptureFixture
+) -> None:
+    dead = FeatureStatistics(statistics.shape, statistics.identity)
+    dead.merge(statistics)
+    dead.mean[:8], dead.sum_of_squares[:8], dead.nonzero[:8] = 0.0, 0.0, 0
+    explainer = PerSampleIBA(small_classifier, "layer2", dead, steps=2, copies=2)
+    images = torch.randn(1, 3, 96, 80, generator=torch.Generator().manual_seed(0))
+    heatmap = explainer.attribute(images)
+    assert heatmap.values.shape == (1, 96, 80)
+    assert torch.isfinite(heatmap.values).all()
+    assert "interpolated" in caplog.text
+
+
+def test_bf16_gives_nearly_the_same_map(
+    small_classifier: FrozenClassifier, statistics: FeatureStatistics, images: Tensor
+) -> None:
+    maps = [
+        PerSampleIBA(small_classifier, "layer2", statistics, precision=p).attribute(images[:2], target=0).values.flatten(1)
+        for p in ("float32", "bf16")
+    ]
+    correlation = torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(*maps, strict=True)])
+    assert (correlation > 0.99).all()
+    assert not torch.equal(*maps)
+
+
+class Network(torch.nn.Module):
+    """A small vision transformer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vit = torchvision.models.VisionTransformer(32, 8, 2, 2, 24, 48, num_classes=5)
+        torch.nn.init.normal_(self.vit.heads.head.weight)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.vit(images)
+
+
+def test_tokens_are_explained_and_the_class_token_is_not_drawn() -> None:
+    torch.manual_seed(0)
+    classifier = FrozenClassifier(Network(), preprocessing=Preprocessing(resize=None, crop=32))
+    layer = "vit.encoder.layers.encoder_layer_0"
+    statistics = FeatureStatistics.estimate(classifier, layer, torch.randn(32, 3, 32, 32))
+    heatmap = PerSampleIBA(classifier, layer, statistics, copies=2).attribute(torch.randn(2, 3, 32, 32))
+    assert heatmap.values.shape == (2, 32, 32)
+    assert heatmap.undrawn is not None
+    assert (heatmap.undrawn > 0).all()
+    assert (heatmap.total > 0).all()
+
+
+def test_swin_tokens_are_explained() -> None:
+    torch.manual_seed(0)
+    model = torchvision.models.SwinTransformer([4, 4], 12, [1, 1], [2, 2], [4, 4], num_classes=5)
+    classifier = FrozenClassifier(model, preprocessing=Preprocessing(resize=None, crop=32))
+    assert classifier.layout("features.1").kind == "BHWC"
+    statistics = FeatureStatistics.estimate(classifier, "features.1", torch.randn(32, 3, 32, 32))
+    heatmap = PerSampleIBA(classifier, "features.1", statistics, copies=2).attribute(torch.randn(2, 3, 32, 32))
+    assert (heatmap.total > 0).all()
+    assert heatmap.undrawn is None
+
+
+def test_presets_flip_the_published_behaviour(
+    small_classifier: FrozenClassifier, statistics: FeatureStatistics, images: Tensor
+) -> None:
+    for preset, unit in (("reference", "bits"), ("reference_paper", "1")):
+        explainer = PerSampleIBA(small_classifier, "layer2", statistics, preset=preset, steps=3, copies=2)
+        assert explainer.settings == replace(PRESETS[preset], steps=3, copies=2)
+        heatmap = explainer.attribute(images[:1])
+        assert heatmap.unit == unit
+    assert heatmap.values.amin() == 0
+    assert heatmap.values.amax() == 1
+
+
+def test_bad_input_is_named(
+    small_classifier: FrozenClassifier, statistics: FeatureStatistics, images: Tensor, tmp_path: Path
+) -> None:
+    explainer = PerSampleIBA(small_classifier, "layer2", statistics, steps=1, copies=1)
+    broken = images[:2].clone()
+    broken[1, 0, 0, 0] = float("nan")
+    cases = {
+        "contains NaN": lambda: explainer.attribute(broken),
+        "class 10 is out of range; the classifier has classes 0..9": lambda: explainer.attribute(images[:1], target=10),
+        "must be a float tensor": lambda: explainer.attribute((images[:1] * 255).to(torch.uint8)),
+        "2 targets were given for 3 images": lambda: explainer.attribute(images[:3], target=torch.tensor([0, 1])),
+        "2 keys were given for 1 images": lambda: explainer.attribute(images[:1], keys=["a", "b"]),
+        "did you mean 'copies'": lambda: PerSampleIBA(small_classifier, "layer2", statistics, copiess=1),
+        "'stepz'": lambda: PerSampleIBA(small_classifier, "layer2", statistics, preset="stepz"),
+        "steps is 0": lambda: PerSampleIBA(small_classifier, "layer2", statistics, steps=0),
+        "has no positions": lambda: PerSampleIBA(
+            small_classifier, "fc", FeatureStatistics.estimate(small_classifier, "fc", images)
+        ).attribute(images[:1]),
+        "nowhere.safetensors does not exist": lambda: PerSampleIBA(
+            small_classifier, "layer2", tmp_path / "nowhere.safetensors"
+        ),
+        "but 'layer1' is asked for": lambda: PerSampleIBA(small_classifier, "layer1", statistics),
+    }
+    for message, call in cases.items():
+        with pytest.raises(InputError, match=message):
+            call()

@@ -1,0 +1,65 @@
+"""Gallery layers against ``Heatmap.overlay``, outlines against a brute-force border, axes against known points."""
+
+import base64
+import io
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lit_iba.heatmap import Heatmap
+from lit_iba.report.curves import ticks
+from lit_iba.report.pictures import backdrop_uri, layer_uri, outline
+from lit_iba.report.svg import Frame
+
+
+def opened(uri: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1])))
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("strength", [1.0, 0.85, 0.3])
+def test_the_slider_shows_what_overlay_draws(signed: bool, strength: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    picture = torch.randint(0, 256, (3, 40, 56), generator=generator, dtype=torch.uint8)
+    values = torch.randn(40, 56, generator=generator) if signed else torch.rand(40, 56, generator=generator) ** 3
+    wanted = Heatmap(values[None], signed=signed).overlay(picture[None], strength=strength)[0].permute(1, 2, 0).numpy()
+    layer = np.asarray(opened(layer_uri(values, signed)).convert("RGBA"), dtype=np.float64)
+    grey = Heatmap(torch.zeros(1, 40, 56)).overlay(picture[None], strength=0)[0].permute(1, 2, 0).numpy()
+    alpha = layer[..., 3:] / 255 * strength
+    shown = grey * (1 - alpha) + layer[..., :3] * alpha
+    assert np.abs(shown - wanted).max() < 4  # 256 colours fix the opacity up to half a step
+    assert np.abs(shown - wanted).mean() < 0.6
+
+
+def test_layers_bear_flat_maps_and_values_that_are_no_numbers() -> None:
+    for values in (torch.zeros(8, 9), torch.full((8, 9), float("nan")), torch.full((8, 9), float("inf"))):
+        assert opened(layer_uri(values, signed=False)).size == (9, 8)
+    assert opened(backdrop_uri(torch.zeros(3, 8, 9, dtype=torch.uint8))).size == (9, 8)
+
+
+def test_outline_is_the_border_between_inside_and_outside() -> None:
+    mask = torch.rand(13, 17, generator=torch.Generator().manual_seed(3)) > 0.5
+    edges = set()
+    for x, y, kind, end in re.findall(r"M(\d+) (\d+)([HV])(\d+)", outline(mask)):
+        start = int(x) if kind == "H" else int(y)
+        for step in range(start, int(end)):
+            edges.add((kind, step, int(y)) if kind == "H" else (kind, int(x), step))
+
+    def inside(row: int, column: int) -> bool:
+        return 0 <= row < 13 and 0 <= column < 17 and bool(mask[row, column])
+
+    wanted = {("H", x, y) for y in range(14) for x in range(17) if inside(y - 1, x) != inside(y, x)}
+    wanted |= {("V", x, y) for y in range(13) for x in range(18) if inside(y, x - 1) != inside(y, x)}
+    assert edges == wanted
+    assert outline(torch.zeros(4, 4, dtype=torch.bool)) == ""
+
+
+def test_axes_put_points_where_they_belong() -> None:
+    frame = Frame(10, 20, 200, 100, 1, 100, -1, 1, log_x=True)
+    assert frame.points([1, 10, 100, 0, 5], [1, 0, -1, 0, float("nan")]) == [(10, 20), (110, 70), (210, 120)]
+    assert ticks(0, 1, 4) == [0, 0.25, 0.5, 0.75, 1]
+    assert ticks(0.03, 0.62) == [0.2, 0.4, 0.6]
+    assert ticks(2, 2) == [2]

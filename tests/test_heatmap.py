@@ -1,0 +1,68 @@
+"""A heatmap keeps its total when it is resized, and can be looked at."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from lit_iba import Heatmap, InputError, Preprocessing
+from lit_iba.heatmap import resize_keeping_total
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    h=st.integers(1, 9), w=st.integers(1, 9), scale=st.integers(1, 6), signed=st.booleans(),
+    edge=st.sampled_from(["clamp", "mirror"]), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_resizing_keeps_the_total(h: int, w: int, scale: int, signed: bool, edge: str, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    maps = torch.rand(2, h, w, generator=generator) + 0.01
+    if signed:
+        maps[:, ::2] *= -0.5
+    resized = resize_keeping_total(maps, (h * scale, w * scale), edge)
+    assert resized.shape == (2, h * scale, w * scale)
+    assert torch.allclose(resized.sum(dim=(1, 2)), maps.sum(dim=(1, 2)), rtol=1e-3, atol=1e-4)
+
+
+def test_the_mirrored_resize_is_that_of_scikit_image() -> None:
+    # reflect-pad, interpolate, crop: stated independently through numpy's reflection and a larger interpolation.
+    maps = torch.rand(1, 7, 7, generator=torch.Generator().manual_seed(0))
+    padded = torch.from_numpy(np.pad(maps.numpy(), ((0, 0), (2, 2), (2, 2)), mode="reflect"))
+    large = F.interpolate(padded[:, None], scale_factor=8, mode="bilinear", align_corners=False)[0, 0, 16:-16, 16:-16]
+    ours = resize_keeping_total(maps, (56, 56), "mirror")[0]
+    assert torch.allclose(ours / ours.sum(), large / large.sum(), atol=1e-7)
+
+
+def test_a_signed_map_that_sums_to_zero_stays_finite() -> None:
+    maps = torch.tensor([[[1.0, -1.0], [-1.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    assert torch.isfinite(resize_keeping_total(maps, (8, 8))).all()
+
+
+def test_overlays_and_files(tmp_path: Path) -> None:
+    preprocessing = Preprocessing(resize=None, crop=8)
+    pictures = torch.randint(0, 255, (3, 3, 8, 8), dtype=torch.uint8)
+    values = torch.rand(3, 8, 8)
+    heatmap = Heatmap(values, unit="bits", method="x", normalization=preprocessing)
+    assert torch.equal(heatmap.overlay(pictures), heatmap.overlay(preprocessing.normalize(pictures)))
+    assert heatmap.overlay(pictures).dtype == torch.uint8
+    heatmap.save_png(tmp_path / "h.png", index=1)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "h.png")), heatmap.colored()[1].permute(1, 2, 0).numpy())
+    assert "bits" in heatmap._repr_html_()
+    assert torch.equal(heatmap[-1].values[0], values[-1])
+    assert torch.allclose(heatmap.total, values.sum(dim=(1, 2)))
+    with pytest.raises(InputError, match="do not fit heatmaps"):
+        heatmap.overlay(pictures[:2])
+
+
+def test_zero_is_white_in_a_signed_map() -> None:
+    values = torch.zeros(1, 4, 4)
+    values[0, 0, 0], values[0, 3, 3] = 2.0, -1.0
+    colored = Heatmap(values, signed=True).colored()[0]
+    assert colored[:, 1, 1].min() > 240
+    assert colored[0, 0, 0] > colored[2, 0, 0]  # for: red
+    assert colored[2, 3, 3] > colored[0, 3, 3]  # against: blue
