@@ -1,7 +1,7 @@
 """How fast shards are read, against the least that any loader must do: decoding and resizing the same bytes.
 
 Both sides use the same number of processes and the same pictures, in turn, several times; the ratio of the medians is
-what to look at (1.0 means that reading, ordering, boxes and batching cost nothing). Where samples have a stored mask, as
+what to look at (1.0 means that reading, ordering, boxes and batching cost nothing). Where samples have a mask, as
 the embedded digits do, the floor decodes it too. Run it as
 
     python benchmarks/loading.py                              # on the embedded digits
@@ -29,7 +29,6 @@ from lit_iba.data.import_folder import shards_from_quickstart
 from lit_iba.data.quickstart import QUICKSTART_PREPROCESSING
 from lit_iba.data.tar_samples import TarSamples
 from lit_iba.preprocessing import Preprocessing
-
 
 Encoded = tuple[bytes, bytes | None]  # the photograph and, where there is one, its mask
 

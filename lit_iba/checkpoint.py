@@ -35,12 +35,18 @@ def read_checkpoint(path: str | Path, kind: str | None = None) -> dict[str, Any]
             raise InputError(f"checkpoint {path} is damaged (in {damaged}); use an older one, or train again")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (zipfile.BadZipFile, EOFError, RuntimeError, OSError) as error:
-        raise InputError(f"checkpoint {path} is damaged or cut short ({error}); use an older one, or train again") from error
+        raise InputError(
+            f"checkpoint {path} is damaged or cut short ({error}); use an older one, or train again"
+        ) from error
     except pickle.UnpicklingError as error:
-        raise InputError(f"checkpoint {path} needs code to load and is refused; it was not written by lit_iba") from error
+        raise InputError(
+            f"checkpoint {path} needs code to load and is refused; it was not written by lit_iba"
+        ) from error
     written_by = checkpoint.get(KIND_KEY) if isinstance(checkpoint, dict) else None
     if written_by is None or (kind is not None and written_by != kind):
-        raise InputError(f"checkpoint {path} was written by {written_by or 'another program'}, not by {kind or 'lit_iba'}; give another")
+        raise InputError(
+            f"checkpoint {path} was written by {written_by or 'another program'}, not by {kind or 'lit_iba'}; give another"
+        )
     return checkpoint
 
 

@@ -121,7 +121,7 @@ class FrozenClassifier(nn.Module):
     def _network(self) -> TracedNetwork | HookedNetwork:
         try:
             return TracedNetwork(self.model, self.name)
-        except Exception as error:  # noqa: BLE001 - torch.fx raises whatever the model's own code raises
+        except Exception as error:
             logger.warning(
                 "%s cannot be traced (%s); cutting it with hooks instead, which runs the whole network each time",
                 self.name, str(error).splitlines()[0] if str(error) else type(error).__name__,
@@ -241,7 +241,9 @@ def _torchvision_model(name: str, enum: Any | None, arguments: dict[str, Any]) -
     return model
 
 
-def _from_timm(name: str, weights: str, classes: int | None, state: dict[str, Tensor], settings: dict[str, Any]) -> Loaded:
+def _from_timm(
+    name: str, weights: str, classes: int | None, state: dict[str, Tensor], settings: dict[str, Any]
+) -> Loaded:
     import timm
 
     if not timm.is_model(name.partition(".")[0]):
@@ -251,7 +253,9 @@ def _from_timm(name: str, weights: str, classes: int | None, state: dict[str, Te
         torch.manual_seed(0)
         try:
             pretrained = not state and weights != "random"
-            model = timm.create_model(name, pretrained=pretrained, **({} if classes is None else {"num_classes": classes}))
+            model = timm.create_model(
+                name, pretrained=pretrained, **({} if classes is None else {"num_classes": classes})
+            )
         except Exception as error:
             raise InputError(
                 f"timm could not make {name!r} with weights {weights!r} ({error}); download its weights to a "
@@ -268,7 +272,11 @@ def _from_timm(name: str, weights: str, classes: int | None, state: dict[str, Te
         std=tuple(data["std"]),
         interpolation="bicubic" if data["interpolation"] == "bicubic" else "bilinear",
     )
-    return model.to(memory_format=torch.channels_last), _stored_preprocessing(settings, usual), settings.get("class_names", [])
+    return (
+        model.to(memory_format=torch.channels_last),
+        _stored_preprocessing(settings, usual),
+        settings.get("class_names", []),
+    )
 
 
 def _class_names(names: Sequence[str], num_classes: int) -> list[str]:

@@ -106,8 +106,13 @@ class ClassifierTraining(L.LightningModule):
         """Write the weights with what a FrozenClassifier needs to know beside them."""
         if self.output and self.trainer.is_global_zero:
             names = getattr(self.trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
-            settings: dict[str, Any] = {"num_classes": self.num_classes, "preprocessing": self._preprocessing().to_dict()}
-            save_weights(Path(self.output), self.network.state_dict(), settings | ({"class_names": list(names)} if names else {}))
+            settings: dict[str, Any] = {
+                "num_classes": self.num_classes,
+                "preprocessing": self._preprocessing().to_dict(),
+            }
+            save_weights(
+                Path(self.output), self.network.state_dict(), settings | ({"class_names": list(names)} if names else {})
+            )
 
     def _preprocessing(self) -> Preprocessing:
         return self.preprocessing

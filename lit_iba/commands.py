@@ -155,7 +155,10 @@ def export(
     formats = list(FORMATS) if format == "all" else [format] if isinstance(format, str) else format
     folder = Path(out) if out else Path(checkpoint).parent / "export"
     export_checkpoint(
-        Path(checkpoint), folder, formats, classifier=None if classifier is None else classifier_from(classifier, None, "cpu")
+        Path(checkpoint),
+        folder,
+        formats,
+        classifier=None if classifier is None else classifier_from(classifier, None, "cpu"),
     )
     print(f"wrote {folder}")
 
@@ -194,9 +197,7 @@ def shards(
         print(f"{out}/{split}: {index.total} samples in {len(index.shards)} shards".replace("/:", ":"))
 
 
-def classifier_from(
-    record: dict[str, Any] | None, settings: dict[str, Any] | None, device: str
-) -> FrozenClassifier:
+def classifier_from(record: dict[str, Any] | None, settings: dict[str, Any] | None, device: str) -> FrozenClassifier:
     """The classifier that a command names, or the one that a checkpoint among the settings was trained for."""
     import torch
 
@@ -208,9 +209,13 @@ def classifier_from(
     if record is None:
         checkpoint = (settings or {}).get("checkpoint")
         if checkpoint is None:
-            raise InputError("name the classifier: --classifier.model resnet50 --classifier.weights DEFAULT (or a file)")
+            raise InputError(
+                "name the classifier: --classifier.model resnet50 --classifier.weights DEFAULT (or a file)"
+            )
         return classifier_of(read_checkpoint(checkpoint), checkpoint).to(device)
     try:
         return FrozenClassifier(**record).to(device)
     except TypeError as error:
-        raise InputError(f"classifier {record}: {error}; it takes model, weights, num_classes, preprocessing") from error
+        raise InputError(
+            f"classifier {record}: {error}; it takes model, weights, num_classes, preprocessing"
+        ) from error

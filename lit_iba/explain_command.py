@@ -61,7 +61,9 @@ def explain_photographs(
             label = int(targets[i])
             _write(heatmap[i], batch[i], folder / f"{name}.{explainer_name.rpartition('.')[2]}")
             unit = f"{float(heatmap[i].total):,.1f} {heatmap.unit}" if heatmap.unit != "1" else "-"
-            table.add_row(name, f"{label} {classifier.class_names[label]}", f"{float(probabilities[i, label]):.3f}", unit)
+            table.add_row(
+                name, f"{label} {classifier.class_names[label]}", f"{float(probabilities[i, label]):.3f}", unit
+            )
     Console().print(table)
     print(f"wrote {folder}")
 
@@ -92,7 +94,9 @@ def _class_index(target: str, classifier: FrozenClassifier) -> int:
     if target.lstrip("-").isdigit():
         index = int(target)
         if not 0 <= index < classifier.num_classes:
-            raise InputError(f"target class {index} is out of range; the classifier has classes 0..{classifier.num_classes - 1}")
+            raise InputError(
+                f"target class {index} is out of range; the classifier has classes 0..{classifier.num_classes - 1}"
+            )
         return index
     if target not in classifier.class_names:
         raise unknown_name(f"class of {classifier.name}", target, classifier.class_names)

@@ -198,5 +198,3 @@ def build_explainer(
         return cls.from_settings(classifier, dict(settings or {}), surroundings)
     except TypeError as error:
         raise InputError(f"the settings {settings} do not fit {name!r}: {error}") from error
-
-

@@ -46,7 +46,9 @@ class TrainingWithFrozenClassifier(L.LightningModule):
         """Refuse a checkpoint of another class, another classifier or another network shape."""
         kind = checkpoint.get(KIND_KEY)
         if kind != type(self).__name__:
-            raise InputError(f"the checkpoint was written by {kind or 'another program'}, not by {type(self).__name__}; give another")
+            raise InputError(
+                f"the checkpoint was written by {kind or 'another program'}, not by {type(self).__name__}; give another"
+            )
         self.classifier.check_identity(checkpoint[CLASSIFIER_KEY], "the checkpoint")
         own: Mapping[str, Tensor] = self.state_dict()
         saved: Mapping[str, Tensor] = checkpoint["state_dict"]
@@ -54,7 +56,9 @@ class TrainingWithFrozenClassifier(L.LightningModule):
             name for name in own.keys() & saved.keys() if own[name].shape != saved[name].shape
         )
         if different:
-            raise InputError(f"the checkpoint does not fit the configured network (in {', '.join(different[:3])}); use its own config")
+            raise InputError(
+                f"the checkpoint does not fit the configured network (in {', '.join(different[:3])}); use its own config"
+            )
 
     def setup(self, stage: str) -> None:
         """Give the data module the classifier's preprocessing, where it has none of its own."""

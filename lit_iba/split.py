@@ -172,7 +172,9 @@ class TracedNetwork:
         """Whether a node computes with shapes rather than with tensors: such values are made again behind the cut."""
         if _is_shape(node):
             return True
-        return node.op == "call_function" and bool(node.all_input_nodes) and all(map(self._is_size, node.all_input_nodes))
+        return (
+            node.op == "call_function" and bool(node.all_input_nodes) and all(map(self._is_size, node.all_input_nodes))
+        )
 
     def _copy(self, target: fx.Graph, node: fx.Node, env: dict[fx.Node, fx.Node]) -> fx.Node:
         """The node's counterpart in another graph, with whatever it needs copied before it."""
@@ -196,7 +198,9 @@ class TracedNetwork:
         for node in self.nodes:
             if node in needed or node is self.input:
                 env[node] = graph.node_copy(node, lambda n: env[n])
-                if node in wanted and any(_works_in_place(self.model, user, node) and user in needed for user in node.users):
+                if node in wanted and any(
+                    _works_in_place(self.model, user, node) and user in needed for user in node.users
+                ):
                     kept[node] = graph.call_method("clone", (env[node],))
         graph.output(fx.map_arg(outputs, lambda n: kept.get(n, env[n])))
         return fx.GraphModule(self.model, graph)
@@ -264,12 +268,17 @@ def _works_in_place(model: nn.Module, user: fx.Node, value: fx.Node) -> bool:
         return str(user.target).endswith("_") and not str(user.target).endswith("__")
     if user.op == "call_function":
         name = getattr(user.target, "__name__", "")
-        in_place_operator = getattr(user.target, "__module__", "") == "_operator" and name in ("iadd", "isub", "imul", "itruediv")
+        in_place_operator = getattr(user.target, "__module__", "") == "_operator" and name in (
+            "iadd",
+            "isub",
+            "imul",
+            "itruediv",
+        )
         return in_place_operator or bool(user.kwargs.get("inplace")) or (name.endswith("_") and not name.endswith("__"))
     return False
 
 
-class _Stop(Exception):  # noqa: N818 - not an error: it ends a forward pass that has gone far enough
+class _Stop(Exception):
     pass
 
 

@@ -66,7 +66,9 @@ class FeatureStatistics:
     def update(self, r: Tensor) -> None:
         """Add a batch of feature maps (B, *shape)."""
         if r.shape[1:] != self.shape:
-            raise InputError(f"a feature map of shape {tuple(r.shape[1:])} does not fit statistics of {tuple(self.shape)}")
+            raise InputError(
+                f"a feature map of shape {tuple(r.shape[1:])} does not fit statistics of {tuple(self.shape)}"
+            )
         if not len(r):
             return
         # float64 only for the sums: a batch is small against the stream, and the device may be slow at double.
@@ -95,7 +97,9 @@ class FeatureStatistics:
             return
         device = torch.device("cuda") if torch.distributed.get_backend() == "nccl" else torch.device("cpu")
         world = torch.distributed.get_world_size()
-        packed = torch.stack([self.mean, self.sum_of_squares, self.nonzero.double(), torch.full_like(self.mean, self.count)])
+        packed = torch.stack(
+            [self.mean, self.sum_of_squares, self.nonzero.double(), torch.full_like(self.mean, self.count)]
+        )
         gathered = [torch.empty_like(packed, device=device) for _ in range(world)]
         torch.distributed.all_gather(gathered, packed.to(device))
         merged = FeatureStatistics(self.shape)
@@ -127,7 +131,11 @@ class FeatureStatistics:
     def save(self, path: str | Path) -> None:
         """Write as safetensors, with the identity in its metadata, by atomic rename."""
         tensors = {"mean": self.mean, "sum_of_squares": self.sum_of_squares, "nonzero": self.nonzero}
-        metadata = {"kind": "lit_iba.FeatureStatistics", "count": str(self.count), "identity": json.dumps(self.identity)}
+        metadata = {
+            "kind": "lit_iba.FeatureStatistics",
+            "count": str(self.count),
+            "identity": json.dumps(self.identity),
+        }
         with whole_file(path) as part:
             save_file(tensors, part, metadata=metadata)
 
@@ -142,7 +150,9 @@ class FeatureStatistics:
         """
         path = Path(path)
         if not path.is_file():
-            raise InputError(f"statistics file {path} does not exist; make it with FeatureStatistics.estimate(...).save(path)")
+            raise InputError(
+                f"statistics file {path} does not exist; make it with FeatureStatistics.estimate(...).save(path)"
+            )
         try:
             with safetensors.safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}

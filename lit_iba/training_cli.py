@@ -6,6 +6,8 @@ are written whole or not at all; a second start in the same folder keeps the fir
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -74,12 +76,25 @@ class TrainingCLI(LightningCLI):
         return [init[key] for key in self._parser(self.subcommand).callback_keys]
 
 
+# Lightning's remarks that no user of this project can act on, each with its reason.
+SILENCED = {
+    ".*args parameter is intended to run from within Python.*": "the arguments are those of the process",
+    ".*module.s. in eval mode at the start of training.*": "the classifier is frozen on purpose",
+    ".*does not have many workers.*": "num_workers is in the config",
+    ".*isinstance.treespec, LeafSpec.*": "an internal call of Lightning",
+    ".*Checkpoint directory .* exists and is not empty.*": "a run is resumed, or started again, in its own folder",
+}
+
+
 def run_training(arguments: Sequence[str]) -> None:
     """Run ``fit``, ``validate`` or ``test``.
 
     Raises:
         InputError: Settings that do not fit, as one sentence.
     """
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # they are about LightningCLI's own calls
+    for message in SILENCED:
+        warnings.filterwarnings("ignore", message=message)
     try:
         TrainingCLI(
             L.LightningModule, L.LightningDataModule, subclass_mode_model=True, subclass_mode_data=True,

@@ -58,7 +58,13 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except pickle.UnpicklingError as error:
         raise InputError(f"{path} needs code to load and is refused; save a plain state dict or safetensors") from error
     except (
-        safetensors.SafetensorError, lzma.LZMAError, EOFError, RuntimeError, struct.error, ValueError, OSError
+        safetensors.SafetensorError,
+        lzma.LZMAError,
+        EOFError,
+        RuntimeError,
+        struct.error,
+        ValueError,
+        OSError,
     ) as error:
         if isinstance(error, InputError):
             raise
@@ -86,7 +92,11 @@ def load_into(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
         if own[k].shape != state[k].shape
     ]
     if missing or extra or shapes:
-        found = [f"missing {missing[:3]}" if missing else "", f"unexpected {extra[:3]}" if extra else "", *sorted(shapes)[:3]]
+        found = [
+            f"missing {missing[:3]}" if missing else "",
+            f"unexpected {extra[:3]}" if extra else "",
+            *sorted(shapes)[:3],
+        ]
         raise InputError(
             f"{source} does not fit {type(model).__name__}: {'; '.join(filter(None, found))}; "
             "check the model's name and num_classes"

@@ -20,6 +20,8 @@ from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer
 from lit_iba.split import Layout
 
+POOLING = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)  # they may keep VGG's 7x7, but add nothing to it
+
 
 class RandomMap(Explainer):
     """Uniform noise in [0, 1), drawn from the sample's own generator: the floor of every metric."""
@@ -55,7 +57,7 @@ class Saliency(Explainer):
 
 def _gradient(classifier: FrozenClassifier, images: Tensor, targets: Tensor) -> Tensor:
     # A copy, because Captum turns on requires_grad of the tensor it is given.
-    return CaptumSaliency(classifier).attribute(images.clone(), target=targets, abs=False)
+    return CaptumSaliency(classifier).attribute(images.clone().requires_grad_(), target=targets, abs=False)
 
 
 class IntegratedGradients(Explainer):
@@ -90,7 +92,7 @@ class IntegratedGradients(Explainer):
         """Path integral of the gradient from zero, which is the mean colour after normalisation."""
         method = CaptumIntegratedGradients(self.classifier, multiply_by_inputs=self.multiply_by_inputs)
         values = method.attribute(
-            images.clone(),
+            images.clone().requires_grad_(),
             target=targets,
             n_steps=self.steps,
             internal_batch_size=max(self.forward_batch_size, len(images)),
@@ -150,7 +152,7 @@ def last_layer_with_positions(classifier: FrozenClassifier) -> str:
     handles = [
         module.register_forward_hook(lambda _m, _i, output, name=name: remember(name, output))
         for name, module in classifier.model.named_modules()
-        if name
+        if name and not isinstance(module, POOLING)
     ]
     try:
         with torch.no_grad():
@@ -159,7 +161,8 @@ def last_layer_with_positions(classifier: FrozenClassifier) -> str:
         for handle in handles:
             handle.remove()
     if not found:
-        raise InputError(f"{classifier.name} has no layer with output (B, C, h, w); name a layer, or use another method")
-    # Outer modules finish after the inner ones, so the last to report is the outermost of the last stage; of a plain
-    # container (VGG's "features") its last child is the same output under a more telling name.
+        raise InputError(
+            f"{classifier.name} has no layer with output (B, C, h, w); name a layer, or use another method"
+        )
+    # Outer modules finish after the inner ones, so the last to report is the outermost of the last stage.
     return list(found)[-1]

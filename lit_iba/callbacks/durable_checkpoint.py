@@ -24,7 +24,9 @@ class DurableCheckpointIO(TorchCheckpointIO):
         with whole_file(path) as part:
             torch.save(checkpoint, part)
 
-    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
         """Read after checking every byte against the file's checksums; never runs code from it.
 
         Raises:

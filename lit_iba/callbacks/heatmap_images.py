@@ -27,7 +27,13 @@ class HeatmapImages(L.Callback):
         self._pictures: list[Tensor] = []
 
     def on_validation_batch_end(
-        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: L.Trainer,
+        pl_module: Any,
+        outputs: Any,
+        batch: dict[str, Any],
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Keep the first pictures, on the first process."""
         missing = self.images - sum(map(len, self._pictures))

@@ -56,7 +56,9 @@ class NoiseModel:
             InputError: Too few images, or a choice that does not exist.
         """
         if statistics.count < 2:
-            raise InputError(f"the statistics cover {statistics.count} image(s); estimate them over at least 2, better 1,000")
+            raise InputError(
+                f"the statistics cover {statistics.count} image(s); estimate them over at least 2, better 1,000"
+            )
         if kind == "welford":
             mean, std = statistics.mean, statistics.std
         elif kind == "relu_rms":

@@ -78,7 +78,9 @@ class PerSampleSettings:
         choices = {"read_after": ("T", "T-1"), "unit": ("bits", "minmax"), "precision": ("float32", "bf16")}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise InputError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(map(repr, allowed))}")
+                raise InputError(
+                    f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(map(repr, allowed))}"
+                )
         for name in ("steps", "copies"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -149,7 +151,11 @@ class PerSampleIBA(Explainer):
         statistics.check(classifier, layer)
         s = self.settings
         self.noise = NoiseModel.from_statistics(
-            statistics, kind=s.statistics_kind, min_std=s.min_std, active_threshold=s.active_threshold, inactive=s.inactive
+            statistics,
+            kind=s.statistics_kind,
+            min_std=s.min_std,
+            active_threshold=s.active_threshold,
+            inactive=s.inactive,
         )
         self.unit = "bits" if s.unit == "bits" else "1"  # type: ignore[misc] # the authors' maps have no unit
         self.tail = torch.compile(self.split.tail, dynamic=True) if s.compile else self.split.tail

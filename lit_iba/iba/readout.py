@@ -32,6 +32,7 @@ from lit_iba.iba.bottleneck import (
 from lit_iba.iba.noise import NoiseModel
 from lit_iba.split import Layout
 from lit_iba.statistics import FeatureStatistics
+from lit_iba.weights import load_into
 
 PAPER_TAPS = {
     "resnet50": ("layer1", ["layer1", "layer2", "layer3", "layer4", "fc"]),
@@ -252,7 +253,9 @@ class ReadoutIBA(Explainer):
     def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
         """One pass; the targets do not matter, for the readout was trained to keep what the prediction needs."""
         if not int(self.network.images_measured):
-            raise InputError("this readout network has no statistics yet; train it, load a checkpoint, or give statistics")
+            raise InputError(
+                "this readout network has no statistics yet; train it, load a checkpoint, or give statistics"
+            )
         with torch.no_grad():
             return Attribution(*self.heatmap_values(images))
 
@@ -262,7 +265,9 @@ class ReadoutIBA(Explainer):
     ) -> ReadoutIBA:
         """Build from a config: ``checkpoint`` is the file that training wrote."""
         if "checkpoint" not in settings:
-            raise InputError("readout_iba needs a checkpoint; train one with: python train.py fit --config configs/train/...")
+            raise InputError(
+                "readout_iba needs a checkpoint; train one with: python train.py fit --config configs/train/..."
+            )
         settings = dict(settings)
         return cls.load(settings.pop("checkpoint"), classifier, **settings)
 
@@ -284,7 +289,9 @@ class ReadoutIBA(Explainer):
         else:
             classifier.check_identity(checkpoint[CLASSIFIER_KEY], f"checkpoint {path}")
         saved = checkpoint["hyper_parameters"]
-        explainer = cls(classifier, saved["layer"], saved["taps"], preset=saved["preset"], **{**saved["readout"], **settings})
+        explainer = cls(
+            classifier, saved["layer"], saved["taps"], preset=saved["preset"], **{**saved["readout"], **settings}
+        )
         state = checkpoint["state_dict"]
         own = {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
         load_into(explainer.network, own, str(path))

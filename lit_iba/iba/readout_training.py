@@ -25,7 +25,6 @@ from lit_iba.iba.bottleneck import NATS_PER_BIT
 from lit_iba.iba.readout import ReadoutIBA
 from lit_iba.statistics import estimate_layers
 
-
 _SCORES = ("loss", "cross_entropy", "information_bits", "accuracy_top1")
 
 
@@ -66,7 +65,10 @@ class ReadoutTraining(TrainingWithFrozenClassifier):
         self.network = self.explainer.network
         self.beta, self.target, self.seed = beta, target, seed
         self.statistics_images, self.optimizer = statistics_images, optimizer
-        layer, taps = self.explainer.layer, self.explainer.taps  # as chosen, not as asked for: they rebuild the explainer
+        layer, taps = (
+            self.explainer.layer,
+            self.explainer.taps,
+        )  # as chosen, not as asked for: they rebuild the explainer
         self.save_hyperparameters(
             {"classifier": classifier, "layer": layer, "taps": taps, "beta": beta, "readout": readout, "preset": preset,
              "target": target, "statistics_images": statistics_images, "seed": seed}
@@ -109,7 +111,9 @@ class ReadoutTraining(TrainingWithFrozenClassifier):
         loss = (losses * weight).mean()
         self.log("train/loss", loss, prog_bar=True, batch_size=len(weight))
         self.log("train/cross_entropy", (step["cross_entropy"] * weight).mean(), batch_size=len(weight))
-        self.log("train/information_bits", (step["information_bits"] * weight).mean(), prog_bar=True, batch_size=len(weight))
+        self.log(
+            "train/information_bits", (step["information_bits"] * weight).mean(), prog_bar=True, batch_size=len(weight)
+        )
         self.log("train/accuracy_top1", (step["accuracy_top1"] * weight).mean(), batch_size=len(weight))
         return loss
 
@@ -147,7 +151,10 @@ class ReadoutTraining(TrainingWithFrozenClassifier):
             return
         self.classifier.to(self.trainer.strategy.root_device)
         statistics = estimate_layers(
-            self.classifier, {*self.explainer.taps, self.explainer.layer}, self._statistics_images(), data=self._data_name()
+            self.classifier,
+            {*self.explainer.taps, self.explainer.layer},
+            self._statistics_images(),
+            data=self._data_name(),
         )
         for layer in sorted(statistics):
             statistics[layer].reduce_across_processes()

@@ -1,7 +1,5 @@
 r"""The main table in LaTeX with booktabs: ``\input{report}`` in a document that loads ``booktabs``."""
 
-# ruff: noqa: RUF001  (typographic signs are meant)
-
 from __future__ import annotations
 
 from lit_iba.report.naming import number

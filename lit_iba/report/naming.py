@@ -1,7 +1,5 @@
 """How methods, metrics and numbers are written in a report, the same in HTML, Markdown and LaTeX."""
 
-# ruff: noqa: RUF001  (typographic signs are meant)
-
 from __future__ import annotations
 
 import math

@@ -4,8 +4,6 @@ Everything that comes from data (names, keys, commands, settings) passes through
 content security policy forbids whatever it does not bring along.
 """
 
-# ruff: noqa: RUF001  (typographic signs are meant)
-
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """One section of the page for each metric: what it is, who does how well, the published numbers, and its curves."""
 
-# ruff: noqa: RUF001  (typographic signs are meant)
-
 from __future__ import annotations
 
 from collections.abc import Mapping

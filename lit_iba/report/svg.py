@@ -1,7 +1,5 @@
 """Small vector drawings for the page, coloured by its style sheet, so that they follow light and dark."""
 
-# ruff: noqa: RUF001  (typographic signs are meant)
-
 from __future__ import annotations
 
 import math

@@ -127,7 +127,9 @@ def test_bf16_gives_nearly_the_same_map(
     small_classifier: FrozenClassifier, statistics: FeatureStatistics, images: Tensor
 ) -> None:
     maps = [
-        PerSampleIBA(small_classifier, "layer2", statistics, precision=p).attribute(images[:2], target=0).values.flatten(1)
+        PerSampleIBA(small_classifier, "layer2", statistics, precision=p)
+        .attribute(images[:2], target=0)
+        .values.flatten(1)
         for p in ("float32", "bf16")
     ]
     correlation = torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(*maps, strict=True)])

@@ -1,7 +1,5 @@
 """A run folder as a benchmark leaves it, from made-up numbers: small enough for a test, rich enough to look at."""
 
-# ruff: noqa: RUF001  (typographic signs are meant)
-
 import csv
 import json
 from collections.abc import Callable

@@ -1,0 +1,79 @@
+"""The gradient baselines against autograd written out, and what the caller keeps."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lit_iba import FrozenClassifier, InputError, build_explainer
+from lit_iba.baselines.gradient import last_layer_with_positions
+
+NAMES = ("random", "gradient", "saliency", "integrated_gradients", "grad_cam")
+
+
+def input_gradient(classifier: FrozenClassifier, image: Tensor, target: int) -> Tensor:
+    image = image[None].clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(classifier(image)[0, target], image)
+    return gradient[0]
+
+
+def test_gradient_and_saliency_are_autograds(small_classifier: FrozenClassifier, images: Tensor) -> None:
+    targets = torch.tensor([1, 4, 9])
+    gradient = build_explainer("gradient", small_classifier).attribute(images[:3], target=targets)
+    saliency = build_explainer("saliency", small_classifier).attribute(images[:3], target=targets)
+    for i, target in enumerate(targets.tolist()):
+        expected = input_gradient(small_classifier, images[i], target)
+        assert torch.allclose(gradient.values[i], expected.mean(dim=0), atol=1e-7)
+        assert torch.allclose(saliency.values[i], expected.abs().amax(dim=0), atol=1e-7)
+    assert gradient.signed
+    assert not saliency.signed
+
+
+def test_integrated_gradients_are_complete(small_classifier: FrozenClassifier, images: Tensor) -> None:
+    heatmap = build_explainer("integrated_gradients", small_classifier, {"steps": 200}).attribute(images[:2], target=3)
+    logits = small_classifier(torch.cat([images[:2], torch.zeros_like(images[:1])]))[:, 3]
+    assert torch.allclose(heatmap.total, logits[:2] - logits[2], rtol=0.05, atol=1e-3)
+
+
+def test_grad_cam_is_its_definition(small_classifier: FrozenClassifier, images: Tensor) -> None:
+    explainer = build_explainer("grad_cam", small_classifier)
+    assert explainer.layer == "layer3"
+    heatmap = explainer.attribute(images[:2], target=5)
+    split = small_classifier.split("layer3")
+    for i in range(2):
+        r = split.head(images[i : i + 1])[0].detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(split.tail(r)[0, 5], r)
+        expected = F.relu((gradient.mean(dim=(2, 3), keepdim=True) * r).sum(dim=1, keepdim=True))
+        expected = F.interpolate(expected, size=(64, 64), mode="bilinear", align_corners=False)[0, 0]
+        assert torch.allclose(heatmap.values[i], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "layer"), [("resnet18", "layer4"), ("vgg11", "features")])
+def test_grad_cam_finds_the_last_layer_with_positions(name: str, layer: str) -> None:
+    assert last_layer_with_positions(FrozenClassifier(name, "random")) == layer
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_baselines_leave_no_trace_and_do_not_depend_on_the_batch(
+    name: str, small_classifier: FrozenClassifier, images: Tensor
+) -> None:
+    explainer = build_explainer(name, small_classifier)
+    given = images.clone()
+    together = explainer.attribute(given, target=2).values
+    assert torch.equal(given, images)
+    assert not given.requires_grad
+    assert all(p.grad is None and not p.requires_grad for p in small_classifier.parameters())
+    assert not any(m._forward_hooks or m._backward_hooks for m in small_classifier.modules())
+    alone = explainer.attribute(images[4:5], target=2).values[0]
+    assert torch.allclose(together[4], alone, rtol=1e-4, atol=1e-6 * float(alone.abs().max()))
+
+
+def test_names_and_settings_are_checked(small_classifier: FrozenClassifier) -> None:
+    with pytest.raises(InputError, match="did you mean 'grad_cam'"):
+        build_explainer("gradcam", small_classifier)
+    with pytest.raises(InputError, match="do not fit 'saliency'"):
+        build_explainer("saliency", small_classifier, {"steps": 3})
+    with pytest.raises(InputError, match="is not an Explainer"):
+        build_explainer("torch.nn.Linear", small_classifier)
+    with pytest.raises(InputError, match="cannot be imported"):
+        build_explainer("nowhere.Method", small_classifier)
