@@ -8,11 +8,12 @@ from typing import Any
 import lightning as L
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MeanMetric
 
+from lit_iba.checkpoint import KIND_KEY
 from lit_iba.classifier import build_network
-from lit_iba.preprocessing import Preprocessing
 from lit_iba.weights import save_weights
 
 
@@ -95,7 +96,7 @@ class ClassifierTraining(L.LightningModule):
         self.losses.reset()
         self.hits.reset()
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW, one cycle over the whole run."""
         adam = torch.optim.AdamW(self.network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
         steps = int(self.trainer.estimated_stepping_batches)
@@ -108,11 +109,12 @@ class ClassifierTraining(L.LightningModule):
             names = getattr(self.trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
             settings: dict[str, Any] = {
                 "num_classes": self.num_classes,
-                "preprocessing": self._preprocessing().to_dict(),
+                "preprocessing": self.preprocessing.to_dict(),
             }
             save_weights(
                 Path(self.output), self.network.state_dict(), settings | ({"class_names": list(names)} if names else {})
             )
 
-    def _preprocessing(self) -> Preprocessing:
-        return self.preprocessing
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Record which class wrote the checkpoint."""
+        checkpoint[KIND_KEY] = type(self).__name__

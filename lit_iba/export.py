@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from rich.console import Console
-from safetensors.torch import save_file
 from torch import Tensor
 
 from lit_iba.checkpoint import read_checkpoint
@@ -266,7 +266,7 @@ def _run(export: _Export, name: str, path: Path) -> Results:
 def _write_safetensors(export: _Export, path: Path, embedded: str) -> None:
     state = export.recipe.network(export.explainer).state_dict()
     tensors = {name: tensor.detach().contiguous() for name, tensor in state.items()}
-    save_file(tensors, path, metadata={METADATA_KEY: embedded})
+    path.write_bytes(safetensors.torch.save(tensors, metadata={METADATA_KEY: embedded}))
 
 
 def _publish(export: _Export, folder: Path) -> dict[str, Any]:

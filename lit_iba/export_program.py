@@ -134,7 +134,7 @@ class ReadoutRecipe(Recipe):
         self, classifier: FrozenClassifier, settings: dict[str, Any], state: dict[str, Tensor], source: str
     ) -> ReadoutIBA:
         """See the base class."""
-        readout = {k: tuple(v) if isinstance(v, list) else v for k, v in settings["readout"].items()}
+        readout: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings["readout"].items()}
         explainer = ReadoutIBA(classifier, settings["layer"], settings["taps"], seed=settings["seed"], **readout)
         load_into(explainer.network, state, source)
         explainer.network.eval().requires_grad_(False)
@@ -215,6 +215,8 @@ def _known_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         # torch.export.save says so of every weight in channels_last order, which it stores and loads correctly on the CPU.
         warnings.filterwarnings("ignore", message="No complete tensor found in the group", category=UserWarning)
+        # torch 2.11's own use of its own pytree, while it copies the program for ONNX.
+        warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning)
         yield
 
 
@@ -248,7 +250,7 @@ def write_onnx(program: ExportedProgram, recipe: Recipe, path: Path, metadata: s
     try:
         with torch.no_grad(), _known_warnings():
             written = torch.onnx.export(
-                program,
+                program.run_decompositions({torch.ops.aten.adaptive_max_pool2d.default: _global_max}),
                 dynamo=True,
                 input_names=["images"],
                 output_names=[output.name for output in recipe.outputs],
@@ -256,9 +258,8 @@ def write_onnx(program: ExportedProgram, recipe: Recipe, path: Path, metadata: s
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
-        raise InputError(
-            f"ONNX cannot express this program ({str(error).strip().splitlines()[0]}); export pt2 instead"
-        ) from error
+        reason = _first_cause(error)
+        raise InputError(f"ONNX cannot express this program ({reason}); export pt2, or update torch") from error
     assert written is not None
     for node in written.model.graph:
         node.metadata_props.clear()  # the exporter's own traces, which name files of this machine
@@ -267,6 +268,20 @@ def write_onnx(program: ExportedProgram, recipe: Recipe, path: Path, metadata: s
     written.save(path, external_data=size > ONNX_FILE_LIMIT)
     onnx.checker.check_model(path)
     return int(written.model.opset_imports[""])
+
+
+def _global_max(x: Tensor, size: Sequence[int]) -> Any:
+    """Pooling to one position as a maximum, for exporters (torch 2.11's) that know no adaptive maximum."""
+    if list(size) != [1, 1]:
+        return NotImplemented
+    return x.amax(dim=(-2, -1), keepdim=True), x.flatten(-2).argmax(dim=-1)[..., None, None]
+
+
+def _first_cause(error: BaseException) -> str:
+    """First line of the innermost message: the one that names the operation."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 Results = list[tuple[Tensor, ...]]  # a tuple a batch, a tensor an output

@@ -32,7 +32,7 @@ class TrainingWithFrozenClassifier(L.LightningModule):
         self.classifier = FrozenClassifier(**classifier)
         self.strict_loading = False  # the classifier's keys are absent; on_load_checkpoint compares the rest
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override] # it has overloads
         """Everything but the classifier."""
         state = super().state_dict(*args, **kwargs)
         return {name: value for name, value in state.items() if not name.startswith("classifier.")}

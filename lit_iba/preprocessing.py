@@ -41,10 +41,7 @@ class Preprocessing:
 
     def _scaled_size(self, width: int, height: int) -> tuple[int, int]:
         """(width, height) after the resize: at least the crop, so that a crop never needs padding."""
-        if self.resize is None:
-            short = max(min(width, height), self.crop)
-        else:
-            short = max(self.resize, self.crop)
+        short = max(min(width, height) if self.resize is None else self.resize, self.crop)
         scale = short / min(width, height)
         return max(short, int(width * scale)), max(short, int(height * scale))
 
@@ -101,4 +98,5 @@ class Preprocessing:
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> Preprocessing:
         """The inverse of :meth:`to_dict`."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
+        known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+        return cls(**known)

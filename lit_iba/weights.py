@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
 from lit_iba.errors import InputError, unknown_name
+from lit_iba.files import whole_file
 from lit_iba.preprocessing import Preprocessing
 
 SUFFIXES = (".pth", ".pt", ".safetensors", ".safetensors.xz")
@@ -45,7 +46,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise InputError(f"weights file {path} does not exist; give the path of a {', '.join(SUFFIXES)} file")
     try:
         if path.name.endswith((".safetensors", ".safetensors.xz")):
-            data = lzma.open(path).read() if path.suffix == ".xz" else path.read_bytes()
+            data = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
             header = json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])
             settings = json.loads(header.get("__metadata__", {}).get("lit_iba", "{}"))
             return safetensors.torch.load(data), settings
@@ -74,8 +75,6 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def save_weights(path: str | Path, state: dict[str, Tensor], settings: dict[str, Any]) -> None:
     """Write a state dict as safetensors with settings (plain JSON) beside it, by atomic rename."""
-    from lit_iba.files import whole_file
-
     with whole_file(path) as part:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
         safetensors.torch.save_file(tensors, part, metadata={"lit_iba": json.dumps(settings)})

@@ -48,12 +48,12 @@ def test_statistics_of_something_else_are_refused(tmp_path: Path) -> None:
     other = FrozenClassifier(classifier.model.__class__(10, width=8), preprocessing=classifier.preprocessing)
     path = tmp_path / "s.safetensors"
     FeatureStatistics.estimate(classifier, "layer2", torch.randn(2, 3, 64, 64)).save(path)
-    with pytest.raises(InputError, match="s.safetensors was made with small_cnn"):
+    with pytest.raises(InputError, match=r"s\.safetensors was made with small_cnn"):
         FeatureStatistics.load(path, other, "layer2")
     with pytest.raises(InputError, match="behind layer 'layer2', but 'layer1'"):
         FeatureStatistics.load(path, classifier, "layer1")
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(InputError, match="s.safetensors is damaged"):
+    with pytest.raises(InputError, match=r"s\.safetensors is damaged"):
         FeatureStatistics.load(path)
     with pytest.raises(InputError, match="no images"):
         FeatureStatistics.estimate(classifier, "layer2", [])

@@ -67,9 +67,15 @@ def mask_from_logits(alpha: Tensor, sigma: float, layout: Layout) -> tuple[Tenso
     return 1 - drop, drop
 
 
-def mix(r: Tensor, keep: Tensor, drop: Tensor, mean: Tensor, std: Tensor, unit_noise: Tensor) -> Tensor:
-    """Z = lambda R + (1 - lambda) eps, with eps = mean + std * unit_noise (equation 2). All broadcast."""
-    return keep * r + drop * mean + (drop * std) * unit_noise
+def mix(
+    r: Tensor, keep: Tensor, drop: Tensor, mean: Tensor, std: Tensor, unit_noise: Tensor, offset: Tensor | float = 0.0
+) -> Tensor:
+    """Z = lambda R + (1 - lambda) eps, with eps = mean + std * unit_noise (equation 2). All broadcast.
+
+    ``unit_noise`` may have a leading axis of copies: what does not depend on the copy is computed once, and the copies are
+    made in one pass. ``offset`` is added.
+    """
+    return torch.addcmul(keep * r + drop * mean + offset, drop * std, unit_noise)
 
 
 def information_nats(r: Tensor, keep: Tensor, drop: Tensor) -> Tensor:

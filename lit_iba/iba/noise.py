@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_iba.errors import InputError
+from lit_iba.iba.bottleneck import mix
 from lit_iba.split import Layout
 from lit_iba.statistics import FeatureStatistics
 
@@ -74,6 +75,11 @@ class NoiseModel:
     def to(self, device: torch.device) -> NoiseModel:
         """The same on another device."""
         return NoiseModel(*(t.to(device) for t in (self.mean, self.std, self.active, self.inactive_value)))
+
+    def restrict(self, r: Tensor, keep: Tensor, drop: Tensor, unit_noise: Tensor) -> Tensor:
+        """Z: the feature map (B, *R) as it passes the bottleneck, with copies in front where the noise has them."""
+        inactive = (1 - self.active) * self.inactive_value
+        return mix(r, keep * self.active, drop * self.active, self.mean, self.std, unit_noise, offset=inactive)
 
     def fit_to(self, r: Tensor, layout: Layout) -> NoiseModel:
         """The noise model for feature maps ``r`` (B, *R), resampled where the images have another size than the statistics.

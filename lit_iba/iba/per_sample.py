@@ -24,7 +24,6 @@ from lit_iba.iba.bottleneck import (
     bits_per_position,
     information_nats,
     mask_from_logits,
-    mix,
     require_positions,
 )
 from lit_iba.iba.noise import NoiseModel
@@ -158,7 +157,7 @@ class PerSampleIBA(Explainer):
             inactive=s.inactive,
         )
         self.unit = "bits" if s.unit == "bits" else "1"  # type: ignore[misc] # the authors' maps have no unit
-        self.tail = torch.compile(self.split.tail, dynamic=True) if s.compile else self.split.tail
+        self.tail = torch.compile(self.split.folded_tail, dynamic=True) if s.compile else self.split.folded_tail
 
     @classmethod
     def from_settings(
@@ -177,6 +176,7 @@ class PerSampleIBA(Explainer):
         """Optimise the mask of every image of the batch; see :meth:`Explainer.attribute`."""
         with torch.no_grad():
             r, carried = self.split.head(images)
+            r = r.contiguous()  # as the statistics and the noise are: elementwise work wants one layout
         layout = Layout.of(r.shape, (images.shape[-2], images.shape[-1]))
         require_positions(layout, self.layer)
         noise = self.noise.to(r.device).fit_to(r, layout)
@@ -212,8 +212,7 @@ class PerSampleIBA(Explainer):
                 unit_noise[:, i] = torch.randn((s.copies, *r.shape[1:]), generator=generator, device=r.device)
             with torch.enable_grad():
                 keep, drop = mask_from_logits(alpha, s.smoothing_sigma, layout)
-                z = mix(r, keep, drop, noise.mean, noise.std, unit_noise)  # (copies, B, *R)
-                z = torch.where(noise.active.bool(), z, noise.inactive_value)
+                z = noise.restrict(r, keep, drop, unit_noise)  # (copies, B, *R)
                 z = z.clamp_min(0) if s.relu_clamp else z
                 with torch.autocast(r.device.type, dtype=torch.bfloat16, enabled=s.precision == "bf16"):
                     logits = self.tail(z.flatten(0, 1), carried)

@@ -26,7 +26,6 @@ from lit_iba.iba.bottleneck import (
     bits_per_position,
     information_nats,
     mask_from_logits,
-    mix,
     require_positions,
 )
 from lit_iba.iba.noise import NoiseModel
@@ -139,7 +138,7 @@ class ReadoutNetwork(nn.Module):
         own = NoiseModel(mean, self.get_buffer("noise_std"), self.get_buffer("noise_active"), mean)
         return own.fit_to(r, layout)
 
-    def forward(self, taps: dict[str, Tensor], layouts: dict[str, Layout], r_shape: torch.Size) -> Tensor:
+    def forward(self, taps: dict[str, Tensor], layouts: dict[str, Layout]) -> Tensor:
         """alpha (B, *R) from the taps' outputs."""
         layout = layouts[self.layer]
         size, hidden = (layout.height, layout.width), self.bias[:, None, None]
@@ -229,17 +228,12 @@ class ReadoutIBA(Explainer):
     ) -> tuple[Tensor, Tensor, Tensor, NoiseModel]:
         """lambda, 1 - lambda and nats per element, all (B, *R), and the noise model."""
         layout = layouts[self.layer]
-        alpha = self.network(taps, layouts, r.shape)
+        alpha = self.network(taps, layouts)
         noise = self.network.noise(r, layout)
         with torch.autocast(r.device.type, enabled=False):  # logarithms need float32
             keep, drop = mask_from_logits(alpha.float(), self.network.settings.smoothing_sigma, layout)
             nats = information_nats((r.float() - noise.mean) / noise.std, keep, drop) * noise.active
         return keep, drop, nats, noise
-
-    def restrict(self, r: Tensor, keep: Tensor, drop: Tensor, noise: NoiseModel, unit_noise: Tensor) -> Tensor:
-        """Z: the feature map as it passes the bottleneck."""
-        z = mix(r, keep, drop, noise.mean, noise.std, unit_noise)
-        return torch.where(noise.active.bool(), z, noise.inactive_value)
 
     def heatmap_values(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Bits per pixel (B, H, W) in one deterministic pass, and the bits without a position; this is what is exported."""

@@ -38,7 +38,7 @@ class ReadoutTraining(TrainingWithFrozenClassifier):
         beta: Weight of the information (mean over elements), the paper's "beta = 10/k".
         readout: Any of ``ReadoutSettings``, such as ``{"hidden": [64, 64]}``.
         preset: ``"default"`` or ``"reference"``.
-        target: What the restricted features must still give: the data set's ``"label"`` or the classifier's ``"predicted"`` class.
+        target: What the restricted features must still give: the data set's ``"label"``, or the ``"predicted"`` class.
         statistics_images: How many images the feature statistics are measured over before training.
         seed: Seeds the noise, together with each sample's key.
         optimizer: Called with the trainable parameters; Adam with learning rate 1e-5 in the paper.
@@ -85,11 +85,12 @@ class ReadoutTraining(TrainingWithFrozenClassifier):
         explainer = self.explainer
         with torch.no_grad():
             r, carried, taps = explainer.split.observe(images)
+            r = r.contiguous()  # as the statistics and the noise are: elementwise work wants one layout
         layouts = explainer.layouts(r, taps, (images.shape[-2], images.shape[-1]))
         keep, drop, nats, noise = explainer.bottleneck(r, taps, layouts)
         generators = sample_generators(self.seed, [f"{draw}/{key}" for key in batch["key"]], r.device)
         unit_noise = torch.stack([torch.randn(r.shape[1:], generator=g, device=r.device) for g in generators])
-        logits = explainer.split.tail(explainer.restrict(r.float(), keep, drop, noise, unit_noise), carried).float()
+        logits = explainer.split.tail(noise.restrict(r.float(), keep, drop, unit_noise), carried).float()
         targets = batch["label"]
         if self.target == "predicted":
             with torch.no_grad():

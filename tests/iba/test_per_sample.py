@@ -42,10 +42,10 @@ def plain_per_sample(
         loss = torch.zeros(())
         for copy in range(4):
 
-            def restrict(_module: object, _inputs: object, r: Tensor, copy: int = copy) -> Tensor:
+            def restrict(_module: object, _inputs: object, r: Tensor, unit_noise: Tensor = noise[copy]) -> Tensor:
                 seen[:] = [r.detach()]
                 lam = smoothed()
-                z = lam * r + (1 - lam) * (mean + std * noise[copy])
+                z = lam * r + (1 - lam) * (mean + std * unit_noise)
                 return z * active + mean * (1 - active)
 
             handle = layer.register_forward_hook(restrict)

@@ -1,0 +1,45 @@
+# Two commands on a fresh machine (Python >= 3.11 and make): `make quickstart` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+RUN := runs/quickstart
+
+.PHONY: quickstart test lint format benchmark clean
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lit_iba needs Python 3.11 or newer; set PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --upgrade pip
+	$(PY) -m pip install --quiet -e '.[dev]'
+	touch $@
+
+# Train, explain, evaluate, export and report on the embedded data; under five minutes on two cores.
+quickstart: $(VENV)/.installed
+	$(PY) train.py fit --config configs/quickstart/classifier.yaml
+	$(PY) train.py test --config configs/quickstart/classifier.yaml --ckpt_path $(RUN)/classifier/checkpoints/last.ckpt
+	$(PY) train.py fit --config configs/quickstart/readout.yaml
+	$(PY) evaluate.py explain data/quickstart/examples/*.png --config configs/quickstart/explain.yaml
+	$(PY) evaluate.py benchmark --config configs/quickstart/benchmark.yaml --fresh true
+	$(PY) evaluate.py export $(RUN)/readout/checkpoints/best.ckpt --out $(RUN)/export
+	@echo "open $(RUN)/benchmark/report.html in a browser; TensorBoard: $(VENV)/bin/tensorboard --logdir $(RUN)"
+
+test: $(VENV)/.installed
+	$(PY) -m pytest
+
+lint: $(VENV)/.installed
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: $(VENV)/.installed
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+# Speed, as ratios against a peer or a floor in the same run; results also go to benchmarks/results/.
+benchmark: $(VENV)/.installed
+	$(PY) benchmarks/loading.py
+	$(PY) benchmarks/per_sample_iba.py
+	$(PY) benchmarks/readout_training.py
+
+clean:
+	rm -rf runs outputs .pytest_cache .mypy_cache .ruff_cache .hypothesis
