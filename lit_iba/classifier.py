@@ -253,9 +253,8 @@ def _from_timm(
         torch.manual_seed(0)
         try:
             pretrained = not state and weights != "random"
-            model = timm.create_model(
-                name, pretrained=pretrained, **({} if classes is None else {"num_classes": classes})
-            )
+            arguments: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+            model = timm.create_model(name, pretrained=pretrained, **arguments)
         except Exception as error:
             raise InputError(
                 f"timm could not make {name!r} with weights {weights!r} ({error}); download its weights to a "

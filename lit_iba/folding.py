@@ -27,9 +27,11 @@ def fold_batch_norms(network: fx.GraphModule) -> fx.GraphModule:
             continue
         convolution = folded.get_submodule(source.target)
         batch_norm = folded.get_submodule(node.target)
-        if not isinstance(convolution, nn.Conv2d) or batch_norm.running_mean is None:
+        if not (isinstance(convolution, nn.Conv2d) and isinstance(batch_norm, nn.BatchNorm2d)):
             continue
-        fused = fuse_conv_bn_eval(convolution, batch_norm).requires_grad_(False)  # type: ignore[type-var]
+        if batch_norm.running_mean is None:
+            continue
+        fused = fuse_conv_bn_eval(convolution, batch_norm).requires_grad_(False)
         name = f"folded_{node.name}"
         folded.add_submodule(name, fused)
         source.target = name
