@@ -1,0 +1,55 @@
+"""Timing for the benchmarks: medians of interleaved repeats, and a table of ratios kept beside the code."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def median_seconds(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median wall time of each run, in seconds; the runs take turns, so that a busy machine slows all of them alike."""
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
+        run()  # warm-up
+    for _ in range(repeats):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            taken[name].append(time.perf_counter() - start)
+    return {name: statistics.median(times) for name, times in taken.items()}
+
+
+def has_native_bf16() -> bool:
+    """Whether the processor multiplies bfloat16 in hardware; without that, bfloat16 on the CPU is emulated and slow."""
+    flags = Path("/proc/cpuinfo")
+    return flags.is_file() and any(flag in flags.read_text(encoding="utf-8") for flag in ("avx512_bf16", "amx_bf16"))
+
+
+def report(name: str, lines: Sequence[dict[str, object]]) -> None:
+    """Print a table and keep it as JSON in benchmarks/results/."""
+    columns = list(lines[0])
+    cells = [[f"{v:.3g}" if isinstance(v, float) else str(v) for v in line.values()] for line in lines]
+    widths = [max(len(c), *(len(row[i]) for row in cells)) for i, c in enumerate(columns)]
+    print(f"\n{name}")
+    for row in [columns, *cells]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
+    machine = {
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "native_bf16": has_native_bf16(),
+        "torch": torch.__version__,
+    }
+    print("machine:", ", ".join(f"{k} {v}" for k, v in machine.items()))
+    RESULTS.mkdir(exist_ok=True)
+    content = json.dumps({"benchmark": name, "machine": machine, "rows": list(lines)}, indent=1)
+    (RESULTS / f"{name}.json").write_text(content + "\n", encoding="utf-8")
