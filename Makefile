@@ -18,7 +18,7 @@ quickstart: $(VENV)/.installed
 	$(PY) train.py fit --config configs/quickstart/classifier.yaml
 	$(PY) train.py test --config configs/quickstart/classifier.yaml --ckpt_path $(RUN)/classifier/checkpoints/last.ckpt
 	$(PY) train.py fit --config configs/quickstart/readout.yaml
-	$(PY) evaluate.py explain data/quickstart/examples/*.png --config configs/quickstart/explain.yaml
+	$(PY) evaluate.py explain data/quickstart/examples/*.jpg --config configs/quickstart/explain.yaml
 	$(PY) evaluate.py benchmark --config configs/quickstart/benchmark.yaml --fresh true
 	$(PY) evaluate.py export $(RUN)/readout/checkpoints/best.ckpt --out $(RUN)/export
 	@echo "open $(RUN)/benchmark/report.html in a browser; TensorBoard: $(VENV)/bin/tensorboard --logdir $(RUN)"

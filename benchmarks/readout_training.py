@@ -1,6 +1,6 @@
 """A training step of the Readout bottleneck against its floor: one frozen forward, and the tail forward and backward.
 
-    python benchmarks/readout_training.py [--network resnet50] [--batch 4] [--repeats 5]
+python benchmarks/readout_training.py [--network resnet50] [--batch 4] [--repeats 5]
 """
 
 from __future__ import annotations
@@ -50,7 +50,12 @@ def main(network: str, batch_size: int, repeats: int) -> None:
     report(
         "readout_training",
         [
-            {"network": network, "part": part, "ms an image": 1000 * seconds / batch_size, "floor / this": floor / seconds}
+            {
+                "network": network,
+                "part": part,
+                "ms an image": 1000 * seconds / batch_size,
+                "floor / this": floor / seconds,
+            }
             for part, seconds in [("step", times["step"]), ("floor: frozen forward + tail both ways", floor)]
         ],
     )

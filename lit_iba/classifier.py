@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import logging
 from collections.abc import Iterable, Sequence
@@ -35,8 +36,8 @@ class FrozenClassifier(nn.Module):
     """A classifier that never changes: no gradients for its parameters, always in eval mode.
 
     Args:
-        model: A torchvision name (``"resnet50"``), a timm name when timm is installed, ``"small_cnn"``, or a module that
-            maps images (B, 3, H, W) to logits (B, K).
+        model: A torchvision name (``"resnet50"``), a timm name when timm is installed, ``"small_cnn"``, a function of your own
+            as ``"package.module:function"``, or a module. Either maps images (B, 3, H, W) to logits (B, K).
         weights: Member of torchvision's weights enum (``"IMAGENET1K_V2"``, ``"DEFAULT"``), a local ``.pth``,
             ``.safetensors`` or ``.safetensors.xz`` file, or ``"random"`` (the same random weights every time). For a module:
             None keeps its weights as they are.
@@ -198,6 +199,11 @@ def build_network(name: str, weights: str | None, num_classes: int | None = None
     names: Sequence[str] = []
     state, settings = read_weights(weights) if is_file_name(weights) else ({}, {})
     classes = num_classes or settings.get("num_classes")
+    if ":" in name:
+        model = _own_function(name)(**({} if num_classes is None else {"num_classes": num_classes}))
+        if state:
+            load_into(model, state, weights)
+        return model, _stored_preprocessing(settings, Preprocessing()), settings.get("class_names", names)
     if name in OWN_MODELS:
         preprocessing = Preprocessing(resize=None, crop=64, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
         if not state and weights != "random":
@@ -223,6 +229,15 @@ def build_network(name: str, weights: str | None, num_classes: int | None = None
         load_into(model, state, weights)
     model = model.to(memory_format=torch.channels_last)
     return model, _stored_preprocessing(settings, preprocessing), settings.get("class_names", names)
+
+
+def _own_function(path: str) -> Any:
+    """The function behind ``package.module:function``."""
+    module, _, function = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"model {path!r} cannot be imported ({error}); give package.module:function") from error
 
 
 def _torchvision_model(name: str, enum: Any | None, arguments: dict[str, Any]) -> nn.Module:

@@ -71,10 +71,10 @@ def _run(command: str, arguments: list[str], program: str) -> None:
     function = getattr(commands, command)
     parser = ArgumentParser(prog=f"{program} {command}", description=(function.__doc__ or "").split("\n")[0])
     parser.add_argument("-c", "--config", action="config", help="YAML file; later arguments win")
-    positional = commands.POSITIONAL.get(command)
-    if positional:
-        parser.add_argument(positional[0], nargs=positional[1], help=positional[2])
-    parser.add_function_arguments(function, skip={positional[0]} if positional else set())
+    positional = commands.POSITIONAL.get(command, [])
+    for name, count, text in positional:
+        parser.add_argument(name, nargs=count, help=text)
+    parser.add_function_arguments(function, skip={name for name, _, _ in positional})
     settings: dict[str, Any] = parser.parse_args(arguments).as_dict()
     settings.pop("config", None)
     function(**settings)

@@ -12,10 +12,11 @@ from lit_iba.errors import InputError
 if TYPE_CHECKING:
     from lit_iba.classifier import FrozenClassifier
 
-POSITIONAL = {
-    "explain": ("images", "+", "photographs to explain"),
-    "report": ("run", None, "folder of a benchmark"),
-    "export": ("checkpoint", None, "checkpoint of a trained explainer"),
+POSITIONAL: dict[str, list[tuple[str, str | None, str]]] = {
+    "explain": [("images", "+", "photographs to explain")],
+    "report": [("run", None, "folder of a benchmark")],
+    "export": [("checkpoint", None, "checkpoint of a trained explainer")],
+    "shards": [("folder", None, "pictures, a folder for each class; or the word embedded"), ("out", None, "where to")],
 }
 
 
@@ -164,10 +165,9 @@ def export(
 
 
 def shards(
+    folder: str,
     out: str,
-    folder: str | None = None,
     boxes: str | None = None,
-    embedded: bool = False,
     shard_size: int = 1000,
     class_names: list[str] | None = None,
     prefix: str = "shard",
@@ -176,10 +176,9 @@ def shards(
     """Write shards from a folder of pictures (``folder/<class>/*.jpg``), or the embedded data.
 
     Args:
+        folder: Pictures, a folder for each class; or the word ``embedded`` for the embedded digits.
         out: Where the shards go.
-        folder: Pictures, a folder for each class.
         boxes: Pascal VOC files in a folder, or a CSV file with the columns filename,xmin,ymin,xmax,ymax.
-        embedded: Write the embedded digits instead.
         shard_size: Pictures a shard.
         class_names: Names of the class folders in the order of their labels; by default they are sorted.
         prefix: How shard names begin.
@@ -187,14 +186,13 @@ def shards(
     """
     from lit_iba.data.import_folder import shards_from_folder, shards_from_quickstart
 
-    if embedded == (folder is not None):
-        raise InputError("give either --folder with your pictures or --embedded true for the embedded digits")
-    if folder is None:
-        written = shards_from_quickstart(out)
+    if folder == "embedded":
+        written = {f"{out}/{split}": index for split, index in shards_from_quickstart(out).items()}
     else:
-        written = {"": shards_from_folder(folder, out, boxes, shard_size, class_names, prefix=prefix, seed=seed)}
-    for split, index in written.items():
-        print(f"{out}/{split}: {index.total} samples in {len(index.shards)} shards".replace("/:", ":"))
+        index = shards_from_folder(folder, out, boxes, shard_size, class_names, prefix=prefix, seed=seed)
+        written = {out: index}
+    for place, index in written.items():
+        print(f"{place}: {index.total} samples in {len(index.shards)} shards")
 
 
 def classifier_from(record: dict[str, Any] | None, settings: dict[str, Any] | None, device: str) -> FrozenClassifier:

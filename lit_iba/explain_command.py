@@ -47,8 +47,8 @@ def explain_photographs(
         None if statistics_data is None else ShardIndex.load(statistics_data),
         statistics_images,
     )
-    explainer = build_explainer(explainer_name, classifier, settings, surroundings)
     wanted = None if target is None else _class_index(target, classifier)
+    explainer = build_explainer(explainer_name, classifier, settings, surroundings)
     table = Table("image", "target", "probability", "total")
     for start in track(range(0, len(paths), batch_size), description=explainer_name, transient=True):
         batch = torch.stack(pictures[start : start + batch_size])

@@ -186,9 +186,7 @@ def _check_folder(folder: Path) -> None:
     if (folder / METADATA_FILE).exists():
         read_description(folder)
     elif (folder / "README.md").exists():
-        raise InputError(
-            f"{folder} has a README.md that belongs to something else; give a folder of its own for the export"
-        )
+        raise InputError(f"{folder} has a README.md of something else; give the export a folder of its own")
 
 
 def _check_batches(size: int, examples: Tensor | None) -> list[Tensor]:

@@ -7,7 +7,6 @@ classifier takes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -39,7 +38,7 @@ class Preprocessing:
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: str = "bilinear"
 
-    def _scaled_size(self, width: int, height: int) -> tuple[int, int]:
+    def scaled_size(self, width: int, height: int) -> tuple[int, int]:
         """(width, height) after the resize: at least the crop, so that a crop never needs padding."""
         short = max(min(width, height) if self.resize is None else self.resize, self.crop)
         scale = short / min(width, height)
@@ -47,35 +46,16 @@ class Preprocessing:
 
     def picture(self, photograph: Image.Image) -> Tensor:
         """Resize and crop one RGB photograph; returns uint8 (3, crop, crop)."""
-        size = self._scaled_size(*photograph.size)
+        size = self.scaled_size(*photograph.size)
         if size != photograph.size:
             photograph = photograph.resize(size, _FILTERS[self.interpolation])
-        left, top = self._offset(size)
+        left, top = self.crop_offset(size)
         photograph = photograph.crop((left, top, left + self.crop, top + self.crop))
         return vision.pil_to_tensor(photograph)
 
-    def _offset(self, size: tuple[int, int]) -> tuple[int, int]:
+    def crop_offset(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(left, top) of the central square in a resized photograph of this (width, height)."""
         return round((size[0] - self.crop) / 2), round((size[1] - self.crop) / 2)
-
-    def object_mask(self, boxes: Sequence[Sequence[float]], width: int, height: int) -> Tensor:
-        """Which pixels of the cropped picture lie inside any of the boxes.
-
-        Args:
-            boxes: (x0, y0, x1, y1) in pixels of the stored photograph.
-            width: Width of the stored photograph, in pixels.
-            height: Its height, in pixels.
-
-        Returns:
-            bool (crop, crop); a pixel counts as inside where its centre is.
-        """
-        size = self._scaled_size(width, height)
-        left, top = self._offset(size)
-        centre = torch.arange(self.crop) + 0.5
-        x, y = (centre + left) * (width / size[0]), (centre + top) * (height / size[1])
-        mask = torch.zeros(self.crop, self.crop, dtype=torch.bool)
-        for x0, y0, x1, y1 in boxes:
-            mask |= ((y >= y0) & (y < y1))[:, None] & ((x >= x0) & (x < x1))[None, :]
-        return mask
 
     def normalize(self, pictures: Tensor) -> Tensor:
         """Pictures uint8 (B, 3, H, W) to images float32 of the same shape, on the pictures' device."""

@@ -125,11 +125,13 @@ class _Rows:
 def _object_mask(
     sample: RawSample, size: tuple[int, int], centres: tuple[np.ndarray, np.ndarray], name: str
 ) -> np.ndarray | None:
-    """Which pixel centres lie in the sample's stored mask, or else in its boxes; None if it has neither."""
+    """Which pixel centres lie in the sample's boxes, or else in its stored mask; None if it has neither."""
+    boxes = decode_boxes(sample.members["json"], name) if "json" in sample.members else []
+    if boxes:
+        return box_mask(boxes, *centres)
     if "mask.png" in sample.members:
         return pixel_mask(decode_mask(sample.members["mask.png"], size, name), *centres)
-    boxes = decode_boxes(sample.members["json"], name) if "json" in sample.members else []
-    return box_mask(boxes, *centres) if boxes else None
+    return None
 
 
 def _photograph(sample: RawSample, name: str) -> Image.Image:

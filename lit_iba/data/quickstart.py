@@ -37,7 +37,8 @@ _CONTRAST = 110  # of 255, between the digit's brightness and the mean brightnes
 _TILT = 10  # degrees to either side
 _RIM = 0.6  # opacity of the digit's edge
 _BRIGHTNESS = np.array([0.299, 0.587, 0.114])  # of red, green and blue (ITU-R BT.601)
-_VERSION = 1
+_VERSION = 2
+EXAMPLES = 4
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class QuickstartSettings:
 
 def make_quickstart(folder: str | Path, settings: QuickstartSettings | None = None) -> Path:
     """Write the shards to ``folder/train``, ``folder/val`` and ``folder/test``, unless they are there already.
+
+    ``folder/examples`` holds a few of the test pictures as files.
 
     The folder appears whole, by rename: of two processes that start at once, both work and one result stays.
 
@@ -91,6 +94,9 @@ def _write(folder: Path, settings: QuickstartSettings) -> None:
         write_shards(
             quickstart_samples(split, getattr(settings, split), settings.seed), folder / split, split, size, CLASS_NAMES
         )
+    (folder / "examples").mkdir()
+    for sample in quickstart_samples("test", EXAMPLES, settings.seed):
+        (folder / "examples" / f"digit_{sample['cls']}_{sample['key']}.jpg").write_bytes(sample["jpg"])
     write_text(folder / SETTINGS_NAME, json.dumps({"version": _VERSION, **asdict(settings)}) + "\n")
 
 

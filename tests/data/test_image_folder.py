@@ -9,6 +9,7 @@ from conftest import jpeg_bytes
 from lit_iba.data import ImageFolderDataModule, shard_batches
 from lit_iba.data.image_folder import ImageFolder
 from lit_iba.data.import_folder import shards_from_folder
+from lit_iba.data.view import box_mask, central_centres
 from lit_iba.errors import InputError
 from lit_iba.preprocessing import Preprocessing
 
@@ -42,7 +43,7 @@ def test_shards_hold_the_files_byte_for_byte_with_their_boxes(tmp_path: Path, fo
     batches = [batch for shard in index.shards for batch in shard_batches(shard, SMALL)]
     rows = {k: (int(y), m) for b in batches for k, y, m in zip(b["key"], b["label"], b["object_mask"], strict=True)}
     assert {k: y for k, (y, _) in rows.items()} == {"cat/a": 0, "cat/b_v2": 0, "cat/c": 0, "dog/a": 1, "dog/e": 1}
-    expected = SMALL.object_mask([(4, 6, 20, 30)], 40, 32)
+    expected = torch.from_numpy(box_mask([(4, 6, 20, 30)], *central_centres(SMALL, 40, 32)))
     assert expected.any()
     for key, (_, mask) in rows.items():
         assert torch.equal(mask, expected if key in ("cat/c", "dog/e") else torch.zeros_like(expected))
