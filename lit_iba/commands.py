@@ -140,6 +140,7 @@ def export(
     format: list[str] | str = "all",
     out: str | None = None,
     classifier: dict[str, Any] | None = None,
+    tolerance: float = 1e-4,
 ) -> None:
     """A trained explainer as programs that need no lit_iba: .pt2, ONNX, and its weights as safetensors.
 
@@ -148,6 +149,7 @@ def export(
         format: ``pt2``, ``onnx``, ``safetensors``, a list of them, or ``all``.
         out: Folder for the files; by default ``export`` beside the checkpoint.
         classifier: ``model`` and ``weights``, where the checkpoint's own record does not fit any more.
+        tolerance: Largest relative error of an exported program against the explainer.
     """
     from pathlib import Path
 
@@ -155,12 +157,8 @@ def export(
 
     formats = list(FORMATS) if format == "all" else [format] if isinstance(format, str) else format
     folder = Path(out) if out else Path(checkpoint).parent / "export"
-    export_checkpoint(
-        Path(checkpoint),
-        folder,
-        formats,
-        classifier=None if classifier is None else classifier_from(classifier, None, "cpu"),
-    )
+    given = None if classifier is None else classifier_from(classifier, None, "cpu")
+    export_checkpoint(Path(checkpoint), folder, formats, classifier=given, tolerance=tolerance)
     print(f"wrote {folder}")
 
 

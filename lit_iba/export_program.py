@@ -121,7 +121,7 @@ class ReadoutRecipe(Recipe):
     def parts(self, explainer: ReadoutIBA) -> dict[str, nn.Module]:
         """See the base class."""
         # The traced cut holds only the layers up to the last tap. Cut with hooks, the whole classifier runs.
-        observe = explainer.split._observe
+        observe = explainer.split.observer
         trunk = observe if isinstance(observe, nn.Module) else explainer.classifier.model
         return {"classifier": trunk, "readout": explainer.network}
 

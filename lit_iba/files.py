@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_UMASK = os.umask(0)  # the only way to read it is to set it
+os.umask(_UMASK)
+
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
@@ -20,6 +23,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         yield part
         with part.open("rb") as written:
             os.fsync(written.fileno())
+        part.chmod(0o666 & ~_UMASK)  # some writers make private files, which others on a cluster could not read
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

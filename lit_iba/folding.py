@@ -9,6 +9,20 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
+def graph_module(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
+    """A module that runs ``graph`` on the very modules, parameters and buffers of ``root``.
+
+    ``fx.GraphModule`` copies the reference to a tensor that the graph reads; a buffer moved to another device is a new tensor,
+    which such a copy would not see. Sharing the child module that holds it does.
+    """
+    made = fx.GraphModule(root, graph)
+    for node in graph.nodes:
+        child, _, rest = str(node.target).partition(".")
+        if node.op == "get_attr" and rest:
+            setattr(made, child, getattr(root, child))
+    return made
+
+
 def fold_batch_norms(network: fx.GraphModule) -> fx.GraphModule:
     """A graph module in which every convolution that only feeds a batch norm has taken it in.
 
@@ -18,7 +32,7 @@ def fold_batch_norms(network: fx.GraphModule) -> fx.GraphModule:
     Args:
         network: A traced network in eval mode.
     """
-    folded = fx.GraphModule(network, copy.deepcopy(network.graph))
+    folded = graph_module(network, copy.deepcopy(network.graph))
     for node in list(folded.graph.nodes):
         if node.op != "call_module" or not isinstance(folded.get_submodule(node.target), nn.BatchNorm2d):
             continue

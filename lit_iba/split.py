@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torchvision.models.feature_extraction import NodePathTracer
 
 from lit_iba.errors import InputError, unknown_name
-from lit_iba.folding import fold_batch_norms
+from lit_iba.folding import fold_batch_norms, graph_module
 
 Carried = tuple[Any, ...]  # tensors whose rows belong to the images, and shapes whose first entry counts them
 
@@ -106,11 +106,12 @@ class Split:
 
     Attributes:
         layer: Name of the layer whose output is R.
+        observer: The function behind :meth:`observe`, a module where the network could be traced; None without taps.
     """
 
     def __init__(self, layer: str, head: Any, tail: Any, observe: Any) -> None:
         self.layer = layer
-        self._head, self._tail, self._observe = head, tail, observe
+        self._head, self._tail, self.observer = head, tail, observe
         self._folded_tail: Any = None
 
     def head(self, images: Tensor) -> tuple[Tensor, Carried]:
@@ -131,7 +132,7 @@ class Split:
 
     def observe(self, images: Tensor) -> tuple[Tensor, Carried, dict[str, Tensor]]:
         """One forward pass that gives R, the carried values, and the feature maps of the taps asked for."""
-        r, carried, taps = self._observe(images)
+        r, carried, taps = self.observer(images)
         return r, tuple(carried), taps
 
 
@@ -214,7 +215,7 @@ class TracedNetwork:
                 ):
                     kept[node] = graph.call_method("clone", (env[node],))
         graph.output(fx.map_arg(outputs, lambda n: kept.get(n, env[n])))
-        return fx.GraphModule(self.model, graph)
+        return graph_module(self.model, graph)
 
     def split(self, layer: str, taps: Sequence[str] = ()) -> Split:
         """Cut behind ``layer``; ``taps`` name the layers that ``Split.observe`` returns besides."""
@@ -251,9 +252,8 @@ class TracedNetwork:
                 tail.output(env[self._logits()])
             else:
                 self._copy(tail, node, env)
-        tail_module = fx.GraphModule(self.model, tail)
         tail.eliminate_dead_code()
-        tail_module.recompile()
+        tail_module = graph_module(self.model, tail)
         head = self.extract((cut, *carried))
         observe = self.extract((cut, tuple(carried), {name: self._node(name) for name in taps})) if taps else None
         return Split(layer, head, tail_module, observe)

@@ -113,3 +113,33 @@ def test_the_layout_of_a_feature_map_is_found(shape: tuple[int, ...], image: tup
     assert layout == expected
     values = torch.randn(shape)
     assert torch.equal(layout.ungrid(layout.grid(values), layout.prefix_of(values)), values)
+
+
+def test_a_cut_follows_its_classifier_to_another_device() -> None:
+    torch.manual_seed(0)
+    model = torchvision.models.SwinTransformer([4, 4], 12, [1, 1], [2, 2], [4, 4], num_classes=5)
+    classifier = FrozenClassifier(model, preprocessing=Preprocessing(resize=None, crop=32))
+    split = classifier.split("features.0")
+    model._apply(lambda tensor: tensor.clone())  # what .to(device) does: buffers become new tensors
+    for name, buffer in split._tail.named_buffers():
+        assert any(buffer is own for own in model.buffers()), f"{name} stayed behind"
+
+
+def test_folded_batch_norms_change_nothing_but_the_speed() -> None:
+    torch.manual_seed(0)
+    model = torchvision.models.resnet18(weights=None).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -1, 1)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 2)
+    classifier = FrozenClassifier(model)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    split = classifier.split("layer2.0.conv1")
+    r, carried = split.head(torch.randn(2, 3, 64, 64))
+    expected = split.tail(r, carried)
+    assert torch.allclose(split.folded_tail(r, carried), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    modules = [type(m) for m in split._folded_tail.modules()]
+    assert nn.BatchNorm2d in [type(m) for m in split._tail.modules()]
+    assert modules.count(nn.BatchNorm2d) == 1, "only the one right behind the cut has no convolution to go into"
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
