@@ -252,8 +252,9 @@ class TracedNetwork:
                 tail.output(env[self._logits()])
             else:
                 self._copy(tail, node, env)
-        tail.eliminate_dead_code()
         tail_module = graph_module(self.model, tail)
+        tail_module.graph.eliminate_dead_code()
+        tail_module.recompile()
         head = self.extract((cut, *carried))
         observe = self.extract((cut, tuple(carried), {name: self._node(name) for name in taps})) if taps else None
         return Split(layer, head, tail_module, observe)
