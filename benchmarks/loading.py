@@ -1,8 +1,7 @@
 """How fast shards are read, against the least that any loader must do: decoding and resizing the same bytes.
 
 Both sides use the same number of processes and the same pictures, in turn, several times; the ratio of the medians is
-what to look at (1.0 means that reading, ordering, boxes and batching cost nothing). Where samples have a mask, as
-the embedded digits do, the floor decodes it too. Run it as
+what to look at (1.0 means that reading, ordering, boxes and batching cost nothing). Run it as
 
     python benchmarks/loading.py                              # on the embedded digits
     python benchmarks/loading.py path/to/shards --workers 8   # on any folder, index or pattern of shards
@@ -24,39 +23,33 @@ import torch
 from PIL import Image
 
 from lit_iba.data import ShardIndex, shard_loader
-from lit_iba.data.decode import PICTURE_EXTENSIONS, decode_mask, decode_photograph
+from lit_iba.data.decode import PICTURE_EXTENSIONS, decode_photograph
 from lit_iba.data.import_folder import shards_from_quickstart
 from lit_iba.data.quickstart import QUICKSTART_PREPROCESSING
 from lit_iba.data.tar_samples import TarSamples
 from lit_iba.preprocessing import Preprocessing
 
-Encoded = tuple[bytes, bytes | None]  # the photograph and, where there is one, its mask
 
-
-def pictures_of(index: ShardIndex) -> list[Encoded]:
+def pictures_of(index: ShardIndex) -> list[bytes]:
     """The encoded pictures of all samples, in memory."""
-    found: list[Encoded] = []
+    found: list[bytes] = []
     for shard in index.shards:
         with closing(TarSamples(shard.path)) as reader:
             while (sample := reader.next()) is not None:
-                photograph = next(sample.members[e] for e in PICTURE_EXTENSIONS if e in sample.members)
-                found.append((photograph, sample.members.get("mask.png")))
+                found.append(next(sample.members[e] for e in PICTURE_EXTENSIONS if e in sample.members))
     return found
 
 
-def decode_all(pictures: list[Encoded], preprocessing: Preprocessing, ready: Any, go: Any) -> None:
+def decode_all(pictures: list[bytes], preprocessing: Preprocessing, ready: Any, go: Any) -> None:
     """The floor: decode and resize, and throw the result away."""
     torch.set_num_threads(1)
     ready.release()
     go.wait()
-    for encoded, mask in pictures:
-        photograph = decode_photograph(encoded, "picture")
-        preprocessing.picture(photograph)
-        if mask is not None:
-            decode_mask(mask, photograph.size, "mask")
+    for encoded in pictures:
+        preprocessing.picture(decode_photograph(encoded, "picture"))
 
 
-def bare_speed(pictures: list[Encoded], preprocessing: Preprocessing, workers: int) -> float:
+def bare_speed(pictures: list[bytes], preprocessing: Preprocessing, workers: int) -> float:
     """Pictures a second of ``workers`` processes that only decode and resize; their start is not counted."""
     context = multiprocessing.get_context("fork")
     ready, go = context.Semaphore(0), context.Event()
