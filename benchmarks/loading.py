@@ -82,8 +82,8 @@ def loader_speed(index: ShardIndex, preprocessing: Preprocessing, workers: int, 
 def measure(index: ShardIndex, preprocessing: Preprocessing, workers: int, batch_size: int, rounds: int) -> None:
     """Print both speeds and their ratio."""
     pictures = pictures_of(index)
-    width, height = Image.open(io.BytesIO(pictures[0][0])).size
-    kilobytes = sum(len(photograph) for photograph, _ in pictures) / len(pictures) / 1000
+    width, height = Image.open(io.BytesIO(pictures[0])).size
+    kilobytes = sum(map(len, pictures)) / len(pictures) / 1000
     print(f"{len(pictures)} pictures such as {width} x {height}, {kilobytes:.0f} kB each; {workers} processes")
     bare, ours = [], []
     for number in range(rounds):
