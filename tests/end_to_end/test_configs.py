@@ -1,0 +1,72 @@
+"""Every config in the tree is run: the quickstart's chain on little data, and the others for a step on the same data."""
+
+import json
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+
+from lit_iba.cli import main
+from lit_iba.data.quickstart import QuickstartSettings, make_quickstart
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+LITTLE = ["--data.train_samples", "64", "--data.val_samples", "20", "--data.test_samples", "20", "--data.num_workers", "0"]
+ONE_EPOCH = ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--trainer.log_every_n_steps", "1"]
+
+
+def test_every_config_has_its_test() -> None:
+    tested = {
+        "quickstart/classifier.yaml", "quickstart/readout.yaml", "quickstart/explain.yaml", "quickstart/benchmark.yaml",
+        "train/readout_resnet50.yaml", "train/readout_vgg16.yaml", "evaluate/iba_table1_resnet50.yaml",
+    }  # fmt: skip
+    assert {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")} == tested
+
+
+def test_the_quickstart_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    quickstart = CONFIGS / "quickstart"
+    assert main(["fit", "--config", str(quickstart / "classifier.yaml"), *ONE_EPOCH, *LITTLE], "train.py") == 0
+    last = "runs/quickstart/classifier/checkpoints/last.ckpt"
+    test = ["test", "--config", str(quickstart / "classifier.yaml"), *ONE_EPOCH, *LITTLE, "--ckpt_path", last]
+    assert main(test, "train.py") == 0
+    readout = ["fit", "--config", str(quickstart / "readout.yaml"), *ONE_EPOCH, *LITTLE]
+    assert main([*readout, "--model.statistics_images", "40"], "train.py") == 0
+    examples = [str(path) for path in Path("data/quickstart/examples").glob("*.jpg")]
+    assert main(["explain", *examples, "--config", str(quickstart / "explain.yaml")], "evaluate.py") == 0
+    assert len(list(Path("runs/quickstart/explain").glob("*.overlay.png"))) == len(examples) == 4
+    benchmark = ["benchmark", "--config", str(quickstart / "benchmark.yaml"), "--max_images", "8", "--statistics_images", "40"]
+    assert main([*benchmark, "--gallery", "2", "--accelerator", "cpu"], "evaluate.py") == 0
+    results = json.loads(Path("runs/quickstart/benchmark/results.json").read_text())
+    assert len(results["results"]) == 3
+    for by_explainer in results["results"].values():
+        assert set(by_explainer) == set(results["explainers"])
+        assert all(result["n"] == 8 for result in by_explainer.values())
+    assert "per_sample_iba" in Path("runs/quickstart/benchmark/report.html").read_text()
+    assert main(["report", "runs/quickstart/benchmark"], "evaluate.py") == 0
+    export = ["export", "runs/quickstart/readout/checkpoints/best.ckpt", "--format", "safetensors", "--out", "export"]
+    assert main(export, "evaluate.py") == 0
+    assert safetensors.torch.load_file("export/explainer.safetensors")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["resnet50", "vgg16"])
+def test_the_training_configs_take_a_step(network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_quickstart("data/imagenet", QuickstartSettings(6, 4, 2, shard_size=4))
+    config = ["--config", str(CONFIGS / "train" / f"readout_{network}.yaml"), "--model.classifier.weights", "random"]
+    small = ["--model.readout", '{"hidden": [8, 8]}', "--model.statistics_images", "4", "--trainer.precision", "32-true"]
+    step = ["--data.batch_size", "2", "--data.num_workers", "0", "--trainer.fast_dev_run", "1", "--trainer.accelerator", "cpu"]
+    assert main(["fit", *config, *small, *step], "train.py") == 0
+
+
+@pytest.mark.slow
+def test_the_table_configs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_quickstart("data/imagenet", QuickstartSettings(4, 4, 4, val_shard_size=2))
+    config = ["--config", str(CONFIGS / "evaluate" / "iba_table1_resnet50.yaml"), "--classifier.weights", "random"]
+    metrics = '{"bounding_box": {}, "degradation_14": {"metric": "degradation", "tile": 14, "points": 3}}'
+    explainers = '{"per_sample_iba": {"layer": "layer2", "steps": 1, "copies": 2}, "grad_cam": {}, "random": {}}'
+    little = ["--max_images", "2", "--metrics", metrics, "--explainers", explainers, "--accelerator", "cpu"]
+    assert main(["benchmark", *config, *little], "evaluate.py") == 0
+    results = json.loads(Path("runs/iba_table1_resnet50/results.json").read_text())
+    assert results["data"]["used"] == 2
