@@ -7,8 +7,6 @@ on the other images of the batch: whatever is random is drawn from a generator t
 from __future__ import annotations
 
 import hashlib
-import importlib
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,8 +16,9 @@ import torch
 from torch import Tensor
 
 from lit_iba.classifier import FrozenClassifier
-from lit_iba.errors import InputError, unknown_name
+from lit_iba.errors import InputError
 from lit_iba.heatmap import Heatmap
+from lit_iba.registry import class_named
 from lit_iba.statistics import FeatureStatistics
 
 
@@ -163,17 +162,7 @@ def explainer_class(name: str) -> type[Explainer]:
     Raises:
         InputError: No such name; the nearest ones are listed.
     """
-    path = EXPLAINERS.get(name, name)
-    if "." not in path:
-        raise unknown_name("explainer", name, EXPLAINERS, "(or give a class path such as my_package.MyExplainer)")
-    module, _, attribute = path.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"explainer {path!r} cannot be imported ({error}); check the class path") from error
-    if not (inspect.isclass(found) and issubclass(found, Explainer)):
-        raise InputError(f"{path!r} is not an Explainer; subclass lit_iba.Explainer")
-    return found
+    return class_named(name, "explainer", EXPLAINERS, Explainer)  # type: ignore[type-abstract] # only to compare with
 
 
 def build_explainer(

@@ -6,8 +6,6 @@ stored rows, on any number of processes, and paired tests between explainers hav
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -22,6 +20,7 @@ from torchmetrics.utilities import dim_zero_cat
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError, unknown_name
 from lit_iba.explainer import check_images, check_targets
+from lit_iba.registry import class_named
 
 Curve = dict[str, list[float]]
 
@@ -231,17 +230,7 @@ def metric_class(name: str) -> type[HeatmapMetric]:
     Raises:
         InputError: No such name; the nearest ones are listed.
     """
-    path = METRICS.get(name, name)
-    if "." not in path:
-        raise unknown_name("metric", name, METRICS, "(or give a class path such as my_package.MyMetric)")
-    module, _, attribute = path.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"metric {path!r} cannot be imported ({error}); check the class path") from error
-    if not (inspect.isclass(found) and issubclass(found, HeatmapMetric)):
-        raise InputError(f"{path!r} is not a HeatmapMetric; subclass lit_iba.metrics.HeatmapMetric")
-    return found
+    return class_named(name, "metric", METRICS, HeatmapMetric)  # type: ignore[type-abstract] # only to compare with
 
 
 def build_metric(name: str, settings: dict[str, Any] | None = None) -> HeatmapMetric:

@@ -73,7 +73,7 @@ def test_names_and_settings_are_checked(small_classifier: FrozenClassifier) -> N
         build_explainer("gradcam", small_classifier)
     with pytest.raises(InputError, match="do not fit 'saliency'"):
         build_explainer("saliency", small_classifier, {"steps": 3})
-    with pytest.raises(InputError, match="is not an Explainer"):
+    with pytest.raises(InputError, match="is no Explainer"):
         build_explainer("torch.nn.Linear", small_classifier)
     with pytest.raises(InputError, match="cannot be imported"):
         build_explainer("nowhere.Method", small_classifier)

@@ -10,7 +10,16 @@ from lit_iba.cli import main
 from lit_iba.data.quickstart import QuickstartSettings, make_quickstart
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-LITTLE = ["--data.train_samples", "64", "--data.val_samples", "20", "--data.test_samples", "20", "--data.num_workers", "0"]
+LITTLE = [
+    "--data.train_samples",
+    "64",
+    "--data.val_samples",
+    "20",
+    "--data.test_samples",
+    "20",
+    "--data.num_workers",
+    "0",
+]
 ONE_EPOCH = ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--trainer.log_every_n_steps", "1"]
 
 
@@ -34,7 +43,15 @@ def test_the_quickstart_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     examples = [str(path) for path in Path("data/quickstart/examples").glob("*.jpg")]
     assert main(["explain", *examples, "--config", str(quickstart / "explain.yaml")], "evaluate.py") == 0
     assert len(list(Path("runs/quickstart/explain").glob("*.overlay.png"))) == len(examples) == 4
-    benchmark = ["benchmark", "--config", str(quickstart / "benchmark.yaml"), "--max_images", "8", "--statistics_images", "40"]
+    benchmark = [
+        "benchmark",
+        "--config",
+        str(quickstart / "benchmark.yaml"),
+        "--max_images",
+        "8",
+        "--statistics_images",
+        "40",
+    ]
     assert main([*benchmark, "--gallery", "2", "--accelerator", "cpu"], "evaluate.py") == 0
     results = json.loads(Path("runs/quickstart/benchmark/results.json").read_text())
     assert len(results["results"]) == 3
@@ -54,8 +71,24 @@ def test_the_training_configs_take_a_step(network: str, tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     make_quickstart("data/imagenet", QuickstartSettings(6, 4, 2, shard_size=4))
     config = ["--config", str(CONFIGS / "train" / f"readout_{network}.yaml"), "--model.classifier.weights", "random"]
-    small = ["--model.readout", '{"hidden": [8, 8]}', "--model.statistics_images", "4", "--trainer.precision", "32-true"]
-    step = ["--data.batch_size", "2", "--data.num_workers", "0", "--trainer.fast_dev_run", "1", "--trainer.accelerator", "cpu"]
+    small = [
+        "--model.readout",
+        '{"hidden": [8, 8]}',
+        "--model.statistics_images",
+        "4",
+        "--trainer.precision",
+        "32-true",
+    ]
+    step = [
+        "--data.batch_size",
+        "2",
+        "--data.num_workers",
+        "0",
+        "--trainer.fast_dev_run",
+        "1",
+        "--trainer.accelerator",
+        "cpu",
+    ]
     assert main(["fit", *config, *small, *step], "train.py") == 0
 
 
