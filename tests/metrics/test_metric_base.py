@@ -111,7 +111,7 @@ def test_bad_input_is_refused_by_name(name, change, message):
     [
         ("degradatoin", {}, "did you mean 'degradation'"),
         ("no_such_package.Metric", {}, "cannot be imported"),
-        ("lit_iba.heatmap.Heatmap", {}, "not a HeatmapMetric"),
+        ("lit_iba.heatmap.Heatmap", {}, "is no HeatmapMetric"),
         ("degradation", {"preset": "refrence"}, "did you mean 'reference'"),
         ("bounding_box", {"tile": 8}, "do not fit"),
     ],
