@@ -52,7 +52,9 @@ class ReadoutSettings:
         tap_norm: ``"mean_std"``, or ``"std"``: taps are divided by their scale without centring.
         align_corners: How taps are resized; the authors' code aligns corners.
         clamp_alpha: Limit of |alpha|; None for none. The authors clamp to 5, on which their initial bias sits.
-        initial_alpha: Bias of the last convolution.
+        initial_alpha: Bias of the last convolution. The authors start at 5, where nearly everything passes and the
+            cross-entropy hardly depends on lambda; with a large learning rate the information term alone then drives lambda
+            to zero, from where it does not come back. At 0 both terms have a gradient from the first step.
     """
 
     hidden: tuple[int, int] | None = None
@@ -62,7 +64,7 @@ class ReadoutSettings:
     tap_norm: str = "mean_std"
     align_corners: bool = False
     clamp_alpha: float | None = None
-    initial_alpha: float = 5.0
+    initial_alpha: float = 0.0
 
     def __post_init__(self) -> None:
         if self.tap_norm not in ("mean_std", "std"):
@@ -71,7 +73,9 @@ class ReadoutSettings:
 
 PRESETS: dict[str, ReadoutSettings] = {
     "default": ReadoutSettings(),
-    "reference": ReadoutSettings(smoothing_sigma=0.0, tap_norm="std", align_corners=True, clamp_alpha=5.0),
+    "reference": ReadoutSettings(
+        smoothing_sigma=0.0, tap_norm="std", align_corners=True, clamp_alpha=5.0, initial_alpha=5.0
+    ),
 }
 
 

@@ -36,6 +36,8 @@ class ReadoutTraining(TrainingWithFrozenClassifier):
         layer: Where the bottleneck is; by default the paper's choice for this network.
         taps: Layers that are read; by default the paper's.
         beta: Weight of the information (mean over elements), the paper's "beta = 10/k".
+        beta_warmup_steps: Steps over which beta grows linearly to its value, so that the network learns what matters before
+            it is asked to leave out the rest; 0 in the paper.
         readout: Any of ``ReadoutSettings``, such as ``{"hidden": [64, 64]}``.
         preset: ``"default"`` or ``"reference"``.
         target: What the restricted features must still give: the data set's ``"label"``, or the ``"predicted"`` class.
@@ -50,6 +52,7 @@ class ReadoutTraining(TrainingWithFrozenClassifier):
         layer: str | None = None,
         taps: list[str] | None = None,
         beta: float = 10.0,
+        beta_warmup_steps: int = 0,
         readout: dict[str, Any] | None = None,
         preset: str = "default",
         target: str = "label",
@@ -64,13 +67,14 @@ class ReadoutTraining(TrainingWithFrozenClassifier):
         self.explainer = ReadoutIBA(self.classifier, layer, taps, seed=seed, preset=preset, **readout)
         self.network = self.explainer.network
         self.beta, self.target, self.seed = beta, target, seed
+        self.beta_warmup_steps = beta_warmup_steps
         self.statistics_images, self.optimizer = statistics_images, optimizer
         layer, taps = (
             self.explainer.layer,
             self.explainer.taps,
         )  # as chosen, not as asked for: they rebuild the explainer
         self.save_hyperparameters(
-            {"classifier": classifier, "layer": layer, "taps": taps, "beta": beta, "readout": readout, "preset": preset,
+            {"classifier": classifier, "layer": layer, "taps": taps, "beta": beta, "beta_warmup_steps": beta_warmup_steps, "readout": readout, "preset": preset,
              "target": target, "statistics_images": statistics_images, "seed": seed}
         )  # fmt: skip
         self.scores = torch.nn.ModuleDict({name: MeanMetric() for name in _SCORES})
@@ -107,7 +111,8 @@ class ReadoutTraining(TrainingWithFrozenClassifier):
         """One step of equation 6 on a batch."""
         weight = batch["weight"]
         step = self._step(batch, self.current_epoch)
-        losses = step["cross_entropy"] + self.beta * step["information_nats_per_element"]
+        grown = min(1.0, (self.global_step + 1) / max(self.beta_warmup_steps, 1))
+        losses = step["cross_entropy"] + grown * self.beta * step["information_nats_per_element"]
         # Divided by the batch's slots, not by the weights' sum: so two processes at batch b equal one at 2b.
         loss = (losses * weight).mean()
         self.log("train/loss", loss, prog_bar=True, batch_size=len(weight))
