@@ -34,10 +34,10 @@ SETTINGS_NAME = "quickstart.json"
 
 _BOX_AREA = (0.12, 0.25)  # of the picture; the box metric's usual limit is 33 %
 _CONTRAST = 110  # of 255, between the digit's brightness and the mean brightness around it
-_TILT = 10  # degrees to either side
+_TILT = 6  # degrees, either way
 _RIM = 0.6  # opacity of the digit's edge
 _BRIGHTNESS = np.array([0.299, 0.587, 0.114])  # of red, green and blue (ITU-R BT.601)
-_VERSION = 2
+_VERSION = 3
 EXAMPLES = 4
 
 

@@ -74,7 +74,8 @@ class ReadoutTraining(TrainingWithFrozenClassifier):
             self.explainer.taps,
         )  # as chosen, not as asked for: they rebuild the explainer
         self.save_hyperparameters(
-            {"classifier": classifier, "layer": layer, "taps": taps, "beta": beta, "beta_warmup_steps": beta_warmup_steps, "readout": readout, "preset": preset,
+            {"classifier": classifier, "layer": layer, "taps": taps, "beta": beta, "beta_warmup_steps": beta_warmup_steps,
+             "readout": readout, "preset": preset,
              "target": target, "statistics_images": statistics_images, "seed": seed}
         )  # fmt: skip
         self.scores = torch.nn.ModuleDict({name: MeanMetric() for name in _SCORES})
