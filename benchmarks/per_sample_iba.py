@@ -70,7 +70,7 @@ def flops(function: Any) -> float:
     return float(counter.get_total_flops())
 
 
-def measure(name: str, layer: str, repeats: int) -> list[dict[str, object]]:
+def measure(name: str, layer: str, repeats: int, with_compile: bool) -> list[dict[str, object]]:
     """Rows of the table for one network."""
     torch.manual_seed(0)
     model = torchvision.models.get_model(name, weights=None).eval()
@@ -83,17 +83,16 @@ def measure(name: str, layer: str, repeats: int) -> list[dict[str, object]]:
     plain = PlainPerSampleIBA(model, layer, mean, std)
     ours = PerSampleIBA(classifier, layer, statistics, active_threshold=-1.0)
     bf16 = PerSampleIBA(classifier, layer, statistics, active_threshold=-1.0, precision="bf16")
-    compiled = PerSampleIBA(classifier, layer, statistics, active_threshold=-1.0, compile=True)
     one = images[:1].contiguous(memory_format=torch.channels_last)
-    times = median_seconds(
-        {
-            "plain": lambda: plain.attribute(images[:1], 0),
-            "ours": lambda: ours.attribute(one, target=0),
-            "ours, compiled tail": lambda: compiled.attribute(one, target=0),
-            "ours, bf16": lambda: bf16.attribute(one, target=0),
-        },
-        repeats,
-    )
+    runs: dict[str, Any] = {
+        "plain": lambda: plain.attribute(images[:1], 0),
+        "ours": lambda: ours.attribute(one, target=0),
+        "ours, bf16": lambda: bf16.attribute(one, target=0),
+    }
+    if with_compile:
+        compiled = PerSampleIBA(classifier, layer, statistics, active_threshold=-1.0, compile=True)
+        runs["ours, compiled tail"] = lambda: compiled.attribute(one, target=0)
+    times = median_seconds(runs, repeats)
     eight = median_seconds({"eight": lambda: ours.attribute(images, target=0)}, max(1, repeats // 2))["eight"] / 8
     floor = flops(lambda: plain.attribute(images[:1], 0)) / flops(lambda: ours.attribute(one, target=0))
     maps = [e.attribute(one, target=0, keys=["a"]).values.flatten() for e in (ours, bf16)]
@@ -110,10 +109,15 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--compile", action="store_true", help="also with the compiled tail; compiling takes minutes")
     arguments = parser.parse_args()
     report(
         "per_sample_iba",
-        [row for name in arguments.networks for row in measure(name, NETWORKS[name], arguments.repeats)],
+        [
+            row
+            for name in arguments.networks
+            for row in measure(name, NETWORKS[name], arguments.repeats, arguments.compile)
+        ],
     )
     if not has_native_bf16():
         print("this processor has no bfloat16 arithmetic: the bf16 rows show emulation, not what the option is for")
