@@ -46,12 +46,12 @@ class PlainPerSampleIBA:
 
         return hook
 
-    def attribute(self, image: Tensor, target: int) -> Tensor:
+    def attribute(self, image: Tensor, target: int, steps: int = STEPS) -> Tensor:
         """Bits per position of one image (1, 3, H, W)."""
         alpha = torch.full((1, *self.mean.shape), 5.0, requires_grad=True)
         adam = torch.optim.Adam([alpha], lr=1.0)
         handle = self.layer.register_forward_hook(self._restrict(alpha))
-        for _ in range(STEPS):
+        for _ in range(steps):
             adam.zero_grad()
             logits = self.model(image.expand(COPIES, -1, -1, -1))
             assert self.information is not None
@@ -63,14 +63,14 @@ class PlainPerSampleIBA:
         return self.information.detach()[0].sum(dim=0)
 
 
-def flops(function: Any) -> float:
-    """Floating-point operations of a call."""
+def flops(explainer: Any, image: Tensor, **options: Any) -> float:
+    """Floating-point operations of one explanation."""
     with FlopCounterMode(display=False) as counter:
-        function()
+        explainer.attribute(image, 0, **options)
     return float(counter.get_total_flops())
 
 
-def measure(name: str, layer: str, repeats: int, with_compile: bool) -> list[dict[str, object]]:
+def measure(name: str, layer: str, repeats: int, with_compile: bool, with_bf16: bool) -> list[dict[str, object]]:
     """Rows of the table for one network."""
     torch.manual_seed(0)
     model = torchvision.models.get_model(name, weights=None).eval()
@@ -82,21 +82,27 @@ def measure(name: str, layer: str, repeats: int, with_compile: bool) -> list[dic
     mean, std = statistics.mean.float(), statistics.std.float().clamp_min(0.01)
     plain = PlainPerSampleIBA(model, layer, mean, std)
     ours = PerSampleIBA(classifier, layer, statistics, active_threshold=-1.0)
-    bf16 = PerSampleIBA(classifier, layer, statistics, active_threshold=-1.0, precision="bf16")
     one = images[:1].contiguous(memory_format=torch.channels_last)
     runs: dict[str, Any] = {
         "plain": lambda: plain.attribute(images[:1], 0),
         "ours": lambda: ours.attribute(one, target=0),
-        "ours, bf16": lambda: bf16.attribute(one, target=0),
     }
+    if with_bf16:
+        bf16 = PerSampleIBA(classifier, layer, statistics, active_threshold=-1.0, precision="bf16")
+        runs["ours, bf16"] = lambda: bf16.attribute(one, target=0)
     if with_compile:
         compiled = PerSampleIBA(classifier, layer, statistics, active_threshold=-1.0, compile=True)
         runs["ours, compiled tail"] = lambda: compiled.attribute(one, target=0)
     times = median_seconds(runs, repeats)
     eight = median_seconds({"eight": lambda: ours.attribute(images, target=0)}, max(1, repeats // 2))["eight"] / 8
-    floor = flops(lambda: plain.attribute(images[:1], 0)) / flops(lambda: ours.attribute(one, target=0))
-    maps = [e.attribute(one, target=0, keys=["a"]).values.flatten() for e in (ours, bf16)]
-    correlation = float(torch.corrcoef(torch.stack(maps))[0, 1])
+    one_step, two_steps = (
+        flops(PerSampleIBA(classifier, layer, statistics, active_threshold=-1.0, steps=n), one) for n in (1, 2)
+    )
+    floor = STEPS * flops(plain, images[:1], steps=1) / (one_step + (STEPS - 1) * (two_steps - one_step))
+    correlation = 1.0
+    if with_bf16:
+        maps = torch.stack([e.attribute(one, target=0, keys=["a"]).values.flatten() for e in (ours, bf16)])
+        correlation = float(torch.corrcoef(maps)[0, 1])
     rows: list[dict[str, object]] = [
         {"network": f"{name}/{layer}", "form": form, "seconds an image": seconds, "plain / this": times["plain"] / seconds,
          "FLOP floor": floor if form != "plain" else 1.0, "correlation with float32": correlation if "bf16" in form else 1.0}
@@ -110,14 +116,12 @@ if __name__ == "__main__":
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--compile", action="store_true", help="also with the compiled tail; compiling takes minutes")
+    parser.add_argument("--bf16", action="store_true", help="also bfloat16 where the processor would emulate it")
     arguments = parser.parse_args()
-    report(
-        "per_sample_iba",
-        [
-            row
-            for name in arguments.networks
-            for row in measure(name, NETWORKS[name], arguments.repeats, arguments.compile)
-        ],
-    )
+    with_bf16 = arguments.bf16 or has_native_bf16() or torch.cuda.is_available()
+    found: list[dict[str, object]] = []
+    for network in arguments.networks:
+        found += measure(network, NETWORKS[network], arguments.repeats, arguments.compile, with_bf16)
+        report("per_sample_iba", found)
     if not has_native_bf16():
-        print("this processor has no bfloat16 arithmetic: the bf16 rows show emulation, not what the option is for")
+        print("this processor has no bfloat16 arithmetic: bf16 would be emulated, and is measured only with --bf16")
