@@ -1,31 +1,12 @@
 """Small real shards: photographs' crops of uneven sizes, whose class and key tell them apart."""
 
-import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
+from data_toys import samples
 
 from lit_iba.data import ShardIndex, write_shards
-
-
-def jpeg_bytes(number: int, width: int = 40, height: int = 32) -> bytes:
-    """A smooth picture whose colour depends on its number."""
-    y, x = np.mgrid[:height, :width]
-    pixels = np.stack([x * 5 + number, y * 7 + number * 3, x + y], axis=-1) % 256
-    buffer = io.BytesIO()
-    Image.fromarray(pixels.astype(np.uint8)).save(buffer, "JPEG", quality=95)
-    return buffer.getvalue()
-
-
-def samples(count: int) -> Iterator[dict[str, Any]]:
-    """Samples number 0..count-1; the class is the number modulo ten."""
-    for number in range(count):
-        box = [4, 4, 10 + number % 20, 20]
-        yield {"key": f"s{number:04d}", "jpg": jpeg_bytes(number), "cls": number % 10, "json": {"bbox": [box]}}
 
 
 @pytest.fixture

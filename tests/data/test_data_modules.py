@@ -123,7 +123,7 @@ def test_a_data_module_begins_anew_in_a_new_run_and_goes_on_when_reloaded(
 
 
 def test_the_class_count_of_the_index_guards_the_labels(tmp_path: Path) -> None:
-    from conftest import samples
+    from data_toys import samples
 
     from lit_iba.data import write_shards
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import jpeg_bytes
+from data_toys import jpeg_bytes
 
 from lit_iba.data import ImageFolderDataModule, shard_batches
 from lit_iba.data.image_folder import ImageFolder

@@ -28,7 +28,7 @@ def read_all(path: Path) -> list[tuple[str, dict[str, bytes]]]:
 
 
 def test_what_is_written_is_read_back(tmp_path: Path, make_shards: MakeShards) -> None:
-    from conftest import samples
+    from data_toys import samples
 
     index = make_shards(17, 5)
     assert [shard.count for shard in index.shards] == [5, 5, 5, 2]

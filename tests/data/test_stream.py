@@ -223,7 +223,7 @@ def test_shard_batches_hold_every_slot_in_order(make_shards: MakeShards, caplog:
 
 
 def test_a_sample_without_a_picture_or_label(tmp_path: Path) -> None:
-    from conftest import jpeg_bytes
+    from data_toys import jpeg_bytes
 
     index = write_shards([{"key": "a", "jpg": jpeg_bytes(1)}, {"key": "b", "jpg": jpeg_bytes(2), "cls": 5}], tmp_path)
     batch = next(shard_batches(index.shards[0], SMALL))
