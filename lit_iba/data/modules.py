@@ -6,6 +6,7 @@ in the epoch as two numbers that do not depend on the process, so a resumed run 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,12 +57,12 @@ class SampleDataModule(LightningDataModule):
         self._train_loader: SampleLoader | None = None
         self._resumed: dict[str, Any] | None = None
 
+    @abstractmethod
     def load(self, split: str) -> tuple[SampleSource, list[str] | None] | None:
         """Find and verify the samples of ``"train"``, ``"val"``, ``"test"`` or ``"predict"``, and their class names.
 
         None where the split was not given.
         """
-        raise NotImplementedError
 
     @property
     def class_names(self) -> list[str] | None:
