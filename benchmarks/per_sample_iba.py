@@ -15,9 +15,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import torchvision
-from timing import has_native_bf16, median_seconds, report
+from timing import flops, has_native_bf16, median_seconds, report
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from lit_iba import FeatureStatistics, FrozenClassifier, PerSampleIBA
 
@@ -63,13 +62,6 @@ class PlainPerSampleIBA:
         return self.information.detach()[0].sum(dim=0)
 
 
-def flops(explainer: Any, image: Tensor, **options: Any) -> float:
-    """Floating-point operations of one explanation."""
-    with FlopCounterMode(display=False) as counter:
-        explainer.attribute(image, 0, **options)
-    return float(counter.get_total_flops())
-
-
 def measure(name: str, layer: str, repeats: int, with_compile: bool, with_bf16: bool) -> list[dict[str, object]]:
     """Rows of the table for one network."""
     torch.manual_seed(0)
@@ -96,9 +88,14 @@ def measure(name: str, layer: str, repeats: int, with_compile: bool, with_bf16: 
     times = median_seconds(runs, repeats)
     eight = median_seconds({"eight": lambda: ours.attribute(images, target=0)}, max(1, repeats // 2))["eight"] / 8
     one_step, two_steps = (
-        flops(PerSampleIBA(classifier, layer, statistics, active_threshold=-1.0, steps=n), one) for n in (1, 2)
+        flops(lambda n=n: PerSampleIBA(classifier, layer, statistics, active_threshold=-1.0, steps=n).attribute(one, 0))
+        for n in (1, 2)
     )
-    floor = STEPS * flops(plain, images[:1], steps=1) / (one_step + (STEPS - 1) * (two_steps - one_step))
+    floor = (
+        STEPS
+        * flops(lambda: plain.attribute(images[:1], 0, steps=1))
+        / (one_step + (STEPS - 1) * (two_steps - one_step))
+    )
     correlation = 1.0
     if with_bf16:
         maps = torch.stack([e.attribute(one, target=0, keys=["a"]).values.flatten() for e in (ours, bf16)])

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -26,6 +27,13 @@ def median_seconds(runs: dict[str, Callable[[], object]], repeats: int) -> dict[
                 torch.cuda.synchronize()
             taken[name].append(time.perf_counter() - start)
     return {name: statistics.median(times) for name, times in taken.items()}
+
+
+def flops(run: Callable[[], object]) -> float:
+    """Floating-point operations of one run (convolutions and matrix products)."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return float(counter.get_total_flops())
 
 
 def has_native_bf16() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import zipfile
 from pathlib import Path
@@ -11,6 +12,8 @@ import torch
 
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
+
+_log = logging.getLogger(__name__)
 
 KIND_KEY, CLASSIFIER_KEY = "lit_iba_kind", "lit_iba_classifier"
 
@@ -63,3 +66,28 @@ def classifier_of(checkpoint: dict[str, Any], path: str | Path) -> FrozenClassif
         raise InputError(f"{path} needs its classifier {record}: {error}") from error
     classifier.check_identity(checkpoint[CLASSIFIER_KEY], f"checkpoint {path}")
     return classifier
+
+
+def newest_checkpoint(folder: str | Path) -> Path | None:
+    """The whole checkpoint of a folder that is furthest on; None if there is no checkpoint at all.
+
+    Damaged files are passed over with a warning, so that a run does not end because of its last seconds.
+
+    Raises:
+        InputError: There are checkpoints, but none is whole.
+    """
+    whole: list[tuple[int, float, Path]] = []
+    damaged: list[str] = []
+    for path in sorted(Path(folder).glob("*.ckpt")):
+        try:
+            whole.append((int(read_checkpoint(path)["global_step"]), path.stat().st_mtime, path))
+        except InputError as error:
+            damaged.append(str(error))
+    if not whole and damaged:
+        raise InputError(damaged[0])
+    if not whole:
+        return None
+    step, _, newest = max(whole)
+    for reason in damaged:
+        _log.warning("%s; going on from %s (step %d)", reason, newest, step)
+    return newest

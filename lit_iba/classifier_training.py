@@ -17,6 +17,14 @@ from lit_iba.classifier import build_network
 from lit_iba.weights import save_weights
 
 
+class _OneCycle(torch.optim.lr_scheduler.OneCycleLR):
+    """Stays at its end, where torch's own raises: a run that goes on with fewer processes takes more steps than planned."""
+
+    def step(self, epoch: int | None = None) -> None:
+        if self.last_epoch + 1 < self.total_steps:
+            super().step(epoch)
+
+
 class ClassifierTraining(L.LightningModule):
     """Cross-entropy training with AdamW and a one-cycle schedule.
 
@@ -60,21 +68,23 @@ class ClassifierTraining(L.LightningModule):
         elif data is not None:
             self.preprocessing = data.preprocessing
 
-    def _logits(self, batch: dict[str, Any]) -> Tensor:
-        images = self.preprocessing.normalize(batch["picture"]).contiguous(memory_format=torch.channels_last)
-        return self(images)
+    def _logits(self, pictures: Tensor) -> Tensor:
+        return self(self.preprocessing.normalize(pictures).contiguous(memory_format=torch.channels_last))
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
-        """Cross-entropy of one batch; undecodable samples weigh nothing."""
-        logits, labels = self._logits(batch), batch["label"].clamp_min(0)
+        """Cross-entropy of one batch; empty slots weigh nothing, and batch normalisation does not see them."""
+        slots = len(batch["weight"])
+        full = batch["weight"].nonzero().flatten()
+        full = full if len(full) else batch["weight"].new_zeros(1, dtype=torch.int64)
+        logits, labels = self._logits(batch["picture"][full]), batch["label"][full].clamp_min(0)
         losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing)
-        loss = (losses * batch["weight"]).mean()
+        loss = (losses * batch["weight"][full]).sum() / slots
         self.log("train/cross_entropy", loss, prog_bar=True, batch_size=len(labels))
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
         """Loss and hits, weighted by validity."""
-        logits, labels = self._logits(batch), batch["label"].clamp_min(0)
+        logits, labels = self._logits(batch["picture"]), batch["label"].clamp_min(0)
         self.losses.update(F.cross_entropy(logits, labels, reduction="none"), batch["weight"])
         self.hits.update((logits.argmax(dim=1) == labels).float(), batch["weight"])
 
@@ -100,7 +110,7 @@ class ClassifierTraining(L.LightningModule):
         """AdamW, one cycle over the whole run."""
         adam = torch.optim.AdamW(self.network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
         steps = int(self.trainer.estimated_stepping_batches)
-        cycle = torch.optim.lr_scheduler.OneCycleLR(adam, max_lr=self.learning_rate, total_steps=steps)
+        cycle = _OneCycle(adam, max_lr=self.learning_rate, total_steps=steps)
         return {"optimizer": adam, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
 
     def on_fit_end(self) -> None:

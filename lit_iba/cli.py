@@ -1,7 +1,7 @@
 """The command line: ``lit-iba``, and ``train.py`` and ``evaluate.py``, which are parts of it.
 
 Nothing heavy is imported before the command is known, so that ``--help`` answers at once. Errors that a user can mend are
-printed as one sentence, with exit status 2.
+printed as one sentence, with exit status 2. A training that a signal ended after saving its state exits with 75.
 """
 
 from __future__ import annotations
@@ -49,9 +49,14 @@ def main(arguments: Sequence[str] | None = None, program: str = "lit-iba") -> in
         elif command not in commands:
             raise unknown_name(f"command of {program}", command, commands)
         elif command in TRAINING:
+            from lit_iba.callbacks.resume import EXIT_PREEMPTED, PreemptedError
             from lit_iba.training_cli import run_training
 
-            run_training(arguments)
+            try:
+                run_training(arguments)
+            except PreemptedError as error:
+                print(error, file=sys.stderr)
+                return EXIT_PREEMPTED
         else:
             _run(command, arguments[1:], program)
     except InputError as error:

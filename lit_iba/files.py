@@ -1,10 +1,15 @@
 """Files that appear whole or not at all, and their fingerprints."""
 
+import fcntl
 import hashlib
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
+
+from lit_iba.errors import InputError
 
 _UMASK = os.umask(0)  # the only way to read it is to set it
 os.umask(_UMASK)
@@ -39,3 +44,32 @@ def sha256_of(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class FolderLock:
+    """Held by the run that writes to a folder; the system frees it when the process ends, however it ends.
+
+    Raises:
+        InputError: Another run holds it.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        path = Path(folder) / ".lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file: TextIO = path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._file.seek(0)
+            holder = self._file.read().strip() or "an unknown process"
+            self._file.close()
+            raise InputError(
+                f"{folder} is being written by another run ({holder}); wait for it, or give this run a folder of its own"
+            ) from error
+        self._file.truncate(0)
+        self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        self._file.flush()
+
+    def release(self) -> None:
+        """Let others write."""
+        self._file.close()

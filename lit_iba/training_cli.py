@@ -16,10 +16,13 @@ import lightning as L
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 
-from lit_iba.callbacks import DurableCheckpointIO, HeatmapImages
+from lit_iba.callbacks import DurableCheckpointIO, FiniteLoss, HeatmapImages, ResumeCheckpoint
+from lit_iba.callbacks.resume import PreemptedError
+from lit_iba.checkpoint import newest_checkpoint
 from lit_iba.errors import InputError
-from lit_iba.files import write_text
+from lit_iba.files import FolderLock, write_text
 
 
 class KeepConfig(SaveConfigCallback):
@@ -53,6 +56,7 @@ class TrainingCLI(LightningCLI):
             "checkpoint.auto_insert_metric_name": False,
         })  # fmt: skip
         parser.add_lightning_class_args(HeatmapImages, "heatmaps")
+        parser.add_lightning_class_args(ResumeCheckpoint, "resume")
         parser.set_defaults({"trainer.default_root_dir": "runs/default", "trainer.max_epochs": 10})
 
     def _parse_ckpt_path(self) -> None:
@@ -62,14 +66,26 @@ class TrainingCLI(LightningCLI):
         """Put logs and checkpoints into the run's folder."""
         config = self.config[self.subcommand] if self.subcommand else self.config
         root = Path(config["trainer"]["default_root_dir"])
+        if self.subcommand == "fit" and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            self._lock = FolderLock(root)
         for callback in self._callbacks():
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str((root / "checkpoints").absolute())
         if config["trainer"]["logger"] in (None, True) and not config["trainer"]["fast_dev_run"]:
             kwargs["logger"] = TensorBoardLogger(root, name="tensorboard", version="", default_hp_metric=False)
             kwargs["callbacks"] = [*kwargs.get("callbacks", []), LearningRateMonitor("step")]
+        kwargs["callbacks"] = [*kwargs.get("callbacks", []), FiniteLoss()]
         kwargs["plugins"] = [*(config["trainer"]["plugins"] or []), DurableCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
+
+    def before_fit(self) -> None:
+        """``--ckpt_path last`` means the newest whole checkpoint of the run's folder; without any, the beginning."""
+        settings = self.config_init["fit"]
+        if settings["ckpt_path"] == "last":
+            folder = Path(next(c.dirpath for c in self.trainer.callbacks if isinstance(c, ModelCheckpoint)))  # type: ignore
+            settings["ckpt_path"] = newest_checkpoint(folder)
+            if settings["ckpt_path"] is None:
+                rank_zero_info(f"{folder} holds no checkpoint yet: training begins anew")
 
     def _callbacks(self) -> list[L.Callback]:
         init = self.config_init[self.subcommand] if self.subcommand else self.config_init
@@ -91,6 +107,7 @@ def run_training(arguments: Sequence[str]) -> None:
 
     Raises:
         InputError: Settings that do not fit, as one sentence.
+        PreemptedError: A signal ended the run; its checkpoint is written.
     """
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # they are about LightningCLI's own calls
     for message in SILENCED:
@@ -104,7 +121,7 @@ def run_training(arguments: Sequence[str]) -> None:
     except Exception as error:
         cause: BaseException | None = error
         while cause is not None:
-            if isinstance(cause, InputError):
+            if isinstance(cause, InputError | PreemptedError):
                 raise cause from error
             cause = cause.__cause__ or cause.__context__
         raise

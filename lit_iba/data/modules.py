@@ -1,13 +1,15 @@
 """The LightningDataModules: shards, a folder of pictures, and the embedded digits.
 
 All three yield the same batches (see batch.py) in the same kind of order (see plan.py). A checkpoint holds the position
-in the epoch as two numbers that do not depend on the process, so a resumed run sees exactly what was left.
+in the epoch as numbers that do not depend on the process, so a resumed run, even one of other processes, sees exactly
+what was left.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ from lightning.pytorch import LightningDataModule
 
 from lit_iba.data.batch import BatchMaker
 from lit_iba.data.image_folder import FolderSource, ImageFolder
-from lit_iba.data.plan import SamplePlan
+from lit_iba.data.plan import ARRANGEMENT, SamplePlan, left_of_epoch
 from lit_iba.data.quickstart import QUICKSTART_PREPROCESSING, QuickstartSettings, make_quickstart
+from lit_iba.data.remote import Remote
 from lit_iba.data.shards import ShardIndex
 from lit_iba.data.stream import BatchStream, SampleLoader, SampleSource, ShardSource
 from lit_iba.errors import InputError
@@ -56,6 +59,7 @@ class SampleDataModule(LightningDataModule):
         self._sources: dict[str, tuple[SampleSource, list[str] | None]] = {}
         self._train_loader: SampleLoader | None = None
         self._resumed: dict[str, Any] | None = None
+        self._reload: int | None = None  # the trainer's own setting, while this class has changed it
 
     @abstractmethod
     def load(self, split: str) -> tuple[SampleSource, list[str] | None] | None:
@@ -80,11 +84,28 @@ class SampleDataModule(LightningDataModule):
         if self.trainer and self.trainer.global_step == 0 and self.trainer.current_epoch == 0:
             self._train_loader = None  # a new run, perhaps with the data module of an earlier one
         state = self.state_dict() if self._resumed is None else self._resumed
-        loader = self._loader("train", lanes=state.get("plan", {}).get("lanes"))
-        if state:
-            _check_plan(state["plan"], loader.plan)
-            loader.seek(state["epoch"], state["batches"])
-        self._train_loader, self._resumed = loader, None
+        self._train_loader, self._resumed = self._resume(state) if state else self._loader("train"), None
+        if self.trainer and (self._train_loader.parts or self._reload is not None):
+            # The rest of an epoch has its own plan; Lightning asks for the next epoch's loader when told to reload.
+            if self._reload is None:
+                self._reload = self.trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]
+            rest = bool(self._train_loader.parts)
+            self.trainer.reload_dataloaders_every_n_epochs = 1 if rest else self._reload  # type: ignore[attr-defined]
+            self._reload = self._reload if rest else None
+        return self._train_loader
+
+    def _resume(self, state: dict[str, Any]) -> SampleLoader:
+        """The loader at a position; what was taken in another arrangement becomes a part of the epoch that is done."""
+        saved, parts, batches = state["plan"], list(state["parts"]), state["batches"]
+        now = self._loader("train", lanes=saved["lanes"]).plan
+        _check_plan(saved, now)
+        arrangement = {name: saved[name] for name in ARRANGEMENT}
+        if batches and now.arrangement() != arrangement:
+            parts.append({**arrangement, "batches": batches})
+            batches = 0
+        same = now.arrangement() == arrangement
+        loader = self._loader("train", lanes=saved["lanes"] if same else None, parts=parts, epoch=state["epoch"])
+        loader.seek(state["epoch"], batches)
         return loader
 
     def val_dataloader(self) -> SampleLoader | list[Any]:
@@ -111,18 +132,25 @@ class SampleDataModule(LightningDataModule):
         loader = self._train_loader
         if loader is None:
             return self._resumed or {}
-        epoch, batches = loader.epoch, loader.batches
+        epoch, batches, parts = loader.epoch, loader.batches, loader.parts
         # An epoch may be shorter than the data (limit_train_batches); Lightning begins the next one after it.
         limit = self.trainer.num_training_batches if self.trainer else len(loader)
-        if batches >= min(limit, len(loader)):
-            epoch, batches = epoch + 1, 0
-        return {"epoch": epoch, "batches": batches, "plan": loader.plan.settings()}
+        if loader.before + batches >= min(limit, len(loader)):
+            epoch, batches, parts = epoch + 1, 0, []
+        return {"epoch": epoch, "batches": batches, "parts": parts, "plan": loader.plan.settings()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take a position from a checkpoint; the next training loader begins there."""
         self._resumed = dict(state_dict)
 
-    def _loader(self, split: str, lanes: int | None = None, alone: bool = False) -> SampleLoader:
+    def _loader(
+        self,
+        split: str,
+        lanes: int | None = None,
+        alone: bool = False,
+        parts: Sequence[dict[str, int]] = (),
+        epoch: int = 0,
+    ) -> SampleLoader:
         if split not in self._sources:
             raise InputError(f"there is no {split} data; give {type(self).__name__} its {split!r} (and call setup)")
         source, names = self._sources[split]
@@ -136,20 +164,24 @@ class SampleDataModule(LightningDataModule):
             training=training,
             block=self.block,
         )
+        left = left_of_epoch(plan, epoch, parts)
+        if left is not None:
+            plan = replace(plan, size=len(left))
         make = BatchMaker(
             self.preprocessing or Preprocessing(),
             self.num_classes or (len(names) if names else None),
             self.augment and training and not alone,
             self.seed,
         )
-        stream = BatchStream(source, plan, make, self.trainer.global_rank if self.trainer and not alone else 0)
-        return SampleLoader(stream, self.num_workers, self.max_corrupt_fraction, self.multiprocessing_context)
+        rank = self.trainer.global_rank if self.trainer and not alone else 0
+        stream = BatchStream(source, plan, make, rank, left)
+        return SampleLoader(stream, self.num_workers, self.max_corrupt_fraction, self.multiprocessing_context, parts)
 
 
 def _check_plan(saved: dict[str, Any], plan: SamplePlan) -> None:
-    """A position means something in its own order only."""
+    """A position means something in its own order of its own samples only."""
     now = plan.settings()
-    changed = [f"{name} {saved[name]} (now {now[name]})" for name in now if saved.get(name) != now[name]]
+    changed = [f"{name} {saved[name]} (now {now[name]})" for name in ("total", "seed") if saved[name] != now[name]]
     if changed:
         raise InputError(
             f"the checkpoint's position in the data is for {', '.join(changed)}; resume with the same values, "
@@ -175,6 +207,7 @@ class ShardDataModule(SampleDataModule):
             and 0 in evaluation.
         num_classes: Labels outside 0..num_classes-1 are errors; None takes the number from the index, if it knows.
         multiprocessing_context: How workers start: ``"fork"``, ``"spawn"``, ``"forkserver"``; None is Python's default.
+        remote: How shards are fetched whose address begins with ``http://``, ``https://`` or ``pipe:``.
     """
 
     def __init__(
@@ -193,6 +226,7 @@ class ShardDataModule(SampleDataModule):
         max_corrupt_fraction: float | None = None,
         num_classes: int | None = None,
         multiprocessing_context: str | None = None,
+        remote: Remote | None = None,
     ) -> None:
         super().__init__(
             preprocessing,
@@ -205,6 +239,7 @@ class ShardDataModule(SampleDataModule):
             num_classes,
             multiprocessing_context,
         )
+        self.remote = remote
         self.shards: dict[str, str | Sequence[str] | None] = {
             "train": train,
             "val": val,
@@ -217,7 +252,7 @@ class ShardDataModule(SampleDataModule):
         source = self.shards[split]
         if source is None:
             return None
-        index = ShardIndex.load(source)
+        index = ShardIndex.load(source, self.remote)
         index.verify()
         return ShardSource(index.shards), index.class_names
 

@@ -4,12 +4,16 @@ The stream of an epoch is all shards, one after the other, in an order drawn fro
 contiguous lanes, so many for each process; batches are taken from a process's lanes in turn, and with one worker a lane
 every worker reads its own shards from front to back. Training also shuffles inside fixed blocks of a few batches, with
 a seed that names the block: there is no buffer to restore, so a position in the epoch is one number.
+
+A run that goes on with another number of processes, or another batch size, in the middle of an epoch plans what is left of
+the epoch anew: the samples not yet taken, in the epoch's order, are the stream of the new plan (:func:`left_of_epoch`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,19 +23,27 @@ from torch import Tensor
 from lit_iba.errors import InputError
 
 
-def generator_for(*names: object) -> torch.Generator:
-    """A generator that belongs to what is named, such as (seed, epoch, key)."""
+def seed_for(*names: object) -> int:
+    """A seed that belongs to what is named, such as (seed, epoch, key)."""
     digest = hashlib.sha256("/".join(str(name) for name in names).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    return int.from_bytes(digest[:7], "big")
+
+
+def generator_for(*names: object) -> torch.Generator:
+    """A generator that belongs to what is named."""
+    return torch.Generator().manual_seed(seed_for(*names))
+
+
+ARRANGEMENT = ("batch_size", "world", "lanes", "block")
 
 
 @dataclass(frozen=True, eq=False)
 class SamplePlan:
     """Which samples each process reads, in which order.
 
-    In training every process takes ``total // (batch_size * world)`` whole batches; the rest of the epoch, less than
-    one batch a process, is left out (another rest each epoch). In evaluation every sample comes exactly once and the
-    last batches are padded with empty slots, so that all processes take equally many steps, at least one.
+    Every sample comes exactly once an epoch, and all processes take equally many steps: the total over
+    ``batch_size * world``, rounded up, at least one. What is missing to that is padding: empty slots of weight 0, less than
+    one step's worth, at the end of the stream.
 
     Args:
         counts: int64 (S,), number of samples in each shard.
@@ -40,11 +52,12 @@ class SamplePlan:
         lanes: Contiguous parts of a process's stream from which batches are taken in turn. The order depends on it; the
             number of workers does not matter otherwise, but equal to ``lanes`` is fastest.
         seed: Together with the epoch, seeds the order in training.
-        training: Whether to shuffle and to leave out the rest, or to keep the order and pad.
+        training: Whether to shuffle, or to keep the files' order.
         block: Batches that are shuffled together; a resume reads at most one block again.
+        size: Number of samples in the stream, where that is only what is left of an epoch; None for all.
 
     Raises:
-        InputError: A number is out of range, or training has less than one batch for each process.
+        InputError: A number is out of range, or there are no samples.
     """
 
     counts: Tensor
@@ -54,6 +67,7 @@ class SamplePlan:
     seed: int = 0
     training: bool = False
     block: int = 16
+    size: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "world", "lanes", "block"):
@@ -61,22 +75,17 @@ class SamplePlan:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be 1 or more")
         if self.total == 0:
             raise InputError("there are no samples to plan; check the shards")
-        if self.steps == 0:
-            raise InputError(
-                f"{self.total} samples are less than one batch of {self.batch_size} on each of {self.world} processes; "
-                "choose a smaller batch_size"
-            )
 
     @cached_property
     def total(self) -> int:
-        """Number of samples in all shards."""
-        return int(self.counts.sum())
+        """Number of samples in the stream."""
+        return int(self.counts.sum()) if self.size is None else self.size
 
     @cached_property
     def steps(self) -> int:
         """Batches that each process takes in an epoch."""
         together = self.batch_size * self.world
-        return self.total // together if self.training else max(1, -(-self.total // together))
+        return max(1, -(-self.total // together))
 
     def lane_steps(self, lane: int) -> int:
         """Batches in a lane; the first lanes have the extra ones, so that taking turns comes out even."""
@@ -87,25 +96,17 @@ class SamplePlan:
         before = lane * (self.steps // self.lanes) + min(lane, self.steps % self.lanes)
         return (rank * self.steps + before) * self.batch_size
 
-    def samples(self, rank: int, first_step: int = 0) -> int:
-        """Number of samples, without padding, that a process takes from a step to the end of an epoch."""
-        if self.training:
-            return (self.steps - first_step) * self.batch_size
-        starts = torch.tensor([self.batch_start(rank, step) for step in range(first_step, self.steps)])
-        return int((self.total - starts).clamp(0, self.batch_size).sum())
-
-    def batch_start(self, rank: int, step: int) -> int:
-        """Where in the epoch's stream a batch's part begins, before blocks are shuffled."""
-        return self.lane_start(rank, step % self.lanes) + step // self.lanes * self.batch_size
-
     def block_of(self, step: int) -> tuple[int, int]:
         """The (lane, number of the block in it) that a step's batch belongs to."""
         return step % self.lanes, step // self.lanes // self.block
 
     def settings(self) -> dict[str, Any]:
-        """What the order depends on, for checkpoints."""
-        names = ("batch_size", "world", "lanes", "seed", "block")
-        return {"total": self.total, **{name: getattr(self, name) for name in names}}
+        """What the order depends on, for checkpoints; ``total`` is that of all shards."""
+        return {"total": int(self.counts.sum()), "seed": self.seed, **self.arrangement()}
+
+    def arrangement(self) -> dict[str, int]:
+        """How the stream is shared out: what may differ between two parts of one epoch."""
+        return {name: getattr(self, name) for name in ARRANGEMENT}
 
 
 class EpochOrder:
@@ -114,11 +115,13 @@ class EpochOrder:
     Args:
         plan: The plan.
         epoch: Number of the epoch.
+        left: Which places of the epoch's stream make up the plan's, int64 (plan.total,), ascending; None for all.
     """
 
-    def __init__(self, plan: SamplePlan, epoch: int) -> None:
+    def __init__(self, plan: SamplePlan, epoch: int, left: Tensor | None = None) -> None:
         self.plan = plan
         self.epoch = epoch
+        self.left = left
         shards = torch.arange(len(plan.counts))
         if plan.training:
             shards = torch.randperm(len(shards), generator=generator_for(plan.seed, epoch))
@@ -148,7 +151,49 @@ class EpochOrder:
     def locate(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Shard numbers and slots in them, int64 like ``positions``, of places in the stream; (-1, -1) for padding."""
         real = positions < self.plan.total
-        place = torch.searchsorted(self._ends, positions.clamp(max=self.plan.total - 1), right=True)
+        positions = positions.clamp(max=self.plan.total - 1)
+        if self.left is not None:
+            positions = self.left[positions]
+        place = torch.searchsorted(self._ends, positions, right=True)
         shards = self._shards[place]
         slots = positions - (self._ends[place] - self.plan.counts[shards])
         return torch.where(real, shards, -1), torch.where(real, slots, -1)
+
+    def samples(self, rank: int, first_step: int = 0) -> int:
+        """Number of samples, without padding, that a process takes from a step to the end of the epoch."""
+        if (rank + 1) * self.plan.steps * self.plan.batch_size <= self.plan.total:
+            return (self.plan.steps - first_step) * self.plan.batch_size
+        steps = range(first_step, self.plan.steps)
+        return sum(int((self.positions(rank, step) < self.plan.total).sum()) for step in steps)
+
+    def rest(self, batches: int) -> Tensor:
+        """Places of the epoch's stream that are left when every process has taken so many batches, int64, ascending."""
+        plan = self.plan
+        left = torch.ones(plan.total, dtype=torch.bool)
+        for rank in range(plan.world):
+            for lane in range(plan.lanes):
+                taken = batches // plan.lanes + (lane < batches % plan.lanes)
+                whole, start = taken // plan.block, plan.lane_start(rank, lane)
+                left[start : start + whole * plan.block * plan.batch_size] = False
+                if part := taken % plan.block:
+                    positions = self._block_positions(rank, lane, whole)[: part * plan.batch_size]
+                    left[positions[positions < plan.total]] = False
+        places = left.nonzero().flatten()
+        return places if self.left is None else self.left[places]
+
+
+def left_of_epoch(plan: SamplePlan, epoch: int, parts: Sequence[dict[str, int]]) -> Tensor | None:
+    """What earlier runs have left of an epoch, as places in its stream; None if they took nothing.
+
+    Args:
+        plan: The data and the seed; its arrangement does not matter here.
+        epoch: Number of the epoch.
+        parts: How each of the runs shared out what it found, in turn: the names of ``ARRANGEMENT``, and ``"batches"``,
+            how many of them every process took.
+    """
+    left = None
+    for part in parts:
+        arrangement: dict[str, Any] = {name: part[name] for name in ARRANGEMENT}
+        found = replace(plan, **arrangement, size=None if left is None else len(left))
+        left = EpochOrder(found, epoch, left).rest(part["batches"])
+    return left

@@ -11,18 +11,22 @@ import hashlib
 import io
 import json
 import logging
+import os
 import re
+import shutil
 import tarfile
+import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from lit_iba.data.decode import EXTENSIONS, PICTURE_EXTENSIONS
-from lit_iba.data.tar_samples import TarSamples
+from lit_iba.data.remote import Remote, file_name, is_remote
+from lit_iba.data.tar_samples import TarSamples, open_shard
 from lit_iba.errors import InputError
 from lit_iba.files import sha256_of, whole_file, write_text
 
@@ -34,12 +38,40 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar: where it is, and how many samples and bytes it holds."""
+    """One tar: where it is, and how many samples and bytes it holds.
+
+    Args:
+        path: Of a file; for a shard elsewhere only its name counts.
+        count: Number of samples.
+        bytes: Size of the file.
+        sha256: Of the file, where it is known.
+        url: Where it lives, if not on this machine.
+        remote: How it is fetched from there.
+    """
 
     path: Path
     count: int
     bytes: int
     sha256: str | None = None
+    url: str | None = None
+    remote: Remote | None = None
+
+    def open_binary(self) -> BinaryIO:
+        """Open the file, after fetching it where it lives elsewhere.
+
+        Raises:
+            InputError: It is missing, cannot be fetched, or is not the one that was indexed.
+        """
+        if self.url is not None:
+            return (self.remote or Remote()).open(self.url, self.bytes, self.sha256)
+        file = open_shard(self.path)
+        if (size := os.fstat(file.fileno()).st_size) != self.bytes:
+            file.close()
+            raise InputError(
+                f"shard {self.path} has {size:,} bytes, but the index says {self.bytes:,}; "
+                f"fetch it again, or delete {INDEX_NAME} to have the shards counted anew"
+            )
+        return file
 
     @property
     def name(self) -> str:
@@ -65,17 +97,24 @@ class ShardIndex:
     class_names: list[str] | None = None
 
     @classmethod
-    def load(cls, source: Source) -> ShardIndex:
+    def load(cls, source: Source, remote: Remote | None = None) -> ShardIndex:
         """Find shards and what is known about them.
 
         Args:
             source: A folder, the path of an ``index.json``, a tar, a list of tars, or a pattern such as
                 ``val-{000000..000049}.tar`` or ``val-*.tar``. Shards without an index are counted, which reads their
-                headers; :meth:`save` keeps the result.
+                headers; :meth:`save` keeps the result. All of it may also live elsewhere: ``http(s)://`` addresses (with
+                an ``index.json``, or else every shard is fetched once to count it), and ``pipe:COMMAND``.
+            remote: How to fetch what lives elsewhere.
 
         Raises:
             InputError: Nothing is there, a shard is missing or truncated, or the index cannot be read.
         """
+        if isinstance(source, str) and is_remote(source):
+            return remote_index(source, remote or Remote())
+        if isinstance(source, Sequence) and not isinstance(source, str) and any(map(is_remote, source)):
+            parts = [cls.load(part, remote) for part in source]
+            return cls(tuple(s for part in parts for s in part.shards), _common([p.class_names for p in parts]))
         if isinstance(source, str | Path):
             path = Path(source)
             if path.suffix == ".json":
@@ -99,6 +138,8 @@ class ShardIndex:
             InputError: A shard is missing, or is not the one that was indexed.
         """
         for shard in self.shards:
+            if shard.url is not None:
+                continue  # compared when it is fetched
             if not shard.path.is_file():
                 raise InputError(f"shard {shard.path} does not exist, but the index names it; fetch it again")
             size = shard.path.stat().st_size
@@ -139,15 +180,33 @@ class ShardIndex:
 
 def _read_index(path: Path) -> ShardIndex:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return parse_index(path.read_bytes(), path, lambda name: {"path": path.parent / name})
+    except FileNotFoundError as error:
+        raise InputError(f"index {path} does not exist; give a folder of shards or the path of its index") from error
+
+
+def parse_index(data: bytes, path: str | Path, place: Callable[[str], dict[str, Any]]) -> ShardIndex:
+    """An index from the bytes of an ``index.json``.
+
+    Args:
+        data: The bytes.
+        path: What to call it in an error.
+        place: From a shard's name to where it is: ``path``, ``url`` and ``remote`` of :class:`Shard`.
+
+    Raises:
+        InputError: The bytes are not an index, or name no shards.
+    """
+    try:
+        content = json.loads(data)
         if content["schema"] != SCHEMA:
             raise InputError(f"{path} has schema {content['schema']}, but this version reads {SCHEMA}; index anew")
         shards = tuple(
-            Shard(path.parent / s["name"], int(s["count"]), int(s["bytes"]), s.get("sha256")) for s in content["shards"]
+            Shard(count=int(s["count"]), bytes=int(s["bytes"]), sha256=s.get("sha256"), **place(s["name"]))
+            for s in content["shards"]
         )
-    except FileNotFoundError as error:
-        raise InputError(f"index {path} does not exist; give a folder of shards or the path of its index") from error
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is not an index of shards ({error!r}); delete it to have them counted") from error
     if not shards:
         raise InputError(f"{path} names no shards; write some, or give another folder")
@@ -208,7 +267,43 @@ def _gather(tars: list[Path]) -> ShardIndex:
             len(uncounted),
             time.monotonic() - start,
         )
-    return ShardIndex(tuple(known[tar] for tar in tars), names[0] if all(n == names[0] for n in names) else None)
+    return ShardIndex(tuple(known[tar] for tar in tars), _common(names))
+
+
+def _common(names: list[list[str] | None]) -> list[str] | None:
+    return names[0] if all(n == names[0] for n in names) else None
+
+
+def remote_index(source: str, remote: Remote) -> ShardIndex:
+    """The index of shards that live elsewhere.
+
+    Raises:
+        InputError: They cannot be had, or no index lies at a folder's address.
+    """
+    if source.endswith(("/", ".json")):
+        address = source if source.endswith(".json") else source + INDEX_NAME
+        base = address.rpartition("/")[0]
+        return parse_index(
+            remote.read(address), address, lambda n: {"path": Path(n), "url": f"{base}/{n}", "remote": remote}
+        )
+    urls = _braces(source)
+    known: dict[str | None, Shard] = {}
+    names = None
+    if not source.startswith("pipe:"):
+        try:
+            index = remote_index(urls[0].rpartition("/")[0] + "/", remote)
+            known, names = {shard.url: shard for shard in index.shards}, index.class_names
+        except InputError as error:
+            _log.warning("no index beside %s (%s): its shards are fetched once to count them", urls[0], error)
+    return ShardIndex(tuple(known[url] if url in known else _count_remote(url, remote) for url in urls), names)
+
+
+def _count_remote(url: str, remote: Remote) -> Shard:
+    with remote.open(url) as file, tempfile.NamedTemporaryFile(suffix=".tar") as copy:
+        shutil.copyfileobj(file, copy)
+        copy.flush()
+        counted = count_shard(Path(copy.name))
+    return Shard(Path(file_name(url)), counted.count, counted.bytes, None, url, remote)
 
 
 def count_shard(path: Path) -> Shard:

@@ -72,7 +72,7 @@ class _ShardReader:
 
     def __init__(self, shard: Shard) -> None:
         self._shard = shard
-        self._samples = TarSamples(shard.path)
+        self._samples = TarSamples(shard)
 
     def read(self, slots: Sequence[int]) -> Iterator[RawSample | Hole]:
         for slot, sample in zip(slots, self._samples.read(slots), strict=True):
@@ -98,13 +98,22 @@ class BatchStream(IterableDataset[Any]):
         plan: Their order.
         make: Decodes and stacks.
         rank: Number of this process; given, because workers cannot ask for it.
+        left: Places of the epoch's stream that the plan is for; None for all. Then there is only this one epoch.
     """
 
-    def __init__(self, source: SampleSource, plan: SamplePlan, make: BatchMaker, rank: int = 0) -> None:
+    def __init__(
+        self,
+        source: SampleSource,
+        plan: SamplePlan,
+        make: BatchMaker,
+        rank: int = 0,
+        left: torch.Tensor | None = None,
+    ) -> None:
         self.source = source
         self.plan = plan
         self.make = make
         self.rank = rank
+        self.left = left
         # Shared, so that workers which live longer than an epoch see where the next one begins.
         self._position = torch.zeros(2, dtype=torch.int64).share_memory_()
 
@@ -112,13 +121,15 @@ class BatchStream(IterableDataset[Any]):
         """Begin the next iteration at a batch of an epoch; nothing before it is read."""
         self._position.copy_(torch.tensor([epoch, batches]))
 
+    def order(self, epoch: int) -> EpochOrder:
+        """The order of an epoch."""
+        return EpochOrder(self.plan, epoch, self.left)
+
     def __iter__(self) -> Iterator[tuple[Batch, list[Hole]] | Failure]:
         worker = get_worker_info()
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         epoch, done = self._position.tolist()
-        reading = _Reading(
-            self.source, EpochOrder(self.plan, epoch), self.rank, range(done + first, self.plan.steps, stride)
-        )
+        reading = _Reading(self.source, self.order(epoch), self.rank, range(done + first, self.plan.steps, stride))
         try:
             for step in reading.steps:
                 yield self.make(reading.slots(step), epoch)
@@ -186,6 +197,8 @@ class SampleLoader:
         max_corrupt_fraction: Fraction of the data set that may be undecodable before an epoch ends in an error; None
             means 0.01 in training and 0 in evaluation.
         multiprocessing_context: How workers start: ``"fork"``, ``"spawn"``, ``"forkserver"``; None is Python's default.
+        parts: What earlier runs took of this epoch, each in its own arrangement (see ``left_of_epoch``). Their batches
+            count for the length, as they do for Lightning; such a loader serves the rest of one epoch.
     """
 
     def __init__(
@@ -194,6 +207,7 @@ class SampleLoader:
         num_workers: int = 0,
         max_corrupt_fraction: float | None = None,
         multiprocessing_context: str | None = None,
+        parts: Sequence[dict[str, int]] = (),
     ) -> None:
         self.stream = stream
         self.plan = stream.plan
@@ -207,21 +221,23 @@ class SampleLoader:
             multiprocessing_context=multiprocessing_context if num_workers > 0 else None,
             pin_memory=torch.cuda.is_available(),
         )
+        self.parts = list(parts)
+        self.before = sum(part["batches"] for part in self.parts)
         self.epoch = 0
-        self.batches = 0  # handed out in this epoch
+        self.batches = 0  # handed out in this epoch, by this plan
         self._sought = False
 
     def __len__(self) -> int:
-        return self.plan.steps
+        return self.before + self.plan.steps
 
     def seek(self, epoch: int, batches: int = 0) -> None:
         """Set where the next iteration begins; a finished epoch means the next one.
 
         Args:
             epoch: Number of the epoch.
-            batches: Batches of it that have been handed out already.
+            batches: Batches of it that this plan has handed out already.
         """
-        finished, self.batches = (1, 0) if batches >= len(self) else (0, batches)
+        finished, self.batches = (1, 0) if batches >= self.plan.steps else (0, batches)
         self.epoch = epoch + finished
         self._sought = True
 
@@ -234,6 +250,8 @@ class SampleLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         if not self._sought and self.batches > 0:
+            if self.parts:
+                raise RuntimeError("this loader is for the rest of one epoch; make another for the next one")
             self.epoch, self.batches = (self.epoch + 1 if self.plan.training else 0), 0
         self._sought = False
         first = self.batches
@@ -250,7 +268,7 @@ class SampleLoader:
                 raise InputError(_too_many(holes, self.max_corrupt_fraction, self.plan.total))
             self.batches += 1
             yield batch
-        expected = self.plan.samples(self.stream.rank, first)
+        expected = self.stream.order(self.epoch).samples(self.stream.rank, first)
         if valid + len(holes) != expected:
             raise RuntimeError(f"{valid} valid and {len(holes)} corrupt samples do not add up to {expected}")
         if holes:

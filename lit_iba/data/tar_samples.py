@@ -6,12 +6,13 @@ damaged header or a missing end is remembered (``damage``), where the usual read
 
 from __future__ import annotations
 
+import os
 import re
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from lit_iba.errors import InputError
 
@@ -36,33 +37,49 @@ class _Member:
     offset: int
 
 
-def open_shard(path: Path) -> BinaryIO:
-    """Open a shard for reading; the one place that knows where shards live.
+class ShardFile(Protocol):
+    """What can be opened for reading: a path, or a shard that must be fetched first."""
+
+    @property
+    def name(self) -> str:
+        """File name."""
+        ...
+
+    def open_binary(self) -> BinaryIO:
+        """Open it, seekable."""
+        ...
+
+
+def open_shard(shard: Path | ShardFile) -> BinaryIO:
+    """Open a shard for reading.
 
     Raises:
-        InputError: There is no such file.
+        InputError: There is no such file, or it cannot be fetched.
     """
+    if not isinstance(shard, Path):
+        return shard.open_binary()
     try:
-        return path.open("rb", buffering=_BUFFER)
+        return shard.open("rb", buffering=_BUFFER)
     except FileNotFoundError as error:
-        raise InputError(f"shard {path} does not exist; fetch it again or correct the path") from error
+        raise InputError(f"shard {shard} does not exist; fetch it again or correct the path") from error
 
 
 class TarSamples:
     """One pass over a tar.
 
     Attributes:
+        size: Of the file, in bytes.
         slot: Number of the sample that :meth:`next` returns next, from 0.
         damage: What is wrong with the file, as far as it has been read; None if nothing is.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, shard: Path | ShardFile) -> None:
+        self.name = shard.name
         self.slot = 0
         self.damage: str | None = None
-        self._file = open_shard(path)
+        self._file = open_shard(shard)
         self._position = 0
-        self._size = path.stat().st_size
+        self.size = os.fstat(self._file.fileno()).st_size
         self._ahead = self._next_member()
 
     def close(self) -> None:
@@ -79,7 +96,7 @@ class TarSamples:
             members[self._ahead.extension] = self._content(self._ahead) if wanted else b""
             self._ahead = self._next_member()
         self.slot += 1
-        return RawSample(first.key, members, self.path.name)
+        return RawSample(first.key, members, self.name)
 
     def read(self, slots: Sequence[int]) -> Iterator[RawSample | None]:
         """The samples in the given ascending slots; None for those that the file does not hold (any more)."""
@@ -99,8 +116,8 @@ class TarSamples:
             kind = header[156:157]
             size = _number(header[124:136]) if long_size is None else long_size
             offset = self._position + _BLOCK
-            if offset + size > self._size:
-                self.damage = f"it ends at byte {self._size}, in the middle of a member"
+            if offset + size > self.size:
+                self.damage = f"it ends at byte {self.size}, in the middle of a member"
                 return None
             self._position = offset + -(-size // _BLOCK) * _BLOCK
             if kind == b"L":  # GNU: the next member's name
@@ -123,7 +140,7 @@ class TarSamples:
         self._file.seek(self._position)
         header = self._file.read(_BLOCK)
         if len(header) < _BLOCK:
-            self.damage = f"it ends at byte {self._size} without the mark that ends a tar"
+            self.damage = f"it ends at byte {self.size} without the mark that ends a tar"
         elif header.strip(b"\0"):
             if _is_header(header):
                 return header

@@ -145,18 +145,18 @@ class ReadoutNetwork(nn.Module):
     def forward(self, taps: dict[str, Tensor], layouts: dict[str, Layout]) -> Tensor:
         """alpha (B, *R) from the taps' outputs."""
         layout = layouts[self.layer]
-        size, hidden = (layout.height, layout.width), self.bias[:, None, None]
+        size = (layout.height, layout.width)
+        everywhere, reads = self.bias[:, None, None], []  # taps without positions add a constant
         for i, name in enumerate(self.taps):
             mean, std = self.get_buffer(f"tap_mean_{i}"), self.get_buffer(f"tap_std_{i}")
             tap = NoiseModel(mean, std, torch.ones_like(std), mean).fit_to(taps[name], layouts[name])
-            standard = (taps[name] - tap.mean) / tap.std
-            read = self.read[i](layouts[name].grid(standard))
-            if read.shape[-2:] != size:
-                # The convolution commutes with the resize, so it runs at the tap's own size.
-                corners = self.settings.align_corners if read.shape[-2:] != (1, 1) else False
-                read = F.interpolate(read, size=size, mode="bilinear", align_corners=corners)
-            hidden = hidden + read
-        alpha = self.write(F.relu(self.mix(F.relu(hidden))))
+            standard = layouts[name].grid((taps[name] - tap.mean) / tap.std)
+            read = self.read[i](standard.contiguous(memory_format=torch.channels_last))
+            if read.shape[-2:] == (1, 1):
+                everywhere = everywhere + read
+            else:
+                reads.append(read)
+        alpha = self.write(F.relu(self.mix(F.relu_(self._sum(reads, everywhere, size)))))
         if self.settings.clamp_alpha is not None:
             alpha = alpha.clamp(-self.settings.clamp_alpha, self.settings.clamp_alpha)
         if layout.kind == "BTC" and layout.prefix:
@@ -164,6 +164,24 @@ class ReadoutNetwork(nn.Module):
             prefix = alpha.mean(dim=(2, 3))[:, None].expand(-1, layout.prefix, -1)
             return layout.ungrid(alpha, prefix)
         return layout.ungrid(alpha)
+
+    def _sum(self, reads: list[Tensor], everywhere: Tensor, size: tuple[int, int]) -> Tensor:
+        """The taps' reads (B, first, ., .) resized to one size and added up, plus what is the same at all positions.
+
+        Resizing commutes with a 1x1 convolution and leaves constants alone; so the convolutions run at their taps' own size
+        and the constants are added to the smallest map. The large sum is made in place: memory traffic is what costs here.
+        """
+        if not reads:
+            return everywhere.expand(-1, -1, *size).clone()
+        reads = sorted(reads, key=lambda read: read.shape[-2] * read.shape[-1])
+        reads[0] = reads[0] + everywhere
+        corners, total = self.settings.align_corners, None
+        for read in reversed(reads):
+            if read.shape[-2:] != size:
+                read = F.interpolate(read, size=size, mode="bilinear", align_corners=corners)
+            total = read if total is None else total.add_(read)
+        assert total is not None
+        return total
 
 
 def _channels(shape: torch.Size, layout: Layout) -> int:

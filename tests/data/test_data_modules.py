@@ -30,7 +30,7 @@ class Recorder(LightningModule):
         self.validated: list[str] = []
 
     def training_step(self, batch: dict[str, Any], step: int) -> Tensor:
-        self.trained.append(tuple(batch["key"]))
+        self.trained.append(tuple(k for k, w in zip(batch["key"], batch["weight"].tolist(), strict=True) if w))
         return (self.scale - batch["picture"].float().mean() / 255) ** 2
 
     def validation_step(self, batch: dict[str, Any], step: int) -> None:
@@ -78,7 +78,7 @@ def test_a_resumed_run_sees_what_was_left_at_every_step(
     reference = Recorder()
     trainer(tmp_path, limit_train_batches=limit).fit(reference, module(folder))
     steps = len(reference.trained)
-    assert steps == 2 * (limit or 5)
+    assert steps == 2 * (limit or 6)
     for stop in range(1, steps):
         checkpoint = tmp_path / f"{stop}.ckpt"
         saver = trainer(tmp_path, limit_train_batches=limit, callbacks=[SaveAt(stop, checkpoint)])
@@ -89,7 +89,7 @@ def test_a_resumed_run_sees_what_was_left_at_every_step(
         assert rest.trained == reference.trained[stop:], stop
 
 
-def test_a_resume_may_use_other_workers_but_not_another_batch_size(tmp_path: Path, make_shards: MakeShards) -> None:
+def test_a_resume_may_use_other_workers(tmp_path: Path, make_shards: MakeShards) -> None:
     make_shards(45, 7)
     folder, checkpoint = tmp_path / "shards", tmp_path / "c.ckpt"
     reference, rest = Recorder(), Recorder()
@@ -97,9 +97,27 @@ def test_a_resume_may_use_other_workers_but_not_another_batch_size(tmp_path: Pat
     trainer(tmp_path, callbacks=[SaveAt(5, checkpoint)]).fit(Recorder(), module(folder, num_workers=2))
     trainer(tmp_path).fit(rest, module(folder), ckpt_path=checkpoint, weights_only=True)
     assert rest.trained == reference.trained[5:]
-    changed = module(folder, batch_size=8, seed=1)
-    with pytest.raises(InputError, match=r"batch_size 4 \(now 8\), seed 0 \(now 1\)"):
-        trainer(tmp_path).fit(Recorder(), changed, ckpt_path=checkpoint, weights_only=True)
+    with pytest.raises(InputError, match=r"seed 0 \(now 1\)"):
+        trainer(tmp_path).fit(Recorder(), module(folder, seed=1), ckpt_path=checkpoint, weights_only=True)
+
+
+@pytest.mark.parametrize("stop", [1, 3, 5, 6, 8, 11])
+def test_a_resume_in_another_arrangement_repeats_and_loses_nothing(
+    tmp_path: Path, make_shards: MakeShards, stop: int
+) -> None:
+    """Batch size 4, then 3 with workers, then 2: each epoch still sees its 22 samples once, and three epochs are run."""
+    make_shards(22, 7)
+    folder, saved = tmp_path / "shards", [tmp_path / "a.ckpt", tmp_path / "b.ckpt"]
+    runs = [Recorder(), Recorder(), Recorder()]
+    options = {"max_epochs": 3}
+    trainer(tmp_path, callbacks=[SaveAt(stop, saved[0])], **options).fit(runs[0], module(folder))
+    resume = {"weights_only": True}
+    second = trainer(tmp_path, callbacks=[SaveAt(stop + 2, saved[1])], **options)
+    second.fit(runs[1], module(folder, batch_size=3, num_workers=2), ckpt_path=saved[0], **resume)
+    trainer(tmp_path, **options).fit(runs[2], module(folder, batch_size=2), ckpt_path=saved[1], **resume)
+    taken = [key for batch in (*runs[0].trained[:stop], *runs[1].trained[:2], *runs[2].trained) for key in batch]
+    every = sorted(f"s{n:04d}" for n in range(22))
+    assert [sorted(taken[i : i + 22]) for i in range(0, len(taken), 22)] == [every] * 3
 
 
 def test_validation_sees_everything_once_each_time(tmp_path: Path, make_shards: MakeShards) -> None:

@@ -1,0 +1,193 @@
+"""Shards that live elsewhere: fetched whole over http(s), or made by a command, and kept in a cache of limited size.
+
+A shard is fetched into a file and then read like any other: a cut connection is taken up where it broke, and what arrives is
+compared with the index before a byte of it is decoded. Errors that may pass (no answer, 5xx, a broken connection) are tried
+again with growing pauses; those that will not (404, 403) are reported at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import logging
+import os
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import urlsplit
+
+from lit_iba.errors import InputError
+from lit_iba.files import sha256_of, whole_file
+
+_CHUNK = 1 << 20
+_PASSING = {408, 425, 429, 500, 502, 503, 504}
+_log = logging.getLogger(__name__)
+
+
+def is_remote(source: object) -> bool:
+    """Whether a source is a URL or a command."""
+    return str(source).startswith(("http://", "https://", "pipe:"))
+
+
+@dataclass(frozen=True)
+class Remote:
+    """How shards are fetched.
+
+    Args:
+        cache_dir: Folder that keeps fetched shards; None keeps each only while it is read.
+        cache_gib: Size at which the least recently used shards leave the cache, in GiB.
+        attempts: How often a shard is asked for before the run ends in an error.
+        timeout: Seconds without a byte after which a connection counts as broken.
+        allow_pipe: Whether ``pipe:COMMAND`` may run a shell command; off, because whoever writes the list of shards
+            would then run commands as the user.
+    """
+
+    cache_dir: str | None = None
+    cache_gib: float = 100.0
+    attempts: int = 5
+    timeout: float = 60.0
+    allow_pipe: bool = False
+
+    def open(self, url: str, size: int | None = None, sha256: str | None = None) -> BinaryIO:
+        """Fetch a file, or take it from the cache, and open it.
+
+        Args:
+            url: ``http://``, ``https://`` or ``pipe:COMMAND``.
+            size: Its bytes, where they are known.
+            sha256: Likewise; compared after fetching.
+
+        Raises:
+            InputError: It is not there, cannot be had after all attempts, or is another file than expected.
+        """
+        if self.cache_dir is None:
+            with tempfile.TemporaryDirectory(prefix="lit_iba_") as folder:
+                path = Path(folder) / "shard.tar"
+                self._fetch(url, path, size, sha256)
+                return path.open("rb")  # stays readable after its name is gone
+        path = Path(self.cache_dir) / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{file_name(url)}"
+        for _ in range(3):
+            try:
+                file = path.open("rb")
+            except FileNotFoundError:
+                with whole_file(path) as part:
+                    self._fetch(url, part, size, sha256)
+                self._make_room(path)
+                continue  # another process may have thrown it out at once
+            if size is not None and os.fstat(file.fileno()).st_size != size:
+                file.close()
+                path.unlink(missing_ok=True)
+                continue
+            os.utime(path)
+            return file
+        raise InputError(
+            f"{self.cache_dir} does not keep {file_name(url)}; raise cache_gib above the size of a few shards"
+        )
+
+    def read(self, url: str) -> bytes:
+        """The content of a small file.
+
+        Raises:
+            InputError: As :meth:`open`.
+        """
+        with Remote(None, attempts=self.attempts, timeout=self.timeout, allow_pipe=self.allow_pipe).open(url) as file:
+            return file.read()
+
+    def _fetch(self, url: str, path: Path, size: int | None, sha256: str | None) -> None:
+        if url.startswith("pipe:"):
+            self._run(url.removeprefix("pipe:"), path)
+        else:
+            self._download(url, path)
+        found = path.stat().st_size
+        if size is not None and found != size:
+            raise InputError(f"{url} has {found:,} bytes, but the index says {size:,}; index the shards anew")
+        if sha256 is not None and sha256_of(path) != sha256:
+            raise InputError(f"the content of {url} is not what was indexed; index the shards anew")
+
+    def _run(self, command: str, path: Path) -> None:
+        if not self.allow_pipe:
+            raise InputError(f"'pipe:{command}' would run a command; set remote.allow_pipe to true if that is wanted")
+        with path.open("wb") as file:
+            done = subprocess.run(command, shell=True, stdout=file, stderr=subprocess.PIPE, check=False)
+        if done.returncode != 0:
+            said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+            raise InputError(
+                f"the command 'pipe:{command}' ended with status {done.returncode} ({said[-1] if said else 'silent'}); mend it"
+            )
+
+    def _download(self, url: str, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        tag: str | None = None
+        for attempt in range(1, self.attempts + 1):
+            try:
+                tag = self._continue(url, path, tag)
+                return
+            except urllib.error.HTTPError as error:
+                if error.code not in _PASSING:
+                    raise InputError(
+                        f"{url} cannot be had: {error.code} {error.reason}; correct the address"
+                    ) from error
+                reason, pause = f"{error.code} {error.reason}", _seconds(error.headers.get("Retry-After"))
+            except (OSError, http.client.HTTPException) as error:
+                reason, pause = str(getattr(error, "reason", error)) or type(error).__name__, None
+            if attempt < self.attempts:
+                pause = min(30.0, 0.5 * 2**attempt) if pause is None else pause
+                _log.warning("%s: %s; attempt %d of %d in %.1f s", url, reason, attempt + 1, self.attempts, pause)
+                time.sleep(pause)
+        raise InputError(
+            f"{url} cannot be had after {self.attempts} attempts ({reason}); check the server and the network"
+        )
+
+    def _continue(self, url: str, path: Path, tag: str | None) -> str | None:
+        """Fetch what is missing, from the start if the file has changed since; returns the file's tag."""
+        have = path.stat().st_size if path.exists() else 0
+        headers = {"Range": f"bytes={have}-", "If-Range": tag} if have and tag else {}
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=self.timeout) as answer:
+            found: str | None = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
+            expected = answer.headers.get("Content-Length")
+            with path.open("ab" if answer.status == 206 else "wb") as file:
+                got = _copy(answer.read, file)
+            if expected is not None and got < int(expected):
+                if found is None:
+                    path.unlink()  # nothing says whether the rest belongs to the same file
+                raise ConnectionError(f"the connection broke after {got:,} of {int(expected):,} bytes")
+        return found
+
+    def _make_room(self, keep: Path) -> None:
+        """Throw out the least recently used files until the cache fits; never the newest one."""
+        files = []
+        for path in keep.parent.glob("[!.]*-*"):  # not what others are writing
+            try:
+                files.append((path.stat().st_mtime, path.stat().st_size, path))
+            except FileNotFoundError:
+                continue  # another process was faster
+        excess = sum(size for _, size, _ in files) - self.cache_gib * 2**30
+        for _, size, path in sorted(files):
+            if excess <= 0:
+                return
+            if path != keep:
+                path.unlink(missing_ok=True)
+                excess -= size
+
+
+def _copy(read: Callable[[int], bytes], file: BinaryIO) -> int:
+    total = 0
+    while chunk := read(_CHUNK):
+        file.write(chunk)
+        total += len(chunk)
+    return total
+
+
+def _seconds(value: str | None) -> float | None:
+    return min(60.0, float(value)) if value and value.isdigit() else None
+
+
+def file_name(url: str) -> str:
+    """What to call a shard: the last part of a URL's path, or of a command's last word."""
+    text = url.split()[-1] if url.startswith("pipe:") else urlsplit(url).path
+    return text.rpartition("/")[2] or "index"
