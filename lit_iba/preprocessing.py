@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import functional as vision
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -45,13 +45,17 @@ class Preprocessing:
         return max(short, int(width * scale)), max(short, int(height * scale))
 
     def picture(self, photograph: Image.Image) -> Tensor:
-        """Resize and crop one RGB photograph; returns uint8 (3, crop, crop)."""
+        """Resize and crop one RGB photograph; returns uint8 (3, crop, crop), its channels innermost in memory."""
+        return torch.from_numpy(self.pixels(photograph)).permute(2, 0, 1)
+
+    def pixels(self, photograph: Image.Image) -> np.ndarray:
+        """The same as uint8 (crop, crop, 3)."""
         size = self.scaled_size(*photograph.size)
         if size != photograph.size:
             photograph = photograph.resize(size, _FILTERS[self.interpolation])
         left, top = self.crop_offset(size)
         photograph = photograph.crop((left, top, left + self.crop, top + self.crop))
-        return vision.pil_to_tensor(photograph)
+        return np.array(photograph)
 
     def crop_offset(self, size: tuple[int, int]) -> tuple[int, int]:
         """(left, top) of the central square in a resized photograph of this (width, height)."""

@@ -1,8 +1,8 @@
 """From raw samples to batches: the dictionary that every loader of the project yields.
 
-``picture`` uint8 (B, 3, H, W); ``label`` int64 (B,), -1 where unknown; ``object_mask`` bool (B, H, W), all False where
-there is no box; ``key`` list of str; ``weight`` float32 (B,), 1 where the slot holds a picture, 0 where it is padding
-or could not be decoded; ``corrupt`` int64 (B,), 1 where it could not be decoded.
+``picture`` uint8 (B, 3, H, W), channels_last in memory; ``label`` int64 (B,), -1 where unknown; ``object_mask`` bool
+(B, H, W), all False where there is no box; ``key`` list of str; ``weight`` float32 (B,), 1 where the slot holds a picture,
+0 where it is padding or could not be decoded; ``corrupt`` int64 (B,), 1 where it could not be decoded.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from lit_iba.data.decode import PICTURE_EXTENSIONS, decode_boxes, decode_label, decode_mask, decode_photograph
 from lit_iba.data.plan import generator_for
@@ -86,26 +87,30 @@ class BatchMaker:
             return Hole(sample.key, str(error))
         if "cls" in sample.members:
             rows.labels[i] = decode_label(sample.members["cls"], name, self.num_classes)
-        rows.pictures[i] = picture.numpy()
+        rows.pictures[i] = picture
         if mask is not None:
             rows.masks[i] = mask
         rows.weights[i] = 1
         return None
 
-    def _seen(self, photograph: Image.Image, key: str, epoch: int) -> tuple[Tensor, tuple[np.ndarray, np.ndarray]]:
-        """The picture, uint8 (3, crop, crop), and where its pixel centres lie in the photograph, x and y (crop,)."""
+    def _seen(self, photograph: Image.Image, key: str, epoch: int) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+        """The picture, uint8 (crop, crop, 3), and where its pixel centres lie in the photograph, x and y (crop,)."""
         if not self.augment:
-            return self.preprocessing.picture(photograph), central_centres(self.preprocessing, *photograph.size)
+            return self.preprocessing.pixels(photograph), central_centres(self.preprocessing, *photograph.size)
         view = random_view(*photograph.size, self.preprocessing.crop, generator_for(self.seed, epoch, key))
-        return view.picture(photograph, self.preprocessing.interpolation), view.centres()
+        return view.pixels(photograph, self.preprocessing.interpolation), view.centres()
 
 
 class _Rows:
     """A batch that is being filled; as arrays, because filling tensors one by one takes twice the time."""
 
     def __init__(self, count: int, side: int) -> None:
-        self.pictures = np.zeros((count, 3, side, side), dtype=np.uint8)
-        self.masks = np.zeros((count, side, side), dtype=bool)
+        # One piece of memory for both; channels innermost, as Pillow has them and as convolutions want them.
+        area = count * side * side
+        memory = _zero_bytes(4 * area)
+        self._pictures = memory[: 3 * area].view(count, side, side, 3)
+        self._masks = memory[3 * area :].view(torch.bool).view(count, side, side)
+        self.pictures, self.masks = self._pictures.numpy(), self._masks.numpy()
         self.labels = np.full(count, -1, dtype=np.int64)
         self.weights = np.zeros(count, dtype=np.float32)
         self.corrupt = np.zeros(count, dtype=np.int64)
@@ -113,13 +118,21 @@ class _Rows:
 
     def batch(self) -> Batch:
         return {
-            "picture": torch.from_numpy(self.pictures),
+            "picture": self._pictures.permute(0, 3, 1, 2),
             "label": torch.from_numpy(self.labels),
-            "object_mask": torch.from_numpy(self.masks),
+            "object_mask": self._masks,
             "key": self.keys,
             "weight": torch.from_numpy(self.weights),
             "corrupt": torch.from_numpy(self.corrupt),
         }
+
+
+def _zero_bytes(count: int) -> Tensor:
+    """In a loader's worker, in memory that the main process shares: what is filled there need not be copied."""
+    if get_worker_info() is None:
+        return torch.zeros(count, dtype=torch.uint8)
+    shared = torch.UntypedStorage._new_shared(count)  # the system gives it out as zeros
+    return torch.empty(0, dtype=torch.uint8).set_(shared, 0, (count,))  # type: ignore[call-overload]
 
 
 def _object_mask(

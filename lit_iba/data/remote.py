@@ -122,10 +122,10 @@ class Remote:
 
     def _download(self, url: str, path: Path) -> None:
         path.unlink(missing_ok=True)
-        tag: str | None = None
+        tags: list[str | None] = [None]
         for attempt in range(1, self.attempts + 1):
             try:
-                tag = self._continue(url, path, tag)
+                self._continue(url, path, tags)
                 return
             except urllib.error.HTTPError as error:
                 if error.code not in _PASSING:
@@ -143,20 +143,18 @@ class Remote:
             f"{url} cannot be had after {self.attempts} attempts ({reason}); check the server and the network"
         )
 
-    def _continue(self, url: str, path: Path, tag: str | None) -> str | None:
-        """Fetch what is missing, from the start if the file has changed since; returns the file's tag."""
+    def _continue(self, url: str, path: Path, tags: list[str | None]) -> None:
+        """Fetch what is missing, from the start if the file has changed since; ``tags`` ends with the file's present one."""
+        tag = tags[-1]
         have = path.stat().st_size if path.exists() else 0
         headers = {"Range": f"bytes={have}-", "If-Range": tag} if have and tag else {}
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=self.timeout) as answer:
-            found: str | None = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
+            tags.append(answer.headers.get("ETag") or answer.headers.get("Last-Modified"))
             expected = answer.headers.get("Content-Length")
             with path.open("ab" if answer.status == 206 else "wb") as file:
                 got = _copy(answer.read, file)
             if expected is not None and got < int(expected):
-                if found is None:
-                    path.unlink()  # nothing says whether the rest belongs to the same file
                 raise ConnectionError(f"the connection broke after {got:,} of {int(expected):,} bytes")
-        return found
 
     def _make_room(self, keep: Path) -> None:
         """Throw out the least recently used files until the cache fits; never the newest one."""

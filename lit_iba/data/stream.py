@@ -13,6 +13,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
@@ -132,11 +133,17 @@ class BatchStream(IterableDataset[Any]):
         reading = _Reading(self.source, self.order(epoch), self.rank, range(done + first, self.plan.steps, stride))
         try:
             for step in reading.steps:
-                yield self.make(reading.slots(step), epoch)
+                batch, holes = self.make(reading.slots(step), epoch)
+                yield {name: _small(value) for name, value in batch.items()}, holes
         except InputError as error:
             yield Failure(str(error))
         finally:
             reading.close()
+
+
+def _small(value: Any) -> Any:
+    """Small tensors as arrays: these go through the workers' queue without a shared file of their own."""
+    return value.numpy() if isinstance(value, torch.Tensor) and value.ndim == 1 else value
 
 
 class _Reading:
@@ -258,10 +265,11 @@ class SampleLoader:
         self.stream.seek(self.epoch, first)
         holes: list[Hole] = []
         valid = 0
-        for item in self._loader:
+        for item in self._items():
             if isinstance(item, Failure):
                 raise InputError(item.message)
-            batch, lost = item
+            small, lost = item
+            batch = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in small.items()}
             holes += lost
             valid += int(batch["weight"].sum())
             if len(holes) > self.max_corrupt_fraction * self.plan.total:
@@ -273,6 +281,17 @@ class SampleLoader:
             raise RuntimeError(f"{valid} valid and {len(holes)} corrupt samples do not add up to {expected}")
         if holes:
             report_holes(holes, expected, f"epoch {self.epoch}")
+
+    def _items(self) -> Iterator[Any]:
+        try:
+            yield from self._loader
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise InputError(
+                f"a worker process of the loader was killed ({error}); often memory ran out: use fewer workers, a smaller "
+                "batch_size or block, and resume"
+            ) from error
 
 
 def report_holes(holes: Sequence[Hole], total: int, where: str) -> None:

@@ -14,8 +14,6 @@ from functools import lru_cache
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
-from torchvision.transforms.v2 import functional as vision
 
 from lit_iba.preprocessing import Preprocessing
 
@@ -43,13 +41,13 @@ class View:
     side: int
     mirrored: bool = False
 
-    def picture(self, photograph: Image.Image, interpolation: str) -> Tensor:
-        """Crop, resize and mirror an RGB photograph; returns uint8 (3, side, side)."""
+    def pixels(self, photograph: Image.Image, interpolation: str) -> np.ndarray:
+        """Crop, resize and mirror an RGB photograph; returns uint8 (side, side, 3)."""
         box = (self.left, self.top, self.left + self.width, self.top + self.height)
         picture = photograph.resize((self.side, self.side), _FILTERS[interpolation], box=box)
         if self.mirrored:
             picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return vision.pil_to_tensor(picture)
+        return np.array(picture)
 
     def centres(self) -> tuple[np.ndarray, np.ndarray]:
         """Where the picture's pixel centres lie in the stored photograph: x (side,) and y (side,)."""
@@ -85,8 +83,11 @@ def box_mask(boxes: Sequence[Sequence[float]], x: np.ndarray, y: np.ndarray) -> 
 
 def _between(points: np.ndarray, low: float, high: float) -> slice:
     """Where low <= points < high; one run, because the points rise or fall."""
-    inside = np.flatnonzero((points >= low) & (points < high))
-    return slice(inside[0], inside[-1] + 1) if len(inside) else slice(0)
+    if points[0] <= points[-1]:
+        return slice(*np.searchsorted(points, (low, high)))
+    # Falling points, from the other side: the first one below high, to the last one at or above low.
+    begin, end = np.searchsorted(points[::-1], (low, high))
+    return slice(len(points) - end, len(points) - begin)
 
 
 def random_view(width: int, height: int, side: int, generator: torch.Generator) -> View:

@@ -1,0 +1,142 @@
+"""Runs that are killed, told to stop, moved to other processes or broken: what they end with is what nothing had cost."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from cluster_toys import (
+    SAMPLES,
+    assert_same_weights,
+    command,
+    finish,
+    last_checkpoint,
+    prepare,
+    samples_taken,
+    start,
+)
+
+pytestmark = pytest.mark.slow
+RESUME = ("--ckpt_path", "last")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepare(tmp_path_factory.mktemp("toys"))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(config: Path) -> Path:
+    finish(command(config, config.parent / "uninterrupted"))
+    return config.parent / "uninterrupted"
+
+
+def wait_for_steps(watch: Path, steps: int, process: "subprocess.Popen[str]") -> None:
+    """Until so many batches were trained on since this was called, by all processes together; or the process is gone."""
+
+    def lines() -> int:
+        return sum(len(file.read_text().splitlines()) for file in watch.glob("*.txt"))
+
+    before, deadline = lines(), time.monotonic() + 120
+    while lines() < before + steps and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_run_killed_again_and_again_ends_with_the_same_weights(
+    config: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    chance, run, watch, kills = random.Random(5), tmp_path / "run", tmp_path / "watch", 0
+    while True:
+        process = start(command(config, run, *RESUME), WATCH=str(watch), STEP_SECONDS="0.03")
+        if kills < 7:
+            wait_for_steps(watch, chance.randint(1, 14), process)
+            time.sleep(chance.random() * 0.06)
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        output, _ = process.communicate(timeout=300)
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, output[-3000:]
+    assert kills >= 3
+    assert_same_weights(last_checkpoint(run), last_checkpoint(uninterrupted))
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_signal_saves_the_very_step_and_nothing_is_seen_twice(
+    config: Path, uninterrupted: Path, tmp_path: Path, name: str
+) -> None:
+    run, watch = tmp_path / "run", tmp_path / "watch"
+    process = start(command(config, run), WATCH=str(watch), STEP_SECONDS="0.05")
+    wait_for_steps(watch, 23, process)
+    process.send_signal(getattr(signal, name))
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, output[-3000:]
+    assert f"ended by {name}" in output
+    finish(command(config, run, *RESUME), WATCH=str(watch))
+    assert_same_weights(last_checkpoint(run), last_checkpoint(uninterrupted))
+    seen = Counter((epoch, key) for _, epoch, key in samples_taken(watch))
+    assert len(seen) == 3 * SAMPLES
+    assert set(seen.values()) == {1}
+
+
+def test_a_run_may_go_on_with_other_processes(config: Path, tmp_path: Path) -> None:
+    """Two processes, then one, then three with a worker each: every epoch sees every sample once."""
+    run, watch = tmp_path / "run", tmp_path / "watch"
+    for processes, steps, options in ((2, 10, ()), (1, 9, RESUME)):
+        process = start(command(config, run, *options, processes=processes), WATCH=str(watch), STEP_SECONDS="0.1")
+        wait_for_steps(watch, steps, process)
+        process.terminate()
+        output, _ = process.communicate(timeout=90)
+        assert process.returncode != 0
+        assert "ended by" in output, output[-3000:]
+    finish(command(config, run, *RESUME, "--data.num_workers", "1", processes=3), WATCH=str(watch))
+    seen = Counter((epoch, key) for _, epoch, key in samples_taken(watch))
+    assert len(seen) == 3 * SAMPLES
+    assert set(seen.values()) == {1}
+
+
+def test_when_one_process_dies_the_others_end_too(config: Path, tmp_path: Path) -> None:
+    watch = tmp_path / "watch"
+    process = start(command(config, tmp_path / "run", processes=2), WATCH=str(watch), STEP_SECONDS="0.1")
+    wait_for_steps(watch, 8, process)
+    os.kill(int(next(watch.glob("*.txt")).stem), signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+
+
+def test_two_processes_step_as_one_with_twice_the_batch(config: Path, tmp_path: Path) -> None:
+    options = ("--trainer.max_epochs", "1", "--data.train_samples", "8", "--data.folder", str(tmp_path / "data"))
+    finish(command(config, tmp_path / "one", *options, "--data.batch_size", "8"))
+    finish(command(config, tmp_path / "two", *options, "--data.batch_size", "4", processes=2))
+    one, two = last_checkpoint(tmp_path / "one"), last_checkpoint(tmp_path / "two")
+    assert one["global_step"] == two["global_step"] == 1
+    # Adam's first step has the size of the learning rate whatever the gradient; its moments show the gradient itself.
+    moments = [c["optimizer_states"][0]["state"] for c in (one, two)]
+    for number, state in moments[0].items():
+        expected = pytest.approx(state["exp_avg"].flatten().tolist(), rel=1e-3, abs=1e-9)
+        assert moments[1][number]["exp_avg"].flatten().tolist() == expected
+
+
+def test_a_loss_that_is_no_number_ends_the_run_before_it_harms(config: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    output = finish(command(config, run), expected=2, NAN_AT="7", WATCH=str(tmp_path / "watch"))
+    assert "the loss of step 7 is nan" in output
+    keys = {key for step, _, key in samples_taken(tmp_path / "watch") if step == 7}
+    found = (run / "not_finite_rank0.json").read_text()
+    assert keys
+    assert all(key in found for key in keys)
+    assert last_checkpoint(run)["global_step"] == 6
+
+
+def test_a_second_run_in_the_same_folder_is_refused(config: Path, tmp_path: Path) -> None:
+    run, watch = tmp_path / "run", tmp_path / "watch"
+    first = start(command(config, run), WATCH=str(watch), STEP_SECONDS="0.2")
+    wait_for_steps(watch, 1, first)
+    assert "is being written by another run" in finish(command(config, run), expected=2)
+    first.kill()
+    first.communicate(timeout=30)
