@@ -6,6 +6,7 @@ saving can leave an empty ``last.ckpt``.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from lit_iba.checkpoint import read_checkpoint
+from lit_iba.errors import InputError
 from lit_iba.files import whole_file
 
 
@@ -20,9 +22,20 @@ class DurableCheckpointIO(TorchCheckpointIO):
     """The old file or the new one, never a part of either."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Write by atomic rename."""
-        with whole_file(path) as part:
-            torch.save(checkpoint, part)
+        """Write by atomic rename.
+
+        Raises:
+            InputError: The disk does not take it; the file that was there before is untouched.
+        """
+        try:
+            with whole_file(path) as part:
+                torch.save(checkpoint, part)
+        except (OSError, RuntimeError) as error:
+            free = shutil.disk_usage(Path(path).parent).free >> 20
+            raise InputError(
+                f"checkpoint {path} could not be written ({error}; {free} MiB are free); make room and resume: the one before it "
+                "is whole"
+            ) from error
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None

@@ -36,6 +36,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_no_part_of_the_new(tmp_path: 
         check=False,
     )
     assert done.returncode != 0
+    assert "could not be written" in done.stderr.splitlines()[-1]
     assert (tmp_path / "last.ckpt").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 

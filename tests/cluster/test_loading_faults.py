@@ -1,0 +1,88 @@
+"""The loader under faults: a worker that is killed, a shard that is replaced, a disk that is full."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cluster_toys import ROOT, environment, finish, prepare
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lit_iba.data import ShardIndex, shard_loader
+from lit_iba.data.quickstart import QUICKSTART_PREPROCESSING, QuickstartSettings, make_quickstart
+from lit_iba.errors import InputError
+
+STORE = """
+import resource, sys, torch
+from lit_iba.evaluation.store import ShardStore
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # what a full disk does to a writer
+ShardStore(sys.argv[1]).write("random", "val-000000", {"values": torch.zeros(1_000_000)}, {}, {})
+"""
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
+    folder = tmp_path_factory.mktemp("digits") / "data"
+    make_quickstart(folder, QuickstartSettings(200, 10, 10))
+    return ShardIndex.load(folder / "train")
+
+
+def test_a_killed_worker_ends_the_run_with_a_reason(shards: ShardIndex) -> None:
+    loader = shard_loader(shards, QUICKSTART_PREPROCESSING, 4, training=True, num_workers=2)
+    batches = iter(loader)
+    next(batches)
+    workers = loader._loader._iterator._workers  # type: ignore[union-attr]
+    os.kill(workers[0].pid, signal.SIGKILL)
+    with pytest.raises(InputError, match="worker process of the loader was killed"):
+        list(batches)
+
+
+def test_a_shard_replaced_while_running_is_noticed_before_it_is_read(shards: ShardIndex) -> None:
+    path = shards.shards[-1].path
+    whole = path.read_bytes()
+    loader = shard_loader(shards, QUICKSTART_PREPROCESSING, 4)
+    batches = iter(loader)
+    next(batches)
+    path.write_bytes(whole + bytes(512))
+    try:
+        with pytest.raises(InputError, match=r"bytes, but the index says .* fetch it again"):
+            for _ in loader:
+                pass
+    finally:
+        path.write_bytes(whole)
+
+
+def test_a_full_disk_leaves_no_half_heatmaps(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", STORE, str(tmp_path)], env=environment(), capture_output=True, timeout=120, check=False
+    )
+    assert b"File too large" in done.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.slow
+def test_validation_is_the_same_on_any_number_of_processes_and_workers(tmp_path: Path) -> None:
+    """Twelve pictures in batches of five: nothing divides."""
+    config = prepare(tmp_path)
+    fit = [sys.executable, str(ROOT / "train.py"), "fit", "--config", str(config)]
+    finish([*fit, "--trainer.default_root_dir", str(tmp_path / "fit"), "--trainer.max_epochs", "1"])
+    checkpoint = str(tmp_path / "fit" / "checkpoints" / "last.ckpt")
+    found = []
+    for processes, workers in ((1, 0), (2, 1), (3, 2)):
+        run = tmp_path / f"on_{processes}"
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        validate = [str(ROOT / "train.py"), "validate", "--config", str(config), "--ckpt_path", checkpoint]
+        options = ["--trainer.default_root_dir", str(run), "--data.num_workers", str(workers), "--data.batch_size", "5"]
+        several = ["--trainer.devices", str(processes), "--trainer.strategy", "ddp"]
+        if processes == 1:
+            finish([sys.executable, *validate, *options])
+        else:
+            finish([sys.executable, *launch, *validate, *options, *several])
+        log = EventAccumulator(str(run / "tensorboard"))
+        log.Reload()
+        found.append({tag: log.Scalars(tag)[-1].value for tag in log.Tags()["scalars"] if tag.startswith("val/")})
+    assert set(found[0]) == {"val/loss", "val/cross_entropy", "val/information_bits", "val/accuracy_top1"}
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+    assert found[2] == pytest.approx(found[0], rel=1e-5)
