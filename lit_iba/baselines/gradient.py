@@ -68,6 +68,7 @@ class IntegratedGradients(Explainer):
         steps: Points of the path.
         forward_batch_size: Images a forward pass.
         multiply_by_inputs: False gives the mean gradient along the path, which IBA's evaluation code compares with.
+        magnitude: Whether to sum the channels' absolute values, which says where but not in which direction.
         seed: Unused; nothing here is random.
     """
 
@@ -81,9 +82,12 @@ class IntegratedGradients(Explainer):
         steps: int = 50,
         forward_batch_size: int = 16,
         multiply_by_inputs: bool = True,
+        magnitude: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(classifier, seed=seed)
+        self.magnitude = magnitude
+        self.signed = not magnitude  # type: ignore[misc] # of this instance
         if steps < 1:
             raise InputError(f"steps is {steps}; integrated gradients need at least 1, usually 50")
         self.steps, self.forward_batch_size, self.multiply_by_inputs = steps, forward_batch_size, multiply_by_inputs
@@ -97,6 +101,7 @@ class IntegratedGradients(Explainer):
             n_steps=self.steps,
             internal_batch_size=max(self.forward_batch_size, len(images)),
         )
+        values = values.abs() if self.magnitude else values
         return Attribution(values.sum(dim=1).to(images.dtype))
 
 

@@ -35,6 +35,18 @@ def test_integrated_gradients_are_complete(small_classifier: FrozenClassifier, i
     assert torch.allclose(heatmap.total, logits[:2] - logits[2], rtol=0.05, atol=1e-3)
 
 
+def test_the_magnitude_of_integrated_gradients_bounds_their_sum(
+    small_classifier: FrozenClassifier, images: Tensor
+) -> None:
+    signed = build_explainer("integrated_gradients", small_classifier, steps=5).attribute(images, target=1)
+    magnitude = build_explainer("integrated_gradients", small_classifier, steps=5, magnitude=True)
+    values = magnitude.attribute(images, target=1)
+    assert signed.signed
+    assert not values.signed
+    assert (values.values >= signed.values.abs() - 1e-6).all()
+    assert (values.values > signed.values.abs() + 1e-6).any()
+
+
 def test_grad_cam_is_its_definition(small_classifier: FrozenClassifier, images: Tensor) -> None:
     explainer = build_explainer("grad_cam", small_classifier)
     assert explainer.layer == "layer3"
