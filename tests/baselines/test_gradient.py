@@ -38,8 +38,8 @@ def test_integrated_gradients_are_complete(small_classifier: FrozenClassifier, i
 def test_the_magnitude_of_integrated_gradients_bounds_their_sum(
     small_classifier: FrozenClassifier, images: Tensor
 ) -> None:
-    signed = build_explainer("integrated_gradients", small_classifier, steps=5).attribute(images, target=1)
-    magnitude = build_explainer("integrated_gradients", small_classifier, steps=5, magnitude=True)
+    signed = build_explainer("integrated_gradients", small_classifier, {"steps": 5}).attribute(images, target=1)
+    magnitude = build_explainer("integrated_gradients", small_classifier, {"steps": 5, "magnitude": True})
     values = magnitude.attribute(images, target=1)
     assert signed.signed
     assert not values.signed
