@@ -40,6 +40,7 @@ benchmark: $(VENV)/.installed
 	$(PY) benchmarks/loading.py
 	$(PY) benchmarks/per_sample_iba.py
 	$(PY) benchmarks/readout_training.py
+	$(PY) benchmarks/scaling.py
 
 clean:
 	rm -rf runs outputs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -43,7 +43,7 @@ class SamplePlan:
 
     Every sample comes exactly once an epoch, and all processes take equally many steps: the total over
     ``batch_size * world``, rounded up, at least one. What is missing to that is padding: empty slots of weight 0, less than
-    one step's worth, at the end of the stream.
+    one step's worth, shared evenly, at the end of each process's part of the stream.
 
     Args:
         counts: int64 (S,), number of samples in each shard.
@@ -91,10 +91,14 @@ class SamplePlan:
         """Batches in a lane; the first lanes have the extra ones, so that taking turns comes out even."""
         return self.steps // self.lanes + (lane < self.steps % self.lanes)
 
+    def share(self, rank: int) -> tuple[int, int]:
+        """Where a process's part of the stream begins and ends, in samples; parts differ by one sample at most."""
+        return rank * self.total // self.world, (rank + 1) * self.total // self.world
+
     def lane_start(self, rank: int, lane: int) -> int:
-        """Where in the epoch's stream a lane begins, in samples."""
+        """Where in the stream a lane begins, in samples."""
         before = lane * (self.steps // self.lanes) + min(lane, self.steps % self.lanes)
-        return (rank * self.steps + before) * self.batch_size
+        return self.share(rank)[0] + before * self.batch_size
 
     def block_of(self, step: int) -> tuple[int, int]:
         """The (lane, number of the block in it) that a step's batch belongs to."""
@@ -143,6 +147,7 @@ class EpochOrder:
         batches = min(plan.block, plan.lane_steps(lane) - begin)
         start = plan.lane_start(rank, lane) + begin * plan.batch_size
         positions = torch.arange(start, start + batches * plan.batch_size)
+        positions[positions >= plan.share(rank)[1]] = plan.total
         if plan.training:
             order = generator_for(plan.seed, self.epoch, rank, lane, number)
             positions = positions[torch.randperm(len(positions), generator=order)]
@@ -161,8 +166,6 @@ class EpochOrder:
 
     def samples(self, rank: int, first_step: int = 0) -> int:
         """Number of samples, without padding, that a process takes from a step to the end of the epoch."""
-        if (rank + 1) * self.plan.steps * self.plan.batch_size <= self.plan.total:
-            return (self.plan.steps - first_step) * self.plan.batch_size
         steps = range(first_step, self.plan.steps)
         return sum(int((self.positions(rank, step) < self.plan.total).sum()) for step in steps)
 
@@ -174,7 +177,7 @@ class EpochOrder:
             for lane in range(plan.lanes):
                 taken = batches // plan.lanes + (lane < batches % plan.lanes)
                 whole, start = taken // plan.block, plan.lane_start(rank, lane)
-                left[start : start + whole * plan.block * plan.batch_size] = False
+                left[start : min(start + whole * plan.block * plan.batch_size, plan.share(rank)[1])] = False
                 if part := taken % plan.block:
                     positions = self._block_positions(rank, lane, whole)[: part * plan.batch_size]
                     left[positions[positions < plan.total]] = False

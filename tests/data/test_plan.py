@@ -118,7 +118,7 @@ def test_lanes_read_each_shard_from_front_to_back() -> None:
 def test_every_process_has_a_batch_even_of_one_sample() -> None:
     plan = SamplePlan(torch.tensor([1]), 4, world=3)
     assert plan.steps == 1
-    assert [EpochOrder(plan, 0).samples(rank) for rank in range(3)] == [1, 0, 0]
+    assert [EpochOrder(plan, 0).samples(rank) for rank in range(3)] == [0, 0, 1]
 
 
 def test_imagenet_is_planned_in_well_under_a_second() -> None:
