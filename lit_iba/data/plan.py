@@ -147,7 +147,7 @@ class EpochOrder:
         batches = min(plan.block, plan.lane_steps(lane) - begin)
         start = plan.lane_start(rank, lane) + begin * plan.batch_size
         positions = torch.arange(start, start + batches * plan.batch_size)
-        positions[positions >= plan.share(rank)[1]] = plan.total
+        positions[positions >= plan.share(rank)[1]] += plan.total  # padding, each slot with a place of its own
         if plan.training:
             order = generator_for(plan.seed, self.epoch, rank, lane, number)
             positions = positions[torch.randperm(len(positions), generator=order)]
