@@ -13,7 +13,7 @@ $(VENV)/.installed: pyproject.toml
 	$(PY) -m pip install --quiet -e '.[dev]'
 	touch $@
 
-# Train, explain, evaluate, export and report on the embedded data; about five minutes on two cores.
+# Train, explain, evaluate, export and report on the embedded data; under five minutes on two cores once the packages are there.
 quickstart: $(VENV)/.installed
 	$(PY) train.py fit --config configs/quickstart/classifier.yaml
 	$(PY) train.py test --config configs/quickstart/classifier.yaml --ckpt_path $(RUN)/classifier/checkpoints/last.ckpt

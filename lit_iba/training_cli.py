@@ -6,6 +6,7 @@ are written whole or not at all; a second start in the same folder keeps the fir
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
@@ -75,8 +76,15 @@ class TrainingCLI(LightningCLI):
             kwargs["logger"] = TensorBoardLogger(root, name="tensorboard", version="", default_hp_metric=False)
             kwargs["callbacks"] = [*kwargs.get("callbacks", []), LearningRateMonitor("step")]
         kwargs["callbacks"] = [*kwargs.get("callbacks", []), FiniteLoss()]
+        if config["trainer"]["enable_progress_bar"] is not False and not self._has_progress_bar():
+            kwargs["callbacks"].append(TQDMProgressBar())  # one line, also in a job's log file
         kwargs["plugins"] = [*(config["trainer"]["plugins"] or []), DurableCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
+
+    def _has_progress_bar(self) -> bool:
+        init = self.config_init[self.subcommand] if self.subcommand else self.config_init
+        given = init["trainer"]["callbacks"] or []
+        return any(isinstance(c, ProgressBar) for c in (given if isinstance(given, list) else [given]))
 
     def before_fit(self) -> None:
         """``--ckpt_path last`` means the newest whole checkpoint of the run's folder; without any, the beginning."""
@@ -112,6 +120,9 @@ def run_training(arguments: Sequence[str]) -> None:
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # they are about LightningCLI's own calls
     for message in SILENCED:
         warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "Tip:" not in record.getMessage()
+    )
     try:
         TrainingCLI(
             L.LightningModule, L.LightningDataModule, subclass_mode_model=True, subclass_mode_data=True,
