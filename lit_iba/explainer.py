@@ -153,6 +153,12 @@ EXPLAINERS: dict[str, str] = {
     "saliency": "lit_iba.baselines.gradient.Saliency",
     "integrated_gradients": "lit_iba.baselines.gradient.IntegratedGradients",
     "grad_cam": "lit_iba.baselines.gradient.GradCAM",
+    "input_x_gradient": "lit_iba.baselines.gradient.InputXGradient",
+    "smoothgrad": "lit_iba.baselines.perturbation.SmoothGrad",
+    "smoothgrad_squared": "lit_iba.baselines.perturbation.SmoothGradSquared",
+    "occlusion": "lit_iba.baselines.perturbation.Occlusion",
+    "occlusion_8": "lit_iba.baselines.perturbation.Occlusion8",
+    "occlusion_14": "lit_iba.baselines.perturbation.Occlusion14",
 }
 
 

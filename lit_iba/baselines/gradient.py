@@ -42,7 +42,7 @@ class Gradient(Explainer):
 
     def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
         """Mean over channels of d logit / d image."""
-        return Attribution(_gradient(self.classifier, images, targets).mean(dim=1))
+        return Attribution(input_gradient(self.classifier, images, targets).mean(dim=1))
 
 
 class Saliency(Explainer):
@@ -52,10 +52,22 @@ class Saliency(Explainer):
 
     def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
         """Maximum over channels of |d logit / d image|."""
-        return Attribution(_gradient(self.classifier, images, targets).abs().amax(dim=1))
+        return Attribution(input_gradient(self.classifier, images, targets).abs().amax(dim=1))
 
 
-def _gradient(classifier: FrozenClassifier, images: Tensor, targets: Tensor) -> Tensor:
+class InputXGradient(Explainer):
+    """Gradient times the normalised image, summed over channels: the linear model's share of each pixel."""
+
+    name: ClassVar[str] = "input_x_gradient"
+    signed: ClassVar[bool] = True
+
+    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+        """Sum over channels of image * d logit / d image."""
+        return Attribution((images * input_gradient(self.classifier, images, targets)).sum(dim=1))
+
+
+def input_gradient(classifier: FrozenClassifier, images: Tensor, targets: Tensor) -> Tensor:
+    """d logit of the target / d image, (B, 3, H, W)."""
     # A copy, because Captum turns on requires_grad of the tensor it is given.
     return CaptumSaliency(classifier).attribute(images.clone().requires_grad_(), target=targets, abs=False)
 

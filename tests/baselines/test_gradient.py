@@ -8,7 +8,17 @@ from torch import Tensor
 from lit_iba import FrozenClassifier, InputError, build_explainer
 from lit_iba.baselines.gradient import last_layer_with_positions
 
-NAMES = ("random", "gradient", "saliency", "integrated_gradients", "grad_cam")
+NAMES = (
+    "random",
+    "gradient",
+    "saliency",
+    "integrated_gradients",
+    "grad_cam",
+    "input_x_gradient",
+    "smoothgrad",
+    "smoothgrad_squared",
+    "occlusion_14",
+)
 
 
 def input_gradient(classifier: FrozenClassifier, image: Tensor, target: int) -> Tensor:
@@ -27,6 +37,13 @@ def test_gradient_and_saliency_are_autograds(small_classifier: FrozenClassifier,
         assert torch.allclose(saliency.values[i], expected.abs().amax(dim=0), atol=1e-7)
     assert gradient.signed
     assert not saliency.signed
+
+
+def test_input_x_gradient_is_its_product(small_classifier: FrozenClassifier, images: Tensor) -> None:
+    heatmap = build_explainer("input_x_gradient", small_classifier).attribute(images[:2], target=3)
+    for i in range(2):
+        expected = (images[i] * input_gradient(small_classifier, images[i], 3)).sum(dim=0)
+        assert torch.allclose(heatmap.values[i], expected, atol=1e-6)
 
 
 def test_integrated_gradients_are_complete(small_classifier: FrozenClassifier, images: Tensor) -> None:

@@ -1,0 +1,152 @@
+"""Baselines that look at many changed versions of an image: occlusion, and SmoothGrad's noise.
+
+Both run across images and versions alike, in forward passes of ``forward_batch_size``; random numbers belong to the sample, so a
+heatmap does not depend on the batch it is in.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lit_iba.baselines.gradient import input_gradient
+from lit_iba.classifier import FrozenClassifier
+from lit_iba.errors import InputError
+from lit_iba.explainer import Attribution, Explainer
+from lit_iba.metrics.perturbation import check_counts, perturbed_scores, target_logits, tile_index
+
+
+class Occlusion(Explainer):
+    """How much the target's logit falls when a tile is covered (Zeiler and Fergus 2014), the same for all of its pixels.
+
+    Args:
+        classifier: The network to explain.
+        tile: Side of the tiles in pixels; they do not overlap, and those at the right and bottom edge may be smaller.
+        fill: What covers a tile: the image's ``"mean"`` colour (IBA's appendix), or ``"zero"``, the data set's mean colour.
+        forward_batch_size: Images a forward pass.
+        seed: Unused; nothing here is random.
+
+    Raises:
+        InputError: A setting is out of range.
+    """
+
+    name: ClassVar[str] = "occlusion"
+    signed: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        classifier: FrozenClassifier,
+        *,
+        tile: int = 8,
+        fill: str = "mean",
+        forward_batch_size: int = 32,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(classifier, seed=seed)
+        check_counts(tile=tile, forward_batch_size=forward_batch_size)
+        if fill not in ("mean", "zero"):
+            raise InputError(f"fill is {fill!r}; it must be 'mean' or 'zero'")
+        self.tile, self.fill, self.forward_batch_size = tile, fill, forward_batch_size
+
+    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+        """Logit of the whole image minus logit with the tile covered."""
+        index = tile_index((images.shape[-2], images.shape[-1]), self.tile, images.device)
+        tiles = int(index.max()) + 1
+        colour = images.mean(dim=(2, 3), keepdim=True) if self.fill == "mean" else images.new_zeros(1, 3, 1, 1)
+        number = torch.arange(tiles, device=images.device)
+        scores = perturbed_scores(
+            self.classifier,
+            images,
+            targets,
+            colour,
+            # Version 0 is the image itself; version v covers tile v - 1.
+            lambda jobs: (jobs % (tiles + 1) - 1)[:, None] == number,
+            tiles + 1,
+            tile=self.tile,
+            forward_batch_size=self.forward_batch_size,
+            score=target_logits,
+        )
+        return Attribution((scores[:, :1] - scores[:, 1:])[:, index].clone())
+
+
+class Occlusion8(Occlusion):
+    """Occlusion by tiles of 8 x 8 pixels."""
+
+    name: ClassVar[str] = "occlusion_8"
+
+
+class Occlusion14(Occlusion):
+    """Occlusion by tiles of 14 x 14 pixels."""
+
+    name: ClassVar[str] = "occlusion_14"
+
+    def __init__(self, classifier: FrozenClassifier, *, tile: int = 14, **settings: object) -> None:
+        super().__init__(classifier, tile=tile, **settings)  # type: ignore[arg-type]
+
+
+class SmoothGrad(Explainer):
+    """Mean gradient over noisy copies of the image (Smilkov et al. 2017), averaged over channels and signed.
+
+    Args:
+        classifier: The network to explain.
+        samples: Noisy copies of each image.
+        noise: Standard deviation of the noise, as a fraction of the image's range (largest minus smallest value).
+        forward_batch_size: Images a forward pass.
+        seed: Seeds the noise, together with each sample's key.
+
+    Raises:
+        InputError: A setting is out of range.
+    """
+
+    name: ClassVar[str] = "smoothgrad"
+    signed: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        classifier: FrozenClassifier,
+        *,
+        samples: int = 50,
+        noise: float = 0.15,
+        forward_batch_size: int = 16,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(classifier, seed=seed)
+        check_counts(samples=samples, forward_batch_size=forward_batch_size)
+        if not noise >= 0:
+            raise InputError(f"noise is {noise}; it is a fraction of the image's range, 0 or more")
+        self.samples, self.noise, self.forward_batch_size = samples, noise, forward_batch_size
+
+    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+        """Mean over noise, then over channels."""
+        std = self.noise * (images.amax(dim=(1, 2, 3)) - images.amin(dim=(1, 2, 3)))
+        total = torch.zeros_like(images)
+        jobs = [image for image in range(len(images)) for _ in range(self.samples)]
+        for first in range(0, len(jobs), self.forward_batch_size):
+            # In the order of images and, within each, of its copies: the generators are drawn from in turn.
+            chosen = torch.tensor(jobs[first : first + self.forward_batch_size], device=images.device)
+            unit = torch.stack(
+                [
+                    torch.randn(images.shape[1:], generator=generators[image], device=images.device)
+                    for image in jobs[first : first + self.forward_batch_size]
+                ]
+            )
+            noisy = images[chosen] + std[chosen, None, None, None] * unit
+            total.index_add_(0, chosen, self.of_one_copy(input_gradient(self.classifier, noisy, targets[chosen])))
+        return Attribution(total.mean(dim=1) / self.samples)
+
+    def of_one_copy(self, gradient: Tensor) -> Tensor:
+        """What is averaged over the copies."""
+        return gradient
+
+
+class SmoothGradSquared(SmoothGrad):
+    """Mean squared gradient over noisy copies (Hooker et al. 2019), averaged over channels."""
+
+    name: ClassVar[str] = "smoothgrad_squared"
+    signed: ClassVar[bool] = False
+
+    def of_one_copy(self, gradient: Tensor) -> Tensor:
+        """The square, elementwise."""
+        return gradient.square()
