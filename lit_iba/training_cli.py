@@ -48,6 +48,10 @@ class KeepConfig(SaveConfigCallback):
 class TrainingCLI(LightningCLI):
     """LightningCLI with this project's run folder, callbacks and checkpoint writer."""
 
+    lock: FolderLock | None = (
+        None  # of the run in this process; here, because a constructor that fails leaves no object
+    )
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Callbacks every run has, tunable as ``--checkpoint.*`` and ``--heatmaps.*``."""
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
@@ -68,7 +72,7 @@ class TrainingCLI(LightningCLI):
         config = self.config[self.subcommand] if self.subcommand else self.config
         root = Path(config["trainer"]["default_root_dir"])
         if self.subcommand == "fit" and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-            self._lock = FolderLock(root)
+            TrainingCLI.lock = FolderLock(root)
         for callback in self._callbacks():
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str((root / "checkpoints").absolute())
@@ -136,3 +140,7 @@ def run_training(arguments: Sequence[str]) -> None:
                 raise cause from error
             cause = cause.__cause__ or cause.__context__
         raise
+    finally:
+        if TrainingCLI.lock is not None:
+            TrainingCLI.lock.release()
+            TrainingCLI.lock = None
