@@ -120,11 +120,11 @@ def test_torchrun_starts_again_after_a_process_has_died(config: Path, tmp_path: 
     process = start(launch, cwd=ROOT, **settings)
     wait_for_steps(watch, 14, process)
     os.kill(int(next(watch.glob("*.txt")).stem), signal.SIGKILL)
-    output, _ = process.communicate(timeout=180)
+    output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, output[-3000:]
     assert last_checkpoint(run)["global_step"] == 3 * 9
     assert len({(epoch, key) for _, epoch, key in samples_taken(watch)}) == 3 * SAMPLES
-    assert len(list(watch.glob("*.txt"))) == 4  # two processes, twice
+    assert len(list(watch.glob("*.txt"))) >= 4  # two processes, at least twice
 
 
 def test_two_processes_step_as_one_with_twice_the_batch(config: Path, tmp_path: Path) -> None:
