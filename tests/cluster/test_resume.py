@@ -4,14 +4,12 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from cluster_toys import (
-    ROOT,
     SAMPLES,
     assert_same_weights,
     command,
@@ -109,22 +107,6 @@ def test_when_one_process_dies_the_others_end_too(config: Path, tmp_path: Path) 
     os.kill(int(next(watch.glob("*.txt")).stem), signal.SIGKILL)
     process.communicate(timeout=60)
     assert process.returncode != 0
-
-
-def test_torchrun_starts_again_after_a_process_has_died(config: Path, tmp_path: Path) -> None:
-    """With the project's own launch file: the group is restarted, goes on from the last checkpoint and finishes."""
-    run, watch = tmp_path / "run", tmp_path / "watch"
-    launch = [str(ROOT / "configs" / "cluster" / "torchrun.sh"), "--config", str(config)]
-    launch += ["--trainer.default_root_dir", str(run)]
-    settings = {"GPUS": "2", "PYTHON": sys.executable, "RDZV_PORT": "0", "WATCH": str(watch), "STEP_SECONDS": "0.1"}
-    process = start(launch, cwd=ROOT, **settings)
-    wait_for_steps(watch, 14, process)
-    os.kill(int(next(watch.glob("*.txt")).stem), signal.SIGKILL)
-    output, _ = process.communicate(timeout=400)
-    assert process.returncode == 0, output[-3000:]
-    assert last_checkpoint(run)["global_step"] == 3 * 9
-    assert len({(epoch, key) for _, epoch, key in samples_taken(watch)}) == 3 * SAMPLES
-    assert len(list(watch.glob("*.txt"))) >= 4  # two processes, at least twice
 
 
 def test_two_processes_step_as_one_with_twice_the_batch(config: Path, tmp_path: Path) -> None:
