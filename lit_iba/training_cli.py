@@ -22,6 +22,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 from lit_iba.callbacks import DurableCheckpointIO, FiniteLoss, HeatmapImages, ResumeCheckpoint
 from lit_iba.callbacks.resume import PreemptedError
 from lit_iba.checkpoint import newest_checkpoint
+from lit_iba.data.stream import killed_worker_message, worker_killed
 from lit_iba.errors import InputError
 from lit_iba.files import FolderLock, write_text
 
@@ -48,9 +49,8 @@ class KeepConfig(SaveConfigCallback):
 class TrainingCLI(LightningCLI):
     """LightningCLI with this project's run folder, callbacks and checkpoint writer."""
 
-    lock: FolderLock | None = (
-        None  # of the run in this process; here, because a constructor that fails leaves no object
-    )
+    # The lock of the run in this process; of the class, because a constructor that fails leaves no object to release it.
+    lock: FolderLock | None = None
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Callbacks every run has, tunable as ``--checkpoint.*`` and ``--heatmaps.*``."""
@@ -138,6 +138,8 @@ def run_training(arguments: Sequence[str]) -> None:
         while cause is not None:
             if isinstance(cause, InputError | PreemptedError):
                 raise cause from error
+            if worker_killed(cause):
+                raise InputError(killed_worker_message(cause)) from error
             cause = cause.__cause__ or cause.__context__
         raise
     finally:

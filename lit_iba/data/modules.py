@@ -97,13 +97,13 @@ class SampleDataModule(LightningDataModule):
     def _resume(self, state: dict[str, Any]) -> SampleLoader:
         """The loader at a position; what was taken in another arrangement becomes a part of the epoch that is done."""
         saved, parts, batches = state["plan"], list(state["parts"]), state["batches"]
-        now = self._loader("train", lanes=saved["lanes"]).plan
+        now = self._plan("train", lanes=saved["lanes"])
         _check_plan(saved, now)
         arrangement = {name: saved[name] for name in ARRANGEMENT}
-        if batches and now.arrangement() != arrangement:
+        same = now.arrangement() == arrangement
+        if batches and not same:
             parts.append({**arrangement, "batches": batches})
             batches = 0
-        same = now.arrangement() == arrangement
         loader = self._loader("train", lanes=saved["lanes"] if same else None, parts=parts, epoch=state["epoch"])
         loader.seek(state["epoch"], batches)
         return loader
@@ -143,6 +143,20 @@ class SampleDataModule(LightningDataModule):
         """Take a position from a checkpoint; the next training loader begins there."""
         self._resumed = dict(state_dict)
 
+    def _plan(self, split: str, lanes: int | None = None, alone: bool = False) -> SamplePlan:
+        """The order of a split on these processes, or as if this one were alone."""
+        if split not in self._sources:
+            raise InputError(f"there is no {split} data; give {type(self).__name__} its {split!r} (and call setup)")
+        return SamplePlan(
+            self._sources[split][0].counts(),
+            self.batch_size,
+            world=self.trainer.world_size if self.trainer and not alone else 1,
+            lanes=lanes or max(1, self.num_workers),
+            seed=self.seed,
+            training=split == "train",
+            block=self.block,
+        )
+
     def _loader(
         self,
         split: str,
@@ -151,26 +165,15 @@ class SampleDataModule(LightningDataModule):
         parts: Sequence[dict[str, int]] = (),
         epoch: int = 0,
     ) -> SampleLoader:
-        if split not in self._sources:
-            raise InputError(f"there is no {split} data; give {type(self).__name__} its {split!r} (and call setup)")
+        plan = self._plan(split, lanes, alone)
         source, names = self._sources[split]
-        training = split == "train"
-        plan = SamplePlan(
-            source.counts(),
-            self.batch_size,
-            world=self.trainer.world_size if self.trainer and not alone else 1,
-            lanes=lanes or max(1, self.num_workers),
-            seed=self.seed,
-            training=training,
-            block=self.block,
-        )
         left = left_of_epoch(plan, epoch, parts)
         if left is not None:
             plan = replace(plan, size=len(left))
         make = BatchMaker(
             self.preprocessing or Preprocessing(),
             self.num_classes or (len(names) if names else None),
-            self.augment and training and not alone,
+            self.augment and plan.training and not alone,
             self.seed,
         )
         rank = self.trainer.global_rank if self.trainer and not alone else 0

@@ -285,13 +285,24 @@ class SampleLoader:
     def _items(self) -> Iterator[Any]:
         try:
             yield from self._loader
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
+            # A worker that dies while it hands over a batch breaks the connection before torch says that it is gone.
+            if not worker_killed(error) and isinstance(error, RuntimeError):
                 raise
-            raise InputError(
-                f"a worker process of the loader was killed ({error}); often memory ran out: use fewer workers, a smaller "
-                "batch_size or block, and resume"
-            ) from error
+            raise InputError(killed_worker_message(error)) from error
+
+
+def worker_killed(error: BaseException) -> bool:
+    """Whether an error is torch's of a killed loader worker; its signal handler raises it wherever the process happens to be."""
+    return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+
+
+def killed_worker_message(error: BaseException) -> str:
+    """What a user can do about a killed worker."""
+    return (
+        f"a worker process of the loader was killed ({str(error) or type(error).__name__}); often memory ran out: use fewer "
+        "workers, a smaller batch_size or block, and resume"
+    )
 
 
 def report_holes(holes: Sequence[Hole], total: int, where: str) -> None:

@@ -58,10 +58,10 @@ def command(config: Path, run: Path, *options: str, processes: int = 1) -> list[
     return [sys.executable, *launch, *fit, "--trainer.devices", str(processes), "--trainer.strategy", "ddp"]
 
 
-def start(arguments: list[str], cwd: Path | None = None, **extra: str) -> "subprocess.Popen[str]":
+def start(arguments: list[str], **extra: str) -> "subprocess.Popen[str]":
     """Start it."""
     return subprocess.Popen(
-        arguments, cwd=cwd, env=environment(**extra), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        arguments, env=environment(**extra), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 

@@ -1,7 +1,5 @@
 """The loader under faults: a worker that is killed, a shard that is replaced, a disk that is full."""
 
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -29,14 +27,34 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
     return ShardIndex.load(folder / "train")
 
 
-def test_a_killed_worker_ends_the_run_with_a_reason(shards: ShardIndex) -> None:
-    loader = shard_loader(shards, QUICKSTART_PREPROCESSING, 4, training=True, num_workers=2)
-    batches = iter(loader)
-    next(batches)
-    workers = loader._loader._iterator._workers  # type: ignore[union-attr]
-    os.kill(workers[0].pid, signal.SIGKILL)
-    with pytest.raises(InputError, match="worker process of the loader was killed"):
-        list(batches)
+KILL = """
+import multiprocessing, os, signal, sys
+multiprocessing.set_start_method("fork")
+from lit_iba.data.stream import BatchStream
+whole = BatchStream.__iter__
+
+def killed_after_three(self):
+    for number, batch in enumerate(whole(self)):
+        if number == 3 and self.plan.training:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield batch
+
+BatchStream.__iter__ = killed_after_three  # in the workers, which are forked from here
+from lit_iba.cli import main
+sys.exit(main(sys.argv[1:], "train.py"))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_worker_ends_the_run_with_a_reason(tmp_path: Path) -> None:
+    """Wherever the run is when it learns of it: in the loader, or in the middle of a step."""
+    fit = ["fit", "--config", str(prepare(tmp_path)), "--trainer.default_root_dir", str(tmp_path / "run")]
+    done = subprocess.run(
+        [sys.executable, "-c", KILL, *fit, "--data.num_workers", "2"],
+        env=environment(), capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "worker process of the loader was killed" in done.stderr.splitlines()[-1]
 
 
 def test_a_shard_replaced_while_running_is_noticed_before_it_is_read(shards: ShardIndex) -> None:
