@@ -1,7 +1,8 @@
-"""How fast shards are read, against the least that any loader must do: decoding and resizing the same bytes.
+"""How fast shards are read, against bare decoding of the same bytes: Pillow's JPEG decoder, torchvision's Resize and CenterCrop.
 
 Both sides use the same number of processes and the same pictures, in turn, several times; the median of the rounds' ratios is
-what to look at (1.0 means that reading, ordering, boxes and batching cost nothing). Run it as
+what to look at. Above 1.0 the loader resizes only what the crop keeps and spends less than it saved on reading, ordering, boxes
+and batching. Run it as
 
     python benchmarks/loading.py                              # on the embedded digits
     python benchmarks/loading.py path/to/shards --workers 8   # on any folder, index or pattern of shards
@@ -24,6 +25,7 @@ from typing import Any
 import torch
 from PIL import Image
 from timing import report
+from torchvision.transforms import CenterCrop, Compose, PILToTensor, Resize
 from tqdm.auto import tqdm
 
 from lit_iba.data import SampleLoader, ShardIndex, shard_loader, write_shards
@@ -60,12 +62,14 @@ def enlarged(index: ShardIndex, folder: Path, longer: int) -> ShardIndex:
 
 
 def decode_all(pictures: list[bytes], preprocessing: Preprocessing, ready: Any, go: Any) -> None:
-    """The floor: decode and resize, and throw the result away."""
+    """What one writes first, without any reading, boxes or batching: decode, resize, crop, and throw the result away."""
     torch.set_num_threads(1)
+    resize, crop = preprocessing.resize or preprocessing.crop, preprocessing.crop
+    transform = Compose([Resize(resize), CenterCrop(crop), PILToTensor()])
     ready.release()
     go.wait()
     for encoded in pictures:
-        preprocessing.picture(decode_photograph(encoded, "picture"))
+        transform(Image.open(io.BytesIO(encoded)).convert("RGB"))
 
 
 def bare_speed(pictures: list[bytes], preprocessing: Preprocessing, workers: int) -> float:

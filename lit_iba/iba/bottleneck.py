@@ -46,6 +46,11 @@ def blur(maps: Tensor, sigma: float) -> Tensor:
     return F.conv2d(rows, kernel.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
 
 
+def channels_last(features: Tensor) -> Tensor:
+    """(B, C, h, w) with its channels side by side in memory; other shapes contiguous."""
+    return features.contiguous(memory_format=torch.channels_last if features.ndim == 4 else torch.contiguous_format)
+
+
 def mask_from_logits(alpha: Tensor, sigma: float, layout: Layout) -> tuple[Tensor, Tensor]:
     """lambda and 1 - lambda from alpha: the smoothed sigmoid of equation 7.
 
@@ -62,7 +67,7 @@ def mask_from_logits(alpha: Tensor, sigma: float, layout: Layout) -> tuple[Tenso
     drop = torch.sigmoid(-alpha)
     if sigma > 0:
         prefix = layout.prefix_of(drop)
-        drop = layout.ungrid(blur(layout.grid(drop).contiguous(), sigma), prefix)
+        drop = layout.ungrid(blur(layout.grid(drop), sigma), prefix)
     drop = drop.clamp(SMALLEST_KEEP, 1.0)
     return 1 - drop, drop
 

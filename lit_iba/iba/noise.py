@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_iba.errors import InputError
-from lit_iba.iba.bottleneck import mix
+from lit_iba.iba.bottleneck import channels_last, mix
 from lit_iba.split import Layout
 from lit_iba.statistics import FeatureStatistics
 
@@ -75,6 +75,10 @@ class NoiseModel:
     def to(self, device: torch.device) -> NoiseModel:
         """The same on another device."""
         return NoiseModel(*(t.to(device) for t in (self.mean, self.std, self.active, self.inactive_value)))
+
+    def channels_last(self) -> NoiseModel:
+        """The same with its channels side by side in memory, where elements are (C, h, w)."""
+        return NoiseModel(*(channels_last(t[None])[0] for t in (self.mean, self.std, self.active, self.inactive_value)))
 
     def restrict(self, r: Tensor, keep: Tensor, drop: Tensor, unit_noise: Tensor) -> Tensor:
         """Z: the feature map (B, *R) as it passes the bottleneck, with copies in front where the noise has them."""

@@ -22,6 +22,7 @@ from lit_iba.heatmap import resize_keeping_total
 from lit_iba.iba.bottleneck import (
     NATS_PER_BIT,
     bits_per_position,
+    channels_last,
     information_nats,
     mask_from_logits,
     require_positions,
@@ -176,10 +177,11 @@ class PerSampleIBA(Explainer):
         """Optimise the mask of every image of the batch; see :meth:`Explainer.attribute`."""
         with torch.no_grad():
             r, carried = self.split.head(images)
-            r = r.contiguous()  # as the statistics and the noise are: elementwise work wants one layout
         layout = Layout.of(r.shape, (images.shape[-2], images.shape[-1]))
         require_positions(layout, self.layer)
         noise = self.noise.to(r.device).fit_to(r, layout)
+        # Elementwise work wants one order of memory, and the convolutions behind the cut give gradients in this one.
+        r, noise = channels_last(r), noise.channels_last()
         alpha = self._optimise(r, carried, targets, generators, noise, layout)
         with torch.no_grad():
             nats = self._information(r, noise, *mask_from_logits(alpha, self.settings.smoothing_sigma, layout))
@@ -206,7 +208,7 @@ class PerSampleIBA(Explainer):
         adam = torch.optim.Adam([alpha], lr=s.learning_rate)
         carried = repeat_carried(carried, s.copies)
         repeated_targets = targets.repeat(s.copies)
-        unit_noise = torch.empty(s.copies, *r.shape, device=r.device)
+        unit_noise = channels_last(r.new_empty(s.copies * len(r), *r.shape[1:])).unflatten(0, (s.copies, len(r)))
         for _ in range(s.steps if s.read_after == "T" else s.steps - 1):
             for i, generator in enumerate(generators):
                 unit_noise[:, i] = torch.randn((s.copies, *r.shape[1:]), generator=generator, device=r.device)
