@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
@@ -108,6 +108,11 @@ class HeatmapMetric(Metric):
         """What the rows depend on: the class and its settings, less those that only decide speed."""
         settings = {k: v for k, v in self.settings.items() if k != "forward_batch_size"}
         return {"class": f"{type(self).__module__}.{type(self).__qualname__}", "settings": settings}
+
+    @property
+    def shared_key(self) -> Hashable:
+        """What :meth:`shared_scores` depends on beside the images; metrics of equal keys share. None: nobody else."""
+        return None
 
     def shared_scores(self, classifier: FrozenClassifier, images: Tensor, targets: Tensor) -> Tensor | None:
         """What the classifier says about the images whatever the heatmaps, (B, ...); None if there is nothing.
