@@ -226,6 +226,11 @@ METRICS: dict[str, str] = {
     "degradation": "lit_iba.metrics.degradation.Degradation",
     "bounding_box": "lit_iba.metrics.bounding_box.BoundingBox",
     "sensitivity_n": "lit_iba.metrics.sensitivity_n.SensitivityN",
+    "insertion": "lit_iba.metrics.insertion_deletion.Insertion",
+    "deletion": "lit_iba.metrics.insertion_deletion.Deletion",
+    "ehr": "lit_iba.metrics.effective_heat_ratio.EffectiveHeatRatio",
+    "low_k_perturbation": "lit_iba.metrics.low_k_perturbation.LowKPerturbation",
+    "decision_flip": "lit_iba.metrics.decision_flip.DecisionFlip",
 }
 
 

@@ -194,4 +194,3 @@ def end_points(
         ends = [target_probabilities(logits, classes), target_probabilities(removed, classes)]
         parts.append(torch.stack([in_double(classes), *map(in_double, ends)], dim=1))
     return torch.cat(parts)
-
