@@ -86,6 +86,8 @@ class HeatmapMetric(Metric):
     row_curves: ClassVar[tuple[str, ...]] = ()  # rows of shape (N, K)
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     needs_object_mask: ClassVar[bool] = False
+    others_wanted: int = 0  # heatmaps of other images, by the same explainer, that each image is compared with
+    seed: int = 0  # of whatever is drawn
 
     images_seen: Tensor
     is_differentiable = False
@@ -151,6 +153,7 @@ class HeatmapMetric(Metric):
         object_mask: Tensor | None = None,
         keys: Sequence[str] | None = None,
         shared: Tensor | None = None,
+        others: Tensor | None = None,
     ) -> None:
         """Judge a batch.
 
@@ -162,6 +165,8 @@ class HeatmapMetric(Metric):
             object_mask: Which pixels belong to the object, bool (B, H, W).
             keys: Names of the samples, for error messages.
             shared: What :meth:`shared_scores` gave for the same images and targets.
+            others: Heatmaps of other images, by the same explainer, (B, ``others_wanted``, H, W), where the metric
+                wants some; it hands them to :meth:`score_rows` as ``others``.
 
         Raises:
             InputError: Shapes that do not fit, NaN, or an object mask that is needed and missing.
@@ -170,13 +175,24 @@ class HeatmapMetric(Metric):
         targets = check_targets(targets, len(images), classifier.num_classes).to(images.device)
         heatmaps = check_heatmaps(heatmaps, images, keys).to(images.device)
         object_mask = check_object_mask(object_mask, images, self.needs_object_mask and self.name)
+        extra = {"others": self._check_others(others, heatmaps)} if self.others_wanted else {}
         with torch.inference_mode():
-            rows = self.score_rows(classifier, images, targets, heatmaps, object_mask, shared)
+            rows = self.score_rows(classifier, images, targets, heatmaps, object_mask, shared, **extra)
         for row in (*self.scalars, *self.row_curves):
             # States are one-dimensional, so that a process that saw no image can still take part in gathering them;
             # the clone, made outside inference mode, is an ordinary tensor.
             getattr(self, row).append(rows[row].float().flatten().to(self.device).clone())
         self.images_seen += len(images)
+
+    def _check_others(self, others: Tensor | None, heatmaps: Tensor) -> Tensor:
+        wanted = (len(heatmaps), self.others_wanted, *heatmaps.shape[1:])
+        if others is None or tuple(others.shape) != wanted or not torch.isfinite(others).all():
+            given = None if others is None else f"values of shape {tuple(others.shape)}"
+            raise InputError(
+                f"{self.name} compares with heatmaps of other images: give others, finite values of shape {wanted}; "
+                f"got {given}"
+            )
+        return others.detach().to(heatmaps)
 
     def rows(self) -> dict[str, Tensor]:
         """The rows of every image since the last reset, float32: (N,) for scalars, (N, K) for curves."""
