@@ -52,6 +52,7 @@ def heat_ratios(
     counted = (ranked >= base_threshold).sum(dim=1, keepdim=True)  # of these, the quantiles: ranks 0 .. counted - 1
     # Linear interpolation between order statistics, as numpy's and torch's quantile.
     place = (1 - torch.linspace(0, 1, points, dtype=values.dtype, device=values.device)) * (counted - 1).clamp_min(0)
+    place = place.round().where((place - place.round()).abs() < 1e-9, place)  # rounding must not move t off a value
     low, high = ranked.gather(1, place.ceil().long()), ranked.gather(1, place.floor().long())
     threshold = low + (high - low) * (place.ceil() - place)
     threshold = torch.minimum(threshold, top * ranked[:, :1])

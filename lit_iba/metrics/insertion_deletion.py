@@ -94,10 +94,11 @@ class PixelExchange(HeatmapMetric):
                 raise InputError(f"{name} is {value!r}; it must be {allowed[0]!r} or {allowed[1]!r}")
         if blur_kernel % 2 == 0 or not blur_sigma > 0:
             raise InputError(f"blur_kernel {blur_kernel} must be odd, and blur_sigma {blur_sigma} more than 0")
+        blur = {"blur_sigma": float(blur_sigma), "blur_kernel": blur_kernel, "blur_edges": blur_edges}
         settings = {
-            "pixels_per_step": pixels_per_step, "baseline": baseline, "blur_sigma": blur_sigma,
-            "blur_kernel": blur_kernel, "blur_edges": blur_edges, "target": target, "unperturbed": unperturbed,
-            "staircase": staircase, "forward_batch_size": forward_batch_size,
+            "pixels_per_step": pixels_per_step, "baseline": baseline, **(blur if baseline == "blur" else {}),
+            "target": target, "unperturbed": unperturbed, "staircase": staircase,
+            "forward_batch_size": forward_batch_size,
         }  # fmt: skip
         super().__init__(settings)
         self.pixels_per_step, self.baseline, self.target = pixels_per_step, baseline, target
@@ -107,7 +108,7 @@ class PixelExchange(HeatmapMetric):
     @property
     def definition(self) -> str:
         sigma, kernel, edges = self.blur
-        blur = f"the picture blurred (Gaussian of sigma {sigma:g}, kernel {kernel}x{kernel}, edges: {edges})"
+        blur = f"the picture blurred (Gaussian of sigma {sigma}, kernel {kernel}x{kernel}, edges: {edges})"
         baseline = blur if self.baseline == "blur" else "zero after normalisation (the data set's mean colour)"
         act = f"inserted into {baseline}" if self.inserts else f"deleted, that is replaced by {baseline}"
         whose = "class predicted on the original" if self.target == "predicted" else "given class"
