@@ -6,7 +6,7 @@ import functools
 import importlib
 import importlib.util
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torchvision
 from torch import Tensor, nn
 
 from lit_iba.errors import InputError, unknown_name
+from lit_iba.folding import fold_batch_norms
 from lit_iba.preprocessing import Preprocessing
 from lit_iba.small_cnn import SmallCNN
 from lit_iba.split import HookedNetwork, Layout, Split, TracedNetwork
@@ -112,22 +113,57 @@ class FrozenClassifier(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # The traced graph holds a tracer, which cannot be pickled; it is made again where it is needed.
-        return {k: v for k, v in self.__dict__.items() if k not in ("_network", "_splits")}
+        return {k: v for k, v in self.__dict__.items() if k not in ("_traced", "_network", "_splits", "_folded")}
 
     @functools.cached_property
     def _splits(self) -> dict[tuple[str, ...], Split]:
         return {}
 
     @functools.cached_property
-    def _network(self) -> TracedNetwork | HookedNetwork:
+    def _traced(self) -> TracedNetwork | Exception:
         try:
             return TracedNetwork(self.model, self.name)
         except Exception as error:
-            logger.warning(
-                "%s cannot be traced (%s); cutting it with hooks instead, which runs the whole network each time",
-                self.name, str(error).splitlines()[0] if str(error) else type(error).__name__,
-            )  # fmt: skip
-            return HookedNetwork(self.model, self.name)
+            return error
+
+    @functools.cached_property
+    def _network(self) -> TracedNetwork | HookedNetwork:
+        if isinstance(self._traced, TracedNetwork):
+            return self._traced
+        reason = str(self._traced).splitlines()[0] if str(self._traced) else type(self._traced).__name__
+        logger.warning(
+            "%s cannot be traced (%s); cutting it with hooks instead, which runs the whole network each time",
+            self.name, reason,
+        )  # fmt: skip
+        return HookedNetwork(self.model, self.name)
+
+    def folded(self) -> Callable[[Tensor], Tensor]:
+        """The same function, images to logits, made fast for many passes: equal to this module to float rounding.
+
+        Batch norms are folded into copies of the convolutions, and images come in the memory format of the weights.
+        Networks that cannot be traced, and such as have forward hooks, are run as they are.
+        """
+        if any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in self.modules()):
+            return self
+        tensors = [*self.parameters(), *self.buffers()]
+        # Weights that were moved, or changed in place, are to be folded anew.
+        state = [(t.data_ptr(), t.device, t.dtype, 0 if t.is_inference() else t._version) for t in tensors]
+        known = self.__dict__.get("_folded")
+        if known is None or known[0] != state:
+            with torch.inference_mode(False), torch.no_grad():
+                known = self.__dict__["_folded"] = state, self._fold()
+        return known[1]
+
+    def _fold(self) -> Callable[[Tensor], Tensor]:
+        network: nn.Module = self.model
+        if any(isinstance(m, nn.BatchNorm2d) for m in self.modules()) and isinstance(self._traced, TracedNetwork):
+            network = fold_batch_norms(self._traced.whole())
+        channels_last = any(
+            p.ndim == 4 and p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous()
+            for p in self.parameters()
+        )
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        return lambda images: network(images.contiguous(memory_format=layout))
 
     def layers(self) -> list[str]:
         """Names of all the layers that can be cut or tapped, in order of execution."""

@@ -217,6 +217,10 @@ class TracedNetwork:
         graph.output(fx.map_arg(outputs, lambda n: kept.get(n, env[n])))
         return graph_module(self.model, graph)
 
+    def whole(self) -> fx.GraphModule:
+        """A module from images to logits: the network itself."""
+        return self.extract(self._logits())
+
     def split(self, layer: str, taps: Sequence[str] = ()) -> Split:
         """Cut behind ``layer``; ``taps`` name the layers that ``Split.observe`` returns besides."""
         cut = self._node(layer)

@@ -106,7 +106,7 @@ class IntegratedGradients(Explainer):
 
     def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
         """Path integral of the gradient from zero, which is the mean colour after normalisation."""
-        method = CaptumIntegratedGradients(self.classifier, multiply_by_inputs=self.multiply_by_inputs)
+        method = CaptumIntegratedGradients(self.classifier.folded(), multiply_by_inputs=self.multiply_by_inputs)
         values = method.attribute(
             images.clone().requires_grad_(),
             target=targets,

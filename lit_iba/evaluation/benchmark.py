@@ -131,11 +131,17 @@ class Benchmark:
         }
         mine = plan.data.shards[fabric.global_rank :: fabric.world_size]
         total = sum(plan.quotas[shard.stem] for shard in mine) * plan.evaluations_an_image
-        with EvaluationProgress(total, len(mine), shown=fabric.global_rank == 0) as progress:
+        rounds = len(mine) * (1 + plan.compares)
+        with EvaluationProgress(total, rounds, shown=fabric.global_rank == 0) as progress:
             worker = ShardWorker(plan, explainers, progress)
             for shard in mine:
                 worker.do(shard)
                 progress.shard_done(shard.name)
+            if plan.compares:
+                self._wait_for_heatmaps()
+                for shard in mine:
+                    worker.do(shard, comparing=True)
+                    progress.shard_done(f"{shard.name} (comparison with other images)")
         # Waiting for files, unlike a barrier, has no time limit: other processes may have hours of work left.
         while not all(path.is_file() for path in plan.files()):
             time.sleep(POLL)
@@ -144,6 +150,13 @@ class Benchmark:
             self._finish()
         fabric.barrier()
         return json.loads((self.out / "results.json").read_text(encoding="utf-8"))
+
+    def _wait_for_heatmaps(self) -> None:
+        """Until every process has explained its shards."""
+        for shard in self.plan.data.shards:
+            for name in self.plan.explainers:
+                while not self.plan.heatmaps.complete(name, shard.stem, self.plan.fingerprint(shard, name)):
+                    time.sleep(POLL)
 
     def _prepare(self, fabric: Fabric) -> None:
         if self.fresh and fabric.global_rank == 0:

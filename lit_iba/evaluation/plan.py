@@ -90,6 +90,11 @@ class EvaluationPlan:
         return len(self.explainers) * (1 + len(self.metrics))
 
     @property
+    def compares(self) -> bool:
+        """Whether a metric compares with heatmaps of other images, which must then all be there first."""
+        return any(metric.others_wanted for metric in self.metrics.values())
+
+    @property
     def heatmaps(self) -> ShardStore:
         """Heatmaps by explainer."""
         return ShardStore(self.out / "heatmaps")
@@ -149,7 +154,10 @@ class EvaluationPlan:
 
     def row_fingerprint(self, shard: Shard, metric: str, explainer: str) -> dict[str, Any]:
         """What a metric's rows of a shard depend on."""
-        return {"metric": self.metrics[metric].identity, "heatmaps": self.fingerprint(shard, explainer)}
+        found = {"metric": self.metrics[metric].identity, "heatmaps": self.fingerprint(shard, explainer)}
+        if self.metrics[metric].others_wanted:  # drawn from the heatmaps of all shards
+            found["others"] = {"data": self.data.identity(), "max_images": self.selection.max_images}
+        return found
 
 
 def _hashes_of_files(settings: Mapping[str, Any]) -> dict[str, str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from lit_iba.data import Shard
 from lit_iba.errors import InputError
 from lit_iba.evaluation.plan import EvaluationPlan
+from lit_iba.evaluation.pool import HeatmapPool
 from lit_iba.evaluation.progress import EvaluationProgress
 from lit_iba.evaluation.selection import SelectedImages
 from lit_iba.explainer import Explainer
@@ -40,17 +42,25 @@ class ShardWorker:
     def __init__(self, plan: EvaluationPlan, explainers: Mapping[str, Explainer], progress: EvaluationProgress) -> None:
         self.plan, self.explainers, self.progress = plan, explainers, progress
         self.classifier = plan.classifier
+        self._pools: dict[str, HeatmapPool] = {}
 
-    def do(self, shard: Shard) -> None:
+    def do(self, shard: Shard, *, comparing: bool = False) -> None:
         """Write the files of a shard that are missing.
+
+        Args:
+            shard: The shard.
+            comparing: False explains and judges, but for the metrics that compare with heatmaps of other images; True does
+                those, and needs the heatmaps of every shard.
 
         Raises:
             InputError: Files of other settings, images without a label, or an explainer that gives NaN.
         """
-        unexplained, unjudged = self._missing(shard)
+        metrics = [name for name, metric in self.plan.metrics.items() if bool(metric.others_wanted) == comparing]
+        unexplained, unjudged = [] if comparing else self._unexplained(shard), self._unjudged(shard, metrics)
         to_do = len(unexplained) + sum(len(names) for names in unjudged.values())
         quota = self.plan.quotas[shard.stem]
-        self.progress.advance(quota * (self.plan.evaluations_an_image - to_do), "already there")
+        evaluations = len(self.explainers) * (len(metrics) + (not comparing))
+        self.progress.advance(quota * (evaluations - to_do), "already there")
         if not to_do:
             return
         images = self.plan.selection.select(shard, quota, self.classifier.preprocessing)
@@ -58,25 +68,36 @@ class ShardWorker:
         work = TargetedShard(shard, images, *self._targets(shard, images))
         for name in unexplained:
             self._explain(work, name)
+        keys = Counter(self.plan.metrics[metric].shared_key for metric, names in unjudged.items() if names)
+        shared: dict[tuple[Hashable, int], Tensor] = {}
         for metric, names in unjudged.items():
             if names:
-                self._judge(work, metric, names)
+                kept = shared if keys[self.plan.metrics[metric].shared_key] > 1 else {}
+                self._judge(work, metric, names, kept)
 
-    def _missing(self, shard: Shard) -> tuple[list[str], dict[str, list[str]]]:
-        """Explainers without heatmaps of the shard, and for each metric the explainers without rows."""
+    def _unexplained(self, shard: Shard) -> list[str]:
+        """Explainers without heatmaps of the shard."""
         plan = self.plan
-        unexplained = [
+        return [
             name for name in plan.explainers
             if not plan.heatmaps.complete(name, shard.stem, plan.fingerprint(shard, name))
         ]  # fmt: skip
-        unjudged = {
+
+    def _unjudged(self, shard: Shard, metrics: Iterable[str]) -> dict[str, list[str]]:
+        """For each metric the explainers without rows of the shard."""
+        plan = self.plan
+        return {
             metric: [
                 name for name in plan.explainers
                 if not plan.rows.complete(f"{metric}/{name}", shard.stem, plan.row_fingerprint(shard, metric, name))
             ]
-            for metric in plan.metrics
+            for metric in metrics
         }  # fmt: skip
-        return unexplained, unjudged
+
+    def _pool(self, explainer: str) -> HeatmapPool:
+        if explainer not in self._pools:
+            self._pools[explainer] = HeatmapPool(self.plan.heatmaps, explainer, self.plan.stems)
+        return self._pools[explainer]
 
     def _batches(self, count: int) -> Iterator[slice]:
         size = self.plan.batch_size
@@ -121,8 +142,13 @@ class ShardWorker:
         fingerprint = self.plan.fingerprint(work.shard, name)
         self.plan.heatmaps.write(name, work.shard.stem, tensors, fingerprint, metadata)
 
-    def _judge(self, work: TargetedShard, metric_name: str, names: list[str]) -> None:
-        """Rows of one metric for several explainers, with the passes that they can share made once."""
+    def _judge(
+        self, work: TargetedShard, metric_name: str, names: list[str], kept: dict[tuple[Hashable, int], Tensor]
+    ) -> None:
+        """Rows of one metric for several explainers, with the passes that they can share made once.
+
+        ``kept`` holds what metrics share, by what it depends on and the first image of the batch.
+        """
         metric, stem = self.plan.metrics[metric_name].to(self.classifier.device), work.shard.stem
         rows: dict[str, list[dict[str, Tensor]]] = {name: [] for name in names}
         with ExitStack() as stack:
@@ -131,13 +157,20 @@ class ShardWorker:
                 images = self.classifier.images(work.images.pictures[part])
                 targets, keys = work.targets[part].to(images.device), work.images.keys[part]
                 mask = work.images.object_mask[part]
-                shared = metric.shared_scores(self.classifier, images, targets)
+                shared = kept.get((metric.shared_key, part.start)) if metric.shared_key is not None else None
+                if shared is None:
+                    shared = metric.shared_scores(self.classifier, images, targets)
+                if metric.shared_key is not None and shared is not None:
+                    kept[metric.shared_key, part.start] = shared
                 for name, file in files.items():
                     heatmaps = file.get_slice("values")[part.start : part.stop]
                     metric.reset()
+                    wanted = metric.others_wanted
+                    others = self._pool(name).draw(keys, wanted, metric.seed) if wanted else None
                     metric.update(
-                        self.classifier, images, targets, heatmaps, object_mask=mask, keys=keys, shared=shared
-                    )
+                        self.classifier, images, targets, heatmaps, object_mask=mask, keys=keys, shared=shared,
+                        others=others,
+                    )  # fmt: skip
                     rows[name].append({row: values.cpu() for row, values in metric.rows().items()})
                     self.progress.advance(len(keys), f"{metric_name}: {name}")
         for name, parts in rows.items():

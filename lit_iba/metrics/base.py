@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
@@ -86,6 +86,8 @@ class HeatmapMetric(Metric):
     row_curves: ClassVar[tuple[str, ...]] = ()  # rows of shape (N, K)
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     needs_object_mask: ClassVar[bool] = False
+    others_wanted: int = 0  # heatmaps of other images, by the same explainer, that each image is compared with
+    seed: int = 0  # of whatever is drawn
 
     images_seen: Tensor
     is_differentiable = False
@@ -108,6 +110,11 @@ class HeatmapMetric(Metric):
         """What the rows depend on: the class and its settings, less those that only decide speed."""
         settings = {k: v for k, v in self.settings.items() if k != "forward_batch_size"}
         return {"class": f"{type(self).__module__}.{type(self).__qualname__}", "settings": settings}
+
+    @property
+    def shared_key(self) -> Hashable:
+        """What :meth:`shared_scores` depends on beside the images; metrics of equal keys share. None: nobody else."""
+        return None
 
     def shared_scores(self, classifier: FrozenClassifier, images: Tensor, targets: Tensor) -> Tensor | None:
         """What the classifier says about the images whatever the heatmaps, (B, ...); None if there is nothing.
@@ -146,6 +153,7 @@ class HeatmapMetric(Metric):
         object_mask: Tensor | None = None,
         keys: Sequence[str] | None = None,
         shared: Tensor | None = None,
+        others: Tensor | None = None,
     ) -> None:
         """Judge a batch.
 
@@ -157,6 +165,8 @@ class HeatmapMetric(Metric):
             object_mask: Which pixels belong to the object, bool (B, H, W).
             keys: Names of the samples, for error messages.
             shared: What :meth:`shared_scores` gave for the same images and targets.
+            others: Heatmaps of other images, by the same explainer, (B, ``others_wanted``, H, W), where the metric
+                wants some; it hands them to :meth:`score_rows` as ``others``.
 
         Raises:
             InputError: Shapes that do not fit, NaN, or an object mask that is needed and missing.
@@ -165,13 +175,24 @@ class HeatmapMetric(Metric):
         targets = check_targets(targets, len(images), classifier.num_classes).to(images.device)
         heatmaps = check_heatmaps(heatmaps, images, keys).to(images.device)
         object_mask = check_object_mask(object_mask, images, self.needs_object_mask and self.name)
+        extra = {"others": self._check_others(others, heatmaps)} if self.others_wanted else {}
         with torch.inference_mode():
-            rows = self.score_rows(classifier, images, targets, heatmaps, object_mask, shared)
+            rows = self.score_rows(classifier, images, targets, heatmaps, object_mask, shared, **extra)
         for row in (*self.scalars, *self.row_curves):
             # States are one-dimensional, so that a process that saw no image can still take part in gathering them;
             # the clone, made outside inference mode, is an ordinary tensor.
             getattr(self, row).append(rows[row].float().flatten().to(self.device).clone())
         self.images_seen += len(images)
+
+    def _check_others(self, others: Tensor | None, heatmaps: Tensor) -> Tensor:
+        wanted = (len(heatmaps), self.others_wanted, *heatmaps.shape[1:])
+        if others is None or tuple(others.shape) != wanted or not torch.isfinite(others).all():
+            given = None if others is None else f"values of shape {tuple(others.shape)}"
+            raise InputError(
+                f"{self.name} compares with heatmaps of other images: give others, finite values of shape {wanted}; "
+                f"got {given}"
+            )
+        return others.detach().to(heatmaps)
 
     def rows(self) -> dict[str, Tensor]:
         """The rows of every image since the last reset, float32: (N,) for scalars, (N, K) for curves."""
@@ -221,6 +242,11 @@ METRICS: dict[str, str] = {
     "degradation": "lit_iba.metrics.degradation.Degradation",
     "bounding_box": "lit_iba.metrics.bounding_box.BoundingBox",
     "sensitivity_n": "lit_iba.metrics.sensitivity_n.SensitivityN",
+    "insertion": "lit_iba.metrics.insertion_deletion.Insertion",
+    "deletion": "lit_iba.metrics.insertion_deletion.Deletion",
+    "ehr": "lit_iba.metrics.effective_heat_ratio.EffectiveHeatRatio",
+    "low_k_perturbation": "lit_iba.metrics.low_k_perturbation.LowKPerturbation",
+    "decision_flip": "lit_iba.metrics.decision_flip.DecisionFlip",
 }
 
 

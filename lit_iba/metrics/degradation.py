@@ -7,6 +7,7 @@ score is the integral between the two curves.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any, ClassVar
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.metrics.base import HeatmapMetric, Result, curve, in_double, mean_and_error
-from lit_iba.metrics.perturbation import check_counts, perturbed_scores, target_probabilities, tile_sums
+from lit_iba.metrics.perturbation import check_counts, end_points, removal_curves, removal_ranks, tile_sums
 
 BASELINES = {
     "zero": "0 after normalisation (the data set's mean colour)",
@@ -23,16 +24,12 @@ BASELINES = {
 }
 
 
-def removal_ranks(sums: Tensor) -> Tensor:
-    """When each tile goes: (B, tiles) to int64 (B, 2, tiles), most relevant first and least relevant first.
+def both_orders(sums: Tensor) -> Tensor:
+    """When each tile goes, most and least relevant first: (B, tiles) to int32 (B, 2, tiles).
 
     Equal tiles go in reading order in both directions, so that a heatmap without any order scores exactly zero.
     """
-    order = torch.stack(
-        [sums.argsort(dim=1, descending=True, stable=True), sums.argsort(dim=1, descending=False, stable=True)], dim=1
-    )
-    step = torch.arange(sums.shape[1], device=sums.device).expand_as(order)
-    return torch.empty_like(order).scatter_(2, order, step)
+    return torch.stack([removal_ranks(sums, True), removal_ranks(sums, False)], dim=1)
 
 
 def curve_steps(tiles: int, points: int | None, device: torch.device | None = None) -> Tensor:
@@ -85,18 +82,13 @@ class Degradation(HeatmapMetric):
             return images.mean(dim=(2, 3), keepdim=True)
         return images.new_zeros(1, 3, 1, 1)
 
-    @torch.inference_mode()
+    @property
+    def shared_key(self) -> Hashable:
+        return "end_points", self.baseline, "given"
+
     def shared_scores(self, classifier: FrozenClassifier, images: Tensor, targets: Tensor) -> Tensor:
-        """Probability of the target on the original and on the fully degraded image, (B, 2): ends of both curves."""
-
-        def removed(jobs: Tensor) -> Tensor:
-            return (jobs % 2 == 1)[:, None]
-
-        side = max(images.shape[-2:])  # one tile: the whole picture
-        return perturbed_scores(
-            classifier, images, targets, self._fill(images), removed, 2, tile=side,
-            forward_batch_size=self.forward_batch_size, score=target_probabilities,
-        )  # fmt: skip
+        """Target, and its probability on the original and on the fully degraded image, (B, 3): ends of both curves."""
+        return end_points(classifier, images, targets, self._fill(images), self.forward_batch_size)
 
     def score_rows(
         self,
@@ -109,20 +101,13 @@ class Degradation(HeatmapMetric):
     ) -> dict[str, Tensor]:
         """Probability of the target along both curves, (B, K)."""
         ends = self.shared_scores(classifier, images, targets) if shared is None else shared
-        ranks = removal_ranks(tile_sums(heatmaps, self.tile)).to(images.device)  # (B, 2, tiles)
+        ranks = both_orders(tile_sums(heatmaps, self.tile))
         tiles = ranks.shape[2]
-        between = curve_steps(tiles, self.points, images.device)[1:-1]
-        versions = 2 * len(between)
-
-        def removed(jobs: Tensor) -> Tensor:
-            direction, step = (jobs % versions) // len(between), jobs % len(between)
-            return ranks[jobs // versions, direction] < between[step][:, None]
-
-        inner = perturbed_scores(
-            classifier, images, targets, self._fill(images), removed, versions, tile=self.tile,
-            forward_batch_size=self.forward_batch_size, score=target_probabilities,
-        ).view(len(images), 2, -1)  # fmt: skip
-        first, last = ends[:, None, :1].expand(-1, 2, -1), ends[:, None, 1:].expand(-1, 2, -1)
+        inner = removal_curves(
+            classifier, images, targets, self._fill(images), ranks, curve_steps(tiles, self.points)[1:-1],
+            tile=self.tile, forward_batch_size=self.forward_batch_size,
+        )  # fmt: skip
+        first, last = (ends[:, None, end : end + 1].to(inner).expand(-1, 2, -1) for end in (1, 2))
         curves = torch.cat([first, inner, last], dim=2)  # (B, 2, K)
         count = torch.full((len(images),), tiles, device=images.device)
         return {"morf": curves[:, 0], "lerf": curves[:, 1], "tiles": count}

@@ -51,7 +51,52 @@ def target_probabilities(logits: Tensor, targets: Tensor) -> Tensor:
     return target_logits(logits.float().softmax(dim=1), targets)
 
 
+def removal_ranks(values: Tensor, most_first: bool) -> Tensor:
+    """When each tile goes: values (B, tiles) to int32 (B, tiles); equal tiles go in reading order either way."""
+    order = values.argsort(dim=1, descending=most_first, stable=True)
+    step = torch.arange(values.shape[1], device=values.device, dtype=torch.int32).expand_as(order)
+    return torch.empty_like(step.contiguous()).scatter_(1, order, step)
+
+
 @torch.inference_mode()
+def score_jobs(
+    network: Callable[[Tensor], Tensor],
+    images: Tensor,
+    fill: Tensor,
+    picture: Tensor,
+    removed: Callable[[Tensor], Tensor],
+    score: Callable[[Tensor, Tensor], Tensor],
+    *,
+    tile: int,
+    forward_batch_size: int,
+) -> Tensor:
+    """Score perturbed images, each job one image with some of its tiles removed.
+
+    Args:
+        network: From images to logits, such as ``classifier.folded()``.
+        images: Originals (B, 3, H, W).
+        fill: What removed pixels become: one colour for all, (1, 3, 1, 1), one an image, (B, 3, 1, 1), or pictures,
+            (B, 3, H, W).
+        picture: Which image each job perturbs, int64 (J,).
+        removed: For jobs (c,), which tiles are gone: bool (c, tiles).
+        score: From logits (c, K) and the jobs' images (c,) to a number a job, (c,).
+        tile: Side of a tile in pixels.
+        forward_batch_size: Images a forward pass.
+
+    Returns:
+        float32 (J,).
+    """
+    index = tile_index((images.shape[-2], images.shape[-1]), tile, images.device).flatten()
+    fill = fill.expand(len(images), -1, -1, -1)
+    scores = images.new_zeros(len(picture), dtype=torch.float32)
+    for jobs in torch.arange(len(picture), device=images.device).split(forward_batch_size):
+        which = picture[jobs]
+        gone = removed(jobs)[:, index].view(len(jobs), 1, *images.shape[-2:])  # (c, 1, H, W)
+        # Every version is made from its original: that costs about 1 % of the forward pass (benchmarks/metrics.py).
+        scores[jobs] = score(network(torch.where(gone, fill[which], images[which])), which).float()
+    return scores
+
+
 def perturbed_scores(
     classifier: FrozenClassifier,
     images: Tensor,
@@ -69,8 +114,8 @@ def perturbed_scores(
     Args:
         classifier: The frozen classifier.
         images: Originals (B, 3, H, W).
-        targets: Class of each image (B,).
-        fill: What removed pixels become: one colour for all, (1, 3, 1, 1), or one an image, (B, 3, 1, 1).
+        targets: What ``score`` compares with, a row an image; usually its class (B,).
+        fill: What removed pixels become, see :func:`score_jobs`.
         removed: For jobs (c,), numbered ``image * versions + version``, which tiles are gone: bool (c, tiles).
         versions: Number of perturbed versions of each image.
         tile: Side of a tile in pixels.
@@ -80,12 +125,72 @@ def perturbed_scores(
     Returns:
         float32 (B, versions).
     """
-    index = tile_index((images.shape[-2], images.shape[-1]), tile, images.device).flatten()
-    fill = fill.expand(len(images), -1, -1, -1)
-    scores = images.new_zeros(len(images) * versions, dtype=torch.float32)
-    for jobs in torch.arange(len(scores), device=images.device).split(forward_batch_size):
-        picture = jobs // versions
-        gone = removed(jobs)[:, index].view(len(jobs), 1, *images.shape[-2:])  # (c, 1, H, W)
-        perturbed = torch.where(gone, fill[picture], images[picture])
-        scores[jobs] = score(classifier(perturbed), targets[picture])
+    picture = torch.arange(len(images), device=images.device).repeat_interleave(versions)
+    scores = score_jobs(
+        classifier.folded(), images, fill, picture, removed, lambda logits, which: score(logits, targets[which]),
+        tile=tile, forward_batch_size=forward_batch_size,
+    )  # fmt: skip
     return scores.view(len(images), versions)
+
+
+def removal_curves(
+    classifier: FrozenClassifier,
+    images: Tensor,
+    targets: Tensor,
+    fill: Tensor,
+    ranks: Tensor,
+    steps: Tensor,
+    *,
+    tile: int = 1,
+    forward_batch_size: int,
+    score: Callable[[Tensor, Tensor], Tensor] = target_probabilities,
+) -> Tensor:
+    """Scores on the way as tiles go one after the other.
+
+    Args:
+        classifier: The frozen classifier.
+        images: Originals (B, 3, H, W).
+        targets: What ``score`` compares with, a row an image.
+        fill: What removed pixels become, see :func:`score_jobs`.
+        ranks: When each tile goes in each of D orders (B, D, tiles), see :func:`removal_ranks`.
+        steps: How many tiles are gone at each point (K,).
+        tile: Side of a tile in pixels.
+        forward_batch_size: Images a forward pass.
+        score: From logits and targets to a number an image.
+
+    Returns:
+        float32 (B, D, K).
+    """
+    points, versions = max(len(steps), 1), ranks.shape[1] * len(steps)
+    ranks, steps = ranks.to(images.device), steps.to(images.device)
+
+    def removed(jobs: Tensor) -> Tensor:
+        order = (jobs % versions) // points
+        return ranks[jobs // versions, order] < steps[jobs % points][:, None]
+
+    scores = perturbed_scores(
+        classifier, images, targets, fill, removed, versions, tile=tile, forward_batch_size=forward_batch_size,
+        score=score,
+    )  # fmt: skip
+    return scores.view(len(images), ranks.shape[1], len(steps))
+
+
+@torch.inference_mode()
+def end_points(
+    classifier: FrozenClassifier, images: Tensor, targets: Tensor | None, fill: Tensor, forward_batch_size: int
+) -> Tensor:
+    """What every curve from the images to ``fill`` begins and ends with, whatever the order.
+
+    Returns:
+        float64 (B, 3): the class (the target, or the predicted one where ``targets`` is None), and its softmax
+        probability on the image and on the fill.
+    """
+    network = classifier.folded()
+    parts = []
+    for part in torch.arange(len(images), device=images.device).split(forward_batch_size):
+        logits = network(images[part])
+        classes = logits.argmax(dim=1) if targets is None else targets[part]
+        removed = network(fill.expand_as(images)[part].contiguous())
+        ends = [target_probabilities(logits, classes), target_probabilities(removed, classes)]
+        parts.append(torch.stack([in_double(classes), *map(in_double, ends)], dim=1))
+    return torch.cat(parts)

@@ -26,6 +26,8 @@ METRICS = {
     "degradation_4": {"metric": "degradation", "tile": 4},
     "bounding_box": {},
     "sensitivity_n": {"tile": 4, "points": 3, "masks": 5},
+    "deletion": {"pixels_per_step": 64},
+    "decision_flip": {"pixels_per_step": 32, "noise_maps": 2},
 }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from metric_toys import curved, sample
+from metric_toys import curved, others_of, sample
 from test_metric_base import METRICS, masks
 
 from lit_iba.metrics import build_metric
@@ -24,8 +24,10 @@ def main(folder: Path, rank: int, world: int) -> None:
         mine = torch.arange(6)[rank::world] if case == "split" else torch.arange(6 if rank == 0 else 0)
         for name, settings in METRICS.items():
             metric = build_metric(name, settings)
+            others = others_of(heatmaps, metric.others_wanted)
             for part in mine.split(2) if len(mine) else []:
-                metric.update(curved(), images[part], targets[part], heatmaps[part], object_mask=masks(6)[part])
+                extra = {"object_mask": masks(6)[part], "others": None if others is None else others[part]}
+                metric.update(curved(), images[part], targets[part], heatmaps[part], **extra)
             found[f"{name}/{case}"] = metric.compute().to_dict()
     (folder / f"{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()

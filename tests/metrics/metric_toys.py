@@ -51,3 +51,8 @@ def sample(count: int, seed: int = 0, size: tuple[int, int] = (SIDE, SIDE)) -> t
     images = torch.randn(count, 3, *size, generator=generator)
     targets = torch.randint(0, 4, (count,), generator=generator)
     return images, targets, torch.randn(count, *size, generator=generator)
+
+
+def others_of(heatmaps: Tensor, wanted: int) -> Tensor | None:
+    """The heatmaps of the next images in the batch, (B, wanted, H, W); None if none are wanted."""
+    return torch.stack([heatmaps.roll(-k, 0) for k in range(1, wanted + 1)], dim=1) if wanted else None

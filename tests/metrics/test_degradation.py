@@ -10,7 +10,7 @@ from metric_toys import Additive, curved, frozen, sample
 
 from lit_iba.errors import InputError
 from lit_iba.metrics import build_metric
-from lit_iba.metrics.degradation import curve_steps, removal_ranks
+from lit_iba.metrics.degradation import both_orders, curve_steps
 
 
 def probability(classifier, image, target):
@@ -129,7 +129,7 @@ def test_score_is_nan_where_degrading_changes_nothing():
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.lists(st.integers(-3, 3), min_size=6, max_size=6), min_size=1, max_size=4))
 def test_ranks_are_orders_with_ties_in_reading_order(sums):
-    ranks = removal_ranks(torch.tensor(sums, dtype=torch.float64))
+    ranks = both_orders(torch.tensor(sums, dtype=torch.float64))
     for row, (morf, lerf) in zip(sums, ranks.tolist(), strict=True):
         assert [morf.index(k) for k in range(6)] == sorted(range(6), key=lambda t: (-row[t], t))
         assert [lerf.index(k) for k in range(6)] == sorted(range(6), key=lambda t: (row[t], t))

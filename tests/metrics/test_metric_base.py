@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from metric_toys import SIDE, curved, sample
+from metric_toys import SIDE, curved, others_of, sample
 
 from lit_iba.errors import InputError
 from lit_iba.metrics import HeatmapMetric, build_metric
@@ -17,6 +17,11 @@ METRICS = {
     "degradation": {"tile": 4},
     "bounding_box": {},
     "sensitivity_n": {"tile": 4, "points": 3, "masks": 6},
+    "insertion": {"pixels_per_step": 20, "baseline": "blur"},
+    "deletion": {"pixels_per_step": 20, "staircase": 3},
+    "ehr": {},
+    "low_k_perturbation": {},
+    "decision_flip": {"pixels_per_step": 10, "noise_maps": 2},
 }
 
 
@@ -28,11 +33,13 @@ def masks(count):
 
 
 def judged(name, batches, forward_batch_size=16):
-    extra = {} if name == "bounding_box" else {"forward_batch_size": forward_batch_size}
+    extra = {} if name in ("bounding_box", "ehr") else {"forward_batch_size": forward_batch_size}
     metric = build_metric(name, METRICS[name] | extra)
     images, targets, heatmaps = sample(6)
+    others = others_of(heatmaps, metric.others_wanted)
     for part in torch.arange(6).split(batches):
-        metric.update(curved(), images[part], targets[part], heatmaps[part], object_mask=masks(6)[part])
+        extra = {"object_mask": masks(6)[part], "others": None if others is None else others[part]}
+        metric.update(curved(), images[part], targets[part], heatmaps[part], **extra)
     return metric
 
 
@@ -60,7 +67,13 @@ def test_reset_forgets_and_definition_names_every_setting_that_matters(name):
     metric.reset()
     assert all(len(values) == 0 for values in metric.rows().values())
     for setting, value in metric.identity["settings"].items():
-        if value is not None and setting not in ("min_fraction", "max_fraction", "max_box_fraction", "baseline"):
+        if value is not None and setting not in (
+            "min_fraction",
+            "max_fraction",
+            "max_box_fraction",
+            "baseline",
+            "unperturbed",
+        ):
             assert str(value) in metric.definition, setting
 
 

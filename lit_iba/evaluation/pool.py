@@ -1,0 +1,67 @@
+"""Heatmaps of other images: what a metric compares a heatmap with, drawn from everything that the same explainer gave."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lit_iba.errors import InputError
+from lit_iba.evaluation.store import ShardStore
+from lit_iba.explainer import sample_generators
+
+
+class HeatmapPool:
+    """All heatmaps of one explainer, of which each image draws some that are not its own.
+
+    The draw is a function of the seed, the image's key and the keys of all images: it depends neither on how images are
+    spread over shards, batches and processes nor on their order.
+
+    Args:
+        store: The heatmaps, which must all be there.
+        explainer: Whose heatmaps.
+        shards: Stems of all the shards.
+    """
+
+    def __init__(self, store: ShardStore, explainer: str, shards: Sequence[str]) -> None:
+        self.store, self.explainer = store, explainer
+        self.entries: list[tuple[str, str, int]] = []  # key, shard, row
+        for shard in shards:
+            with store.opened(explainer, shard) as file:
+                keys = json.loads(file.metadata()["keys"])
+            self.entries += [(key, shard, row) for row, key in enumerate(keys)]
+        self.entries.sort()
+        self.images = Counter(entry[0] for entry in self.entries)
+
+    def choose(self, key: str, count: int, seed: int) -> list[tuple[str, str, int]]:
+        """``count`` different entries of other images than ``key``.
+
+        Raises:
+            InputError: There are not so many.
+        """
+        others = len(self.entries) - self.images[key]
+        if others < count:
+            raise InputError(
+                f"{count} heatmaps of other images are wanted for sample {key!r}, but the run has {others}; "
+                "evaluate more images or lower noise_maps"
+            )
+        generator = sample_generators(seed, [key], torch.device("cpu"))[0]
+        chosen: dict[int, None] = {}
+        while len(chosen) < count:
+            drawn = int(torch.randint(len(self.entries), (), generator=generator))
+            if self.entries[drawn][0] != key:
+                chosen[drawn] = None
+        return [self.entries[i] for i in chosen]
+
+    def draw(self, keys: Sequence[str], count: int, seed: int) -> Tensor:
+        """Heatmaps of other images for each key, float32 (B, count, H, W)."""
+        wanted = [entry for key in keys for entry in self.choose(key, count, seed)]
+        found: dict[tuple[str, str, int], Tensor] = {}
+        for shard in sorted({entry[1] for entry in wanted}):
+            with self.store.opened(self.explainer, shard) as file:
+                values = file.get_slice("values")
+                found |= {e: values[e[2] : e[2] + 1][0] for e in wanted if e[1] == shard and e not in found}
+        return torch.stack([found[entry] for entry in wanted]).unflatten(0, (len(keys), count))

@@ -1,0 +1,188 @@
+"""Decision flip: how much of the picture can go before the classifier changes its mind?
+
+Grabska-Barwinska, "Measuring and improving the quality of visual explanations", section 4, equations 17-20, and supplement F.
+Pixels are removed least salient first (-) or most salient first (+) until argmax changes; e is the share of the picture's
+norm that is gone by then. The same with heatmaps that the method gave for *other* images says what any map of that look would
+reach, and the difference is what the map knows about its image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+import torch
+from torch import Tensor
+
+from lit_iba.classifier import FrozenClassifier
+from lit_iba.metrics.base import HeatmapMetric, Result, in_double, mean_and_error
+from lit_iba.metrics.perturbation import check_counts, removal_ranks, score_jobs
+
+
+@torch.inference_mode()
+def first_flips(
+    classifier: FrozenClassifier,
+    images: Tensor,
+    classes: Tensor,
+    ranks: Tensor,
+    steps: Tensor,
+    forward_batch_size: int,
+) -> Tensor:
+    """The first step at which the classifier no longer says ``classes``, exactly as if steps were tried one by one.
+
+    A flip need not last, so that a later step says nothing about an earlier one and every step up to the first flip has to
+    be looked at; no search can do with fewer. They are looked at in order, all searches side by side: a round takes as
+    many steps of each search as fill a forward pass (one, as long as there are that many searches), and a search ends with
+    the round of its first flip.
+
+    Args:
+        classifier: The frozen classifier.
+        images: Originals (B, 3, H, W).
+        classes: What the classifier says about them (B,).
+        ranks: When each pixel goes in each of M orders (B, M, H * W).
+        steps: How many pixels are gone at each step (S,), increasing.
+        forward_batch_size: Images a forward pass.
+
+    Returns:
+        Index into ``steps``, int64 (B, M); S where no step flips.
+    """
+    network = classifier.folded()
+    orders, flat, steps = ranks.shape[1], ranks.flatten(0, 1), steps.to(images.device)
+    found = torch.full((len(flat),), len(steps), device=images.device)
+    searching = torch.arange(len(flat), device=images.device)
+    fill, start = images.new_zeros(1, 3, 1, 1), 0
+    while len(searching) and start < len(steps):
+        block = steps[start : start + max(1, forward_batch_size // len(searching))]
+        search, step = searching.repeat_interleave(len(block)), block.repeat(len(searching))
+        flipped = score_jobs(
+            network, images, fill, search // orders,
+            lambda jobs, search=search, step=step: flat[search[jobs]] < step[jobs][:, None],  # type: ignore[misc]
+            lambda logits, picture: logits.argmax(dim=1) != classes[picture],
+            tile=1, forward_batch_size=forward_batch_size,
+        ).view(len(searching), len(block)).bool()  # fmt: skip
+        done = flipped.any(dim=1)
+        found[searching[done]] = start + flipped[done].int().argmax(dim=1)
+        searching, start = searching[~done], start + len(block)
+    return found.view(len(images), orders)
+
+
+def removed_share(images: Tensor, ranks: Tensor, gone: Tensor) -> Tensor:
+    """1 - ||x_s|| / ||x|| (equation 17) when ``gone`` (B, M) pixels are removed in each order (B, M, H * W): (B, M)."""
+    energy = in_double(images).square().sum(dim=1).flatten(1)  # (B, H * W)
+    total = energy.sum(dim=1)
+    ranks, gone = ranks.to(energy.device), gone.to(energy.device)
+    kept = [
+        (energy * (ranks[:, m] >= gone[:, m, None])).sum(dim=1) for m in range(ranks.shape[1])
+    ]  # one order at a time
+    return 1 - (torch.stack(kept, dim=1) / total[:, None]).sqrt()
+
+
+class DecisionFlip(HeatmapMetric):
+    """Share of the picture removed before the decision flips, against maps of other images; the score is delta e-.
+
+    Args:
+        pixels_per_step: Pixels removed between two looks at the classifier: the grid on which the first flip is exact.
+        noise_maps: Heatmaps of other images of the same method that each image is compared with; their e is averaged.
+        seed: Of the draw of other images.
+        forward_batch_size: Images a forward pass.
+
+    Raises:
+        InputError: A setting is out of range.
+    """
+
+    name = "decision_flip"
+    scalars = ("e_minus", "e_plus", "e_minus_noise", "e_plus_noise", "unflipped")
+
+    def __init__(
+        self, pixels_per_step: int = 224, noise_maps: int = 5, seed: int = 0, forward_batch_size: int = 16
+    ) -> None:
+        check_counts(pixels_per_step=pixels_per_step, noise_maps=noise_maps, forward_batch_size=forward_batch_size)
+        super().__init__(
+            {
+                "pixels_per_step": pixels_per_step, "noise_maps": noise_maps, "seed": seed,
+                "forward_batch_size": forward_batch_size,
+            }
+        )  # fmt: skip
+        self.pixels_per_step, self.seed, self.forward_batch_size = pixels_per_step, seed, forward_batch_size
+        self.others_wanted = noise_maps
+
+    @property
+    def definition(self) -> str:
+        return (
+            f"e = 1 - ||x_s|| / ||x||, x_s being the normalised image x with pixels set to 0 (the data set's mean "
+            f"colour), {self.pixels_per_step} a step, until argmax differs from the original's: least attribution first "
+            "(e-), most first (e+), e_delta = e- minus e+, equal pixels in reading order, e = 1 where it never differs; "
+            f"delta e = e minus the mean e of the same method's heatmaps of {self.others_wanted} other images, drawn by "
+            f"sample key (seed {self.seed}); the score is the mean delta e-"
+        )
+
+    @property
+    def shared_key(self) -> Hashable:
+        return "decision"
+
+    @torch.inference_mode()
+    def shared_scores(self, classifier: FrozenClassifier, images: Tensor, targets: Tensor) -> Tensor:
+        """What the classifier says about the originals, int64 (B,)."""
+        network = classifier.folded()
+        return torch.cat([network(part).argmax(dim=1) for part in images.split(self.forward_batch_size)])
+
+    def score_rows(
+        self,
+        classifier: FrozenClassifier,
+        images: Tensor,
+        targets: Tensor,
+        heatmaps: Tensor,
+        object_mask: Tensor | None,
+        shared: Tensor | None,
+        others: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """e- and e+ of the heatmaps and, averaged, of the others; how many of these searches never flipped; all (B,)."""
+        assert others is not None  # update() checks it
+        classes = self.shared_scores(classifier, images, targets) if shared is None else shared
+        maps = torch.cat([heatmaps[:, None], others], dim=1).flatten(2)  # (B, 1 + n, H * W)
+        count, pixels = maps.shape[1:]
+        orders = [removal_ranks(maps.flatten(0, 1), most_first).view_as(maps) for most_first in (False, True)]
+        ranks = torch.cat(orders, dim=1)  # (B, 2 (1 + n), H * W)
+        steps = torch.arange(self.pixels_per_step, pixels + self.pixels_per_step, self.pixels_per_step)
+        steps = steps.clamp_max(pixels).to(images.device)
+        flips = first_flips(classifier, images, classes, ranks, steps, self.forward_batch_size)
+        e = removed_share(images, ranks, steps[flips.clamp_max(len(steps) - 1)])
+        minus, plus = e[:, :count], e[:, count:]
+        return {
+            "e_minus": minus[:, 0],
+            "e_plus": plus[:, 0],
+            "e_minus_noise": minus[:, 1:].mean(dim=1),
+            "e_plus_noise": plus[:, 1:].mean(dim=1),
+            "unflipped": (flips == len(steps)).sum(dim=1),
+        }
+
+    def scores(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Per image: delta e- as the score, every e and every delta e (equations 17-20, supplement F.1)."""
+        minus, plus, minus_noise, plus_noise, unflipped = (in_double(rows[name]) for name in self.scalars)
+        return {
+            "score": minus - minus_noise,
+            "e_minus": minus,
+            "e_plus": plus,
+            "e_delta": minus - plus,
+            "delta_e_minus": minus - minus_noise,
+            "delta_e_plus": plus - plus_noise,
+            "delta_e_delta": (minus - minus_noise) - (plus - plus_noise),
+            "e_minus_noise": minus_noise,
+            "e_plus_noise": plus_noise,
+            "unflipped": unflipped,
+        }
+
+    def summarize(self, rows: dict[str, Tensor]) -> Result:
+        """Mean delta e-; median and quartiles of every e and delta e; how many searches never flipped."""
+        if not len(rows["e_minus"]):
+            return Result(float("nan"), float("nan"), 0)
+        scores = self.scores(rows)
+        score = scores.pop("score")
+        used = ~score.isnan()  # a picture of nothing but the mean colour has no norm to lose
+        mean, error = mean_and_error(score[used])
+        extra = {"unflipped": float(scores.pop("unflipped").sum())}
+        for name, values in scores.items():
+            values = values[used]
+            extra[name] = float(values.mean())
+            for quantile, label in ((0.25, "lower_quartile"), (0.5, "median"), (0.75, "upper_quartile")):
+                extra[f"{name}_{label}"] = float(values.quantile(quantile)) if len(values) else float("nan")
+        return Result(score=float(mean), standard_error=float(error), n=int(used.sum()), extra=extra)

@@ -1,0 +1,105 @@
+"""Low-k perturbation: does the classifier still say the same when the least salient pixels are gone?
+
+Kim et al., "VarSal" (submission to ICLR 2021), section 4.4 and figure 5a: KL(P(x) || P(x_k)), where the k % least salient pixels
+of x_k are zero. The random control of the figure is the explainer ``random``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import torch
+from torch import Tensor
+
+from lit_iba.classifier import FrozenClassifier
+from lit_iba.errors import InputError
+from lit_iba.metrics.base import HeatmapMetric, Result, curve, in_double, mean_and_error
+from lit_iba.metrics.perturbation import check_counts, removal_curves, removal_ranks
+
+
+def kl_divergence(logits: Tensor, reference: Tensor) -> Tensor:
+    """KL(P || Q) in nats, P given by log-probabilities and Q by logits, (B, K) twice to float64 (B,)."""
+    log_p, log_q = in_double(reference), in_double(logits).log_softmax(dim=1)
+    return (log_p.exp() * (log_p - log_q)).sum(dim=1).clamp_min(0)
+
+
+class LowKPerturbation(HeatmapMetric):
+    """KL divergence from the prediction without the k % least salient pixels, meaned over k; lower is better.
+
+    Args:
+        percentages: The k, in percent of the pixels.
+        forward_batch_size: Images a forward pass.
+
+    Raises:
+        InputError: A percentage outside [0, 100], or not in increasing order.
+    """
+
+    name = "low_k_perturbation"
+    better = "lower"
+    row_curves = ("kl",)
+
+    def __init__(
+        self, percentages: Sequence[float] = (10, 20, 30, 40, 50, 60, 70, 80, 90), forward_batch_size: int = 16
+    ) -> None:
+        check_counts(forward_batch_size=forward_batch_size)
+        percentages = list(percentages)
+        if not percentages or not all(0 <= k <= 100 for k in percentages) or sorted(set(percentages)) != percentages:
+            raise InputError(f"percentages are {percentages!r}; give increasing numbers from 0 to 100")
+        super().__init__({"percentages": percentages, "forward_batch_size": forward_batch_size})
+        self.percentages, self.forward_batch_size = percentages, forward_batch_size
+
+    @property
+    def definition(self) -> str:
+        return (
+            f"KL(P(x) || P(x_k)) in nats between the softmax outputs for the image and for the image whose k % pixels of "
+            f"least attribution, equal ones in reading order, are zero after normalisation (the data set's mean "
+            f"colour); mean over k in {self.percentages} %"
+        )
+
+    @property
+    def shared_key(self) -> Hashable:
+        return "log_probabilities"
+
+    @torch.inference_mode()
+    def shared_scores(self, classifier: FrozenClassifier, images: Tensor, targets: Tensor) -> Tensor:
+        """Log-probabilities of the originals, (B, classes)."""
+        network = classifier.folded()
+        parts = [in_double(network(part)).log_softmax(dim=1) for part in images.split(self.forward_batch_size)]
+        return torch.cat(parts).to(images.device)
+
+    def score_rows(
+        self,
+        classifier: FrozenClassifier,
+        images: Tensor,
+        targets: Tensor,
+        heatmaps: Tensor,
+        object_mask: Tensor | None,
+        shared: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """KL divergence at each k, (B, K)."""
+        reference = self.shared_scores(classifier, images, targets) if shared is None else shared
+        values = heatmaps.flatten(1)
+        gone = (torch.tensor(self.percentages, dtype=torch.float64) / 100 * values.shape[1]).round().long()
+        kl = removal_curves(
+            classifier, images, reference, torch.zeros_like(images[:, :, :1, :1]), removal_ranks(values, False)[:, None],
+            gone, forward_batch_size=self.forward_batch_size, score=kl_divergence,
+        )  # fmt: skip
+        return {"kl": kl[:, 0]}
+
+    def scores(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Per image: the mean over k."""
+        return {"score": in_double(rows["kl"]).mean(dim=1)}
+
+    def summarize(self, rows: dict[str, Tensor]) -> Result:
+        """Mean over k and images, and the curve over k."""
+        if not len(rows["kl"]):
+            return Result(float("nan"), float("nan"), 0)
+        score, error = mean_and_error(self.scores(rows)["score"])
+        return Result(
+            score=float(score),
+            standard_error=float(error),
+            n=len(rows["kl"]),
+            curves={"kl": curve(torch.tensor(self.percentages, dtype=torch.float64), rows["kl"])},
+            x_label="least salient pixels removed, %",
+            y_label="KL divergence from the original's prediction, nats",
+        )

@@ -1,0 +1,58 @@
+"""Low-k perturbation against a loop over images and percentages, with the divergence summed by hand."""
+
+import math
+
+import pytest
+import torch
+from metric_toys import curved, sample
+
+from lit_iba.errors import InputError
+from lit_iba.metrics import build_metric
+
+
+def probabilities(classifier, image):
+    with torch.no_grad():
+        return classifier(image[None]).double().softmax(dim=1)[0].tolist()
+
+
+@pytest.mark.parametrize("given", [{}, {"percentages": [0, 33.3, 100], "forward_batch_size": 5}])
+def test_score_equals_the_loop_over_percentages(given):
+    classifier, (images, targets, heatmaps) = curved(), sample(4, size=(12, 9))
+    heatmaps = (2 * heatmaps).round()  # with ties
+    percentages = given.get("percentages", [10 * k for k in range(1, 10)])
+    wanted = []
+    for image, heatmap in zip(images, heatmaps, strict=True):
+        order = sorted(range(108), key=lambda p, h=heatmap: (float(h.flatten()[p]), p))
+        p, divergences = probabilities(classifier, image), []
+        for k in percentages:
+            perturbed = image.clone()
+            for pixel in order[: round(k / 100 * 108)]:
+                perturbed[:, pixel // 9, pixel % 9] = 0
+            q = probabilities(classifier, perturbed)
+            divergences.append(sum(a * math.log(a / b) for a, b in zip(p, q, strict=True)))
+        wanted.append(divergences)
+    metric = build_metric("low_k_perturbation", given)
+    metric.update(classifier, images, targets, heatmaps)
+    torch.testing.assert_close(metric.rows()["kl"], torch.tensor(wanted), rtol=1e-3, atol=1e-6)
+    means = [sum(row) / len(row) for row in wanted]
+    result = metric.compute()
+    assert result.score == pytest.approx(sum(means) / 4, rel=1e-3)
+    assert metric.scores(metric.rows())["score"].tolist() == pytest.approx(means, rel=1e-3)
+    assert result.curves["kl"]["x"] == percentages
+
+
+def test_targets_do_not_matter_and_shared_predictions_change_nothing():
+    classifier, (images, targets, heatmaps) = curved(), sample(3)
+    first, other = build_metric("low_k_perturbation"), build_metric("low_k_perturbation")
+    first.update(classifier, images, targets, heatmaps)
+    other.update(
+        classifier, images, (targets + 1) % 4, heatmaps, shared=other.shared_scores(classifier, images, targets)
+    )
+    assert torch.equal(first.rows()["kl"], other.rows()["kl"])
+    assert (first.rows()["kl"] > 0).all()
+
+
+@pytest.mark.parametrize("bad", [[], [20, 10], [10, 10], [-1], [101]])
+def test_bad_percentages_are_refused(bad):
+    with pytest.raises(InputError, match="percentages"):
+        build_metric("low_k_perturbation", {"percentages": bad})
