@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,10 +29,52 @@ class Attribution:
 
     values: Tensor  # (B, H, W)
     undrawn: Tensor | None = None  # (B,)
+    completeness: Tensor | None = None  # (B,), see completeness_error
+
+
+def completeness_error(total: Tensor, promised: Tensor) -> Tensor:
+    """How far a method that promises a sum falls short of it, |total - promised| / |promised|.
+
+    Args:
+        total: (B,) what the attributions of each image sum to, wherever they are.
+        promised: (B,) what the method says that they sum to, such as the logit.
+
+    Returns:
+        (B,), 0 where the promise is kept; one of nothing that is not kept is infinitely wrong.
+    """
+    gap = (total - promised).abs()
+    return torch.where(gap == 0, gap, gap / promised.abs())
+
+
+class Estimate(Protocol):
+    """Something measured on a stream of images that can be kept on disk; ``identity["data"]`` names the images."""
+
+    identity: dict[str, Any]
+
+    def save(self, path: Path) -> None:
+        """Write it to a file."""
+        ...
+
+
+E = TypeVar("E", bound=Estimate)
 
 
 class Surroundings(Protocol):
-    """What an explainer may ask for when it is built by name: things estimated once and kept on disk."""
+    """What an explainer may ask for when it is built by name: images, and things estimated from them once and kept on disk."""
+
+    def images(self, classifier: FrozenClassifier, count: int) -> Tensor:
+        """So many images, normalised, (count, 3, H, W); always the same ones."""
+        ...
+
+    def estimated(
+        self,
+        classifier: FrozenClassifier,
+        name: str,
+        load: Callable[[Path], E],
+        estimate: Callable[[Iterator[Tensor], str], E],
+    ) -> E:
+        """What is kept under ``name``; where it is missing, estimated from batches of images and the name of their data."""
+        ...
 
     def statistics(self, classifier: FrozenClassifier, layer: str) -> FeatureStatistics:
         """Feature statistics of one layer."""
@@ -100,6 +143,7 @@ class Explainer(ABC):
             method=self.name or type(self).__name__,
             normalization=self.classifier.preprocessing,
             undrawn=None if result.undrawn is None else result.undrawn.detach(),
+            completeness=None if result.completeness is None else result.completeness.detach(),
         )
 
 
@@ -153,6 +197,13 @@ EXPLAINERS: dict[str, str] = {
     "saliency": "lit_iba.baselines.gradient.Saliency",
     "integrated_gradients": "lit_iba.baselines.gradient.IntegratedGradients",
     "grad_cam": "lit_iba.baselines.gradient.GradCAM",
+    "guided_backprop": "lit_iba.baselines.guided.GuidedBackprop",
+    "guided_grad_cam": "lit_iba.baselines.guided.GuidedGradCAM",
+    "lrp_alpha1_beta0": "lit_iba.baselines.lrp.LRPAlpha1Beta0",
+    "lrp_alpha0_beta1": "lit_iba.baselines.lrp.LRPAlpha0Beta1",
+    "lrp_epsilon": "lit_iba.baselines.lrp.LRPEpsilon",
+    "deep_shap": "lit_iba.baselines.deep_shap.DeepSHAP",
+    "pattern_attribution": "lit_iba.baselines.patterns.PatternAttribution",
     "input_x_gradient": "lit_iba.baselines.gradient.InputXGradient",
     "smoothgrad": "lit_iba.baselines.perturbation.SmoothGrad",
     "smoothgrad_squared": "lit_iba.baselines.perturbation.SmoothGradSquared",

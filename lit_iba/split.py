@@ -211,7 +211,7 @@ class TracedNetwork:
             if node in needed or node is self.input:
                 env[node] = graph.node_copy(node, lambda n: env[n])
                 if node in wanted and any(
-                    _works_in_place(self.model, user, node) and user in needed for user in node.users
+                    works_in_place(self.model, user, node) and user in needed for user in node.users
                 ):
                     kept[node] = graph.call_method("clone", (env[node],))
         graph.output(fx.map_arg(outputs, lambda n: kept.get(n, env[n])))
@@ -249,7 +249,7 @@ class TracedNetwork:
         for node in [cut, *carried]:
             env[node] = tail.placeholder(node.name)
         for node in [cut, *carried]:
-            if any(_works_in_place(self.model, user, node) for user in node.users if user in behind):
+            if any(works_in_place(self.model, user, node) for user in node.users if user in behind):
                 env[node] = tail.call_method("clone", (env[node],))
         for node in crossing:
             if node.op == "output":
@@ -275,7 +275,7 @@ def _is_shape(node: fx.Node) -> bool:
     return node.op == "call_method" and node.target == "size" and bool(len(node.args) == 1 or node.args[1] == 0)
 
 
-def _works_in_place(model: nn.Module, user: fx.Node, value: fx.Node) -> bool:
+def works_in_place(model: nn.Module, user: fx.Node, value: fx.Node) -> bool:
     """Whether ``user`` overwrites ``value``."""
     if not user.args or user.args[0] is not value:
         return False

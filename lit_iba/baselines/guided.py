@@ -1,0 +1,127 @@
+"""Guided backpropagation (Springenberg et al. 2015), by Captum, and its product with Grad-CAM (Selvaraju et al. 2017)."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any, ClassVar
+
+import torch
+from captum.attr import GuidedBackprop as CaptumGuidedBackprop
+from torch import Tensor, nn
+
+from lit_iba.baselines.gradient import GradCAM
+from lit_iba.classifier import FrozenClassifier
+from lit_iba.errors import InputError
+from lit_iba.explainer import Attribution, Explainer
+from lit_iba.folding import graph_module
+from lit_iba.split import TracedNetwork
+
+RELU_FUNCTIONS = ("relu", "relu_")
+
+
+def with_relu_modules(classifier: FrozenClassifier) -> nn.Module:
+    """A copy in which every call of a ReLU function is a module, which hooks can see.
+
+    Raises:
+        InputError: There is no ReLU, or one that can be neither seen nor replaced because the network cannot be traced.
+    """
+    found = _relu_counts(classifier)
+    if found["functions"] + found["modules"] == 0:
+        raise InputError(f"guided backpropagation changes the gradient of ReLUs, of which {classifier.name} has none")
+    if not found["functions"]:
+        return copy.deepcopy(classifier.model)
+    try:
+        graph = TracedNetwork(classifier.model, classifier.name).graph
+    except Exception as error:
+        raise InputError(
+            f"{classifier.name} calls ReLU as a function and cannot be traced ({error}); use nn.ReLU modules for guided "
+            "backpropagation"
+        ) from error
+    network = copy.deepcopy(graph_module(classifier.model, graph))
+    for node in network.graph.nodes:
+        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+        if node.op in ("call_function", "call_method") and name in RELU_FUNCTIONS:
+            replaced = f"relu_module_{node.name}"
+            network.add_submodule(replaced, nn.ReLU(inplace=name == "relu_" or bool(node.kwargs.get("inplace"))))
+            node.op, node.target, node.args, node.kwargs = "call_module", replaced, node.all_input_nodes[:1], {}
+    network.recompile()
+    return network
+
+
+def _relu_counts(classifier: FrozenClassifier) -> dict[str, int]:
+    """How many ReLUs one forward pass runs, as ``"modules"`` and as ``"functions"``."""
+    network, modules = copy.deepcopy(classifier.model), 0
+
+    def count(*_: Any) -> None:
+        nonlocal modules
+        modules += 1
+
+    for module in network.modules():
+        if isinstance(module, nn.ReLU):
+            module.register_forward_hook(count)
+    side = classifier.preprocessing.crop
+    with torch.enable_grad():
+        image = torch.zeros(2, 3, side, side, device=classifier.device, requires_grad=True)
+        logits = network(image.to(next(network.parameters(), image).dtype))
+    seen, pending = set(), [logits.grad_fn]
+    while pending:
+        function = pending.pop()
+        if function is not None and function not in seen:
+            seen.add(function)
+            pending += [source for source, _ in function.next_functions]
+    relus = sum(function.name().startswith("ReluBackward") for function in seen)
+    return {"modules": modules, "functions": relus - modules}
+
+
+class GuidedBackprop(Explainer):
+    """Gradient of the target's logit in which every ReLU also stops what is negative; largest absolute value over channels.
+
+    The reduction is that of IBA's evaluation code.
+
+    Args:
+        classifier: The network to explain.
+        seed: Unused; nothing here is random.
+
+    Raises:
+        InputError: The network has no ReLU, or ReLUs that cannot be changed.
+    """
+
+    name: ClassVar[str] = "guided_backprop"
+
+    def __init__(self, classifier: FrozenClassifier, *, seed: int = 0) -> None:
+        super().__init__(classifier, seed=seed)
+        self.network = with_relu_modules(classifier)
+
+    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+        """Maximum over channels of the guided gradient's absolute value."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Setting backward hooks on ReLU activations")  # on our copy, and removed
+            method = CaptumGuidedBackprop(self.network.to(images))
+            gradient = method.attribute(images.clone().requires_grad_(), target=targets)
+        return Attribution(gradient.abs().amax(dim=1))
+
+
+class GuidedGradCAM(Explainer):
+    """Grad-CAM, resized bilinearly, times guided backpropagation.
+
+    Args:
+        classifier: The network to explain.
+        layer: As for Grad-CAM.
+        seed: Unused; nothing here is random.
+
+    Raises:
+        InputError: As for Grad-CAM and for guided backpropagation.
+    """
+
+    name: ClassVar[str] = "guided_grad_cam"
+
+    def __init__(self, classifier: FrozenClassifier, *, layer: str | None = None, seed: int = 0) -> None:
+        super().__init__(classifier, seed=seed)
+        self.grad_cam = GradCAM(classifier, layer=layer)
+        self.guided = GuidedBackprop(classifier)
+
+    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+        """The product at each pixel; Grad-CAM is never negative, so the reduction over channels commutes with it."""
+        maps = [method.explain(images, targets, generators).values for method in (self.grad_cam, self.guided)]
+        return Attribution(maps[0] * maps[1])

@@ -1,0 +1,200 @@
+"""Layer-wise relevance propagation (Bach et al., PLOS ONE 2015), on networks with skip connections too.
+
+Relevance starts as the target's logit and is shared out, step by step, in proportion to what each input contributed. With
+the alpha-beta rule, additions and averages (which have no weights of both signs) share by their inputs' positive parts; a max
+pooling gives all to the winner; ReLUs and multiples pass on what arrives. IBA's comparison had no rule for additions, and
+left LRP out on ResNet.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lit_iba.baselines.canonical import Add, Affine, canonical
+from lit_iba.baselines.propagation import (
+    MAX_POOLINGS,
+    MEANS,
+    WEIGHTED,
+    ForwardPass,
+    Rule,
+    Step,
+    logit_start,
+    quotient,
+    to_positions,
+    transpose,
+    weighted_sum,
+    weighted_transpose,
+    winners,
+)
+from lit_iba.classifier import FrozenClassifier
+from lit_iba.errors import InputError
+from lit_iba.explainer import Attribution, Explainer, completeness_error
+
+
+def alpha_beta_shares(module: nn.Module, x: Tensor, r: Tensor, alpha: float, beta: float, epsilon: float) -> Tensor:
+    """The alpha-beta rule of a convolution or linear layer.
+
+    R_i = sum_j (alpha z+_ij / z+_j - beta z-_ij / z-_j) R_j, where z+_j sums the positive contributions (x+ w+ and x- w-, so
+    that inputs may have either sign), z-_j the negative ones, and epsilon is added to the size of both. Biases take no share. A
+    neuron with contributions of one sign only gives all to that sign, unless its weight (alpha or beta) is zero.
+    """
+    weight = module.weight
+    assert isinstance(weight, Tensor)  # for the type checker: module is one of WEIGHTED
+    up, down = weight.clamp_min(0), weight.clamp_max(0)
+    parts = [(x.clamp_min(0), up, down), (x.clamp_max(0), down, up)]  # input, weight that makes it count for, against
+    parts = parts if bool((x < 0).any()) else parts[:1]
+    z_for = sum((weighted_sum(module, part, w) for part, w, _ in parts), torch.zeros_like(r))
+    z_against = sum((weighted_sum(module, part, w) for part, _, w in parts), torch.zeros_like(r)) if beta else None
+    r_for, r_against = alpha * r, -beta * r
+    if alpha and z_against is not None:
+        r_for, r_against = torch.where(z_against == 0, r, r_for), torch.where(z_for == 0, r, r_against)
+    shares = torch.zeros_like(x)
+    if alpha:
+        s = quotient(r_for, z_for, epsilon)
+        shares += sum(part * weighted_transpose(module, x, s, w) for part, w, _ in parts)
+    if z_against is not None:
+        s = quotient(r_against, z_against, epsilon)
+        shares += sum(part * weighted_transpose(module, x, s, w) for part, _, w in parts)
+    return shares
+
+
+def epsilon_shares(step: Step, r: Tensor, epsilon: float) -> tuple[Tensor, ...]:
+    """The epsilon rule of a linear step: R_i = sum_j z_ij / (z_j + epsilon sign z_j) R_j, z_j the output with its bias."""
+    back = transpose(step.module, step.inputs, quotient(r, step.output, epsilon))
+    return tuple(x * received for x, received in zip(step.inputs, back, strict=True))
+
+
+def step_without_weights(step: Step, r: Tensor) -> tuple[Tensor, ...]:
+    """How the alpha-beta rule goes on through the other steps; see the head of this file."""
+    if isinstance(step.module, Add):
+        first, second = (x.clamp_min(0) for x in step.inputs)
+        s = quotient(r, first + second)
+        return first * s, second * s
+    (x, *_) = step.inputs
+    if isinstance(step.module, MEANS):
+        positive = x.clamp_min(0)
+        return (positive * transpose(step.module, (x,), quotient(r, step.module(positive)))[0],)
+    if isinstance(step.module, MAX_POOLINGS):
+        return (to_positions(r, winners(step.module, x)[1], x.shape),)
+    if isinstance(step.module, nn.ReLU | Affine):
+        return (r,)
+    return transpose(step.module, step.inputs, r)
+
+
+class LRP(Explainer):
+    """The alpha-beta rule in every convolution and linear layer; relevance summed over channels, signed.
+
+    Starts from the target's logit. With alpha 1, beta 0 and epsilon 0 the total is that logit, except for the relevance of
+    neurons that are active by their bias alone and so have nobody to give it to; ``completeness`` measures what is missing. An
+    epsilon swallows relevance by design.
+
+    Args:
+        classifier: The network to explain.
+        alpha: Weight of the positive contributions.
+        beta: Weight of the negative ones; alpha - beta must be 1.
+        epsilon: Added to the size of the contributions' sums, in the unit of the layers' outputs.
+        seed: Unused; nothing here is random.
+
+    Raises:
+        InputError: A setting is out of range, or the network has an operation without a rule, which is named.
+    """
+
+    name: ClassVar[str] = "lrp"
+    signed: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        classifier: FrozenClassifier,
+        *,
+        alpha: float = 1.0,
+        beta: float = 0.0,
+        epsilon: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(classifier, seed=seed)
+        check_epsilon(epsilon)
+        if not abs(alpha - beta - 1) < 1e-6:
+            raise InputError(f"alpha is {alpha} and beta {beta}; alpha - beta must be 1, or relevance is not conserved")
+        self.alpha, self.beta, self.epsilon = alpha, beta, epsilon
+        self.network = canonical(classifier)
+
+    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+        """Relevance of each pixel, (B, H, W), and how far its total is from the logit."""
+        return propagated_relevance(ForwardPass(self.network.to(images), images), targets, self._rule)
+
+    def _rule(self, step: Step, r: Tensor) -> tuple[Tensor, ...]:
+        if isinstance(step.module, WEIGHTED):
+            return (alpha_beta_shares(step.module, step.inputs[0], r, self.alpha, self.beta, self.epsilon),)
+        return step_without_weights(step, r)
+
+
+class LRPAlpha1Beta0(LRP):
+    """Only positive contributions count (alpha 1, beta 0)."""
+
+    name: ClassVar[str] = "lrp_alpha1_beta0"
+
+
+class LRPAlpha0Beta1(LRP):
+    """Only negative contributions count, stabilised by 5 (IBA: "alpha = 0, beta = 1, epsilon = 5"; Bach's beta is -1)."""
+
+    name: ClassVar[str] = "lrp_alpha0_beta1"
+
+    def __init__(
+        self,
+        classifier: FrozenClassifier,
+        *,
+        alpha: float = 0.0,
+        beta: float = -1.0,
+        epsilon: float = 5.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(classifier, alpha=alpha, beta=beta, epsilon=epsilon, seed=seed)
+
+
+class LRPEpsilon(Explainer):
+    """The epsilon rule in every linear step, additions and averages included; relevance summed over channels, signed.
+
+    Without biases and with epsilon 0 this is input x gradient. Biases take their share with them; ``completeness`` measures it.
+
+    Args:
+        classifier: The network to explain.
+        epsilon: Added to the size of each output, in its unit.
+        seed: Unused; nothing here is random.
+
+    Raises:
+        InputError: epsilon is negative, or the network has an operation without a rule, which is named.
+    """
+
+    name: ClassVar[str] = "lrp_epsilon"
+    signed: ClassVar[bool] = True
+
+    def __init__(self, classifier: FrozenClassifier, *, epsilon: float = 1e-6, seed: int = 0) -> None:
+        super().__init__(classifier, seed=seed)
+        check_epsilon(epsilon)
+        self.epsilon = epsilon
+        self.network = canonical(classifier)
+
+    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+        """Relevance of each pixel, (B, H, W), and how far its total is from the logit."""
+        return propagated_relevance(ForwardPass(self.network.to(images), images), targets, self._rule)
+
+    def _rule(self, step: Step, r: Tensor) -> tuple[Tensor, ...]:
+        if isinstance(step.module, (*WEIGHTED, *MEANS, Add)):
+            return epsilon_shares(step, r, self.epsilon)
+        return step_without_weights(step, r)
+
+
+def propagated_relevance(forward: ForwardPass, targets: Tensor, rule: Rule) -> Attribution:
+    """Relevance of the target's logit after a pass back by ``rule``, summed over channels."""
+    start = logit_start(forward.logits, targets)
+    values = forward.back(start, rule).sum(dim=1)
+    return Attribution(values, completeness=completeness_error(values.sum(dim=(1, 2)), start.sum(dim=1)))
+
+
+def check_epsilon(epsilon: float) -> None:
+    """Refuse an epsilon that is negative or no number."""
+    if not epsilon >= 0:
+        raise InputError(f"epsilon is {epsilon}; it stabilises a division, give 0 or more")

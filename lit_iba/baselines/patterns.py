@@ -1,0 +1,308 @@
+"""PatternAttribution (Kindermans et al., "Learning how to explain neural networks", ICLR 2018), with patterns from data.
+
+A weight filters the signal out of its input; the pattern is the direction in which that signal lies. Patterns are estimated
+from one pass over images: with the linear estimator, cov[x, y] / var[y], where a step's output is used as it is, and with the
+two-component one where a ReLU follows. On the canonical copy an addition is a neuron with two weights of one, whose patterns
+are estimated like any other's; so the method, which the paper states for VGG, runs on networks with skip connections.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import safetensors
+import torch
+import torch.fx as fx
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lit_iba.baselines.canonical import Add, Affine, canonical
+from lit_iba.baselines.propagation import (
+    MAX_POOLINGS,
+    WEIGHTED,
+    ForwardPass,
+    Step,
+    convolution_gradients,
+    logit_start,
+    quotient,
+    to_positions,
+    transpose,
+    weighted_transpose,
+    winners,
+)
+from lit_iba.classifier import FrozenClassifier
+from lit_iba.errors import InputError
+from lit_iba.explainer import Attribution, Explainer, Surroundings
+from lit_iba.files import whole_file
+
+
+@dataclass
+class PatternSums:
+    """Sums over the images and positions of a stream for one step, float64; x is the input that a weight sees.
+
+    ``x`` and ``xy`` (K, ...), of the weight's shape, and ``count`` (K,) are over those where the output y is part of the signal:
+    y > 0 where a ReLU follows, all elsewhere. ``y`` (K,) is over all, of which there are ``total``.
+    """
+
+    total: float
+    y: Tensor
+    count: Tensor
+    x: Tensor
+    xy: Tensor
+
+    def merge(self, other: PatternSums) -> PatternSums:
+        """Those of both streams."""
+        return PatternSums(
+            self.total + other.total,
+            self.y + other.y,
+            self.count + other.count,
+            self.x + other.x,
+            self.xy + other.xy,
+        )
+
+    def pattern(self, weight: Tensor) -> Tensor:
+        """The pattern of a weight (K, ...), of its shape and scaled so that their product sums to one (eqs. 6 and 9)."""
+        count = self.count.clamp_min(1).view(-1, *[1] * (weight.ndim - 1))
+        mean_y = (self.y / max(self.total, 1)).view_as(count)
+        direction = (self.xy - self.x * mean_y) / count
+        size = (direction * weight).flatten(1).sum(dim=1).view_as(count)
+        return torch.where(size == 0, direction, quotient(direction, size))
+
+
+def pattern_sums(step: Step, rectified: bool) -> PatternSums:
+    """The sums of one batch."""
+    y = step.output
+    signal = (y > 0).to(y) if rectified else torch.ones_like(y)
+    positions = [d for d in range(y.ndim) if d != 1]
+    return PatternSums(
+        float(y.numel() / y.shape[1]),
+        *(
+            sums.double()
+            for sums in (
+                y.sum(dim=positions, dtype=torch.float64),
+                signal.sum(dim=positions, dtype=torch.float64),
+                _weight_sums(step, signal),
+                _weight_sums(step, signal * y),
+            )
+        ),
+    )
+
+
+def _weight_sums(step: Step, factor: Tensor) -> Tensor:
+    """Sum of factor * x over images and positions, of the weight's shape: what a weight's gradient is."""
+    module, (x, *others) = step.module, step.inputs
+    if isinstance(module, nn.Conv2d):
+        return convolution_gradients(module, x, module.weight, factor, "weight")
+    if isinstance(module, nn.Linear):
+        return factor.flatten(0, -2).T @ x.flatten(0, -2)
+    return torch.stack([(factor * part).transpose(0, 1).flatten(1).sum(dim=1) for part in (x, *others)], dim=1)
+
+
+def weight_of(module: nn.Module, like: Tensor) -> Tensor:
+    """The weight of a convolution or linear layer, or the ones (C, 2) of an addition, as a tensor like another."""
+    return module.weight.to(like) if isinstance(module, nn.Conv2d | nn.Linear) else torch.ones_like(like)
+
+
+class Patterns:
+    """A pattern for every weight of a classifier's canonical copy.
+
+    Args:
+        tensors: By the step's name: of its weight's shape, or (C, 2) for an addition.
+        identity: What they are measured on: classifier, data.
+    """
+
+    def __init__(self, tensors: dict[str, Tensor], identity: dict[str, Any]) -> None:
+        self.tensors, self.identity = tensors, identity
+
+    @classmethod
+    def estimate(
+        cls,
+        classifier: FrozenClassifier,
+        images: Tensor | Iterable[Tensor],
+        *,
+        data: str = "",
+        batch_size: int = 32,
+    ) -> Patterns:
+        """Measure the patterns on images, in one pass.
+
+        Args:
+            classifier: The frozen classifier.
+            images: Normalised images, one tensor (N, 3, H, W) or an iterable of batches.
+            data: What the images are, for the record.
+            batch_size: Images a pass, where one tensor is given.
+
+        Raises:
+            InputError: No images at all, a network with an operation without a rule, or values that are not finite.
+        """
+        stream = PatternStream(classifier)
+        for batch in images.split(batch_size) if isinstance(images, Tensor) else images:
+            stream.update(batch)
+        return stream.patterns(data)
+
+    def save(self, path: str | Path) -> None:
+        """Write as safetensors, with the identity in its metadata, by atomic rename."""
+        metadata = {"kind": "lit_iba.Patterns", "identity": json.dumps(self.identity)}
+        with whole_file(path) as part:
+            save_file({name: t.cpu().contiguous() for name, t in self.tensors.items()}, part, metadata=metadata)
+
+    @classmethod
+    def load(cls, path: str | Path, classifier: FrozenClassifier | None = None) -> Patterns:
+        """Read patterns back and check that they belong to this classifier.
+
+        Raises:
+            InputError: The file is missing, damaged, or of another classifier.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(f"pattern file {path} does not exist; make it with Patterns.estimate(...).save(path)")
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("kind") != "lit_iba.Patterns":
+                    raise InputError(f"{path} is a safetensors file, but holds no patterns; give another file")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            loaded = cls(tensors, json.loads(metadata["identity"]))
+        except (safetensors.SafetensorError, KeyError, OSError) as error:
+            raise InputError(f"pattern file {path} is damaged or cut short ({error}); estimate it again") from error
+        if classifier is not None:
+            loaded.check(classifier, str(path))
+        return loaded
+
+    def check(self, classifier: FrozenClassifier, source: str = "the patterns") -> None:
+        """Refuse patterns of another classifier."""
+        classifier.check_identity(self.identity["classifier"], source)
+
+
+class PatternStream:
+    """Sums over a stream of images, from which patterns follow; streams can be merged.
+
+    Args:
+        classifier: The frozen classifier.
+
+    Raises:
+        InputError: It has an operation without a rule, which is named.
+    """
+
+    def __init__(self, classifier: FrozenClassifier) -> None:
+        self.classifier, self.network = classifier, canonical(classifier)
+        self.rectified = _rectified(self.network)
+        self.sums: dict[str, PatternSums] = {}
+
+    @torch.no_grad()
+    def update(self, images: Tensor) -> None:
+        """Add a batch of normalised images (B, 3, H, W)."""
+        # Patterns are differences of large sums, for which a GPU's 10-bit TF32 convolutions are too coarse.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            forward = ForwardPass(self.network, images.to(self.classifier.device))
+            for name, rectified in self.rectified.items():
+                self._add(name, pattern_sums(forward.steps[name], rectified))
+
+    def merge(self, other: PatternStream) -> None:
+        """Add another stream of the same classifier; the order does not matter (to float64 rounding)."""
+        for name, sums in other.sums.items():
+            self._add(name, sums)
+
+    def _add(self, name: str, sums: PatternSums) -> None:
+        self.sums[name] = self.sums[name].merge(sums) if name in self.sums else sums
+
+    def patterns(self, data: str = "") -> Patterns:
+        """The patterns of the images so far, of the weights' dtype.
+
+        Raises:
+            InputError: There were no images, or some value is not finite.
+        """
+        if not self.sums:
+            raise InputError("no images were given to estimate the patterns from; check the data")
+        tensors, dtype = {}, next(self.network.parameters()).dtype
+        for name, sums in self.sums.items():
+            module = self.network.get_submodule(name)
+            pattern = sums.pattern(weight_of(module, sums.x))
+            if not torch.isfinite(pattern).all():
+                raise InputError(f"the patterns of {name!r} are not finite; check images and weights")
+            tensors[name] = pattern.to(dtype)
+        return Patterns(tensors, {"classifier": self.classifier.identity, "data": data})
+
+
+def _rectified(network: fx.GraphModule) -> dict[str, bool]:
+    """The steps that have patterns, and whether their output goes through a ReLU and nowhere else."""
+    return {
+        node.name: all(
+            user.op == "call_module" and isinstance(network.get_submodule(str(user.target)), nn.ReLU)
+            for user in node.users
+        )
+        for node in network.graph.nodes
+        if node.op == "call_module" and isinstance(network.get_submodule(node.target), (*WEIGHTED, Add))
+    }
+
+
+class PatternAttribution(Explainer):
+    """Signal of the target's logit, propagated through weight * pattern (section 4); summed over channels, signed.
+
+    ReLUs pass where they were open, a max pooling passes to the winner, averages and multiples share evenly. An addition passes
+    each branch the share of the signal that its pattern says; the two add up to one in every channel.
+
+    Args:
+        classifier: The network to explain.
+        patterns: Patterns of that network, or a file of them. From a config they are estimated once, on ``statistics_data``.
+        seed: Unused; nothing here is random.
+
+    Raises:
+        InputError: The patterns belong to another classifier, or the network has an operation without a rule, which is named.
+    """
+
+    name: ClassVar[str] = "pattern_attribution"
+    signed: ClassVar[bool] = True
+
+    def __init__(self, classifier: FrozenClassifier, patterns: Patterns | str | Path, *, seed: int = 0) -> None:
+        super().__init__(classifier, seed=seed)
+        if not isinstance(patterns, Patterns):
+            patterns = Patterns.load(patterns, classifier)
+        patterns.check(classifier)
+        self.network = canonical(classifier)
+        self.products = {  # weight * pattern, by step
+            name: weight_of(self.network.get_submodule(name), pattern.to(classifier.device))
+            * pattern.to(classifier.device)
+            for name, pattern in patterns.tensors.items()
+        }
+
+    @classmethod
+    def from_settings(
+        cls, classifier: FrozenClassifier, settings: dict[str, Any], surroundings: Surroundings | None = None
+    ) -> PatternAttribution:
+        """Build from a config: without ``patterns``, they are estimated once on the run's own images."""
+        if "patterns" not in settings:
+            if surroundings is None:
+                raise InputError("pattern_attribution needs a pattern file; make one with Patterns.estimate(...).save")
+            patterns = surroundings.estimated(
+                classifier,
+                "patterns",
+                lambda path: Patterns.load(path, classifier),
+                lambda batches, data: Patterns.estimate(classifier, batches, data=data),
+            )
+            settings = settings | {"patterns": patterns}
+        return cls(classifier, **settings)
+
+    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+        """Attribution of each pixel, (B, H, W)."""
+        self.products = {name: product.to(images) for name, product in self.products.items()}
+        forward = ForwardPass(self.network.to(images), images)
+        return Attribution(forward.back(logit_start(forward.logits, targets), self._rule).sum(dim=1))
+
+    def _rule(self, step: Step, arriving: Tensor) -> tuple[Tensor, ...]:
+        (x, *_), module = step.inputs, step.module
+        if isinstance(module, WEIGHTED):
+            return (weighted_transpose(module, x, arriving, self.products[step.name]),)
+        if isinstance(module, Add):
+            shares = self.products[step.name].view(1, -1, 2, *[1] * (x.ndim - 2)).unbind(dim=2)
+            return shares[0] * arriving, shares[1] * arriving
+        if isinstance(module, nn.ReLU):
+            return (arriving * (x > 0),)
+        if isinstance(module, MAX_POOLINGS):
+            return (to_positions(arriving, winners(module, x)[1], x.shape),)
+        if isinstance(module, Affine):
+            return (arriving,)
+        return transpose(module, step.inputs, arriving)

@@ -1,0 +1,142 @@
+"""The canonical copy computes what the network computes, leaves it alone, and refuses what has no rule."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from propagation_toys import SIDE, Plain, Residual, toy, toy_images
+from torch import Tensor, nn
+
+from lit_iba import FrozenClassifier, InputError, Preprocessing
+from lit_iba.baselines.canonical import Add, Affine, canonical
+
+
+def wrapped(model: nn.Module) -> FrozenClassifier:
+    return FrozenClassifier(model, preprocessing=Preprocessing(resize=None, crop=SIDE)).double()
+
+
+@pytest.mark.parametrize("network", [Plain, Residual])
+def test_the_copy_computes_the_same(network: type[nn.Module]) -> None:
+    classifier, images = toy(network), toy_images()
+    made = canonical(classifier)
+    assert torch.allclose(made(images), classifier(images), rtol=1e-12, atol=1e-13)
+    used = [node.target for node in made.graph.nodes if node.op == "call_module"]
+    assert {node.op for node in made.graph.nodes} == {"placeholder", "call_module", "output"}
+    assert len(used) == len(set(used))
+    assert not any(getattr(module, "inplace", False) for module in made.modules())
+
+
+def test_batch_norms_are_folded_additions_and_relus_explicit() -> None:
+    kinds = [type(module) for module in canonical(toy(Residual)).children()]
+    assert nn.BatchNorm2d not in kinds
+    assert (kinds.count(Add), kinds.count(nn.ReLU)) == (1, 4)
+    assert kinds.count(Affine) == 3  # the batch norm that follows a ReLU, the factor 2 and the offset
+
+
+@pytest.mark.parametrize(
+    "name", ["small_cnn", "resnet18", "squeezenet1_1", "densenet121", "mnasnet0_5", "regnet_x_400mf"]
+)
+def test_architectures_of_many_kinds_are_copied_exactly(name: str) -> None:
+    classifier = FrozenClassifier(name, "random", preprocessing=Preprocessing(resize=None, crop=64)).double()
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    wanted = classifier(images)
+    assert (canonical(classifier)(images) - wanted).abs().max() < 1e-12 * wanted.abs().max()
+
+
+def test_the_network_stays_as_it_was() -> None:
+    classifier = toy(Residual)
+    hook = classifier.model.conv1.register_forward_hook(lambda *_: None)
+    state = copy.deepcopy(classifier.model.state_dict())
+    made = canonical(classifier).float()
+    for parameter in made.parameters():
+        parameter.data.zero_()
+    for name, value in classifier.model.state_dict().items():
+        assert torch.equal(value, state[name])
+        assert value.dtype == state[name].dtype
+    assert classifier.model.relu.inplace
+    assert not any(module._forward_hooks for module in made.modules())
+    hook.remove()
+
+
+class Overwrites(nn.Module):
+    """Reads a value again after something has overwritten it, and throws results away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.conv(images)
+        F.relu(x, inplace=True)
+        y = x.add_(1.5)
+        torch.sigmoid(x)  # leads nowhere
+        return self.fc((x + y / 4).mean(dim=(2, 3)))
+
+
+def test_what_is_overwritten_is_read_as_overwritten() -> None:
+    classifier, images = wrapped(Overwrites()), toy_images()
+    wanted = classifier(images)
+    assert torch.allclose(canonical(classifier)(images), wanted, rtol=1e-12)
+    assert not torch.allclose(classifier.model.fc(1.25 * classifier.model.conv(images).mean(dim=(2, 3))), wanted)
+
+
+class With(nn.Module):
+    """A convolution, some operation, a linear layer."""
+
+    def __init__(self, operation: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.operation, self.fc = nn.Conv2d(3, 4, 3), operation, nn.Linear(4, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.operation(self.conv(images)).mean(dim=(2, 3)))
+
+
+class Gate(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * x.mean(dim=(2, 3), keepdim=True)
+
+
+class Attention(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.softmax(dim=1)
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.randn(4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+
+class Branches(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+@pytest.mark.parametrize(
+    ("operation", "message"),
+    [
+        (nn.GELU(), "'GELU' at 'operation'"),
+        (nn.ReLU6(), "'ReLU6' at 'operation'"),
+        (Attention(), "'softmax' at 'operation"),
+        (Gate(), "'mul' at 'operation"),
+        (Scaled(), "'mul' at 'operation"),
+        (nn.BatchNorm2d(4, track_running_stats=False), "'BatchNorm2d' at 'operation'"),
+        (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "'Conv2d' at 'operation'"),
+        (Branches(), "cannot be traced"),
+    ],
+)
+def test_operations_without_a_rule_are_refused_by_name(operation: nn.Module, message: str) -> None:
+    with pytest.raises(InputError, match=message + ".*integrated_gradients"):
+        canonical(wrapped(With(operation)))
+
+
+def test_what_a_trace_does_not_show_is_noticed() -> None:
+    classifier = wrapped(With(nn.ReLU()))
+    handle = classifier.model.conv.register_forward_hook(lambda _module, _inputs, output: output + 1)
+    with pytest.raises(InputError, match="gives other logits"):
+        canonical(classifier)
+    handle.remove()
