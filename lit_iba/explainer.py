@@ -28,6 +28,21 @@ class Attribution:
 
     values: Tensor  # (B, H, W)
     undrawn: Tensor | None = None  # (B,)
+    completeness: Tensor | None = None  # (B,), see completeness_error
+
+
+def completeness_error(total: Tensor, promised: Tensor) -> Tensor:
+    """How far a method that promises a sum falls short of it, |total - promised| / |promised|.
+
+    Args:
+        total: (B,) what the attributions of each image sum to, wherever they are.
+        promised: (B,) what the method says that they sum to, such as the logit.
+
+    Returns:
+        (B,), 0 where the promise is kept; one of nothing that is not kept is infinitely wrong.
+    """
+    gap = (total - promised).abs()
+    return torch.where(gap == 0, gap, gap / promised.abs())
 
 
 class Surroundings(Protocol):
@@ -100,6 +115,7 @@ class Explainer(ABC):
             method=self.name or type(self).__name__,
             normalization=self.classifier.preprocessing,
             undrawn=None if result.undrawn is None else result.undrawn.detach(),
+            completeness=None if result.completeness is None else result.completeness.detach(),
         )
 
 

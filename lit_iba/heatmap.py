@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -66,6 +66,7 @@ class Heatmap:
         method: Name of the explainer, for captions.
         normalization: How the classifier's images were normalised, so that :meth:`overlay` can show them.
         undrawn: (B,) attribution that has no place in the picture, such as the bits in a class token; None if there is none.
+        completeness: (B,) relative error of the sum that the method promises; None where it promises none.
     """
 
     values: Tensor
@@ -74,6 +75,7 @@ class Heatmap:
     method: str = ""
     normalization: Preprocessing | None = None
     undrawn: Tensor | None = None
+    completeness: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.values.ndim != 3:
@@ -84,11 +86,15 @@ class Heatmap:
 
     def __getitem__(self, index: int | slice) -> Heatmap:
         rows = slice(index, index + 1 or None) if isinstance(index, int) else index
-        undrawn = None if self.undrawn is None else self.undrawn[rows]
-        return replace(self, values=self.values[rows], undrawn=undrawn)
+        return self._each(lambda tensor: tensor[rows])
 
     def __iter__(self) -> Iterator[Heatmap]:
         return (self[i] for i in range(len(self)))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Heatmap:
+        """The same change made to every tensor."""
+        undrawn, completeness = (None if t is None else change(t) for t in (self.undrawn, self.completeness))
+        return replace(self, values=change(self.values), undrawn=undrawn, completeness=completeness)
 
     @property
     def total(self) -> Tensor:
@@ -97,8 +103,7 @@ class Heatmap:
 
     def to(self, device: torch.device | str) -> Heatmap:
         """The same heatmap on another device."""
-        undrawn = None if self.undrawn is None else self.undrawn.to(device)
-        return replace(self, values=self.values.to(device), undrawn=undrawn)
+        return self._each(lambda tensor: tensor.to(device))
 
     def cpu(self) -> Heatmap:
         """The same heatmap in main memory."""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lit_iba import Heatmap, InputError, Preprocessing
+from lit_iba.explainer import completeness_error
 from lit_iba.heatmap import resize_keeping_total
 
 
@@ -27,6 +28,20 @@ def test_resizing_keeps_the_total(h: int, w: int, scale: int, signed: bool, edge
     resized = resize_keeping_total(maps, (h * scale, w * scale), edge)
     assert resized.shape == (2, h * scale, w * scale)
     assert torch.allclose(resized.sum(dim=(1, 2)), maps.sum(dim=(1, 2)), rtol=1e-3, atol=1e-4)
+
+
+def test_what_belongs_to_an_image_stays_with_it() -> None:
+    heatmap = Heatmap(torch.rand(3, 4, 4), undrawn=torch.arange(3.0), completeness=torch.arange(3.0) / 10)
+    one = heatmap[-1].to("cpu")
+    assert torch.equal(one.values, heatmap.values[2:])
+    assert one.undrawn == torch.tensor([2.0])
+    assert one.completeness == torch.tensor([0.2])
+    assert heatmap[:2].completeness.shape == (2,)
+
+
+def test_a_broken_promise_is_measured_by_what_was_promised() -> None:
+    error = completeness_error(torch.tensor([1.0, -3.0, 0.0, 0.1]), torch.tensor([2.0, -2.0, 0.0, 0.0]))
+    assert torch.equal(error, torch.tensor([0.5, 0.5, 0.0, torch.inf]))
 
 
 def test_the_mirrored_resize_is_that_of_scikit_image() -> None:

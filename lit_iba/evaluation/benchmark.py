@@ -219,10 +219,12 @@ class Benchmark:
         plan, described = self.plan, {}
         used, corrupt = [0] * len(plan.stems), 0
         for name, (cls, settings) in plan.explainers.items():
-            seconds, corrupt = 0.0, 0
+            seconds, corrupt, errors = 0.0, 0, []
             for i, stem in enumerate(plan.stems):
                 with plan.heatmaps.opened(name, stem) as file:
                     metadata = file.metadata()
+                    if "completeness" in file.keys():  # noqa: SIM118 - not a dict
+                        errors += file.get_tensor("completeness").tolist()
                 used[i] = len(json.loads(metadata["keys"]))
                 seconds += float(metadata["seconds"])
                 corrupt += int(metadata["corrupt"])
@@ -230,6 +232,8 @@ class Benchmark:
                 "class": cls, "settings": settings, "unit": metadata["unit"], "signed": metadata["signed"] == "1",
                 "seconds_per_image": seconds / max(sum(used), 1),
             }  # fmt: skip
+            if errors:  # of the sum that the method promises, relative to it
+                described[name]["completeness_error"] = sum(errors) / len(errors)
         return described, used, corrupt
 
     def _write_gallery(self, used: list[int], described: dict[str, dict[str, Any]]) -> None:

@@ -101,11 +101,14 @@ class ShardWorker:
         side = self.classifier.preprocessing.crop
         values, start = [torch.zeros(0, side, side)], time.monotonic()
         unit, signed = explainer.unit, explainer.signed
+        completeness: list[Tensor] = []
         for part in self._batches(len(images)):
             batch, keys = self.classifier.images(images.pictures[part]), images.keys[part]
             heatmap = explainer.attribute(batch, work.targets[part].to(batch.device), keys=keys)
             unit, signed = heatmap.unit, heatmap.signed
             values.append(heatmap.values.float().cpu())
+            if heatmap.completeness is not None:
+                completeness.append(heatmap.completeness.float().cpu())
             if not torch.isfinite(values[-1]).all():
                 bad = [key for key, v in zip(keys, values[-1], strict=True) if not torch.isfinite(v).all()]
                 raise InputError(
@@ -118,6 +121,8 @@ class ShardWorker:
             "seconds": time.monotonic() - start,
         }  # fmt: skip
         tensors = {"values": torch.cat(values), "targets": work.targets, "probabilities": work.probabilities}
+        if completeness:
+            tensors["completeness"] = torch.cat(completeness)
         fingerprint = self.plan.fingerprint(work.shard, name)
         self.plan.heatmaps.write(name, work.shard.stem, tensors, fingerprint, metadata)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.data import ShardIndex, write_shards
 from lit_iba.evaluation import Benchmark
-from lit_iba.explainer import Attribution, Explainer
+from lit_iba.explainer import Attribution, Explainer, completeness_error
 from lit_iba.preprocessing import Preprocessing
 
 SIDE = 16
@@ -51,6 +51,15 @@ class Slow(Explainer):
     def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
         time.sleep(self.seconds)
         return Attribution(images.sum(dim=1))
+
+
+class Incomplete(Explainer):
+    """Promises that the map sums to one; it sums to the image's mean."""
+
+    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+        values = images.mean(dim=1) / images[0, 0].numel()
+        total = values.sum(dim=(1, 2))
+        return Attribution(values, completeness=completeness_error(total, torch.ones_like(total)))
 
 
 class Undefined(Explainer):

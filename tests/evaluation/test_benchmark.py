@@ -111,6 +111,16 @@ def test_run_folder_holds_what_is_promised(finished, data):
         assert torch.equal(shown["heatmap/random"][row], stored["values"][i])
 
 
+def test_the_error_of_a_promised_sum_is_reported(data, tmp_path):
+    explainers = {"random": {}, "incomplete": {"explainer": "benchmark_toys.Incomplete"}}
+    results = run(data, tmp_path, explainers=explainers, metrics={"bounding_box": {}})
+    network = classifier()
+    means = torch.cat([network.images(images.pictures).mean(dim=(1, 2, 3)) for _, images in all_images(data)])
+    stored = results["explainers"]["incomplete"]["completeness_error"]
+    assert stored == pytest.approx(float((means - 1).abs().mean()), rel=1e-5)
+    assert "completeness_error" not in results["explainers"]["random"]
+
+
 def test_second_run_makes_only_what_is_missing_or_damaged(data, tmp_path, caplog):
     first = run(data, tmp_path, metrics={"bounding_box": None})
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("val-*.safetensors")}
