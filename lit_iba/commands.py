@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 POSITIONAL: dict[str, list[tuple[str, str | None, str]]] = {
     "explain": [("images", "+", "photographs to explain")],
+    "panels": [("images", "+", "photographs to decompose")],
     "report": [("run", None, "folder of a benchmark")],
     "export": [("checkpoint", None, "checkpoint of a trained explainer")],
     "shards": [("folder", None, "pictures, a folder for each class; or the word embedded"), ("out", None, "where to")],
@@ -54,6 +55,31 @@ def explain(
         images, explainer, classifier_from(classifier, settings, device), dict(settings or {}), target, out,
         statistics_data, statistics_images, statistics_folder, batch_size,
     )  # fmt: skip
+
+
+def panels(
+    images: list[str],
+    classifier: dict[str, Any] | None = None,
+    target: str | None = None,
+    layers: list[str] | None = None,
+    biases: bool = True,
+    out: str = "outputs/panels",
+    device: str = "auto",
+) -> None:
+    """Activity and bias attributions of every layer with their sums, a PNG a photograph, and all sums as JSON.
+
+    Args:
+        images: Photographs.
+        classifier: ``model`` and ``weights``.
+        target: Class to decompose, by index or name; by default the predicted one of each image.
+        layers: The network's layers; by default they are found.
+        biases: Whether to draw the bias attributions too.
+        out: Folder for the results.
+        device: ``"cpu"``, ``"cuda"``, or ``"auto"``.
+    """
+    from lit_iba.panels_command import panels_of_photographs
+
+    panels_of_photographs(images, classifier_from(classifier, None, device), target, layers, biases, out)
 
 
 def benchmark(

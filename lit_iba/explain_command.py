@@ -40,14 +40,14 @@ def explain_photographs(
         InputError: A photograph is missing or damaged, or a name or setting is wrong; nothing is written then.
     """
     folder = Path(out)
-    pictures = [_picture(Path(path), classifier) for path in paths]
-    names = _distinct_stems([Path(path) for path in paths])
+    pictures = [load_picture(Path(path), classifier) for path in paths]
+    names = distinct_stems([Path(path) for path in paths])
     surroundings = StoredStatistics(
         statistics_folder or folder / "statistics",
         None if statistics_data is None else ShardIndex.load(statistics_data),
         statistics_images,
     )
-    wanted = None if target is None else _class_index(target, classifier)
+    wanted = None if target is None else class_index(target, classifier)
     explainer = build_explainer(explainer_name, classifier, settings, surroundings)
     table = Table("image", "target", "probability", "total")
     for start in track(range(0, len(paths), batch_size), description=explainer_name, transient=True):
@@ -75,13 +75,18 @@ def _write(heatmap: Heatmap, picture: Tensor, stem: Path) -> None:
         np.save(file, heatmap.values[0].numpy())
 
 
-def _picture(path: Path, classifier: FrozenClassifier) -> Tensor:
+def load_picture(path: Path, classifier: FrozenClassifier) -> Tensor:
+    """A photograph as the classifier's picture, uint8 (3, H, W).
+
+    Raises:
+        InputError: The file is missing or damaged.
+    """
     if not path.is_file():
         raise InputError(f"photograph {path} does not exist; check the path")
     return classifier.preprocessing.picture(decode_photograph(path.read_bytes(), str(path)))
 
 
-def _distinct_stems(paths: list[Path]) -> list[str]:
+def distinct_stems(paths: list[Path]) -> list[str]:
     """File names without suffix; with their folder in front where two are the same."""
     stems = [path.stem for path in paths]
     return [
@@ -90,7 +95,12 @@ def _distinct_stems(paths: list[Path]) -> list[str]:
     ]
 
 
-def _class_index(target: str, classifier: FrozenClassifier) -> int:
+def class_index(target: str, classifier: FrozenClassifier) -> int:
+    """A class by index or name.
+
+    Raises:
+        InputError: There is none such.
+    """
     if target.lstrip("-").isdigit():
         index = int(target)
         if not 0 <= index < classifier.num_classes:

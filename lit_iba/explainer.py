@@ -210,6 +210,10 @@ EXPLAINERS: dict[str, str] = {
     "occlusion": "lit_iba.baselines.perturbation.Occlusion",
     "occlusion_8": "lit_iba.baselines.perturbation.Occlusion8",
     "occlusion_14": "lit_iba.baselines.perturbation.Occlusion14",
+    "activity": "lit_iba.activity.explainers.ActivityAttribution",
+    "bias_attribution": "lit_iba.activity.explainers.BiasAttribution",
+    "fullgrad": "lit_iba.activity.explainers.FullGrad",
+    "top_layer": "lit_iba.activity.explainers.TopLayer",
 }
 
 

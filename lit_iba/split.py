@@ -7,6 +7,7 @@ interface and runs the whole network each time.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -291,8 +292,16 @@ def works_in_place(model: nn.Module, user: fx.Node, value: fx.Node) -> bool:
             "imul",
             "itruediv",
         )
-        return in_place_operator or bool(user.kwargs.get("inplace")) or (name.endswith("_") and not name.endswith("__"))
+        return in_place_operator or bool(_argument(user, "inplace")) or (name.endswith("_") and not name.endswith("__"))
     return False
+
+
+def _argument(call: fx.Node, name: str) -> Any:
+    """An argument of a function call, given by name or by place; None where it was not given."""
+    try:
+        return inspect.signature(call.target).bind(*call.args, **call.kwargs).arguments.get(name)  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # functions of C++ have no signature
+        return call.kwargs.get(name)
 
 
 class _Stop(Exception):

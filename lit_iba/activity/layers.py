@@ -1,0 +1,242 @@
+"""Which layers a network has: found in its graph, or named by the user; which biases lie above each of them.
+
+The layers of Grabska-Barwińska: every convolution of a plain network (13 in VGG-16), every block of a branching one (the stem and
+16 blocks of ResNet-50, the Inception modules of GoogLeNet, the Fire modules of SqueezeNet). Each is a place through which
+everything passes on its way from the image to the class score, so that equation 13 holds there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import takewhile
+
+import torch
+import torch.fx as fx
+from torch import nn
+
+from lit_iba.activity.operations import add_bias, inexact_name, is_pointwise, is_weighted
+from lit_iba.classifier import FrozenClassifier
+from lit_iba.errors import InputError
+from lit_iba.split import HookedNetwork, Layout, TracedNetwork
+
+INPUT = "input"
+
+
+class NetworkLayers:
+    """The layers of a traced classifier, their nodes, and the nodes that have a bias.
+
+    Args:
+        classifier: The network.
+        names: Its layers, in any order; None finds them.
+
+    Attributes:
+        names: The layers from the image upwards, without the input.
+        bias_nodes: Every node with a bias, by name, from the image upwards.
+        owner: The layer whose bias a node's is: the first one above it; its own name above the last layer.
+        inexact: Operations that equation 13 does not allow, such as ``GELU``; empty for a ReLU network.
+
+    Raises:
+        InputError: The network cannot be traced, no layer is found, or a name is unknown.
+    """
+
+    def __init__(self, classifier: FrozenClassifier, names: Sequence[str] | None = None) -> None:
+        network = classifier._network
+        if isinstance(network, HookedNetwork):
+            raise InputError(
+                f"{classifier.name} cannot be traced, so that its layers and biases are not known; "
+                "use the method 'activity' with a list of its modules"
+            )
+        self.network, self.classifier = network, classifier
+        self._relevant = _on_the_way(network)
+        self._cuts = _cuts(network, self._relevant)
+        self._place = {node: place for place, node in enumerate(network.nodes)}
+        if names is not None and (not names or INPUT in names):
+            raise InputError(
+                "the list of a network's layers is empty or holds 'input', which is no layer; name its layers"
+            )
+        found = self._discover() if names is None else {name: network._node(name) for name in names}
+        self._nodes = dict(sorted(found.items(), key=lambda item: self._place[item[1]]))
+        self.names = list(self._nodes)
+        self.bias_nodes = self._find_biases()
+        self.owner = {name: self._owner(name, node) for name, node in self.bias_nodes.items()}
+        found_inexact = (inexact_name(network.model, node, network.of_images) for node in self._relevant)
+        self.inexact = sorted({name for name in found_inexact if name})
+
+    def node(self, layer: str) -> fx.Node:
+        """The node of any layer of the network, or of ``"input"``.
+
+        Raises:
+            InputError: There is none of that name.
+        """
+        return self.network.input if layer == INPUT else self._nodes.get(layer) or self.network._node(layer)
+
+    def in_order(self, layers: Sequence[str]) -> list[str]:
+        """Any of the network's layers, from the image upwards, each once."""
+        return sorted(dict.fromkeys(layers), key=lambda layer: self._place[self.node(layer)])
+
+    def is_complete(self, layer: str) -> bool:
+        """Whether equation 13 holds at a layer: the network is exact, and nothing goes past the layer."""
+        return not self.inexact and self.node(layer) in self._cuts
+
+    def biases_above(self, layer: str) -> list[str]:
+        """Names of the bias nodes that act on a layer's output: l' > l in equation 13."""
+        above = self.network._descendants(self.node(layer)) - {self.node(layer)}
+        return [name for name, node in self.bias_nodes.items() if node in above]
+
+    def bias_layers(self) -> list[str]:
+        """The layers that have a bias, from the image upwards; those above the last layer by their nodes' names."""
+        return list(dict.fromkeys(self.owner.values()))
+
+    def _owner(self, name: str, node: fx.Node) -> str:
+        above = self.network._descendants(node)
+        return next((layer for layer in self.names if self._nodes[layer] in above), name)
+
+    def _find_biases(self) -> dict[str, fx.Node]:
+        """By trial: the nodes that :func:`add_bias` has something to add for."""
+        model, trial = self.network.model, fx.Graph()
+        stand_in = trial.placeholder("stand_in")
+
+        def copied(given: object) -> object:
+            return stand_in if isinstance(given, fx.Node) else given
+
+        nodes = [
+            node for node in self._relevant
+            if add_bias(trial, model, node, self.network.of_images, copied, stand_in) is not None
+        ]  # fmt: skip
+        return {self.network.names.get(node, node.name): node for node in nodes}
+
+    def _discover(self) -> dict[str, fx.Node]:
+        """Layers by the rule of the module docstring, those with positions only."""
+        candidates, blocks = self._candidates()
+        model, names = self.network.model, self.network.names
+        kept: dict[fx.Node, str | None] = {}
+        for node in candidates:
+            around = _parents(names.get(node, node.name))
+            block = next((name for name in around if type(model.get_submodule(name)) in blocks), None)
+            end = node if block is None else self.network._node(block)
+            if end in self._cuts:
+                kept[end] = block
+        with_positions = self._with_positions(list(kept))
+        found = {kept[node] or self._short_name(node, with_positions): node for node in with_positions}
+        if not found:
+            raise InputError(
+                f"no layer with positions was found in {self.classifier.name}; name the layers (see classifier.layers())"
+            )
+        return found
+
+    def _candidates(self) -> tuple[list[fx.Node], set[type[nn.Module]]]:
+        """Cuts at which a layer ends, and the classes of the modules inside of which the network branches."""
+        model, names = self.network.model, self.network.names
+        found: list[fx.Node] = []
+        blocks: set[type[nn.Module]] = set()
+        pending: fx.Node | None = None
+        stretch: list[fx.Node] = []
+        for node in self._relevant:
+            stretch.append(node)
+            if node not in self._cuts:
+                continue
+            if len(stretch) > 1:
+                parents = [_parents(names.get(n, n.name)) for n in stretch]
+                common = takewhile(lambda level: len(set(level)) == 1, zip(*parents, strict=False))
+                inner = [model.get_submodule(level[0]) for level in common]
+                blocks |= {type(module) for module in inner[-1:] if not isinstance(module, nn.Sequential)}
+            if any(is_weighted(model, n) for n in stretch):
+                found += [pending] if pending is not None else []
+                pending = node
+            elif pending is not None and not (len(stretch) == 1 and is_pointwise(model, node)):
+                found, pending = [*found, pending], None
+            else:
+                pending = node if pending is not None else None
+            stretch = []
+        return found + ([pending] if pending is not None else []), blocks
+
+    @torch.no_grad()
+    def _with_positions(self, nodes: list[fx.Node]) -> list[fx.Node]:
+        side = self.classifier.preprocessing.crop
+        parameter = next(self.classifier.parameters(), torch.zeros(()))
+        image = torch.zeros(2, 3, side, side, device=parameter.device, dtype=parameter.dtype)
+        outputs = self.network.extract(tuple(nodes))(image)
+        return [
+            node for node, output in zip(nodes, outputs, strict=True) if layout_of(output, (side, side)) is not None
+        ]
+
+    def _short_name(self, node: fx.Node, others: list[fx.Node]) -> str:
+        """The outermost name whose last operation this is and that has no other layer inside."""
+        name = self.network.names.get(node, node.name)
+        for short in [*_parents(name), name]:
+            inside = [n for n in others if self.network.names.get(n, n.name).startswith(short + ".") and n is not node]
+            if self.network._node(short) is node and not inside:
+                return short
+        return name
+
+
+def layout_of(output: object, image_size: tuple[int, int]) -> Layout | None:
+    """Where the positions of a layer's output (B, ...) are; None where it has not more than one."""
+    if not isinstance(output, torch.Tensor) or output.ndim not in (3, 4):
+        return None
+    try:
+        layout = Layout.of(output.shape, image_size)
+    except InputError:
+        return None
+    return layout if layout.height * layout.width > 1 else None
+
+
+def chosen_layers(layers: str | int | Sequence[str], known: Sequence[str]) -> list[str]:
+    """The layers that a setting names.
+
+    Args:
+        layers: ``"all"``, ``"all_but_input"``, how many from the top, or a list of names, ``"input"`` among them.
+        known: The network's layers, without the input.
+
+    Raises:
+        InputError: The network has fewer layers.
+    """
+    if layers in ("all", "all_but_input"):
+        return [INPUT, *known] if layers == "all" else list(known)
+    if isinstance(layers, int):
+        if layers > len(known):
+            raise InputError(f"layers is {layers}, but the network has {len(known)} to count from the top")
+        return list(known[-layers:])
+    return list(layers)
+
+
+def check_layers(layers: object) -> None:
+    """Refuse what :func:`chosen_layers` cannot take.
+
+    Raises:
+        InputError: Neither of the words, nor a positive number, nor a list of names.
+    """
+    number = isinstance(layers, int) and not isinstance(layers, bool) and layers >= 1
+    names = isinstance(layers, (list, tuple)) and bool(layers) and all(isinstance(name, str) for name in layers)
+    if not (number or names or layers in ("all", "all_but_input")):
+        raise InputError(f"layers is {layers!r}; it must be 'all', 'all_but_input', a number, or a list of layer names")
+
+
+def _parents(name: str) -> list[str]:
+    """``"a.b.c"`` to ``["a", "a.b"]``."""
+    parts = name.split(".")
+    return [".".join(parts[:length]) for length in range(1, len(parts))]
+
+
+def _on_the_way(network: TracedNetwork) -> list[fx.Node]:
+    """The operations between images and class scores, in order of execution, without those on shapes."""
+    needed = {network._logits()}
+    for node in reversed(network.nodes):
+        if node in needed:
+            needed.update(n for n in node.all_input_nodes if n in network.of_images and not network._is_size(n))
+    return [node for node in network.nodes if node in needed and node is not network.input]
+
+
+def _cuts(network: TracedNetwork, relevant: list[fx.Node]) -> set[fx.Node]:
+    """The nodes that every path from the images to the class scores goes through."""
+    # In an order of execution, a node is such a cut if no edge leads past it.
+    place = {node: i for i, node in enumerate([network.input, *relevant])}
+    reach = [0] * len(place)  # for each place, the farthest user of anything up to there
+    for node, i in place.items():
+        reach[i] = max([place[user] for user in node.users if user in place], default=i)
+    farthest, cuts = 0, set()
+    for node, i in place.items():
+        if farthest <= i:
+            cuts.add(node)
+        farthest = max(farthest, reach[i])
+    return cuts
