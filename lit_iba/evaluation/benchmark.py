@@ -132,7 +132,7 @@ class Benchmark:
         mine = plan.data.shards[fabric.global_rank :: fabric.world_size]
         total = sum(plan.quotas[shard.stem] for shard in mine) * plan.evaluations_an_image
         with EvaluationProgress(total, len(mine), shown=fabric.global_rank == 0) as progress:
-            worker = ShardWorker(plan, explainers, progress)
+            worker = ShardWorker(plan, explainers, progress, self.surroundings)
             for shard in mine:
                 worker.do(shard)
                 progress.shard_done(shard.name)

@@ -57,7 +57,7 @@ class StoredStatistics:
                     "or statistics_folder with the file in it"
                 )
             if self.rank == 0:
-                batches = self._batches(self.data, classifier, layer)
+                batches = self.batches(classifier, f"statistics of {layer}")
                 FeatureStatistics.estimate(classifier, layer, batches, data=measured_on).save(path)
             while not path.is_file():
                 time.sleep(POLL)
@@ -69,10 +69,17 @@ class StoredStatistics:
             )
         return found
 
-    def _batches(self, data: ShardIndex, classifier: FrozenClassifier, layer: str) -> Iterator[Tensor]:
-        quotas = Selection(max_images=self.images).quotas([shard.count for shard in data.shards])
-        shards = zip(data.shards, quotas, strict=True)
-        for shard, quota in track(list(shards), description=f"statistics of {layer}", transient=True):
+    def batches(self, classifier: FrozenClassifier, progress: str = "") -> Iterator[Tensor]:
+        """The images that statistics are estimated from, as batches for a classifier; with a progress bar of this name.
+
+        Raises:
+            InputError: There is no data.
+        """
+        if self.data is None:
+            raise InputError("statistics are to be estimated, but there is no data; give statistics_data (shards)")
+        quotas = Selection(max_images=self.images).quotas([shard.count for shard in self.data.shards])
+        shards = zip(self.data.shards, quotas, strict=True)
+        for shard, quota in track(list(shards), description=progress, transient=True, disable=not progress):
             left = quota
             for batch in shard_batches(shard, classifier.preprocessing, self.batch_size) if left else ():
                 pictures = batch["picture"][batch["weight"] > 0][:left]

@@ -15,7 +15,8 @@ from lit_iba.errors import InputError
 from lit_iba.evaluation.plan import EvaluationPlan
 from lit_iba.evaluation.progress import EvaluationProgress
 from lit_iba.evaluation.selection import SelectedImages
-from lit_iba.explainer import Explainer
+from lit_iba.explainer import Explainer, Surroundings
+from lit_iba.metrics.explainer_metric import ExplainerMetric, Subject
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,21 @@ class ShardWorker:
         plan: What is to be done.
         explainers: The plan's explainers, built.
         progress: Where it is reported.
+        surroundings: Where the explainers have their statistics from.
     """
 
-    def __init__(self, plan: EvaluationPlan, explainers: Mapping[str, Explainer], progress: EvaluationProgress) -> None:
+    def __init__(
+        self,
+        plan: EvaluationPlan,
+        explainers: Mapping[str, Explainer],
+        progress: EvaluationProgress,
+        surroundings: Surroundings | None = None,
+    ) -> None:
         self.plan, self.explainers, self.progress = plan, explainers, progress
+        self.subjects = {
+            name: Subject.named(explainer, *plan.explainers[name], surroundings)
+            for name, explainer in explainers.items()
+        }
         self.classifier = plan.classifier
 
     def do(self, shard: Shard) -> None:
@@ -59,8 +71,10 @@ class ShardWorker:
         for name in unexplained:
             self._explain(work, name)
         for metric, names in unjudged.items():
-            if names:
-                self._judge(work, metric, names)
+            # A metric that needs the explainer has nothing to share, and may keep what belongs to the one it judges.
+            alone = isinstance(self.plan.metrics[metric], ExplainerMetric)
+            for together in [[name] for name in names] if alone else [names] if names else []:
+                self._judge(work, metric, together)
 
     def _missing(self, shard: Shard) -> tuple[list[str], dict[str, list[str]]]:
         """Explainers without heatmaps of the shard, and for each metric the explainers without rows."""
@@ -134,9 +148,17 @@ class ShardWorker:
                 shared = metric.shared_scores(self.classifier, images, targets)
                 for name, file in files.items():
                     heatmaps = file.get_slice("values")[part.start : part.stop]
+                    subject = {"subject": self.subjects[name]} if isinstance(metric, ExplainerMetric) else {}
                     metric.reset()
                     metric.update(
-                        self.classifier, images, targets, heatmaps, object_mask=mask, keys=keys, shared=shared
+                        self.classifier,
+                        images,
+                        targets,
+                        heatmaps,
+                        object_mask=mask,
+                        keys=keys,
+                        shared=shared,
+                        **subject,
                     )
                     rows[name].append({row: values.cpu() for row, values in metric.rows().items()})
                     self.progress.advance(len(keys), f"{metric_name}: {name}")

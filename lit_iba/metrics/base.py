@@ -221,6 +221,9 @@ METRICS: dict[str, str] = {
     "degradation": "lit_iba.metrics.degradation.Degradation",
     "bounding_box": "lit_iba.metrics.bounding_box.BoundingBox",
     "sensitivity_n": "lit_iba.metrics.sensitivity_n.SensitivityN",
+    "sanity_check": "lit_iba.metrics.sanity_check.SanityCheck",
+    "latency": "lit_iba.metrics.latency.Latency",
+    "bits_and_accuracy": "lit_iba.metrics.bits_and_accuracy.BitsAndAccuracy",
 }
 
 
