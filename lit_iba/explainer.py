@@ -62,6 +62,10 @@ E = TypeVar("E", bound=Estimate)
 class Surroundings(Protocol):
     """What an explainer may ask for when it is built by name: images, and things estimated from them once and kept on disk."""
 
+    def batches(self, classifier: FrozenClassifier) -> Iterator[Tensor]:
+        """The images that things are estimated from, normalised, batch by batch (B, 3, H, W)."""
+        ...
+
     def images(self, classifier: FrozenClassifier, count: int) -> Tensor:
         """So many images, normalised, (count, 3, H, W); always the same ones."""
         ...

@@ -22,7 +22,7 @@ from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.explainer import completeness_error
 from lit_iba.folding import graph_module
-from lit_iba.split import Layout, _works_in_place
+from lit_iba.split import Layout, works_in_place
 
 logger = logging.getLogger(__name__)
 _told: weakref.WeakSet[FrozenClassifier] = weakref.WeakSet()
@@ -234,7 +234,7 @@ def _with_gradients(layers: NetworkLayers, activity: dict[str, fx.Node], bias: d
     for node in network.nodes:
         if node.op == "output":
             continue
-        overwritten = [n for n in node.all_input_nodes if _works_in_place(network.model, node, n)]
+        overwritten = [n for n in node.all_input_nodes if works_in_place(network.model, node, n)]
         for source in overwritten:
             if source in differentiated:
                 env[source] = graph.call_method("clone", (env[source],))

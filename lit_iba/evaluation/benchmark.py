@@ -133,7 +133,7 @@ class Benchmark:
         total = sum(plan.quotas[shard.stem] for shard in mine) * plan.evaluations_an_image
         rounds = len(mine) * (1 + plan.compares)
         with EvaluationProgress(total, rounds, shown=fabric.global_rank == 0) as progress:
-            worker = ShardWorker(plan, explainers, progress)
+            worker = ShardWorker(plan, explainers, progress, self.surroundings)
             for shard in mine:
                 worker.do(shard)
                 progress.shard_done(shard.name)

@@ -66,7 +66,7 @@ class StoredStatistics:
             raise InputError(
                 f"{count} images are asked for, but there is no statistics_data (shards) to take them from"
             )
-        return torch.cat(list(self._batches(self.data, classifier, count, f"{count} images")))
+        return torch.cat(list(self.batches(classifier, f"{count} images", count)))
 
     def estimated(
         self,
@@ -97,8 +97,7 @@ class StoredStatistics:
                     "or statistics_folder with the file in it"
                 )
             if self.rank == 0:
-                batches = self._batches(self.data, classifier, self.count, what)
-                estimate(batches, measured_on).save(path)
+                estimate(self.batches(classifier, what), measured_on).save(path)
             while not path.is_file():
                 time.sleep(POLL)
         found = load(path)
@@ -109,10 +108,17 @@ class StoredStatistics:
             )
         return found
 
-    def _batches(self, data: ShardIndex, classifier: FrozenClassifier, count: int, what: str) -> Iterator[Tensor]:
-        quotas = Selection(max_images=count).quotas([shard.count for shard in data.shards])
-        shards = zip(data.shards, quotas, strict=True)
-        for shard, quota in track(list(shards), description=what, transient=True):
+    def batches(self, classifier: FrozenClassifier, progress: str = "", count: int | None = None) -> Iterator[Tensor]:
+        """The images that statistics are estimated from, as batches for a classifier; with a progress bar of this name.
+
+        Raises:
+            InputError: There is no data.
+        """
+        if self.data is None:
+            raise InputError("statistics are to be estimated, but there is no data; give statistics_data (shards)")
+        quotas = Selection(max_images=count or self.count).quotas([shard.count for shard in self.data.shards])
+        shards = zip(self.data.shards, quotas, strict=True)
+        for shard, quota in track(list(shards), description=progress, transient=True, disable=not progress):
             left = quota
             for batch in shard_batches(shard, classifier.preprocessing, self.batch_size) if left else ():
                 pictures = batch["picture"][batch["weight"] > 0][:left]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,9 @@ from lit_iba.evaluation.plan import EvaluationPlan
 from lit_iba.evaluation.pool import HeatmapPool
 from lit_iba.evaluation.progress import EvaluationProgress
 from lit_iba.evaluation.selection import SelectedImages
-from lit_iba.explainer import Explainer
+from lit_iba.explainer import Explainer, Surroundings
+from lit_iba.metrics.base import HeatmapMetric
+from lit_iba.metrics.explainer_metric import ExplainerMetric, Subject
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,21 @@ class ShardWorker:
         plan: What is to be done.
         explainers: The plan's explainers, built.
         progress: Where it is reported.
+        surroundings: Where the explainers have their statistics from.
     """
 
-    def __init__(self, plan: EvaluationPlan, explainers: Mapping[str, Explainer], progress: EvaluationProgress) -> None:
+    def __init__(
+        self,
+        plan: EvaluationPlan,
+        explainers: Mapping[str, Explainer],
+        progress: EvaluationProgress,
+        surroundings: Surroundings | None = None,
+    ) -> None:
         self.plan, self.explainers, self.progress = plan, explainers, progress
+        self.subjects = {
+            name: Subject.named(explainer, *plan.explainers[name], surroundings)
+            for name, explainer in explainers.items()
+        }
         self.classifier = plan.classifier
         self._pools: dict[str, HeatmapPool] = {}
 
@@ -71,9 +85,11 @@ class ShardWorker:
         keys = Counter(self.plan.metrics[metric].shared_key for metric, names in unjudged.items() if names)
         shared: dict[tuple[Hashable, int], Tensor] = {}
         for metric, names in unjudged.items():
-            if names:
+            # A metric that needs the explainer has nothing to share, and may keep what belongs to the one it judges.
+            alone = isinstance(self.plan.metrics[metric], ExplainerMetric)
+            for together in [[name] for name in names] if alone else [names] if names else []:
                 kept = shared if keys[self.plan.metrics[metric].shared_key] > 1 else {}
-                self._judge(work, metric, names, kept)
+                self._judge(work, metric, together, kept)
 
     def _unexplained(self, shard: Shard) -> list[str]:
         """Explainers without heatmaps of the shard."""
@@ -93,6 +109,14 @@ class ShardWorker:
             ]
             for metric in metrics
         }  # fmt: skip
+
+    def _extra(self, metric: HeatmapMetric, explainer: str, keys: Sequence[str]) -> dict[str, Any]:
+        """What some metrics want beside the heatmaps: the explainer, or heatmaps of other images."""
+        if isinstance(metric, ExplainerMetric):
+            return {"subject": self.subjects[explainer]}
+        if metric.others_wanted:
+            return {"others": self._pool(explainer).draw(keys, metric.others_wanted, metric.seed)}
+        return {}
 
     def _pool(self, explainer: str) -> HeatmapPool:
         if explainer not in self._pools:
@@ -170,11 +194,9 @@ class ShardWorker:
                 for name, file in files.items():
                     heatmaps = file.get_slice("values")[part.start : part.stop]
                     metric.reset()
-                    wanted = metric.others_wanted
-                    others = self._pool(name).draw(keys, wanted, metric.seed) if wanted else None
                     metric.update(
                         self.classifier, images, targets, heatmaps, object_mask=mask, keys=keys, shared=shared,
-                        others=others,
+                        **self._extra(metric, name, keys),
                     )  # fmt: skip
                     rows[name].append({row: values.cpu() for row, values in metric.rows().items()})
                     self.progress.advance(len(keys), f"{metric_name}: {name}")

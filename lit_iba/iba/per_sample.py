@@ -27,6 +27,7 @@ from lit_iba.iba.bottleneck import (
     mask_from_logits,
     require_positions,
 )
+from lit_iba.iba.masked_feature import MaskedFeature
 from lit_iba.iba.noise import NoiseModel
 from lit_iba.split import Carried, Layout, repeat_carried
 from lit_iba.statistics import FeatureStatistics
@@ -175,6 +176,12 @@ class PerSampleIBA(Explainer):
 
     def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
         """Optimise the mask of every image of the batch; see :meth:`Explainer.attribute`."""
+        masked = self.masked_feature(images, targets, generators)
+        bits, undrawn = bits_per_position(masked.nats / NATS_PER_BIT, masked.layout)
+        return Attribution(self._to_pixels(bits, images), undrawn)
+
+    def masked_feature(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> MaskedFeature:
+        """The optimised mask of every image of the batch, with all that Z is made of."""
         with torch.no_grad():
             r, carried = self.split.head(images)
         layout = Layout.of(r.shape, (images.shape[-2], images.shape[-1]))
@@ -184,9 +191,10 @@ class PerSampleIBA(Explainer):
         r, noise = channels_last(r), noise.channels_last()
         alpha = self._optimise(r, carried, targets, generators, noise, layout)
         with torch.no_grad():
-            nats = self._information(r, noise, *mask_from_logits(alpha, self.settings.smoothing_sigma, layout))
-            bits, undrawn = bits_per_position(nats / NATS_PER_BIT, layout)
-            return Attribution(self._to_pixels(bits, images), undrawn)
+            keep, drop = mask_from_logits(alpha, self.settings.smoothing_sigma, layout)
+            nats = self._information(r, noise, keep, drop)
+        clamp = self.settings.relu_clamp
+        return MaskedFeature(r, keep, drop, nats, noise, layout, carried, self.tail, clamp)
 
     def _information(self, r: Tensor, noise: NoiseModel, keep: Tensor, drop: Tensor) -> Tensor:
         """Nats per element of R, (B, *R)."""

@@ -28,6 +28,7 @@ from lit_iba.iba.bottleneck import (
     mask_from_logits,
     require_positions,
 )
+from lit_iba.iba.masked_feature import MaskedFeature
 from lit_iba.iba.noise import NoiseModel
 from lit_iba.split import Layout
 from lit_iba.statistics import FeatureStatistics
@@ -265,6 +266,14 @@ class ReadoutIBA(Explainer):
         _, _, nats, _ = self.bottleneck(r, taps, layouts)
         bits, undrawn = bits_per_position(nats / NATS_PER_BIT, layouts[self.layer])
         return resize_keeping_total(bits, size), undrawn
+
+    @torch.no_grad()
+    def masked_feature(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> MaskedFeature:
+        """The predicted mask of every image of the batch, with all that Z is made of."""
+        r, carried, taps = self.split.observe(images)
+        layouts = self.layouts(r, taps, (images.shape[-2], images.shape[-1]))
+        keep, drop, nats, noise = self.bottleneck(r, taps, layouts)
+        return MaskedFeature(r, keep, drop, nats, noise, layouts[self.layer], carried, self.split.tail)
 
     def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
         """One pass; the targets do not matter, for the readout was trained to keep what the prediction needs."""

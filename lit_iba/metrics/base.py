@@ -247,6 +247,9 @@ METRICS: dict[str, str] = {
     "ehr": "lit_iba.metrics.effective_heat_ratio.EffectiveHeatRatio",
     "low_k_perturbation": "lit_iba.metrics.low_k_perturbation.LowKPerturbation",
     "decision_flip": "lit_iba.metrics.decision_flip.DecisionFlip",
+    "sanity_check": "lit_iba.metrics.sanity_check.SanityCheck",
+    "latency": "lit_iba.metrics.latency.Latency",
+    "bits_and_accuracy": "lit_iba.metrics.bits_and_accuracy.BitsAndAccuracy",
 }
 
 

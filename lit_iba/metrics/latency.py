@@ -1,0 +1,183 @@
+"""What a heatmap costs: seconds, memory, and passes through the classifier.
+
+VarSal, figure 5b; InputIBA (Zhang et al., NeurIPS 2021), section 4.1. The explainer runs again for this; nothing is judged.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import flop_registry
+
+from lit_iba.classifier import FrozenClassifier
+from lit_iba.metrics.base import Result, mean_and_error
+from lit_iba.metrics.explainer_metric import ExplainerMetric, Subject
+from lit_iba.metrics.perturbation import check_counts
+
+MEBIBYTE = 2**20
+
+
+class Ledger(TorchDispatchMode):
+    """Adds up what runs inside: floating-point operations forward and backward, and bytes of tensors alive at once.
+
+    Operations are those of convolutions, matrix products and attention (torch's own flop counter's formulas); memory is
+    that of tensors made inside, without the scratch space of single kernels.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.forward = self.backward = self.bytes = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is None:
+            with self:  # in inference mode, operations come whole: look inside
+                inner = func.decompose(*args, **kwargs)
+            if inner is not NotImplemented:
+                return inner
+        self._follow((args, kwargs), made=False)  # an output may be a view of what was there before
+        output = func(*args, **kwargs)
+        if formula is not None:
+            count = formula(*args, **kwargs, out_val=output)
+            if torch._C._current_graph_task_id() == -1:
+                self.forward += count
+            else:
+                self.backward += count
+        self._follow(output, made=True)
+        return output
+
+    def _follow(self, values: Any, made: bool) -> None:
+        """Watch the memory of tensors until it is freed; what was made outside does not count."""
+        for tensor in tree_iter(values):
+            if not isinstance(tensor, Tensor) or tensor.device.type == "meta":
+                continue
+            storage = tensor.untyped_storage()
+            if (key := storage._cdata) not in self._known:
+                self._known.add(key)
+                size = storage.nbytes() if made else 0
+                self.bytes += size
+                self.peak = max(self.peak, self.bytes)
+                weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.bytes -= size
+
+
+@torch.no_grad()
+def operations_of_a_pass(classifier: FrozenClassifier, images: Tensor) -> int:
+    """Floating-point operations of one forward pass of one image; 0 where no operation is known."""
+    with Ledger() as ledger:
+        classifier(images[:1])
+    return ledger.forward
+
+
+def synchronized(device: torch.device) -> float:
+    """The time when everything that was asked of the device is done, in seconds."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return time.perf_counter()
+
+
+class Latency(ExplainerMetric):
+    """Seconds a heatmap: the median of repeated runs after warming up, and what else it takes.
+
+    Args:
+        batch_size: Images explained together; at most those of one update (the run's own batch size).
+        repeats: Timed runs of each image, of which the median counts.
+        warm_up: Runs before the first timed one of each explainer.
+    """
+
+    name = "latency"
+    better = "lower"
+    scalars = ("seconds", "peak_bytes", "forward_passes", "backward_passes", "operations", "together")
+
+    def __init__(self, batch_size: int = 1, repeats: int = 3, warm_up: int = 1) -> None:
+        check_counts(batch_size=batch_size, repeats=repeats)
+        if warm_up:
+            check_counts(warm_up=warm_up)
+        super().__init__({"batch_size": batch_size, "repeats": repeats, "warm_up": warm_up})
+        self.batch_size, self.repeats, self.warm_up = batch_size, repeats, warm_up
+        self._warm: Subject | None = None
+
+    @property
+    def definition(self) -> str:
+        return (
+            f"Seconds an image with {self.batch_size} image(s) explained together: median of {self.repeats} run(s) of an image "
+            f"after {self.warm_up} run(s) to warm up, device synchronised, mean over images; peak memory: the allocator's on "
+            "a GPU, on a CPU the tensors alive at once, beyond what was there before; passes: floating-point operations "
+            "of convolutions and matrix products, outside and inside of backward passes, in units of one forward pass of "
+            "one image through the classifier"
+        )
+
+    def subject_rows(
+        self, subject: Subject, images: Tensor, targets: Tensor, heatmaps: Tensor, keys: Sequence[str] | None
+    ) -> dict[str, Tensor]:
+        """The cost of each image, (B,): that of its batch, shared out evenly."""
+        bare = operations_of_a_pass(subject.explainer.classifier, images)
+        parts: dict[str, list[Tensor]] = {name: [] for name in self.scalars}
+        for part in torch.arange(len(images)).split(self.batch_size):
+            where = slice(int(part[0]), int(part[-1]) + 1)
+            some = None if keys is None else list(keys)[where]
+            cost = self._cost(subject, images[where], targets[where], some, bare)
+            for name, value in cost.items():
+                parts[name].append(torch.full((len(part),), value))
+        return {name: torch.cat(values) for name, values in parts.items()}
+
+    def _cost(
+        self, subject: Subject, images: Tensor, targets: Tensor, keys: Sequence[str] | None, bare: int
+    ) -> dict[str, float]:
+        device, count = images.device, len(images)
+
+        def run() -> float:
+            start = synchronized(device)
+            subject.explainer.attribute(images, targets, keys=keys)
+            return synchronized(device) - start
+
+        if self._warm is not subject:
+            for _ in range(self.warm_up):
+                run()
+            self._warm = subject
+        seconds = statistics.median(run() for _ in range(self.repeats))
+        peak = 0
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            before = torch.cuda.memory_allocated(device)
+            run()
+            peak = torch.cuda.max_memory_allocated(device) - before
+        with Ledger() as ledger:
+            run()
+        return {
+            "seconds": seconds / count, "peak_bytes": float(peak or ledger.peak),
+            "operations": (ledger.forward + ledger.backward) / count,
+            "forward_passes": ledger.forward / (count * bare) if bare else float("nan"),
+            "backward_passes": ledger.backward / (count * bare) if bare else float("nan"), "together": float(count),
+        }  # fmt: skip
+
+    def scores(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Per image: seconds, peak memory of its batch in MiB, passes, operations in GFLOP, images explained together."""
+        return {
+            "score": rows["seconds"], "peak_mebibytes": rows["peak_bytes"] / MEBIBYTE,
+            "forward_passes": rows["forward_passes"], "backward_passes": rows["backward_passes"],
+            "gigaflop": rows["operations"] / 1e9, "images_together": rows["together"],
+        }  # fmt: skip
+
+    def summarize(self, rows: dict[str, Tensor]) -> Result:
+        """Mean seconds; the median over images, and the means of the rest, beside it."""
+        if not len(rows.get("seconds", ())):
+            return Result(float("nan"), float("nan"), 0)
+        scores = self.scores(rows)
+        seconds = scores.pop("score")
+        score, error = mean_and_error(seconds)
+        extra = {name: float(mean_and_error(values)[0]) for name, values in scores.items()}
+        return Result(float(score), float(error), len(seconds), {"median_seconds": float(seconds.median()), **extra})

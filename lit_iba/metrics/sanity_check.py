@@ -1,0 +1,261 @@
+"""Sanity check: does a heatmap change when the network's weights are randomised, layer after layer from the output down?
+
+Adebayo et al. (NeurIPS 2018), cascading randomisation; IBA (Schulz et al., ICLR 2020), section 4.3 and appendix G.1, figure
+6; InputIBA (Zhang et al., NeurIPS 2021), section 4.3; VarSal, section 4.3. A method whose heatmaps stay the same does not
+explain the network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
+from torchmetrics.functional.regression import spearman_corrcoef
+
+from lit_iba.classifier import FrozenClassifier
+from lit_iba.errors import InputError, unknown_name
+from lit_iba.explainer import E, Explainer, Surroundings
+from lit_iba.metrics.base import Result, curve, in_double, mean_and_error
+from lit_iba.metrics.explainer_metric import ExplainerMetric, Subject
+from lit_iba.metrics.perturbation import check_counts
+from lit_iba.randomization import BATCH_NORMS, INITIALIZATIONS, cascade, randomized
+from lit_iba.statistics import FeatureStatistics
+
+SSIM_DEFINITIONS = {
+    "torchmetrics": "variances over the window, borders reflected, mean over all pixels (torchmetrics)",
+    "skimage": "sample variances, windows inside the picture only (scikit-image's default)",
+}
+STATISTICS = {
+    "estimated": "estimated anew on the randomised network where its features differ",
+    "kept": "those of the trained network",
+}
+CHOICES = {
+    "ssim": SSIM_DEFINITIONS, "initialization": INITIALIZATIONS, "batch_norm": BATCH_NORMS, "statistics": STATISTICS,
+}  # fmt: skip
+
+
+def rescaled(maps: Tensor, low: float = 0.01, high: float = 0.99) -> Tensor:
+    """Each map clamped to its own quantiles and rescaled to [0, 1], (B, H, W); a constant map becomes 0 (IBA, G.1)."""
+    flat = in_double(maps).flatten(1)
+    ends = flat.new_tensor([low, high])
+    # One map at a time, because torch.quantile takes 2^24 numbers at most.
+    found = torch.stack([torch.quantile(row, ends) for row in flat]).to(maps)  # (B, 2)
+    bottom, top = found[:, 0, None, None], found[:, 1, None, None]
+    return (maps.clamp(bottom, top) - bottom) / (top - bottom).clamp_min(torch.finfo(maps.dtype).tiny)
+
+
+def ssim(first: Tensor, second: Tensor, window: int = 5, definition: str = "torchmetrics") -> Tensor:
+    """SSIM of maps in [0, 1] under a uniform window, (B, H, W) twice to (B,); K1 = 0.01, K2 = 0.03, data range 1."""
+    # Sample variances are n / (n - 1) times the window's; so is every term beside C2, which shrinks instead.
+    n, skimage = window * window, definition == "skimage"
+    mean, picture = structural_similarity_index_measure(
+        in_double(first)[:, None], in_double(second)[:, None], gaussian_kernel=False, kernel_size=window,
+        reduction="none", data_range=1.0, k2=0.03 * math.sqrt((n - 1) / n) if skimage else 0.03, return_full_image=True,
+    )  # fmt: skip
+    edge = window // 2
+    return picture[:, 0, edge:-edge, edge:-edge].mean(dim=(1, 2)) if skimage else mean
+
+
+def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
+    """Spearman's rank correlation of maps, (B, H, W) twice to (B,); 0 where a map is constant."""
+    found = spearman_corrcoef(in_double(first).flatten(1).T, in_double(second).flatten(1).T)
+    return found.reshape(len(first))
+
+
+class Reestimated:
+    """Feature statistics of a randomised network; whatever else an explainer asks for comes from the trained one's.
+
+    Args:
+        trained: The trained network's surroundings.
+        original: The trained network.
+    """
+
+    def __init__(self, trained: Surroundings, original: FrozenClassifier) -> None:
+        self.trained, self.original = trained, original
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.trained, name)
+
+    def estimated(
+        self,
+        classifier: FrozenClassifier,
+        name: str,
+        load: Callable[[Path], E],
+        estimate: Callable[[Iterator[Tensor], str], E],
+    ) -> E:
+        """Anything else that is measured on images (patterns): measured anew and not kept."""
+        return estimate(self.trained.batches(classifier), name)
+
+    @torch.no_grad()
+    def statistics(self, classifier: FrozenClassifier, layer: str) -> FeatureStatistics:
+        """Statistics of one layer, estimated on the trained network's images unless its features are the same."""
+        side = classifier.preprocessing.crop
+        probe = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0)).to(classifier.device)
+        before, now = (network.taps([layer])(probe)[layer] for network in (self.original, classifier))
+        if torch.equal(before, now):
+            return self.trained.statistics(self.original, layer)
+        return FeatureStatistics.estimate(classifier, layer, self.trained.batches(classifier))
+
+
+class SanityCheck(ExplainerMetric):
+    """Similarity of a heatmap to that of the same network with its last layers randomised; low is good.
+
+    The explainer is built anew on every randomised network, with the same settings, keys and targets. Explainers that were
+    trained on the classifier (a readout) are put on the randomised one as they are, as in the paper. The explainers of one
+    method stay in memory for the run: with ``points: null`` of a deep network these are many.
+
+    Args:
+        points: How many points of the cascade are looked at, evenly spaced, the first and the last layer among them; None
+            takes every layer.
+        layers: Layers or blocks down to which (inclusive) the network is randomised, instead of ``points``.
+        initialization: ``"own"`` or ``"xavier"`` (the authors of InputIBA), see ``INITIALIZATIONS``.
+        batch_norm: ``"reset"`` or ``"keep"``, see ``BATCH_NORMS``.
+        statistics: Feature statistics of the explainers that need them: ``"estimated"`` or ``"kept"``.
+        ssim: ``"torchmetrics"``, or ``"skimage"`` as in the papers.
+        window: Side of SSIM's uniform window, odd.
+        flip: Whether a signed heatmap may also resemble the negative one: the larger SSIM counts (the paper does so for LRP).
+        seed: Of the draw of weights.
+
+    Raises:
+        InputError: A setting that does not exist.
+    """
+
+    name = "sanity_check"
+    better = "lower"
+    row_curves = ("ssim", "spearman", "randomized")  # at each point; randomized: how many layers are
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "iba": {"ssim": "skimage", "points": None},
+        "input_iba": {
+            "ssim": "skimage",
+            "initialization": "xavier",
+            "layers": [
+                "classifier.6", "classifier.0", "features.28", "features.24", "features.21", "features.17", "features.12",
+                "features.7",
+            ],
+        },
+    }  # fmt: skip
+
+    def __init__(
+        self,
+        points: int | None = 10,
+        layers: Sequence[str] | None = None,
+        initialization: str = "own",
+        batch_norm: str = "reset",
+        statistics: str = "estimated",
+        ssim: str = "torchmetrics",
+        window: int = 5,
+        flip: bool = True,
+        seed: int = 0,
+    ) -> None:
+        given = {"ssim": ssim, "initialization": initialization, "batch_norm": batch_norm, "statistics": statistics}
+        for setting, value in given.items():
+            if value not in CHOICES[setting]:
+                raise unknown_name(f"{setting} of sanity_check", str(value), CHOICES[setting])
+        check_counts(window=window, **({} if points is None else {"points": points}))
+        if window % 2 == 0 or window == 1:
+            raise InputError(f"window is {window}; it must be odd and at least 3")
+        layers = None if layers is None else list(layers)
+        super().__init__(
+            {
+                "points": None if layers else points,
+                "layers": layers,
+                "window": window,
+                "flip": flip,
+                "seed": seed,
+                **given,
+            }
+        )
+        self.points, self.layers, self.window, self.flip, self.seed = points, layers, window, flip, seed
+        self.kind, self.statistics = ssim, statistics  # a state is called ssim
+        self.drawn = {"seed": seed, "initialization": initialization, "batch_norm": batch_norm}
+        self._cascade: tuple[Subject, list[tuple[int, Explainer]]] | None = None
+
+    @property
+    def definition(self) -> str:
+        points = "every layer" if self.points is None else f"{self.points} points of the cascade"
+        points = f"the points down to {', '.join(self.layers)}" if self.layers else points
+        flip = "; of a signed heatmap h the larger of SSIM with h and -h" if self.flip else ""
+        return (
+            "Similarity between the heatmap and that of the network with its weights randomised from the last layer down "
+            f"(cascading, in topological order), mean over {points}; SSIM with a uniform window of {self.window}, "
+            f"{SSIM_DEFINITIONS[self.kind]}, K1 0.01, K2 0.03, data range 1, of maps clamped to their 1st and 99th "
+            f"percentile and rescaled to [0, 1]{flip}; beside it Spearman's rank correlation of the raw maps; weights: "
+            f"{INITIALIZATIONS[str(self.drawn['initialization'])]}, a fresh seed a layer (from seed {self.seed}); "
+            f"{BATCH_NORMS[str(self.drawn['batch_norm'])]}; feature statistics: {STATISTICS[self.statistics]}"
+        )
+
+    def _stops(self, order: list[list[str]], model: str) -> list[int]:
+        """How many layers are randomised at each point."""
+        if self.layers:
+            ends = []
+            for wanted in self.layers:
+                found = [
+                    i + 1 for i, names in enumerate(order)
+                    if any(name == wanted or name.startswith(f"{wanted}.") for name in names)
+                ]  # fmt: skip
+                if not found:
+                    raise unknown_name(f"layer with weights of {model}", wanted, [names[0] for names in order])
+                ends.append(found[-1])
+            return sorted(set(ends))
+        count = len(order) if self.points is None else min(self.points, len(order))
+        return torch.linspace(1, len(order), count, dtype=torch.float64).round().long().unique().tolist()
+
+    def _explainers(self, subject: Subject) -> list[tuple[int, Explainer]]:
+        """How many layers are randomised, and the explainer of that network, at each point of the cascade."""
+        if self._cascade is None or self._cascade[0] is not subject:
+            network = original = subject.explainer.classifier
+            order, found, done = cascade(original), [], 0
+            surroundings = subject.surroundings
+            if self.statistics == "estimated" and surroundings is not None:
+                surroundings = Reestimated(surroundings, original)
+            for stop in self._stops(order, original.name):
+                network = randomized(network, order[done:stop], **self.drawn)  # type: ignore[arg-type]
+                found.append((stop, subject.build(network, surroundings)))
+                done = stop
+            self._cascade = subject, found
+        return self._cascade[1]
+
+    def subject_rows(
+        self, subject: Subject, images: Tensor, targets: Tensor, heatmaps: Tensor, keys: Sequence[str] | None
+    ) -> dict[str, Tensor]:
+        """SSIM and rank correlation at each point, (B, K)."""
+        rows: dict[str, list[Tensor]] = {name: [] for name in self.row_curves}
+        for stop, explainer in self._explainers(subject):
+            found = explainer.attribute(images, targets, keys=keys)
+            maps = found.values.float()
+            similarity = ssim(rescaled(heatmaps), rescaled(maps), self.window, self.kind)
+            if self.flip and found.signed:
+                similarity = similarity.maximum(ssim(rescaled(heatmaps), rescaled(-maps), self.window, self.kind))
+            rows["ssim"].append(similarity)
+            rows["spearman"].append(rank_correlation(heatmaps, maps))
+            rows["randomized"].append(torch.full((len(images),), float(stop)))
+        return {name: torch.stack(values, dim=1) for name, values in rows.items()}
+
+    def scores(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Per image: the mean SSIM and rank correlation over the points, and SSIM at the first and the last of them."""
+        return {
+            "score": rows["ssim"].mean(dim=1), "spearman": rows["spearman"].mean(dim=1),
+            "ssim_at_first_point": rows["ssim"][:, 0], "ssim_at_last_point": rows["ssim"][:, -1],
+        }  # fmt: skip
+
+    def summarize(self, rows: dict[str, Tensor]) -> Result:
+        """Mean similarity, and its curves over the number of randomised layers."""
+        if not len(rows.get("ssim", ())):
+            return Result(float("nan"), float("nan"), 0)
+        scores = self.scores(rows)
+        score, error = mean_and_error(scores.pop("score"))
+        x = rows["randomized"][0]
+        return Result(
+            score=float(score),
+            standard_error=float(error),
+            n=len(rows["ssim"]),
+            extra={name: float(mean_and_error(values)[0]) for name, values in scores.items()},
+            curves={"ssim": curve(x, rows["ssim"]), "spearman": curve(x, rows["spearman"])},
+            x_label="layers randomised, from the last",
+            y_label="similarity to the original heatmap",
+        )

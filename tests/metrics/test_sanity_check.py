@@ -1,0 +1,264 @@
+"""The sanity check against brute force, and the randomised copies that it works with."""
+
+import copy
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+import torch.fx
+import torchvision
+from explainer_toys import Edges, Negated, StoredPictures, shuffled
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from metric_toys import SIDE, frozen, sample
+from torch import nn
+
+from lit_iba import FrozenClassifier, InputError
+from lit_iba.explainer import build_explainer
+from lit_iba.metrics import build_metric
+from lit_iba.metrics.explainer_metric import Subject
+from lit_iba.metrics.sanity_check import rank_correlation, rescaled, ssim
+from lit_iba.randomization import cascade, randomized
+
+
+def state(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def slow_ssim(a, b, window, skimage):
+    """The formula window by window: population variances with reflected borders, or sample variances inside only."""
+    edge, found = window // 2, []
+    if not skimage:
+        a, b = np.pad(a, edge, mode="reflect"), np.pad(b, edge, mode="reflect")
+    for i in range(edge, a.shape[0] - edge):
+        for j in range(edge, a.shape[1] - edge):
+            x, y = (m[i - edge : i + edge + 1, j - edge : j + edge + 1].ravel() for m in (a, b))
+            covariance = np.cov(x, y, ddof=1 if skimage else 0)
+            top = (2 * x.mean() * y.mean() + 0.01**2) * (2 * covariance[0, 1] + 0.03**2)
+            bottom = (x.mean() ** 2 + y.mean() ** 2 + 0.01**2) * (covariance[0, 0] + covariance[1, 1] + 0.03**2)
+            found.append(top / bottom)
+    return np.mean(found)
+
+
+@pytest.mark.parametrize("definition", ["torchmetrics", "skimage"])
+@pytest.mark.parametrize("window", [3, 5])
+def test_ssim_is_its_formula_window_by_window(definition, window):
+    generator = torch.Generator().manual_seed(window)
+    a = torch.rand(3, 11, 14, generator=generator)
+    b = (a + 0.4 * torch.randn(3, 11, 14, generator=generator)).clamp(0, 1)
+    b[2] = 0  # a heatmap without anything
+    expected = [slow_ssim(x, y, window, definition == "skimage") for x, y in zip(a.numpy(), b.numpy(), strict=True)]
+    assert ssim(a, b, window, definition).tolist() == pytest.approx(expected, abs=1e-6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.floats(0.1, 50), st.floats(-20, 20))
+def test_rescaling_ignores_scale_and_shift_and_ends_at_the_percentiles(seed, scale, shift):
+    maps = torch.randn(2, 9, 9, generator=torch.Generator().manual_seed(seed)).double()
+    found = rescaled(maps)
+    for row, values in zip(maps.numpy(), found.numpy(), strict=True):
+        low, high = np.percentile(row, [1, 99])
+        np.testing.assert_allclose(values, (np.clip(row, low, high) - low) / (high - low), atol=1e-9)
+    torch.testing.assert_close(rescaled(maps * scale + shift), found)
+    assert not rescaled(torch.full((1, 4, 4), shift)).any()
+
+
+def test_rank_correlation_is_scipys_also_with_ties():
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(4, 8, 8, generator=generator), torch.randint(0, 3, (4, 8, 8), generator=generator).float()
+    expected = [scipy.stats.spearmanr(x.flatten(), y.flatten()).statistic for x, y in zip(a, b, strict=True)]
+    assert rank_correlation(a, b).tolist() == pytest.approx(expected, abs=1e-5)
+    assert rank_correlation(a[:1], torch.ones(1, 8, 8)).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "googlenet"])
+def test_no_layer_is_randomised_before_one_that_it_feeds(name):
+    classifier = FrozenClassifier(name, "random")
+    order = cascade(classifier)
+    position = {member: i for i, layer in enumerate(order) for member in layer}
+    graph = torch.fx.symbolic_trace(classifier.model).graph
+    weighted = {str(n.target): n for n in graph.nodes if n.op == "call_module" and str(n.target) in position}
+    holders = {p.rpartition(".")[0] for p, _ in classifier.model.named_parameters()}
+    assert set(weighted) == set(position) == holders
+    feeds = {}
+    for node in reversed(graph.nodes):
+        feeds[node] = set().union(*[feeds[user] | {user} for user in node.users]) if node.users else set()
+    names = {node: target for target, node in weighted.items()}
+    for target, node in weighted.items():
+        behind = [names[other] for other in feeds[node] if other in names]
+        assert all(position[other] <= position[target] for other in behind), target
+    assert order[0] == ["fc"]
+    assert all(
+        len(layer) == 1 or isinstance(classifier.model.get_submodule(layer[1]), nn.BatchNorm2d) for layer in order
+    )
+    if name == "resnet18":
+        assert len(order) == 21
+        assert position["layer4.0.downsample.1"] == position["layer4.0.downsample.0"] < position["layer4.0.conv1"]
+        assert position["layer4.1.conv1"] < position["layer4.0.downsample.0"]
+
+
+def test_cascade_follows_execution_whatever_the_order_of_registration():
+    assert cascade(shuffled()) == [
+        ["fc"], ["second", "second_norm"], ["first", "first_norm"], ["stem"], ["offset", "never.weight", "never.bias"],
+    ]  # fmt: skip
+
+
+def test_cascade_covers_every_parameter_of_a_transformer():
+    network = torchvision.models.VisionTransformer(
+        image_size=16, patch_size=8, num_layers=2, num_heads=2, hidden_dim=8, mlp_dim=16, num_classes=3
+    )
+    torch.nn.init.normal_(network.class_token)  # it and the positions belong to no layer
+    classifier = frozen(network, 16)
+    order = cascade(classifier)
+    made = randomized(classifier, order)
+    own = state(classifier.model)
+    for name, tensor in made.model.state_dict().items():
+        constant = name.endswith("bias") or ".ln" in name or "_proj_bias" in name  # start at 0 or 1 again
+        assert constant or not torch.equal(tensor, own[name]), name
+    names = [layer[0] for layer in order]
+    assert (names[0], names[-3:]) == ("heads.head", ["encoder.pos_embedding", "conv_proj", "class_token"])
+
+
+@pytest.mark.parametrize("initialization", ["own", "xavier"])
+def test_a_copy_is_randomised_and_the_users_classifier_is_not(initialization):
+    classifier = shuffled()
+    before, order = state(classifier.model), cascade(classifier)
+    made = randomized(classifier, order[:3], initialization=initialization)
+    everything = randomized(made, order[3:], initialization=initialization)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in classifier.model.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in classifier.modules())
+    assert made.identity == classifier.identity
+    found = made.model.state_dict()
+    assert found["stem.weight"].data_ptr() == classifier.model.stem.weight.data_ptr()  # shared, not copied
+    assert not torch.equal(found["first.weight"], found["second.weight"])  # of equal shape, with seeds of their own
+    assert not torch.equal(found["first.weight"], before["first.weight"])
+    for norm in ("first_norm", "second_norm"):
+        assert torch.equal(found[f"{norm}.running_mean"], torch.zeros(6))
+        assert torch.equal(found[f"{norm}.running_var"], torch.ones(6))
+        assert torch.equal(found[f"{norm}.weight"], torch.ones(6))
+    at_once = randomized(classifier, order, initialization=initialization).model.state_dict()
+    for name, tensor in everything.model.state_dict().items():
+        assert torch.equal(tensor, at_once[name]), name  # a draw depends on the layer's name only
+    assert not any(p.requires_grad for p in everything.parameters())
+    other = randomized(classifier, order, seed=1, initialization=initialization).model
+    assert not torch.equal(other.first.weight, at_once["first.weight"])
+    if initialization == "xavier":
+        assert float(at_once["first.weight"].abs().max()) <= (6 / (2 * 54)) ** 0.5
+        assert not at_once["fc.bias"].any()
+    kept = randomized(classifier, order, batch_norm="keep").model.state_dict()
+    assert torch.equal(kept["first_norm.running_mean"], before["first_norm.running_mean"])
+
+
+def subject_of(name, classifier, settings=None, surroundings=None):
+    settings = settings or {}
+    explainer = build_explainer(name, classifier, settings, surroundings)
+    return Subject.named(explainer, name, settings, surroundings)
+
+
+def checked(subject, batches=(6,), **changes):
+    """The metric after judging six images in batches."""
+    metric = build_metric("sanity_check", {"points": None} | changes)
+    images, targets, _ = sample(6)
+    keys = [f"image{i}" for i in range(6)]
+    for part in torch.arange(6).split(list(batches)):
+        some = [keys[i] for i in part]
+        maps = subject.explainer.attribute(images[part], targets[part], keys=some).values
+        metric.update(subject.explainer.classifier, images[part], targets[part], maps, keys=some, subject=subject)
+    return metric
+
+
+def test_rows_are_those_of_randomising_and_explaining_by_hand():
+    classifier = shuffled()
+    rows = checked(subject_of("gradient", classifier), ssim="skimage").rows()
+    images, targets, _ = sample(6)
+    original = build_explainer("gradient", classifier).attribute(images, targets).values
+    network = copy.deepcopy(classifier.model)
+    order = cascade(classifier)
+    drawn = randomized(classifier, order).model
+    for point, names in enumerate(order):
+        for name in names:
+            if name == "offset":
+                network.offset.data = drawn.offset.data
+            elif "." not in name:
+                getattr(network, name).load_state_dict(getattr(drawn, name).state_dict())
+        for i in range(6):
+            image = images[i : i + 1].clone().requires_grad_()
+            (gradient,) = torch.autograd.grad(network(image)[0, targets[i]], image)
+            after, before = gradient.mean(dim=1), original[i : i + 1]
+            pairs = [(rescaled(before)[0].numpy(), rescaled(sign * after)[0].numpy()) for sign in (1, -1)]
+            expected = max(slow_ssim(*pair, 5, True) for pair in pairs)
+            assert float(rows["ssim"][i, point]) == pytest.approx(expected, abs=1e-4)
+            rank = scipy.stats.spearmanr(before.flatten(), after.flatten()).statistic
+            assert float(rows["spearman"][i, point]) == pytest.approx(rank, abs=1e-3)
+    assert rows["randomized"].tolist() == [[1, 2, 3, 4, 5]] * 6
+
+
+def test_result_does_not_depend_on_batches():
+    for name, changes in (("gradient", {}), ("smoothgrad", {"samples": 4})):
+        subject = subject_of(name, shuffled(), changes)
+        whole, single = checked(subject), checked(subject, [1, 3, 2])
+        for row, values in whole.rows().items():
+            torch.testing.assert_close(single.rows()[row], values, rtol=1e-3, atol=1e-3)
+        assert single.compute().score == pytest.approx(whole.compute().score, abs=1e-4)
+
+
+def test_what_does_not_depend_on_the_network_fails_and_the_sign_counts_only_when_asked():
+    classifier = shuffled()
+    edges = Subject(Edges(classifier), lambda c, _: Edges(c))
+    assert checked(edges).compute().score == pytest.approx(1, abs=1e-6)
+    assert checked(edges).compute().extra["spearman"] == pytest.approx(1, abs=1e-4)
+    Negated.trained_weight = classifier.model.fc.weight
+    negated = Subject(Negated(classifier), lambda c, _: Negated(c))
+    assert checked(negated).compute().score == pytest.approx(1, abs=1e-2)
+    assert checked(negated, flip=False).compute().score < 0.2
+    assert checked(negated).compute().extra["spearman"] == pytest.approx(-1, abs=1e-4)
+    gradient = checked(subject_of("gradient", classifier)).compute()
+    assert gradient.score < 0.9
+    assert gradient.curves["ssim"]["x"] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("statistics", ["estimated", "kept"])
+def test_feature_statistics_are_estimated_anew_only_where_the_features_differ(statistics):
+    classifier, stored = shuffled(), StoredPictures()
+    subject = subject_of("per_sample_iba", classifier, {"layer": "first", "steps": 2, "copies": 2}, stored)
+    assert stored.passes == 1
+    metric = checked(subject, statistics=statistics)
+    # fc and second lie behind the bottleneck; first, the offset and the stem change what it sees.
+    assert stored.passes == (1 + 3 if statistics == "estimated" else 1)
+    networks = dict(metric._explainers(subject))
+    mean = subject.explainer.noise.mean
+    assert [torch.equal(networks[n].noise.mean, mean) for n in (1, 2, 3, 4, 5)] == (
+        [True, True, False, False, False] if statistics == "estimated" else [True] * 5
+    )
+    assert networks[2].classifier.split("first").folded_tail is not None
+
+
+def test_points_and_layers_choose_where_to_look():
+    subject = subject_of("gradient", shuffled())
+    assert checked(subject, points=2).compute().curves["ssim"]["x"] == [1, 5]
+    assert checked(subject, points=99).compute().curves["ssim"]["x"] == [1, 2, 3, 4, 5]
+    assert checked(subject, layers=["first", "fc"]).compute().curves["ssim"]["x"] == [1, 3]
+    with pytest.raises(InputError, match="did you mean 'second'"):
+        checked(subject, layers=["secnd"])
+    preset = build_metric("sanity_check", {"preset": "input_iba"})
+    assert "features.17" in preset.definition
+    assert "Xavier" in preset.definition
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ssim": "scikit"}, "skimage"),
+        ({"batch_norm": "rest"}, "reset"),
+        ({"window": 4}, "odd"),
+        ({"points": 0}, "points"),
+    ],
+)
+def test_settings_that_do_not_exist_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        build_metric("sanity_check", changes)
+    images, targets, maps = sample(1)
+    with pytest.raises(InputError, match="subject"):
+        build_metric("sanity_check").update(shuffled(), images, targets, maps)
+    assert maps.shape == (1, SIDE, SIDE)
