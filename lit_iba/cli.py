@@ -18,7 +18,7 @@ TRAINING = {
 EVALUATION = {
     "explain": "heatmaps of single photographs: PNG, overlay, npy, total bits",
     "benchmark": "explain a data set and judge the heatmaps; resumable, on any number of processes",
-    "report": "Markdown and a self-contained HTML page of a benchmark's folder",
+    "report": "a self-contained HTML page, Markdown and LaTeX tables of a benchmark's folder",
     "export": "a trained explainer as .pt2, ONNX or safetensors",
 }
 DATA = {"shards": "write shards from a folder of pictures, or the embedded data"}

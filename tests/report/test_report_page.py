@@ -115,7 +115,7 @@ def test_markdown_shows_plots_that_exist(make_run: Callable[..., Path]) -> None:
     files = write_report(run, title="A title")
     text = (run / "report.md").read_text()
     shown = [run / name for name in re.findall(r"!\[[^]]*\]\(([^)]+)\)", text)]
-    assert len(shown) == 2
+    assert len(shown) == 5  # box plots of three metrics, areas of one, curves of another
     assert set(shown) <= set(files)
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in shown)
     assert text.startswith("# A title\n")
