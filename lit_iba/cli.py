@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 TRAINING = {
@@ -39,6 +40,9 @@ def main(arguments: Sequence[str] | None = None, program: str = "lit-iba") -> in
         print("\n".join(f"  {name:<10} {text}" for name, text in commands.items()))
         return 0 if arguments else 2
     command = arguments[0]
+    here = str(Path.cwd())
+    if here not in sys.path:  # classes of the user's own; last, so that a file here hides no installed package
+        sys.path.append(here)
     from lit_iba.errors import InputError, unknown_name
 
     try:
