@@ -196,23 +196,26 @@ def _published_table(members: list[Published]) -> str:
     values: dict[tuple[str, str], dict[str, Published]] = {}
     for item in members:
         values.setdefault((item.label, item.quantity), {})[_column(item)] = item
-    heads = [sortable("Method, as printed", "ascending"), sortable("Quantity", "ascending")]
+    several = any(item.quantity != "score" for item in members)
+    heads = [sortable("Method, as printed", "ascending"), sortable("Quantity", "ascending") if several else ""]
     heads += [sortable(text, "descending") for text in columns]
     rows = []
     for (label, quantity), by_column in values.items():
-        cells = "".join(_printed_cell(by_column.get(column)) for column in columns)
-        rows.append(f'<tr><th scope="row">{escape(label)}</th><td>{escape(quantity)}</td>{cells}</tr>')
+        cells = f"<td>{escape(quantity)}</td>" if several else ""
+        cells += "".join(_printed_cell(by_column.get(column)) for column in columns)
+        rows.append(f'<tr><th scope="row">{escape(label)}</th>{cells}</tr>')
     first = members[0]
-    notes = " ".join(
-        dict.fromkeys(
-            text for item in members for text in (f"{item.data[:1].upper()}{item.data[1:]}.", item.note) if text
-        )
-    )
+    texts = dict.fromkeys(text for item in members for text in (_sentence(item.data), item.note) if text)
+    notes = " ".join(text for text in texts if not any(text in other for other in texts if other != text))
     return (
         f"<details><summary>All published numbers: {escape(first.source)}, {escape(first.table)}</summary>"
         f'<p class="rule-note">{escape(first.citation)}. {escape(notes)}</p><div class="scroll">'
         f"<table><thead><tr>{''.join(heads)}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></details>"
     )
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _column(item: Published) -> str:

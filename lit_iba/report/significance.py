@@ -124,10 +124,11 @@ def compare_all(rows: Mapping[str, Mapping[str, float]], better: str) -> dict[tu
         better: ``"higher"`` or ``"lower"``.
     """
     sign = -1.0 if better == "lower" else 1.0
+    keys = sorted(set().union(*rows.values()))
+    columns = {name: np.array([values.get(key, math.nan) for key in keys]) for name, values in rows.items()}
     found: dict[tuple[str, str], tuple[float, int, int]] = {}
     for one, other in combinations(rows, 2):
-        keys = sorted(rows[one].keys() & rows[other].keys())
-        first, second = (np.array([rows[name][key] for key in keys]) for name in (one, other))
+        first, second = columns[one], columns[other]
         images = int((np.isfinite(first) & np.isfinite(second)).sum())
         if images:
             p_value, ranks = signed_rank_test(first, second)
