@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 TRAINING = {
@@ -19,7 +20,7 @@ EVALUATION = {
     "explain": "heatmaps of single photographs: PNG, overlay, npy, total bits",
     "panels": "activity and bias attributions of every layer of a network, with their sums",
     "benchmark": "explain a data set and judge the heatmaps; resumable, on any number of processes",
-    "report": "Markdown and a self-contained HTML page of a benchmark's folder",
+    "report": "a self-contained HTML page, Markdown and LaTeX tables of a benchmark's folder",
     "export": "a trained explainer as .pt2, ONNX or safetensors",
 }
 DATA = {"shards": "write shards from a folder of pictures, or the embedded data"}
@@ -40,6 +41,9 @@ def main(arguments: Sequence[str] | None = None, program: str = "lit-iba") -> in
         print("\n".join(f"  {name:<10} {text}" for name, text in commands.items()))
         return 0 if arguments else 2
     command = arguments[0]
+    here = str(Path.cwd())
+    if here not in sys.path:  # classes of the user's own; last, so that a file here hides no installed package
+        sys.path.append(here)
     from lit_iba.errors import InputError, unknown_name
 
     try:

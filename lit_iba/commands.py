@@ -147,7 +147,7 @@ def benchmark(
 
 
 def report(run: str, title: str | None = None) -> None:
-    """Markdown and a self-contained HTML page of a benchmark's folder.
+    """A self-contained HTML page, Markdown and LaTeX tables of a benchmark's folder.
 
     Args:
         run: Folder of a benchmark.

@@ -31,7 +31,10 @@ def class_named(name: str, kind: str, registered: Mapping[str, str], base: type[
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise InputError(f"{kind} {path!r} cannot be imported ({error}); check the class path") from error
+        raise InputError(
+            f"{kind} {path!r} cannot be imported ({error}); check the class path: module and class, as in my_file.MyClass for "
+            "a class of my_file.py in the current folder, on PYTHONPATH, or installed"
+        ) from error
     if not (inspect.isclass(found) and issubclass(found, base)):
         raise InputError(f"{path!r} is no {base.__name__}; subclass {base.__module__}.{base.__name__}")
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ Named = Mapping[str, Mapping[str, Any] | None]
 def class_and_settings(kind: str, name: str, given: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
     """Split a config entry: ``{explainer: grad_cam, layer: layer4}`` under any name, or settings under the class's own.
 
+    A class of the user's own is named as ``{explainer: my_file.MyMap, ...}``, or as elsewhere in Lightning's configs:
+    ``{class_path: my_file.MyMap, init_args: {...}}``.
+
     Raises:
         InputError: The name cannot name a folder, or the entry is no mapping.
     """
@@ -35,6 +39,13 @@ def class_and_settings(kind: str, name: str, given: Mapping[str, Any] | None) ->
     if not isinstance(given, Mapping | None):
         raise InputError(f"the settings of {kind} {name!r} are {given!r}; give a mapping, or nothing")
     settings = dict(given or {})
+    if "class_path" in settings:
+        unknown = settings.keys() - {"class_path", "init_args"}
+        if unknown:
+            raise InputError(
+                f"{kind} {name!r} has class_path and {sorted(unknown)[0]!r} side by side; put its settings under init_args"
+            )
+        return class_and_settings(kind, name, {**(settings.get("init_args") or {}), kind: settings["class_path"]})
     return str(settings.pop(kind, name)), settings
 
 
@@ -136,6 +147,7 @@ class EvaluationPlan:
                 "class": cls,
                 "settings": settings,
                 "files": _hashes_of_files(settings),
+                **_source_of(explainer_class(cls)),
             }
             for name, (cls, settings) in self.explainers.items()
         }
@@ -154,10 +166,22 @@ class EvaluationPlan:
 
     def row_fingerprint(self, shard: Shard, metric: str, explainer: str) -> dict[str, Any]:
         """What a metric's rows of a shard depend on."""
-        found = {"metric": self.metrics[metric].identity, "heatmaps": self.fingerprint(shard, explainer)}
-        if self.metrics[metric].others_wanted:  # drawn from the heatmaps of all shards
+        judge = self.metrics[metric]
+        identity = judge.identity | _source_of(type(judge))
+        found = {"metric": identity, "heatmaps": self.fingerprint(shard, explainer)}
+        if judge.others_wanted:  # drawn from the heatmaps of all shards
             found["others"] = {"data": self.data.identity(), "max_images": self.selection.max_images}
         return found
+
+
+def _source_of(cls: type) -> dict[str, str]:
+    """The content of the file that a class of the user's own stands in, so that edited code is run again."""
+    if cls.__module__.startswith("lit_iba."):
+        return {}
+    try:
+        return {"source": sha256_of(inspect.getfile(cls))}
+    except (TypeError, OSError):
+        return {}
 
 
 def _hashes_of_files(settings: Mapping[str, Any]) -> dict[str, str]:

@@ -27,7 +27,7 @@ class Line:
 
     name: str
     label: str
-    color: int  # index into the colours, -1 for grey
+    color: int  # index into the colours, again from the first with broken lines when they are used up; -1 for grey
     curve: Curve
 
 
@@ -57,7 +57,7 @@ class LineChart:
 def colors_of(names: list[str]) -> dict[str, int]:
     """A colour a method, the same in every drawing of a report."""
     colored = [name for name in names if name != "random"]
-    return {name: -1 if name == "random" else colored.index(name) % len(COLORS_LIGHT) for name in names}
+    return {name: -1 if name == "random" else colored.index(name) for name in names}
 
 
 def area_panels(table: MetricTable, colors: Mapping[str, int]) -> list[AreaPanel]:

@@ -1,16 +1,20 @@
-r"""The main table in LaTeX with booktabs: ``\input{report}`` in a document that loads ``booktabs``."""
+r"""The tables in LaTeX with booktabs: ``\input{report}`` in a document that loads ``booktabs``.
+
+First every method by every metric; then, for each metric that a paper has numbers of, ours beside the published ones.
+"""
 
 from __future__ import annotations
 
-from lit_iba.report.naming import number
+from lit_iba.report.naming import interval, number, printed
 from lit_iba.report.run_folder import RunFolder
-from lit_iba.report.tables import MetricRow, MetricTable, overview_order
+from lit_iba.report.tables import MetricRow, MetricTable, agreement_note, overview_order, published_notes
 
 _SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "×": r"$\times$", "²": r"$^2$", "α": r"$\alpha$", "β": r"$\beta$", "ε": r"$\epsilon$", "≈": r"$\approx$", "–": "--",
-    "−": r"$-$", "±": r"$\pm$", "∞": r"$\infty$",
+    "−": r"$-$", "±": r"$\pm$", "∞": r"$\infty$", "≤": r"$\le$", "ρ": r"$\rho$", "τ": r"$\tau$", "◇": r"$\diamond$",
+    "δ": r"$\delta$", "\u202f": r"\,",
 }  # fmt: skip
 
 
@@ -20,7 +24,13 @@ def latex_text(text: str) -> str:
 
 
 def latex(run: RunFolder, tables: list[MetricTable], title: str) -> str:
-    """The table environment: a row a method, a column a metric, bold by the rule of :mod:`lit_iba.report.tables`."""
+    """All tables, bold by the rule of :mod:`lit_iba.report.tables`."""
+    beside = [_beside_published(run, table) for table in tables if any(row.published for row in table.rows)]
+    return "\n".join(["% needs \\usepackage{booktabs}", _overview(run, tables, title), *beside])
+
+
+def _overview(run: RunFolder, tables: list[MetricTable], title: str) -> str:
+    """A row a method, a column a metric."""
     heads = [
         latex_text(table.label) + (r" $\downarrow$" if table.info.better == "lower" else r" $\uparrow$")
         for table in tables
@@ -33,15 +43,30 @@ def latex(run: RunFolder, tables: list[MetricTable], title: str) -> str:
     caption = f"{title}{'' if model in title else f', {model}'}. Mean ± standard error over the images; "
     caption += "bold: best and separated from every other method "
     caption += "(paired Wilcoxon signed-rank test, Holm-corrected, p < 0.05)."
+    return _table(caption, "l" + "r" * len(tables), ["Method", *heads], lines)
+
+
+def _beside_published(run: RunFolder, table: MetricTable) -> str:
+    lines = []
+    for row in table.rows:
+        item = row.published
+        published = "--" if item is None else rf"\textit{{{latex_text(printed(item))}}}"
+        cells = [latex_text(row.label), _cell(row), latex_text(interval(row.interval)), published]
+        lines.append(" & ".join(cells) + r" \\")
+    notes = " ".join(text for text in (agreement_note(table), *published_notes(table, run)) if text)
+    caption = f"{table.label}: ours (mean ± standard error, 95 % bootstrap interval) beside published numbers. {notes}"
+    return _table(caption, "lrrr", ["Method", "Ours", "Interval", "Published"], lines)
+
+
+def _table(caption: str, columns: str, heads: list[str], lines: list[str]) -> str:
     return "\n".join(
         [
-            "% needs \\usepackage{booktabs}",
             r"\begin{table}",
             r"  \centering",
             rf"  \caption{{{latex_text(caption)}}}",
-            rf"  \begin{{tabular}}{{l{'r' * len(tables)}}}",
+            rf"  \begin{{tabular}}{{{columns}}}",
             r"    \toprule",
-            "    " + " & ".join(["Method", *heads]) + r" \\",
+            "    " + " & ".join(heads) + r" \\",
             r"    \midrule",
             *(f"    {line}" for line in lines),
             r"    \bottomrule",

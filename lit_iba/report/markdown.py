@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lit_iba.report.naming import ABSENT, method_labels, number, p_value, seconds, settings_text, unit_text
+from lit_iba.report.naming import (
+    ABSENT,
+    interval,
+    method_labels,
+    number,
+    p_value,
+    printed,
+    seconds,
+    settings_text,
+    unit_text,
+)
 from lit_iba.report.run_folder import RunFolder
-from lit_iba.report.tables import RULE, MetricRow, MetricTable, overview_order, published_notes, shortfalls
+from lit_iba.report.tables import (
+    INTERVAL,
+    RULE,
+    MetricRow,
+    MetricTable,
+    agreement_note,
+    overview_order,
+    published_notes,
+    shortfalls,
+)
 
 
 def markdown(run: RunFolder, tables: list[MetricTable], plots: Mapping[str, list[Path]], title: str) -> str:
@@ -72,16 +92,38 @@ def _arrow(table: MetricTable) -> str:
 
 
 def _metric(table: MetricTable, run: RunFolder, plots: list[Path]) -> list[str]:
-    heads = ["Method", f"Ours {_arrow(table)}", "Published (not ours)", "p against the best", "n", "Time an image"]
+    heads = [
+        "Method",
+        f"Ours {_arrow(table)}",
+        "95 % interval",
+        "Published (not ours)",
+        "p against the best",
+        "n",
+        "Time an image",
+    ]
     rows = [
-        [plain(row.label), _score(row), _published(row), plain(p_value(row.adjusted_p)), *_counts(row)]
+        [
+            plain(row.label),
+            _score(row),
+            interval(row.interval),
+            _published(row),
+            plain(p_value(row.adjusted_p)),
+            *_counts(row),
+        ]
         for row in table.rows
     ]
     parts = [f"## {plain(table.label)}"]
     parts += [f"{plain(table.info.definition)}"] if table.info.definition else []
     parts += [f"{table.info.better.capitalize()} is better. {plain(table.verdict)}", _rows(heads, rows)]
-    parts += [plain(RULE), *(plain(note) for note in published_notes(table, run))]
+    parts += [plain(agreement_note(table))] if agreement_note(table) else []
+    parts += [plain(f"{RULE} {INTERVAL}"), *(plain(note) for note in published_notes(table, run))]
     parts += [f"![{plain(table.label)}]({path.relative_to(run.path).as_posix()})" for path in plots]
+    extras = list(dict.fromkeys(name for row in table.rows for name in row.result.extra))
+    if extras:
+        lines = [
+            [plain(row.label), *(number(row.result.extra.get(name, math.nan)) for name in extras)] for row in table.rows
+        ]
+        parts += ["Further quantities:", _rows(["Method", *map(plain, extras)], lines)]
     return parts
 
 
@@ -90,12 +132,11 @@ def _counts(row: MetricRow) -> tuple[str, str]:
 
 
 def _published(row: MetricRow) -> str:
-    printed = row.published
-    if printed is None:
+    item = row.published
+    if item is None:
         return ABSENT
-    error = f" ± {number(printed.standard_error)}" if printed.standard_error is not None else ""
-    where = f"{printed.network_label}, {printed.source}, {printed.table}"
-    return f"*{number(printed.value)}{error}* ({plain(where)})"
+    where = f"{item.network_label}, {item.source}, {item.table}"
+    return f"*{plain(printed(item))}* ({plain(where)})"
 
 
 def _methods(run: RunFolder) -> str:

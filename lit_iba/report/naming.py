@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from lit_iba.report.published import canonical, squeezed
+from lit_iba.report.published import Published, canonical, squeezed
 from lit_iba.report.run_folder import ExplainerInfo, MetricInfo, RunFolder
 
 _METHODS = {
@@ -25,6 +25,7 @@ _METHODS = {
     "grad_cam": "Grad-CAM",
     "guided_backprop": "Guided backprop",
     "guided_grad_cam": "Guided Grad-CAM",
+    "occlusion": "Occlusion",
     "occlusion_8": "Occlusion 8×8",
     "occlusion_14": "Occlusion 14×14",
     "pattern_attribution": "PatternAttribution",
@@ -38,19 +39,20 @@ _METHODS = {
     "fido": "FIDO",
     "fullgrad": "FullGrad",
     "top_layer": "Top layer",
+    "activity": "Activity attributions",
 }
 _METRICS = {
     "degradation": "Degradation",
-    "boundingbox": "Bounding box",
-    "sensitivityn": "Sensitivity-n",
-    "effectiveheatratio": "Effective heat ratio",
+    "bounding_box": "Bounding box",
+    "sensitivity_n": "Sensitivity-n",
+    "ehr": "Effective heat ratio",
     "insertion": "Insertion",
     "deletion": "Deletion",
-    "insertiondeletion": "Insertion / deletion",
-    "bitsandaccuracy": "Bits and accuracy",
-    "sanitycheck": "Sanity check",
-    "lowkperturbation": "Low-k perturbation",
-    "decisionflip": "Decision flip",
+    "bits_and_accuracy": "Bits and accuracy",
+    "sanity_check": "Sanity check",
+    "low_k_perturbation": "Low-k perturbation",
+    "decision_flip": "Decision flip",
+    "latency": "Latency",
     "roar": "ROAR",
 }
 ABSENT = "–"
@@ -65,7 +67,7 @@ def metric_kind(name: str, info: MetricInfo) -> str:
     """The metric's canonical name, from its class or, failing that, from the name that the config gives it."""
     for given in (info.cls, name):
         kind = canonical("metrics", given)
-        if squeezed(kind) in _METRICS:
+        if kind in _METRICS:
             return kind
     return squeezed(name)
 
@@ -74,7 +76,7 @@ def metric_labels(run: RunFolder) -> dict[str, str]:
     """How the metrics are called in print: kind and tile, and the config's name where these are not enough."""
     labels = {}
     for name, info in run.metrics.items():
-        kind = squeezed(metric_kind(name, info))
+        kind = metric_kind(name, info)
         tile = info.settings.get("tile")
         tile = tile[0] if isinstance(tile, (list, tuple)) and tile else tile
         suffix = "" if tile is None else f", {tile}×{tile} tiles" if tile != 1 else ", pixels"
@@ -95,6 +97,28 @@ def number(value: float, digits: int = 3) -> str:
     else:
         text = f"{value:.1e}"
     return text.replace("-", "−", 1)
+
+
+def interval(ends: tuple[float, float]) -> str:
+    """Both ends of an interval with equal decimals, or a dash where there is none."""
+    if any(map(math.isnan, ends)):
+        return ABSENT
+    if 5e-4 <= max(map(abs, ends)) < 100:
+        return " to ".join(f"{end:.3f}".replace("-", "−") for end in ends)
+    return f"{number(ends[0])} to {number(ends[1])}"
+
+
+def bits(value: float) -> str:
+    """Bits, in whole ones where there are many, thousands set apart."""
+    return f"{value:,.0f}".replace(",", "\u202f") if abs(value) >= 100 else number(value, 1)
+
+
+def printed(value: Published) -> str:
+    """A published number as the paper states it: relation, value, standard error, unit."""
+    error = f" ± {number(value.standard_error)}" if value.standard_error is not None else ""
+    in_text = bool(value.relation or value.unit)  # a table has three decimals, a sentence as many as it says
+    text = f"{value.value:g}".replace("-", "−") if in_text else number(value.value)
+    return f"{value.relation} {text}{error} {value.unit}".strip()
 
 
 def seconds(value: float) -> str:

@@ -8,7 +8,7 @@ from html import escape
 import torch
 
 from lit_iba.heatmap import Heatmap
-from lit_iba.report.naming import number
+from lit_iba.report.naming import bits, number
 from lit_iba.report.page_parts import anchor
 from lit_iba.report.pictures import backdrop_uri, layer_uri, outline, photograph_uri
 from lit_iba.report.run_folder import Gallery, RunFolder, score_rows
@@ -125,6 +125,6 @@ def _caption(values: torch.Tensor, kind: str, scores: Mapping[str, float | None]
     if not torch.isfinite(values).all():
         parts.append("contains values that are no numbers, drawn as zero")
     elif kind == "bits":
-        parts.append(f"{number(float(values.sum()), 1)} bits, at most {number(float(values.max()))} per pixel")
+        parts.append(f"{bits(float(values.sum()))} bits, at most {bits(float(values.max()))} per pixel")
     parts += [f"{metric} {number(score)}" for metric, score in scores.items() if score is not None]
     return "\n".join(parts)

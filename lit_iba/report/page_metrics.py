@@ -5,23 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 
+from lit_iba.report.box_plots import CAPTION, box_plots, box_range
 from lit_iba.report.curves import AreaPanel, LineChart, area_panels, bounds, line_charts
-from lit_iba.report.naming import number, p_value, seconds
+from lit_iba.report.naming import interval, number, p_value, printed, seconds
 from lit_iba.report.page_parts import better_text, method_cell, score_cell, sortable
 from lit_iba.report.published import Published
 from lit_iba.report.run_folder import RunFolder
-from lit_iba.report.svg import area_panel, color_class, line_chart, strip, strip_range
-from lit_iba.report.tables import RULE, MetricRow, MetricTable, published_notes
+from lit_iba.report.significance import SIGNIFICANCE
+from lit_iba.report.svg import area_panel, box_axis, box_strip, color_class, line_chart, strip, strip_range
+from lit_iba.report.tables import INTERVAL, RULE, MetricRow, MetricTable, agreement_note, published_for, published_notes
 
 
 def metric_section(table: MetricTable, run: RunFolder, colors: Mapping[str, int]) -> str:
     """The inside of the section of one metric."""
     definition = f'<p class="definition">{escape(table.info.definition)}</p>' if table.info.definition else ""
-    notes = "".join(f'<p class="rule-note">{escape(note)}</p>' for note in [RULE, *published_notes(table, run)])
+    texts = [agreement_note(table), f"{RULE} {INTERVAL}", *published_notes(table, run)]
+    notes = "".join(f'<p class="rule-note">{escape(note)}</p>' for note in texts if note)
     return (
         f'<h2>{escape(table.label)}<span class="better">{better_text(table.info)}</span></h2>'
         f"{definition}<p>{escape(table.verdict)}</p>{_table(table, colors)}{notes}"
-        f"{_areas(table, colors)}{_charts(table, colors)}{_extras(table, colors)}{_all_published(table)}"
+        f"{_boxes(table, colors)}{_areas(table, colors)}{_charts(table, colors)}"
+        f"{_pairs(table)}{_extras(table, run, colors)}{_all_published(table)}"
     )
 
 
@@ -30,6 +34,7 @@ def _table(table: MetricTable, colors: Mapping[str, int]) -> str:
     with_published = any(row.published for row in table.rows)
     first = "descending" if table.info.better == "higher" else "ascending"
     heads = [sortable("Method", "ascending"), sortable("Ours", first, "mean ± standard error")]
+    heads.append(sortable("Interval", first, "95 %, bootstrap"))
     heads.append(f'<th scope="col">Scale<small>{number(low, 2)} to {number(high, 2)}</small></th>')
     if with_published:
         head = sortable("◇ Published", first, "not ours")
@@ -45,6 +50,7 @@ def _row(row: MetricRow, low: float, high: float, color: int, with_published: bo
     cells = [
         f'<th scope="row">{method_cell(row.label, color, row.name)}</th>',
         score_cell(row),
+        f'<td data-value="{row.interval[0]!r}">{interval(row.interval)}</td>',
         f"<td>{strip(row, low, high, color)}</td>",
         _published_cell(row) if with_published else "",
         f'<td data-value="{"NaN" if p is None else repr(p)}">{escape(p_value(p))}</td>',
@@ -55,16 +61,56 @@ def _row(row: MetricRow, low: float, high: float, color: int, with_published: bo
 
 
 def _published_cell(row: MetricRow) -> str:
-    printed = row.published
-    if printed is None:
+    item = row.published
+    if item is None:
         return '<td class="published" data-value="NaN">–</td>'
-    title = f"Published: {printed.citation}, {printed.table}, {printed.network_label}, {printed.label}. {printed.note}"
-    error = f" ± {number(printed.standard_error)}" if printed.standard_error is not None else ""
+    title = f"Published: {item.citation}, {item.table}, {item.network_label}, {item.label}. {item.note}"
     css = "published" if row.same_network else "published far"
     return (
-        f'<td class="{css}" data-value="{printed.value!r}" title="{escape(title.strip())}">'
-        f"{number(printed.value)}{error}<small>{escape(printed.network_label)}</small></td>"
+        f'<td class="{css}" data-value="{item.value!r}" title="{escape(title.strip())}">'
+        f"{escape(printed(item))}<small>{escape(item.network_label)}</small></td>"
     )
+
+
+def _boxes(table: MetricTable, colors: Mapping[str, int]) -> str:
+    boxes = box_plots(table, colors)
+    if not boxes:
+        return ""
+    low, high = box_range(boxes)
+    rows = "".join(f"<div>{method_cell(box.label, box.color)}{box_strip(box, low, high)}</div>" for box in boxes)
+    return (
+        f'<h3>Spread over the images</h3><p class="rule-note">{escape(CAPTION)}</p>'
+        f'<div class="spread">{rows}<div><span></span>{box_axis(low, high)}</div></div>'
+    )
+
+
+def _pairs(table: MetricTable) -> str:
+    """Every method against every other one, as a square table."""
+    names = {row.name: row.label for row in table.rows if any(row.name in pair for pair in table.pairs)}
+    if len(names) < 3:  # two methods are in the table above
+        return ""
+    heads = "".join(f'<th scope="col" title="{escape(label)}">{i}</th>' for i, label in enumerate(names.values(), 1))
+    rows = []
+    for i, (name, label) in enumerate(names.items(), 1):
+        cells = "".join(_pair_cell(table, name, other) for other in names)
+        rows.append(f'<tr><th scope="row">{i}. {escape(label)}</th>{cells}</tr>')
+    return (
+        "<details><summary>Every method against every other one</summary>"
+        '<p class="rule-note">▲ the method of the row is better than that of the column, ▽ it is worse, ≈ not separated; '
+        "two-sided paired Wilcoxon signed-rank tests, Holm-corrected over all pairs of this metric (adjusted p &lt; "
+        f'{SIGNIFICANCE}). Columns are numbered as the rows.</p><div class="scroll"><table class="square"><thead><tr>'
+        f'<th scope="col">Method</th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div></details>'
+    )
+
+
+def _pair_cell(table: MetricTable, name: str, other: str) -> str:
+    pair, turned = table.pairs.get((name, other)), table.pairs.get((other, name))
+    found = pair or turned
+    if found is None:
+        return "<td></td>"
+    ahead = found.ahead if pair else -found.ahead
+    sign = "≈" if found.adjusted >= SIGNIFICANCE or not ahead else "▲" if ahead > 0 else "▽"
+    return f'<td title="p {escape(p_value(found.adjusted))}, {found.images} images">{sign}</td>'
 
 
 def _areas(table: MetricTable, colors: Mapping[str, int]) -> str:
@@ -107,7 +153,7 @@ def _chart(chart: LineChart) -> str:
     )
 
 
-def _extras(table: MetricTable, colors: Mapping[str, int]) -> str:
+def _extras(table: MetricTable, run: RunFolder, colors: Mapping[str, int]) -> str:
     names = list(dict.fromkeys(name for row in table.rows for name in row.result.extra))
     if not names:
         return ""
@@ -115,7 +161,11 @@ def _extras(table: MetricTable, colors: Mapping[str, int]) -> str:
     rows = []
     for row in table.rows:
         values = [row.result.extra.get(name, float("nan")) for name in names]
-        cells = "".join(f'<td data-value="{value!r}">{number(value)}</td>' for value in values)
+        beside = [published_for(run, table.name, row.name, name)[0] for name in names]
+        cells = "".join(
+            f'<td data-value="{value!r}">{number(value)}{_beside(item)}</td>'
+            for value, item in zip(values, beside, strict=True)
+        )
         rows.append(f'<tr><th scope="row">{method_cell(row.label, colors[row.name], row.name)}</th>{cells}</tr>')
     return (
         "<details><summary>Further quantities of this metric</summary>"
@@ -124,37 +174,55 @@ def _extras(table: MetricTable, colors: Mapping[str, int]) -> str:
     )
 
 
+def _beside(item: Published | None) -> str:
+    if item is None:
+        return ""
+    origin = f"Published: {item.source}, {item.table}, {item.network_label}"
+    return f'<small title="{escape(origin)}">◇ {escape(printed(item))}</small>'
+
+
 def _all_published(table: MetricTable) -> str:
     """Every printed number of this metric, also of methods that this run did not have."""
     if not table.all_published:
         return ""
     groups: dict[tuple[str, str], list[Published]] = {}
-    for printed in table.all_published:
-        groups.setdefault((printed.source, printed.table), []).append(printed)
+    for item in table.all_published:
+        groups.setdefault((item.source, item.table), []).append(item)
     return "".join(_published_table(members) for members in groups.values())
 
 
 def _published_table(members: list[Published]) -> str:
-    networks = list(dict.fromkeys((item.network, item.network_label) for item in members))
-    values: dict[str, dict[str, Published]] = {}
+    columns = list(dict.fromkeys(map(_column, members)))
+    values: dict[tuple[str, str], dict[str, Published]] = {}
     for item in members:
-        values.setdefault(item.label, {})[item.network] = item
-    heads = sortable("Method, as printed", "ascending") + "".join(sortable(text, "descending") for _, text in networks)
+        values.setdefault((item.label, item.quantity), {})[_column(item)] = item
+    several = any(item.quantity != "score" for item in members)
+    heads = [sortable("Method, as printed", "ascending"), sortable("Quantity", "ascending") if several else ""]
+    heads += [sortable(text, "descending") for text in columns]
     rows = []
-    for label, by_network in values.items():
-        cells = "".join(_printed_cell(by_network.get(network)) for network, _ in networks)
+    for (label, quantity), by_column in values.items():
+        cells = f"<td>{escape(quantity)}</td>" if several else ""
+        cells += "".join(_printed_cell(by_column.get(column)) for column in columns)
         rows.append(f'<tr><th scope="row">{escape(label)}</th>{cells}</tr>')
     first = members[0]
-    notes = " ".join(dict.fromkeys(text for text in (first.data + ".", first.note) if text))
+    texts = dict.fromkeys(text for item in members for text in (_sentence(item.data), item.note) if text)
+    notes = " ".join(text for text in texts if not any(text in other for other in texts if other != text))
     return (
         f"<details><summary>All published numbers: {escape(first.source)}, {escape(first.table)}</summary>"
         f'<p class="rule-note">{escape(first.citation)}. {escape(notes)}</p><div class="scroll">'
-        f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></details>"
+        f"<table><thead><tr>{''.join(heads)}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></details>"
     )
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _column(item: Published) -> str:
+    return f"{item.network_label}, {item.condition}" if item.condition else item.network_label
 
 
 def _printed_cell(item: Published | None) -> str:
     if item is None:
         return '<td class="published" data-value="NaN">–</td>'
-    error = f" ± {number(item.standard_error)}" if item.standard_error is not None else ""
-    return f'<td class="published" data-value="{item.value!r}">{number(item.value)}{error}</td>'
+    return f'<td class="published" data-value="{item.value!r}">{escape(printed(item))}</td>'

@@ -30,7 +30,8 @@ def method_cell(label: str, color: int, name: str = "") -> str:
     """A method's name with its colour."""
     title = f' title="{escape(name)}"' if name and name != label else ""
     swatch = f'<span class="swatch {color_class(color)}"></span>'
-    return f'<span class="name"{title}>{swatch}<span>{escape(label)}</span></span>'
+    text = escape(label).replace("_", "_<wbr>")  # so that a long name breaks between its words
+    return f'<span class="name"{title}>{swatch}<span>{text}</span></span>'
 
 
 def score_cell(row: MetricRow) -> str:

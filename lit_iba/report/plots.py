@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lit_iba.files import whole_file
+from lit_iba.report.box_plots import BoxPlot, box_plots
 from lit_iba.report.curves import COLORS_LIGHT, GREY_LIGHT, AreaPanel, LineChart, area_panels, line_charts
 from lit_iba.report.naming import number
 from lit_iba.report.run_folder import Curve
@@ -26,6 +27,9 @@ def write_plots(table: MetricTable, index: int, colors: Mapping[str, int], folde
     """
     stem = f"{index:02d}_{re.sub(r'[^A-Za-z0-9-]+', '_', table.name)[:60]}"
     paths = []
+    boxes = box_plots(table, colors)
+    if boxes:
+        paths.append(_save(_box_figure(boxes, table.label), folder / f"{stem}_boxes.png"))
     panels = area_panels(table, colors)
     if panels:
         x_label = table.rows[0].result.x_label
@@ -42,7 +46,7 @@ def _save(figure: Figure, path: Path) -> Path:
 
 
 def _color(index: int) -> str:
-    return GREY_LIGHT if index < 0 else COLORS_LIGHT[index]
+    return GREY_LIGHT if index < 0 else COLORS_LIGHT[index % len(COLORS_LIGHT)]
 
 
 def _plain(text: str) -> str:
@@ -62,6 +66,26 @@ def _band(axes: Axes, curve: Curve, color: str) -> None:
     if curve.se:
         pairs = list(zip(curve.y, curve.se, strict=True))
         axes.fill_between(curve.x, [y - e for y, e in pairs], [y + e for y, e in pairs], color=color, alpha=0.2, lw=0)
+
+
+def _box_figure(boxes: list[BoxPlot], x_label: str) -> Figure:
+    figure = Figure(figsize=(7.2, 0.7 + 0.3 * len(boxes)), layout="constrained")
+    axes = figure.subplots()
+    _style(axes)
+    axes.grid(visible=False, axis="y")
+    axes.grid(axis="x", color=PALE, linewidth=0.6)
+    keys = ("whislo", "q1", "med", "q3", "whishi")
+    stats = [{**dict(zip(keys, box.percentiles, strict=True)), "mean": box.mean, "label": box.label} for box in boxes]
+    drawn = axes.bxp(
+        [{**item, "label": _plain(str(item["label"]))} for item in stats], orientation="horizontal", showfliers=False,
+        showmeans=True, patch_artist=True, widths=0.6, medianprops={"color": INK, "linewidth": 1.6},
+        meanprops={"marker": "o", "markersize": 4, "markeredgecolor": INK, "markerfacecolor": INK},
+    )  # fmt: skip
+    for patch, box in zip(drawn["boxes"], boxes, strict=True):
+        patch.set(facecolor=_color(box.color), alpha=0.45, edgecolor=_color(box.color))
+    axes.invert_yaxis()
+    axes.set_xlabel(_plain(x_label), fontsize=8, color=INK)
+    return figure
 
 
 def _area_figure(panels: list[AreaPanel], x_label: str) -> Figure:
@@ -92,7 +116,10 @@ def _line_figure(chart: LineChart) -> Figure:
         color = _color(line.color)
         _band(axes, line.curve, color)
         marker = "o" if len(line.curve.x) == 1 else None
-        axes.plot(line.curve.x, line.curve.y, color=color, linewidth=1.5, marker=marker, label=_plain(line.label))
+        style = "dashed" if line.color >= len(COLORS_LIGHT) else "solid"
+        axes.plot(
+            line.curve.x, line.curve.y, color=color, linestyle=style, linewidth=1.5, marker=marker, label=_plain(line.label)
+        )  # fmt: skip
     if chart.log_x:
         axes.set_xscale("log")
     axes.set_xlabel(_plain(chart.x_label), fontsize=8, color=INK)

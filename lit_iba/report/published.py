@@ -1,7 +1,8 @@
 """The numbers that the papers print, as data, so that they can stand beside ours.
 
-``published.json`` holds them table by table, in the papers' own layout; here they are looked up by metric, settings,
-network and explainer. They are never mixed with measured numbers: every value carries its source, table and network.
+``published.json`` holds them table by table, in the papers' own layout, and the numbers that the text states beside
+them; here they are looked up by metric, settings, network and explainer. What a figure draws without printing a number is
+not there. They are never mixed with measured numbers: every value carries its source, table or section, and network.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ class Published:
     Args:
         metric: Canonical metric, such as ``"degradation"``.
         settings: Metric settings that belong to the number, such as ``{"tile": 8}``.
-        network: Canonical network, ``"resnet50"`` or ``"vgg16"``.
-        explainer: Name in the explainer registry.
+        network: Canonical network, ``"resnet50"`` or ``"vgg16"``; empty where the paper does not say.
+        explainer: Name in the explainer registry; empty where the number is of no single method.
         explainer_settings: Explainer settings that belong to the number, such as ``{"beta": 10}``.
         quantity: ``"score"``, or what else of the method the table reports, such as ``"accuracy_top1"``.
         label: The method as the paper prints it.
@@ -33,8 +34,11 @@ class Published:
         standard_error: As printed; None where the paper prints none.
         source: Short citation, such as ``"Schulz et al. 2020"``.
         citation: Authors, title and venue.
-        table: ``"Table 1"``.
+        table: ``"Table 1"``, or the section whose text states the number.
         data: On which images.
+        condition: What sets the table's column apart besides the network, such as ``"β = 10/k"``.
+        relation: ``""`` for a printed value; ``"≈"``, ``"<"``, ``"≤"``, ``">"`` where the text says so.
+        unit: Empty for pure numbers.
         note: What a reader has to know about the number.
     """
 
@@ -50,13 +54,16 @@ class Published:
     note: str = ""
     quantity: str = "score"
     standard_error: float | None = None
+    condition: str = ""
+    relation: str = ""
+    unit: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     explainer_settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def network_label(self) -> str:
         """The network as people write it."""
-        return NETWORK_LABELS.get(self.network, self.network)
+        return NETWORK_LABELS.get(self.network, self.network) or "network not stated"
 
 
 def squeezed(name: str) -> str:
@@ -81,7 +88,10 @@ def _canonical_names(kind: str) -> dict[str, str]:
 
 
 def canonical(kind: str, name: str) -> str:
-    """The papers' name for ``"metrics"``, ``"explainers"`` or ``"networks"``; unknown names come back squeezed."""
+    """The registered name for one of the ``"metrics"``, ``"explainers"``, ``"networks"`` or ``"quantities"``.
+
+    Unknown names come back squeezed.
+    """
     key = squeezed(name)
     return _canonical_names(kind).get(key, key)
 
@@ -96,6 +106,7 @@ def _values_of(table: Mapping[str, Any]) -> Iterable[Published]:
             yield Published(
                 metric=column["metric"],
                 network=column["network"],
+                condition=column.get("label", ""),
                 settings=column.get("settings", {}),
                 explainer=row["explainer"],
                 explainer_settings={**column.get("explainer_settings", {}), **row.get("settings", {})},
@@ -111,10 +122,23 @@ def _values_of(table: Mapping[str, Any]) -> Iterable[Published]:
             )
 
 
+def _statement(given: Mapping[str, Any]) -> Published:
+    source = _document()["sources"][given["source"]]
+    of_no_one = {"network": "", "explainer": ""}
+    rest = {key: value for key, value in given.items() if key not in ("source", "place")}
+    return Published(
+        **{**of_no_one, **rest},
+        source=source["short"],
+        citation=f"{source['citation']} ({source['venue']})",
+        table=given["place"],
+    )
+
+
 @cache
 def all_published() -> tuple[Published, ...]:
-    """Every printed number, in the order of the papers."""
-    return tuple(value for table in _document()["tables"] for value in _values_of(table))
+    """Every printed number: the tables in the order of the papers, then what their texts state."""
+    of_tables = tuple(value for table in _document()["tables"] for value in _values_of(table))
+    return of_tables + tuple(_statement(given) for given in _document()["statements"])
 
 
 def _agree(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
@@ -137,7 +161,7 @@ def lookup(
     network: str | None = None,
     explainer: str | None = None,
     explainer_settings: Mapping[str, Any] | None = None,
-    quantity: str = "score",
+    quantity: str | None = "score",
 ) -> list[Published]:
     """The printed numbers that fit, in the order of the papers.
 
@@ -147,12 +171,15 @@ def lookup(
         network: Name such as ``"resnet50"`` or ``"ResNet-50"``; None for any.
         explainer: Name, alias or class path of the method; None for any.
         explainer_settings: The explainer's settings. A setting that is left out has the paper's own default (beta 10).
-        quantity: Which of several printed quantities.
+        quantity: Which of several printed quantities; None for any.
     """
     found = []
-    wanted_explainer = None if explainer is None else _canonical_explainer(explainer)
+    quantity = quantity and canonical("quantities", quantity)
+    wanted_explainer = None if explainer is None else canonical("explainers", explainer)
     for number in all_published():
-        if number.metric != canonical("metrics", metric) or number.quantity != quantity:
+        if number.metric != canonical("metrics", metric):
+            continue
+        if quantity is not None and canonical("quantities", number.quantity) != quantity:
             continue
         if not _agree(number.settings, settings or {}):
             continue
@@ -160,13 +187,9 @@ def lookup(
             continue
         if wanted_explainer is not None:
             defaults = _document()["defaults"].get(number.explainer, {})
-            if squeezed(number.explainer) != squeezed(wanted_explainer):
+            if number.explainer != wanted_explainer:
                 continue
             if not _agree(number.explainer_settings, {**defaults, **(explainer_settings or {})}):
                 continue
         found.append(number)
     return found
-
-
-def _canonical_explainer(name: str) -> str:
-    return canonical("explainers", name)

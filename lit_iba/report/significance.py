@@ -1,7 +1,9 @@
-"""Which differences between methods are more than chance: paired Wilcoxon signed-rank tests, corrected after Holm.
+"""How sure a mean over images is, and which differences between methods are more than chance.
 
-The pairs are images: two methods are compared on the images that both explained. Holm, "A simple sequentially rejective
-multiple test procedure" (Scandinavian Journal of Statistics 6, 1979).
+Means have bootstrap intervals; methods are compared by paired Wilcoxon signed-rank tests, corrected after Holm. The pairs
+are images: two methods are compared on the images that both explained. Holm, "A simple sequentially rejective multiple
+test procedure" (Scandinavian Journal of Statistics 6, 1979); Efron and Tibshirani, "An Introduction to the Bootstrap" (1993),
+chapter 13. Rank correlations say how far our order of the methods is a paper's.
 """
 
 from __future__ import annotations
@@ -10,11 +12,15 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 
 import numpy as np
-from scipy.stats import rankdata, wilcoxon
+from scipy.stats import bootstrap, kendalltau, rankdata, spearmanr, wilcoxon
 
 SIGNIFICANCE = 0.05
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+FEWEST_RANKED = 4  # methods; with fewer, a rank correlation says next to nothing
 
 
 @dataclass(frozen=True)
@@ -93,3 +99,78 @@ def compare_to_best(
     separated = frozenset(name for name, p in adjusted.items() if p < level and direction[name] * sign > 0)
     others = finite.keys() - {best}
     return Comparison(best, adjusted, separated, clear=bool(others) and others == separated, pairs=pairs)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One comparison of two methods.
+
+    Args:
+        adjusted: Two-sided p-value, Holm-adjusted over all pairs of the metric.
+        ahead: Which of the two is better on the whole, by the sum of signed ranks: 1 the first, -1 the second, 0 neither.
+        images: Number of images that both have.
+    """
+
+    adjusted: float
+    ahead: int
+    images: int
+
+
+def compare_all(rows: Mapping[str, Mapping[str, float]], better: str) -> dict[tuple[str, str], Pair]:
+    """Test every method against every other one; each pair is there once, in the order of ``rows``.
+
+    Args:
+        rows: Per method, the value of each image by its key.
+        better: ``"higher"`` or ``"lower"``.
+    """
+    sign = -1.0 if better == "lower" else 1.0
+    keys = sorted(set().union(*rows.values()))
+    columns = {name: np.array([values.get(key, math.nan) for key in keys]) for name, values in rows.items()}
+    found: dict[tuple[str, str], tuple[float, int, int]] = {}
+    for one, other in combinations(rows, 2):
+        first, second = columns[one], columns[other]
+        images = int((np.isfinite(first) & np.isfinite(second)).sum())
+        if images:
+            p_value, ranks = signed_rank_test(first, second)
+            found[one, other] = p_value, int(np.sign(sign * ranks)), images
+    adjusted = holm([p_value for p_value, _, _ in found.values()])
+    return {
+        names: Pair(p_value, ahead, images)
+        for (names, (_, ahead, images)), p_value in zip(found.items(), adjusted, strict=True)
+    }
+
+
+def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean, of values that are numbers; NaN for fewer than two.
+
+    The resamples are the same for equal data, so a report does not change when it is written again.
+    """
+    data = np.asarray(values, dtype=np.float64)
+    data = data[np.isfinite(data)]
+    if len(data) < 2:
+        return math.nan, math.nan
+    found = bootstrap(
+        (data,), np.mean, n_resamples=RESAMPLES, batch=max(1, 10**7 // len(data)), confidence_level=confidence,
+        method="percentile", random_state=np.random.default_rng(0),
+    ).confidence_interval  # fmt: skip
+    return float(found.low), float(found.high)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Rank correlation of our scores with published ones over ``methods`` methods; NaN where one side is constant."""
+
+    spearman: float
+    kendall: float
+    methods: int
+
+
+def rank_agreement(ours: Sequence[float], published: Sequence[float]) -> Agreement | None:
+    """Spearman's rho and Kendall's tau-b of two columns; None for fewer than four methods that have both numbers."""
+    pairs = [pair for pair in zip(ours, published, strict=True) if all(map(math.isfinite, pair))]
+    if len(pairs) < FEWEST_RANKED:
+        return None
+    first, second = zip(*pairs, strict=True)
+    if len(set(first)) == 1 or len(set(second)) == 1:
+        return Agreement(math.nan, math.nan, len(pairs))
+    return Agreement(float(spearmanr(first, second).statistic), float(kendalltau(first, second).statistic), len(pairs))

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from lit_iba.report.curves import AreaPanel, LineChart, bounds, ticks
+from lit_iba.report.box_plots import BoxPlot
+from lit_iba.report.curves import COLORS_LIGHT, AreaPanel, LineChart, bounds, ticks
 from lit_iba.report.naming import number
 from lit_iba.report.run_folder import Curve
 from lit_iba.report.tables import MetricRow
@@ -53,8 +54,8 @@ def path(points: Sequence[tuple[float, float]], closed: bool = False) -> str:
 
 
 def color_class(color: int) -> str:
-    """Style sheet class of a method's colour."""
-    return "cx" if color < 0 else f"c{color}"
+    """Style sheet classes of a method's colour; ``again`` where the colours are used a second time."""
+    return "cx" if color < 0 else f"c{color % len(COLORS_LIGHT)}{' again' if color >= len(COLORS_LIGHT) else ''}"
 
 
 def _band(frame: Frame, curve: Curve) -> str:
@@ -165,6 +166,42 @@ def strip(row: MetricRow, low: float, high: float, color: int) -> str:
     return (
         f'<svg class="strip {color_class(color)}" viewBox="0 0 {width:g} 22" aria-hidden="true">{"".join(parts)}</svg>'
     )
+
+
+def _box_frame(low: float, high: float) -> Frame:
+    return Frame(10, 0, 580, 24, low, high, 0, 1)
+
+
+def box_strip(box: BoxPlot, low: float, high: float) -> str:
+    """One method's box on the axis from ``low`` to ``high``; :func:`box_axis` belongs below the last one."""
+    frame = _box_frame(low, high)
+    bottom, lower, middle, upper, top = (f"{frame.x(value):.1f}" for value in box.percentiles)
+    width = f"{frame.x(box.percentiles[3]) - frame.x(box.percentiles[1]):.1f}"
+    zero = (
+        f'<line class="zero" x1="{frame.x(0):.1f}" x2="{frame.x(0):.1f}" y1="0" y2="24"/>' if low <= 0 <= high else ""
+    )
+    numbers = ", ".join(number(value) for value in box.percentiles)
+    title = f"{box.label}: 5th, 25th, 50th, 75th and 95th percentile {numbers}; mean {number(box.mean)}"
+    return (
+        f'<svg class="{color_class(box.color)}" viewBox="0 0 600 24" role="img" aria-label="{escape(title)}">'
+        f"<title>{escape(title)}</title>{zero}"
+        f'<path class="reach" d="M{bottom} 12H{lower}M{upper} 12H{top}M{bottom} 8V16M{top} 8V16"/>'
+        f'<rect class="box" x="{lower}" y="4" width="{width}" height="16"/>'
+        f'<path class="median" d="M{middle} 4V20"/>'
+        f'<circle class="dot" cx="{frame.x(box.mean):.1f}" cy="12" r="3"/></svg>'
+    )
+
+
+def box_axis(low: float, high: float) -> str:
+    """The axis below the boxes."""
+    frame = _box_frame(low, high)
+    marks = "".join(
+        f'<line class="mark" x1="{frame.x(tick):.1f}" x2="{frame.x(tick):.1f}" y1="0" y2="5"/>'
+        f'<text class="tick" x="{frame.x(tick):.1f}" y="21" text-anchor="middle">{_tick(tick)}</text>'
+        for tick in ticks(low, high, 5)
+    )
+    line = f'<line class="mark" x1="{frame.left}" x2="{frame.left + frame.width}" y1="0" y2="0"/>'
+    return f'<svg viewBox="0 0 600 26" aria-hidden="true">{line}{marks}</svg>'
 
 
 def strip_range(rows: Sequence[MetricRow]) -> tuple[float, float]:

@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lit_iba.report.naming import method_labels, metric_kind, metric_labels
-from lit_iba.report.published import Published, lookup
+from lit_iba.report.published import Published, canonical, lookup
 from lit_iba.report.run_folder import MethodResult, MetricInfo, RunFolder, score_rows
-from lit_iba.report.significance import SIGNIFICANCE, Comparison, compare_to_best
+from lit_iba.report.significance import (
+    CONFIDENCE,
+    RESAMPLES,
+    SIGNIFICANCE,
+    Agreement,
+    Comparison,
+    Pair,
+    compare_all,
+    compare_to_best,
+    mean_interval,
+    rank_agreement,
+)
 
 RULE = (
     "Bold: best mean, and separated from every other method by a two-sided paired Wilcoxon signed-rank test on the "
     f"per-image scores, Holm-corrected over the methods (adjusted p < {SIGNIFICANCE}). "
     "≈: not separated from the best mean."
 )
+INTERVAL = (
+    f"Interval: {CONFIDENCE:.0%} bootstrap interval of the mean (percentiles of {RESAMPLES:,} resamples of the images)."
+).replace(",", " ")
 
 
 @dataclass(frozen=True)
@@ -24,6 +40,8 @@ class MetricRow:
     name: str
     label: str
     result: MethodResult
+    interval: tuple[float, float]  # bootstrap interval of the score; NaN where the rows do not make up the score
+    values: list[float]  # the score of each image that has one
     bold: bool
     tied: bool  # the best, or not separated from it, where tests could be made
     adjusted_p: float | None
@@ -43,6 +61,7 @@ class MetricTable:
     rows: list[MetricRow]
     comparison: Comparison
     tested: bool
+    pairs: Mapping[tuple[str, str], Pair]  # every method against every other one, best first
     all_published: list[Published]
 
     @property
@@ -86,18 +105,23 @@ def _build_table(run: RunFolder, metric: str, label: str) -> MetricTable:
     info, results = run.metrics[metric], run.results[metric]
     kind = metric_kind(metric, info)
     scores = {name: result.score for name, result in results.items()}
-    comparison = compare_to_best(scores, score_rows(run, metric), info.better)
+    per_image = score_rows(run, metric)
+    order = sorted(results, key=lambda name: _rank(scores[name], info.better))
+    comparison = compare_to_best(scores, per_image, info.better)
     names = method_labels(run.explainers)
     tested = bool(comparison.adjusted)
     rows = []
-    for name in sorted(results, key=lambda name: _rank(scores[name], info.better)):
+    for name in order:
         explainer = run.explainers[name]
         number, same = published_for(run, metric, name)
+        values = [value for value in per_image.get(name, {}).values() if math.isfinite(value)]
         rows.append(
             MetricRow(
                 name=name,
                 label=names[name],
                 result=results[name],
+                interval=_interval(values, scores[name]),
+                values=values,
                 bold=comparison.clear and name == comparison.best,
                 tied=tested and name in comparison.adjusted and name not in comparison.separated,
                 adjusted_p=comparison.adjusted.get(name),
@@ -106,26 +130,37 @@ def _build_table(run: RunFolder, metric: str, label: str) -> MetricTable:
                 seconds_per_image=explainer.seconds_per_image,
             )
         )
-    return MetricTable(metric, label, kind, info, rows, comparison, tested, lookup(kind, info.settings))
+    pairs = compare_all({name: per_image.get(name, {}) for name in order}, info.better)
+    printed = lookup(kind, info.settings, quantity=None)
+    return MetricTable(metric, label, kind, info, rows, comparison, tested, pairs, printed)
+
+
+def _interval(values: list[float], score: float) -> tuple[float, float]:
+    if not values or abs(sum(values) / len(values) - score) > 1e-3 * max(1.0, abs(score)):
+        return math.nan, math.nan
+    return mean_interval(values)
 
 
 def _rank(score: float, better: str) -> tuple[bool, float]:
     return (math.isnan(score), score if better == "lower" else -score)
 
 
-def published_for(run: RunFolder, metric: str, explainer: str) -> tuple[Published | None, bool]:
+def published_for(
+    run: RunFolder, metric: str, explainer: str, quantity: str = "score"
+) -> tuple[Published | None, bool]:
     """The printed number that belongs beside ours, and whether it was measured on the same network.
 
-    Where the papers do not have this classifier, the first network that they print stands in, to be marked as such.
+    ``quantity`` is the score or the name of one of the metric's further quantities. Where the papers do not have this
+    classifier, the first network that they print stands in, to be marked as such.
     """
     info, method = run.metrics[metric], run.explainers[explainer]
     kind = metric_kind(metric, info)
     network = str(run.classifier.get("model", ""))
     for given in (explainer, method.cls):
-        here = lookup(kind, info.settings, network, given, method.settings)
+        here = lookup(kind, info.settings, network, given, method.settings, quantity)
         if here:
             return here[0], True
-        elsewhere = lookup(kind, info.settings, None, given, method.settings)
+        elsewhere = lookup(kind, info.settings, None, given, method.settings, quantity)
         if elsewhere:
             return elsewhere[0], False
     return None, False
@@ -164,5 +199,44 @@ def published_notes(table: MetricTable, run: RunFolder) -> list[str]:
             notes.append(f"◇ Published: {', '.join(origin[:3])}. {origin[3]}.")
     if elsewhere:
         network = run.classifier.get("model") or "this classifier"
-        notes.append(f"The papers print no numbers for {network}: ◇ shows another network, to orient, not to compare.")
+        whose = "some of these methods on " if here else ""
+        notes.append(
+            f"The papers print no numbers for {whose}{network}: there ◇ shows another network, to orient, not to compare."
+        )
     return list(dict.fromkeys(notes))
+
+
+def agreement(table: MetricTable) -> Agreement | None:
+    """How far our order of the methods is the published one on one network, each printed number taken once."""
+    chosen: dict[str, MetricRow] = {}
+    network = compared_network(table)
+    for row in table.rows:
+        if row.published is None or row.published.network_label != network:
+            continue
+        # Variants of a method share one printed number; the method under its own name goes before them.
+        own = canonical("explainers", row.name) == row.published.explainer
+        if own or row.published.label not in chosen:
+            chosen[row.published.label] = row
+    ours = [row.result.score for row in chosen.values()]
+    return rank_agreement(ours, [row.published.value for row in chosen.values() if row.published])
+
+
+def compared_network(table: MetricTable) -> str:
+    """The network whose published column ours is held against: our own, or else the one with the most numbers."""
+    printed = [row for row in table.rows if row.published]
+    rows = [row for row in printed if row.same_network] or printed
+    counts = Counter(row.published.network_label for row in rows if row.published)
+    return counts.most_common(1)[0][0] if counts else ""
+
+
+def agreement_note(table: MetricTable) -> str:
+    """The rank correlation in words; empty where too few methods have both numbers."""
+    found = agreement(table)
+    if found is None:
+        return ""
+    if math.isnan(found.spearman):
+        return f"Rank correlation with the published column: none, one side is constant over {found.methods} methods."
+    return (
+        f"Rank correlation with the published column ({compared_network(table)}) over {found.methods} methods: "
+        f"Spearman's ρ = {found.spearman:.2f}, Kendall's τ = {found.kendall:.2f}."
+    ).replace("= -", "= −")

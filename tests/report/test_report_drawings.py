@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from lit_iba.heatmap import Heatmap
+from lit_iba.report.box_plots import BoxPlot, box_range
 from lit_iba.report.curves import ticks
 from lit_iba.report.pictures import backdrop_uri, layer_uri, outline
-from lit_iba.report.svg import Frame
+from lit_iba.report.svg import Frame, box_axis, box_strip
 
 
 def opened(uri: str) -> Image.Image:
@@ -63,3 +64,21 @@ def test_axes_put_points_where_they_belong() -> None:
     assert ticks(0, 1, 4) == [0, 0.25, 0.5, 0.75, 1]
     assert ticks(0.03, 0.62) == [0.2, 0.4, 0.6]
     assert ticks(2, 2) == [2]
+
+
+def test_boxes_and_their_axis_share_one_scale() -> None:
+    boxes = [
+        BoxPlot("a", "a", 0, (-1.0, 0.0, 1.0, 2.0, 3.0), 1.5),
+        BoxPlot("b", "b", 1, (0.0, 0.5, 0.6, 0.7, 4.0), 4.0),
+    ]
+    low, high = box_range(boxes)
+    assert (low, high) == (-1.0, 4.0)
+    marks = re.findall(r'<text class="tick" x="([\d.]+)".*?>([−\d.]+)</text>', box_axis(low, high))
+    scale = {float(text.replace("−", "-")): float(x) for x, text in marks}
+    drawn = box_strip(boxes[0], low, high)
+    lower, width = map(float, re.findall(r'class="box" x="([\d.]+)" y="4" width="([\d.]+)"', drawn)[0])
+    middle = float(re.findall(r'class="median" d="M([\d.]+) ', drawn)[0])
+    whiskers = re.findall(r'class="reach" d="M([\d.]+) 12H[\d.]+M[\d.]+ 12H([\d.]+)M', drawn)[0]
+    assert [lower, middle, lower + width] == pytest.approx([scale[0.0], scale[1.0], scale[2.0]], abs=0.11)
+    assert list(map(float, whiskers)) == pytest.approx([scale[-1.0], scale[3.0]], abs=0.11)
+    assert box_range([BoxPlot("a", "a", 0, (2.0,) * 5, 2.0)]) == (1.5, 2.5)

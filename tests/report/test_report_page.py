@@ -115,11 +115,54 @@ def test_markdown_shows_plots_that_exist(make_run: Callable[..., Path]) -> None:
     files = write_report(run, title="A title")
     text = (run / "report.md").read_text()
     shown = [run / name for name in re.findall(r"!\[[^]]*\]\(([^)]+)\)", text)]
-    assert len(shown) == 2
+    assert len(shown) == 5  # box plots of three metrics, areas of one, curves of another
     assert set(shown) <= set(files)
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in shown)
     assert text.startswith("# A title\n")
     assert all(path.is_file() for path in files)
+
+
+def test_latex_holds_every_method_and_the_published_column(make_run: Callable[..., Path]) -> None:
+    run = make_run()
+    write_report(run)
+    text = (run / "report.tex").read_text()
+    tables = re.findall(r"\\begin\{table\}.*?\\end\{table\}", text, re.S)
+    assert len(tables) == 3  # all metrics; then the two of three that the papers have numbers of
+    for table in tables:
+        rows = [line for line in table.splitlines() if line.endswith(r" \\")]
+        assert len(rows) == 1 + 5
+        assert len({len(re.findall(r"(?<!\\)&", row)) for row in rows}) == 1
+        assert len(re.findall(r"(?<!\\)\{", table)) == len(re.findall(r"(?<!\\)\}", table))
+    assert r"\textit{0.572}" in tables[1]
+    assert r"Spearman's $\rho$ =" in tables[1]
+
+
+def test_a_metric_that_nobody_knows_is_shown_whole(make_run: Callable[..., Path]) -> None:
+    run = make_run()
+
+    def change(document: dict) -> None:
+        for part in ("metrics", "results"):
+            document[part]["mine"] = document[part].pop("sensitivity_n")
+        document["metrics"]["mine"].update({"class": "my_file.Mine", "better": "lower"})
+        for result in document["results"]["mine"].values():
+            result["extra"] = {"half_way": 0.625}
+
+    edit(run, change)
+    (run / "rows.csv").write_text((run / "rows.csv").read_text().replace(",sensitivity_n,", ",mine,"))
+    write_report(run)
+    section = (run / "report.html").read_text().split('<section id="metric-2">')[1].split("</section>")[0]
+    for part in (
+        "lower is better",
+        "Spread over the images",
+        "Curve: correlation",
+        "half_way",
+        "0.625",
+        "bootstrap",
+        "▲",
+    ):
+        assert part in section
+    best = min(json.loads((run / "results.json").read_text())["results"]["mine"].items(), key=lambda e: e[1]["score"])
+    assert build_tables(read_run(run))[2].rows[0].name == best[0]
 
 
 def test_hostile_names_stay_text(make_run: Callable[..., Path]) -> None:

@@ -2,7 +2,9 @@
 
 import pytest
 
-from lit_iba.report.published import all_published, canonical, lookup
+from lit_iba.explainer import EXPLAINERS
+from lit_iba.metrics.base import METRICS
+from lit_iba.report.published import _canonical_names, all_published, canonical, lookup
 
 
 @pytest.mark.parametrize(
@@ -53,12 +55,13 @@ def test_tables_are_complete_and_say_where_they_are_from() -> None:
     counts: dict[tuple[str, str], int] = {}
     for number in all_published():
         counts[number.source, number.table] = counts.get((number.source, number.table), 0) + 1
-        assert all((number.citation, number.data))
-        assert number.network_label in ("ResNet-50", "VGG-16")
+        assert all((number.citation, number.data, number.label))
+        assert number.network in ("resnet50", "vgg16") or not number.table.startswith("Table")
     # Table 1: 17 methods by 6 columns, less 3 methods without ResNet-50; table 4: 6 rows of 7, less 2 dashes.
-    assert counts == {
+    assert {origin: count for origin, count in counts.items() if "Section" not in origin[1]} == {
         ("Schulz et al. 2020", "Table 1"): 17 * 6 - 3 * 3,
         ("Schulz et al. 2020", "Table 4"): 6 * 7 - 2,
+        ("Schulz et al. 2020", "Figure 4"): 5,
         ("Zhang et al. 2021", "Table 2"): 7,
     }
     assert all(n.standard_error is not None for n in lookup("ehr"))
@@ -67,4 +70,48 @@ def test_tables_are_complete_and_say_where_they_are_from() -> None:
 def test_names_are_recognised_however_they_are_written() -> None:
     assert {canonical("networks", name) for name in ("resnet50", "ResNet-50", "RESNET_50")} == {"resnet50"}
     assert canonical("explainers", "pkg.methods.GuidedBackpropagation") == "guided_backprop"
-    assert canonical("metrics", "lit_iba.metrics.sensitivity_n.SensitivityN") == "sensitivityn"
+    assert canonical("metrics", "lit_iba.metrics.sensitivity_n.SensitivityN") == "sensitivity_n"
+    assert canonical("metrics", "EffectiveHeatRatio") == "ehr"
+
+
+@pytest.mark.parametrize(
+    ("metric", "network", "explainer", "quantity", "value", "unit"),
+    [
+        ("latency", "vgg16", "input_iba", "score", 24, "s"),
+        ("latency", "vgg16", "pda", "score", 25 * 60, "s"),
+        ("latency", "vgg16", "fido", "score", 60, "s"),
+        ("sensitivity_n", "vgg16", "input_iba", "best_of_all_above_n", 100, "pixels"),
+        ("sanity_check", None, "readout_iba", "ssim_drop_final_layer", 0.4, ""),
+        ("bounding_box", "vgg16", "per_sample_iba", "margin_to_best_baseline", 0.152, ""),
+        ("decision_flip", "resnet50", "saliency", "delta_e_minus", 0.02, ""),
+    ],
+)
+def test_numbers_that_stand_in_the_text(
+    metric: str, network: str | None, explainer: str, quantity: str, value: float, unit: str
+) -> None:
+    found = lookup(metric, {"tile": 1}, network, explainer, quantity=quantity)
+    assert [(number.value, number.unit) for number in found] == [(value, unit)]
+    assert found[0].table.startswith("Section")
+
+
+def test_a_margin_in_the_text_follows_from_its_table() -> None:
+    for network in ("resnet50", "vgg16"):
+        column = lookup("bounding_box", {}, network)
+        ours = max(n.value for n in column if "iba" in n.explainer)
+        best_baseline = max(n.value for n in column if "iba" not in n.explainer)
+        stated = lookup("bounding_box", {}, network, "per_sample_iba", quantity="margin_to_best_baseline")
+        assert stated[0].value == pytest.approx(ours - best_baseline)
+
+
+def test_every_name_in_the_file_is_a_registered_one() -> None:
+    explainers = set(_canonical_names("explainers").values())
+    metrics = set(_canonical_names("metrics").values())
+    assert {number.explainer for number in all_published()} <= explainers | {""}
+    assert {number.metric for number in all_published()} <= metrics
+    assert {name for name in EXPLAINERS if name not in ("occlusion", "captum")} <= explainers
+    assert set(METRICS) <= metrics
+
+
+def test_quantities_are_found_under_their_other_names() -> None:
+    found = lookup("bits_and_accuracy", {}, "resnet50", "readout_iba", {"beta": 10}, quantity="top1_accuracy")
+    assert [number.value for number in found] == [0.660]

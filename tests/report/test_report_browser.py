@@ -1,0 +1,57 @@
+"""The page in a real browser, at the width of a desk and of a phone: nothing complains, nothing sticks out, all works."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from browser import CHROMIUM, Browser
+
+from lit_iba.report import write_report
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
+]
+
+COLUMN = """[...document.querySelector("#metric-0 table").tBodies[0].rows].map(row => row.cells[%d].dataset.value)"""
+STICKS_OUT = """[...document.querySelectorAll("body *")].filter(e =>
+    e.getBoundingClientRect().right > innerWidth + 1 && !e.closest(".scroll, nav, pre, svg, dialog")
+  ).map(e => e.outerHTML.slice(0, 80))"""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_page_works_without_a_complaint(make_run: Callable[..., Path], width: int) -> None:
+    run = make_run()
+    write_report(run)
+    with Browser(width) as browser:
+        browser.open(run / "report.html")
+        assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        browser.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+        assert browser.evaluate(STICKS_OUT) == []
+
+        scores = [float(value) for value in browser.evaluate(COLUMN % 1)]
+        head = "document.querySelectorAll('#metric-0 thead th button')[1]"
+        browser.evaluate(f"{head}.click(), {head}.click()")  # the first click sorts from the best
+        assert [float(value) for value in browser.evaluate(COLUMN % 1)] == sorted(scores)
+        assert scores != sorted(scores)
+
+        shown = "[...document.querySelectorAll('.pictures .layer')].filter(e => getComputedStyle(e).visibility == 'visible')"
+        names = f"[...new Set({shown}.map(e => e.alt))]"
+        first = browser.evaluate(names)
+        browser.evaluate("document.querySelectorAll('.switch button')[3].click()")
+        second = browser.evaluate(names)
+        assert len(first) == len(second) == 1
+        assert first != second
+
+        browser.evaluate("document.querySelector('.stage').click()")
+        assert browser.evaluate("document.querySelectorAll('dialog[open] .compare figure').length") == 6
+        assert browser.complaints == []
+
+
+def test_browser_would_notice(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text("<div style='width:3000px'>wide</div><script>console.error('x'); missing()</script>")
+    with Browser(390) as browser:
+        browser.open(page)
+        assert len(browser.complaints) == 2
+        assert browser.evaluate("document.documentElement.scrollWidth > 390")
