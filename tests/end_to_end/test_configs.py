@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import safetensors.torch
+from test_evaluate_configs import BENCHMARKS
 
 from lit_iba.cli import main
 from lit_iba.data.quickstart import QuickstartSettings, make_quickstart
@@ -26,9 +27,10 @@ ONE_EPOCH = ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--tra
 def test_every_config_has_its_test() -> None:
     tested = {
         "quickstart/classifier.yaml", "quickstart/readout.yaml", "quickstart/explain.yaml", "quickstart/benchmark.yaml",
-        "train/readout_resnet50.yaml", "train/readout_vgg16.yaml", "evaluate/iba_table1_resnet50.yaml",
+        "train/readout_resnet50.yaml", "train/readout_vgg16.yaml",
     }  # fmt: skip
-    assert {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")} == tested
+    evaluation = {f"evaluate/{name}" for name in BENCHMARKS}  # in test_evaluate_configs.py
+    assert {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")} == tested | evaluation
 
 
 def test_the_quickstart_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,16 +92,3 @@ def test_the_training_configs_take_a_step(network: str, tmp_path: Path, monkeypa
         "cpu",
     ]
     assert main(["fit", *config, *small, *step], "train.py") == 0
-
-
-@pytest.mark.slow
-def test_the_table_configs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    make_quickstart("data/imagenet", QuickstartSettings(4, 4, 4, val_shard_size=2))
-    config = ["--config", str(CONFIGS / "evaluate" / "iba_table1_resnet50.yaml"), "--classifier.weights", "random"]
-    metrics = '{"bounding_box": {}, "degradation_14": {"metric": "degradation", "tile": 14, "points": 3}}'
-    explainers = '{"per_sample_iba": {"layer": "layer2", "steps": 1, "copies": 2}, "grad_cam": {}, "random": {}}'
-    little = ["--max_images", "2", "--metrics", metrics, "--explainers", explainers, "--accelerator", "cpu"]
-    assert main(["benchmark", *config, *little], "evaluate.py") == 0
-    results = json.loads(Path("runs/iba_table1_resnet50/results.json").read_text())
-    assert results["data"]["used"] == 2
