@@ -87,9 +87,9 @@ def step_without_weights(step: Step, r: Tensor) -> tuple[Tensor, ...]:
 class LRP(Explainer):
     """The alpha-beta rule in every convolution and linear layer; relevance summed over channels, signed.
 
-    Starts from the target's logit. With alpha 1, beta 0 and epsilon 0 the total is that logit, except for the relevance of
-    neurons that are active by their bias alone and so have nobody to give it to; ``completeness`` measures what is missing. An
-    epsilon swallows relevance by design.
+    Starts from the target's logit. With epsilon 0 the total is that logit, except for what reaches a neuron without
+    contributions to give it to: with alpha 1 and beta 0, one that is active by its bias alone, or a negative logit that nothing
+    speaks for. ``completeness`` measures what is missing. An epsilon swallows relevance by design.
 
     Args:
         classifier: The network to explain.
