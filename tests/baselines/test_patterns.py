@@ -46,6 +46,21 @@ def test_patterns_are_their_definition_patch_by_patch() -> None:
             assert torch.allclose(found[name][k].flatten(), wanted, rtol=1e-6, atol=1e-9), (name, k)
 
 
+def test_the_linear_estimator_is_a_regression_of_the_input_on_the_output() -> None:
+    classifier, images = toy(Plain), toy_images(12)
+    found = Patterns.estimate(classifier, images, estimator="linear").tensors["features_0"]
+    layer = classifier.model.features[0]
+    y = layer(images).flatten(2).transpose(1, 2).flatten(0, 1)
+    patches = F.unfold(images, 3, padding=1).transpose(1, 2).flatten(0, 1)
+    for k in range(4):
+        joint = torch.cov(torch.cat([y[:, k : k + 1], patches], dim=1).T)
+        assert torch.allclose(found[k].flatten(), joint[0, 1:] / joint[0, 0], rtol=1e-8)
+    assert PatternStream(toy(Residual)).estimator == "linear"  # it has batch norms
+    assert PatternStream(classifier).estimator == "two_component"
+    with pytest.raises(InputError, match="estimator is 'best'"):
+        PatternStream(classifier, "best")
+
+
 @given(seed=st.integers(0, 50), sizes=st.lists(st.integers(1, 4), min_size=1, max_size=4))
 @settings(max_examples=15, deadline=None)
 def test_streams_can_be_cut_and_merged_anywhere(seed: int, sizes: list[int]) -> None:
@@ -97,7 +112,7 @@ def test_weights_times_patterns_sum_to_one_additions_included() -> None:
 
 def test_the_attribution_is_propagated_by_hand() -> None:
     classifier, images = toy(Residual), toy_images(20)
-    patterns = Patterns.estimate(classifier, images)
+    patterns = Patterns.estimate(classifier, images, estimator="two_component")
     m, image = classifier.model, images[2]
     p = patterns.tensors
     (add,) = (tensor for tensor in p.values() if tensor.shape == (6, 2))
@@ -159,7 +174,7 @@ def test_patterns_survive_the_disk_and_belong_to_their_classifier(tmp_path: Path
     patterns = Patterns.estimate(classifier, images, data="digits")
     patterns.save(path)
     loaded = Patterns.load(path, classifier)
-    assert loaded.identity == {"classifier": classifier.identity, "data": "digits"}
+    assert loaded.identity == {"classifier": classifier.identity, "data": "digits", "estimator": "linear"}
     from_file = build_explainer("pattern_attribution", classifier, {"patterns": str(path)}).attribute(images, target=1)
     assert torch.equal(from_file.values, PatternAttribution(classifier, patterns).attribute(images, target=1).values)
     with pytest.raises(InputError, match="was made with Residual"):

@@ -78,7 +78,7 @@ def test_patterns_and_backgrounds_come_from_the_runs_images(shards: ShardIndex, 
     surroundings = StoredStatistics(tmp_path / "statistics", shards, images=6, batch_size=2)
     images = toy_images(2).float()
     first = build_explainer("pattern_attribution", classifier, {}, surroundings)
-    path = tmp_path / "statistics" / "patterns.safetensors"
+    path = tmp_path / "statistics" / "patterns_linear.safetensors"
     written = path.stat().st_mtime_ns
     again = build_explainer("pattern_attribution", classifier, {}, surroundings)
     assert path.stat().st_mtime_ns == written
@@ -97,7 +97,7 @@ def test_patterns_and_backgrounds_come_from_the_runs_images(shards: ShardIndex, 
 
     with pytest.raises(InputError, match="measured on"):
         build_explainer("pattern_attribution", classifier, {}, StoredStatistics(path.parent, shards, images=7))
-    with pytest.raises(InputError, match="no patterns at"):
+    with pytest.raises(InputError, match="no patterns_linear at"):
         build_explainer("pattern_attribution", classifier, {}, StoredStatistics(tmp_path, None))
     with pytest.raises(InputError, match="no statistics_data"):
         build_explainer("deep_shap", classifier, {"background_images": 5}, StoredStatistics(tmp_path, None))
