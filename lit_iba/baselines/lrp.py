@@ -8,6 +8,8 @@ left LRP out on ResNet.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterable
 from typing import ClassVar
 
 import torch
@@ -44,21 +46,29 @@ def alpha_beta_shares(module: nn.Module, x: Tensor, r: Tensor, alpha: float, bet
     weight = module.weight
     assert isinstance(weight, Tensor)  # for the type checker: module is one of WEIGHTED
     up, down = weight.clamp_min(0), weight.clamp_max(0)
-    parts = [(x.clamp_min(0), up, down), (x.clamp_max(0), down, up)]  # input, weight that makes it count for, against
-    parts = parts if bool((x < 0).any()) else parts[:1]
-    z_for = sum((weighted_sum(module, part, w) for part, w, _ in parts), torch.zeros_like(r))
-    z_against = sum((weighted_sum(module, part, w) for part, _, w in parts), torch.zeros_like(r)) if beta else None
-    r_for, r_against = alpha * r, -beta * r
-    if alpha and z_against is not None:
-        r_for, r_against = torch.where(z_against == 0, r, r_for), torch.where(z_for == 0, r, r_against)
-    shares = torch.zeros_like(x)
-    if alpha:
-        s = quotient(r_for, z_for, epsilon)
-        shares += sum(part * weighted_transpose(module, x, s, w) for part, w, _ in parts)
-    if z_against is not None:
-        s = quotient(r_against, z_against, epsilon)
-        shares += sum(part * weighted_transpose(module, x, s, w) for part, _, w in parts)
-    return shares
+    # Which weights make which inputs count for the neuron, and which against it.
+    pairs = {"for": [(x, up)], "against": [(x, down)]}
+    if bool((x < 0).any()):
+        high, low = x.clamp_min(0), x.clamp_max(0)
+        pairs = {"for": [(high, up), (low, down)], "against": [(high, down), (low, up)]}
+
+    def summed(sign: str) -> Tensor:
+        return _total(weighted_sum(module, part, w) for part, w in pairs[sign])
+
+    def shares(sign: str, z: Tensor, relevance: Tensor) -> Tensor:
+        s = quotient(relevance, z, epsilon)
+        return _total(part * weighted_transpose(module, x, s, w) for part, w in pairs[sign])
+
+    if not alpha or not beta:  # then beta is -1 or alpha is 1
+        sign = "for" if alpha else "against"
+        return shares(sign, summed(sign), r)
+    z_for, z_against = summed("for"), summed("against")
+    r_for, r_against = torch.where(z_against == 0, r, alpha * r), torch.where(z_for == 0, r, -beta * r)
+    return shares("for", z_for, r_for) + shares("against", z_against, r_against)
+
+
+def _total(terms: Iterable[Tensor]) -> Tensor:
+    return functools.reduce(torch.add, terms)
 
 
 def epsilon_shares(step: Step, r: Tensor, epsilon: float) -> tuple[Tensor, ...]:
@@ -87,9 +97,9 @@ def step_without_weights(step: Step, r: Tensor) -> tuple[Tensor, ...]:
 class LRP(Explainer):
     """The alpha-beta rule in every convolution and linear layer; relevance summed over channels, signed.
 
-    Starts from the target's logit. With alpha 1, beta 0 and epsilon 0 the total is that logit, except for the relevance of
-    neurons that are active by their bias alone and so have nobody to give it to; ``completeness`` measures what is missing. An
-    epsilon swallows relevance by design.
+    Starts from the target's logit. With epsilon 0 the total is that logit, except for what reaches a neuron without
+    contributions to give it to: with alpha 1 and beta 0, one that is active by its bias alone, or a negative logit that nothing
+    speaks for. ``completeness`` measures what is missing. An epsilon swallows relevance by design.
 
     Args:
         classifier: The network to explain.

@@ -2,8 +2,12 @@
 
 A weight filters the signal out of its input; the pattern is the direction in which that signal lies. Patterns are estimated
 from one pass over images: with the linear estimator, cov[x, y] / var[y], where a step's output is used as it is, and with the
-two-component one where a ReLU follows. On the canonical copy an addition is a neuron with two weights of one, whose patterns
-are estimated like any other's; so the method, which the paper states for VGG, runs on networks with skip connections.
+two-component one where a ReLU follows. That one divides by something which vanishes where a bias, not the input, opens the ReLU;
+folded batch norms have such biases (in ResNet-50, |weight * pattern| then sums to 28,000 in one neuron), and so the linear
+estimator is the default where there are any.
+
+On the canonical copy an addition is a neuron with two weights of one, whose patterns are estimated like any other's; so the
+method, which the paper states for VGG, runs on networks with skip connections.
 """
 
 from __future__ import annotations
@@ -38,6 +42,8 @@ from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer, Surroundings
 from lit_iba.files import whole_file
+
+ESTIMATORS = ("two_component", "linear")
 
 
 @dataclass
@@ -126,6 +132,7 @@ class Patterns:
         *,
         data: str = "",
         batch_size: int = 32,
+        estimator: str | None = None,
     ) -> Patterns:
         """Measure the patterns on images, in one pass.
 
@@ -134,11 +141,13 @@ class Patterns:
             images: Normalised images, one tensor (N, 3, H, W) or an iterable of batches.
             data: What the images are, for the record.
             batch_size: Images a pass, where one tensor is given.
+            estimator: ``"two_component"`` or ``"linear"``; by default the first where there is no batch norm.
 
         Raises:
-            InputError: No images at all, a network with an operation without a rule, or values that are not finite.
+            InputError: No images at all, no such estimator, a network with an operation without a rule, or values that are
+                not finite.
         """
-        stream = PatternStream(classifier)
+        stream = PatternStream(classifier, estimator)
         for batch in images.split(batch_size) if isinstance(images, Tensor) else images:
             stream.update(batch)
         return stream.patterns(data)
@@ -182,14 +191,19 @@ class PatternStream:
 
     Args:
         classifier: The frozen classifier.
+        estimator: As for :meth:`Patterns.estimate`.
 
     Raises:
-        InputError: It has an operation without a rule, which is named.
+        InputError: No such estimator, or the network has an operation without a rule, which is named.
     """
 
-    def __init__(self, classifier: FrozenClassifier) -> None:
+    def __init__(self, classifier: FrozenClassifier, estimator: str | None = None) -> None:
+        self.estimator = estimator or usual_estimator(classifier)
+        if self.estimator not in ESTIMATORS:
+            raise InputError(f"estimator is {estimator!r}; it must be one of {', '.join(map(repr, ESTIMATORS))}")
         self.classifier, self.network = classifier, canonical(classifier)
-        self.rectified = _rectified(self.network)
+        two = self.estimator == "two_component"
+        self.rectified = {name: two and followed for name, followed in _rectified(self.network).items()}
         self.sums: dict[str, PatternSums] = {}
 
     @torch.no_grad()
@@ -217,6 +231,7 @@ class PatternStream:
         """
         if not self.sums:
             raise InputError("no images were given to estimate the patterns from; check the data")
+        identity = {"classifier": self.classifier.identity, "data": data, "estimator": self.estimator}
         tensors, dtype = {}, next(self.network.parameters()).dtype
         for name, sums in self.sums.items():
             module = self.network.get_submodule(name)
@@ -224,7 +239,13 @@ class PatternStream:
             if not torch.isfinite(pattern).all():
                 raise InputError(f"the patterns of {name!r} are not finite; check images and weights")
             tensors[name] = pattern.to(dtype)
-        return Patterns(tensors, {"classifier": self.classifier.identity, "data": data})
+        return Patterns(tensors, identity)
+
+
+def usual_estimator(classifier: FrozenClassifier) -> str:
+    """The paper's where it is sound: see the head of this file."""
+    norms = any(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) for module in classifier.model.modules())
+    return "linear" if norms else "two_component"
 
 
 def _rectified(network: fx.GraphModule) -> dict[str, bool]:
@@ -247,7 +268,8 @@ class PatternAttribution(Explainer):
 
     Args:
         classifier: The network to explain.
-        patterns: Patterns of that network, or a file of them. From a config they are estimated once, on ``statistics_data``.
+        patterns: Patterns of that network, or a file of them. From a config they are estimated once, on ``statistics_data``,
+            with the ``estimator`` that it names.
         seed: Unused; nothing here is random.
 
     Raises:
@@ -274,14 +296,16 @@ class PatternAttribution(Explainer):
         cls, classifier: FrozenClassifier, settings: dict[str, Any], surroundings: Surroundings | None = None
     ) -> PatternAttribution:
         """Build from a config: without ``patterns``, they are estimated once on the run's own images."""
+        estimator = settings.get("estimator") or usual_estimator(classifier)
+        settings = {name: value for name, value in settings.items() if name != "estimator"}
         if "patterns" not in settings:
             if surroundings is None:
                 raise InputError("pattern_attribution needs a pattern file; make one with Patterns.estimate(...).save")
             patterns = surroundings.estimated(
                 classifier,
-                "patterns",
+                f"patterns_{estimator}",
                 lambda path: Patterns.load(path, classifier),
-                lambda batches, data: Patterns.estimate(classifier, batches, data=data),
+                lambda batches, data: Patterns.estimate(classifier, batches, data=data, estimator=estimator),
             )
             settings = settings | {"patterns": patterns}
         return cls(classifier, **settings)

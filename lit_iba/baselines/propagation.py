@@ -88,8 +88,8 @@ def logit_start(logits: Tensor, targets: Tensor) -> Tensor:
 
 def quotient(numerator: Tensor, denominator: Tensor, epsilon: float = 0.0) -> Tensor:
     """numerator / (denominator + epsilon * sign(denominator)), zero where the denominator is zero."""
-    stabilised = denominator + epsilon * denominator.sign()
-    return torch.where(denominator == 0, torch.zeros_like(stabilised), numerator / stabilised)
+    stabilised = denominator + epsilon * denominator.sign() if epsilon else denominator
+    return (numerator / stabilised).masked_fill_(denominator == 0, 0)
 
 
 def weighted_sum(module: nn.Module, x: Tensor, weight: Tensor) -> Tensor:

@@ -52,14 +52,14 @@ class Plain(nn.Module):
 
 
 def toy(network: type[nn.Module], seed: int = 0, **settings: bool) -> FrozenClassifier:
-    """The same random network every time, float64, with batch norms that do something."""
+    """The same random network every time, float64, with batch norms that do something (with ``bias=False``: only scale)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = network(**settings)
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 for values in (module.running_mean, module.bias.data):
-                    values.normal_(std=0.3)
+                    values.normal_(std=0.3 * settings.get("bias", True))
                 for values in (module.running_var, module.weight.data):
                     values.uniform_(0.5, 2)
     return FrozenClassifier(model, preprocessing=Preprocessing(resize=None, crop=SIDE)).double()
