@@ -51,6 +51,7 @@ _METRICS = {
     "sanitycheck": "Sanity check",
     "lowkperturbation": "Low-k perturbation",
     "decisionflip": "Decision flip",
+    "latency": "Latency",
     "roar": "ROAR",
 }
 ABSENT = "–"
