@@ -1,4 +1,4 @@
-"""Run the tests' ROAR as a program of its own that is killed twice and started again. Usage: ``roar_process.py DATA OUT``."""
+"""Run a short ROAR in peace, and another that is killed twice and started again. Usage: ``roar_process.py DATA OUT``."""
 
 import json
 import os
@@ -8,14 +8,14 @@ import time
 from pathlib import Path
 
 from lightning import Fabric
-from roar_toys import roar
+from roar_toys import RECIPE, roar
 
 
 def started(data: Path, out: Path) -> int:
     process = os.fork()
     if process == 0:
         try:
-            roar(data, out, percents=[25]).run(Fabric(accelerator="cpu", devices=1))
+            roar(data, out, percents=[25], recipe=RECIPE | {"epochs": 2}).run(Fabric(accelerator="cpu", devices=1))
             os._exit(0)
         except BaseException as error:
             print(repr(error), file=sys.stderr)
@@ -28,15 +28,16 @@ def cells(out: Path) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    data, out = Path(sys.argv[1]), Path(sys.argv[2])
+    data, out = Path(sys.argv[1]), Path(sys.argv[2]) / "killed"
+    assert os.waitpid(started(data, out.with_name("peace")), 0)[1] == 0
     left = []
     for wanted in (1, 3):  # of the 2 + 2 * 1 * 2 cells
         process = started(data, out)
         while len(cells(out)) < wanted:
             time.sleep(0.005)
-        time.sleep(0.05)  # in the middle of the next cell
+        time.sleep(0.02)  # in the middle of the next cell
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
         left.append(cells(out))
     assert os.waitpid(started(data, out), 0)[1] == 0
-    (out / "story.json").write_text(json.dumps({"left": left, "end": cells(out)}))
+    out.with_name("story.json").write_text(json.dumps({"left": left, "end": cells(out)}))
