@@ -197,6 +197,7 @@ def test_settings_that_do_not_fit_are_refused(data, tmp_path, changes, message):
         roar(data, tmp_path, **changes)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(data, tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, str(Path(__file__).with_name("roar_process.py")), str(data), str(tmp_path)]
