@@ -14,6 +14,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from lit_iba.cifar_resnet import ResNet8
 from lit_iba.errors import InputError, unknown_name
 from lit_iba.folding import fold_batch_norms
 from lit_iba.preprocessing import Preprocessing
@@ -30,15 +31,15 @@ from lit_iba.weights import (
 )
 
 logger = logging.getLogger(__name__)
-OWN_MODELS: dict[str, type[nn.Module]] = {"small_cnn": SmallCNN}
+OWN_MODELS: dict[str, type[SmallCNN] | type[ResNet8]] = {"small_cnn": SmallCNN, "resnet8": ResNet8}
 
 
 class FrozenClassifier(nn.Module):
     """A classifier that never changes: no gradients for its parameters, always in eval mode.
 
     Args:
-        model: A torchvision name (``"resnet50"``), a timm name when timm is installed, ``"small_cnn"``, a function of your own
-            as ``"package.module:function"``, or a module. Either maps images (B, 3, H, W) to logits (B, K).
+        model: A torchvision name (``"resnet50"``), a timm name when timm is installed, ``"small_cnn"``, ``"resnet8"``, a function
+            of your own as ``"package.module:function"``, or a module. Either maps images (B, 3, H, W) to logits (B, K).
         weights: Member of torchvision's weights enum (``"IMAGENET1K_V2"``, ``"DEFAULT"``), a local ``.pth``,
             ``.safetensors`` or ``.safetensors.xz`` file, or ``"random"`` (the same random weights every time). For a module:
             None keeps its weights as they are.
@@ -241,7 +242,8 @@ def build_network(name: str, weights: str | None, num_classes: int | None = None
             load_into(model, state, weights)
         return model, _stored_preprocessing(settings, Preprocessing()), settings.get("class_names", names)
     if name in OWN_MODELS:
-        preprocessing = Preprocessing(resize=None, crop=64, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+        side = OWN_MODELS[name].picture_side
+        preprocessing = Preprocessing(resize=None, crop=side, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
         if not state and weights != "random":
             raise InputError(f"{name!r} has no published weights; give a weights file that you trained, or 'random'")
     elif name in torchvision.models.list_models(module=torchvision.models):

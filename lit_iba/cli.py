@@ -20,10 +20,11 @@ EVALUATION = {
     "explain": "heatmaps of single photographs: PNG, overlay, npy, total bits",
     "panels": "activity and bias attributions of every layer of a network, with their sums",
     "benchmark": "explain a data set and judge the heatmaps; resumable, on any number of processes",
+    "roar": "remove the pixels that methods find relevant, retrain, report the accuracy; resumable",
     "report": "a self-contained HTML page, Markdown and LaTeX tables of a benchmark's folder",
     "export": "a trained explainer as .pt2, ONNX or safetensors",
 }
-DATA = {"shards": "write shards from a folder of pictures, or the embedded data"}
+DATA = {"shards": "write shards from a folder of pictures, CIFAR-10, arrays, or the embedded data"}
 COMMANDS = {"train.py": TRAINING, "evaluate.py": EVALUATION, "lit-iba": {**TRAINING, **EVALUATION, **DATA}}
 
 

@@ -17,7 +17,10 @@ POSITIONAL: dict[str, list[tuple[str, str | None, str]]] = {
     "panels": [("images", "+", "photographs to decompose")],
     "report": [("run", None, "folder of a benchmark")],
     "export": [("checkpoint", None, "checkpoint of a trained explainer")],
-    "shards": [("folder", None, "pictures, a folder for each class; or the word embedded"), ("out", None, "where to")],
+    "shards": [
+        ("folder", None, "pictures, a folder for each class; CIFAR-10's folder; an .npz; or the word embedded"),
+        ("out", None, "where to"),
+    ],
 }
 
 
@@ -146,6 +149,65 @@ def benchmark(
             print(f"wrote {path}")
 
 
+def roar(
+    train: str | list[str],
+    test: str | list[str],
+    explainers: dict[str, dict[str, Any]],
+    out: str,
+    classifier: dict[str, Any] | None = None,
+    recipe: dict[str, Any] | None = None,
+    percents: list[float] = [10, 30, 50, 70, 90],  # noqa: B006 - never changed
+    seeds: list[int] = [0, 1, 2],  # noqa: B006
+    size: int = 32,
+    batch_size: int = 64,
+    max_train: int | None = None,
+    max_test: int | None = None,
+    target: str = "label",
+    statistics_images: int = 1000,
+    gallery: int = 12,
+    fresh: bool = False,
+    accelerator: str = "auto",
+    report: bool = True,
+) -> None:
+    """Remove the pixels that methods find relevant and retrain; started again, it does only what is missing.
+
+    Args:
+        train: Shards of training pictures.
+        test: Shards of test pictures.
+        explainers: Settings by name; another name with ``explainer: NAME`` among the settings is an alias.
+        out: Folder of the run.
+        classifier: ``model`` and ``weights`` of the network that is explained; without it, one is trained by the recipe.
+        recipe: ``network``, ``epochs``, ``batch_size``, ``learning_rate``, ``weight_decay``, ``decay_every``, ``decay``,
+            ``validation_fraction``, ``augment``.
+        percents: How much is removed, in percent of the pixels.
+        seeds: A network is trained for each.
+        size: Side of the pictures, where no classifier says it.
+        batch_size: Pictures explained together.
+        max_train: At most so many training pictures.
+        max_test: At most so many test pictures.
+        target: ``"label"`` or ``"predicted"``.
+        statistics_images: How many training pictures feature statistics are estimated from.
+        gallery: Test pictures kept for the report.
+        fresh: Whether to delete what an earlier run left in ``out``.
+        accelerator: As in ``lightning.Trainer``; one device.
+        report: Whether to write the report at the end.
+    """
+    from lightning import Fabric
+
+    from lit_iba.evaluation.roar import Roar
+    from lit_iba.report import write_report
+
+    run = Roar(
+        train, test, explainers, out, classifier=None if classifier is None else classifier_from(classifier, None, "cpu"),
+        recipe=recipe, percents=percents, seeds=seeds, size=size, batch_size=batch_size, max_train=max_train,
+        max_test=max_test, target=target, statistics_images=statistics_images, gallery=gallery, fresh=fresh,
+    )  # fmt: skip
+    run.run(Fabric(accelerator=accelerator, devices=1))
+    if report:
+        for path in write_report(run.out):
+            print(f"wrote {path}")
+
+
 def report(run: str, title: str | None = None) -> None:
     """A self-contained HTML page, Markdown and LaTeX tables of a benchmark's folder.
 
@@ -197,10 +259,12 @@ def shards(
     prefix: str = "shard",
     seed: int = 0,
 ) -> None:
-    """Write shards from a folder of pictures (``folder/<class>/*.jpg``), or the embedded data.
+    """Write shards from a folder of pictures (``folder/<class>/*.jpg``), CIFAR-10, arrays, or the embedded data.
 
     Args:
-        folder: Pictures, a folder for each class; or the word ``embedded`` for the embedded digits.
+        folder: Pictures, a folder for each class; a folder with ``cifar-10-batches-py`` in it (as torchvision keeps
+            CIFAR-10), or an ``.npz`` with x_train, y_train, x_test, y_test, both to ``out/train`` and ``out/test``; or the
+            word ``embedded`` for the embedded digits.
         out: Where the shards go.
         boxes: Pascal VOC files in a folder, or a CSV file with the columns filename,xmin,ymin,xmax,ymax.
         shard_size: Pictures a shard.
@@ -208,9 +272,13 @@ def shards(
         prefix: How shard names begin.
         seed: Seeds the order.
     """
+    from lit_iba.data.import_arrays import is_arrays, shards_from_arrays
     from lit_iba.data.import_folder import shards_from_folder, shards_from_quickstart
 
-    if folder == "embedded":
+    if is_arrays(folder):
+        found = shards_from_arrays(folder, out, shard_size, class_names, seed=seed)
+        written = {f"{out}/{split}": index for split, index in found.items()}
+    elif folder == "embedded":
         written = {f"{out}/{split}": index for split, index in shards_from_quickstart(out).items()}
     else:
         index = shards_from_folder(folder, out, boxes, shard_size, class_names, prefix=prefix, seed=seed)

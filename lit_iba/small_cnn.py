@@ -1,5 +1,7 @@
 """A small convolutional classifier for 64-pixel pictures: the quickstart's stand-in for a torchvision network."""
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 
@@ -15,6 +17,8 @@ class SmallCNN(nn.Module):
         num_classes: Number of logits.
         width: Channels of the first convolution; the stages have two, four and six times as many.
     """
+
+    picture_side: ClassVar[int] = 64
 
     def __init__(self, num_classes: int = 10, width: int = 16) -> None:
         super().__init__()

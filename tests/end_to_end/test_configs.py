@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 from test_evaluate_configs import BENCHMARKS
@@ -27,7 +28,7 @@ ONE_EPOCH = ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--tra
 def test_every_config_has_its_test() -> None:
     tested = {
         "quickstart/classifier.yaml", "quickstart/readout.yaml", "quickstart/explain.yaml", "quickstart/benchmark.yaml",
-        "train/readout_resnet50.yaml", "train/readout_vgg16.yaml",
+        "train/readout_resnet50.yaml", "train/readout_vgg16.yaml", "evaluate/roar_cifar10.yaml",
     }  # fmt: skip
     evaluation = {f"evaluate/{name}" for name in BENCHMARKS}  # in test_evaluate_configs.py
     assert {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")} == tested | evaluation
@@ -92,3 +93,20 @@ def test_the_training_configs_take_a_step(network: str, tmp_path: Path, monkeypa
         "cpu",
     ]
     assert main(["fit", *config, *small, *step], "train.py") == 0
+
+
+def test_the_roar_config_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    sets = {"train": 24, "test": 8}
+    arrays = {f"x_{name}": rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8) for name, n in sets.items()}
+    np.savez("cifar10.npz", **arrays, **{f"y_{name}": np.arange(n) % 10 for name, n in sets.items()})
+    assert main(["shards", "cifar10.npz", "data/cifar10", "--shard_size", "16"]) == 0
+    config = ["--config", str(CONFIGS / "evaluate" / "roar_cifar10.yaml"), "--recipe.epochs", "1"]
+    explainers = '{"per_sample_iba": {"layer": "layer1", "beta": 30.0, "steps": 1, "copies": 2}, "random": {}}'
+    little = ["--explainers", explainers, "--percents", "[50]", "--seeds", "[0, 1]", "--accelerator", "cpu"]
+    assert main(["roar", *config, *little], "evaluate.py") == 0
+    results = json.loads(Path("runs/roar_cifar10/results.json").read_text())
+    assert results["metrics"]["roar"]["settings"]["recipe"]["network"] == "resnet8"
+    assert set(results["results"]["roar"]) == {"per_sample_iba", "random"}
+    assert "ROAR" in Path("runs/roar_cifar10/report.html").read_text()

@@ -11,7 +11,7 @@ from lit_iba.cli import main
 from lit_iba.data.quickstart import QuickstartSettings, make_quickstart
 
 FOLDER = Path(__file__).parents[2] / "configs" / "evaluate"
-BENCHMARKS = sorted(path.name for path in FOLDER.glob("*.yaml") if "explainers:" in path.read_text())
+BENCHMARKS = sorted(path.name for path in FOLDER.glob("*.yaml") if "metrics:" in path.read_text())
 
 # Settings that cost much, by the name of the explainer or metric, and what they are here.
 CHEAP: dict[str, dict[str, Any]] = {

@@ -120,6 +120,14 @@ def test_cascade_covers_every_parameter_of_a_transformer():
     assert (names[0], names[-3:]) == ("heads.head", ["encoder.pos_embedding", "conv_proj", "class_token"])
 
 
+def test_no_hook_stays_behind_when_the_network_fails(monkeypatch):
+    classifier = shuffled()
+    monkeypatch.setattr(type(classifier.model.fc), "forward", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cascade(classifier)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in classifier.modules())
+
+
 @pytest.mark.parametrize("initialization", ["own", "xavier"])
 def test_a_copy_is_randomised_and_the_users_classifier_is_not(initialization):
     classifier = shuffled()

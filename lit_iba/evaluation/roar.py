@@ -1,0 +1,374 @@
+"""ROAR, remove and retrain: how much accuracy is lost for good when the pixels that a method finds relevant are removed.
+
+Hooker et al. (NeurIPS 2019); InputIBA (Zhang et al., NeurIPS 2021), section 4.4.3 and figure 6, on CIFAR-10. Each method
+explains all training and test pictures; the top p % of the pixels of both are replaced by the data set's mean colour; a
+network is trained from scratch on what is left. A cell is one (method, p, seed); cells on disk are not trained again.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import json
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+from lit_iba.classifier import FrozenClassifier
+from lit_iba.data import ShardIndex
+from lit_iba.data.shards import Source
+from lit_iba.errors import InputError
+from lit_iba.evaluation.benchmark import SCHEMA, Benchmark
+from lit_iba.evaluation.plan import Named
+from lit_iba.evaluation.results import summary_table, write_results
+from lit_iba.evaluation.roar_training import Pictures, Recipe, Retraining, hits, retrain
+from lit_iba.evaluation.selection import Selection
+from lit_iba.evaluation.store import ShardStore, sweep_abandoned
+from lit_iba.explainer import sample_generators
+from lit_iba.files import FolderLock, whole_file, write_text
+from lit_iba.metrics.base import Result, mean_and_error
+from lit_iba.preprocessing import Preprocessing
+from lit_iba.weights import save_weights
+
+if TYPE_CHECKING:
+    from lightning import Fabric
+
+ORIGINAL = "original"  # the group of the cells from which nothing is removed
+
+
+def relevance_ranks(maps: Tensor, keys: Sequence[str]) -> Tensor:
+    """Rank of each pixel, 0 for the most relevant: (N, H, W) to int32 (N, H, W).
+
+    Equal pixels, such as the zeros of a rectified map, come in a random order that follows from the picture's key.
+    """
+    flat = maps.flatten(1)
+    tie = torch.stack([torch.randperm(flat.shape[1], generator=g) for g in sample_generators(0, keys, flat.device)])
+    order = tie.gather(1, flat.gather(1, tie).argsort(dim=1, descending=True, stable=True))
+    ranks = torch.arange(flat.shape[1], dtype=torch.int32).expand_as(order)
+    return torch.empty_like(order, dtype=torch.int32).scatter_(1, order, ranks).view_as(maps)
+
+
+def most_relevant(ranks: Tensor, percent: float) -> Tensor:
+    """The top ``percent`` of the pixels of each picture, bool (N, H, W)."""
+    return ranks < round(percent / 100 * ranks[0].numel())
+
+
+class Roar:
+    """Remove and retrain.
+
+    Args:
+        train: Shards of training pictures.
+        test: Shards of test pictures.
+        explainers: Settings by name, as in :class:`Benchmark`.
+        out: Folder of the run: heatmaps of both sets, cells, ``results.json`` and what else a report needs.
+        classifier: The network that is explained; None trains one by the recipe (that of the first seed, nothing removed)
+            and keeps it as ``classifier.safetensors``.
+        recipe: Settings of :class:`Recipe`.
+        percents: How much is removed, in percent of the pixels.
+        seeds: One network for each, in every cell; equal seeds begin with equal weights, whatever the method.
+        size: Side of the pictures in pixels, where no classifier says it.
+        batch_size: Pictures explained together.
+        max_train: At most so many training pictures.
+        max_test: At most so many test pictures.
+        target: ``"label"`` or ``"predicted"``: the class that is explained.
+        statistics_images: How many training pictures feature statistics are estimated from.
+        gallery: Test pictures kept for the report.
+        fresh: Whether to delete what an earlier run left in ``out``.
+
+    Raises:
+        InputError: Unknown names or settings.
+    """
+
+    def __init__(
+        self,
+        train: ShardIndex | Source,
+        test: ShardIndex | Source,
+        explainers: Named,
+        out: str | Path,
+        *,
+        classifier: FrozenClassifier | None = None,
+        recipe: Recipe | dict[str, Any] | None = None,
+        percents: Sequence[float] = (10, 30, 50, 70, 90),
+        seeds: Sequence[int] = (0, 1, 2),
+        size: int = 32,
+        batch_size: int = 64,
+        max_train: int | None = None,
+        max_test: int | None = None,
+        target: str = "label",
+        statistics_images: int = 1000,
+        gallery: int = 12,
+        fresh: bool = False,
+    ) -> None:
+        try:
+            self.recipe = recipe if isinstance(recipe, Recipe) else Recipe(**(recipe or {}))
+        except TypeError as error:
+            raise InputError(
+                f"the recipe {recipe} does not fit: {error}; it takes {', '.join(asdict(Recipe()))}"
+            ) from error
+        if not percents or not seeds or not all(0 < p < 100 for p in percents):
+            raise InputError(
+                f"percents are {list(percents)} and seeds {list(seeds)}; give percents between 0 and 100, and seeds"
+            )
+        self.percents, self.seeds = sorted(set(percents)), list(dict.fromkeys(seeds))
+        self.sets = {
+            name: data if isinstance(data, ShardIndex) else ShardIndex.load(data)
+            for name, data in (("train", train), ("test", test))
+        }
+        self.limits = {"train": max_train, "test": max_test}
+        self.out, self.classifier, self.explainers = Path(out), classifier, dict(explainers)
+        self.size = size if classifier is None else classifier.preprocessing.crop
+        self.explaining: dict[str, Any] = {
+            "batch_size": batch_size, "target": target, "statistics_images": statistics_images, "gallery": gallery,
+        }  # fmt: skip
+        self.fresh = fresh
+        self.cells = ShardStore(self.out / "cells")
+
+    @property
+    def definition(self) -> str:
+        """One sentence that says exactly what is measured."""
+        r = self.recipe
+        return (
+            f"Test accuracy of networks ({r.network}) trained from scratch on pictures whose most relevant "
+            f"{', '.join(f'{p:g}' for p in self.percents)} % of pixels, in training, validation and test, were replaced by the "
+            "data set's mean colour (equal pixels in random order); the score is the mean over these percentages, mean and "
+            f"standard error over the seeds {', '.join(map(str, self.seeds))}; Adam {r.learning_rate:g}, weight decay "
+            f"{r.weight_decay:g}, learning rate times {r.decay:g} every {r.decay_every} epochs, {r.epochs} epochs of batches of "
+            f"{r.batch_size}, shifts and mirroring {'on' if r.augment else 'off'}, best of the epochs on "
+            f"{r.validation_fraction:.1%} of the training pictures"
+        )
+
+    def run(self, fabric: Fabric | None = None) -> dict[str, Any]:
+        """Do what is missing, then write and return the results.
+
+        Args:
+            fabric: Says on which device; one process. By default the best device there is.
+
+        Returns:
+            The content of ``results.json``.
+
+        Raises:
+            InputError: The folder holds results of other settings or is in use, or pictures have no label.
+        """
+        if fabric is None:
+            from lightning import Fabric
+
+            fabric = Fabric(devices=1)
+        lock = FolderLock(self.out)
+        try:
+            return self._run(fabric)
+        finally:
+            lock.release()
+
+    def _run(self, fabric: Fabric) -> dict[str, Any]:
+        if self.fresh:
+            for folder in ("cells", *self.sets):
+                shutil.rmtree(self.out / folder, ignore_errors=True)
+            (self.out / "classifier.safetensors").unlink(missing_ok=True)
+        sweep_abandoned(self.out)
+        loaded = {name: self._load(name) for name in self.sets}
+        pictures = {name: data for name, (data, _) in loaded.items()}
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+        )  # fmt: skip
+        console = Console(stderr=True)
+        with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+            accuracies = {(ORIGINAL, 0.0): self._original(pictures, fabric.device, progress)}
+        benchmarks = {name: self._benchmark(name) for name in self.sets}
+        explained = {name: benchmark.run(fabric) for name, benchmark in benchmarks.items()}
+        with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+            for method in self.explainers:
+                missing = [
+                    (p, seed) for p in self.percents for seed in self.seeds
+                    if not self.cells.complete(method, _cell(p, seed), self._fingerprint(p, seed, benchmarks, method))
+                ]  # fmt: skip
+                ranks = {
+                    name: relevance_ranks(_maps(benchmarks[name], method), keys) for name, (_, keys) in loaded.items()
+                } if missing else {}  # fmt: skip
+                for p, seed in missing:
+                    kept = {
+                        name: Pictures(data.pictures, data.labels, most_relevant(ranks[name], p))
+                        for name, data in pictures.items()
+                    }
+                    fingerprint = self._fingerprint(p, seed, benchmarks, method)
+                    self._train(method, p, seed, kept, fingerprint, fabric.device, progress)
+                    if not console.is_terminal:
+                        console.print(f"{method}: {p:g} % removed, seed {seed} done", highlight=False)
+                for p in self.percents:
+                    accuracies[method, p] = self._read(method, p)
+        return self._finish(accuracies, explained)
+
+    def _load(self, name: str) -> tuple[Pictures, list[str]]:
+        """All pictures of a set, with their keys."""
+        index, selection = self.sets[name], Selection(self.limits[name])
+        quotas = selection.quotas([shard.count for shard in index.shards])
+        crop = Preprocessing(resize=None, crop=self.size) if self.classifier is None else self.classifier.preprocessing
+        parts = [selection.select(shard, quota, crop) for shard, quota in zip(index.shards, quotas, strict=True)]
+        labels = torch.cat([part.labels for part in parts])
+        if not len(labels) or int(labels.min()) < 0:
+            raise InputError(f"ROAR trains on labels, but the {name} data has pictures without one; add .cls members")
+        return Pictures(torch.cat([p.pictures for p in parts]), labels), [key for part in parts for key in part.keys]
+
+    def _colours(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation per channel, (3,), of pictures scaled to [0, 1]."""
+        counts = torch.stack(
+            [torch.bincount(c.flatten().int(), minlength=256) for c in pictures.transpose(0, 1)]
+        ).double()
+        values, total = torch.arange(256).double() / 255, counts.sum(dim=1)
+        mean = (counts * values).sum(dim=1) / total
+        spread = ((counts * (values - mean[:, None]) ** 2).sum(dim=1) / total).sqrt()
+        return mean.float(), spread.clamp_min(1e-3).float()
+
+    def _classes(self, labels: Tensor) -> int:
+        names = self.sets["train"].class_names
+        return len(names) if names else int(labels.max()) + 1
+
+    def _train(
+        self,
+        group: str,
+        percent: float,
+        seed: int,
+        data: dict[str, Pictures],
+        fingerprint: dict[str, Any],
+        device: torch.device,
+        progress: Progress,
+    ) -> Retraining:
+        """Train one cell and write its file; returns the trained module."""
+        mean, std = self._colours(data["train"].pictures)
+        task = progress.add_task(f"{group}, {percent:g} %, seed {seed}", total=self.recipe.epochs)
+        classes = self._classes(data["train"].labels)
+        trained = retrain(data["train"], classes, self.recipe, mean, std, seed, device, lambda: progress.advance(task))
+        progress.remove_task(task)
+        if group == ORIGINAL and self.classifier is None and seed == self.seeds[0]:
+            self._keep_classifier(trained, classes)
+        tensors = {
+            "accuracy": hits(trained, data["test"]).float().mean(), "validation": torch.tensor(trained.best_accuracy),
+        }  # fmt: skip
+        self.cells.write(group, _cell(percent, seed), tensors, fingerprint, {})
+        return trained
+
+    def _keep_classifier(self, trained: Retraining, classes: int) -> None:
+        mean, std = (tuple(t.flatten().tolist()) for t in (trained.mean, trained.std))
+        settings = {
+            "num_classes": classes,
+            "preprocessing": Preprocessing(resize=None, crop=self.size, mean=mean, std=std).to_dict(),
+        }
+        names = self.sets["train"].class_names
+        save_weights(
+            self.out / "classifier.safetensors", trained.network.state_dict(),
+            settings | ({"class_names": names} if names else {}),
+        )  # fmt: skip
+
+    def _original(self, pictures: dict[str, Pictures], device: torch.device, progress: Progress) -> Tensor:
+        """Accuracy with all pixels, (seeds,); trains, and loads, the classifier where none was given."""
+        weights = self.out / "classifier.safetensors"
+        for seed in self.seeds:
+            fingerprint = self._fingerprint(0.0, seed)
+            needed = self.classifier is None and seed == self.seeds[0] and not weights.is_file()
+            if not self.cells.complete(ORIGINAL, _cell(0, seed), fingerprint) or needed:
+                self._train(ORIGINAL, 0.0, seed, pictures, fingerprint, device, progress)
+        if self.classifier is None:
+            self.classifier = FrozenClassifier(self.recipe.network, str(weights))
+        return self._read(ORIGINAL, 0.0)
+
+    def _read(self, group: str, percent: float) -> Tensor:
+        """Accuracy of each seed, (seeds,)."""
+        return torch.stack([self.cells.read(group, _cell(percent, seed))[0]["accuracy"] for seed in self.seeds])
+
+    def _benchmark(self, name: str) -> Benchmark:
+        """The heatmaps of a set."""
+        assert self.classifier is not None  # _original() has seen to it
+        return Benchmark(
+            self.classifier, self.sets[name], self.explainers, {}, self.out / name, max_images=self.limits[name],
+            statistics_data=self.sets["train"], statistics_folder=self.out / "statistics", **self.explaining,
+        )  # fmt: skip
+
+    def _fingerprint(
+        self, percent: float, seed: int, benchmarks: dict[str, Benchmark] | None = None, method: str = ""
+    ) -> dict[str, Any]:
+        """What a cell depends on."""
+        found: dict[str, Any] = {
+            "recipe": asdict(self.recipe), "percent": percent, "seed": seed, "size": self.size,
+            "data": {name: index.identity() for name, index in self.sets.items()}, "limits": self.limits,
+        }  # fmt: skip
+        for name, benchmark in (benchmarks or {}).items():
+            found[name] = benchmark.plan.fingerprint(benchmark.plan.data.shards[0], method)
+        return found
+
+    def results(self, accuracies: dict[tuple[str, float], Tensor]) -> dict[str, Result]:
+        """The result of every method, from the accuracy of every seed, (seeds,), by method and percentage."""
+        found = {}
+        for method in self.explainers:
+            points = [accuracies[ORIGINAL, 0.0], *(accuracies[method, p] for p in self.percents)]
+            score, error = mean_and_error(torch.stack(points[1:]).mean(dim=0))
+            means = [mean_and_error(point) for point in points]
+            line = {
+                "x": [0.0, *map(float, self.percents)], "y": [float(m) for m, _ in means], "se": [float(e) for _, e in means],
+            }  # fmt: skip
+            extra = {f"accuracy_at_{x:g}": y for x, y in zip(line["x"], line["y"], strict=True)}
+            extra |= {
+                f"spread_at_{x:g}": float(p.double().std()) if len(p) > 1 else float("nan")
+                for x, p in zip(line["x"], points, strict=True)
+            }
+            found[method] = Result(
+                float(score), float(error), len(self.seeds), extra, {"accuracy": line},
+                "pixels removed (%)", "test accuracy after retraining",
+            )  # fmt: skip
+        return found
+
+    def _finish(
+        self, accuracies: dict[tuple[str, float], Tensor], explained: dict[str, dict[str, Any]]
+    ) -> dict[str, Any]:
+        results, test = self.results(accuracies), explained["test"]
+        settings = {"recipe": asdict(self.recipe), "percents": self.percents, "seeds": self.seeds}
+        content = {
+            "schema": SCHEMA,
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "command": shlex.join(sys.argv),
+            "classifier": test["classifier"],
+            "data": test["data"] | {"train": explained["train"]["data"]},
+            "explainers": test["explainers"],
+            "metrics": {
+                "roar": {"class": "roar", "settings": settings, "definition": self.definition, "better": "lower"}
+            },
+            "results": {"roar": {method: result.to_dict() for method, result in results.items()}},
+        }
+        with whole_file(self.out / "rows.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["key", "explainer", "metric", "quantity", "value"])
+            for method in self.explainers:
+                points = {f"accuracy_at_{p:g}": accuracies[method, p].double() for p in self.percents}
+                points = {"score": torch.stack(list(points.values())).mean(dim=0), **points}
+                for quantity, values in points.items():
+                    writer.writerows(
+                        [f"seed{seed}", method, "roar", quantity, value]
+                        for seed, value in zip(self.seeds, values.tolist(), strict=True)
+                    )
+        with whole_file(self.out / "gallery.safetensors") as part:
+            shutil.copyfile(self.out / "test" / "gallery.safetensors", part)
+        write_text(self.out / "command.txt", shlex.join(sys.argv) + "\n")
+        explainers = {name: dict(settings or {}) for name, settings in self.explainers.items()}
+        write_text(self.out / "config.yaml", yaml.safe_dump(settings | {"explainers": explainers}, sort_keys=False))
+        write_results(self.out / "results.json", content)
+        written = json.loads((self.out / "results.json").read_text(encoding="utf-8"))
+        Console().print(summary_table(written))
+        return written
+
+
+def _cell(percent: float, seed: int) -> str:
+    return f"p{percent:g}_seed{seed}"
+
+
+def _maps(benchmark: Benchmark, method: str) -> Tensor:
+    """All heatmaps of a method, (N, H, W), in the order of the pictures."""
+    plan = benchmark.plan
+    return torch.cat([plan.heatmaps.read(method, stem)[0]["values"] for stem in plan.stems])
