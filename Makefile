@@ -38,6 +38,7 @@ format: $(VENV)/.installed
 # Speed, as ratios against a peer or a floor in the same run; results also go to benchmarks/results/.
 benchmark: $(VENV)/.installed
 	$(PY) benchmarks/loading.py
+	$(PY) benchmarks/metrics.py
 	$(PY) benchmarks/per_sample_iba.py
 	$(PY) benchmarks/readout_training.py
 	$(PY) benchmarks/scaling.py

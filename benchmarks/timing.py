@@ -14,18 +14,32 @@ from torch.utils.flop_counter import FlopCounterMode
 RESULTS = Path(__file__).parent / "results"
 
 
-def median_seconds(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median wall time of each run, in seconds; the runs take turns, so that a busy machine slows all of them alike."""
+def median_seconds(
+    runs: dict[str, Callable[[], object]],
+    repeats: int,
+    *,
+    warm_up: bool = True,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
+    """Median time of each run, in seconds; the runs take turns, so that a busy machine slows all of them alike.
+
+    Args:
+        runs: What to time, by name.
+        repeats: How often each runs.
+        warm_up: Whether each runs once more before; runs of many seconds can do without.
+        clock: Wall time, or ``time.process_time`` for what a run costs on a processor shared with others.
+    """
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
-        run()  # warm-up
+        if warm_up:
+            run()
     for _ in range(repeats):
         for name, run in runs.items():
-            start = time.perf_counter()
+            start = clock()
             run()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            taken[name].append(time.perf_counter() - start)
+            taken[name].append(clock() - start)
     return {name: statistics.median(times) for name, times in taken.items()}
 
 

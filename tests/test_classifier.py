@@ -29,6 +29,69 @@ def test_a_classifier_stays_frozen() -> None:
     assert all(torch.equal(before[name], value) for name, value in classifier.state_dict().items())
 
 
+def test_the_folded_network_is_the_same_function_with_the_same_gradient() -> None:
+    classifier = FrozenClassifier("resnet18", "random").double()
+    before = copy.deepcopy(classifier.state_dict())
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64, requires_grad=True)
+    with torch.inference_mode():
+        folded = classifier.folded()  # made under inference mode, used for gradients below
+    assert classifier.folded() is folded, "it is made once"
+    plain, fast = classifier(images), folded(images)
+    torch.testing.assert_close(fast, plain, rtol=1e-9, atol=1e-9)
+    wanted, found = (torch.autograd.grad(logits[:, 3].sum(), images)[0] for logits in (plain, fast))
+    torch.testing.assert_close(found, wanted, rtol=1e-7, atol=1e-9)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in _modules_that_run(folded, images))
+    assert all(torch.equal(before[name], value) for name, value in classifier.state_dict().items())
+    assert copy.deepcopy(classifier).folded() is not folded
+
+
+def _modules_that_run(function: object, images: torch.Tensor) -> list[nn.Module]:
+    """The modules that a call enters."""
+    entered: list[nn.Module] = []
+    handle = nn.modules.module.register_module_forward_pre_hook(lambda module, _inputs: entered.append(module))
+    with torch.no_grad():
+        function(images)  # type: ignore[operator]
+    handle.remove()
+    assert entered
+    return entered
+
+
+def test_the_folded_network_follows_weights_hooks_and_moves() -> None:
+    classifier = FrozenClassifier("resnet18", "random")
+    images = torch.randn(2, 3, 64, 64)
+
+    def same() -> bool:
+        with torch.inference_mode():
+            return torch.allclose(classifier.folded()(images), classifier(images), rtol=1e-4, atol=1e-4)
+
+    assert same()
+    with torch.no_grad():
+        classifier.model.layer1[0].bn1.weight.mul_(3)
+        classifier.model.conv1.weight.add_(0.1)
+    assert same()
+    handle = classifier.model.bn1.register_forward_hook(lambda _m, _i, output: output * 0)
+    assert classifier.folded() is classifier
+    handle.remove()
+    assert classifier.folded() is not classifier
+    assert classifier.double().folded()(images.double()).dtype == torch.float64
+
+
+def test_networks_that_cannot_be_traced_are_run_as_they_are() -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            features = self.norm(self.conv(images)).mean(dim=(2, 3))
+            return features if float(images.sum()) > 0 else -features
+
+    classifier = FrozenClassifier(Branching())
+    for sign in (1, -1):
+        images = torch.rand(2, 3, 8, 8) * sign
+        assert torch.equal(classifier.folded()(images), classifier(images))
+
+
 def test_weights_load_from_every_kind_of_file(tmp_path: Path) -> None:
     model = torchvision.models.resnet18(weights=None)
     state = model.state_dict()

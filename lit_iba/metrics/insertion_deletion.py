@@ -158,8 +158,9 @@ class PixelExchange(HeatmapMetric):
         points = self._points(pixels)
         between = points.unique()
         between = between[(between > 0) & (between < pixels)]
+        ranks = removal_ranks(heatmaps.flatten(1), True)[:, None]
         inner = removal_curves(
-            classifier, start, ends[:, 0].long(), finish, removal_ranks(heatmaps.flatten(1), True)[:, None], between,
+            classifier, start, ends[:, 0].long().to(images.device), finish, ranks, between,
             forward_batch_size=self.forward_batch_size,
         )[:, 0]  # fmt: skip
         first, last = (2, 1) if self.inserts else (1, 2)

@@ -65,7 +65,7 @@ class LowKPerturbation(HeatmapMetric):
         """Log-probabilities of the originals, (B, classes)."""
         network = classifier.folded()
         parts = [in_double(network(part)).log_softmax(dim=1) for part in images.split(self.forward_batch_size)]
-        return torch.cat(parts).to(images.device)
+        return torch.cat(parts).float().to(images.device)
 
     def score_rows(
         self,

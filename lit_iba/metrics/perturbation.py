@@ -93,7 +93,7 @@ def score_jobs(
         which = picture[jobs]
         gone = removed(jobs)[:, index].view(len(jobs), 1, *images.shape[-2:])  # (c, 1, H, W)
         # Every version is made from its original: that costs about 1 % of the forward pass (benchmarks/metrics.py).
-        scores[jobs] = score(network(torch.where(gone, fill[which], images[which])), which).float()
+        scores[jobs] = score(network(torch.where(gone, fill[which], images[which])), which).to(scores)
     return scores
 
 
