@@ -26,7 +26,8 @@ ONE_EPOCH = ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--tra
 def test_every_config_has_its_test() -> None:
     tested = {
         "quickstart/classifier.yaml", "quickstart/readout.yaml", "quickstart/explain.yaml", "quickstart/benchmark.yaml",
-        "train/readout_resnet50.yaml", "train/readout_vgg16.yaml", "evaluate/iba_table1_resnet50.yaml",
+        "train/readout_resnet50.yaml", "train/readout_vgg16.yaml", "train/zero_bias_resnet50.yaml",
+        "train/zero_bias_vgg16.yaml", "evaluate/iba_table1_resnet50.yaml",
     }  # fmt: skip
     assert {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")} == tested
 
@@ -90,6 +91,18 @@ def test_the_training_configs_take_a_step(network: str, tmp_path: Path, monkeypa
         "cpu",
     ]
     assert main(["fit", *config, *small, *step], "train.py") == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["resnet50", "vgg16"])
+def test_the_zero_bias_configs_take_a_step(network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_quickstart("data/imagenet", QuickstartSettings(6, 4, 2, shard_size=4))
+    config = ["--config", str(CONFIGS / "train" / f"zero_bias_{network}.yaml"), "--model.classifier.weights", "random"]
+    step = ["--data.batch_size", "2", "--data.num_workers", "0", "--trainer.fast_dev_run", "1"]
+    assert main(["fit", *config, *step, "--trainer.accelerator", "cpu"], "train.py") == 0
+    written = Path(f"runs/zero_bias_{network}/{network}_zero_bias.safetensors")
+    assert "running_mean" in str(safetensors.torch.load_file(written).keys()) or network == "vgg16"
 
 
 @pytest.mark.slow
