@@ -19,6 +19,7 @@ EVALUATION = {
     "explain": "heatmaps of single photographs: PNG, overlay, npy, total bits",
     "panels": "activity and bias attributions of every layer of a network, with their sums",
     "benchmark": "explain a data set and judge the heatmaps; resumable, on any number of processes",
+    "survey": "what biases do for classifiers: accuracy without them, robustness to scaling and shift; resumable",
     "report": "Markdown and a self-contained HTML page of a benchmark's folder",
     "export": "a trained explainer as .pt2, ONNX or safetensors",
 }

@@ -28,6 +28,7 @@ def test_every_config_has_its_test() -> None:
         "quickstart/classifier.yaml", "quickstart/readout.yaml", "quickstart/explain.yaml", "quickstart/benchmark.yaml",
         "train/readout_resnet50.yaml", "train/readout_vgg16.yaml", "train/zero_bias_resnet50.yaml",
         "train/zero_bias_vgg16.yaml", "evaluate/iba_table1_resnet50.yaml",
+        "evaluate/zero_bias_survey.yaml",
     }  # fmt: skip
     assert {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")} == tested
 
@@ -116,3 +117,26 @@ def test_the_table_configs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert main(["benchmark", *config, *little], "evaluate.py") == 0
     results = json.loads(Path("runs/iba_table1_resnet50/results.json").read_text())
     assert results["data"]["used"] == 2
+
+
+@pytest.mark.slow
+def test_the_survey_config_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_quickstart("data/imagenet", QuickstartSettings(4, 4, 4, val_shard_size=2))
+    config = ["--config", str(CONFIGS / "evaluate" / "zero_bias_survey.yaml")]
+    little = [
+        "--max_images",
+        "4",
+        "--scales",
+        "[1]",
+        "--shifts",
+        "[0.5]",
+        "--reestimate_images",
+        "2",
+        "--device",
+        "cpu",
+    ]
+    random = '{"resnet18": {"weights": "random"}, "squeezenet1_1": {"weights": "random"}}'
+    assert main(["survey", *config, *little, "--classifiers", random], "evaluate.py") == 0
+    results = json.loads(Path("runs/zero_bias_survey/results.json").read_text())
+    assert set(results) == {"resnet18", "squeezenet1_1"}
