@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from rich.progress import track
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_iba.activity.operations import BATCH_NORMS
 from lit_iba.activity.zero_bias import bias_tensors, without_biases
@@ -111,15 +111,21 @@ def survey_classifier(
     """All measurements of one classifier, in one pass over the data.
 
     Returns:
-        ``images``, ``biases`` (how many numbers), ``batch_norms``, ``accuracy`` (``original`` and ``without_biases``: top-1 to
+        ``images``, ``biases`` (how many numbers), ``batch_norms``, ``unfolded_batch_norms`` (see
+        :func:`unfold_batch_norms`), ``accuracy`` (``original`` and ``without_biases``: top-1 to
         top-5), ``drop_top1``, ``correlation`` and the ``regression``'s ``slope`` and ``offset`` (mean and standard error over
         images; slope and offset of single images beside them), ``scaling`` and ``shift`` (top-1 by factor, with batch norms as
         they are and measured again, the latter None where there are none).
     """
     zero, norms = without_biases(classifier), _batch_norms(classifier)
     variants = [("scaling", value) for value in settings.scales] + [("shift", value) for value in settings.shifts]
-    measured = _reestimated(classifier, data, settings, variants) if norms and settings.reestimate_images else {}
-    other = copy.deepcopy(classifier)
+    other, folded, measured = classifier, 0, dict[tuple[str, float], Statistics]()
+    if norms and settings.reestimate_images:
+        first = _first(classifier, data, settings)
+        other, folded = unfold_batch_norms(classifier, (classifier.images(batch) for batch in first))
+        for variant in track(variants, description="batch norms", transient=True):
+            changed = (_changed(classifier, classifier.images(batch), *variant) for batch in first if len(batch) > 1)
+            measured[variant] = reestimate_batch_norms(other, changed)
     hits: dict[Any, list[Tensor]] = {}
     relations: list[Tensor] = []
     total = sum(math.ceil(quota / settings.batch_size) for quota in _quotas(data, settings))
@@ -132,11 +138,11 @@ def survey_classifier(
         hits.setdefault("without_biases", []).append(top_hits(bare, labels))
         relations.append(torch.stack(output_relation(original, bare)).cpu())
         for variant in variants:
-            changed = _changed(classifier, images, *variant)
-            hits.setdefault(("fixed", *variant), []).append(top_hits(classifier(changed).float(), labels, 1))
+            inputs = _changed(classifier, images, *variant)
+            hits.setdefault(("fixed", *variant), []).append(top_hits(classifier(inputs).float(), labels, 1))
             if variant in measured:
                 other.model.load_state_dict(measured[variant], strict=False)
-                hits.setdefault(("reestimated", *variant), []).append(top_hits(other(changed).float(), labels, 1))
+                hits.setdefault(("reestimated", *variant), []).append(top_hits(other(inputs).float(), labels, 1))
     found = {key: torch.cat(rows).double().cpu() for key, rows in hits.items()}
     relation = torch.cat(relations, dim=1).double()
     kept = relation[:, : settings.regression_images]
@@ -152,6 +158,7 @@ def survey_classifier(
         "images": len(found["original"]),
         "biases": sum(bias.numel() for bias in bias_tensors(classifier.model).values()),
         "batch_norms": norms,
+        "unfolded_batch_norms": folded,
         "accuracy": {which: found[which].mean(dim=0).tolist() for which in ("original", "without_biases")},
         "drop_top1": _mean_and_error(found["original"][:, 0] - found["without_biases"][:, 0]),
         "correlation": _mean_and_error(relation[0]),
@@ -189,6 +196,7 @@ def output_relation(original: Tensor, changed: Tensor) -> tuple[Tensor, Tensor, 
     return (unit_f * unit_g).sum(dim=1), slope, changed.mean(dim=1) - slope * original.mean(dim=1)
 
 
+@torch.no_grad()
 def reestimate_batch_norms(classifier: FrozenClassifier, batches: Iterator[Tensor]) -> Statistics:
     """Running means and variances of every batch norm, measured over batches of images; the classifier is not changed.
 
@@ -208,22 +216,62 @@ def reestimate_batch_norms(classifier: FrozenClassifier, batches: Iterator[Tenso
     }
 
 
-def _reestimated(
-    classifier: FrozenClassifier, data: ShardIndex, settings: SurveySettings, variants: Sequence[tuple[str, float]]
-) -> dict[tuple[str, float], Statistics]:
+@torch.no_grad()
+def unfold_batch_norms(classifier: FrozenClassifier, batches: Iterator[Tensor]) -> tuple[FrozenClassifier, int]:
+    """A copy in which norms whose statistics were folded into gamma and beta have statistics again; the same function.
+
+    Quantised weights are often published with running mean 0 and running variance 1. To measure such a norm again would undo
+    nothing but itself: its statistics are measured over the batches, in eval mode, and taken out of gamma and beta first.
+
+    Args:
+        classifier: The network; it is not changed.
+        batches: Normalised images (B, 3, H, W), as published weights expect them.
+
+    Returns:
+        The copy, and how many norms were unfolded.
+    """
+    made = copy.deepcopy(classifier)
+    made.__dict__.pop("identity", None)
+    norms = [module for module in made.model.modules() if isinstance(module, BATCH_NORMS) and _is_folded(module)]
+    sums = {norm: [torch.zeros(norm.num_features, dtype=torch.float64, device=classifier.device)] * 3 for norm in norms}
+
+    def count(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        x = inputs[0].double().transpose(0, 1).flatten(1)  # (C, B h w)
+        new = (x.sum(dim=1), (x * x).sum(dim=1), torch.full_like(x[:, 0], x.shape[1]))
+        sums[norm] = [before + one for before, one in zip(sums[norm], new, strict=True)]  # type: ignore[index]
+
+    handles = [norm.register_forward_pre_hook(count) for norm in norms]
+    for images in batches if norms else ():
+        made(images)
+    for handle in handles:
+        handle.remove()
+    for norm in norms:
+        total, squares, number = sums[norm]
+        mean = total / number
+        variance = (squares / number - mean**2).clamp_min(0)
+        gamma = norm.weight.double() / math.sqrt(1 + norm.eps)  # what stands before the input now
+        norm.bias.copy_(norm.bias + gamma * mean)
+        norm.weight.copy_(gamma * (variance + norm.eps).sqrt())
+        norm.running_mean.copy_(mean)  # type: ignore[union-attr]
+        norm.running_var.copy_(variance)  # type: ignore[union-attr]
+    return made, len(norms)
+
+
+def _is_folded(norm: Any) -> bool:
+    statistics = norm.running_mean is not None and bool(
+        (norm.running_mean == 0).all() and (norm.running_var == 1).all()
+    )
+    return statistics and norm.affine
+
+
+def _first(classifier: FrozenClassifier, data: ShardIndex, settings: SurveySettings) -> list[Tensor]:
+    """The pictures that batch norms are measured over, in batches."""
     pictures: list[Tensor] = []
     for batch, _ in _batches(classifier, data, settings):
         pictures.append(batch)
         if sum(map(len, pictures)) >= settings.reestimate_images:
             break
-
-    def changed(variant: tuple[str, float]) -> Iterator[Tensor]:
-        return (_changed(classifier, classifier.images(p), *variant) for p in pictures if len(p) > 1)
-
-    return {
-        variant: reestimate_batch_norms(classifier, changed(variant))
-        for variant in track(variants, description="batch norms", transient=True)
-    }
+    return pictures
 
 
 def _changed(classifier: FrozenClassifier, images: Tensor, kind: str, value: float) -> Tensor:

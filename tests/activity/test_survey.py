@@ -1,5 +1,6 @@
 """The survey's numbers against loops over images, its files, and that it goes on where it stopped."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -10,7 +11,14 @@ from PIL import Image
 from torch import nn
 
 from lit_iba import FrozenClassifier, InputError
-from lit_iba.activity.survey import SurveySettings, output_relation, reestimate_batch_norms, run_survey, top_hits
+from lit_iba.activity.survey import (
+    SurveySettings,
+    output_relation,
+    reestimate_batch_norms,
+    run_survey,
+    top_hits,
+    unfold_batch_norms,
+)
 from lit_iba.activity.zero_bias import without_biases
 from lit_iba.cli import main
 from lit_iba.data import ShardIndex, shard_batches
@@ -89,6 +97,31 @@ def test_batch_norms_measured_again_are_those_of_the_batches() -> None:
     assert torch.allclose(found["layer1.0.1.running_var"], variances, rtol=1e-4)
     assert len(found) == 12
     assert all(torch.equal(value, before[name]) for name, value in classifier.state_dict().items())
+
+
+def test_folded_batch_norms_get_their_statistics_back() -> None:
+    """The network whose norms were folded, once unfolded, is measured again as the one that never was."""
+    generator = torch.Generator().manual_seed(0)
+    batches = [torch.randn(16, 3, 64, 64, generator=generator) for _ in range(4)]
+    original = FrozenClassifier("small_cnn", "random")
+    original.model.load_state_dict(reestimate_batch_norms(original, iter(batches)), strict=False)
+    folded = copy.deepcopy(original)
+    for norm in [m for m in folded.model.modules() if isinstance(m, nn.BatchNorm2d)]:
+        gamma = norm.weight / (norm.running_var + norm.eps).sqrt()
+        norm.bias.data.sub_(gamma * norm.running_mean)
+        norm.weight.data.copy_(gamma * (1 + norm.eps) ** 0.5)
+        norm.running_mean.zero_()
+        norm.running_var.fill_(1)
+    with torch.no_grad():
+        unfolded, count = unfold_batch_norms(folded, iter(batches))
+        assert count == 6
+        assert torch.allclose(unfolded(batches[0]), original(batches[0]), atol=1e-4)
+        brighter = [batch * 50 for batch in batches]
+        for network in (original, unfolded):
+            network.model.load_state_dict(reestimate_batch_norms(network, iter(brighter)), strict=False)
+        assert torch.allclose(unfolded(brighter[0]), original(brighter[0]), atol=0.02)
+        assert not any(m._forward_pre_hooks for m in unfolded.modules())
+        assert unfold_batch_norms(original, iter(batches))[1] == 0
 
 
 def test_hits_and_relations_of_edge_cases() -> None:
