@@ -21,6 +21,7 @@ EVALUATION = {
     "panels": "activity and bias attributions of every layer of a network, with their sums",
     "benchmark": "explain a data set and judge the heatmaps; resumable, on any number of processes",
     "roar": "remove the pixels that methods find relevant, retrain, report the accuracy; resumable",
+    "survey": "what biases do for classifiers: accuracy without them, robustness to scaling and shift; resumable",
     "report": "a self-contained HTML page, Markdown and LaTeX tables of a benchmark's folder",
     "export": "a trained explainer as .pt2, ONNX or safetensors",
 }

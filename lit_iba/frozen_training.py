@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
@@ -26,6 +26,8 @@ class TrainingWithFrozenClassifier(L.LightningModule):
     Args:
         classifier: Keyword arguments of :class:`FrozenClassifier`, plain values only; they go into the checkpoint.
     """
+
+    draws_heatmaps: ClassVar[bool] = True  # whether ``forward`` gives a Heatmap
 
     def __init__(self, classifier: dict[str, Any]) -> None:
         super().__init__()

@@ -71,6 +71,10 @@ class TrainingCLI(LightningCLI):
         """Put logs and checkpoints into the run's folder."""
         config = self.config[self.subcommand] if self.subcommand else self.config
         root = Path(config["trainer"]["default_root_dir"])
+        kwargs["callbacks"] = [
+            *self._configured_callbacks(),
+            *kwargs.get("callbacks", []),
+        ]  # these arguments replace the config's
         if self.subcommand == "fit" and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             TrainingCLI.lock = FolderLock(root)
         for callback in self._callbacks():
@@ -78,17 +82,21 @@ class TrainingCLI(LightningCLI):
                 callback.dirpath = str((root / "checkpoints").absolute())
         if config["trainer"]["logger"] in (None, True) and not config["trainer"]["fast_dev_run"]:
             kwargs["logger"] = TensorBoardLogger(root, name="tensorboard", version="", default_hp_metric=False)
-            kwargs["callbacks"] = [*kwargs.get("callbacks", []), LearningRateMonitor("step")]
-        kwargs["callbacks"] = [*kwargs.get("callbacks", []), FiniteLoss()]
+            kwargs["callbacks"].append(LearningRateMonitor("step"))
+        kwargs["callbacks"].append(FiniteLoss())
         if config["trainer"]["enable_progress_bar"] is not False and not self._has_progress_bar():
             kwargs["callbacks"].append(TQDMProgressBar())  # one line, also in a job's log file
         kwargs["plugins"] = [*(config["trainer"]["plugins"] or []), DurableCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
 
-    def _has_progress_bar(self) -> bool:
+    def _configured_callbacks(self) -> list[L.Callback]:
+        """Those of ``trainer.callbacks``."""
         init = self.config_init[self.subcommand] if self.subcommand else self.config_init
         given = init["trainer"]["callbacks"] or []
-        return any(isinstance(c, ProgressBar) for c in (given if isinstance(given, list) else [given]))
+        return given if isinstance(given, list) else [given]
+
+    def _has_progress_bar(self) -> bool:
+        return any(isinstance(callback, ProgressBar) for callback in self._configured_callbacks())
 
     def before_fit(self) -> None:
         """``--ckpt_path last`` means the newest whole checkpoint of the run's folder; without any, the beginning."""

@@ -37,7 +37,8 @@ class HeatmapImages(L.Callback):
     ) -> None:
         """Keep the first pictures, on the first process."""
         missing = self.images - sum(map(len, self._pictures))
-        if trainer.is_global_zero and missing > 0 and isinstance(pl_module, TrainingWithFrozenClassifier):
+        draws = isinstance(pl_module, TrainingWithFrozenClassifier) and pl_module.draws_heatmaps
+        if trainer.is_global_zero and missing > 0 and draws:
             self._pictures.append(batch["picture"][batch["weight"] > 0][:missing])
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:

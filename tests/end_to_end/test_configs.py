@@ -28,7 +28,8 @@ ONE_EPOCH = ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--tra
 def test_every_config_has_its_test() -> None:
     tested = {
         "quickstart/classifier.yaml", "quickstart/readout.yaml", "quickstart/explain.yaml", "quickstart/benchmark.yaml",
-        "train/readout_resnet50.yaml", "train/readout_vgg16.yaml", "evaluate/roar_cifar10.yaml",
+        "train/readout_resnet50.yaml", "train/readout_vgg16.yaml", "train/zero_bias_resnet50.yaml",
+        "train/zero_bias_vgg16.yaml", "evaluate/zero_bias_survey.yaml", "evaluate/roar_cifar10.yaml",
     }  # fmt: skip
     evaluation = {f"evaluate/{name}" for name in BENCHMARKS}  # in test_evaluate_configs.py
     assert {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")} == tested | evaluation
@@ -110,3 +111,38 @@ def test_the_roar_config_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert results["metrics"]["roar"]["settings"]["recipe"]["network"] == "resnet8"
     assert set(results["results"]["roar"]) == {"per_sample_iba", "random"}
     assert "ROAR" in Path("runs/roar_cifar10/report.html").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["resnet50", "vgg16"])
+def test_the_zero_bias_configs_take_a_step(network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_quickstart("data/imagenet", QuickstartSettings(6, 4, 2, shard_size=4))
+    config = ["--config", str(CONFIGS / "train" / f"zero_bias_{network}.yaml"), "--model.classifier.weights", "random"]
+    step = ["--data.batch_size", "2", "--data.num_workers", "0", "--trainer.fast_dev_run", "1"]
+    assert main(["fit", *config, *step, "--trainer.accelerator", "cpu"], "train.py") == 0
+    written = Path(f"runs/zero_bias_{network}/{network}_zero_bias.safetensors")
+    assert "running_mean" in str(safetensors.torch.load_file(written).keys()) or network == "vgg16"
+
+
+@pytest.mark.slow
+def test_the_survey_config_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_quickstart("data/imagenet", QuickstartSettings(4, 4, 4, val_shard_size=2))
+    config = ["--config", str(CONFIGS / "evaluate" / "zero_bias_survey.yaml")]
+    little = [
+        "--max_images",
+        "4",
+        "--scales",
+        "[1]",
+        "--shifts",
+        "[0.5]",
+        "--reestimate_images",
+        "2",
+        "--device",
+        "cpu",
+    ]
+    random = '{"resnet18": {"weights": "random"}, "squeezenet1_1": {"weights": "random"}}'
+    assert main(["survey", *config, *little, "--classifiers", random], "evaluate.py") == 0
+    results = json.loads(Path("runs/zero_bias_survey/results.json").read_text())
+    assert set(results) == {"resnet18", "squeezenet1_1"}

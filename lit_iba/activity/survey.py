@@ -1,0 +1,314 @@
+"""What biases do for classifiers: accuracy without them, how outputs change, robustness to scaled and shifted input.
+
+Grabska-Barwińska, "Measuring and improving the quality of visual explanations", section 3 and supplement B (figures 3, S1 to S5).
+A classifier at a time; what is finished stays in its own file, so that a survey that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+from torch import Tensor, nn
+
+from lit_iba.activity.operations import BATCH_NORMS
+from lit_iba.activity.zero_bias import bias_tensors, without_biases
+from lit_iba.classifier import FrozenClassifier
+from lit_iba.data import ShardIndex
+from lit_iba.errors import InputError
+from lit_iba.evaluation.selection import Selection
+from lit_iba.files import write_text
+
+logger = logging.getLogger(__name__)
+Statistics = dict[str, Tensor]  # running means and variances by their names in the state dict
+TOP = 5
+
+
+@dataclass(frozen=True)
+class SurveySettings:
+    """What is measured.
+
+    Args:
+        batch_size: Images a forward pass.
+        max_images: At most so many images; None takes all (50,000 in the paper).
+        scales: Factors of the network's normalised input (figure S1).
+        shifts: What is added to the pictures, in units of their range: 1 stands for 255 (figure S2).
+        reestimate_images: Over how many images batch norms are measured again for each scale and shift; 0 leaves that out.
+        regression_images: For how many images slope and offset are kept one by one (200 in figure S5).
+        seed: Of the draw of images where ``max_images`` leaves a choice.
+    """
+
+    batch_size: int = 64
+    max_images: int | None = None
+    scales: tuple[float, ...] = (0.001, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0, 1000.0)
+    shifts: tuple[float, ...] = (-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0)
+    reestimate_images: int = 1000
+    regression_images: int = 200
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.reestimate_images < 0 or self.regression_images < 1:
+            raise InputError(
+                f"batch_size {self.batch_size}, reestimate_images {self.reestimate_images} and regression_images "
+                f"{self.regression_images} must be at least 1, 0 and 1"
+            )
+        if not all(scale > 0 for scale in self.scales):
+            raise InputError(f"scales are {list(self.scales)}; they must be positive")
+
+
+def run_survey(
+    classifiers: Mapping[str, Mapping[str, Any]],
+    data: ShardIndex,
+    out: str | Path,
+    settings: SurveySettings,
+    device: torch.device | str = "cpu",
+) -> dict[str, dict[str, Any]]:
+    """Measure every classifier that has no result yet.
+
+    Args:
+        classifiers: Arguments of ``FrozenClassifier`` by name; without ``model`` the name is the model.
+        data: Labelled images.
+        out: Folder; a classifier's result stands in ``classifiers/<name>.json``.
+        settings: What is measured.
+        device: Where.
+
+    Returns:
+        The results by name, see :func:`survey_classifier`.
+
+    Raises:
+        InputError: No classifier, arguments that do not fit, or labels that a classifier does not know.
+    """
+    if not classifiers:
+        raise InputError("the survey has no classifiers; give a model and its weights for each name")
+    results = {}
+    for name, record in classifiers.items():
+        classifier = FrozenClassifier(**({"model": name} | dict(record))).to(device)
+        made_of = [classifier.identity, classifier.preprocessing.to_dict(), data.identity(), asdict(settings)]
+        identity = json.loads(json.dumps(made_of))
+        path = Path(out) / "classifiers" / f"{name}.json"
+        stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if stored.get("identity") == identity:
+            logger.info("%s is there already", name)
+        else:
+            stored = {"identity": identity, "result": survey_classifier(classifier, data, settings, name)}
+            write_text(path, json.dumps(stored, indent=1) + "\n")
+        results[name] = stored["result"]
+    return results
+
+
+@torch.no_grad()
+def survey_classifier(
+    classifier: FrozenClassifier, data: ShardIndex, settings: SurveySettings, name: str = ""
+) -> dict[str, Any]:
+    """All measurements of one classifier, in one pass over the data.
+
+    Returns:
+        ``images``, ``biases`` (how many numbers), ``batch_norms``, ``unfolded_batch_norms`` (see
+        :func:`unfold_batch_norms`), ``accuracy`` (``original`` and ``without_biases``: top-1 to
+        top-5), ``drop_top1``, ``correlation`` and the ``regression``'s ``slope`` and ``offset`` (mean and standard error over
+        images; slope and offset of single images beside them), ``scaling`` and ``shift`` (top-1 by factor, with batch norms as
+        they are and measured again, the latter None where there are none).
+    """
+    zero, norms = without_biases(classifier), _batch_norms(classifier)
+    variants = [("scaling", value) for value in settings.scales] + [("shift", value) for value in settings.shifts]
+    other, folded, measured = classifier, 0, dict[tuple[str, float], Statistics]()
+    if norms and settings.reestimate_images:
+        first = _first(classifier, data, settings)
+        other, folded = unfold_batch_norms(classifier, (classifier.images(batch) for batch in first))
+        for variant in track(variants, description="batch norms", transient=True):
+            changed = (_changed(classifier, classifier.images(batch), *variant) for batch in first if len(batch) > 1)
+            measured[variant] = reestimate_batch_norms(other, changed)
+    hits: dict[Any, list[Tensor]] = {}
+    relations: list[Tensor] = []
+    total = sum(math.ceil(quota / settings.batch_size) for quota in _quotas(data, settings))
+    batches = _batches(classifier, data, settings)
+    for pictures, labels in track(batches, description=name or classifier.name, total=total, transient=True):
+        images = classifier.images(pictures)
+        labels = labels.to(images.device)
+        original, bare = classifier(images).float(), zero(images).float()
+        hits.setdefault("original", []).append(top_hits(original, labels))
+        hits.setdefault("without_biases", []).append(top_hits(bare, labels))
+        relations.append(torch.stack(output_relation(original, bare)).cpu())
+        for variant in variants:
+            inputs = _changed(classifier, images, *variant)
+            hits.setdefault(("fixed", *variant), []).append(top_hits(classifier(inputs).float(), labels, 1))
+            if variant in measured:
+                other.model.load_state_dict(measured[variant], strict=False)
+                hits.setdefault(("reestimated", *variant), []).append(top_hits(other(inputs).float(), labels, 1))
+    found = {key: torch.cat(rows).double().cpu() for key, rows in hits.items()}
+    relation = torch.cat(relations, dim=1).double()
+    kept = relation[:, : settings.regression_images]
+
+    def curve(kind: str, values: Sequence[float]) -> dict[str, Any]:
+        def accuracy(how: str) -> list[float] | None:
+            keys = [(how, kind, value) for value in values]
+            return [float(found[key].mean()) for key in keys] if keys[:1] and keys[0] in found else None
+
+        return {"values": list(values), "fixed": accuracy("fixed"), "reestimated": accuracy("reestimated")}
+
+    return {
+        "images": len(found["original"]),
+        "biases": sum(bias.numel() for bias in bias_tensors(classifier.model).values()),
+        "batch_norms": norms,
+        "unfolded_batch_norms": folded,
+        "accuracy": {which: found[which].mean(dim=0).tolist() for which in ("original", "without_biases")},
+        "drop_top1": _mean_and_error(found["original"][:, 0] - found["without_biases"][:, 0]),
+        "correlation": _mean_and_error(relation[0]),
+        "regression": {
+            "slope": _mean_and_error(relation[1]) | {"values": kept[1].tolist()},
+            "offset": _mean_and_error(relation[2]) | {"values": kept[2].tolist()},
+        },
+        "scaling": curve("scaling", settings.scales),
+        "shift": curve("shift", settings.shifts),
+    }
+
+
+def top_hits(logits: Tensor, labels: Tensor, top: int = TOP) -> Tensor:
+    """Whether the label is among the k best, for k = 1 to ``top``: bool (B, top)."""
+    best = logits.topk(min(top, logits.shape[1]), dim=1).indices == labels[:, None]
+    hits = best.cumsum(dim=1) > 0
+    return hits if hits.shape[1] == top else torch.cat([hits, hits[:, -1:].expand(-1, top - hits.shape[1])], dim=1)
+
+
+def output_relation(original: Tensor, changed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """How two networks' outputs for an image are related over classes (figures S4 and S5).
+
+    Args:
+        original: (B, K) logits f.
+        changed: (B, K) logits of the network without biases.
+
+    Returns:
+        Pearson's correlation, and slope and offset of the least-squares fit ``changed = slope original + offset``, each (B,).
+        Correlation and slope are 0 where one of them is constant.
+    """
+    f, g = (x - x.mean(dim=1, keepdim=True) for x in (original, changed))
+    tiny = torch.finfo(f.dtype).tiny
+    slope = (f * g).sum(dim=1) / (f * f).sum(dim=1).clamp_min(tiny)
+    unit_f, unit_g = (x / x.norm(dim=1, keepdim=True).clamp_min(tiny) for x in (f, g))
+    return (unit_f * unit_g).sum(dim=1), slope, changed.mean(dim=1) - slope * original.mean(dim=1)
+
+
+@torch.no_grad()
+def reestimate_batch_norms(classifier: FrozenClassifier, batches: Iterator[Tensor]) -> Statistics:
+    """Running means and variances of every batch norm, measured over batches of images; the classifier is not changed.
+
+    As in training, but as a mean over all batches: each norm sees its input with the norms below in training mode.
+    """
+    network = copy.deepcopy(classifier.model)
+    modules = {name: m for name, m in network.named_modules() if isinstance(m, BATCH_NORMS)}
+    for module in modules.values():
+        module.reset_running_stats()
+        module.momentum = None  # a cumulative mean
+        module.train()
+    for images in batches:
+        network(images)
+    state = network.state_dict()
+    return {
+        f"{name}.{which}": state[f"{name}.{which}"] for name in modules for which in ("running_mean", "running_var")
+    }
+
+
+@torch.no_grad()
+def unfold_batch_norms(classifier: FrozenClassifier, batches: Iterator[Tensor]) -> tuple[FrozenClassifier, int]:
+    """A copy in which norms whose statistics were folded into gamma and beta have statistics again; the same function.
+
+    Quantised weights are often published with running mean 0 and running variance 1. To measure such a norm again would undo
+    nothing but itself: its statistics are measured over the batches, in eval mode, and taken out of gamma and beta first.
+
+    Args:
+        classifier: The network; it is not changed.
+        batches: Normalised images (B, 3, H, W), as published weights expect them.
+
+    Returns:
+        The copy, and how many norms were unfolded.
+    """
+    made = copy.deepcopy(classifier)
+    made.__dict__.pop("identity", None)
+    norms = [module for module in made.model.modules() if isinstance(module, BATCH_NORMS) and _is_folded(module)]
+    sums = {norm: [torch.zeros(norm.num_features, dtype=torch.float64, device=classifier.device)] * 3 for norm in norms}
+
+    def count(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        x = inputs[0].double().transpose(0, 1).flatten(1)  # (C, B h w)
+        new = (x.sum(dim=1), (x * x).sum(dim=1), torch.full_like(x[:, 0], x.shape[1]))
+        sums[norm] = [before + one for before, one in zip(sums[norm], new, strict=True)]  # type: ignore[index]
+
+    handles = [norm.register_forward_pre_hook(count) for norm in norms]
+    for images in batches if norms else ():
+        made(images)
+    for handle in handles:
+        handle.remove()
+    for norm in norms:
+        total, squares, number = sums[norm]
+        mean = total / number
+        variance = (squares / number - mean**2).clamp_min(0)
+        gamma = norm.weight.double() / math.sqrt(1 + norm.eps)  # what stands before the input now
+        norm.bias.copy_(norm.bias + gamma * mean)
+        norm.weight.copy_(gamma * (variance + norm.eps).sqrt())
+        norm.running_mean.copy_(mean)  # type: ignore[union-attr]
+        norm.running_var.copy_(variance)  # type: ignore[union-attr]
+    return made, len(norms)
+
+
+def _is_folded(norm: Any) -> bool:
+    statistics = norm.running_mean is not None and bool(
+        (norm.running_mean == 0).all() and (norm.running_var == 1).all()
+    )
+    return statistics and norm.affine
+
+
+def _first(classifier: FrozenClassifier, data: ShardIndex, settings: SurveySettings) -> list[Tensor]:
+    """The pictures that batch norms are measured over, in batches."""
+    pictures: list[Tensor] = []
+    for batch, _ in _batches(classifier, data, settings):
+        pictures.append(batch)
+        if sum(map(len, pictures)) >= settings.reestimate_images:
+            break
+    return pictures
+
+
+def _changed(classifier: FrozenClassifier, images: Tensor, kind: str, value: float) -> Tensor:
+    if kind == "scaling":
+        return images * value
+    std = torch.tensor(classifier.preprocessing.std, device=images.device, dtype=images.dtype)
+    return images + value / std.view(-1, 1, 1)
+
+
+def _batches(
+    classifier: FrozenClassifier, data: ShardIndex, settings: SurveySettings
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pictures and labels, shard by shard."""
+    selection = Selection(settings.max_images, None, settings.seed)
+    for shard, quota in zip(data.shards, _quotas(data, settings), strict=True):
+        images = selection.select(shard, quota, classifier.preprocessing)
+        outside = (images.labels < 0) | (images.labels >= classifier.num_classes)
+        if outside.any():
+            first = int(outside.nonzero()[0])
+            raise InputError(
+                f"sample {images.keys[first]!r} of {shard.path} has label {int(images.labels[first])}, but "
+                f"{classifier.name} knows 0..{classifier.num_classes - 1}; give labelled data with the classifier's classes"
+            )
+        yield from zip(
+            images.pictures.split(settings.batch_size), images.labels.split(settings.batch_size), strict=True
+        )
+
+
+def _quotas(data: ShardIndex, settings: SurveySettings) -> list[int]:
+    return Selection(settings.max_images, None, settings.seed).quotas([shard.count for shard in data.shards])
+
+
+def _batch_norms(classifier: FrozenClassifier) -> int:
+    return sum(isinstance(module, BATCH_NORMS) for module in classifier.model.modules())
+
+
+def _mean_and_error(values: Tensor) -> dict[str, Any]:
+    """Mean and standard error over images."""
+    error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else None
+    return {"mean": float(values.mean()), "se": error}
