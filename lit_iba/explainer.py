@@ -156,6 +156,7 @@ EXPLAINERS: dict[str, str] = {
     "input_x_gradient": "lit_iba.baselines.gradient.InputXGradient",
     "smoothgrad": "lit_iba.baselines.perturbation.SmoothGrad",
     "smoothgrad_squared": "lit_iba.baselines.perturbation.SmoothGradSquared",
+    "real_time_saliency": "lit_iba.baselines.masking.RealTimeSaliency",
     "occlusion": "lit_iba.baselines.perturbation.Occlusion",
     "occlusion_8": "lit_iba.baselines.perturbation.Occlusion8",
     "occlusion_14": "lit_iba.baselines.perturbation.Occlusion14",
