@@ -1,6 +1,7 @@
 """The masking network, its gate and its objective against plain loops; the explainer's manners."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from lit_iba import FrozenClassifier, InputError
 from lit_iba.baselines.masking import RealTimeSaliency, class_evidence, layouts_of, unit_scale
 from lit_iba.baselines.masking_objective import PRESETS, ask, draw, mask_losses, mix, strong_blur
 from lit_iba.explainer import sample_generators
+from lit_iba.export import export_explainer, load_exported
 from lit_iba.small_cnn import SmallCNN
 
 
@@ -196,3 +198,17 @@ def test_what_does_not_fit_is_refused(small_classifier: FrozenClassifier) -> Non
             RealTimeSaliency(small_classifier, **settings)
     with pytest.raises(InputError, match="knows no taps for SmallCNN"):
         RealTimeSaliency(FrozenClassifier(SmallCNN()))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable:UserWarning")  # torch 2.11, of its own copy
+def test_exports_give_the_mask_of_the_predicted_class(explainer: RealTimeSaliency, tmp_path: Path) -> None:
+    report = export_explainer(explainer, tmp_path / "export", progress=False)
+    assert set(report.errors) == {"pt2", "onnx", "safetensors"}
+    images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(9))
+    expected = explainer.attribute(images).values
+    other = explainer.attribute(images, target=(explainer.classifier(images).argmax(dim=1) + 1) % 10).values
+    found = torch.export.load(tmp_path / "export" / "explainer.pt2").module()(images)
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert (found - other).abs().max() > 1e-3
+    assert torch.equal(load_exported(tmp_path / "export", explainer.classifier).attribute(images).values, expected)
