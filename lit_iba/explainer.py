@@ -212,6 +212,7 @@ EXPLAINERS: dict[str, str] = {
     "smoothgrad": "lit_iba.baselines.perturbation.SmoothGrad",
     "smoothgrad_squared": "lit_iba.baselines.perturbation.SmoothGradSquared",
     "captum": "lit_iba.baselines.captum_explainer.CaptumExplainer",
+    "real_time_saliency": "lit_iba.baselines.masking.RealTimeSaliency",
     "occlusion": "lit_iba.baselines.perturbation.Occlusion",
     "occlusion_8": "lit_iba.baselines.perturbation.Occlusion8",
     "occlusion_14": "lit_iba.baselines.perturbation.Occlusion14",

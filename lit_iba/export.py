@@ -29,11 +29,8 @@ from lit_iba.export_artefact import check_export, describe, is_whole, load_expor
 from lit_iba.export_program import (
     METADATA_FILE,
     METADATA_KEY,
-    RECIPES,
-    Recipe,
     Results,
     largest_errors,
-    recipe_for,
     require_onnx,
     run_onnx,
     run_pt2,
@@ -42,6 +39,7 @@ from lit_iba.export_program import (
     write_pt2,
 )
 from lit_iba.export_readme import readme
+from lit_iba.export_recipes import RECIPES, Recipe, recipe_for
 from lit_iba.files import sha256_of, whole_file, write_text
 
 FORMATS = ("pt2", "onnx", "safetensors")

@@ -18,7 +18,8 @@ import lit_iba
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.explainer import Explainer
-from lit_iba.export_program import METADATA_FILE, METADATA_KEY, RECIPES, Recipe
+from lit_iba.export_program import METADATA_FILE, METADATA_KEY
+from lit_iba.export_recipes import RECIPES, Recipe
 from lit_iba.files import sha256_of
 from lit_iba.preprocessing import Preprocessing
 from lit_iba.weights import fingerprint

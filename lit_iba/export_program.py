@@ -11,157 +11,22 @@ import importlib.util
 import subprocess
 import sys
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.explainer import Explainer
-from lit_iba.iba.readout import ReadoutIBA
-from lit_iba.weights import load_into
+from lit_iba.export_recipes import Recipe
 
 METADATA_KEY = "lit_iba"  # of ONNX's metadata_props and of safetensors' metadata
 METADATA_FILE = "explainer.json"  # beside the files, and among the extra files inside a .pt2
 ONNX_FILE_LIMIT = 2_000_000_000  # bytes of weights; a protobuf message ends at 2 GiB, and the graph needs some of it
-
-
-@dataclass(frozen=True)
-class Output:
-    """One result of an exported program, (B, H, W).
-
-    Args:
-        name: What onnxruntime calls it.
-        unit: Unit of its values.
-        meaning: One sentence for whoever has nothing but the file.
-    """
-
-    name: str
-    unit: str
-    meaning: str
-
-
-class Recipe(ABC):
-    """How explainers of one class are exported: what the program computes, and what rebuilds the explainer.
-
-    Attributes:
-        explainer_class: The class, exactly; a subclass may compute something else.
-        training: Name of the LightningModule that writes its checkpoints.
-        outputs: What the program returns, in order; a single one is returned as a tensor, several as a tuple.
-    """
-
-    explainer_class: ClassVar[type[Explainer]]
-    training: ClassVar[str]
-    outputs: ClassVar[tuple[Output, ...]]
-
-    @abstractmethod
-    def maps(self, explainer: Any, images: Tensor) -> tuple[Tensor, ...]:
-        """The outputs for images (B, 3, H, W), by code that can be traced."""
-
-    @abstractmethod
-    def expected(self, explainer: Any, images: Tensor) -> tuple[Tensor, ...]:
-        """The same through the explainer's public interface: what :meth:`maps` is measured against."""
-
-    @abstractmethod
-    def network(self, explainer: Any) -> nn.Module:
-        """The trained part, statistics included: what ``.safetensors`` holds."""
-
-    @abstractmethod
-    def parts(self, explainer: Any) -> dict[str, nn.Module]:
-        """Modules by name that hold everything :meth:`maps` uses, and little else."""
-
-    @abstractmethod
-    def settings(self, explainer: Any) -> dict[str, Any]:
-        """Plain values that, with the classifier and the network's tensors, rebuild the explainer."""
-
-    @abstractmethod
-    def build(
-        self, classifier: FrozenClassifier, settings: dict[str, Any], state: dict[str, Tensor], source: str
-    ) -> Any:
-        """The explainer again. Raises InputError where settings and tensors do not fit; ``source`` names the file."""
-
-    @abstractmethod
-    def load(self, checkpoint: Path, classifier: FrozenClassifier | None) -> Any:
-        """The explainer from its training's checkpoint."""
-
-
-class ReadoutRecipe(Recipe):
-    """The Readout bottleneck: one output, bits per pixel."""
-
-    explainer_class = ReadoutIBA
-    training = "ReadoutTraining"
-    outputs = (
-        Output(
-            "heatmap",
-            "bits",
-            "Information in bits that each pixel's place contributes; a map's sum is the information that passes the "
-            "bottleneck, less what lies in tokens without a place, such as a class token.",
-        ),
-    )
-
-    def maps(self, explainer: ReadoutIBA, images: Tensor) -> tuple[Tensor, ...]:
-        """See the base class."""
-        return (explainer.heatmap_values(images)[0],)
-
-    def expected(self, explainer: ReadoutIBA, images: Tensor) -> tuple[Tensor, ...]:
-        """See the base class."""
-        return (explainer.attribute(images).values,)
-
-    def network(self, explainer: ReadoutIBA) -> nn.Module:
-        """See the base class."""
-        return explainer.network
-
-    def parts(self, explainer: ReadoutIBA) -> dict[str, nn.Module]:
-        """See the base class."""
-        # The traced cut holds only the layers up to the last tap. Cut with hooks, the whole classifier runs.
-        observe = explainer.split.observer
-        trunk = observe if isinstance(observe, nn.Module) else explainer.classifier.model
-        return {"classifier": trunk, "readout": explainer.network}
-
-    def settings(self, explainer: ReadoutIBA) -> dict[str, Any]:
-        """See the base class."""
-        readout = dict(vars(explainer.network.settings))
-        return {"layer": explainer.layer, "taps": list(explainer.taps), "seed": explainer.seed, "readout": readout}
-
-    def build(
-        self, classifier: FrozenClassifier, settings: dict[str, Any], state: dict[str, Tensor], source: str
-    ) -> ReadoutIBA:
-        """See the base class."""
-        readout: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings["readout"].items()}
-        explainer = ReadoutIBA(classifier, settings["layer"], settings["taps"], seed=settings["seed"], **readout)
-        load_into(explainer.network, state, source)
-        explainer.network.eval().requires_grad_(False)
-        return explainer
-
-    def load(self, checkpoint: Path, classifier: FrozenClassifier | None) -> ReadoutIBA:
-        """See the base class."""
-        return ReadoutIBA.load(checkpoint, classifier)
-
-
-RECIPES: tuple[Recipe, ...] = (ReadoutRecipe(),)
-
-
-def recipe_for(explainer: Explainer) -> Recipe:
-    """The recipe of an explainer's class.
-
-    Raises:
-        InputError: There is none, for the class is not trained, or is not one pass over the image.
-    """
-    for recipe in RECIPES:
-        if type(explainer) is recipe.explainer_class:
-            return recipe
-    known = ", ".join(recipe.explainer_class.__name__ for recipe in RECIPES)
-    raise InputError(
-        f"{type(explainer).__name__} cannot be exported: only trained explainers that need a single pass can ({known}); "
-        "export one of these, or call attribute where lit_iba is installed"
-    )
 
 
 class HeatmapProgram(nn.Module):

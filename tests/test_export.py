@@ -31,7 +31,8 @@ from lit_iba.export import (
     export_explainer,
     load_exported,
 )
-from lit_iba.export_program import largest_errors, recipe_for, relative_errors, trace_program
+from lit_iba.export_program import largest_errors, relative_errors, trace_program
+from lit_iba.export_recipes import recipe_for
 from lit_iba.files import sha256_of
 from lit_iba.iba.per_sample import PerSampleIBA
 from lit_iba.iba.readout import ReadoutIBA

@@ -30,6 +30,7 @@ def test_every_config_has_its_test() -> None:
         "quickstart/classifier.yaml", "quickstart/readout.yaml", "quickstart/explain.yaml", "quickstart/benchmark.yaml",
         "train/readout_resnet50.yaml", "train/readout_vgg16.yaml", "train/zero_bias_resnet50.yaml",
         "train/zero_bias_vgg16.yaml", "evaluate/zero_bias_survey.yaml", "evaluate/roar_cifar10.yaml",
+        "quickstart/real_time_saliency.yaml", "train/real_time_saliency_resnet50.yaml",
     }  # fmt: skip
     evaluation = {f"evaluate/{name}" for name in BENCHMARKS}  # in test_evaluate_configs.py
     assert {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")} == tested | evaluation
@@ -44,6 +45,8 @@ def test_the_quickstart_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert main(test, "train.py") == 0
     readout = ["fit", "--config", str(quickstart / "readout.yaml"), *ONE_EPOCH, *LITTLE]
     assert main([*readout, "--model.statistics_images", "40"], "train.py") == 0
+    masking = ["fit", "--config", str(quickstart / "real_time_saliency.yaml"), *ONE_EPOCH, *LITTLE]
+    assert main([*masking, "--model.embedding_steps", "1"], "train.py") == 0
     examples = [str(path) for path in Path("data/quickstart/examples").glob("*.jpg")]
     assert main(["explain", *examples, "--config", str(quickstart / "explain.yaml")], "evaluate.py") == 0
     assert len(list(Path("runs/quickstart/explain").glob("*.overlay.png"))) == len(examples) == 4
@@ -111,6 +114,37 @@ def test_the_roar_config_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert results["metrics"]["roar"]["settings"]["recipe"]["network"] == "resnet8"
     assert set(results["results"]["roar"]) == {"per_sample_iba", "random"}
     assert "ROAR" in Path("runs/roar_cifar10/report.html").read_text()
+
+
+@pytest.mark.slow
+def test_the_masking_config_takes_a_step_of_each_phase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_quickstart("data/imagenet", QuickstartSettings(6, 4, 2, shard_size=4))
+    config = [
+        "--config",
+        str(CONFIGS / "train" / "real_time_saliency_resnet50.yaml"),
+        "--model.classifier.weights",
+        "random",
+    ]
+    small = [
+        "--model.masking",
+        '{"widths": [8, 8, 8]}',
+        "--model.embedding_steps",
+        "1",
+        "--trainer.precision",
+        "32-true",
+    ]
+    step = [
+        "--data.batch_size",
+        "2",
+        "--data.num_workers",
+        "0",
+        "--trainer.fast_dev_run",
+        "2",
+        "--trainer.accelerator",
+        "cpu",
+    ]
+    assert main(["fit", *config, *small, *step], "train.py") == 0
 
 
 @pytest.mark.slow
