@@ -159,6 +159,10 @@ EXPLAINERS: dict[str, str] = {
     "occlusion": "lit_iba.baselines.perturbation.Occlusion",
     "occlusion_8": "lit_iba.baselines.perturbation.Occlusion8",
     "occlusion_14": "lit_iba.baselines.perturbation.Occlusion14",
+    "extremal_perturbation": "lit_iba.baselines.extremal_perturbation.ExtremalPerturbation",
+    "fido": "lit_iba.baselines.fido.FIDO",
+    "pda": "lit_iba.baselines.pda.PDA",
+    "lime": "lit_iba.baselines.lime.LIME",
 }
 
 
