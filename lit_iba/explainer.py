@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,8 +31,35 @@ class Attribution:
     undrawn: Tensor | None = None  # (B,)
 
 
+class Estimate(Protocol):
+    """Something measured on a stream of images that can be kept on disk; ``identity["data"]`` names the images."""
+
+    identity: dict[str, Any]
+
+    def save(self, path: Path) -> None:
+        """Write it to a file."""
+        ...
+
+
+E = TypeVar("E", bound=Estimate)
+
+
 class Surroundings(Protocol):
-    """What an explainer may ask for when it is built by name: things estimated once and kept on disk."""
+    """What an explainer may ask for when it is built by name: images, and things estimated from them once and kept on disk."""
+
+    def images(self, classifier: FrozenClassifier, count: int) -> Tensor:
+        """So many images, normalised, (count, 3, H, W); always the same ones."""
+        ...
+
+    def estimated(
+        self,
+        classifier: FrozenClassifier,
+        name: str,
+        load: Callable[[Path], E],
+        estimate: Callable[[Iterator[Tensor], str], E],
+    ) -> E:
+        """What is kept under ``name``; where it is missing, estimated from batches of images and the name of their data."""
+        ...
 
     def statistics(self, classifier: FrozenClassifier, layer: str) -> FeatureStatistics:
         """Feature statistics of one layer."""

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_iba.baselines.masking import check_choice, check_numbers, gaussian_blur
+from lit_iba.baselines.counterfactual import check_choice, check_numbers, gaussian_blur
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_iba.baselines.masking import check_choice, check_numbers, gaussian_blur, log_odds
+from lit_iba.baselines.counterfactual import check_choice, check_numbers, gaussian_blur, log_odds
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer
@@ -102,20 +102,9 @@ class FIDO(Explainer):
                 [torch.rand((self.samples, 1, height, width), generator=g, device=images.device) for g in generators]
             )
             fill = self._random_fill(images, generators) if self.infill == "random" else blurred
-            gradient = self._penalty_gradient(logits, (height, width), min(1.0, step / max(self.warm_up, 1)))
-            jobs = torch.arange(len(images) * self.samples, device=images.device)
-            for part in jobs.split(self.forward_batch_size):
-                picture, sample = part // self.samples, part % self.samples
-                some_fill = None if fill is None else fill[part if self.infill == "random" else picture]
-                with torch.enable_grad():
-                    drop = self._probabilities(logits[picture], (height, width))
-                    keep = concrete_keep(drop, uniform[picture, sample], self.temperature)
-                    filled = fill_in(images[picture], keep, some_fill, local=self.infill == "local_mean")
-                    score = log_odds(self.classifier(filled).float(), targets[picture])
-                    loss = (score if self.objective == "sdr" else -score).sum() / self.samples
-                    gradient += torch.autograd.grad(loss, logits)[0]
+            warmth = min(1.0, step / max(self.warm_up, 1))
+            logits.grad = self._gradient(logits, images, targets, uniform, fill, warmth)
             adam.param_groups[0]["lr"] = self.learning_rate * (1 - step / self.steps)
-            logits.grad = gradient
             adam.step()
         with torch.no_grad():
             drop = self._probabilities(logits, (height, width))[:, 0]
@@ -125,13 +114,36 @@ class FIDO(Explainer):
         """Probability that each pixel is dropped, (c, 1, H, W)."""
         return F.interpolate(logits.sigmoid(), size=size, mode="bilinear", align_corners=False)
 
-    def _penalty_gradient(self, logits: Tensor, size: tuple[int, int], warmth: float) -> Tensor:
-        """Gradient of the region's size and total variation."""
+    def _gradient(
+        self, logits: Tensor, images: Tensor, targets: Tensor, uniform: Tensor, fill: Tensor | None, warmth: float
+    ) -> Tensor:
+        """Gradient of the loss, summed over images, with respect to the logits.
+
+        Args:
+            logits: Of dropping, (B, 1, h, w), requiring gradients.
+            images: (B, 3, H, W).
+            targets: (B,).
+            uniform: Noise that makes the masks, (B, samples, 1, H, W).
+            fill: (B, 3, H, W), or of each mask (B * samples, 3, H, W), or None for an infill that needs none.
+            warmth: Factor of the penalties, in [0, 1].
+        """
+        size = (images.shape[-2], images.shape[-1])
         with torch.enable_grad():
             drop = self._probabilities(logits, size)
             region = (drop if self.objective == "sdr" else 1 - drop).sum()
             rough = drop.diff(dim=2).square().sum() + drop.diff(dim=3).square().sum()
-            return torch.autograd.grad(warmth * (self.sparsity * region + self.total_variation * rough), logits)[0]
+            (gradient,) = torch.autograd.grad(warmth * (self.sparsity * region + self.total_variation * rough), logits)
+        for jobs in torch.arange(len(images) * self.samples, device=images.device).split(self.forward_batch_size):
+            picture, sample = jobs // self.samples, jobs % self.samples
+            some_fill = None if fill is None else fill[picture if len(fill) == len(images) else jobs]
+            with torch.enable_grad():
+                drop = self._probabilities(logits[picture], size)
+                keep = concrete_keep(drop, uniform[picture, sample], self.temperature)
+                filled = fill_in(images[picture], keep, some_fill, local=self.infill == "local_mean")
+                score = log_odds(self.classifier(filled), targets[picture])
+                loss = (score if self.objective == "sdr" else -score).sum() / self.samples
+                gradient += torch.autograd.grad(loss, logits)[0]
+        return gradient
 
     def _random_fill(self, images: Tensor, generators: list[torch.Generator]) -> Tensor:
         """A colour and noise for every mask of every image, (B * samples, 3, H, W), normalised."""

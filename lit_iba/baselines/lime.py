@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lit_iba.baselines.masking import check_choice, check_numbers
+from lit_iba.baselines.counterfactual import check_choice, check_numbers
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer
@@ -111,10 +111,8 @@ class LIME(Explainer):
 
         distance = 1 - masks.double().mean(dim=1).sqrt()  # cosine distance to the mask that hides nothing
         weights = (-(distance / self.kernel_width).square() / 2).exp()
-        if self.penalty == 0:
-            model = LinearRegression()
-        else:
-            model = (Ridge if self.regression == "ridge" else Lasso)(alpha=self.penalty)
+        penalized = Ridge if self.regression == "ridge" else Lasso
+        model = penalized(alpha=self.penalty) if self.penalty else LinearRegression()
         model.fit(masks.double().cpu().numpy(), scores.double().cpu().numpy(), sample_weight=weights.cpu().numpy())
         return torch.from_numpy(model.coef_)
 

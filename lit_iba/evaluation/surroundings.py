@@ -1,12 +1,13 @@
-"""Feature statistics for the explainers that need them: estimated once, kept on disk, the same for every process."""
+"""Images and what is estimated from them for the explainers that need it: once, kept on disk, the same for every process."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.progress import track
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from lit_iba.classifier import FrozenClassifier
 from lit_iba.data import ShardIndex, shard_batches
 from lit_iba.errors import InputError
 from lit_iba.evaluation.selection import Selection
+from lit_iba.explainer import E
 from lit_iba.statistics import FeatureStatistics
 
 POLL = 0.5  # seconds
@@ -33,14 +35,12 @@ class StoredStatistics:
     def __init__(
         self, folder: str | Path, data: ShardIndex | None, images: int = 1000, batch_size: int = 32, rank: int = 0
     ) -> None:
-        self.folder, self.data, self.images, self.batch_size, self.rank = Path(folder), data, images, batch_size, rank
+        self.folder, self.data, self.count, self.batch_size, self.rank = Path(folder), data, images, batch_size, rank
 
     @property
     def identity(self) -> dict[str, Any] | None:
         """What the statistics are measured on; None if only the folder knows."""
-        return (
-            None if self.data is None else {"data": self.data.identity(), "images": min(self.images, self.data.total)}
-        )
+        return None if self.data is None else {"data": self.data.identity(), "images": min(self.count, self.data.total)}
 
     def statistics(self, classifier: FrozenClassifier, layer: str) -> FeatureStatistics:
         """Statistics of one layer, from the file or else from the data.
@@ -48,20 +48,60 @@ class StoredStatistics:
         Raises:
             InputError: There is neither a file nor data, or the file is of another classifier, layer or data set.
         """
-        path = self.folder / f"{layer.replace('/', '_')}.safetensors"
+        return self.estimated(
+            classifier,
+            layer,
+            lambda path: FeatureStatistics.load(path, classifier, layer),
+            lambda batches, data: FeatureStatistics.estimate(classifier, layer, batches, data=data),
+            f"statistics of layer {layer!r}",
+        )
+
+    def images(self, classifier: FrozenClassifier, count: int) -> Tensor:
+        """The first images of every shard of the data, ``count`` in all or as many as there are, (count, 3, H, W).
+
+        Raises:
+            InputError: No data are given.
+        """
+        if self.data is None:
+            raise InputError(
+                f"{count} images are asked for, but there is no statistics_data (shards) to take them from"
+            )
+        return torch.cat(list(self._batches(self.data, classifier, count, f"{count} images")))
+
+    def estimated(
+        self,
+        classifier: FrozenClassifier,
+        name: str,
+        load: Callable[[Path], E],
+        estimate: Callable[[Iterator[Tensor], str], E],
+        what: str = "",
+    ) -> E:
+        """What is kept in the file ``<name>.safetensors``, or else estimated from the data and kept there.
+
+        Args:
+            classifier: Whose images the data become.
+            name: Of the file.
+            load: Reads the file and checks that it belongs to the classifier.
+            estimate: Measures on batches of images (B, 3, H, W); also given what to call the data.
+            what: What it is, for messages; by default its name.
+
+        Raises:
+            InputError: There is neither a file nor data, or the file is of another classifier or data set.
+        """
+        what, path = what or name, self.folder / f"{name.replace('/', '_')}.safetensors"
         measured_on = "" if self.identity is None else f"{self.identity['images']} images of {self.identity['data']}"
         if not path.is_file():
             if self.data is None:
                 raise InputError(
-                    f"no statistics of layer {layer!r} at {path}; give statistics_data (shards to estimate them from), "
+                    f"no {what} at {path}; give statistics_data (shards to estimate them from), "
                     "or statistics_folder with the file in it"
                 )
             if self.rank == 0:
-                batches = self._batches(self.data, classifier, layer)
-                FeatureStatistics.estimate(classifier, layer, batches, data=measured_on).save(path)
+                batches = self._batches(self.data, classifier, self.count, what)
+                estimate(batches, measured_on).save(path)
             while not path.is_file():
                 time.sleep(POLL)
-        found = FeatureStatistics.load(path, classifier, layer)
+        found = load(path)
         if measured_on and found.identity.get("data") != measured_on:
             raise InputError(
                 f"{path} was measured on {found.identity.get('data') or 'unnamed data'}, not on {measured_on}; delete "
@@ -69,10 +109,10 @@ class StoredStatistics:
             )
         return found
 
-    def _batches(self, data: ShardIndex, classifier: FrozenClassifier, layer: str) -> Iterator[Tensor]:
-        quotas = Selection(max_images=self.images).quotas([shard.count for shard in data.shards])
+    def _batches(self, data: ShardIndex, classifier: FrozenClassifier, count: int, what: str) -> Iterator[Tensor]:
+        quotas = Selection(max_images=count).quotas([shard.count for shard in data.shards])
         shards = zip(data.shards, quotas, strict=True)
-        for shard, quota in track(list(shards), description=f"statistics of {layer}", transient=True):
+        for shard, quota in track(list(shards), description=what, transient=True):
             left = quota
             for batch in shard_batches(shard, classifier.preprocessing, self.batch_size) if left else ():
                 pictures = batch["picture"][batch["weight"] > 0][:left]

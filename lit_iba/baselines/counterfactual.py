@@ -22,7 +22,9 @@ def check_numbers(at_least: float, *, exclusive: bool = False, **settings: float
     for setting, value in settings.items():
         number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         if not number or value < at_least or (exclusive and value == at_least):
-            raise InputError(f"{setting} is {value!r}; it must be a number {'above' if exclusive else '>='} {at_least:g}")
+            raise InputError(
+                f"{setting} is {value!r}; it must be a number {'above' if exclusive else '>='} {at_least:g}"
+            )
 
 
 def gaussian_blur(images: Tensor, sigma: float, border: str) -> Tensor:
