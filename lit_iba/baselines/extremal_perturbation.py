@@ -222,9 +222,10 @@ def _neighbours(padded: Tensor, kernel: Tensor) -> Iterator[tuple[Tensor, Tensor
 
 def area_excess(masks: Tensor, areas: Tensor) -> Tensor:
     """How far masks (J, h, w) are from being binary with areas (J,): mean squared difference of the sorted values (eq. 6)."""
-    ordered = masks.flatten(1).sort(dim=1).values
+    # Stable, because equal values are common (every parameter starts at 1) and their order decides who is to become 0.
+    ordered = masks.flatten(1).sort(dim=1, stable=True).values
     rank = torch.arange(ordered.shape[1], device=masks.device)
-    wanted = rank >= ((1 - areas.double()) * ordered.shape[1]).long()[:, None]
+    wanted = rank >= ((1 - areas.double()) * ordered.shape[1]).round()[:, None]
     return (ordered - wanted.to(masks.dtype)).square().mean(dim=1)
 
 
@@ -248,4 +249,4 @@ def perturb(levels: Tensor, masks: Tensor) -> Tensor:
     below = height.detach().long().clamp(max=levels.shape[1] - 2)
     index = below[:, None, None].expand(-1, 1, *levels.shape[2:])
     low, high = levels.gather(1, index)[:, 0], levels.gather(1, index + 1)[:, 0]
-    return low + (height - below)[:, None] * (high - low)
+    return torch.lerp(low, high, (height - below)[:, None])

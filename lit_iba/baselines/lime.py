@@ -31,7 +31,7 @@ class LIME(Explainer):
         classifier: The network to explain.
         samples: Masks an image, the first of which hides nothing; the others hide each superpixel with probability 1/2.
         superpixels: ``"grid"`` of squares, or ``"slic"``: compact regions of similar colour.
-        side: Of the squares in pixels, or of the regions that SLIC starts from.
+        side: Of the squares in pixels, or of the regions that SLIC starts from; 28 makes 64 of 224 x 224 pixels.
         compactness: Of SLIC: distance in colour (CIELAB) that counts as much as ``side`` in position.
         fill: What hides a superpixel: its own ``"mean"`` colour, or ``"zero"``, the data set's mean colour.
         score: The target's ``"probability"`` or ``"logit"``.
@@ -55,7 +55,7 @@ class LIME(Explainer):
         *,
         samples: int = 1000,
         superpixels: str = "grid",
-        side: int = 16,
+        side: int = 28,
         compactness: float = 10.0,
         fill: str = "mean",
         score: str = "probability",
