@@ -220,6 +220,10 @@ EXPLAINERS: dict[str, str] = {
     "bias_attribution": "lit_iba.activity.explainers.BiasAttribution",
     "fullgrad": "lit_iba.activity.explainers.FullGrad",
     "top_layer": "lit_iba.activity.explainers.TopLayer",
+    "extremal_perturbation": "lit_iba.baselines.extremal_perturbation.ExtremalPerturbation",
+    "fido": "lit_iba.baselines.fido.FIDO",
+    "pda": "lit_iba.baselines.pda.PDA",
+    "lime": "lit_iba.baselines.lime.LIME",
 }
 
 
