@@ -96,8 +96,9 @@ class Decomposition:
         """
         size = (images.shape[-2], images.shape[-1])
         with torch.enable_grad():
-            logits, activations, outputs, biases = self._run(images.detach())
-            score = logits.gather(1, targets[:, None])[:, 0]
+            # A copy, because images made in inference mode could not be differentiated.
+            logits, activations, outputs, biases = self._run(images.detach().clone())
+            score = logits.gather(1, targets.to(logits.device)[:, None])[:, 0]
             taken = [*activations, *outputs]
             gradients = torch.autograd.grad(score.sum(), taken, materialize_grads=True) if taken else ()
         products = [
@@ -192,8 +193,8 @@ class HookedActivity:
         ]
         try:
             with torch.enable_grad():
-                logits = self.model(keep(INPUT, images.detach()))
-                score = logits.gather(1, targets[:, None])[:, 0]
+                logits = self.model(keep(INPUT, images.detach().clone()))
+                score = logits.gather(1, targets.to(logits.device)[:, None])[:, 0]
                 taken = [found[name] for name in self.activity]
                 gradients = torch.autograd.grad(score.sum(), taken, materialize_grads=True)
         finally:

@@ -133,6 +133,15 @@ def test_maps_do_not_depend_on_the_batch_and_leave_no_trace(
     assert (together.values >= 0).all() or settings.get("signed")
 
 
+def test_images_of_inference_mode_are_explained_too(resnet: FrozenClassifier, images: Tensor) -> None:
+    with torch.inference_mode():
+        made = images[:2] * 1
+    for name in ("activity", "fullgrad", "top_layer"):
+        explainer = build_explainer(name, resnet)
+        expected = explainer.attribute(images[:2], target=1).values
+        assert torch.allclose(explainer.attribute(made, target=1).values, expected, atol=1e-5)
+
+
 def test_a_network_that_cannot_be_traced_is_explained_with_hooks(images: Tensor) -> None:
     torch.manual_seed(0)
     plain, untraceable = OutOfPlace(), Untraceable()
