@@ -176,3 +176,9 @@ def test_preprocessing_is_torchvisions() -> None:
     own = Preprocessing()
     ours = own.normalize(own.picture(picture)[None])[0]
     assert (ours - weights.transforms()(picture)).abs().max() < 0.02  # one grey level where rounding differs
+
+
+def test_another_number_of_classes_has_no_names() -> None:
+    classifier = FrozenClassifier("squeezenet1_1", "random", num_classes=4)
+    assert classifier.num_classes == 4
+    assert classifier.class_names is None
