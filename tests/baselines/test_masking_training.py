@@ -1,7 +1,9 @@
 """Masking networks learn where the digits are, train one part at a time, resume exactly, and refuse what does not fit."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 from masking_toys import train_narrow_cnn
@@ -179,13 +181,21 @@ def test_what_does_not_fit_is_refused_in_one_sentence(
         "terms is 'x'": ["--model.objective", '{"terms": "x"}'],
         "target is 'x'": ["--model.target", "x"],
         "embedding_steps -1": ["--model.embedding_steps", "-1"],
-        "ddp_find_unused_parameters_true": ["--trainer.strategy", "ddp"],
         "does not fit the configured network": ["--model.masking", '{"widths": [8, 5]}', "--ckpt_path", str(last)],
     }.items():
         assert main([*fit, *changes], "train.py") == 2, changes
         error = capsys.readouterr().err
         assert message in error, (changes, error)
         assert "Traceback" not in error
+
+
+def test_several_processes_need_a_strategy_for_parts_without_gradients(folder: Path, tmp_path: Path) -> None:
+    weights = str(folder / "classifier.safetensors")
+    module = MaskingTraining({"model": "small_cnn", "weights": weights}, masking={"widths": [8, 4]})
+    for strategy, refused in (("ddp", True), ("ddp_find_unused_parameters_true", False), ("auto", False)):
+        module.trainer = L.Trainer(strategy=strategy, accelerator="cpu", logger=False, default_root_dir=tmp_path)
+        with pytest.raises(InputError, match="ddp_find_unused_parameters_true") if refused else nullcontext():
+            module.on_fit_start()
 
 
 @pytest.mark.slow
