@@ -71,8 +71,8 @@ class FrozenClassifier(nn.Module):
         self.model.requires_grad_(False)
         super().train(False)
         self.num_classes = self._count_classes()
-        if own_names is not None and len(own_names) != self.num_classes:
-            own_names = None  # the network's usual names, but another number of classes was asked for
+        if len(own_names) != self.num_classes:
+            own_names = []  # the network's usual names, but another number of classes was asked for
         self.class_names = _class_names(class_names or own_names, self.num_classes)
 
     def train(self, mode: bool = True) -> FrozenClassifier:

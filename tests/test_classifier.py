@@ -178,7 +178,7 @@ def test_preprocessing_is_torchvisions() -> None:
     assert (ours - weights.transforms()(picture)).abs().max() < 0.02  # one grey level where rounding differs
 
 
-def test_another_number_of_classes_has_no_names() -> None:
+def test_another_number_of_classes_is_numbered() -> None:
     classifier = FrozenClassifier("squeezenet1_1", "random", num_classes=4)
     assert classifier.num_classes == 4
-    assert classifier.class_names is None
+    assert classifier.class_names == ["0", "1", "2", "3"]
