@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torchvision
 import yaml
+from torch import nn
 
 from lit_iba.cli import main
 from lit_iba.data.quickstart import QuickstartSettings, make_quickstart
@@ -28,6 +30,21 @@ CHEAP: dict[str, dict[str, Any]] = {
 }
 
 
+def slim_vgg16() -> nn.Module:
+    """VGG-16 with its own convolutions and layer names, but without its 120 million weights of linear layers."""
+    network = torchvision.models.vgg16(weights=None, init_weights=False, num_classes=10)
+    network.classifier[0] = nn.Linear(512 * 7 * 7, 32)
+    network.classifier[3] = nn.Linear(32, 32)
+    network.classifier[6] = nn.Linear(32, 10)
+    return network
+
+
+NETWORKS = {
+    "vgg16": {"model": f"{__name__}:slim_vgg16", "weights": "random"},
+    "resnet50": {"model": "resnet50", "weights": "random", "num_classes": 10},
+}
+
+
 def cheap(group: dict[str, dict[str, Any]], kind: str) -> dict[str, dict[str, Any]]:
     """The explainers or metrics of a config with little to do."""
     return {name: {**given, **CHEAP.get(given.get(kind, name), {})} for name, given in group.items()}
@@ -39,7 +56,7 @@ def test_the_config_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     make_quickstart("data/imagenet", QuickstartSettings(4, 4, 4, val_shard_size=2))
     config = yaml.safe_load((FOLDER / name).read_text())
-    network = {"model": config["classifier"]["model"], "weights": "random", "preprocessing": {"resize": 64, "crop": 64}}
+    network = NETWORKS[config["classifier"]["model"]] | {"preprocessing": {"resize": 64, "crop": 64}}
     changes = {
         "classifier": network,
         "explainers": cheap(config["explainers"], "explainer"),
