@@ -126,10 +126,11 @@ class Split:
 
     def folded_tail(self, r: Tensor, carried: Carried = ()) -> Tensor:
         """:meth:`tail` with batch norms folded into copies of the convolutions: faster where it runs many times."""
-        if self._folded_tail is None:
+        made_for = (r.device, r.dtype)  # the copies do not follow when the classifier is moved
+        if self._folded_tail is None or self._folded_tail[0] != made_for:
             traced = isinstance(self._tail, fx.GraphModule)
-            self._folded_tail = fold_batch_norms(self._tail) if traced else self._tail
-        return self._folded_tail(r, *carried)
+            self._folded_tail = made_for, fold_batch_norms(self._tail) if traced else self._tail
+        return self._folded_tail[1](r, *carried)
 
     def observe(self, images: Tensor) -> tuple[Tensor, Carried, dict[str, Tensor]]:
         """One forward pass that gives R, the carried values, and the feature maps of the taps asked for."""

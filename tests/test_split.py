@@ -141,8 +141,18 @@ def test_folded_batch_norms_change_nothing_but_the_speed() -> None:
     assert torch.allclose(split.folded_tail(r, carried), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
     called = [
         [type(network.get_submodule(n.target)) for n in network.graph.nodes if n.op == "call_module"]
-        for network in (split._tail, split._folded_tail)
+        for network in (split._tail, split._folded_tail[1])
     ]
     counts = [modules.count(nn.BatchNorm2d) for modules in called]
     assert counts == [14, 1], "only the one right behind the cut has no convolution to go into"
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_folded_tail_follows_its_classifier() -> None:
+    classifier = FrozenClassifier("resnet18", "random")
+    split, images = classifier.split("layer3"), torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        split.folded_tail(*split.head(images))
+        classifier.double()
+        r, carried = split.head(images.double())
+        assert torch.allclose(split.folded_tail(r, carried), classifier(images.double()))
