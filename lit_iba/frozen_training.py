@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_iba.checkpoint import CLASSIFIER_KEY, KIND_KEY
 from lit_iba.classifier import FrozenClassifier
@@ -28,6 +28,9 @@ class TrainingWithFrozenClassifier(L.LightningModule):
     """
 
     draws_heatmaps: ClassVar[bool] = True  # whether ``forward`` gives a Heatmap
+    headline: ClassVar[str] = "loss"  # the score that the progress bar shows
+
+    scores: nn.ModuleDict  # MeanMetrics of what validation measures, by name; ``validation_step`` updates them
 
     def __init__(self, classifier: dict[str, Any]) -> None:
         super().__init__()
@@ -89,3 +92,25 @@ class TrainingWithFrozenClassifier(L.LightningModule):
         """The classifier's images of a batch of pictures."""
         images = self.classifier.images(batch["picture"])
         return images.contiguous(memory_format=torch.channels_last)
+
+    def update_scores(self, step: dict[str, Tensor], weight: Tensor) -> None:
+        """Add a batch's values, each (B,), weighted by validity (B,) so that padding does not count."""
+        for name, metric in self.scores.items():
+            metric.update(step[name], weight)  # type: ignore[operator]
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores, reduced over all processes."""
+        self._log_scores("val")
+
+    def test_step(self, batch: dict[str, Any], batch_index: int) -> None:
+        """As validation."""
+        self.validation_step(batch, batch_index)
+
+    def on_test_epoch_end(self) -> None:
+        """As validation, under ``test/``."""
+        self._log_scores("test")
+
+    def _log_scores(self, stage: str) -> None:
+        for name, metric in self.scores.items():
+            self.log(f"{stage}/{name}", metric.compute(), prog_bar=name == self.headline, sync_dist=False)  # type: ignore[operator]
+            metric.reset()  # type: ignore[operator]

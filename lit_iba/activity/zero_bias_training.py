@@ -45,6 +45,7 @@ class ZeroBiasTraining(TrainingWithFrozenClassifier):
     """
 
     draws_heatmaps: ClassVar[bool] = False
+    headline: ClassVar[str] = "accuracy_top1"
 
     def __init__(
         self,
@@ -110,25 +111,7 @@ class ZeroBiasTraining(TrainingWithFrozenClassifier):
     def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
         """Scores of the copy as it is now, weighted by validity."""
         step = self._step(batch)
-        for name, metric in self.scores.items():
-            metric.update(step[name], batch["weight"])  # type: ignore[operator]
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the scores, reduced over all processes."""
-        self._log_scores("val")
-
-    def test_step(self, batch: dict[str, Any], batch_index: int) -> None:
-        """As validation."""
-        self.validation_step(batch, batch_index)
-
-    def on_test_epoch_end(self) -> None:
-        """As validation, under ``test/``."""
-        self._log_scores("test")
-
-    def _log_scores(self, stage: str) -> None:
-        for name, metric in self.scores.items():
-            self.log(f"{stage}/{name}", metric.compute(), prog_bar=name == "accuracy_top1")  # type: ignore[operator]
-            metric.reset()  # type: ignore[operator]
+        self.update_scores(step, batch["weight"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam over the weights."""

@@ -135,25 +135,7 @@ class MaskingTraining(TrainingWithFrozenClassifier):
         """Both phases' scores, weighted by validity so that padding does not count; ``loss`` is always the decoder's."""
         seen = self._observe(batch, 0)
         step = self._embedding_step(seen) | self._decoder_step(seen)
-        for name, metric in self.scores.items():
-            metric.update(step[name], batch["weight"])  # type: ignore[operator]
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the scores, reduced over all processes."""
-        self._log_scores("val")
-
-    def test_step(self, batch: dict[str, Any], batch_index: int) -> None:
-        """As validation."""
-        self.validation_step(batch, batch_index)
-
-    def on_test_epoch_end(self) -> None:
-        """As validation, under ``test/``."""
-        self._log_scores("test")
-
-    def _log_scores(self, stage: str) -> None:
-        for name, metric in self.scores.items():
-            self.log(f"{stage}/{name}", metric.compute(), prog_bar=name == "loss", sync_dist=False)  # type: ignore[operator]
-            metric.reset()  # type: ignore[operator]
+        self.update_scores(step, batch["weight"])
 
     def configure_optimizers(self) -> Any:
         """Adam over the masking network; parameters without a gradient in a phase stay as they are."""

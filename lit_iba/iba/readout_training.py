@@ -128,24 +128,7 @@ class ReadoutTraining(TrainingWithFrozenClassifier):
         """Scores of the restricted classifier, weighted by validity so that padding does not count."""
         step = self._step(batch, 0)
         step["loss"] = step["cross_entropy"] + self.beta * step["information_nats_per_element"]
-        for name, metric in self.scores.items():
-            metric.update(step[name], batch["weight"])  # type: ignore[operator]
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the scores, reduced over all processes."""
-        for name, metric in self.scores.items():
-            self.log(f"val/{name}", metric.compute(), prog_bar=name == "loss", sync_dist=False)  # type: ignore[operator]
-            metric.reset()  # type: ignore[operator]
-
-    def test_step(self, batch: dict[str, Any], batch_index: int) -> None:
-        """As validation."""
-        self.validation_step(batch, batch_index)
-
-    def on_test_epoch_end(self) -> None:
-        """As validation, under ``test/``."""
-        for name, metric in self.scores.items():
-            self.log(f"test/{name}", metric.compute())  # type: ignore[operator]
-            metric.reset()  # type: ignore[operator]
+        self.update_scores(step, batch["weight"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam over the readout network alone."""
