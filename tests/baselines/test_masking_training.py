@@ -8,6 +8,7 @@ import pytest
 import torch
 from masking_toys import train_narrow_cnn
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from training_toys import prepare
 
 from lit_iba import FrozenClassifier, InputError, build_explainer
 from lit_iba.baselines.masking import RealTimeSaliency
@@ -16,7 +17,6 @@ from lit_iba.cli import main
 from lit_iba.data import QuickstartDataModule
 from lit_iba.metrics.bounding_box import share_inside
 from lit_iba.small_cnn import SmallCNN
-from lit_iba.weights import save_weights
 
 CONFIG = """
 seed_everything: 0
@@ -38,12 +38,7 @@ trainer: {{default_root_dir: {root}, max_epochs: 2, log_every_n_steps: 1, accele
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of a small classifier and a config."""
-    root = tmp_path_factory.mktemp("masking")
-    torch.manual_seed(0)
-    save_weights(root / "classifier.safetensors", SmallCNN().state_dict(), {"num_classes": 10})
-    text = CONFIG.format(weights=root / "classifier.safetensors", folder=root / "data", root=root / "run")
-    (root / "config.yaml").write_text(text)
-    return root
+    return prepare(tmp_path_factory.mktemp("masking"), CONFIG)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from training_toys import prepare
 
 from lit_iba import InputError, ReadoutIBA
 from lit_iba.cli import main
@@ -36,12 +37,7 @@ trainer: {{default_root_dir: {root}, max_epochs: 2, log_every_n_steps: 1, accele
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of a small classifier, a config, and a finished run of two epochs."""
-    root = tmp_path_factory.mktemp("training")
-    torch.manual_seed(0)
-    save_weights(root / "classifier.safetensors", SmallCNN().state_dict(), {"num_classes": 10})
-    text = CONFIG.format(weights=root / "classifier.safetensors", folder=root / "data", root=root / "run")
-    (root / "config.yaml").write_text(text)
-    return root
+    return prepare(tmp_path_factory.mktemp("training"), CONFIG)
 
 
 @pytest.fixture(scope="module")
