@@ -96,6 +96,7 @@ def benchmark(
     max_box_fraction: float | None = None,
     target: str = "label",
     gallery: int = 12,
+    panels: int = 0,
     statistics_data: str | list[str] | None = None,
     statistics_images: int = 1000,
     statistics_folder: str | None = None,
@@ -119,6 +120,7 @@ def benchmark(
         max_box_fraction: Only images whose boxes cover less than this share of the picture.
         target: ``"label"`` or ``"predicted"``.
         gallery: Pictures kept for the report.
+        panels: Of so many of them, the class score's decomposition by layers is drawn (Grabska-Barwinska, figures 2 and 4).
         statistics_data: Shards that feature statistics are estimated on.
         statistics_images: How many of their images.
         statistics_folder: Where statistics are kept; by default ``<out>/statistics``.
@@ -140,6 +142,7 @@ def benchmark(
     run = Benchmark(
         classifier_from(classifier, None, "cpu"), data, explainers, metrics, out, batch_size=batch_size,
         max_images=max_images, max_box_fraction=max_box_fraction, target=target, gallery=gallery,
+        panels=panels,
         statistics_data=statistics_data, statistics_images=statistics_images, statistics_folder=statistics_folder,
         seed=seed, fresh=fresh,
     )  # fmt: skip

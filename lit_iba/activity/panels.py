@@ -6,8 +6,10 @@ against it; in one column, the activity's sum and the bias sums of all columns t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +21,7 @@ from lit_iba.activity.decomposition import Decomposition, LayerSums, say_if_inex
 from lit_iba.activity.explainers import layer_bias_map
 from lit_iba.activity.layers import INPUT, NetworkLayers
 from lit_iba.classifier import FrozenClassifier
-from lit_iba.files import whole_file
+from lit_iba.files import whole_file, write_text
 
 EXTREME = 0.995  # quantile of |a| at which a panel's colours end, so that one position does not pale the rest
 
@@ -70,11 +72,31 @@ def panels(
     return figures, _joined(sums)
 
 
-def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Write a figure as PNG by atomic rename."""
-    with whole_file(path) as part:
-        figure.savefig(part, format="png", dpi=110, facecolor="white")
-    return Path(path)
+def write_panels(
+    folder: Path, figures: Sequence[Figure], sums: LayerSums, targets: Tensor, names: Sequence[str]
+) -> None:
+    """Write ``<name>.panels.png`` for every image, and ``sums.json`` for all, each by atomic rename.
+
+    Args:
+        folder: Where to.
+        figures: A figure an image, from :func:`panels`.
+        sums: The sums that stand in them.
+        targets: int64 (B,) classes.
+        names: A file name for each image, and its key in ``sums.json``.
+    """
+    for name, figure in zip(names, figures, strict=True):
+        with whole_file(folder / f"{name}.panels.png") as part:
+            figure.savefig(part, format="png", dpi=110, facecolor="white")
+    rows: dict[str, dict[str, Any]] = {
+        name: {
+            "target": int(targets[i]), "score": float(sums.score[i]), "layers": sums.layers,
+            "activity": sums.activity[i].tolist(), "bias_above": sums.bias_above[i].tolist(),
+            "bias": {layer: float(value[i]) for layer, value in sums.bias.items()},
+            "completeness_error": [None if value != value else value for value in sums.error[i].tolist()],
+        }
+        for i, name in enumerate(names)
+    }  # fmt: skip
+    write_text(folder / "sums.json", json.dumps(rows, indent=1) + "\n")
 
 
 def _figure(picture: Tensor, activity: list[Tensor], bias: dict[str, Tensor], sums: LayerSums, title: str) -> Figure:

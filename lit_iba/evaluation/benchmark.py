@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+import re
 import shlex
 import shutil
 import sys
@@ -16,6 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 import yaml
 from rich.console import Console
 
@@ -55,6 +57,7 @@ class Benchmark:
         max_box_fraction: Only images whose boxes cover less than this, see :class:`Selection`.
         target: ``"label"``, or ``"predicted"`` for the class that the classifier finds most probable.
         gallery: Number of pictures kept for the report.
+        panels: Of so many of them, the class score's decomposition by layers is drawn (see ``lit_iba.activity.panels``).
         statistics_data: Shards that feature statistics are estimated from.
         statistics_images: How many of their images are used.
         statistics_folder: Where statistics are kept; by default ``<out>/statistics``.
@@ -78,6 +81,7 @@ class Benchmark:
         max_box_fraction: float | None = None,
         target: str = "label",
         gallery: int = 12,
+        panels: int = 0,
         statistics_data: ShardIndex | Source | None = None,
         statistics_images: int = 1000,
         statistics_folder: str | Path | None = None,
@@ -85,7 +89,7 @@ class Benchmark:
         fresh: bool = False,
     ) -> None:
         self.source = _source_of(data)
-        self.out, self.gallery, self.fresh = Path(out), gallery, fresh
+        self.out, self.gallery, self.panels, self.fresh = Path(out), gallery, panels, fresh
         self.surroundings = StoredStatistics(
             statistics_folder or self.out / "statistics",
             None if statistics_data is None else _index_of(statistics_data),
@@ -160,7 +164,7 @@ class Benchmark:
 
     def _prepare(self, fabric: Fabric) -> None:
         if self.fresh and fabric.global_rank == 0:
-            for folder in ("heatmaps", "rows", "statistics"):
+            for folder in ("heatmaps", "rows", "statistics", "panels"):
                 shutil.rmtree(self.out / folder, ignore_errors=True)
             for file in ("config.yaml", "results.json", "rows.csv", "gallery.safetensors"):
                 (self.out / file).unlink(missing_ok=True)
@@ -256,6 +260,19 @@ class Benchmark:
                 images = plan.selection.select(shard, plan.quotas[shard.stem], plan.classifier.preprocessing)
                 gallery.add(shard, images, rows)
         gallery.save(self.out / "gallery.safetensors", described, plan.classifier.class_names)
+        if self.panels:
+            self._write_panels(gallery)
+
+    def _write_panels(self, gallery: Gallery) -> None:
+        from lit_iba.activity.panels import panels, write_panels
+
+        classifier, keys = self.plan.classifier, gallery.keys[: self.panels]
+        pictures, targets = (torch.cat(gallery.parts[name])[: self.panels] for name in ("pictures", "labels"))
+        if self.plan.target == "predicted":
+            with torch.no_grad():
+                targets = classifier(classifier.images(pictures)).argmax(dim=1).cpu()
+        figures, sums = panels(classifier, pictures, targets, names=keys)
+        write_panels(self.out / "panels", figures, sums, targets, [re.sub(r"[^\w.+-]", "_", key) for key in keys])
 
 
 def _index_of(data: ShardIndex | Source) -> ShardIndex:

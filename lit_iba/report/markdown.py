@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lit_iba.report.decomposition import HEADS, LEAD, cells, read_decompositions
 from lit_iba.report.naming import (
     ABSENT,
     interval,
@@ -17,6 +18,7 @@ from lit_iba.report.naming import (
     printed,
     seconds,
     settings_text,
+    sum_error,
     unit_text,
 )
 from lit_iba.report.run_folder import RunFolder
@@ -45,6 +47,7 @@ def markdown(run: RunFolder, tables: list[MetricTable], plots: Mapping[str, list
     parts += ["## Results", _overview(run, tables), f"Mean ± standard error over the images. {plain(RULE)}"]
     for table in tables:
         parts += _metric(table, run, plots.get(table.name, []))
+    parts += _decomposition(run)
     parts += ["## Methods", _methods(run), "## Reproduce", code_block(run.command or "(no command was recorded)")]
     parts += ["### Classifier", _identity(run.classifier), "### Data", _identity(run.data)]
     parts += ["### Configuration", code_block(run.config)] if run.config else []
@@ -142,10 +145,23 @@ def _published(row: MetricRow) -> str:
 def _methods(run: RunFolder) -> str:
     labels = method_labels(run.explainers)
     rows = [
-        [plain(labels[name]), plain(name), plain(settings_text(info.settings)) or "defaults", plain(unit_text(info))]
+        [
+            plain(labels[name]), plain(name), plain(settings_text(info.settings)) or "defaults", plain(unit_text(info)),
+            sum_error(info),
+        ]
         for name, info in run.explainers.items()
-    ]
-    return _rows(["Method", "Name", "Settings", "Values"], rows)
+    ]  # fmt: skip
+    return _rows(["Method", "Name", "Settings", "Values", "Error of its sum"], rows)
+
+
+def _decomposition(run: RunFolder) -> list[str]:
+    found = read_decompositions(run.path / "panels")
+    if found is None:
+        return []
+    pictures = [f"![{plain(name)}]({file.relative_to(run.path).as_posix()})" for name, file in found.figures.items()]
+    table = _rows(list(HEADS), [[plain(cell) for cell in cells(row)] for row in found.rows])
+    note = f"Means over {len(found.figures)} images, in logits. {found.verdict}"
+    return ["## Decomposition by layers", LEAD, *pictures, table, plain(note)]
 
 
 def _identity(values: Mapping[str, Any]) -> str:

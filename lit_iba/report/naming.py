@@ -146,3 +146,8 @@ def unit_text(info: ExplainerInfo) -> str:
     """What the values of a heatmap are, in words."""
     unit = "bits per pixel" if info.unit == "bits" else "relative (order only)" if info.unit == "1" else info.unit
     return f"{unit}, signed" if info.signed else unit
+
+
+def sum_error(info: ExplainerInfo) -> str:
+    """How far the attributions are from the sum that the method promises, relative to it; a dash where it promises none."""
+    return ABSENT if math.isnan(info.completeness_error) else f"{info.completeness_error:.1e}"

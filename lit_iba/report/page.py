@@ -12,6 +12,7 @@ from importlib import resources
 from string import Template
 
 from lit_iba.report.curves import COLORS_DARK, COLORS_LIGHT, GREY_DARK, GREY_LIGHT, colors_of
+from lit_iba.report.decomposition import decomposition_section, read_decompositions
 from lit_iba.report.naming import number, seconds
 from lit_iba.report.page_gallery import gallery_section
 from lit_iba.report.page_metrics import metric_section
@@ -37,6 +38,8 @@ def page(run: RunFolder, tables: list[MetricTable], title: str, pictures: int) -
     sections += [
         (anchor("metric", i), table.label, metric_section(table, run, colors)) for i, table in enumerate(tables)
     ]
+    decompositions = read_decompositions(run.path / "panels")
+    sections += [("layers", "Layers", decomposition_section(decompositions))] if decompositions else []
     sections += [
         ("methods", "Methods", methods_section(run, colors)),
         ("guide", "How to read", guide_section()),

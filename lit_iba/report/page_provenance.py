@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from lit_iba.report.naming import method_labels, seconds, settings_text, unit_text
+from lit_iba.report.naming import method_labels, seconds, settings_text, sum_error, unit_text
 from lit_iba.report.page_parts import method_cell, sortable
 from lit_iba.report.run_folder import RunFolder
 
@@ -54,10 +54,12 @@ def methods_section(run: RunFolder, colors: Mapping[str, int]) -> str:
             f'<td class="text"><code>{escape(name)}</code></td>'
             f'<td class="text"><code>{escape(settings_text(info.settings)) or "defaults"}</code></td>'
             f'<td class="text">{escape(unit_text(info))}</td>'
+            f'<td data-value="{info.completeness_error!r}">{sum_error(info)}</td>'
             f'<td data-value="{cost!r}">{seconds(cost)}</td></tr>'
         )
     heads = [sortable("Method", "ascending"), sortable("Name", "ascending"), sortable("Settings", "ascending")]
-    heads += [sortable("Values", "ascending"), sortable("Time", "ascending", "an image")]
+    heads += [sortable("Values", "ascending")]
+    heads += [sortable("Error", "ascending", "of the promised sum"), sortable("Time", "ascending", "an image")]
     for i in (1, 2, 3):
         heads[i] = heads[i].replace('scope="col"', 'scope="col" class="text"', 1)
     return (

@@ -55,6 +55,7 @@ class ExplainerInfo:
     unit: str
     signed: bool
     seconds_per_image: float
+    completeness_error: float = math.nan  # relative to the sum that the method promises; NaN where it promises none
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,7 @@ def _explainer(value: Mapping[str, Any]) -> ExplainerInfo:
         unit=str(value.get("unit", "1")),
         signed=bool(value.get("signed", False)),
         seconds_per_image=_float(value.get("seconds_per_image")),
+        completeness_error=_float(value.get("completeness_error")),
     )
 
 

@@ -69,3 +69,13 @@ def test_the_config_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert results["data"]["used"] == 2
     assert set(results["results"]) == set(config["metrics"])
     assert all(set(by_name) == set(config["explainers"]) for by_name in results["results"].values())
+    if config.get("panels"):
+        sums = json.loads((Path(config["out"]) / "panels" / "sums.json").read_text())
+        assert len(sums) == 1  # of the one picture of the gallery
+        assert main(["report", config["out"]], "evaluate.py") == 0
+        page = (Path(config["out"]) / "report.html").read_text()
+        assert "Decomposition by layers" in page
+        (image,) = sums.values()
+        for layer, activity, above in zip(image["layers"], image["activity"], image["bias_above"], strict=True):
+            assert layer in page
+            assert activity + above == pytest.approx(image["score"], rel=1e-3, abs=1e-4)
