@@ -9,6 +9,7 @@ the information is large.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -80,7 +81,32 @@ def mix(
     ``unit_noise`` may have a leading axis of copies: what does not depend on the copy is computed once, and the copies are
     made in one pass. ``offset`` is added.
     """
-    return torch.addcmul(keep * r + drop * mean + offset, drop * std, unit_noise)
+    kept, scale = keep * r + drop * mean + offset, drop * std
+    if unit_noise.shape[1:] == kept.shape == scale.shape:
+        return _AddNoise.apply(kept, scale, unit_noise)
+    return torch.addcmul(kept, scale, unit_noise)
+
+
+class _AddNoise(torch.autograd.Function):
+    """kept + scale * noise for many copies of noise, in the memory order of its inputs.
+
+    Its gradients are sums over copies, which autograd would leave to ``sum``: many times slower than this loop where channels
+    lie side by side in memory, and a temporary the size of all copies.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, kept: Tensor, scale: Tensor, noise: Tensor) -> Tensor:
+        ctx.save_for_backward(noise)
+        return torch.addcmul(kept, scale, noise)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        (gradient,), (noise,) = gradients, ctx.saved_tensors
+        of_kept, of_scale = gradient[0].clone(), gradient[0] * noise[0]
+        for copy in range(1, len(noise)):
+            of_kept += gradient[copy]
+            of_scale.addcmul_(gradient[copy], noise[copy])
+        return of_kept, of_scale, None
 
 
 def information_nats(r: Tensor, keep: Tensor, drop: Tensor) -> Tensor:

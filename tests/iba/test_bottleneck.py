@@ -53,6 +53,15 @@ def test_mixing_has_the_moments_of_equation_2() -> None:
     assert z.std().item() == pytest.approx((1 - keep) * std, rel=0.01)
 
 
+def test_mixing_with_many_copies_has_the_gradient_of_finite_differences() -> None:
+    generator = torch.Generator().manual_seed(0)
+    r, keep, mean, std = torch.rand(4, 2, 3, 4, 5, dtype=torch.float64, generator=generator).unbind(0)
+    noise = torch.randn(3, 2, 3, 4, 5, dtype=torch.float64, generator=generator)
+    keep = keep.to(memory_format=torch.channels_last).requires_grad_()
+    assert torch.equal(mix(r, keep, 1 - keep, mean, std, noise)[1], mix(r, keep, 1 - keep, mean, std, noise[1]))
+    assert torch.autograd.gradcheck(lambda keep: mix(r, keep, 1 - keep, mean, std, noise), keep)
+
+
 @pytest.mark.parametrize("sigma", [0.5, 1.0, 2.0])
 def test_the_blur_is_the_dense_gaussian_convolution(sigma: float) -> None:
     maps = torch.rand(2, 3, 12, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
