@@ -34,7 +34,7 @@ Rows = Sequence[Mapping[str, Any]]
 TITLE = "Uncertainty over explanations"
 READING = {
     "figure_7": (
-        "Image, mean (red: kept first, blue: dropped first) and standard deviation of the posterior over maps. The "
+        "Image, mean (red: kept longest, blue: dropped first) and standard deviation of the posterior over maps. The "
         "deviations of an image share one scale; each mean has its own."
     ),
     "severity": (
