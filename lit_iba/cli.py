@@ -22,6 +22,7 @@ EVALUATION = {
     "benchmark": "explain a data set and judge the heatmaps; resumable, on any number of processes",
     "roar": "remove the pixels that methods find relevant, retrain, report the accuracy; resumable",
     "survey": "what biases do for classifiers: accuracy without them, robustness to scaling and shift; resumable",
+    "uncertainty": "what the uncertainty of VarSal's maps says about their error, on clean and corrupted images; resumable",
     "report": "a self-contained HTML page, Markdown and LaTeX tables of a benchmark's folder",
     "export": "a trained explainer as .pt2, ONNX or safetensors",
 }
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "lit-iba") -> in
     commands = COMMANDS[program]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(f"usage: {program} COMMAND [--help] [--config FILE] ...\n")
-        print("\n".join(f"  {name:<10} {text}" for name, text in commands.items()))
+        print("\n".join(f"  {name:<11} {text}" for name, text in commands.items()))
         return 0 if arguments else 2
     command = arguments[0]
     here = str(Path.cwd())

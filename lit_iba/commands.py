@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lit_iba.errors import InputError
+from lit_iba.uncertainty_command import uncertainty as uncertainty
 
 if TYPE_CHECKING:
     from lit_iba.classifier import FrozenClassifier

@@ -141,16 +141,8 @@ class EvaluationPlan:
 
     @cached_property
     def _explainer_identities(self) -> dict[str, dict[str, Any]]:
-        """Class and settings of each explainer, with the content of the files (checkpoints) that these name."""
-        return {
-            name: {
-                "class": cls,
-                "settings": settings,
-                "files": _hashes_of_files(settings),
-                **_source_of(explainer_class(cls)),
-            }
-            for name, (cls, settings) in self.explainers.items()
-        }
+        """Of each explainer, see :func:`explainer_identity`."""
+        return {name: explainer_identity(cls, settings) for name, (cls, settings) in self.explainers.items()}
 
     def fingerprint(self, shard: Shard, explainer: str) -> dict[str, Any]:
         """What the heatmaps of a shard depend on."""
@@ -172,6 +164,12 @@ class EvaluationPlan:
         if judge.others_wanted:  # drawn from the heatmaps of all shards
             found["others"] = {"data": self.data.identity(), "max_images": self.selection.max_images}
         return found
+
+
+def explainer_identity(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Class and settings of an explainer, with the content of the files (checkpoints) that the settings name."""
+    files = _hashes_of_files(settings)
+    return {"class": name, "settings": settings, "files": files, **_source_of(explainer_class(name))}
 
 
 def _source_of(cls: type) -> dict[str, str]:

@@ -23,6 +23,36 @@ def kl_divergence(logits: Tensor, reference: Tensor) -> Tensor:
     return (log_p.exp() * (log_p - log_q)).sum(dim=1).clamp_min(0)
 
 
+def low_k_divergences(
+    classifier: FrozenClassifier,
+    images: Tensor,
+    reference: Tensor,
+    maps: Tensor,
+    percentages: Sequence[float],
+    forward_batch_size: int,
+) -> Tensor:
+    """KL divergence from the prediction without the k % least salient pixels of each of an image's maps.
+
+    Args:
+        classifier: The frozen classifier.
+        images: Normalised (B, 3, H, W).
+        reference: Log-probabilities of the originals (B, classes).
+        maps: D of each image, (B, D, H, W).
+        percentages: The K values of k.
+        forward_batch_size: Images a forward pass, across images, maps and k alike.
+
+    Returns:
+        Nats, float32 (B, D, K).
+    """
+    values = maps.flatten(2)
+    gone = (torch.tensor(percentages, dtype=torch.float64) / 100 * values.shape[2]).round().long()
+    ranks = removal_ranks(values.flatten(0, 1), False).view_as(values)
+    return removal_curves(
+        classifier, images, reference, torch.zeros_like(images[:, :, :1, :1]), ranks, gone,
+        forward_batch_size=forward_batch_size, score=kl_divergence,
+    )  # fmt: skip
+
+
 class LowKPerturbation(HeatmapMetric):
     """KL divergence from the prediction without the k % least salient pixels, meaned over k; lower is better.
 
@@ -78,12 +108,9 @@ class LowKPerturbation(HeatmapMetric):
     ) -> dict[str, Tensor]:
         """KL divergence at each k, (B, K)."""
         reference = self.shared_scores(classifier, images, targets) if shared is None else shared
-        values = heatmaps.flatten(1)
-        gone = (torch.tensor(self.percentages, dtype=torch.float64) / 100 * values.shape[1]).round().long()
-        kl = removal_curves(
-            classifier, images, reference, torch.zeros_like(images[:, :, :1, :1]), removal_ranks(values, False)[:, None],
-            gone, forward_batch_size=self.forward_batch_size, score=kl_divergence,
-        )  # fmt: skip
+        kl = low_k_divergences(
+            classifier, images, reference, heatmaps[:, None], self.percentages, self.forward_batch_size
+        )
         return {"kl": kl[:, 0]}
 
     def scores(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ content security policy forbids whatever it does not bring along.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
 from string import Template
@@ -45,16 +45,31 @@ def page(run: RunFolder, tables: list[MetricTable], title: str, pictures: int) -
         ("guide", "How to read", guide_section()),
         ("reproduce", "Reproduce", reproduction_section(run)),
     ]
+    return document(title, _facts(run), sections, run.created, _notices(run))
+
+
+def document(
+    title: str, facts: str, sections: Sequence[tuple[str, str, str]], created: str = "", notices: str = ""
+) -> str:
+    """A page of this style.
+
+    Args:
+        title: Heading.
+        facts: HTML of the line below it.
+        sections: Anchor, name in the navigation (text) and content (HTML) of each.
+        created: When the results were made.
+        notices: HTML of warnings at the top.
+    """
     return Template(_file("page.html")).substitute(
         title=escape(title),
         colors=_color_rules(),
         style=_file("page.css"),
         script=_file("page.js"),
-        facts=_facts(run),
-        notices=_notices(run),
+        facts=facts,
+        notices=notices,
         navigation="".join(f'<a href="#{name}">{escape(text)}</a>' for name, text, _ in sections),
         sections="\n".join(f'<section id="{name}">{body}</section>' for name, _, body in sections),
-        created=f", from results of {escape(run.created)}" if run.created else "",
+        created=f", from results of {escape(created)}" if created else "",
     )
 
 

@@ -28,6 +28,11 @@ def photograph_uri(picture: Tensor) -> str:
     return _uri(Image.fromarray(picture.permute(1, 2, 0).numpy()), "JPEG", quality=90)
 
 
+def picture_uri(picture: Tensor) -> str:
+    """A uint8 (3, H, W) picture as a PNG data URI, exact."""
+    return _uri(Image.fromarray(picture.permute(1, 2, 0).numpy()), "PNG", optimize=True)
+
+
 def backdrop_uri(picture: Tensor) -> str:
     """The grey picture on which ``Heatmap.overlay`` draws, that is, its overlay with strength zero."""
     grey = Heatmap(torch.zeros(1, *picture.shape[-2:])).overlay(picture[None], strength=0.0)[0]
