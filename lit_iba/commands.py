@@ -11,9 +11,11 @@ from lit_iba.errors import InputError
 
 if TYPE_CHECKING:
     from lit_iba.classifier import FrozenClassifier
+    from lit_iba.text.benchmark import StoredWordStatistics
+    from lit_iba.text.classifier import TextClassifier
 
 POSITIONAL: dict[str, list[tuple[str, str | None, str]]] = {
-    "explain": [("images", "+", "photographs to explain")],
+    "explain": [("images", "*", "photographs to explain, unless texts are given")],
     "panels": [("images", "+", "photographs to decompose")],
     "report": [("run", None, "folder of a benchmark")],
     "export": [("checkpoint", None, "checkpoint of a trained explainer")],
@@ -26,7 +28,7 @@ POSITIONAL: dict[str, list[tuple[str, str | None, str]]] = {
 
 def explain(
     images: list[str],
-    explainer: str = "per_sample_iba",
+    explainer: str | None = None,
     classifier: dict[str, Any] | None = None,
     settings: dict[str, Any] | None = None,
     target: str | None = None,
@@ -36,27 +38,50 @@ def explain(
     statistics_folder: str | None = None,
     batch_size: int = 8,
     device: str = "auto",
+    text: list[str] | str | None = None,
+    text_file: str | None = None,
+    checkpoint: str | None = None,
 ) -> None:
-    """Heatmaps of single photographs: PNG, overlay, npy, and a table with the total of each.
+    """Heatmaps of single photographs (PNG, overlay, npy, totals) or of texts (coloured words, HTML, JSON).
 
     Args:
         images: Photographs.
-        explainer: Name of an explainer, or a class path.
+        explainer: Name of an explainer, or a class path; by default per_sample_iba, and input_iba for texts.
         classifier: ``model`` and ``weights``; a readout's checkpoint knows its own.
         settings: Settings of the explainer, such as ``layer`` and ``beta``, or ``checkpoint``.
-        target: Class to explain, by index or name; by default the predicted one of each image.
+        target: Class to explain, by index or name; by default the predicted one of each image or text.
         out: Folder for the results.
-        statistics_data: Shards that feature statistics are estimated on, for explainers that need them.
-        statistics_images: How many of their images.
+        statistics_data: Shards (for texts: reviews) that feature statistics are estimated on, for explainers that need them.
+        statistics_images: How many of their images or reviews.
         statistics_folder: Where statistics are kept; by default ``<out>/statistics``.
-        batch_size: Images that are explained together.
+        batch_size: Images or texts that are explained together.
         device: ``"cpu"``, ``"cuda"``, or ``"auto"``.
+        text: A text to explain, or a list of them: ``--text "One." --text+ "Another."``
+        text_file: A file of texts: one a line, or ``.jsonl`` reviews.
+        checkpoint: Of the text classifier, as ``train.py fit`` writes it.
     """
+    if text is not None or text_file is not None:
+        if images or classifier or isinstance(statistics_data, list):
+            raise InputError(
+                "texts are explained by themselves: leave out photographs and classifier (give checkpoint), and name one "
+                "file or folder of reviews as statistics_data"
+            )
+        from lit_iba.text.command import explain_texts, gather_texts
+
+        texts = gather_texts(text, text_file)
+        statistics = word_statistics_of(statistics_data, statistics_images, statistics_folder or f"{out}/statistics")
+        explain_texts(
+            texts, explainer or "input_iba", text_classifier_from(checkpoint, device), dict(settings or {}), target, out,
+            statistics, batch_size,
+        )  # fmt: skip
+        return
+    if not images:
+        raise InputError("there is nothing to explain: give photographs, or texts as --text or --text_file")
     from lit_iba.explain_command import explain_photographs
 
     explain_photographs(
-        images, explainer, classifier_from(classifier, settings, device), dict(settings or {}), target, out,
-        statistics_data, statistics_images, statistics_folder, batch_size,
+        images, explainer or "per_sample_iba", classifier_from(classifier, settings, device), dict(settings or {}), target,
+        out, statistics_data, statistics_images, statistics_folder, batch_size,
     )  # fmt: skip
 
 
@@ -146,6 +171,55 @@ def benchmark(
     run.run(fabric)
     if report and fabric.is_global_zero:
         for path in write_report(run.out):
+            print(f"wrote {path}")
+
+
+def text_benchmark(
+    data: str,
+    checkpoint: str,
+    explainers: dict[str, dict[str, Any]],
+    metrics: dict[str, dict[str, Any]],
+    out: str,
+    max_texts: int | None = None,
+    target: str = "label",
+    batch_size: int = 8,
+    statistics_data: str | None = None,
+    statistics_texts: int = 1000,
+    statistics_folder: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    report: bool = True,
+) -> None:
+    """Explain reviews word by word and judge the values; started again, heatmaps that are there are not made again.
+
+    Args:
+        data: Reviews: a folder with pos/ and neg/, or a ``.jsonl`` file.
+        checkpoint: Of the text classifier.
+        explainers: Settings by name; another name with ``explainer: NAME`` among the settings is an alias.
+        metrics: Settings by name; likewise with ``metric: NAME``.
+        out: Folder of the run.
+        max_texts: At most so many reviews.
+        target: ``"label"`` or ``"predicted"``.
+        batch_size: Texts that are explained together.
+        statistics_data: Reviews that word statistics are estimated on, such as the training reviews.
+        statistics_texts: How many of them.
+        statistics_folder: Where statistics are kept; by default ``<out>/statistics``.
+        seed: Of the draw of reviews and of the metrics' random sets.
+        device: ``"cpu"``, ``"cuda"``, or ``"auto"``.
+        report: Whether to write the report at the end.
+    """
+    from lit_iba.report import write_report
+    from lit_iba.text.benchmark import TextBenchmark, draw
+    from lit_iba.text.reviews import read_reviews
+
+    run = TextBenchmark(
+        text_classifier_from(checkpoint, device), draw(read_reviews(data), max_texts, seed), explainers, metrics, out,
+        word_statistics_of(statistics_data, statistics_texts, statistics_folder or f"{out}/statistics"), target=target,
+        batch_size=batch_size, seed=seed,
+    )  # fmt: skip
+    run.run()
+    if report:
+        for path in write_report(run.out, "Attribution methods on reviews"):
             print(f"wrote {path}")
 
 
@@ -351,3 +425,23 @@ def classifier_from(record: dict[str, Any] | None, settings: dict[str, Any] | No
         raise InputError(
             f"classifier {record}: {error}; it takes model, weights, num_classes, preprocessing"
         ) from error
+
+
+def text_classifier_from(checkpoint: str | None, device: str) -> TextClassifier:
+    """The text classifier of a checkpoint."""
+    import torch
+
+    from lit_iba.text.classifier import TextClassifier
+
+    if checkpoint is None:
+        raise InputError("name the text classifier: --checkpoint runs/imdb_lstm/checkpoints/best.ckpt")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return TextClassifier.from_checkpoint(checkpoint, device)
+
+
+def word_statistics_of(data: str | None, texts: int, folder: str) -> StoredWordStatistics:
+    """Where word statistics come from."""
+    from lit_iba.text.benchmark import StoredWordStatistics
+
+    return StoredWordStatistics(folder, data, texts)

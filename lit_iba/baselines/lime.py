@@ -102,7 +102,11 @@ class LIME(Explainer):
         for i, count in enumerate(counts):
             masks = kept[i, :, :count]
             coefficients = surrogate_coefficients(
-                masks, scores[i * self.samples : (i + 1) * self.samples], self.kernel_width, self.regression, self.penalty
+                masks,
+                scores[i * self.samples : (i + 1) * self.samples],
+                self.kernel_width,
+                self.regression,
+                self.penalty,
             )
             maps[i] = coefficients.to(maps)[segments[i]]
         return Attribution(maps)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from captum.attr import IntegratedGradients
@@ -117,7 +117,7 @@ class TextLIME(TextExplainer):
         if samples < 2:
             raise InputError(f"samples is {samples}; a regression needs at least 2, usually 1000")
         self.samples, self.score, self.fill = samples, score, classifier.fill(baseline)
-        self.surrogate = {"kernel_width": kernel_width, "regression": regression, "penalty": penalty}
+        self.surrogate: dict[str, Any] = {"kernel_width": kernel_width, "regression": regression, "penalty": penalty}
         self.forward_batch_size = forward_batch_size
 
     @torch.no_grad()

@@ -65,7 +65,7 @@ class TextInputIBASettings:
     samples: int = 8
     critic_width: int = 16
     lipschitz: str = "gradient_penalty"
-    critic_learning_rate: float = 1e-3
+    critic_learning_rate: float = 3e-4
     mask_learning_rate: float = 0.1
     noise_learning_rate: float = 0.05
     beta_input: float = 30.0
@@ -108,7 +108,9 @@ class WordCritics(nn.Module):
 
         def drawn(generator: torch.Generator, fan_in: int, *sizes: int) -> Tensor:
             """Uniform within 1 / sqrt(fan_in), as torch's layers."""
-            return torch.empty(sizes, device=generator.device).uniform_(-(fan_in**-0.5), fan_in**-0.5, generator=generator)
+            return torch.empty(sizes, device=generator.device).uniform_(
+                -(fan_in**-0.5), fan_in**-0.5, generator=generator
+            )
 
         mixing, looking, weighing = [], [], []
         for generator, length in zip(generators, words.lengths.tolist(), strict=True):

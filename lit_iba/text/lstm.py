@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lit_iba.errors import InputError
 
 POOLINGS = ("mean", "max", "last")
+EMBEDDING_START = 0.1  # standard deviation of untrained embeddings
 
 
 class LSTMClassifier(nn.Module):
@@ -52,6 +53,9 @@ class LSTMClassifier(nn.Module):
             raise InputError(f"pooling is {pooling!r}; it must be one of {', '.join(map(repr, POOLINGS))}")
         self.pooling, self.depth = pooling, depth
         self.embedding = nn.Embedding(vocabulary_size, embedding_size, padding_idx=0)
+        # torch's start, deviation 1, makes of every rare word a loud one of its own, and few reviews are learned by heart.
+        with torch.no_grad():
+            self.embedding.weight.mul_(EMBEDDING_START)
         sizes = [embedding_size, *[hidden_size] * depth]
         self.lstm = nn.ModuleList(
             nn.LSTM(sizes[i], sizes[i + 1], batch_first=True) for i in range(depth)

@@ -14,7 +14,7 @@ from torchmetrics import MeanMetric
 from lit_iba.checkpoint import KIND_KEY
 from lit_iba.errors import InputError
 from lit_iba.text.data import IMDBDataModule
-from lit_iba.text.lstm import LSTMClassifier, word_mask
+from lit_iba.text.lstm import LSTMClassifier
 from lit_iba.text.vocabulary import Vocabulary
 
 VOCABULARY_KEY, TEXT_KEY = "lit_iba_vocabulary", "lit_iba_text"
@@ -53,7 +53,7 @@ class SentimentTraining(L.LightningModule):
         self.save_hyperparameters()
         if not 0 <= word_dropout < 1:
             raise InputError(f"word_dropout is {word_dropout}; it must be in [0, 1)")
-        self.shape = {
+        self.shape: dict[str, Any] = {
             "embedding_size": embedding_size, "hidden_size": hidden_size, "depth": depth, "dropout": dropout,
             "pooling": pooling, "classes": num_classes,
         }  # fmt: skip
@@ -139,7 +139,9 @@ class SentimentTraining(L.LightningModule):
         saved = Vocabulary.from_json(checkpoint[VOCABULARY_KEY], "the checkpoint")
         self.vocabulary.check(saved.sha256, "the checkpoint")
         if checkpoint[TEXT_KEY]["shape"] != self.shape:
-            raise InputError(f"the checkpoint's network is {checkpoint[TEXT_KEY]['shape']}, not {self.shape}; use its config")
+            raise InputError(
+                f"the checkpoint's network is {checkpoint[TEXT_KEY]['shape']}, not {self.shape}; use its config"
+            )
 
 
 @torch.no_grad()

@@ -65,5 +65,7 @@ def _of_line(line: str, where: str) -> Review:
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{where} is no review ({error}); a line is a JSON object with text and label") from error
     if not isinstance(text, str) or isinstance(label, bool) or label not in (0, 1):
-        raise InputError(f"{where} has label {label!r} and a {type(text).__name__} as text; label is 0 or 1, text a string")
+        raise InputError(
+            f"{where} has label {label!r} and a {type(text).__name__} as text; label is 0 or 1, text a string"
+        )
     return Review(str(found.get("id", where)), int(label), text)

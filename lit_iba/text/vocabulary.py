@@ -57,7 +57,9 @@ class Vocabulary:
         counts = Counter(word for text in texts for word in tokenize(text))
         frequent = sorted((-count, word) for word, count in counts.items() if count >= min_count)
         if not frequent:
-            raise InputError(f"no word occurs {min_count} times in the training texts; lower min_count or check the data")
+            raise InputError(
+                f"no word occurs {min_count} times in the training texts; lower min_count or check the data"
+            )
         return cls([PAD, UNKNOWN, *(word for _, word in frequent[:size])])
 
     def __len__(self) -> int:
@@ -90,7 +92,9 @@ class Vocabulary:
             found = json.loads(text)
             vocabulary, sha256 = cls(found["words"]), found["sha256"]
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{source} holds no vocabulary ({error}); give the vocabulary.json of a training") from error
+            raise InputError(
+                f"{source} holds no vocabulary ({error}); give the vocabulary.json of a training"
+            ) from error
         if vocabulary.sha256 != sha256:
             raise InputError(f"the words in {source} were changed (their SHA-256 differs); take the original file")
         return vocabulary
