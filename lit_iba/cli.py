@@ -84,10 +84,10 @@ def _run(command: str, arguments: list[str], program: str) -> None:
     function = getattr(commands, command.replace("-", "_"))
     parser = ArgumentParser(prog=f"{program} {command}", description=(function.__doc__ or "").split("\n")[0])
     parser.add_argument("-c", "--config", action="config", help="YAML file; later arguments win")
-    positional = commands.POSITIONAL.get(command, [])
-    for name, count, text in positional:
+    own = commands.ARGUMENTS.get(command, [])
+    for name, count, text in own:
         parser.add_argument(name, nargs=count, help=text)
-    parser.add_function_arguments(function, skip={name for name, _, _ in positional})
+    parser.add_function_arguments(function, skip={name.lstrip("-") for name, _, _ in own})
     settings: dict[str, Any] = parser.parse_args(arguments).as_dict()
     settings.pop("config", None)
     function(**settings)

@@ -8,14 +8,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lit_iba.errors import InputError
+from lit_iba.text.commands import text_benchmark as text_benchmark
+from lit_iba.text.commands import text_classifier_from, word_statistics_of
 
 if TYPE_CHECKING:
     from lit_iba.classifier import FrozenClassifier
-    from lit_iba.text.benchmark import StoredWordStatistics
-    from lit_iba.text.classifier import TextClassifier
 
-POSITIONAL: dict[str, list[tuple[str, str | None, str]]] = {
-    "explain": [("images", "*", "photographs to explain, unless texts are given")],
+# Arguments without a name of their own, or of several words: name, how many, help.
+ARGUMENTS: dict[str, list[tuple[str, str | None, str]]] = {
+    "explain": [
+        ("images", "*", "photographs to explain, unless texts are given"),
+        ("--text", "+", "texts to explain, each in quotes (needs --checkpoint)"),
+    ],
     "panels": [("images", "+", "photographs to decompose")],
     "report": [("run", None, "folder of a benchmark")],
     "export": [("checkpoint", None, "checkpoint of a trained explainer")],
@@ -38,7 +42,7 @@ def explain(
     statistics_folder: str | None = None,
     batch_size: int = 8,
     device: str = "auto",
-    text: list[str] | str | None = None,
+    text: list[str] | None = None,
     text_file: str | None = None,
     checkpoint: str | None = None,
 ) -> None:
@@ -56,7 +60,7 @@ def explain(
         statistics_folder: Where statistics are kept; by default ``<out>/statistics``.
         batch_size: Images or texts that are explained together.
         device: ``"cpu"``, ``"cuda"``, or ``"auto"``.
-        text: A text to explain, or a list of them: ``--text "One." --text+ "Another."``
+        text: Texts to explain.
         text_file: A file of texts: one a line, or ``.jsonl`` reviews.
         checkpoint: Of the text classifier, as ``train.py fit`` writes it.
     """
@@ -66,7 +70,7 @@ def explain(
                 "texts are explained by themselves: leave out photographs and classifier (give checkpoint), and name one "
                 "file or folder of reviews as statistics_data"
             )
-        from lit_iba.text.command import explain_texts, gather_texts
+        from lit_iba.text.explain_command import explain_texts, gather_texts
 
         texts = gather_texts(text, text_file)
         statistics = word_statistics_of(statistics_data, statistics_images, statistics_folder or f"{out}/statistics")
@@ -171,55 +175,6 @@ def benchmark(
     run.run(fabric)
     if report and fabric.is_global_zero:
         for path in write_report(run.out):
-            print(f"wrote {path}")
-
-
-def text_benchmark(
-    data: str,
-    checkpoint: str,
-    explainers: dict[str, dict[str, Any]],
-    metrics: dict[str, dict[str, Any]],
-    out: str,
-    max_texts: int | None = None,
-    target: str = "label",
-    batch_size: int = 8,
-    statistics_data: str | None = None,
-    statistics_texts: int = 1000,
-    statistics_folder: str | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    report: bool = True,
-) -> None:
-    """Explain reviews word by word and judge the values; started again, heatmaps that are there are not made again.
-
-    Args:
-        data: Reviews: a folder with pos/ and neg/, or a ``.jsonl`` file.
-        checkpoint: Of the text classifier.
-        explainers: Settings by name; another name with ``explainer: NAME`` among the settings is an alias.
-        metrics: Settings by name; likewise with ``metric: NAME``.
-        out: Folder of the run.
-        max_texts: At most so many reviews.
-        target: ``"label"`` or ``"predicted"``.
-        batch_size: Texts that are explained together.
-        statistics_data: Reviews that word statistics are estimated on, such as the training reviews.
-        statistics_texts: How many of them.
-        statistics_folder: Where statistics are kept; by default ``<out>/statistics``.
-        seed: Of the draw of reviews and of the metrics' random sets.
-        device: ``"cpu"``, ``"cuda"``, or ``"auto"``.
-        report: Whether to write the report at the end.
-    """
-    from lit_iba.report import write_report
-    from lit_iba.text.benchmark import TextBenchmark, draw
-    from lit_iba.text.reviews import read_reviews
-
-    run = TextBenchmark(
-        text_classifier_from(checkpoint, device), draw(read_reviews(data), max_texts, seed), explainers, metrics, out,
-        word_statistics_of(statistics_data, statistics_texts, statistics_folder or f"{out}/statistics"), target=target,
-        batch_size=batch_size, seed=seed,
-    )  # fmt: skip
-    run.run()
-    if report:
-        for path in write_report(run.out, "Attribution methods on reviews"):
             print(f"wrote {path}")
 
 
@@ -425,23 +380,3 @@ def classifier_from(record: dict[str, Any] | None, settings: dict[str, Any] | No
         raise InputError(
             f"classifier {record}: {error}; it takes model, weights, num_classes, preprocessing"
         ) from error
-
-
-def text_classifier_from(checkpoint: str | None, device: str) -> TextClassifier:
-    """The text classifier of a checkpoint."""
-    import torch
-
-    from lit_iba.text.classifier import TextClassifier
-
-    if checkpoint is None:
-        raise InputError("name the text classifier: --checkpoint runs/imdb_lstm/checkpoints/best.ckpt")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return TextClassifier.from_checkpoint(checkpoint, device)
-
-
-def word_statistics_of(data: str | None, texts: int, folder: str) -> StoredWordStatistics:
-    """Where word statistics come from."""
-    from lit_iba.text.benchmark import StoredWordStatistics
-
-    return StoredWordStatistics(folder, data, texts)

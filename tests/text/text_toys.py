@@ -7,7 +7,7 @@ from pathlib import Path
 from lit_iba.cli import main
 
 GOOD, BAD = ("great", "wonderful", "superb"), ("awful", "boring", "terrible")
-FILLING = "the film was on a screen and people in it said some words about the house near the river".split()
+FILLING = ("the", "film", "was", "on", "a", "screen", "and", "people", "in", "it", "said", "about", "house", "near", "river")
 
 
 def toy_reviews(count: int, seed: int) -> list[dict[str, object]]:
@@ -34,6 +34,13 @@ def train_toy(folder: Path) -> Path:
     little = ["--model.embedding_size", "12", "--model.hidden_size", "16", "--data.batch_size", "24"]
     fast = ["--model.learning_rate", "0.01", "--model.dropout", "0.1", "--trainer.max_epochs", "12"]
     place = ["--data.train", str(train), "--data.test", str(test), "--trainer.default_root_dir", str(folder / "run")]
-    quiet = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--trainer.log_every_n_steps", "5"]
+    quiet = [
+        "--trainer.accelerator",
+        "cpu",
+        "--trainer.enable_progress_bar",
+        "false",
+        "--trainer.log_every_n_steps",
+        "5",
+    ]
     assert main(["fit", "--config", str(config), *little, *fast, *place, *quiet], "train.py") == 0
     return folder / "run"

@@ -18,14 +18,13 @@ from lit_iba.text.render import facts, html_page, terminal_text
 from lit_iba.text.reviews import read_reviews
 
 
-def gather_texts(text: list[str] | str | None, text_file: str | None) -> list[tuple[str, str]]:
+def gather_texts(text: list[str] | None, text_file: str | None) -> list[tuple[str, str]]:
     """Names and texts: those given, then those of a file, a text a line or a ``.jsonl`` of reviews.
 
     Raises:
         InputError: There are none, or the file does not exist.
     """
-    given = [text] if isinstance(text, str) else list(text or [])
-    found = [(f"text {i}", one) for i, one in enumerate(given, start=1)]
+    found = [(f"text {i}", one) for i, one in enumerate(text or [], start=1)]
     if text_file is not None:
         path = Path(text_file)
         if not path.is_file():
