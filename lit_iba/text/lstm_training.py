@@ -54,11 +54,11 @@ class SentimentTraining(L.LightningModule):
         if not 0 <= word_dropout < 1:
             raise InputError(f"word_dropout is {word_dropout}; it must be in [0, 1)")
         self.shape: dict[str, Any] = {
-            "embedding_size": embedding_size, "hidden_size": hidden_size, "depth": depth, "dropout": dropout,
-            "pooling": pooling, "classes": num_classes,
+            "embedding_size": embedding_size, "hidden_size": hidden_size, "depth": depth, "pooling": pooling,
+            "classes": num_classes,
         }  # fmt: skip
         self.word_dropout, self.learning_rate, self.weight_decay = word_dropout, learning_rate, weight_decay
-        self.glove = glove
+        self.dropout, self.glove = dropout, glove
         self.network: LSTMClassifier | None = None
         self.scores = nn.ModuleDict({"cross_entropy": MeanMetric(), "accuracy": MeanMetric()})
 
@@ -78,7 +78,7 @@ class SentimentTraining(L.LightningModule):
             raise InputError(f"SentimentTraining needs an IMDBDataModule as data, not {type(data).__name__}")
         self.vocabulary, self.max_length = data.vocabulary, data.max_length
         if self.network is None:
-            self.network = LSTMClassifier(len(self.vocabulary), **self.shape)
+            self.network = LSTMClassifier(len(self.vocabulary), dropout=self.dropout, **self.shape)
             if self.glove is not None and stage == "fit":
                 load_glove(self.glove, self.vocabulary, self.network.embedding)
         if stage == "fit" and self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
