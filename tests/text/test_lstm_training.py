@@ -51,14 +51,28 @@ def test_a_checkpoint_goes_with_its_words_and_its_network(
 ) -> None:
     best = toy_run / "run" / "checkpoints" / "best.ckpt"
     shape = ["--model.embedding_size", "12", "--model.hidden_size", "16"]
-    common = ["--ckpt_path", str(best), "--trainer.accelerator", "cpu", "--trainer.default_root_dir", str(tmp_path / "run")]
+    common = [
+        "--ckpt_path",
+        str(best),
+        "--trainer.accelerator",
+        "cpu",
+        "--trainer.default_root_dir",
+        str(toy_run / "run"),
+    ]
     data = ["--data.train", str(toy_run / "train.jsonl"), "--data.test", str(toy_run / "test.jsonl")]
     assert main(["test", "--config", CONFIG, *shape, *data, *common], "train.py") == 0
     assert "test/accuracy" in capsys.readouterr().out
     # The vocabulary file stands for the training reviews.
-    alone = ["--data.train", "null", "--data.test", data[3], "--data.vocabulary", str(toy_run / "run" / "vocabulary.json")]
+    alone = [
+        "--data.train",
+        "null",
+        "--data.test",
+        data[3],
+        "--data.vocabulary",
+        str(toy_run / "run" / "vocabulary.json"),
+    ]
     assert main(["test", "--config", CONFIG, *shape, *alone, *common], "train.py") == 0
-    other = write_reviews(tmp_path / "other.jsonl", toy_reviews(40, 9) + [{"label": 1, "text": "new words new words"}])
+    other = write_reviews(tmp_path / "other.jsonl", [*toy_reviews(40, 9), {"label": 1, "text": "new words new words"}])
     wrong = ["--data.train", str(other), "--data.test", data[3]]
     assert main(["test", "--config", CONFIG, *shape, *wrong, *common], "train.py") == 2
     assert "another vocabulary" in capsys.readouterr().err
@@ -68,7 +82,14 @@ def test_a_checkpoint_goes_with_its_words_and_its_network(
 
 def test_a_run_that_stops_goes_on_as_if_it_had_not(toy_run: Path, tmp_path: Path) -> None:
     """Stopped in the middle of an epoch; the order of the reviews, word dropout and dropout go on where they were."""
-    data = ["--data.train", str(toy_run / "train.jsonl"), "--data.batch_size", "50", "--trainer.enable_progress_bar", "false"]
+    data = [
+        "--data.train",
+        str(toy_run / "train.jsonl"),
+        "--data.batch_size",
+        "50",
+        "--trainer.enable_progress_bar",
+        "false",
+    ]
     small = ["--model.embedding_size", "4", "--model.hidden_size", "4", "--trainer.accelerator", "cpu"]
 
     def fit(folder: str, *more: str) -> dict[str, torch.Tensor]:
@@ -77,9 +98,9 @@ def test_a_run_that_stops_goes_on_as_if_it_had_not(toy_run: Path, tmp_path: Path
         state: dict[str, torch.Tensor] = read_checkpoint(tmp_path / folder / "checkpoints" / "last.ckpt")["state_dict"]
         return state
 
-    whole = fit("whole", "--trainer.max_steps", "9")
+    whole = fit("whole", "--trainer.max_steps", "10")
     fit("parts", "--trainer.max_steps", "7", "--resume.every_n_steps", "7")
-    parts = fit("parts", "--trainer.max_steps", "9", "--ckpt_path", "last")
+    parts = fit("parts", "--trainer.max_steps", "10", "--ckpt_path", "last")
     assert whole.keys() == parts.keys()
     for name, values in whole.items():
         torch.testing.assert_close(parts[name], values, rtol=0, atol=0)
@@ -95,7 +116,11 @@ def test_glove_vectors_are_read_and_a_bad_file_is_named(tmp_path: Path) -> None:
     assert embedding.weight[good].tolist() == [1, -2, 3.5]
     others = torch.arange(4) != good
     assert torch.equal(embedding.weight[others], before[others])
-    cases = {"good 1 2\n": "glove.txt:1 has 2 numbers", "film 1 x 2\n": "glove.txt:1 is no word vector", "a 1 2 3\n": "none"}
+    cases = {
+        "good 1 2\n": "glove.txt:1 has 2 numbers",
+        "film 1 x 2\n": "glove.txt:1 is no word vector",
+        "a 1 2 3\n": "none",
+    }
     for content, message in cases.items():
         path.write_text(content)
         with pytest.raises(InputError, match=message):

@@ -66,7 +66,9 @@ def test_a_text_does_not_depend_on_its_batch(
     for text, expected in zip(texts, together, strict=True):
         alone = explainer.attribute([text])[0]
         assert alone.tokens == expected.tokens
-        torch.testing.assert_close(alone.values, expected.values, rtol=2e-3, atol=2e-3 * float(expected.values.abs().max()))
+        torch.testing.assert_close(
+            alone.values, expected.values, rtol=2e-3, atol=2e-3 * float(expected.values.abs().max())
+        )
     for name, values in toy_classifier.network.state_dict().items():
         assert torch.equal(values, before[name])
     assert all(p.grad is None and not p.requires_grad for p in toy_classifier.network.parameters())
@@ -94,7 +96,15 @@ def test_input_iba_is_the_plain_loop_of_its_mathematics(
     toy_classifier: TextClassifier, toy_statistics: Statistics
 ) -> None:
     """One text, one noise copy after the other, proposition 3 as a KL divergence of torch's normal distributions."""
-    settings = {"gan": "none", "beta_feat": 2.0, "beta_input": 3.0, "steps": 4, "feature_steps": 3, "copies": 2, "layer": 3}
+    settings = {
+        "gan": "none",
+        "beta_feat": 2.0,
+        "beta_input": 3.0,
+        "steps": 4,
+        "feature_steps": 3,
+        "copies": 2,
+        "layer": 3,
+    }
     explainer = build_text_explainer("input_iba", toy_classifier, settings, Given(toy_statistics))
     found = explainer.attribute([TEXTS[0], TEXTS[1] + " near the house"], target=1, keys=["a", "b"])[0].values
 
@@ -151,7 +161,7 @@ def test_every_text_has_its_own_critic(toy_classifier: TextClassifier) -> None:
 
 def test_integrated_gradients_are_complete(toy_classifier: TextClassifier) -> None:
     for baseline in ("unk", "zero"):
-        explainer = build_text_explainer("integrated_gradients", toy_classifier, {"steps": 100, "baseline": baseline})
+        explainer = build_text_explainer("integrated_gradients", toy_classifier, {"steps": 500, "baseline": baseline})
         words = toy_classifier.words(TEXTS[:4])
         embeddings = toy_classifier.embeddings(words)
         logits = toy_classifier.logits(embeddings, words.lengths)

@@ -7,7 +7,23 @@ from pathlib import Path
 from lit_iba.cli import main
 
 GOOD, BAD = ("great", "wonderful", "superb"), ("awful", "boring", "terrible")
-FILLING = ("the", "film", "was", "on", "a", "screen", "and", "people", "in", "it", "said", "about", "house", "near", "river")
+FILLING = (
+    "the",
+    "film",
+    "was",
+    "on",
+    "a",
+    "screen",
+    "and",
+    "people",
+    "in",
+    "it",
+    "said",
+    "about",
+    "house",
+    "near",
+    "river",
+)
 
 
 def toy_reviews(count: int, seed: int) -> list[dict[str, object]]:
