@@ -17,9 +17,10 @@ TRAINING = {
     "test": "run the test of a checkpoint",
 }
 EVALUATION = {
-    "explain": "heatmaps of single photographs: PNG, overlay, npy, total bits",
+    "explain": "heatmaps of single photographs (PNG, overlay, npy, total bits) or texts (coloured words, HTML, JSON)",
     "panels": "activity and bias attributions of every layer of a network, with their sums",
     "benchmark": "explain a data set and judge the heatmaps; resumable, on any number of processes",
+    "text-benchmark": "explain reviews word by word and judge the values; resumable",
     "roar": "remove the pixels that methods find relevant, retrain, report the accuracy; resumable",
     "survey": "what biases do for classifiers: accuracy without them, robustness to scaling and shift; resumable",
     "uncertainty": "what the uncertainty of VarSal's maps says about their error, on clean and corrupted images; resumable",
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "lit-iba") -> in
     commands = COMMANDS[program]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(f"usage: {program} COMMAND [--help] [--config FILE] ...\n")
-        print("\n".join(f"  {name:<11} {text}" for name, text in commands.items()))
+        print("\n".join(f"  {name:<14} {text}" for name, text in commands.items()))
         return 0 if arguments else 2
     command = arguments[0]
     here = str(Path.cwd())
@@ -81,13 +82,13 @@ def _run(command: str, arguments: list[str], program: str) -> None:
 
     from lit_iba import commands
 
-    function = getattr(commands, command)
+    function = getattr(commands, command.replace("-", "_"))
     parser = ArgumentParser(prog=f"{program} {command}", description=(function.__doc__ or "").split("\n")[0])
     parser.add_argument("-c", "--config", action="config", help="YAML file; later arguments win")
-    positional = commands.POSITIONAL.get(command, [])
-    for name, count, text in positional:
+    own = commands.ARGUMENTS.get(command, [])
+    for name, count, text in own:
         parser.add_argument(name, nargs=count, help=text)
-    parser.add_function_arguments(function, skip={name for name, _, _ in positional})
+    parser.add_function_arguments(function, skip={name.lstrip("-") for name, _, _ in own})
     settings: dict[str, Any] = parser.parse_args(arguments).as_dict()
     settings.pop("config", None)
     function(**settings)

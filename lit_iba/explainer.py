@@ -196,6 +196,7 @@ def sample_generators(seed: int, keys: Sequence[str], device: torch.device) -> l
 EXPLAINERS: dict[str, str] = {
     "per_sample_iba": "lit_iba.iba.per_sample.PerSampleIBA",
     "readout_iba": "lit_iba.iba.readout.ReadoutIBA",
+    "input_iba": "lit_iba.input_iba.explainer.InputIBA",
     "random": "lit_iba.baselines.gradient.RandomMap",
     "gradient": "lit_iba.baselines.gradient.Gradient",
     "saliency": "lit_iba.baselines.gradient.Saliency",

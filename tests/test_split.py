@@ -141,7 +141,7 @@ def test_folded_batch_norms_change_nothing_but_the_speed() -> None:
     assert torch.allclose(split.folded_tail(r, carried), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
     called = [
         [type(network.get_submodule(n.target)) for n in network.graph.nodes if n.op == "call_module"]
-        for network in (split._tail, split._folded_tail[1])
+        for network in (split._tail, split._folded["tail"][1])
     ]
     counts = [modules.count(nn.BatchNorm2d) for modules in called]
     assert counts == [14, 1], "only the one right behind the cut has no convolution to go into"

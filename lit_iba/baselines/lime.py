@@ -101,20 +101,15 @@ class LIME(Explainer):
         maps = torch.zeros_like(images[:, 0])
         for i, count in enumerate(counts):
             masks = kept[i, :, :count]
-            coefficients = self._coefficients(masks, scores[i * self.samples : (i + 1) * self.samples])
+            coefficients = surrogate_coefficients(
+                masks,
+                scores[i * self.samples : (i + 1) * self.samples],
+                self.kernel_width,
+                self.regression,
+                self.penalty,
+            )
             maps[i] = coefficients.to(maps)[segments[i]]
         return Attribution(maps)
-
-    def _coefficients(self, masks: Tensor, scores: Tensor) -> Tensor:
-        """Coefficients (superpixels,) of the weighted regression of scores (samples,) on masks (samples, superpixels)."""
-        from sklearn.linear_model import Lasso, LinearRegression, Ridge
-
-        distance = 1 - masks.double().mean(dim=1).sqrt()  # cosine distance to the mask that hides nothing
-        weights = (-(distance / self.kernel_width).square() / 2).exp()
-        penalized = Ridge if self.regression == "ridge" else Lasso
-        model = penalized(alpha=self.penalty) if self.penalty else LinearRegression()
-        model.fit(masks.double().cpu().numpy(), scores.double().cpu().numpy(), sample_weight=weights.cpu().numpy())
-        return torch.from_numpy(model.coef_)
 
     def _segments(self, images: Tensor) -> Tensor:
         """Number of each pixel's superpixel, int64 (B, H, W), counted from 0 without gaps."""
@@ -123,6 +118,31 @@ class LIME(Explainer):
             return tile_index(size, self.side, images.device).expand(len(images), -1, -1)
         colours = _lab(self.classifier.preprocessing.denormalize(images))
         return torch.stack([slic(colour, self.side, self.compactness) for colour in colours])
+
+
+def surrogate_coefficients(
+    masks: Tensor, scores: Tensor, kernel_width: float, regression: str, penalty: float
+) -> Tensor:
+    """Coefficients of the weighted regression of scores on what is kept.
+
+    Args:
+        masks: What each sample keeps, bool (samples, features).
+        scores: (samples,).
+        kernel_width: Of the weights sqrt(exp(-d^2 / width^2)), d the cosine distance to the mask that hides nothing.
+        regression: ``"ridge"`` or ``"lasso"``.
+        penalty: Of the regression; 0 means plain weighted least squares.
+
+    Returns:
+        float64 (features,).
+    """
+    from sklearn.linear_model import Lasso, LinearRegression, Ridge
+
+    distance = 1 - masks.double().mean(dim=1).sqrt()
+    weights = (-(distance / kernel_width).square() / 2).exp()
+    penalized = Ridge if regression == "ridge" else Lasso
+    model = penalized(alpha=penalty) if penalty else LinearRegression()
+    model.fit(masks.double().cpu().numpy(), scores.double().cpu().numpy(), sample_weight=weights.cpu().numpy())
+    return torch.from_numpy(model.coef_)
 
 
 def segment_means(images: Tensor, segments: Tensor) -> Tensor:

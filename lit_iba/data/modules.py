@@ -21,7 +21,7 @@ from lit_iba.data.plan import ARRANGEMENT, SamplePlan, left_of_epoch
 from lit_iba.data.quickstart import QUICKSTART_PREPROCESSING, QuickstartSettings, make_quickstart
 from lit_iba.data.remote import Remote
 from lit_iba.data.shards import ShardIndex
-from lit_iba.data.stream import BatchStream, SampleLoader, SampleSource, ShardSource
+from lit_iba.data.stream import BatchStream, SampleLoader, SampleMaker, SampleSource, ShardSource
 from lit_iba.errors import InputError
 from lit_iba.preprocessing import Preprocessing
 
@@ -143,6 +143,11 @@ class SampleDataModule(LightningDataModule):
         """Take a position from a checkpoint; the next training loader begins there."""
         self._resumed = dict(state_dict)
 
+    def batch_maker(self, class_names: list[str] | None, augment: bool) -> SampleMaker:
+        """What makes batches of samples; data of another kind than pictures have their own."""
+        num_classes = self.num_classes or (len(class_names) if class_names else None)
+        return BatchMaker(self.preprocessing or Preprocessing(), num_classes, augment, self.seed)
+
     def _plan(self, split: str, lanes: int | None = None, alone: bool = False) -> SamplePlan:
         """The order of a split on these processes, or as if this one were alone."""
         if split not in self._sources:
@@ -170,12 +175,7 @@ class SampleDataModule(LightningDataModule):
         left = left_of_epoch(plan, epoch, parts)
         if left is not None:
             plan = replace(plan, size=len(left))
-        make = BatchMaker(
-            self.preprocessing or Preprocessing(),
-            self.num_classes or (len(names) if names else None),
-            self.augment and plan.training and not alone,
-            self.seed,
-        )
+        make = self.batch_maker(names, self.augment and plan.training and not alone)
         rank = self.trainer.global_rank if self.trainer and not alone else 0
         stream = BatchStream(source, plan, make, rank, left)
         return SampleLoader(stream, self.num_workers, self.max_corrupt_fraction, self.multiprocessing_context, parts)

@@ -7,7 +7,7 @@ so shapes and steps never change silently; what was lost is reported at the end 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -27,6 +27,7 @@ from lit_iba.preprocessing import Preprocessing
 _log = logging.getLogger(__name__)
 
 Slot = RawSample | Hole | None
+SampleMaker = Callable[[Sequence[Slot], int], tuple[Batch, list[Hole]]]  # such as BatchMaker
 
 
 class Reader(Protocol):
@@ -106,7 +107,7 @@ class BatchStream(IterableDataset[Any]):
         self,
         source: SampleSource,
         plan: SamplePlan,
-        make: BatchMaker,
+        make: SampleMaker,
         rank: int = 0,
         left: torch.Tensor | None = None,
     ) -> None:

@@ -31,6 +31,7 @@ def test_every_config_has_its_test() -> None:
         "train/readout_resnet50.yaml", "train/readout_vgg16.yaml", "train/zero_bias_resnet50.yaml",
         "train/zero_bias_vgg16.yaml", "evaluate/zero_bias_survey.yaml", "evaluate/roar_cifar10.yaml",
         "quickstart/real_time_saliency.yaml", "train/real_time_saliency_resnet50.yaml",
+        "train/imdb_lstm.yaml", "evaluate/input_iba_figures4b_5b_imdb.yaml",  # in tests/text
     }  # fmt: skip
     evaluation = {f"evaluate/{name}" for name in BENCHMARKS}  # in test_evaluate_configs.py
     assert {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")} == tested | evaluation

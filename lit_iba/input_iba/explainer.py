@@ -1,0 +1,277 @@
+"""InputIBA: the information that each pixel has to keep, at the input's own resolution.
+
+Zhang et al., "Fine-Grained Neural Network Explanation by Identifying Input Features with Predictive Information" (NeurIPS
+2021). Three stages: (a) a bottleneck on deep features finds lambda*; (b) a prior on the input is fitted so that it has the same
+effect on these features; (c) a bottleneck on the input keeps the class with the fewest bits beyond that prior.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lit_iba.classifier import FrozenClassifier
+from lit_iba.errors import InputError
+from lit_iba.explainer import Attribution, Explainer, Surroundings
+from lit_iba.iba.bottleneck import channels_last, mask_from_logits, mix
+from lit_iba.iba.masked_feature import MaskedFeature
+from lit_iba.iba.noise import NoiseModel
+from lit_iba.iba.per_sample import PerSampleIBA
+from lit_iba.input_iba.bottleneck import input_information_bits, input_information_nats
+from lit_iba.input_iba.generator import InputPrior, OnStep, fit_prior, normal, starting_logits
+from lit_iba.input_iba.settings import settings_from
+from lit_iba.split import Layout
+from lit_iba.statistics import FeatureStatistics, identity_of
+
+INPUT = "input"  # what the images themselves are called where layers are named
+PAPER_LAYERS = {
+    "vgg16": "features.17",
+    "resnet18": "layer2",
+    "resnet50": "layer2",
+}  # VGG-16: section 4.1; ResNets: IBA's
+
+
+@dataclass(frozen=True)
+class InputStages:
+    """What the stages found for a batch of images.
+
+    Args:
+        feature_keep: lambda*, (B, *R).
+        feature_nats: Information in the features, nats an element of R (B, *R).
+        prior: lambda_G, mu_G and sigma_G.
+        prior_keep: lambda_G (B, 3, H, W).
+        keep: Lambda (B, 3, H, W).
+        alpha: Logits of Lambda before the blur (B, 3, H, W).
+        bits: Information beyond the prior, bits a colour of a pixel (B, 3, H, W).
+    """
+
+    feature_keep: Tensor
+    feature_nats: Tensor
+    prior: InputPrior
+    prior_keep: Tensor
+    keep: Tensor
+    alpha: Tensor
+    bits: Tensor
+
+
+class InputIBA(Explainer):
+    """The InputIBA explainer.
+
+    Args:
+        classifier: The network to explain.
+        layer: Where the feature bottleneck is: VGG-16's conv4_1 (``"features.17"``) in the paper, ``"layer2"`` of ResNets.
+        statistics: Feature statistics of that layer, or a file of them.
+        input_statistics: Statistics of the images themselves (:func:`estimate_input`), or a file of them.
+        seed: Seeds the noise, together with each sample's key.
+        preset: ``"default"``, or ``"reference"``: what the published code does.
+        on_step: Called with stage, steps done and steps to do, for a progress bar.
+        settings: Any of :class:`InputIBASettings`.
+
+    Raises:
+        InputError: Unknown layer or setting, statistics that belong to something else, or none where they are needed.
+    """
+
+    name: ClassVar[str] = "input_iba"
+    unit = "bits"
+
+    def __init__(
+        self,
+        classifier: FrozenClassifier,
+        layer: str | None = None,
+        statistics: FeatureStatistics | str | Path | None = None,
+        input_statistics: FeatureStatistics | str | Path | None = None,
+        *,
+        seed: int = 0,
+        preset: str = "default",
+        on_step: OnStep | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(classifier, seed=seed)
+        self.settings = s = settings_from(preset, settings)
+        self.on_step = on_step
+        self.layer = paper_layer(classifier, layer)
+        if statistics is None:
+            raise InputError(
+                f"input_iba needs feature statistics of layer {self.layer!r}; see FeatureStatistics.estimate"
+            )
+        self.feature_iba = PerSampleIBA(
+            classifier, self.layer, statistics, preset=s.feature_preset, **s.feature_changes()
+        )
+        self.input_statistics = self._input_statistics(input_statistics) if s.input_noise == "estimated" else None
+        self.unit = "bits" if s.output == "bits" else "1"  # type: ignore[misc] # masks have no unit
+
+    def _input_statistics(self, given: FeatureStatistics | str | Path | None) -> NoiseModel:
+        if given is None:
+            raise InputError(
+                "input_iba needs statistics of the images (see estimate_input), or the setting input_noise='standard'"
+            )
+        if not isinstance(given, FeatureStatistics):
+            given = FeatureStatistics.load(given, self.classifier, INPUT)
+        given.check(self.classifier, INPUT)
+        return NoiseModel.from_statistics(given, active_threshold=-1.0)
+
+    @classmethod
+    def from_settings(
+        cls, classifier: FrozenClassifier, settings: dict[str, Any], surroundings: Surroundings | None = None
+    ) -> InputIBA:
+        """Build from a config: statistics that are not given are estimated once on the run's own images."""
+        settings = dict(settings)
+        settings["layer"] = layer = paper_layer(classifier, settings.get("layer"))
+        if surroundings is not None:
+            settings.setdefault("statistics", surroundings.statistics(classifier, layer))
+            wanted = settings_from(
+                settings.get("preset", "default"), {k: settings[k] for k in ("input_noise",) if k in settings}
+            )
+            if wanted.input_noise == "estimated" and "input_statistics" not in settings:
+                settings["input_statistics"] = surroundings.estimated(
+                    classifier,
+                    INPUT,
+                    lambda path: FeatureStatistics.load(path, classifier, INPUT),
+                    lambda batches, data: estimate_input(classifier, batches, data=data),
+                )
+        return cls(classifier, **settings)
+
+    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+        """Heatmaps of the images; see :meth:`Explainer.attribute`."""
+        stages = self.find_stages(images, targets, generators)
+        if self.settings.output == "bits":
+            return Attribution(stages.bits.sum(dim=1))
+        mask = stages.keep if self.settings.output == "smoothed_lambda" else torch.sigmoid(stages.alpha)
+        return Attribution(mask.mean(dim=1))
+
+    def find_stages(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> InputStages:
+        """All masks of checked images (B, 3, H, W) for targets (B,); ``generators[i]`` belongs to image i."""
+        # An image's result does not depend on its batch, so that a batch may be taken in parts.
+        s = self.settings
+        together = max(1, s.forward_batch_size // max(s.copies, s.feature_copies, s.samples))
+        parts = []
+        for start in range(0, len(images), together):
+            part = slice(start, start + together)
+            parts.append(self._find_part(images[part], targets[part], generators[part]))
+        return join(parts)
+
+    def _find_part(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> InputStages:
+        noise = self._input_noise(images)
+        masked = self.feature_iba.masked_feature(images, targets, generators)
+        self._tell("features", 1, 1)
+        prior = self.find_prior(images, masked, noise, generators)
+        with torch.no_grad():
+            prior_keep, prior_drop = prior.masks()
+        alpha = self._optimise(images, targets, generators, noise, prior_keep, prior_drop)
+        with torch.no_grad():
+            keep, drop = self._mask(alpha)
+            bits = input_information_bits((images - noise.mean) / noise.std, keep, drop, prior_drop)
+        return InputStages(masked.keep, masked.nats, prior, prior_keep, keep, alpha, bits)
+
+    def find_prior(
+        self, images: Tensor, masked: MaskedFeature, noise: NoiseModel, generators: list[torch.Generator]
+    ) -> InputPrior:
+        """Stage b: the prior of every image, from its feature bottleneck."""
+        s = self.settings
+        with torch.no_grad():
+            start = InputPrior(
+                starting_logits(masked, (images.shape[-2], images.shape[-1]), s.prior_start),
+                noise.mean.mean(dim=(1, 2), keepdim=True).expand(len(images), -1, -1, -1),
+                noise.std.square().mean(dim=(1, 2), keepdim=True).sqrt().expand(len(images), -1, -1, -1),
+                s.prior_smoothing_sigma,
+            )
+        if s.gan == "none":
+            return start
+        head = self.feature_iba.split.folded_head
+        return fit_prior(
+            start, images, s.neighbourhood * noise.std, masked, lambda z: head(channels_last(z))[0], s, generators,
+            self.on_step,
+        )  # fmt: skip
+
+    def _mask(self, alpha: Tensor) -> tuple[Tensor, Tensor]:
+        return mask_from_logits(alpha, self.settings.smoothing_sigma, Layout("BCHW", *alpha.shape[-2:]))
+
+    def _optimise(
+        self,
+        images: Tensor,
+        targets: Tensor,
+        generators: list[torch.Generator],
+        noise: NoiseModel,
+        prior_keep: Tensor,
+        prior_drop: Tensor,
+    ) -> Tensor:
+        """Stage c: alpha (B, 3, H, W) after the last update."""
+        s, network = self.settings, self.classifier.folded()
+        r = (images - noise.mean) / noise.std
+        alpha = torch.full_like(images, s.initial_alpha, requires_grad=True)
+        # Adam is elementwise and the loss a sum over images: each image is optimised as if it were alone.
+        adam = torch.optim.Adam([alpha], lr=s.learning_rate)
+        repeated_targets = targets.repeat(s.copies)
+        for step in range(s.steps):
+            unit_noise = normal(generators, s.copies, images.shape[1:])
+            with torch.enable_grad():
+                keep, drop = self._mask(alpha)
+                through = (keep, drop) if s.passes == "image" else (keep * prior_keep, drop + keep * prior_drop)
+                z = mix(images, *through, noise.mean, noise.std, unit_noise)  # (copies, B, 3, H, W)
+                logits = network(z.flatten(0, 1))
+                cross_entropy = F.cross_entropy(logits.float(), repeated_targets, reduction="sum") / s.copies
+                information = input_information_nats(r, keep, drop, prior_drop).flatten(1).mean(dim=1).sum()
+                (gradient,) = torch.autograd.grad(cross_entropy + s.beta_input * information, alpha)
+            alpha.grad = gradient
+            adam.step()
+            self._tell("input", step + 1, s.steps)
+        return alpha.detach()
+
+    def _input_noise(self, images: Tensor) -> NoiseModel:
+        """The noise of the input bottleneck, (3, H, W)."""
+        if self.input_statistics is None:
+            zero = torch.zeros_like(images[0])
+            return NoiseModel(zero, zero + 1, zero + 1, zero)
+        layout = Layout("BCHW", images.shape[-2], images.shape[-1])
+        return self.input_statistics.to(images.device).fit_to(images, layout)
+
+    def _tell(self, stage: str, done: int, total: int) -> None:
+        if self.on_step is not None:
+            self.on_step(stage, done, total)
+
+
+def join(parts: list[InputStages]) -> InputStages:
+    """The stages of several batches as those of one."""
+
+    def joined(values: list[Any]) -> Any:
+        if isinstance(values[0], Tensor):
+            return torch.cat(values)
+        if isinstance(values[0], float):
+            return values[0]
+        kind = type(values[0])
+        return kind(**{f.name: joined([getattr(v, f.name) for v in values]) for f in fields(kind)})
+
+    return joined(parts)
+
+
+def paper_layer(classifier: FrozenClassifier, layer: str | None) -> str:
+    """The layer given, or else the usual one of this network.
+
+    Raises:
+        InputError: None is given, and the network has no usual one.
+    """
+    if layer is None and classifier.name not in PAPER_LAYERS:
+        raise InputError(
+            f"input_iba has no usual layer for {classifier.name}; give layer, such as features.17 of vgg16 or layer2 of resnet50"
+        )
+    return layer or PAPER_LAYERS[classifier.name]
+
+
+def estimate_input(classifier: FrozenClassifier, batches: Any, *, data: str = "") -> FeatureStatistics:
+    """Statistics of the images themselves, element by element, over batches (B, 3, H, W); ``data`` says what they are.
+
+    Raises:
+        InputError: No images at all.
+    """
+    found: FeatureStatistics | None = None
+    for batch in batches:
+        found = found or FeatureStatistics(batch.shape[1:], identity_of(classifier, INPUT, data))
+        found.update(batch)
+    if found is None:
+        raise InputError("no images were given to estimate the input's statistics; check the data")
+    return found

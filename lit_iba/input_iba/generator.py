@@ -1,0 +1,219 @@
+"""The prior of the input bottleneck: a mask and noise on the input that give the features the distribution of Z*.
+
+Zhang et al., "Fine-Grained Neural Network Explanation by Identifying Input Features with Predictive Information" (NeurIPS
+2021), section 3.3: Z_G = lambda_G I + (1 - lambda_G) eps_G, eps_G ~ N(mu_G, sigma_G^2), fitted so that f(Z_G) is distributed as
+Z* = lambda* R + (1 - lambda*) eps. Every image has its own parameters and its own critic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lit_iba.heatmap import resize_keeping_total
+from lit_iba.iba.bottleneck import NATS_PER_BIT, bits_per_position, mask_from_logits, mix
+from lit_iba.iba.masked_feature import MaskedFeature
+from lit_iba.input_iba.critic import (
+    Critic,
+    CriticDesign,
+    clip_weights,
+    critic_loss,
+    gradient_penalty,
+    published_design,
+    small_design,
+)
+from lit_iba.input_iba.settings import InputIBASettings
+from lit_iba.split import Layout
+
+GROUPS, GROUP_MEAN, GROUP_STD = 10, 2.0, 5.0  # of z_star_noise = "uniform_groups": means in [-2, 2], scales in [0, 5]
+LEAST_SHARE = 0.05  # prior_start = "share" lies in [0.05, 0.95]: at the ends a sigmoid would not move
+OnStep = Callable[[str, int, int], None]  # stage, steps done, steps to do
+
+
+@dataclass(frozen=True)
+class InputPrior:
+    """The generator's parameters for a batch of images.
+
+    Args:
+        logits: Of lambda_G, (B, 3, H, W).
+        mean: mu_G (B, 3, 1, 1).
+        std: sigma_G (B, 3, 1, 1); its sign does not matter.
+        smoothing_sigma: Standard deviation of the blur of lambda_G, in pixels.
+    """
+
+    logits: Tensor
+    mean: Tensor
+    std: Tensor
+    smoothing_sigma: float = 0.0
+
+    def masks(self) -> tuple[Tensor, Tensor]:
+        """lambda_G and 1 - lambda_G, (B, 3, H, W)."""
+        return mask_from_logits(self.logits, self.smoothing_sigma, Layout("BCHW", *self.logits.shape[-2:]))
+
+    def sample(self, images: Tensor, unit_noise: Tensor) -> Tensor:
+        """Z_G of images (..., B, 3, H, W), one for each unit noise of that shape."""
+        return mix(images, *self.masks(), self.mean, self.std, unit_noise)
+
+
+def starting_logits(masked: MaskedFeature, size: tuple[int, int], kind: str) -> Tensor:
+    """Logits of lambda_G (B, 3, H, W) from the information in the features.
+
+    Args:
+        masked: The feature bottleneck's result.
+        size: (H, W) of the images.
+        kind: ``"share"`` or ``"bits"``, see :class:`InputIBASettings`.
+    """
+    bits = bits_per_position(masked.nats / NATS_PER_BIT, masked.layout)[0]
+    maps = resize_keeping_total(bits, size)[:, None].expand(-1, 3, -1, -1).clone()
+    if kind == "bits":
+        return maps
+    share = maps / maps.amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-12)
+    return torch.logit(LEAST_SHARE + (1 - 2 * LEAST_SHARE) * share)
+
+
+def normal(generators: Sequence[torch.Generator], samples: int, shape: Sequence[int]) -> Tensor:
+    """Standard normal numbers (samples, B, *shape), each image's from its own generator."""
+    device = generators[0].device
+    drawn = torch.empty(samples, len(generators), *shape, device=device)
+    for i, generator in enumerate(generators):
+        drawn[:, i] = torch.randn((samples, *shape), generator=generator, device=device)
+    return drawn
+
+
+def uniform(generators: Sequence[torch.Generator], *shape: int) -> Tensor:
+    """Numbers uniform in [0, 1), (*shape, B), each image's from its own generator."""
+    return torch.stack([torch.rand(shape, generator=g, device=g.device) for g in generators], dim=-1)
+
+
+class LatentBottleneck:
+    """Draws from P(Z*).
+
+    Args:
+        masked: lambda*, R and the noise model.
+        settings: Which mask and which noise.
+        generators: One an image.
+    """
+
+    def __init__(
+        self, masked: MaskedFeature, settings: InputIBASettings, generators: Sequence[torch.Generator]
+    ) -> None:
+        self.masked, self.generators = masked, generators
+        capacity = settings.z_star_mask == "capacity"
+        self.keep, self.drop = (masked.nats, 1 - masked.nats) if capacity else (masked.keep, masked.drop)
+        self.groups: tuple[Tensor, Tensor] | None = None
+        if settings.z_star_noise == "uniform_groups":
+            mean, std = uniform(generators, 2, GROUPS)
+            self.groups = GROUP_MEAN * (2 * mean - 1), GROUP_STD * std  # (groups, B)
+
+    def sample(self, samples: int) -> Tensor:
+        """Z* (samples, B, *R)."""
+        r, noise = self.masked.r, self.masked.noise
+        unit_noise = normal(self.generators, samples, r.shape[1:])
+        if self.groups is None:
+            return noise.restrict(r, self.keep, self.drop, unit_noise)
+        member = (uniform(self.generators, samples) * GROUPS).long()  # (samples, B)
+        mean, std = (g.gather(0, member)[(...,) + (None,) * (r.ndim - 1)] for g in self.groups)
+        return mix(r, self.keep, self.drop, mean, std, unit_noise)
+
+
+class CriticView:
+    """Feature maps (S, B, *R) as critics take them, (S, B, C, h, w): laid out as a grid and, if wanted, standardised."""
+
+    def __init__(self, masked: MaskedFeature, standardise: bool) -> None:
+        self.layout, noise = masked.layout, masked.noise
+        self.shift = noise.mean if standardise else torch.zeros_like(noise.mean)
+        self.scale = noise.active / noise.std if standardise else torch.ones_like(noise.mean)
+
+    def __call__(self, features: Tensor) -> Tensor:
+        return self.layout.grid((features - self.shift) * self.scale).contiguous()
+
+
+def fit_prior(
+    start: InputPrior,
+    images: Tensor,
+    spread: Tensor,
+    masked: MaskedFeature,
+    head: Callable[[Tensor], Tensor],
+    settings: InputIBASettings,
+    generators: Sequence[torch.Generator],
+    on_step: OnStep | None = None,
+) -> InputPrior:
+    """Fit the prior of every image by a Wasserstein GAN (equation 3).
+
+    Args:
+        start: Where to begin.
+        images: (B, 3, H, W).
+        spread: Standard deviation of the local explanation set, broadcastable to the images.
+        masked: lambda*, R and the noise of Z*.
+        head: f, from images (N, 3, H, W) to feature maps (N, *R).
+        settings: Steps, samples and learning rates.
+        generators: One an image; all that is random comes from them.
+        on_step: Told of every step.
+
+    Returns:
+        The fitted prior.
+    """
+    s = settings
+    latent, view = LatentBottleneck(masked, s, generators), CriticView(masked, s.standardise)
+    shape = masked.layout.grid(masked.r).shape[1:]
+    critic = Critic(shape, critic_design(s, shape[0]), generators)
+    critics = torch.optim.RMSprop(critic.parameters(), lr=s.critic_learning_rate)
+    logits, mean, std = (t.detach().clone().requires_grad_() for t in (start.logits, start.mean, start.std))
+    prior = InputPrior(logits, mean, std, start.smoothing_sigma)
+    mover = torch.optim.RMSprop(
+        [
+            {"params": [logits], "lr": s.mask_learning_rate},
+            {"params": [mean], "lr": s.noise_learning_rate},
+            {"params": [std], "lr": s.noise_learning_rate / 2},
+        ]
+    )
+
+    def fakes() -> Tensor:
+        around = images
+        if s.neighbourhood:
+            around = images + spread * normal(generators, s.samples, images.shape[1:])
+        z = prior.sample(around, normal(generators, s.samples, images.shape[1:]))
+        return view(head(z.flatten(0, 1)).unflatten(0, (s.samples, len(images))))
+
+    # RMSProp is elementwise and every loss a sum over images: each image is fitted as if it were alone.
+    for step in range(s.generator_steps):
+        fake = fakes()
+        for update in range(s.critic_steps + (0 if step else s.critic_warm_up)):
+            if update and not s.reuse_fakes:
+                fake = fakes()
+            update_critic(critic, critics, view(latent.sample(s.samples)), fake.detach(), s, generators)
+        gradients = torch.autograd.grad(-critic(fake).mean(dim=0).sum(), (logits, mean, std))
+        for parameter, gradient in zip((logits, mean, std), gradients, strict=True):
+            parameter.grad = gradient
+        mover.step()
+        if on_step:
+            on_step("prior", step + 1, s.generator_steps)
+    return InputPrior(logits.detach(), mean.detach(), std.detach(), start.smoothing_sigma)
+
+
+def critic_design(settings: InputIBASettings, channels: int) -> CriticDesign:
+    """Layers of the critic for a feature map of so many channels."""
+    return small_design(settings.critic_width) if settings.critic == "small" else published_design(channels)
+
+
+def update_critic(
+    critic: Critic,
+    optimizer: torch.optim.Optimizer,
+    real: Tensor,
+    fake: Tensor,
+    settings: InputIBASettings,
+    generators: Sequence[torch.Generator],
+) -> None:
+    """One step of every image's critic on samples (S, B, C, h, w)."""
+    loss = critic_loss(critic, real, fake)
+    if settings.lipschitz == "gradient_penalty":
+        between = uniform(generators, len(real))
+        loss = loss + settings.penalty * gradient_penalty(critic, real, fake, between)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    if settings.lipschitz == "clip":
+        clip_weights(critic, settings.clip)

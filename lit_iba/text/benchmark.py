@@ -1,0 +1,225 @@
+"""Explains reviews by several methods and judges the values of their words: heatmaps and results in a folder.
+
+The folder is one that ``lit_iba.report`` reads. Started again, the heatmaps that are there already, by the same settings, are
+not made again.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import hashlib
+import json
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+from rich.progress import track
+
+from lit_iba.data.plan import generator_for
+from lit_iba.errors import InputError
+from lit_iba.evaluation.results import summary_table, write_results
+from lit_iba.explainer import sample_generators
+from lit_iba.files import FolderLock, whole_file, write_text
+from lit_iba.statistics import FeatureStatistics
+from lit_iba.text.classifier import TextClassifier
+from lit_iba.text.explainer import TextExplainer, build_text_explainer
+from lit_iba.text.iba import word_statistics
+from lit_iba.text.metrics import TextMetric, build_text_metric
+from lit_iba.text.reviews import Review, read_reviews
+
+
+class StoredWordStatistics:
+    """Word statistics that are estimated on reviews once, and kept in a folder.
+
+    Args:
+        folder: Where they are kept.
+        data: Reviews to estimate on (see :func:`read_reviews`); None where only what is kept can be used.
+        texts: How many of them, drawn once and for all.
+    """
+
+    def __init__(self, folder: str | Path, data: str | None, texts: int = 1000) -> None:
+        self.folder, self.data, self.texts = Path(folder), data, texts
+
+    def statistics(self, classifier: TextClassifier, layer: int) -> FeatureStatistics:
+        """Of one layer.
+
+        Raises:
+            InputError: They are not kept, and no reviews are given.
+        """
+        said = json.dumps([classifier.identity["sha256"], classifier.max_length, self.data, self.texts])
+        path = self.folder / f"layer{layer}_{hashlib.sha256(said.encode()).hexdigest()[:12]}.safetensors"
+        if path.is_file():
+            return FeatureStatistics.load(path)
+        if self.data is None:
+            raise InputError("this explainer needs statistics of words; give training reviews as statistics_data")
+        reviews = draw(read_reviews(self.data), self.texts, 0)
+        found = word_statistics(classifier, [review.text for review in reviews], [layer], data=str(self.data))[layer]
+        found.save(path)
+        return found
+
+
+def draw(reviews: Sequence[Review], count: int | None, seed: int) -> list[Review]:
+    """So many reviews, drawn by the seed, in their own order; all where None."""
+    if count is None or count >= len(reviews):
+        return list(reviews)
+    chosen = torch.randperm(len(reviews), generator=generator_for(seed, "draw"))[:count]
+    return [reviews[i] for i in chosen.sort().values.tolist()]
+
+
+class TextBenchmark:
+    """One run.
+
+    Args:
+        classifier: The network to explain.
+        reviews: What is explained.
+        explainers: Settings by name; another name with ``explainer: NAME`` among the settings is an alias.
+        metrics: Settings by name; likewise with ``metric: NAME``.
+        out: Folder of the run.
+        source: Where word statistics come from.
+        target: ``"label"`` or ``"predicted"``.
+        batch_size: Texts that are explained together.
+        seed: Of the random sets of the metrics.
+
+    Raises:
+        InputError: A name or setting is wrong.
+    """
+
+    def __init__(
+        self,
+        classifier: TextClassifier,
+        reviews: Sequence[Review],
+        explainers: Mapping[str, dict[str, Any] | None],
+        metrics: Mapping[str, dict[str, Any] | None],
+        out: str | Path,
+        source: StoredWordStatistics,
+        *,
+        target: str = "label",
+        batch_size: int = 8,
+        seed: int = 0,
+    ) -> None:
+        if target not in ("label", "predicted"):
+            raise InputError(f"target is {target!r}; it must be 'label' or 'predicted'")
+        self.classifier, self.out, self.batch_size, self.seed = classifier, Path(out), batch_size, seed
+        # Texts of like length together: the shorter ones are padded less.
+        self.reviews = sorted(reviews, key=lambda review: (len(classifier.words([review.text]).tokens[0]), review.key))
+        self.target = target
+        self.metrics: dict[str, TextMetric] = {}
+        for name, given in metrics.items():
+            settings = dict(given or {})
+            self.metrics[name] = build_text_metric(settings.pop("metric", name), settings)
+        self.settings = {name: dict(given or {}) for name, given in explainers.items()}
+        self.explainers: dict[str, TextExplainer] = {}
+        for name, settings in self.settings.items():
+            rest = {key: value for key, value in settings.items() if key != "explainer"}
+            self.explainers[name] = build_text_explainer(settings.get("explainer", name), classifier, rest, source)
+        self.source = source
+
+    def run(self) -> dict[str, Any]:
+        """Do what is missing, and write the results.
+
+        Returns:
+            The content of ``results.json``.
+        """
+        lock = FolderLock(self.out)
+        try:
+            heatmaps, seconds = {}, {}
+            for name in self.explainers:
+                heatmaps[name], seconds[name] = self._heatmaps(name)
+            rows = {name: self._rows(metric, heatmaps) for name, metric in self.metrics.items()}
+            return self._write(rows, seconds)
+        finally:
+            lock.release()
+
+    def _batches(self) -> list[list[Review]]:
+        return [self.reviews[i : i + self.batch_size] for i in range(0, len(self.reviews), self.batch_size)]
+
+    def _targets(self, batch: Sequence[Review]) -> torch.Tensor:
+        if self.target == "label":
+            return torch.tensor([review.label for review in batch], device=self.classifier.device)
+        words = self.classifier.words([review.text for review in batch])
+        with torch.no_grad():
+            return self.classifier.logits(self.classifier.embeddings(words), words.lengths).argmax(dim=1)
+
+    def _heatmaps(self, name: str) -> tuple[list[torch.Tensor], float]:
+        """Values of each review's words by one explainer, and seconds a review; from the folder where they are there."""
+        path = self.out / "heatmaps" / f"{name}.json"
+        made_of = json.dumps([
+            self.classifier.identity, type(self.explainers[name]).__qualname__, self.settings[name], self.target,
+            self.source.data, self.source.texts, [[review.key, review.label, review.text] for review in self.reviews],
+        ], default=str)  # fmt: skip
+        fingerprint = hashlib.sha256(made_of.encode()).hexdigest()
+        if path.is_file():
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            if kept["fingerprint"] == fingerprint:
+                return [torch.tensor(values) for values in kept["values"]], kept["seconds"]
+        began, found, tokens = time.perf_counter(), [], []
+        for batch in track(self._batches(), description=name, transient=True):
+            keys = [review.key for review in batch]
+            explained = self.explainers[name].attribute([r.text for r in batch], self._targets(batch), keys=keys)
+            found += [heatmap.values for heatmap in explained]
+            tokens += [heatmap.tokens for heatmap in explained]
+        seconds = (time.perf_counter() - began) / len(self.reviews)
+        content = {
+            "fingerprint": fingerprint, "seconds": seconds, "keys": [review.key for review in self.reviews],
+            "tokens": tokens, "values": [values.tolist() for values in found],
+        }  # fmt: skip
+        write_text(path, json.dumps(content, ensure_ascii=False) + "\n")
+        return found, seconds
+
+    def _rows(self, metric: TextMetric, heatmaps: dict[str, list[torch.Tensor]]) -> dict[str, torch.Tensor]:
+        parts: dict[str, list[torch.Tensor]] = {name: [] for name in heatmaps}
+        start = 0
+        for batch in track(self._batches(), description=metric.name, transient=True):
+            here = {name: values[start : start + len(batch)] for name, values in heatmaps.items()}
+            generators = sample_generators(self.seed, [review.key for review in batch], self.classifier.device)
+            words = self.classifier.words([review.text for review in batch])
+            for name, rows in metric.rows(self.classifier, words, self._targets(batch), here, generators).items():
+                parts[name].append(rows)
+            start += len(batch)
+        return {name: torch.cat(rows) for name, rows in parts.items()}
+
+    def _write(self, rows: dict[str, dict[str, torch.Tensor]], seconds: dict[str, float]) -> dict[str, Any]:
+        config = {"explainers": self.settings, "metrics": {n: m.settings for n, m in self.metrics.items()}}
+        content = {
+            "schema": 1,
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "command": shlex.join(sys.argv),
+            "classifier": self.classifier.identity,
+            "data": {"images": len(self.reviews), "used": len(self.reviews), "kind": "reviews", "target": self.target,
+                     "statistics": str(self.source.data), "statistics_texts": self.source.texts},
+            "explainers": {
+                name: {"class": f"{type(e).__module__}.{type(e).__qualname__}", "settings": self.settings[name],
+                       "unit": e.unit, "signed": e.signed, "seconds_per_image": seconds[name]}
+                for name, e in self.explainers.items()
+            },
+            "metrics": {
+                name: {"class": type(metric).__qualname__, "settings": metric.settings,
+                       "definition": metric.definition, "better": metric.better}
+                for name, metric in self.metrics.items()
+            },
+            "results": {
+                name: {method: self.metrics[name].summarize(found).to_dict() for method, found in by_method.items()}
+                for name, by_method in rows.items()
+            },
+        }  # fmt: skip
+        with whole_file(self.out / "rows.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["key", "explainer", "metric", "quantity", "value"])
+            for name, by_method in rows.items():
+                for method, found in by_method.items():
+                    scores = self.metrics[name].scores(found).tolist()
+                    keyed = zip([review.key for review in self.reviews], scores, strict=True)
+                    writer.writerows([key, method, name, "score", score] for key, score in keyed)
+        write_text(self.out / "command.txt", shlex.join(sys.argv) + "\n")
+        write_text(self.out / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+        write_results(self.out / "results.json", content)
+        written: dict[str, Any] = json.loads((self.out / "results.json").read_text(encoding="utf-8"))
+        Console().print(summary_table(written))
+        return written

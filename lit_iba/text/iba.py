@@ -1,0 +1,263 @@
+"""Information bottlenecks on texts: noise with the statistics of words, and the mask of a layer, one number an element.
+
+IBA (Schulz et al., ICLR 2020) at a hidden layer of the LSTM, as InputIBA (Zhang et al., NeurIPS 2021, section 4.1) compares with
+it: the information at each position of the layer is taken for that of the word there. The authors' code updates its statistics
+once a word but counts texts, and takes padding for words; here they are over words, without padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lit_iba.baselines.counterfactual import check_numbers
+from lit_iba.errors import InputError
+from lit_iba.iba.bottleneck import NATS_PER_BIT, SMALLEST_KEEP, mix
+from lit_iba.input_iba.bottleneck import input_information_nats
+from lit_iba.metrics.perturbation import check_counts
+from lit_iba.statistics import FeatureStatistics
+from lit_iba.text.classifier import TextClassifier, Words
+from lit_iba.text.explainer import TextExplainer, WordStatisticsSource
+
+
+@torch.no_grad()
+def word_statistics(
+    classifier: TextClassifier, texts: Sequence[str], layers: Iterable[int], *, data: str = "", batch_size: int = 32
+) -> dict[int, FeatureStatistics]:
+    """Mean and standard deviation of each dimension of some layers' outputs over the words of texts.
+
+    Args:
+        classifier: The frozen classifier.
+        texts: The texts, such as training reviews.
+        layers: LSTM layers from 1; 0 are the embeddings.
+        data: What the texts are, for the record.
+        batch_size: Texts a pass.
+    """
+    layers, found = sorted(set(layers)), {}
+    for start in range(0, len(texts), batch_size):
+        words = classifier.words(texts[start : start + batch_size])
+        features, below = classifier.embeddings(words), 0
+        for layer in layers:
+            features, below = classifier.network.layers(features, below, layer), layer
+            if layer not in found:
+                identity = {"classifier": classifier.identity, "layer": layer, "data": data}
+                found[layer] = FeatureStatistics(features.shape[2:], identity)
+            found[layer].update(features[words.mask])
+    return found
+
+
+@dataclass(frozen=True)
+class WordNoise:
+    """The Gaussian that replaces a layer's output: mean and standard deviation (D,) of each dimension, over words."""
+
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def of(
+        cls, statistics: FeatureStatistics | str | Path, classifier: TextClassifier, layer: int, min_std: float = 0.01
+    ) -> WordNoise:
+        """From statistics of a layer, or a file of them.
+
+        Raises:
+            InputError: They belong to another classifier or layer, or cover fewer than two words.
+        """
+        if not isinstance(statistics, FeatureStatistics):
+            statistics = FeatureStatistics.load(statistics)
+        classifier.check_identity(statistics.identity.get("classifier", {}), "the statistics")
+        if statistics.identity.get("layer") != layer or statistics.count < 2:
+            raise InputError(
+                f"the statistics cover {statistics.count} words at layer {statistics.identity.get('layer')}, but layer "
+                f"{layer} is asked for; estimate them with word_statistics"
+            )
+        mean, std = statistics.mean.float(), statistics.std.clamp_min(min_std).float()
+        return cls(mean.to(classifier.device), std.to(classifier.device))
+
+    def standardise(self, features: Tensor) -> Tensor:
+        """(features - mean) / std."""
+        return (features - self.mean) / self.std
+
+
+def masks(alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """lambda and 1 - lambda of logits; words are no picture, so that there is no blur."""
+    drop = torch.sigmoid(-alpha).clamp(SMALLEST_KEEP, 1.0)
+    return 1 - drop, drop
+
+
+def normal_words(generators: Sequence[torch.Generator], samples: int, words: Words, size: int) -> Tensor:
+    """Standard normal numbers (samples, B, T, size), each text's from its own generator, whatever it is padded to."""
+    drawn = torch.zeros(samples, len(words), words.numbers.shape[1], size, device=words.numbers.device)
+    for i, (generator, length) in enumerate(zip(generators, words.lengths.tolist(), strict=True)):
+        drawn[:, i, :length] = torch.randn((samples, length, size), generator=generator, device=drawn.device)
+    return drawn
+
+
+@dataclass(frozen=True)
+class MaskFit:
+    """How a mask is optimised.
+
+    Args:
+        beta: Weight of the information, the mean over a text's elements.
+        steps: Adam updates.
+        learning_rate: Of Adam.
+        copies: Noise samples of each text a step.
+        initial_alpha: Logit of the mask at the start.
+    """
+
+    beta: float
+    steps: int
+    learning_rate: float
+    copies: int = 10
+    initial_alpha: float = 5.0
+
+    def __post_init__(self) -> None:
+        check_counts(steps=self.steps, copies=self.copies)
+        check_numbers(0, beta=self.beta)
+        check_numbers(0, exclusive=True, learning_rate=self.learning_rate)
+
+    def alpha(
+        self,
+        features: Tensor,
+        words: Words,
+        noise: WordNoise,
+        prior_drop: Tensor,
+        tail: Callable[[Tensor, Tensor], Tensor],
+        targets: Tensor,
+        generators: Sequence[torch.Generator],
+    ) -> Tensor:
+        """The mask's logits (B, T, D) after the last update.
+
+        Args:
+            features: Output of a layer (B, T, D).
+            words: The texts.
+            noise: What replaces the features.
+            prior_drop: 1 - lambda_G, broadcastable to the features; 1 where there is no prior.
+            tail: From features (N, T, D) and lengths (N,) to logits (N, K).
+            targets: (B,).
+            generators: One a text.
+        """
+        r = noise.standardise(features)
+        alpha = torch.full_like(features, self.initial_alpha, requires_grad=True)
+        # Adam is elementwise and the loss a sum over texts: each text is optimised as if it were alone.
+        adam = torch.optim.Adam([alpha], lr=self.learning_rate)
+        lengths, repeated = words.lengths.repeat(self.copies), targets.repeat(self.copies)
+        for _ in range(self.steps):
+            unit_noise = normal_words(generators, self.copies, words, features.shape[2])
+            with torch.enable_grad():
+                keep, drop = masks(alpha)
+                z = mix(features, keep, drop, noise.mean, noise.std, unit_noise)  # (copies, B, T, D)
+                cross_entropy = F.cross_entropy(tail(z.flatten(0, 1), lengths), repeated, reduction="sum") / self.copies
+                nats = input_information_nats(r, keep, drop, prior_drop).mean(dim=2)  # (B, T)
+                information = ((nats * words.mask).sum(dim=1) / words.lengths).sum()
+                (alpha.grad,) = torch.autograd.grad(cross_entropy + self.beta * information, alpha)
+            adam.step()
+        return alpha.detach()
+
+
+@dataclass(frozen=True)
+class LayerMask:
+    """The optimised bottleneck at a layer: R, lambda, 1 - lambda and nats, all (B, T, D)."""
+
+    features: Tensor
+    keep: Tensor
+    drop: Tensor
+    nats: Tensor
+    noise: WordNoise
+
+    def bits(self, words: Words) -> Tensor:
+        """Bits a word, (B, T)."""
+        return self.nats.sum(dim=2) * words.mask / NATS_PER_BIT
+
+
+def layer_mask(
+    classifier: TextClassifier,
+    layer: int,
+    noise: WordNoise,
+    fit: MaskFit,
+    words: Words,
+    targets: Tensor,
+    generators: Sequence[torch.Generator],
+) -> LayerMask:
+    """IBA at an LSTM layer, for all texts together."""
+    with torch.no_grad():
+        features = classifier.features(classifier.embeddings(words), layer)
+    none = features.new_ones(())
+    tail = lambda z, lengths: classifier.logits(z, lengths, layer)  # noqa: E731
+    alpha = fit.alpha(features, words, noise, none, tail, targets, generators)
+    keep, drop = masks(alpha)
+    nats = input_information_nats(noise.standardise(features), keep, drop, none)
+    return LayerMask(features, keep, drop, nats, noise)
+
+
+class TextIBA(TextExplainer):
+    """Bits a word at a hidden layer.
+
+    Args:
+        classifier: The network to explain.
+        layer: LSTM layer whose output is restricted, from 1; -1 is the top one, as in the authors' code.
+        statistics: Word statistics of that layer (see :func:`word_statistics`), or a file of them.
+        beta: Weight of the information (the authors' code: 15).
+        steps: Adam updates (10).
+        learning_rate: Of Adam (1).
+        copies: Noise samples a step (10).
+        seed: Seeds the noise, together with each text's key.
+
+    Raises:
+        InputError: A setting is out of range; statistics of something else; or the top layer of a network that reads its
+            last word's state only, so that all information would be found there.
+    """
+
+    name: ClassVar[str] = "iba"
+    unit = "bits"
+
+    def __init__(
+        self,
+        classifier: TextClassifier,
+        *,
+        statistics: FeatureStatistics | str | Path,
+        layer: int = -1,
+        beta: float = 15.0,
+        steps: int = 10,
+        learning_rate: float = 1.0,
+        copies: int = 10,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(classifier, seed=seed)
+        self.layer = classifier.check_layer(layer)
+        if classifier.network.pooling == "last" and self.layer == classifier.depth:
+            raise InputError(f"layer {self.layer} is read at the last word only; give iba a layer below it")
+        self.noise = WordNoise.of(statistics, classifier, self.layer)
+        self.fit = MaskFit(beta, steps, learning_rate, copies)
+
+    @classmethod
+    def from_settings(
+        cls, classifier: TextClassifier, settings: dict[str, Any], source: WordStatisticsSource | None = None
+    ) -> TextIBA:
+        """Build from a config: without ``statistics``, they are estimated on the run's own texts."""
+        return cls(classifier, **with_statistics(cls.name, classifier, settings, source))
+
+    def explain(self, words: Words, targets: Tensor, generators: list[torch.Generator]) -> Tensor:
+        """Bits a word."""
+        return layer_mask(self.classifier, self.layer, self.noise, self.fit, words, targets, generators).bits(words)
+
+
+def with_statistics(
+    name: str, classifier: TextClassifier, settings: dict[str, Any], source: WordStatisticsSource | None
+) -> dict[str, Any]:
+    """The settings with the layer's statistics among them.
+
+    Raises:
+        InputError: They are missing, and there is nowhere to take them from.
+    """
+    if "statistics" in settings:
+        return settings
+    if source is None:
+        raise InputError(f"{name} needs statistics; make them with word_statistics")
+    layer = classifier.check_layer(settings.get("layer", -1))
+    return settings | {"statistics": source.statistics(classifier, layer)}

@@ -1,0 +1,286 @@
+"""InputIBA at the word embeddings (Zhang et al., NeurIPS 2021, sections 3.2 to 3.4, and their experiments on IMDB).
+
+Stage a: IBA at a hidden layer gives Z*. Stage b: a prior Z_G = lambda_G I + (1 - lambda_G) eps_G on the embeddings I, fitted by a
+Wasserstein GAN so that the hidden layer's output of Z_G is distributed as Z*. Stage c: the bottleneck on the embeddings, whose
+information counts beyond that prior (proposition 3). All stages run over all texts of a batch; every text has its own critic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lit_iba.baselines.counterfactual import check_choice, check_numbers
+from lit_iba.errors import unknown_name
+from lit_iba.iba.bottleneck import NATS_PER_BIT, mix
+from lit_iba.input_iba.bottleneck import input_information_nats
+from lit_iba.input_iba.critic import SLOPE, clip_weights, critic_loss, gradient_penalty
+from lit_iba.input_iba.generator import LEAST_SHARE, uniform
+from lit_iba.metrics.perturbation import check_counts
+from lit_iba.statistics import FeatureStatistics
+from lit_iba.text.classifier import TextClassifier, Words
+from lit_iba.text.explainer import TextExplainer, WordStatisticsSource
+from lit_iba.text.iba import LayerMask, MaskFit, WordNoise, layer_mask, masks, normal_words, with_statistics
+
+
+@dataclass(frozen=True)
+class TextInputIBASettings:
+    """The value of the authors' code where it gives one (C), else ours (O); the paper gives none for text.
+
+    Args:
+        beta_feat: Stage a, weight of the information (C: 15).
+        feature_steps: Adam updates (C: 10), at learning rate 1 (C).
+        gan: ``"wgan"``, or ``"none"``: lambda_G stays as it starts.
+        prior_start: lambda_G at the start, from the bits of each word in stage a: ``"share"`` of the largest (O), or ``"bits"``
+            as a logit (C).
+        neighbourhood: Local explanation set: standard deviation of Gaussian noise on the embeddings, in units of sigma_I (C: 0).
+        generator_steps: Updates of lambda_G, mu_G, sigma_G (C: 40).
+        critic_steps: Updates of the critic before each (C: 3.5).
+        samples: Samples of f(Z_G), and of Z*, an update (C: 32).
+        critic_width: Channels of the critic.
+        lipschitz: ``"gradient_penalty"`` (O) of weight 10, or ``"clip"``: weights within 0.01 (C).
+        critic_learning_rate: Of RMSProp (C: 5e-5).
+        mask_learning_rate: Of RMSProp, for the logits of lambda_G (C: 0.03).
+        noise_learning_rate: Of RMSProp, for mu_G; half of it for sigma_G (C: 0.1).
+        beta_input: Stage c, weight of the information (C: 30).
+        steps: Adam updates (C: 30).
+        learning_rate: Of Adam (C: 0.5).
+        copies: Noise copies a step of both masks (C: 10).
+        output: ``"bits"`` a word (proposition 3), or the mean over dimensions of Lambda, ``"mask"`` (C).
+    """
+
+    beta_feat: float = 15.0
+    feature_steps: int = 10
+    gan: str = "wgan"
+    prior_start: str = "share"
+    neighbourhood: float = 0.1
+    generator_steps: int = 40
+    critic_steps: int = 4
+    samples: int = 8
+    critic_width: int = 16
+    lipschitz: str = "gradient_penalty"
+    critic_learning_rate: float = 3e-4
+    mask_learning_rate: float = 0.1
+    noise_learning_rate: float = 0.05
+    beta_input: float = 30.0
+    steps: int = 30
+    learning_rate: float = 0.5
+    copies: int = 10
+    output: str = "bits"
+
+    def __post_init__(self) -> None:
+        check_choice("gan", self.gan, ("wgan", "none"))
+        check_choice("prior_start", self.prior_start, ("share", "bits"))
+        check_choice("lipschitz", self.lipschitz, ("gradient_penalty", "clip"))
+        check_choice("output", self.output, ("bits", "mask"))
+        counts = ("feature_steps", "generator_steps", "critic_steps", "samples", "critic_width", "steps", "copies")
+        check_counts(**{name: getattr(self, name) for name in counts})
+        check_numbers(0, beta_feat=self.beta_feat, beta_input=self.beta_input, neighbourhood=self.neighbourhood)
+        rates = ("critic_learning_rate", "mask_learning_rate", "noise_learning_rate", "learning_rate")
+        check_numbers(0, exclusive=True, **{name: getattr(self, name) for name in rates})
+
+
+PENALTY, CLIP = 10.0, 0.01  # Gulrajani et al. 2017; Arjovsky et al. 2017
+
+
+class WordCritics(nn.Module):
+    """A critic for each of B texts, evaluated together by grouped convolutions.
+
+    Each mixes the dimensions of a word, looks at its neighbours, and weighs words. ``forward`` maps features
+    (S, B, T, D), zero behind each text's end, to scores (S, B); a text's score does not depend on what it is padded to.
+
+    Args:
+        words: The texts.
+        size: D.
+        width: Channels inside.
+        generators: One a text, from which its weights are drawn.
+    """
+
+    def __init__(self, words: Words, size: int, width: int, generators: Sequence[torch.Generator]) -> None:
+        super().__init__()
+        self.texts, self.mask = len(words), words.mask[:, None]  # (B, 1, T)
+
+        def drawn(generator: torch.Generator, fan_in: int, *sizes: int) -> Tensor:
+            """Uniform within 1 / sqrt(fan_in), as torch's layers."""
+            return torch.empty(sizes, device=generator.device).uniform_(
+                -(fan_in**-0.5), fan_in**-0.5, generator=generator
+            )
+
+        mixing, looking, weighing = [], [], []
+        for generator, length in zip(generators, words.lengths.tolist(), strict=True):
+            mixing.append(drawn(generator, size, width, size, 1))
+            looking.append(drawn(generator, 3 * width, width, width, 3))
+            weighing.append(F.pad(drawn(generator, width * length, width, length), (0, self.mask.shape[2] - length)))
+        self.mixing, self.looking = nn.Parameter(torch.cat(mixing)), nn.Parameter(torch.cat(looking))
+        self.weighing = nn.Parameter(torch.stack(weighing))  # (B, width, T)
+        self.biases = nn.Parameter(self.weighing.new_zeros(2, len(self.mixing)))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Scores (S, B)."""
+        x = features.transpose(2, 3).flatten(1, 2)  # (S, B * D, T)
+        x = F.leaky_relu(F.conv1d(x, self.mixing, self.biases[0], groups=self.texts), SLOPE)
+        x = (x.unflatten(1, (self.texts, -1)) * self.mask).flatten(1, 2)
+        x = F.leaky_relu(F.conv1d(x, self.looking, self.biases[1], padding=1, groups=self.texts), SLOPE)
+        return (x.unflatten(1, (self.texts, -1)) * (self.weighing * self.mask)).sum(dim=(2, 3))
+
+
+@dataclass(frozen=True)
+class WordPrior:
+    """lambda_G as logits (B, T, D), mu_G and sigma_G (B, T, 1)."""
+
+    logits: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def sample(self, embeddings: Tensor, unit_noise: Tensor) -> Tensor:
+        """Z_G, (S, B, T, D)."""
+        return mix(embeddings, *masks(self.logits), self.mean, self.std, unit_noise)
+
+
+def starting_prior(bits: Tensor, noise: WordNoise, embeddings: Tensor, kind: str) -> WordPrior:
+    """The prior that stage a gives: bits (B, T) a word, and the words' own mean and standard deviation."""
+    logits = bits
+    if kind == "share":
+        share = bits / bits.amax(dim=1, keepdim=True).clamp_min(1e-12)
+        logits = torch.logit(LEAST_SHARE + (1 - 2 * LEAST_SHARE) * share)
+    each = torch.ones_like(embeddings[..., :1])
+    return WordPrior(
+        logits[..., None].expand_as(embeddings), each * noise.mean.mean(), each * noise.std.square().mean().sqrt()
+    )
+
+
+class TextInputIBA(TextExplainer):
+    """Bits a word at the embeddings.
+
+    Args:
+        classifier: The network to explain.
+        layer: LSTM layer of stage a, from 1; -1 is the top one (the authors' code).
+        statistics: Word statistics of that layer, or a file of them.
+        input_statistics: Word statistics of the embeddings (layer 0), or a file of them.
+        seed: Seeds whatever is random, together with each text's key.
+        settings: Any of :class:`TextInputIBASettings`.
+
+    Raises:
+        InputError: Unknown setting, one out of range, or statistics of something else.
+    """
+
+    name: ClassVar[str] = "input_iba"
+
+    def __init__(
+        self,
+        classifier: TextClassifier,
+        *,
+        statistics: FeatureStatistics | str | Path,
+        input_statistics: FeatureStatistics | str | Path,
+        layer: int = -1,
+        seed: int = 0,
+        **settings: Any,
+    ) -> None:
+        super().__init__(classifier, seed=seed)
+        known = [field.name for field in fields(TextInputIBASettings)]
+        for name in settings:
+            if name not in known:
+                raise unknown_name("setting of input_iba for texts", name, [*known, "layer"])
+        self.settings = s = TextInputIBASettings(**settings)
+        self.layer = classifier.check_layer(layer)
+        self.noise = WordNoise.of(statistics, classifier, self.layer)
+        self.input_noise = WordNoise.of(input_statistics, classifier, 0)
+        self.feature_fit = MaskFit(s.beta_feat, s.feature_steps, 1.0, s.copies)
+        self.input_fit = MaskFit(s.beta_input, s.steps, s.learning_rate, s.copies)
+        self.unit = "bits" if s.output == "bits" else "1"
+
+    @classmethod
+    def from_settings(
+        cls, classifier: TextClassifier, settings: dict[str, Any], source: WordStatisticsSource | None = None
+    ) -> TextInputIBA:
+        """Build from a config: without ``statistics``, they are estimated on the run's own texts."""
+        settings = with_statistics(cls.name, classifier, settings, source)
+        if source is not None:
+            settings = {"input_statistics": source.statistics(classifier, 0), **settings}
+        return cls(classifier, **settings)
+
+    def explain(self, words: Words, targets: Tensor, generators: list[torch.Generator]) -> Tensor:
+        """Bits a word, or the mean mask."""
+        with torch.no_grad():
+            embeddings = self.classifier.embeddings(words)
+        masked = layer_mask(self.classifier, self.layer, self.noise, self.feature_fit, words, targets, generators)
+        prior = self.find_prior(embeddings, masked, words, generators)
+        prior_drop = masks(prior.logits)[1]
+        alpha = self.input_fit.alpha(
+            embeddings, words, self.input_noise, prior_drop, self.classifier.logits, targets, generators
+        )
+        keep, drop = masks(alpha)
+        if self.settings.output == "mask":
+            return keep.mean(dim=2) * words.mask
+        nats = input_information_nats(self.input_noise.standardise(embeddings), keep, drop, prior_drop)
+        return nats.sum(dim=2) * words.mask / NATS_PER_BIT
+
+    def find_prior(
+        self, embeddings: Tensor, masked: LayerMask, words: Words, generators: Sequence[torch.Generator]
+    ) -> WordPrior:
+        """Stage b: lambda_G, mu_G and sigma_G of every text."""
+        s, noise = self.settings, self.input_noise
+        start = starting_prior(masked.bits(words), noise, embeddings, s.prior_start)
+        if s.gan == "none":
+            return start
+        inside = words.mask[..., None]
+        critic = WordCritics(words, masked.features.shape[2], s.critic_width, generators)
+        critics = torch.optim.RMSprop(critic.parameters(), lr=s.critic_learning_rate)
+        logits, mean, std = (t.clone().requires_grad_() for t in (start.logits, start.mean, start.std))
+        prior = WordPrior(logits, mean, std)
+        mover = torch.optim.RMSprop([
+            {"params": [logits], "lr": s.mask_learning_rate}, {"params": [mean], "lr": s.noise_learning_rate},
+            {"params": [std], "lr": s.noise_learning_rate / 2},
+        ])  # fmt: skip
+
+        def draw(size: int) -> Tensor:
+            return normal_words(generators, s.samples, words, size)
+
+        def fakes() -> Tensor:
+            around = embeddings + s.neighbourhood * noise.std * draw(embeddings.shape[2])
+            z = prior.sample(around, draw(embeddings.shape[2])).flatten(0, 1)
+            features = self.classifier.features(z, self.layer).unflatten(0, (s.samples, len(words)))
+            return self.noise.standardise(features) * inside
+
+        def reals() -> Tensor:
+            noises = draw(masked.features.shape[2])
+            z_star = mix(masked.features, masked.keep, masked.drop, self.noise.mean, self.noise.std, noises)
+            return self.noise.standardise(z_star) * inside
+
+        # RMSProp is elementwise and every loss a sum over texts: each text is fitted as if it were alone.
+        for _ in range(s.generator_steps):
+            with torch.enable_grad():
+                fake = fakes()
+            for _ in range(s.critic_steps):  # on the same fakes, which cost a pass through the network
+                _update_critics(critic, critics, reals(), fake.detach(), s.lipschitz, generators)
+            with torch.enable_grad():
+                loss = -critic(fake).mean(dim=0).sum()
+            logits.grad, mean.grad, std.grad = torch.autograd.grad(loss, (logits, mean, std))
+            mover.step()
+        return WordPrior(logits.detach(), mean.detach(), std.detach())
+
+
+def _update_critics(
+    critic: WordCritics,
+    optimizer: torch.optim.Optimizer,
+    real: Tensor,
+    fake: Tensor,
+    lipschitz: str,
+    generators: Sequence[torch.Generator],
+) -> None:
+    """One step of every text's critic on samples (S, B, T, D)."""
+    with torch.enable_grad():
+        loss = critic_loss(critic, real, fake)
+        if lipschitz == "gradient_penalty":
+            loss = loss + PENALTY * gradient_penalty(critic, real, fake, uniform(generators, len(real)))
+        optimizer.zero_grad()
+        loss.backward()
+    optimizer.step()
+    if lipschitz == "clip":
+        clip_weights(critic, CLIP)

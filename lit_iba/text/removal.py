@@ -1,0 +1,54 @@
+"""What a text classifier says when some of the words are gone; shared by LIME and the metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from lit_iba.text.classifier import TextClassifier, Words
+
+Score = Callable[[Tensor, Tensor], Tensor]  # logits (N, K) and targets (N,) to a number each
+
+
+@torch.inference_mode()
+def scores_without(
+    classifier: TextClassifier,
+    words: Words,
+    targets: Tensor,
+    removed: Sequence[Tensor],
+    fill: Tensor,
+    *,
+    score: Score,
+    forward_batch_size: int,
+) -> list[Tensor]:
+    """Score versions of texts that lack words, in forward passes across texts and versions alike.
+
+    Args:
+        classifier: The frozen classifier.
+        words: The texts.
+        targets: (B,).
+        removed: For each text, which words its versions lack, bool (V, length).
+        fill: The embedding in a missing word's place (D,), see :meth:`TextClassifier.fill`.
+        score: From logits and targets to a number a version.
+        forward_batch_size: Texts a forward pass.
+
+    Returns:
+        For each text, float32 (V,).
+    """
+    embeddings, lengths = classifier.embeddings(words), words.lengths.tolist()
+    versions = torch.tensor([len(gone) for gone in removed])
+    text = torch.arange(len(words)).repeat_interleave(versions)
+    version = torch.cat([torch.arange(len(gone)) for gone in removed])
+    scores = torch.zeros(len(text), device=embeddings.device)
+    for jobs in torch.arange(len(text)).split(forward_batch_size):
+        width = max(lengths[i] for i in text[jobs].unique().tolist())
+        gone = torch.zeros(len(jobs), width, dtype=torch.bool, device=embeddings.device)
+        for row, (i, v) in enumerate(zip(text[jobs].tolist(), version[jobs].tolist(), strict=True)):
+            gone[row, : lengths[i]] = removed[i][v]
+        which = text[jobs].to(embeddings.device)
+        changed = torch.where(gone[..., None], fill, embeddings[which, :width])
+        logits = classifier.logits(changed, words.lengths[which])
+        scores[jobs.to(scores.device)] = score(logits, targets[which]).to(scores)
+    return list(scores.split(versions.tolist()))

@@ -1,0 +1,71 @@
+"""Reviews with a label each, from the folders of aclImdb (Maas et al., ACL 2011) or from a file of JSON lines."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from lit_iba.errors import InputError
+from lit_iba.text.vocabulary import tokenize
+
+CLASS_NAMES = ["negative", "positive"]
+
+
+@dataclass(frozen=True)
+class Review:
+    """One text; label 0 is negative, 1 positive."""
+
+    key: str
+    label: int
+    text: str
+
+
+def read_reviews(path: str | Path) -> list[Review]:
+    """All reviews of a split, in the order of the file, or of the file names.
+
+    Args:
+        path: A folder with ``pos/*.txt`` and ``neg/*.txt``, such as ``aclImdb/train``, or a ``.jsonl`` file with ``text``,
+            ``label`` (0 or 1) and, if wanted, ``id`` in each line.
+
+    Raises:
+        InputError: There is nothing, a line is broken (its number is named), or a text has no words.
+    """
+    path = Path(path)
+    if path.is_dir():
+        reviews = _of_folder(path)
+    elif path.is_file():
+        lines = path.read_text(encoding="utf-8").split("\n")
+        reviews = [_of_line(line, f"{path}:{n}") for n, line in enumerate(lines, start=1) if line.strip()]
+    else:
+        raise InputError(f"reviews {path} do not exist; give a folder with pos/ and neg/, or a .jsonl file")
+    if not reviews:
+        raise InputError(f"{path} holds no reviews; give a folder with pos/*.txt and neg/*.txt, or a .jsonl file")
+    for review in reviews:
+        if not tokenize(review.text):
+            raise InputError(f"review {review.key} has no words; remove it")
+    if len({review.key for review in reviews}) < len(reviews):
+        raise InputError(f"{path} names two reviews alike; give each line an id of its own")
+    return reviews
+
+
+def _of_folder(path: Path) -> list[Review]:
+    names = [(path / name, label) for label, name in enumerate(("neg", "pos"))]
+    for folder, _ in names:
+        if not folder.is_dir():
+            raise InputError(f"{path} has no folder {folder.name}/; give one such as aclImdb/train")
+    files = [(file, label) for folder, label in names for file in sorted(folder.glob("*.txt"))]
+    return [Review(f"{f.parent.name}/{f.stem}", label, f.read_text(encoding="utf-8")) for f, label in files]
+
+
+def _of_line(line: str, where: str) -> Review:
+    try:
+        found = json.loads(line)
+        text, label = found["text"], found["label"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{where} is no review ({error}); a line is a JSON object with text and label") from error
+    if not isinstance(text, str) or isinstance(label, bool) or label not in (0, 1):
+        raise InputError(
+            f"{where} has label {label!r} and a {type(text).__name__} as text; label is 0 or 1, text a string"
+        )
+    return Review(str(found.get("id", where)), int(label), text)

@@ -1,0 +1,28 @@
+"""The toy classifier, trained once."""
+
+from pathlib import Path
+
+import pytest
+from text_toys import toy_reviews, train_toy
+
+from lit_iba.statistics import FeatureStatistics
+from lit_iba.text.classifier import TextClassifier
+from lit_iba.text.iba import word_statistics
+
+
+@pytest.fixture(scope="session")
+def toy_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with train.jsonl, test.jsonl and the training's run."""
+    return train_toy(tmp_path_factory.mktemp("toy")).parent
+
+
+@pytest.fixture(scope="session")
+def toy_classifier(toy_run: Path) -> TextClassifier:
+    """What was trained."""
+    return TextClassifier.from_checkpoint(toy_run / "run" / "checkpoints" / "best.ckpt")
+
+
+@pytest.fixture(scope="session")
+def toy_statistics(toy_classifier: TextClassifier) -> dict[int, FeatureStatistics]:
+    """Word statistics of all layers."""
+    return word_statistics(toy_classifier, [str(r["text"]) for r in toy_reviews(100, 0)], range(5))
