@@ -42,6 +42,7 @@ benchmark: $(VENV)/.installed
 	$(PY) benchmarks/per_sample_iba.py
 	$(PY) benchmarks/readout_training.py
 	$(PY) benchmarks/scaling.py
+	$(PY) benchmarks/soft_top_k.py
 
 clean:
 	rm -rf runs outputs .pytest_cache .mypy_cache .ruff_cache .hypothesis
