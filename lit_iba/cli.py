@@ -27,8 +27,9 @@ EVALUATION = {
     "report": "a self-contained HTML page, Markdown and LaTeX tables of a benchmark's folder",
     "export": "a trained explainer as .pt2, ONNX or safetensors",
 }
+WEIGHTS = {"randomize": "a classifier's weights with its last layers drawn anew, as in the sanity check"}
 DATA = {"shards": "write shards from a folder of pictures, CIFAR-10, arrays, or the embedded data"}
-COMMANDS = {"train.py": TRAINING, "evaluate.py": EVALUATION, "lit-iba": {**TRAINING, **EVALUATION, **DATA}}
+COMMANDS = {"train.py": TRAINING, "evaluate.py": EVALUATION, "lit-iba": {**TRAINING, **EVALUATION, **WEIGHTS, **DATA}}
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "lit-iba") -> int:

@@ -24,6 +24,7 @@ ARGUMENTS: dict[str, list[tuple[str, str | None, str]]] = {
     "panels": [("images", "+", "photographs to decompose")],
     "report": [("run", None, "folder of a benchmark")],
     "export": [("checkpoint", None, "checkpoint of a trained explainer")],
+    "randomize": [("out", None, "file for the weights, .safetensors")],
     "shards": [
         ("folder", None, "pictures, a folder for each class; CIFAR-10's folder; an .npz; or the word embedded"),
         ("out", None, "where to"),
@@ -239,6 +240,34 @@ def roar(
     if report:
         for path in write_report(run.out):
             print(f"wrote {path}")
+
+
+def randomize(out: str, layers: int, classifier: dict[str, Any] | None = None, seed: int = 0) -> None:
+    """Write a classifier's weights with its last layers drawn anew, exactly as the sanity check draws them.
+
+    For explainers that must be trained for each randomised classifier (VarSal).
+
+    Args:
+        out: File for the weights, ``.safetensors``.
+        layers: How many layers with weights, from the output down.
+        classifier: ``model`` and ``weights``.
+        seed: Of the draw; that of the sanity check.
+    """
+    from lit_iba.randomization import cascade, randomized
+    from lit_iba.weights import save_weights
+
+    whole = classifier_from(classifier, None, "cpu")
+    order = cascade(whole)
+    if not 1 <= layers <= len(order):
+        raise InputError(f"layers is {layers}; {whole.name} has 1 to {len(order)} layers with weights")
+    made = randomized(whole, order[:layers], seed=seed)
+    settings = {
+        "num_classes": whole.num_classes,
+        "preprocessing": whole.preprocessing.to_dict(),
+        "class_names": list(whole.class_names),
+    }
+    save_weights(out, made.model.state_dict(), settings)
+    print(f"wrote {out}: {whole.name} with {layers} of {len(order)} layers random, down to {order[layers - 1][0]}")
 
 
 def survey(

@@ -36,6 +36,8 @@ def explain_photographs(
 ) -> None:
     """Write ``<stem>.<explainer>.{png,overlay.png,npy}`` for every photograph, and print their totals.
 
+    Explainers that know their uncertainty add ``<stem>.<explainer>.deviation.{png,npy}``.
+
     Raises:
         InputError: A photograph is missing or damaged, or a name or setting is wrong; nothing is written then.
     """
@@ -76,8 +78,14 @@ def explain_photographs(
 
 
 def _write(heatmap: Heatmap, picture: Tensor, stem: Path) -> None:
-    heatmap.save_png(stem.with_name(stem.name + ".png"))
     save_picture(heatmap.overlay(picture[None])[0], stem.with_name(stem.name + ".overlay.png"))
+    _write_map(heatmap, stem)
+    if (deviation := heatmap.deviation()) is not None:
+        _write_map(deviation, stem.with_name(stem.name + ".deviation"))
+
+
+def _write_map(heatmap: Heatmap, stem: Path) -> None:
+    heatmap.save_png(stem.with_name(stem.name + ".png"))
     with whole_file(stem.with_name(stem.name + ".npy")) as part, part.open("wb") as file:
         np.save(file, heatmap.values[0].numpy())
 

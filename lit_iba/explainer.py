@@ -30,6 +30,7 @@ class Attribution:
     values: Tensor  # (B, H, W)
     undrawn: Tensor | None = None  # (B,)
     completeness: Tensor | None = None  # (B,), see completeness_error
+    uncertainty: Tensor | None = None  # (B, H, W), standard deviation of the values
 
 
 def completeness_error(total: Tensor, promised: Tensor) -> Tensor:
@@ -148,6 +149,7 @@ class Explainer(ABC):
             normalization=self.classifier.preprocessing,
             undrawn=None if result.undrawn is None else result.undrawn.detach(),
             completeness=None if result.completeness is None else result.completeness.detach(),
+            uncertainty=None if result.uncertainty is None else result.uncertainty.detach(),
         )
 
 
@@ -225,6 +227,7 @@ EXPLAINERS: dict[str, str] = {
     "fido": "lit_iba.baselines.fido.FIDO",
     "pda": "lit_iba.baselines.pda.PDA",
     "lime": "lit_iba.baselines.lime.LIME",
+    "varsal": "lit_iba.varsal.explainer.VarSal",
 }
 
 

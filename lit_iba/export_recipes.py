@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from lit_iba.baselines.masking import RealTimeSaliency
@@ -14,6 +15,7 @@ from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.explainer import Explainer
 from lit_iba.iba.readout import ReadoutIBA
+from lit_iba.varsal.explainer import VarSal
 from lit_iba.weights import load_into
 
 
@@ -177,7 +179,61 @@ class RealTimeSaliencyRecipe(Recipe):
         return RealTimeSaliency.load(checkpoint, classifier)
 
 
-RECIPES: tuple[Recipe, ...] = (ReadoutRecipe(), RealTimeSaliencyRecipe())
+class VarSalRecipe(Recipe):
+    """VarSal: two outputs, the posterior's mean and standard deviation; the classifier itself is no part of the program."""
+
+    explainer_class = VarSal
+    training = "VarSalTraining"
+    outputs = (
+        Output(
+            "heatmap",
+            "1",
+            "Mean of the posterior over each pixel's attribution; only the order of its values has a meaning.",
+        ),
+        Output(
+            "deviation",
+            "1",
+            "Standard deviation of the same posterior, in the heatmap's unit: its uncertainty. A sampled map is "
+            "heatmap + deviation * noise, with standard normal noise for every pixel.",
+        ),
+    )
+
+    def maps(self, explainer: VarSal, images: Tensor) -> tuple[Tensor, ...]:
+        """See the base class."""
+        return explainer.posterior(images)
+
+    def expected(self, explainer: VarSal, images: Tensor) -> tuple[Tensor, ...]:
+        """See the base class."""
+        with torch.no_grad():
+            return explainer.posterior(images)
+
+    def network(self, explainer: VarSal) -> nn.Module:
+        """See the base class."""
+        return explainer.encoder
+
+    def parts(self, explainer: VarSal) -> dict[str, nn.Module]:
+        """See the base class."""
+        return {"encoder": explainer.encoder}
+
+    def settings(self, explainer: VarSal) -> dict[str, Any]:
+        """See the base class."""
+        return {"channels": list(explainer.encoder.channels), "map": explainer.map, "seed": explainer.seed}
+
+    def build(
+        self, classifier: FrozenClassifier, settings: dict[str, Any], state: dict[str, Tensor], source: str
+    ) -> VarSal:
+        """See the base class."""
+        explainer = VarSal(classifier, settings["channels"], settings["map"], seed=settings["seed"])
+        load_into(explainer.encoder, state, source)
+        explainer.encoder.eval().requires_grad_(False)
+        return explainer
+
+    def load(self, checkpoint: Path, classifier: FrozenClassifier | None) -> VarSal:
+        """See the base class."""
+        return VarSal.load(checkpoint, classifier)
+
+
+RECIPES: tuple[Recipe, ...] = (ReadoutRecipe(), RealTimeSaliencyRecipe(), VarSalRecipe())
 
 
 def recipe_for(explainer: Explainer) -> Recipe:

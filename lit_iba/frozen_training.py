@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from lit_iba.checkpoint import CLASSIFIER_KEY, KIND_KEY
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
+from lit_iba.heatmap import Heatmap
 
 
 class TrainingWithFrozenClassifier(L.LightningModule):
@@ -92,6 +93,11 @@ class TrainingWithFrozenClassifier(L.LightningModule):
         """The classifier's images of a batch of pictures."""
         images = self.classifier.images(batch["picture"])
         return images.contiguous(memory_format=torch.channels_last)
+
+    def drawings(self, pictures: Tensor) -> list[Tensor]:
+        """What TensorBoard shows beside pictures uint8 (B, 3, H, W): further ones, overlay and heatmap unless overridden."""
+        heatmap: Heatmap = self(self.images_of({"picture": pictures})).cpu()
+        return [heatmap.overlay(pictures), heatmap.colored()]
 
     def update_scores(self, step: dict[str, Tensor], weight: Tensor) -> None:
         """Add a batch's values, each (B,), weighted by validity (B,) so that padding does not count."""

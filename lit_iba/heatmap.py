@@ -67,6 +67,7 @@ class Heatmap:
         normalization: How the classifier's images were normalised, so that :meth:`overlay` can show them.
         undrawn: (B,) attribution that has no place in the picture, such as the bits in a class token; None if there is none.
         completeness: (B,) relative error of the sum that the method promises; None where it promises none.
+        uncertainty: (B, H, W) standard deviation of the values, in their unit; None where the method knows none.
     """
 
     values: Tensor
@@ -76,6 +77,7 @@ class Heatmap:
     normalization: Preprocessing | None = None
     undrawn: Tensor | None = None
     completeness: Tensor | None = None
+    uncertainty: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.values.ndim != 3:
@@ -93,8 +95,12 @@ class Heatmap:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Heatmap:
         """The same change made to every tensor."""
-        undrawn, completeness = (None if t is None else change(t) for t in (self.undrawn, self.completeness))
-        return replace(self, values=change(self.values), undrawn=undrawn, completeness=completeness)
+        undrawn, completeness, uncertainty = (
+            None if t is None else change(t) for t in (self.undrawn, self.completeness, self.uncertainty)
+        )
+        return replace(
+            self, values=change(self.values), undrawn=undrawn, completeness=completeness, uncertainty=uncertainty
+        )
 
     @property
     def total(self) -> Tensor:
@@ -111,7 +117,14 @@ class Heatmap:
 
     def resize(self, size: tuple[int, int]) -> Heatmap:
         """Bilinear resize to (H, W) that keeps each map's total."""
-        return replace(self, values=resize_keeping_total(self.values, size))
+        uncertainty = None if self.uncertainty is None else resize_keeping_total(self.uncertainty, size)
+        return replace(self, values=resize_keeping_total(self.values, size), uncertainty=uncertainty)
+
+    def deviation(self) -> Heatmap | None:
+        """The uncertainty as a heatmap of its own, to be drawn and saved; None where the method knows none."""
+        if self.uncertainty is None:
+            return None
+        return Heatmap(self.uncertainty, self.unit, method=f"{self.method} deviation", normalization=self.normalization)
 
     def scaled(self) -> Tensor:
         """Values for drawing, (B, H, W): [0, 1], or [-1, 1] with zero kept at zero where the map is signed.

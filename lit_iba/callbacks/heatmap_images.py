@@ -13,7 +13,7 @@ from lit_iba.frozen_training import TrainingWithFrozenClassifier
 
 
 class HeatmapImages(L.Callback):
-    """Logs rows of picture, overlay and heatmap of the first validation images.
+    """Logs the first validation images, a row each: the picture, and what the module draws of it (overlay and heatmap).
 
     Works with the modules around a frozen classifier, whose ``forward`` maps images to a Heatmap; idle with others.
 
@@ -47,8 +47,7 @@ class HeatmapImages(L.Callback):
         experiment = getattr(trainer.logger, "experiment", None)
         if not pictures or not hasattr(experiment, "add_image"):
             return
-        batch = {"picture": torch.cat(pictures)}
-        heatmap = pl_module(pl_module.images_of(batch)).cpu()
-        shown = batch["picture"].cpu()
-        rows = torch.stack([shown, heatmap.overlay(shown), heatmap.colored()], dim=1).flatten(0, 1)
-        experiment.add_image(self.tag, make_grid(rows, nrow=3, padding=2), trainer.global_step)  # type: ignore[union-attr]
+        shown = torch.cat(pictures)
+        columns = [picture.cpu() for picture in (shown, *pl_module.drawings(shown))]
+        rows = torch.stack(columns, dim=1).flatten(0, 1)
+        experiment.add_image(self.tag, make_grid(rows, nrow=len(columns), padding=2), trainer.global_step)  # type: ignore[union-attr]

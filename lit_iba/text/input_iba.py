@@ -21,7 +21,7 @@ from lit_iba.errors import unknown_name
 from lit_iba.iba.bottleneck import NATS_PER_BIT, mix
 from lit_iba.input_iba.bottleneck import input_information_nats
 from lit_iba.input_iba.critic import SLOPE, clip_weights, critic_loss, gradient_penalty
-from lit_iba.input_iba.generator import LEAST_SHARE, uniform
+from lit_iba.input_iba.generator import uniform
 from lit_iba.metrics.perturbation import check_counts
 from lit_iba.statistics import FeatureStatistics
 from lit_iba.text.classifier import TextClassifier, Words
@@ -86,6 +86,7 @@ class TextInputIBASettings:
         check_numbers(0, exclusive=True, **{name: getattr(self, name) for name in rates})
 
 
+LEAST_SHARE = 0.05  # prior_start = "share" lies in [0.05, 0.95]: at the ends a sigmoid would not move
 PENALTY, CLIP = 10.0, 0.01  # Gulrajani et al. 2017; Arjovsky et al. 2017
 
 

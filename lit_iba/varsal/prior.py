@@ -82,7 +82,8 @@ class SoftTVPrior:
         if place not in self._kept:
             rows, columns = self._inverses
             precision = torch.outer(rows.square().sum(dim=0), columns.square().sum(dim=0))
-            self._kept[place] = tuple(c.to(*place) for c in (rows, columns, precision))  # type: ignore[assignment]
+            with torch.inference_mode(False):  # a validation may come first, and what it makes cannot be trained with
+                self._kept[place] = tuple(c.to(*place, copy=True) for c in (rows, columns, precision))  # type: ignore[assignment]
         return self._kept[place]
 
 

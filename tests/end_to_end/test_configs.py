@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.torch
+import torch
 from test_evaluate_configs import BENCHMARKS
 
 from lit_iba.cli import main
@@ -22,6 +23,7 @@ LITTLE = [
     "--data.num_workers",
     "0",
 ]
+ABLATIONS = ("standard_normal", "blur", "noise", "mean")
 ONE_EPOCH = ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--trainer.log_every_n_steps", "1"]
 
 
@@ -30,8 +32,9 @@ def test_every_config_has_its_test() -> None:
         "quickstart/classifier.yaml", "quickstart/readout.yaml", "quickstart/explain.yaml", "quickstart/benchmark.yaml",
         "train/readout_resnet50.yaml", "train/readout_vgg16.yaml", "train/zero_bias_resnet50.yaml",
         "train/zero_bias_vgg16.yaml", "evaluate/zero_bias_survey.yaml", "evaluate/roar_cifar10.yaml",
-        "quickstart/real_time_saliency.yaml", "train/real_time_saliency_resnet50.yaml",
         "train/imdb_lstm.yaml", "evaluate/input_iba_figures4b_5b_imdb.yaml",  # in tests/text
+        "quickstart/real_time_saliency.yaml", "train/real_time_saliency_resnet50.yaml", "quickstart/varsal.yaml",
+        "train/varsal_resnet50.yaml", "train/varsal_vgg16.yaml", *(f"train/varsal_vgg16_{name}.yaml" for name in ABLATIONS),
     }  # fmt: skip
     evaluation = {f"evaluate/{name}" for name in BENCHMARKS}  # in test_evaluate_configs.py
     assert {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")} == tested | evaluation
@@ -48,6 +51,7 @@ def test_the_quickstart_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert main([*readout, "--model.statistics_images", "40"], "train.py") == 0
     masking = ["fit", "--config", str(quickstart / "real_time_saliency.yaml"), *ONE_EPOCH, *LITTLE]
     assert main([*masking, "--model.embedding_steps", "1"], "train.py") == 0
+    assert main(["fit", "--config", str(quickstart / "varsal.yaml"), *ONE_EPOCH, *LITTLE], "train.py") == 0
     examples = [str(path) for path in Path("data/quickstart/examples").glob("*.jpg")]
     assert main(["explain", *examples, "--config", str(quickstart / "explain.yaml")], "evaluate.py") == 0
     assert len(list(Path("runs/quickstart/explain").glob("*.overlay.png"))) == len(examples) == 4
@@ -146,6 +150,27 @@ def test_the_masking_config_takes_a_step_of_each_phase(tmp_path: Path, monkeypat
         "cpu",
     ]
     assert main(["fit", *config, *small, *step], "train.py") == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layered", [["resnet50"], ["vgg16"], *(["vgg16", f"vgg16_{name}"] for name in ABLATIONS)])
+def test_the_varsal_configs_take_a_step(layered: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_quickstart("data/imagenet", QuickstartSettings(6, 4, 2, shard_size=4))
+    configs = [word for name in layered for word in ("--config", str(CONFIGS / "train" / f"varsal_{name}.yaml"))]
+    changes = {
+        "--model.classifier": '{"model": "%s", "weights": "random", "preprocessing": {"resize": 64, "crop": 64}}'
+        % ("resnet18" if layered == ["resnet50"] else "test_evaluate_configs:slim_vgg16"),
+        "--model.channels": "[4, 4]", "--model.low_k": "[50]", "--trainer.precision": "32-true",
+        "--data.batch_size": "2", "--data.num_workers": "0", "--trainer.max_steps": "1", "--trainer.limit_val_batches": "1",
+        "--trainer.accelerator": "cpu",
+    }  # fmt: skip
+    assert main(["fit", *configs, *(word for pair in changes.items() for word in pair)], "train.py") == 0
+    used = torch.load(f"runs/varsal_{layered[-1]}/checkpoints/last.ckpt", weights_only=True)["hyper_parameters"]
+    ablated = layered[-1].removeprefix("vgg16_")
+    assert used["prior"] == ("standard_normal" if ablated == "standard_normal" else "soft_tv")
+    assert used["baselines"] == ([ablated] if ablated in ABLATIONS[1:] else ["blur", "noise", "mean"])
+    assert used["beta"] is None
 
 
 @pytest.mark.slow

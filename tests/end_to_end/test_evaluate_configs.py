@@ -1,16 +1,23 @@
 """Every config of a table or figure is run: all its explainers and metrics, at little cost, on two small pictures."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
+import torch
 import torchvision
 import yaml
 from torch import nn
 
+from lit_iba.baselines.masking_training import MaskingTraining
+from lit_iba.classifier import FrozenClassifier
 from lit_iba.cli import main
 from lit_iba.data.quickstart import QuickstartSettings, make_quickstart
+from lit_iba.varsal.varsal_training import VarSalTraining
+from lit_iba.weights import save_weights
 
 FOLDER = Path(__file__).parents[2] / "configs" / "evaluate"
 BENCHMARKS = sorted(path.name for path in FOLDER.glob("*.yaml") if "metrics:" in path.read_text())
@@ -19,8 +26,14 @@ BENCHMARKS = sorted(path.name for path in FOLDER.glob("*.yaml") if "metrics:" in
 CHEAP: dict[str, dict[str, Any]] = {
     "per_sample_iba": {"steps": 1, "copies": 1},
     "input_iba": {
-        "feature_steps": 1, "feature_copies": 1, "generator_steps": 1, "critic_warm_up": 0, "critic_steps": 1, "samples": 2,
-        "steps": 1, "copies": 1,
+        "feature_steps": 1,
+        "feature_copies": 1,
+        "generator_steps": 1,
+        "critic_warm_up": 0,
+        "critic_steps": 1,
+        "samples": 2,
+        "steps": 1,
+        "copies": 1,
     },
     "extremal_perturbation": {"steps": 1},
     "integrated_gradients": {"steps": 2},
@@ -31,10 +44,15 @@ CHEAP: dict[str, dict[str, Any]] = {
     "sensitivity_n": {"points": 2, "masks": 2},
     "sanity_check": {"points": 1},
     "decision_flip": {"pixels_per_step": 2000, "noise_maps": 1},
-    "bits_and_accuracy": {"samples": 1},
     "insertion": {"pixels_per_step": 2000},
     "deletion": {"pixels_per_step": 2000},
-}  # fmt: skip
+    "smoothgrad_squared": {"samples": 2},
+    "pda": {"stride": 10, "samples": 1},
+    "fido": {"steps": 1, "samples": 1, "warm_up": 0},
+    "extremal_perturbation": {"steps": 1},
+    "low_k_perturbation": {"percentages": [50]},
+    "latency": {},
+}
 
 
 def slim_vgg16() -> nn.Module:
@@ -57,13 +75,39 @@ def cheap(group: dict[str, dict[str, Any]], kind: str) -> dict[str, dict[str, An
     return {name: {**given, **CHEAP.get(given.get(kind, name), {})} for name, given in group.items()}
 
 
+def write_checkpoints(explainers: dict[str, dict[str, Any]], network: dict[str, Any]) -> None:
+    """Untrained explainers where a config expects those that training wrote."""
+    for name, given in explainers.items():
+        paths = given.get("checkpoint", [])
+        for path in [paths] if isinstance(paths, str) else paths:
+            trained_for, level = dict(network), re.search(r"_randomized_(\d+)/", path)
+            if level is not None:
+                trained_for["weights"] = f"random_{level[1]}.safetensors"
+                arguments = ["--classifier", json.dumps(network), "--layers", level[1]]
+                assert main(["randomize", trained_for["weights"], *arguments]) == 0
+            if given.get("explainer", name) == "varsal":
+                training: L.LightningModule = VarSalTraining(trained_for, channels=[4])
+            else:
+                taps = ["features.8", "features.15", "features.22", "features.29"]
+                training = MaskingTraining(trained_for, taps, masking={"widths": [4, 4, 4]}, embedding_steps=0)
+            trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+            trainer.strategy.connect(training)
+            trainer.save_checkpoint(path)
+            torch.save(torch.load(path, weights_only=True) | {"global_step": 1}, path)  # as if trained
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_the_config_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     make_quickstart("data/imagenet", QuickstartSettings(4, 4, 4, val_shard_size=2))
     config = yaml.safe_load((FOLDER / name).read_text())
-    network = NETWORKS[config["classifier"]["model"]] | {"preprocessing": {"resize": 64, "crop": 64}}
+    network: dict[str, Any] = NETWORKS[config["classifier"]["model"]] | {"preprocessing": {"resize": 64, "crop": 64}}
+    if any("checkpoint" in given for given in config["explainers"].values()):
+        made = FrozenClassifier(**network)  # a function's own random weights are others each time
+        save_weights("slim.safetensors", made.model.state_dict(), {"num_classes": made.num_classes})
+        network["weights"] = "slim.safetensors"
+        write_checkpoints(config["explainers"], network)
     changes = {
         "classifier": network,
         "explainers": cheap(config["explainers"], "explainer"),

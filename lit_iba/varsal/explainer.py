@@ -1,0 +1,166 @@
+"""VarSal: a heatmap as a random variable, whose posterior a trained encoder gives in one pass; the mean explains.
+
+Kim et al., "Variational saliency maps for explaining model's behavior" (submission to ICLR 2021), section 3. How it is trained
+stands in varsal_training.py. The encoder never sees the classifier: it learned what that one looks at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lit_iba.checkpoint import CLASSIFIER_KEY, classifier_of, read_checkpoint
+from lit_iba.classifier import FrozenClassifier
+from lit_iba.errors import InputError, unknown_name
+from lit_iba.explainer import Attribution, Explainer, Surroundings, check_images, content_keys, sample_generators
+from lit_iba.varsal.encoder import PAPER_CHANNELS, VarSalEncoder
+from lit_iba.weights import fingerprint, load_into
+
+MAPS = ("mean", "sampled")
+
+
+def sample_map(mean: Tensor, deviation: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """One map an image, mean + deviation * noise, (B, H, W); the noise is drawn from the image's own generator."""
+    noise = torch.stack([torch.randn(mean.shape[1:], generator=g, device=mean.device) for g in generators])
+    return mean + deviation * noise
+
+
+def check_map(value: str) -> str:
+    """One of ``MAPS``.
+
+    Raises:
+        InputError: Another word.
+    """
+    if value not in MAPS:
+        raise unknown_name("map of varsal", str(value), MAPS)
+    return value
+
+
+class VarSal(Explainer):
+    """The posterior over heatmaps: its mean, with its standard deviation as ``uncertainty``.
+
+    It explains the classifier's whole prediction rather than one class, so that targets are ignored.
+
+    Args:
+        classifier: The network to explain.
+        channels: The encoder's, see :class:`VarSalEncoder`.
+        map: What the heatmap is: the posterior's ``"mean"``, or one ``"sampled"`` map (figure 5a's ablation).
+        seed: Of samples, together with each image's key.
+
+    Raises:
+        InputError: A setting that does not exist.
+    """
+
+    name: ClassVar[str] = "varsal"
+    signed: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        classifier: FrozenClassifier,
+        channels: Sequence[int] = PAPER_CHANNELS,
+        map: str = "mean",
+        *,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(classifier, seed=seed)
+        self.map = check_map(map)
+        self.encoder = VarSalEncoder(channels).to(classifier.device)
+
+    def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation, (B, H, W) each, of images (B, 3, H, W); this is what is exported."""
+        training = self.encoder.training
+        if training:  # in which an image's result would depend on its batch
+            self.encoder.eval()
+        try:
+            mean, log_variance = self.encoder(images)
+        finally:
+            if training:
+                self.encoder.train()
+        return mean, (0.5 * log_variance).exp()
+
+    @torch.no_grad()
+    def samples(self, images: Tensor, count: int, *, keys: Sequence[str] | None = None) -> Tensor:
+        """Maps drawn from the posterior.
+
+        Args:
+            images: Normalised images (B, 3, H, W).
+            count: How many an image.
+            keys: Name of each sample, from which its random numbers follow; by default the image's own content.
+
+        Returns:
+            (B, count, H, W); the first of each image is the heatmap of ``map="sampled"``.
+        """
+        images = check_images(images)
+        generators = sample_generators(self.seed, keys if keys is not None else content_keys(images), images.device)
+        mean, deviation = self.posterior(images)
+        return torch.stack([sample_map(mean, deviation, generators) for _ in range(count)], dim=1)
+
+    @torch.no_grad()
+    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+        """One pass of the encoder."""
+        mean, deviation = self.posterior(images)
+        values = mean if self.map == "mean" else sample_map(mean, deviation, generators)
+        return Attribution(values, uncertainty=deviation)
+
+    @classmethod
+    def from_settings(
+        cls, classifier: FrozenClassifier, settings: dict[str, Any], surroundings: Surroundings | None = None
+    ) -> VarSal:
+        """Build from a config: ``checkpoint`` is the file that training wrote.
+
+        A list of checkpoints belongs to several classifiers: the one of these very weights is taken. That is how the sanity
+        check finds, for every randomised network, the encoder that was trained for it.
+        """
+        if "checkpoint" not in settings:
+            raise InputError(
+                "varsal needs a checkpoint; train one with: python train.py fit --config configs/train/..."
+            )
+        settings = dict(settings)
+        given = settings.pop("checkpoint")
+        return cls.load(given if isinstance(given, str | Path) else _fitting(given, classifier), classifier, **settings)
+
+    @classmethod
+    def load(cls, path: str | Path, classifier: FrozenClassifier | None = None, **settings: Any) -> VarSal:
+        """A trained encoder from a checkpoint of ``VarSalTraining``.
+
+        Args:
+            path: The checkpoint.
+            classifier: The classifier that it was trained for; built from the checkpoint's own record where None.
+            settings: ``map`` or ``seed``.
+
+        Raises:
+            InputError: The file is missing, damaged or of another class; or it was trained for other weights, be it that the
+                classifier's were randomised since.
+        """
+        checkpoint = read_checkpoint(path, "VarSalTraining")
+        if classifier is None:
+            classifier = classifier_of(checkpoint, path)
+        elif fingerprint(classifier.model) != checkpoint[CLASSIFIER_KEY]["sha256"]:
+            classifier.check_identity(checkpoint[CLASSIFIER_KEY], f"checkpoint {path}")
+            raise InputError(
+                f"checkpoint {path} was trained for the intact {classifier.name}, whose weights have been randomised here: "
+                "varsal reads no classifier, so that its map would stay the same; train an encoder for each randomised "
+                "network (lit-iba randomize, then configs/train/varsal_*.yaml) and give all checkpoints as a list"
+            )
+        explainer = cls(classifier, checkpoint["hyper_parameters"]["channels"], **settings)
+        state = checkpoint["state_dict"]
+        own = {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}
+        load_into(explainer.encoder, own, str(path))
+        explainer.encoder.eval().requires_grad_(False)
+        return explainer
+
+
+def _fitting(paths: Sequence[str], classifier: FrozenClassifier) -> str:
+    """Of the checkpoints, the one that was trained for the classifier's present weights."""
+    wanted = fingerprint(classifier.model)
+    for path in paths:
+        if read_checkpoint(path, "VarSalTraining")[CLASSIFIER_KEY]["sha256"] == wanted:
+            return path
+    raise InputError(
+        f"none of {', '.join(map(str, paths))} was trained for these weights of {classifier.name} (sha256 {wanted[:12]}); for "
+        "the sanity check, train one for each randomised network (lit-iba randomize) and add it to the list"
+    )
