@@ -49,7 +49,6 @@ CHEAP: dict[str, dict[str, Any]] = {
     "smoothgrad_squared": {"samples": 2},
     "pda": {"stride": 10, "samples": 1},
     "fido": {"steps": 1, "samples": 1, "warm_up": 0},
-    "extremal_perturbation": {"steps": 1},
     "low_k_perturbation": {"percentages": [50]},
     "latency": {},
 }
