@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,13 +18,12 @@ from lit_iba.heatmap import resize_keeping_total
 from lit_iba.iba.bottleneck import NATS_PER_BIT, bits_per_position, mask_from_logits, mix
 from lit_iba.iba.masked_feature import MaskedFeature
 from lit_iba.input_iba.critic import (
+    LINEAR,
     Critic,
-    CriticDesign,
     clip_weights,
     critic_loss,
     gradient_penalty,
     published_design,
-    small_design,
 )
 from lit_iba.input_iba.settings import InputIBASettings
 from lit_iba.split import Layout
@@ -131,6 +131,30 @@ class CriticView:
         return self.layout.grid((features - self.shift) * self.scale).contiguous()
 
 
+class RMSpropByImage(torch.optim.Optimizer):
+    """RMSProp with one second moment for all elements of an image, without bias towards zero at the start.
+
+    RMSProp's first steps move every element by the same amount in the direction of its gradient's sign, be it rounding noise or
+    not. Here elements without influence stay where they are, and results vary smoothly with their inputs.
+    """
+
+    def __init__(self, parameters: Any, decay: float = 0.9) -> None:
+        super().__init__(parameters, {"decay": decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Move every parameter (B, ...) that has a gradient."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                state, decay = self.state[parameter], group["decay"]
+                squares = parameter.grad.square().flatten(1).mean(dim=1)
+                state["weight"] = decay * state.get("weight", 0.0) + 1 - decay
+                state["moment"] = decay * state.get("moment", 0.0) + (1 - decay) * squares
+                scale = (state["moment"] / state["weight"]).sqrt().clamp_min(1e-30)
+                parameter.sub_(group["lr"] * parameter.grad / scale[(...,) + (None,) * (parameter.ndim - 1)])
+
+
+@torch.enable_grad()
 def fit_prior(
     start: InputPrior,
     images: Tensor,
@@ -159,17 +183,16 @@ def fit_prior(
     s = settings
     latent, view = LatentBottleneck(masked, s, generators), CriticView(masked, s.standardise)
     shape = masked.layout.grid(masked.r).shape[1:]
-    critic = Critic(shape, critic_design(s, shape[0]), generators)
+    critic = Critic(shape, LINEAR if s.critic == "linear" else published_design(shape[0]), generators)
     critics = torch.optim.RMSprop(critic.parameters(), lr=s.critic_learning_rate)
     logits, mean, std = (t.detach().clone().requires_grad_() for t in (start.logits, start.mean, start.std))
     prior = InputPrior(logits, mean, std, start.smoothing_sigma)
-    mover = torch.optim.RMSprop(
-        [
-            {"params": [logits], "lr": s.mask_learning_rate},
-            {"params": [mean], "lr": s.noise_learning_rate},
-            {"params": [std], "lr": s.noise_learning_rate / 2},
-        ]
-    )
+    groups = [
+        {"params": [logits], "lr": s.mask_learning_rate},
+        {"params": [mean], "lr": s.noise_learning_rate},
+        {"params": [std], "lr": s.noise_learning_rate / 2},
+    ]
+    mover: torch.optim.Optimizer = RMSpropByImage(groups) if s.step_size == "image" else torch.optim.RMSprop(groups)
 
     def fakes() -> Tensor:
         around = images
@@ -179,24 +202,23 @@ def fit_prior(
         return view(head(z.flatten(0, 1)).unflatten(0, (s.samples, len(images))))
 
     # RMSProp is elementwise and every loss a sum over images: each image is fitted as if it were alone.
+    rates = [group["lr"] for group in mover.param_groups]
     for step in range(s.generator_steps):
         fake = fakes()
         for update in range(s.critic_steps + (0 if step else s.critic_warm_up)):
             if update and not s.reuse_fakes:
                 fake = fakes()
             update_critic(critic, critics, view(latent.sample(s.samples)), fake.detach(), s, generators)
-        gradients = torch.autograd.grad(-critic(fake).mean(dim=0).sum(), (logits, mean, std))
+        loss = -critic(fake).mean(dim=0).sum()
+        gradients = torch.autograd.grad(loss, (logits, mean, std))
+        for group, rate in zip(mover.param_groups, rates, strict=True):
+            group["lr"] = rate * (1 - step / s.generator_steps if s.decay else 1)
         for parameter, gradient in zip((logits, mean, std), gradients, strict=True):
             parameter.grad = gradient
         mover.step()
         if on_step:
             on_step("prior", step + 1, s.generator_steps)
     return InputPrior(logits.detach(), mean.detach(), std.detach(), start.smoothing_sigma)
-
-
-def critic_design(settings: InputIBASettings, channels: int) -> CriticDesign:
-    """Layers of the critic for a feature map of so many channels."""
-    return small_design(settings.critic_width) if settings.critic == "small" else published_design(channels)
 
 
 def update_critic(
@@ -211,7 +233,9 @@ def update_critic(
     loss = critic_loss(critic, real, fake)
     if settings.lipschitz == "gradient_penalty":
         between = uniform(generators, len(real))
-        loss = loss + settings.penalty * gradient_penalty(critic, real, fake, between)
+        # A gap between maps of n elements is of the order of sqrt(n), which the penalty must outweigh.
+        weight = settings.penalty * real[0, 0].numel() ** 0.5
+        loss = loss + weight * gradient_penalty(critic, real, fake, between)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

@@ -12,15 +12,16 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "z_star_noise": ("estimated", "uniform_groups"),
     "prior_start": ("share", "bits"),
     "gan": ("wgan", "none"),
-    "critic": ("small", "published"),
+    "critic": ("linear", "published"),
     "lipschitz": ("gradient_penalty", "clip"),
+    "step_size": ("image", "element"),
     "passes": ("image", "prior"),
     "input_noise": ("estimated", "standard"),
     "output": ("bits", "smoothed_lambda", "sigmoid_alpha"),
 }
 AT_LEAST_1 = (
     "feature_steps", "feature_copies", "generator_steps", "critic_steps", "samples", "steps", "copies",
-    "critic_width", "forward_batch_size",
+    "forward_batch_size",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "beta_feat", "feature_smoothing_sigma", "beta_input", "smoothing_sigma", "neighbourhood", "critic_warm_up",
@@ -52,8 +53,7 @@ class InputIBASettings:
         samples: Samples of f(Z_G), and of Z*, an update (C: 32).
         reuse_fakes: Whether all critic updates before a generator update see the same samples of f(Z_G), which
             then cost one pass through the network altogether (O); else new ones each time (C).
-        critic: ``"small"`` (O), or ``"published"`` (C), see critic.py.
-        critic_width: Channels inside the small critic.
+        critic: ``"linear"``: a weight an element of R (O), or ``"published"`` (C), see critic.py.
         standardise: Whether the critic sees (R - mu_R) / sigma_R (O) or R (C).
         lipschitz: ``"gradient_penalty"`` (O), or ``"clip"``: weights within [-clip, clip] (S: a WGAN).
         clip: Largest weight (C: 0.01).
@@ -61,6 +61,8 @@ class InputIBASettings:
         critic_learning_rate: Of RMSProp (S: 5e-5).
         mask_learning_rate: Of RMSProp, for the logits of lambda_G (C: 0.003).
         noise_learning_rate: Of RMSProp, for mu_G; half of it for sigma_G (C: 0.1).
+        decay: Whether the generator's learning rates fall linearly to 0 (O).
+        step_size: RMSProp's second moment is kept for each ``"element"`` (C), or is one for each ``"image"`` (O).
         prior_smoothing_sigma: Blur of lambda_G, in pixels (C: 0).
         beta_input: Stage c, weight of the information in the input (S: 20).
         steps: Adam updates of the input's mask (S: 60).
@@ -83,23 +85,24 @@ class InputIBASettings:
     feature_preset: str = "default"
     z_star_mask: str = "lambda"
     z_star_noise: str = "estimated"
-    prior_start: str = "share"
+    prior_start: str = "bits"
     gan: str = "wgan"
     neighbourhood: float = 0.1
-    generator_steps: int = 60
+    generator_steps: int = 30
     critic_steps: int = 5
     critic_warm_up: int = 30
     samples: int = 8
     reuse_fakes: bool = True
-    critic: str = "small"
-    critic_width: int = 16
+    critic: str = "linear"
     standardise: bool = True
     lipschitz: str = "gradient_penalty"
     clip: float = 0.01
     penalty: float = 10.0
     critic_learning_rate: float = 1e-3
-    mask_learning_rate: float = 0.1
+    mask_learning_rate: float = 0.3
     noise_learning_rate: float = 0.05
+    step_size: str = "image"
+    decay: bool = True
     prior_smoothing_sigma: float = 0.0
     beta_input: float = 20.0
     steps: int = 60
@@ -122,6 +125,8 @@ class InputIBASettings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"{name} is {value!r}; it must be a whole number, at least 1")
+        if self.samples < 2:
+            raise InputError(f"samples is {self.samples}; a distribution needs at least 2")
         for name in NOT_NEGATIVE:
             if not getattr(self, name) >= 0:
                 raise InputError(f"{name} is {getattr(self, name)!r}; it must be 0 or more")
@@ -145,7 +150,8 @@ PRESETS: dict[str, InputIBASettings] = {
         beta_feat=20.0, feature_smoothing_sigma=0.0, feature_preset="reference", z_star_mask="capacity",
         z_star_noise="uniform_groups", prior_start="bits", neighbourhood=0.0, generator_steps=40, critic_steps=4,
         critic_warm_up=0, samples=32, reuse_fakes=False, critic="published", standardise=False, lipschitz="clip",
-        critic_learning_rate=5e-5, mask_learning_rate=0.003, noise_learning_rate=0.1, input_noise="standard",
+        critic_learning_rate=5e-5, mask_learning_rate=0.003, noise_learning_rate=0.1,
+        step_size="element", decay=False, input_noise="standard",
         output="sigmoid_alpha",
     ),
 }  # fmt: skip

@@ -1,0 +1,287 @@
+"""InputIBA against a plain loop, and what must not matter to it."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor
+
+from lit_iba import FeatureStatistics, FrozenClassifier, InputError, Preprocessing, build_explainer
+from lit_iba.explainer import sample_generators
+from lit_iba.iba.bottleneck import blur
+from lit_iba.input_iba.explainer import InputIBA, InputStages, estimate_input
+from lit_iba.input_iba.generator import CriticView, InputPrior, LatentBottleneck, normal
+from lit_iba.input_iba.settings import InputIBASettings
+
+QUICK: dict[str, Any] = {
+    "feature_steps": 2, "feature_copies": 2, "generator_steps": 3, "critic_warm_up": 3, "critic_steps": 2, "samples": 4,
+    "steps": 4, "copies": 3,
+}  # fmt: skip
+Build = Callable[..., InputIBA]
+
+
+@pytest.fixture(scope="module")
+def build(small_classifier: FrozenClassifier, statistics: FeatureStatistics) -> Build:
+    """Makes explainers of the small network, with little to do."""
+    samples = torch.randn(64, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    of_input = estimate_input(small_classifier, samples.split(16))
+
+    def built(**settings: Any) -> InputIBA:
+        return InputIBA(small_classifier, "layer2", statistics, of_input, **{**QUICK, **settings})
+
+    return built
+
+
+def stages(explainer: InputIBA, images: Tensor) -> InputStages:
+    generators = sample_generators(0, [str(i) for i in range(len(images))], images.device)
+    return explainer.find_stages(images, torch.arange(len(images)), generators)
+
+
+def close(found: Tensor, expected: Tensor) -> bool:
+    return torch.allclose(found, expected, rtol=2e-3, atol=2e-3 * float(expected.abs().max()))
+
+
+def test_the_last_stage_is_a_plain_loop_over_steps(build: Build, images: Tensor) -> None:
+    """One image, the formula as printed, a loop over copies; the noise is what comes after the first stage's."""
+    explainer = build(gan="none")
+    image, classifier = images[0], explainer.classifier
+    noise = explainer._input_noise(images)
+    (generator,) = sample_generators(0, ["a"], image.device)
+    explainer.feature_iba.masked_feature(images[:1], torch.tensor([3]), [generator])
+    found = explainer.find_stages(images[:1], torch.tensor([3]), sample_generators(0, ["a"], image.device))
+    prior = torch.sigmoid(found.prior.logits[0].double()).float()
+    alpha = torch.full((3, 64, 64), 5.0, requires_grad=True)
+    adam = torch.optim.Adam([alpha], lr=1.0)
+
+    def information(lam: Tensor) -> Tensor:
+        whole = 1 - prior * lam
+        distance = (image - noise.mean) ** 2 * (lam - prior * lam) ** 2 / (2 * whole**2 * noise.std**2)
+        return torch.log(whole / (1 - lam)) + (1 - lam) ** 2 / (2 * whole**2) + distance - 0.5
+
+    def mask() -> Tensor:
+        return blur(torch.sigmoid(alpha)[None], 1.0)[0]
+
+    for _ in range(4):
+        unit_noise = torch.randn((3, 3, 64, 64), generator=generator)
+        lam = mask()
+        loss = 20 * information(lam).mean()
+        for copy in range(3):
+            z = lam * image + (1 - lam) * (noise.mean + noise.std * unit_noise[copy])
+            loss = loss + F.cross_entropy(classifier(z[None]), torch.tensor([3])) / 3
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    assert torch.allclose(found.keep[0], mask().detach(), atol=1e-3)
+    expected = information(mask()).detach() / torch.log(torch.tensor(2.0))
+    assert torch.allclose(found.bits[0], expected, rtol=1e-2, atol=1e-3 * float(expected.max()))
+    heatmap = explainer.attribute(images[:1], target=3, keys=["a"])
+    assert heatmap.unit == "bits"
+    assert torch.allclose(heatmap.values[0], expected.sum(dim=0), rtol=1e-2, atol=2e-3 * float(expected.max()))
+
+
+@pytest.mark.parametrize("gan", ["wgan", "none"])
+def test_a_heatmap_does_not_depend_on_the_batch_or_the_size_of_forward_passes(
+    build: Build, images: Tensor, gan: str
+) -> None:
+    together = build(gan=gan).attribute(images[:4], target=1).values
+    for i in (0, 3):
+        assert close(together[i], build(gan=gan).attribute(images[i : i + 1], target=1).values[0])
+    assert close(build(gan=gan, forward_batch_size=4).attribute(images[:4], target=1).values, together)
+    turned = build(gan=gan).attribute(images[:4].flip(0), target=1).values.flip(0)
+    assert close(turned, together)
+    other = build(gan=gan, seed=1).attribute(images[:4], target=1).values
+    assert not close(other, together)
+
+
+def sliced_wasserstein(first: Tensor, second: Tensor) -> Tensor:
+    """Mean distance of sorted projections on random directions, (B,), of samples (S, B, ...)."""
+    first, second = first.flatten(2), second.flatten(2)
+    directions = F.normalize(torch.randn(first.shape[2], 200, generator=torch.Generator().manual_seed(0)), dim=0)
+    return ((first @ directions).sort(dim=0)[0] - (second @ directions).sort(dim=0)[0]).abs().mean(dim=(0, 2))
+
+
+def test_fitting_brings_the_features_closer_to_z_star(build: Build, images: Tensor) -> None:
+    explainer = build(generator_steps=40, samples=8, critic_warm_up=20, critic_steps=5)
+    images = images[:2] + 1.5  # unlike the noise
+    targets = torch.tensor([1, 2])
+    generators = sample_generators(0, ["a", "b"], images.device)
+    masked = explainer.feature_iba.masked_feature(images, targets, generators)
+    noise = explainer._input_noise(images)
+    fitted = explainer.find_prior(images, masked, noise, generators)
+    explainer.settings = InputIBASettings(gan="none")
+    start = explainer.find_prior(images, masked, noise, generators)
+    view = CriticView(masked, standardise=True)
+
+    def distance(prior: InputPrior) -> Tensor:
+        drawn = sample_generators(7, ["a", "b"], images.device)
+        z = prior.sample(images, normal(drawn, 64, images.shape[1:])).flatten(0, 1)
+        with torch.no_grad():
+            fake = explainer.feature_iba.split.head(z)[0].unflatten(0, (64, 2))
+        return sliced_wasserstein(view(fake), view(LatentBottleneck(masked, explainer.settings, drawn).sample(64)))
+
+    assert (distance(fitted) < 0.9 * distance(start)).all()
+
+
+def test_the_stages_are_there_to_see(build: Build, images: Tensor) -> None:
+    seen: list[tuple[str, int, int]] = []
+    explainer = build(on_step=lambda *step: seen.append(step))
+    found = stages(explainer, images[:2])
+    assert found.feature_keep.shape == (2, *explainer.feature_iba.noise.mean.shape)
+    for mask in (found.feature_keep, found.prior_keep, found.keep):
+        assert mask.min() >= 0
+        assert mask.max() <= 1
+    assert found.prior_keep.shape == found.keep.shape == found.bits.shape == (2, 3, 64, 64)
+    assert torch.allclose(found.prior_keep, torch.sigmoid(found.prior.logits), atol=1e-5)
+    assert seen == [("features", 1, 1), *[("prior", i, 3) for i in (1, 2, 3)], *[("input", i, 4) for i in (1, 2, 3, 4)]]
+
+
+def test_outputs_are_what_they_are_called(build: Build, images: Tensor) -> None:
+    found = stages(build(gan="none"), images[:2])
+    expected = {
+        "bits": found.bits.sum(dim=1),
+        "smoothed_lambda": found.keep.mean(dim=1),
+        "sigmoid_alpha": torch.sigmoid(found.alpha).mean(dim=1),
+    }
+    for output, values in expected.items():
+        explainer = build(gan="none", output=output)
+        heatmap = explainer.attribute(images[:2], target=torch.tensor([0, 1]), keys=["0", "1"])
+        assert torch.allclose(heatmap.values, values, rtol=1e-3, atol=1e-5)
+        assert heatmap.unit == ("bits" if output == "bits" else "1")
+
+
+@pytest.mark.parametrize(
+    "extreme",
+    [
+        {"initial_alpha": 1e4},
+        {"initial_alpha": -1e4},
+        {"mask_learning_rate": 1e5},
+        {"beta_input": 1e8},
+        {"beta_feat": 1e8},
+    ],
+)
+def test_saturated_masks_give_finite_bits(build: Build, images: Tensor, extreme: dict[str, float]) -> None:
+    found = stages(build(**extreme), images[:1] * 100)
+    assert torch.isfinite(found.bits).all()
+    assert (found.bits >= 0).all()
+    assert torch.isfinite(found.alpha).all()
+
+
+def test_the_reference_preset_is_what_the_published_code_does(build: Build, images: Tensor) -> None:
+    explainer = build(preset="reference")
+    s = explainer.settings
+    assert (s.z_star_mask, s.z_star_noise, s.critic, s.lipschitz) == ("capacity", "uniform_groups", "published", "clip")
+    assert explainer.feature_iba.settings.read_after == "T-1"
+    assert explainer.input_statistics is None  # N(0, 1)
+    found = stages(explainer, images[:2])
+    assert (found.prior_keep >= 0.45).all()  # bits as logits, hardly moved
+    assert explainer.attribute(images[:2]).unit == "1"
+    alone = stages(explainer, images[:1])
+    assert close(alone.alpha[0], found.alpha[0])
+
+
+def test_what_passes_may_be_the_prior_as_well(build: Build, images: Tensor) -> None:
+    through_image, through_prior = (stages(build(gan="none", passes=p), images[:1]).keep for p in ("image", "prior"))
+    assert not torch.allclose(through_image, through_prior)
+
+
+def test_nothing_of_the_users_is_changed_even_when_something_raises(build: Build, images: Tensor) -> None:
+    given = images[:2].clone()
+    explainer = build()
+    with torch.no_grad():
+        explainer.attribute(given, target=0)
+    with pytest.raises(KeyboardInterrupt):
+        build(on_step=interrupted).attribute(given, target=0)
+    assert torch.equal(given, images[:2])
+    assert not given.requires_grad
+    assert all(p.grad is None and not p.requires_grad for p in explainer.classifier.parameters())
+    assert not any(module._forward_hooks for module in explainer.classifier.modules())
+
+
+def interrupted(stage: str, done: int, total: int) -> None:
+    if stage == "prior":
+        raise KeyboardInterrupt
+
+
+class Images:
+    """Surroundings with random images."""
+
+    def __init__(self, folder: Path, size: int = 64) -> None:
+        self.folder, self.size, self.estimates = folder, size, 0
+
+    def batches(self, classifier: FrozenClassifier) -> Iterator[Tensor]:
+        yield from torch.randn(32, 3, self.size, self.size, generator=torch.Generator().manual_seed(0)).split(8)
+
+    def statistics(self, classifier: FrozenClassifier, layer: str) -> FeatureStatistics:
+        return FeatureStatistics.estimate(classifier, layer, self.batches(classifier))
+
+    def estimated(self, classifier: FrozenClassifier, name: str, load: Any, estimate: Any) -> Any:
+        path = self.folder / f"{name}.safetensors"
+        if not path.is_file():
+            self.estimates += 1
+            estimate(self.batches(classifier), "random").save(path)
+        return load(path)
+
+
+def test_it_is_built_by_name_and_estimates_what_it_needs_once(
+    small_classifier: FrozenClassifier, images: Tensor, tmp_path: Path
+) -> None:
+    surroundings = Images(tmp_path)
+    maps = [
+        build_explainer("input_iba", small_classifier, {"layer": "layer2", **QUICK}, surroundings)  # type: ignore[arg-type]
+        .attribute(images[:1], target=0)
+        .values
+        for _ in range(2)
+    ]
+    assert torch.equal(*maps)
+    assert surroundings.estimates == 1
+    standard = {"layer": "layer2", "input_noise": "standard", **QUICK}
+    build_explainer("input_iba", small_classifier, standard, surroundings)  # type: ignore[arg-type]
+    assert surroundings.estimates == 1
+
+
+@pytest.mark.parametrize("name", ["vgg11", "resnet18"])
+def test_the_usual_networks_are_explained(name: str, tmp_path: Path) -> None:
+    classifier = FrozenClassifier(name, "random", num_classes=5, preprocessing=Preprocessing(resize=None, crop=32))
+    settings = {"layer": {"vgg11": "features.10", "resnet18": "layer2"}[name], **QUICK, "steps": 2}
+    explainer = build_explainer("input_iba", classifier, settings, Images(tmp_path, 32))  # type: ignore[arg-type]
+    heatmap = explainer.attribute(torch.randn(2, 3, 32, 32), target=1)
+    assert heatmap.values.shape == (2, 32, 32)
+    assert (heatmap.total > 0).all()
+
+
+def test_tokens_are_explained(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    classifier = FrozenClassifier(
+        torchvision.models.VisionTransformer(32, 8, 2, 2, 24, 48, num_classes=5),
+        preprocessing=Preprocessing(resize=None, crop=32),
+    )
+    settings = {"layer": "encoder.layers.encoder_layer_0", **QUICK}
+    explainer = build_explainer("input_iba", classifier, settings, Images(tmp_path, 32))  # type: ignore[arg-type]
+    assert (explainer.attribute(torch.randn(2, 3, 32, 32), target=1).total > 0).all()
+
+
+def test_bad_input_is_named(small_classifier: FrozenClassifier, statistics: FeatureStatistics, build: Build) -> None:
+    cases: dict[str, Callable[[], object]] = {
+        "did you mean 'beta_input'": lambda: build(beta_inputt=1),
+        "preset of InputIBA": lambda: build(preset="paper"),
+        "gan is 'gan'; it must be one of 'wgan'": lambda: build(gan="gan"),
+        "steps is 0": lambda: build(steps=0),
+        "samples is 1": lambda: build(samples=1),
+        "copies is True": lambda: build(copies=True),
+        "beta_input is -1": lambda: build(beta_input=-1.0),
+        "clip is 0": lambda: build(clip=0.0),
+        "no usual layer for small_cnn": lambda: InputIBA(small_classifier, statistics=statistics),
+        "needs feature statistics of layer 'layer2'": lambda: InputIBA(small_classifier, "layer2"),
+        "needs statistics of the images": lambda: InputIBA(small_classifier, "layer2", statistics),
+        "measured behind layer 'layer2', but 'input'": lambda: InputIBA(
+            small_classifier, "layer2", statistics, statistics
+        ),
+        "no images were given": lambda: estimate_input(small_classifier, []),
+    }
+    for message, call in cases.items():
+        with pytest.raises(InputError, match=message):
+            call()
