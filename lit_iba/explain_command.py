@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
@@ -50,20 +50,27 @@ def explain_photographs(
     wanted = None if target is None else class_index(target, classifier)
     explainer = build_explainer(explainer_name, classifier, settings, surroundings)
     table = Table("image", "target", "probability", "total")
-    for start in track(range(0, len(paths), batch_size), description=explainer_name, transient=True):
-        batch = torch.stack(pictures[start : start + batch_size])
-        images = classifier.images(batch)
-        with torch.no_grad():
-            probabilities = classifier(images).softmax(dim=1)
-        targets = probabilities.argmax(dim=1) if wanted is None else torch.full((len(batch),), wanted)
-        heatmap = explainer.attribute(images, target=targets).cpu()
-        for i, name in enumerate(names[start : start + batch_size]):
-            label = int(targets[i])
-            _write(heatmap[i], batch[i], folder / f"{name}.{explainer_name.rpartition('.')[2]}")
-            unit = f"{float(heatmap[i].total):,.1f} {heatmap.unit}" if heatmap.unit != "1" else "-"
-            table.add_row(
-                name, f"{label} {classifier.class_names[label]}", f"{float(probabilities[i, label]):.3f}", unit
+    with Progress(transient=True) as bar:
+        images_done, stage_done = bar.add_task(explainer_name, total=len(paths)), bar.add_task("", visible=False)
+        if hasattr(explainer, "on_step"):  # InputIBA takes long enough for a second bar
+            explainer.on_step = lambda stage, done, total: bar.update(
+                stage_done, description=stage, completed=done, total=total, visible=True
             )
+        for start in range(0, len(paths), batch_size):
+            batch = torch.stack(pictures[start : start + batch_size])
+            images = classifier.images(batch)
+            with torch.no_grad():
+                probabilities = classifier(images).softmax(dim=1)
+            targets = probabilities.argmax(dim=1) if wanted is None else torch.full((len(batch),), wanted)
+            heatmap = explainer.attribute(images, target=targets).cpu()
+            for i, name in enumerate(names[start : start + batch_size]):
+                label = int(targets[i])
+                _write(heatmap[i], batch[i], folder / f"{name}.{explainer_name.rpartition('.')[2]}")
+                unit = f"{float(heatmap[i].total):,.1f} {heatmap.unit}" if heatmap.unit != "1" else "-"
+                table.add_row(
+                    name, f"{label} {classifier.class_names[label]}", f"{float(probabilities[i, label]):.3f}", unit
+                )
+            bar.update(images_done, completed=min(start + batch_size, len(paths)))
     Console().print(table)
     print(f"wrote {folder}")
 

@@ -20,6 +20,7 @@ from lit_iba.iba.masked_feature import MaskedFeature
 from lit_iba.input_iba.critic import (
     LINEAR,
     Critic,
+    CriticDesign,
     clip_weights,
     critic_loss,
     gradient_penalty,
@@ -164,6 +165,7 @@ def fit_prior(
     settings: InputIBASettings,
     generators: Sequence[torch.Generator],
     on_step: OnStep | None = None,
+    design: CriticDesign | None = None,
 ) -> InputPrior:
     """Fit the prior of every image by a Wasserstein GAN (equation 3).
 
@@ -176,6 +178,7 @@ def fit_prior(
         settings: Steps, samples and learning rates.
         generators: One an image; all that is random comes from them.
         on_step: Told of every step.
+        design: The critic's layers, where they are to be other than the settings say.
 
     Returns:
         The fitted prior.
@@ -183,7 +186,8 @@ def fit_prior(
     s = settings
     latent, view = LatentBottleneck(masked, s, generators), CriticView(masked, s.standardise)
     shape = masked.layout.grid(masked.r).shape[1:]
-    critic = Critic(shape, LINEAR if s.critic == "linear" else published_design(shape[0]), generators)
+    design = design or (LINEAR if s.critic == "linear" else published_design(shape[0]))
+    critic = Critic(shape, design, generators)
     critics = torch.optim.RMSprop(critic.parameters(), lr=s.critic_learning_rate)
     logits, mean, std = (t.detach().clone().requires_grad_() for t in (start.logits, start.mean, start.std))
     prior = InputPrior(logits, mean, std, start.smoothing_sigma)

@@ -18,6 +18,11 @@ BENCHMARKS = sorted(path.name for path in FOLDER.glob("*.yaml") if "metrics:" in
 # Settings that cost much, by the name of the explainer or metric, and what they are here.
 CHEAP: dict[str, dict[str, Any]] = {
     "per_sample_iba": {"steps": 1, "copies": 1},
+    "input_iba": {
+        "feature_steps": 1, "feature_copies": 1, "generator_steps": 1, "critic_warm_up": 0, "critic_steps": 1, "samples": 2,
+        "steps": 1, "copies": 1,
+    },
+    "extremal_perturbation": {"steps": 1},
     "integrated_gradients": {"steps": 2},
     "smoothgrad": {"samples": 2},
     "occlusion_8": {"tile": 32},
@@ -27,7 +32,9 @@ CHEAP: dict[str, dict[str, Any]] = {
     "sanity_check": {"points": 1},
     "decision_flip": {"pixels_per_step": 2000, "noise_maps": 1},
     "bits_and_accuracy": {"samples": 1},
-}
+    "insertion": {"pixels_per_step": 2000},
+    "deletion": {"pixels_per_step": 2000},
+}  # fmt: skip
 
 
 def slim_vgg16() -> nn.Module:
