@@ -35,12 +35,12 @@ DRAWS, DIRECTIONS = 48, 256
 OURS, THEIRS = PRESETS["default"], PRESETS["reference"]
 CONVOLUTIONAL = CriticDesign((Convolution(16, 1), Convolution(16, 3, 2, 1)))
 FITS: dict[str, tuple[InputIBASettings, CriticDesign | None]] = {
-    "published, at its own Z*": (THEIRS, None),
-    "published, at the paper's Z*": (replace(THEIRS, z_star_mask="lambda", z_star_noise="estimated"), None),
     "ours": (OURS, None),
     "ours, 60 steps": (replace(OURS, generator_steps=60), None),
     "ours, clipped weights": (replace(OURS, lipschitz="clip"), None),
     "ours, convolutional critic": (OURS, CONVOLUTIONAL),
+    "published, at its own Z*": (THEIRS, None),
+    "published, at the paper's Z*": (replace(THEIRS, z_star_mask="lambda", z_star_noise="estimated"), None),
 }
 
 
@@ -108,8 +108,8 @@ def main(network: str, weights: str, layer: str, data: str, count: int, side: in
 
     spread = noise.std.square().mean(dim=(1, 2), keepdim=True).sqrt().expand(count, -1, -1, -1)
     mean = noise.mean.mean(dim=(1, 2), keepdim=True).expand(count, -1, -1, -1)
-    start = InputPrior(starting_logits(masked, (side, side), "bits"), mean, spread)
-    row("start: bits a pixel as logits", start, 0.0)
+    start = InputPrior(starting_logits(masked, (side, side), "capped_bits"), mean, spread)
+    row("start: bits a pixel as logits, capped", start, 0.0)
     for name, (settings, design) in FITS.items():
         if skip and name.startswith("published"):
             continue

@@ -30,7 +30,9 @@ from lit_iba.input_iba.settings import InputIBASettings
 from lit_iba.split import Layout
 
 GROUPS, GROUP_MEAN, GROUP_STD = 10, 2.0, 5.0  # of z_star_noise = "uniform_groups": means in [-2, 2], scales in [0, 5]
-LEAST_SHARE = 0.05  # prior_start = "share" lies in [0.05, 0.95]: at the ends a sigmoid would not move
+LARGEST_START = (
+    3.0  # prior_start = "capped_bits": lambda_G up to 0.95, for where it is 1 nothing moves it and no bits are needed
+)
 OnStep = Callable[[str, int, int], None]  # stage, steps done, steps to do
 
 
@@ -65,14 +67,11 @@ def starting_logits(masked: MaskedFeature, size: tuple[int, int], kind: str) -> 
     Args:
         masked: The feature bottleneck's result.
         size: (H, W) of the images.
-        kind: ``"share"`` or ``"bits"``, see :class:`InputIBASettings`.
+        kind: ``"capped_bits"`` or ``"bits"``, see :class:`InputIBASettings`.
     """
     bits = bits_per_position(masked.nats / NATS_PER_BIT, masked.layout)[0]
     maps = resize_keeping_total(bits, size)[:, None].expand(-1, 3, -1, -1).clone()
-    if kind == "bits":
-        return maps
-    share = maps / maps.amax(dim=(1, 2, 3), keepdim=True).clamp_min(1e-12)
-    return torch.logit(LEAST_SHARE + (1 - 2 * LEAST_SHARE) * share)
+    return maps if kind == "bits" else maps.clamp_max(LARGEST_START)
 
 
 def normal(generators: Sequence[torch.Generator], samples: int, shape: Sequence[int]) -> Tensor:

@@ -10,7 +10,7 @@ from lit_iba.errors import InputError, unknown_name
 CHOICES: dict[str, tuple[Any, ...]] = {
     "z_star_mask": ("lambda", "capacity"),
     "z_star_noise": ("estimated", "uniform_groups"),
-    "prior_start": ("share", "bits"),
+    "prior_start": ("capped_bits", "bits"),
     "gan": ("wgan", "none"),
     "critic": ("linear", "published"),
     "lipschitz": ("gradient_penalty", "clip"),
@@ -43,8 +43,8 @@ class InputIBASettings:
         z_star_mask: What mixes R with noise in Z*: ``"lambda"`` (S), or ``"capacity"``, the nats an element (C).
         z_star_noise: That noise: ``"estimated"``, N(mu_R, sigma_R^2) (S), or ``"uniform_groups"``: ten random means and
             scales (C).
-        prior_start: lambda_G at the start, from the features' map: ``"share"`` of its largest value (O), or ``"bits"``, bits a
-            pixel as a logit (C).
+        prior_start: lambda_G at the start: bits a pixel of the features' map as its logit, ``"bits"`` (C), or ``"capped_bits"``,
+            at most 3 (O).
         gan: ``"wgan"``: stage b fits lambda_G, mu_G and sigma_G; ``"none"``: lambda_G stays as it started (O).
         neighbourhood: Local explanation set: standard deviation of Gaussian noise on the image, in units of sigma_I (C: 0).
         generator_steps: Updates of lambda_G, mu_G, sigma_G (C: 40).
@@ -85,7 +85,7 @@ class InputIBASettings:
     feature_preset: str = "default"
     z_star_mask: str = "lambda"
     z_star_noise: str = "estimated"
-    prior_start: str = "bits"
+    prior_start: str = "capped_bits"
     gan: str = "wgan"
     neighbourhood: float = 0.1
     generator_steps: int = 30
