@@ -14,8 +14,7 @@ from lit_iba import FeatureStatistics, FrozenClassifier, InputError, Preprocessi
 from lit_iba.explainer import sample_generators
 from lit_iba.iba.bottleneck import blur
 from lit_iba.input_iba.explainer import InputIBA, InputStages, estimate_input
-from lit_iba.input_iba.generator import CriticView, InputPrior, LatentBottleneck, normal
-from lit_iba.input_iba.settings import InputIBASettings
+from lit_iba.input_iba.generator import CriticView, InputPrior, LatentBottleneck, fit_prior, normal
 
 QUICK: dict[str, Any] = {
     "feature_steps": 2, "feature_copies": 2, "generator_steps": 3, "critic_warm_up": 3, "critic_steps": 2, "samples": 4,
@@ -42,8 +41,7 @@ def stages(explainer: InputIBA, images: Tensor) -> InputStages:
 
 
 def nearly_everywhere(found: Tensor, expected: Tensor, tolerance: float) -> bool:
-    """Adam's step for an element whose gradient is next to nothing has the sign of a rounding error: one in 50 may differ, as the blur
-    spreads it over 25."""
+    """Adam's step for an element without gradient has the sign of a rounding error, which the blur spreads: 2 % may differ."""
     wrong = (found - expected).abs() > tolerance * expected.abs().max()
     return float(wrong.float().mean()) < 0.02
 
@@ -112,22 +110,25 @@ def sliced_wasserstein(first: Tensor, second: Tensor) -> Tensor:
 
 
 def test_fitting_brings_the_features_closer_to_z_star(build: Build, images: Tensor) -> None:
-    explainer = build(generator_steps=40, samples=8, critic_warm_up=20, critic_steps=5)
+    explainer = build(feature_steps=10, generator_steps=40, samples=8, critic_warm_up=20, critic_steps=5)
     images = images[:2] + 1.5  # unlike the noise
     targets = torch.tensor([1, 2])
     generators = sample_generators(0, ["a", "b"], images.device)
     masked = explainer.feature_iba.masked_feature(images, targets, generators)
-    noise = explainer._input_noise(images)
-    fitted = explainer.find_prior(images, masked, noise, generators)
-    explainer.settings = InputIBASettings(gan="none")
-    start = explainer.find_prior(images, masked, noise, generators)
+    start = InputPrior(torch.zeros_like(images), torch.zeros(2, 3, 1, 1), torch.ones(2, 3, 1, 1))
+
+    def head(z: Tensor) -> Tensor:
+        return explainer.feature_iba.split.head(z)[0]
+
+    spread = 0.1 * explainer._input_noise(images).std
+    fitted = fit_prior(start, images, spread, masked, head, explainer.settings, generators)
     view = CriticView(masked, standardise=True)
 
     def distance(prior: InputPrior) -> Tensor:
         drawn = sample_generators(7, ["a", "b"], images.device)
         z = prior.sample(images, normal(drawn, 64, images.shape[1:])).flatten(0, 1)
         with torch.no_grad():
-            fake = explainer.feature_iba.split.head(z)[0].unflatten(0, (64, 2))
+            fake = head(z).unflatten(0, (64, 2))
         return sliced_wasserstein(view(fake), view(LatentBottleneck(masked, explainer.settings, drawn).sample(64)))
 
     assert (distance(fitted) < 0.9 * distance(start)).all()
