@@ -26,14 +26,8 @@ BENCHMARKS = sorted(path.name for path in FOLDER.glob("*.yaml") if "metrics:" in
 CHEAP: dict[str, dict[str, Any]] = {
     "per_sample_iba": {"steps": 1, "copies": 1},
     "input_iba": {
-        "feature_steps": 1,
-        "feature_copies": 1,
-        "generator_steps": 1,
-        "critic_warm_up": 0,
-        "critic_steps": 1,
-        "samples": 2,
-        "steps": 1,
-        "copies": 1,
+        "feature_steps": 1, "feature_copies": 1, "generator_steps": 1, "critic_warm_up": 0, "critic_steps": 1, "samples": 2,
+        "steps": 1, "copies": 1,
     },
     "extremal_perturbation": {"steps": 1},
     "integrated_gradients": {"steps": 2},
@@ -44,6 +38,7 @@ CHEAP: dict[str, dict[str, Any]] = {
     "sensitivity_n": {"points": 2, "masks": 2},
     "sanity_check": {"points": 1},
     "decision_flip": {"pixels_per_step": 2000, "noise_maps": 1},
+    "bits_and_accuracy": {"samples": 1},
     "insertion": {"pixels_per_step": 2000},
     "deletion": {"pixels_per_step": 2000},
     "smoothgrad_squared": {"samples": 2},
@@ -51,7 +46,7 @@ CHEAP: dict[str, dict[str, Any]] = {
     "fido": {"steps": 1, "samples": 1, "warm_up": 0},
     "low_k_perturbation": {"percentages": [50]},
     "latency": {},
-}
+}  # fmt: skip
 
 
 def slim_vgg16() -> nn.Module:
