@@ -96,7 +96,7 @@ def number(value: float, digits: int = 3) -> str:
         text = f"{value:.1f}"
     else:
         text = f"{value:.1e}"
-    return text.replace("-", "−", 1)
+    return text.replace("-", "−")
 
 
 def interval(ends: tuple[float, float]) -> str:
