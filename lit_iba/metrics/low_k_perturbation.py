@@ -1,6 +1,6 @@
 """Low-k perturbation: does the classifier still say the same when the least salient pixels are gone?
 
-Kim et al., "VarSal" (submission to ICLR 2021), section 4.4 and figure 5a: KL(P(x) || P(x_k)), where the k % least salient pixels
+VarSal (submission to ICLR 2021), section 4.4 and figure 5a: KL(P(x) || P(x_k)), where the k % least salient pixels
 of x_k are zero. The random control of the figure is the explainer ``random``.
 """
 

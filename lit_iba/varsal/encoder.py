@@ -1,6 +1,6 @@
 """VarSal's encoder: an image in, mean and log variance of every pixel's attribution out, at the image's own size.
 
-Kim et al., "Variational saliency maps for explaining model's behavior" (submission to ICLR 2021), appendix C. Its text counts
+"Variational saliency maps for explaining model's behavior" (submission to ICLR 2021), appendix C. Its text counts
 17 and 16 layers, its list has 16; the last of them is a plain convolution here, because both of its outputs have a sign.
 """
 

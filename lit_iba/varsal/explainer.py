@@ -1,6 +1,6 @@
 """VarSal: a heatmap as a random variable, whose posterior a trained encoder gives in one pass; the mean explains.
 
-Kim et al., "Variational saliency maps for explaining model's behavior" (submission to ICLR 2021), section 3. How it is trained
+"Variational saliency maps for explaining model's behavior" (submission to ICLR 2021), section 3. How it is trained
 stands in varsal_training.py. The encoder never sees the classifier: it learned what that one looks at.
 """
 

@@ -1,6 +1,6 @@
 """Gaussian priors of a saliency map, and the exact divergence of VarSal's posterior from them.
 
-The soft-TV prior of Kim et al. (submission to ICLR 2021, section 3.2) is N(0, K_h (x) K_w): K is tridiagonal, 1 on the diagonal
+The soft-TV prior of VarSal (submission to ICLR 2021, section 3.2) is N(0, K_h (x) K_w): K is tridiagonal, 1 on the diagonal
 and alpha beside it, so that neighbouring pixels are alike. The divergence is the whole of equation 8, with the 1/2 and the
 constants that equations 7 and 12 leave out: it is 0 where posterior and prior agree.
 """

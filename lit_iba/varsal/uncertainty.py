@@ -1,6 +1,6 @@
 """What a map's uncertainty says about its error: correlation, calibration, and what is gained by withholding uncertain maps.
 
-Kim et al. (VarSal, section 4.5 and figure 7) show uncertainties and leave the relation open. Pure functions over NumPy arrays;
+The VarSal paper (section 4.5 and figure 7) shows uncertainties and leaves the relation open. Pure functions over NumPy arrays;
 rows are images, columns are conditions (clean, or a corruption at a severity).
 """
 

@@ -1,6 +1,6 @@
 """Measures how uncertain maps are, and how wrong, on clean and corrupted images; the shard is the unit of work.
 
-The error of a map is its low-k perturbation score (Kim et al., figure 5a): the KL divergence from the image's own prediction,
+The error of a map is its low-k perturbation score (VarSal, figure 5a): the KL divergence from the image's own prediction,
 meaned over k. A run that was stopped measures only the shards that are missing. What follows from the measurements stands in
 uncertainty_results.py.
 """

@@ -1,6 +1,6 @@
 """Training VarSal's encoder: the classifier must still say the same when only the pixels that the map ranks highest are kept.
 
-Kim et al., "Variational saliency maps for explaining model's behavior" (submission to ICLR 2021), equation 5 and appendix C.
+"Variational saliency maps for explaining model's behavior" (submission to ICLR 2021), equation 5 and appendix C.
 Two passes of the frozen classifier a step: the image's, without gradients, and the perturbed image's, back to its input.
 """
 
