@@ -1,4 +1,4 @@
-"""What VarSal's perturbation puts in place of the pixels that a mask drops ("Variational saliency maps", submission to ICLR 2021, section 3.1).
+"""What VarSal's perturbation puts in place of the pixels that a mask drops (submission to ICLR 2021, section 3.1).
 
 After Fong and Vedaldi (2017): the image blurred, Gaussian noise, or the image's mean colour with Gaussian noise. The paper
 names no strengths; those here are ours.

@@ -2,8 +2,8 @@
 
 SOFT (Xie et al., "Differentiable Top-k with Optimal Transport", NeurIPS 2020) transports n scores to the two anchors {0, 1} with
 masses (n-k)/n and k/n under an entropic cost. With two anchors the plan has one unknown: the mask is
-``m_i = sigmoid((2 s_i - 1 + t) / eps)``, and the scalar t of each row follows from ``sum m_i = k``. VarSal (
-submission to ICLR 2021, section 3.3) cuts its perturbation masks with it.
+``m_i = sigmoid((2 s_i - 1 + t) / eps)``, and the scalar t of each row follows from ``sum m_i = k``. VarSal
+(submission to ICLR 2021, section 3.3) cuts its perturbation masks with it.
 """
 
 from __future__ import annotations
