@@ -20,7 +20,9 @@ from lit_iba.varsal.varsal_training import VarSalTraining
 from lit_iba.weights import save_weights
 
 FOLDER = Path(__file__).parents[2] / "configs" / "evaluate"
-BENCHMARKS = sorted(path.name for path in FOLDER.glob("*.yaml") if "metrics:" in path.read_text())
+BENCHMARKS = sorted(
+    path.name for path in FOLDER.glob("*.yaml") if {"classifier", "metrics"} <= yaml.safe_load(path.read_text()).keys()
+)
 
 # Settings that cost much, by the name of the explainer or metric, and what they are here.
 CHEAP: dict[str, dict[str, Any]] = {
