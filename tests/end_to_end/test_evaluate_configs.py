@@ -35,7 +35,7 @@ CHEAP: dict[str, dict[str, Any]] = {
     "decision_flip": {"pixels_per_step": 2000, "noise_maps": 1},
     "bits_and_accuracy": {"samples": 1},
     "smoothgrad_squared": {"samples": 2},
-    "pda": {"stride": 10, "samples": 1},
+    "pda": {"window": 6, "border": 1, "stride": 6, "samples": 1},
     "fido": {"steps": 1, "samples": 1, "warm_up": 0},
     "extremal_perturbation": {"steps": 1},
     "low_k_perturbation": {"percentages": [50]},
