@@ -162,8 +162,9 @@ def test_the_varsal_configs_take_a_step(layered: list[str], tmp_path: Path, monk
         "--model.classifier": '{"model": "%s", "weights": "random", "preprocessing": {"resize": 64, "crop": 64}}'
         % ("resnet18" if layered == ["resnet50"] else "test_evaluate_configs:slim_vgg16"),
         "--model.channels": "[4, 4]", "--model.low_k": "[50]", "--trainer.precision": "32-true",
-        "--data.batch_size": "2", "--data.num_workers": "0", "--trainer.max_steps": "1", "--trainer.limit_val_batches": "1",
-        "--trainer.accelerator": "cpu",
+        "--data.batch_size": "2", "--data.num_workers": "0", "--trainer.max_epochs": "1", "--trainer.limit_train_batches": "1",
+        "--trainer.limit_val_batches": "1",
+        "--trainer.log_every_n_steps": "1", "--trainer.accelerator": "cpu",
     }  # fmt: skip
     assert main(["fit", *configs, *(word for pair in changes.items() for word in pair)], "train.py") == 0
     used = torch.load(f"runs/varsal_{layered[-1]}/checkpoints/last.ckpt", weights_only=True)["hyper_parameters"]

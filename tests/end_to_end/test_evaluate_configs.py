@@ -44,7 +44,7 @@ CHEAP: dict[str, dict[str, Any]] = {
     "insertion": {"pixels_per_step": 2000},
     "deletion": {"pixels_per_step": 2000},
     "smoothgrad_squared": {"samples": 2},
-    "pda": {"stride": 10, "samples": 1},
+    "pda": {"window": 6, "border": 1, "stride": 6, "samples": 1},
     "fido": {"steps": 1, "samples": 1, "warm_up": 0},
     "low_k_perturbation": {"percentages": [50]},
     "latency": {},
