@@ -39,7 +39,7 @@ CHEAP: dict[str, dict[str, Any]] = {
     "fido": {"steps": 1, "samples": 1, "warm_up": 0},
     "extremal_perturbation": {"steps": 1},
     "low_k_perturbation": {"percentages": [50]},
-    "latency": {},
+    "latency": {"repeats": 1, "warm_up": 0},
 }
 
 
