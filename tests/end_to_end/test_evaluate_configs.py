@@ -47,7 +47,7 @@ CHEAP: dict[str, dict[str, Any]] = {
     "pda": {"window": 6, "border": 1, "stride": 6, "samples": 1},
     "fido": {"steps": 1, "samples": 1, "warm_up": 0},
     "low_k_perturbation": {"percentages": [50]},
-    "latency": {},
+    "latency": {"repeats": 1, "warm_up": 0},
 }  # fmt: skip
 
 
