@@ -43,6 +43,7 @@ benchmark: $(VENV)/.installed
 	$(PY) benchmarks/readout_training.py
 	$(PY) benchmarks/scaling.py
 	$(PY) benchmarks/soft_top_k.py
+	$(PY) benchmarks/varsal_training.py
 
 clean:
 	rm -rf runs outputs .pytest_cache .mypy_cache .ruff_cache .hypothesis
