@@ -21,6 +21,7 @@ from lit_iba.explainer import Attribution, Explainer, completeness_error
 from lit_iba.split import HookedNetwork
 
 Size = tuple[int, int]
+_UPSAMPLING: dict[str, tuple[str, bool | None]] = {"bilinear": ("bilinear", False), "nearest": ("nearest-exact", None)}
 
 
 def unit_range(maps: Tensor, eps: float = 0.0) -> Tensor:
@@ -36,15 +37,15 @@ def unit_range(maps: Tensor, eps: float = 0.0) -> Tensor:
     return (maps - low) / torch.where(width > 0, width, torch.ones_like(width))
 
 
-def saliency(maps: Tensor, size: Size) -> Tensor:
-    """Psi of equation 9 for one map a layer: |a|, rescaled to [0, 1], upsampled bilinearly; (B, h, w) to (B, H, W)."""
-    return _upsample(unit_range(maps.abs()), size)
+def saliency(maps: Tensor, size: Size, upsampling: str = "bilinear") -> Tensor:
+    """Psi of equation 9 for one map a layer: |a|, rescaled to [0, 1], upsampled; (B, h, w) to (B, H, W)."""
+    return _upsample(unit_range(maps.abs()), size, upsampling)
 
 
-def signed_map(maps: Tensor, size: Size) -> Tensor:
-    """Bilinear upsampling of an attribution map, divided by the ratio of areas, so that its sum stays A (equation 14)."""
+def signed_map(maps: Tensor, size: Size, upsampling: str = "bilinear") -> Tensor:
+    """Upsampling of an attribution map, divided by the ratio of areas, so that its sum stays A (equation 14)."""
     height, width = maps.shape[-2:]
-    return _upsample(maps, size) * (height * width / (size[0] * size[1]))
+    return _upsample(maps, size, upsampling) * (height * width / (size[0] * size[1]))
 
 
 class LayerAggregate(Explainer):
@@ -59,9 +60,13 @@ class LayerAggregate(Explainer):
         signed: bool,
         forward_batch_size: int,
         seed: int,
+        upsampling: str = "bilinear",
     ) -> None:
         super().__init__(classifier, seed=seed)
         check_layers(layers)
+        if upsampling not in _UPSAMPLING:
+            raise InputError(f"upsampling is {upsampling!r}; it must be 'bilinear' or 'nearest'")
+        self.upsampling = upsampling
         if forward_batch_size < 1:
             raise InputError(f"forward_batch_size is {forward_batch_size}; it must be at least 1")
         self.signed, self.forward_batch_size = signed, forward_batch_size  # type: ignore[misc] # of this instance
@@ -76,7 +81,7 @@ class LayerAggregate(Explainer):
     def aggregate(self, maps: Sequence[Tensor], size: Size) -> Tensor:
         """Mean over layers of maps (B, h, w) at the image's size (equation 16; a mean has the order of the paper's sum)."""
         change = signed_map if self.signed else saliency
-        return torch.stack([change(m, size) for m in maps]).mean(dim=0)
+        return torch.stack([change(m, size, self.upsampling) for m in maps]).mean(dim=0)
 
     def parts(self, images: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Images and targets, a forward pass each."""
@@ -95,6 +100,7 @@ class ActivityAttribution(LayerAggregate):
         classifier: The network to explain.
         layers: ``"all"`` (with the input), ``"all_but_input"``, how many from the top, or a list of names.
         signed: Whether to average attribution maps, in the unit of the class score, instead of saliency maps in [0, 1].
+        upsampling: ``"bilinear"`` (equation 9), or ``"nearest"``: blocks, our reading of figure 12's "linear" resize.
         network_layers: The network's layers, where the ones found are not wanted (see ``NetworkLayers``).
         forward_batch_size: Images a forward and backward pass.
         seed: Unused; nothing here is random.
@@ -111,11 +117,12 @@ class ActivityAttribution(LayerAggregate):
         *,
         layers: str | int | list[str] = "all_but_input",
         signed: bool = False,
+        upsampling: str = "bilinear",
         network_layers: list[str] | None = None,
         forward_batch_size: int = 16,
         seed: int = 0,
     ) -> None:
-        super().__init__(classifier, layers, signed, forward_batch_size, seed)
+        super().__init__(classifier, layers, signed, forward_batch_size, seed, upsampling)
         self._pass: Decomposition | HookedActivity
         self._above: list[str] | None = None
         if isinstance(classifier._network, HookedNetwork) and isinstance(layers, list):
@@ -184,6 +191,7 @@ class BiasAttribution(LayerAggregate):
         classifier: The network to explain.
         layers: ``"all"``, how many from the top, or a list of names out of the network's layers.
         signed: Whether to average attribution maps, in the unit of the class score, instead of saliency maps in [0, 1].
+        upsampling: ``"bilinear"`` (equation 9), or ``"nearest"``: blocks, our reading of figure 12's "linear" resize.
         network_layers: The network's layers, where the ones found are not wanted (see ``NetworkLayers``).
         forward_batch_size: Images a forward and backward pass.
         seed: Unused; nothing here is random.
@@ -200,11 +208,12 @@ class BiasAttribution(LayerAggregate):
         *,
         layers: str | int | list[str] = "all_but_input",
         signed: bool = False,
+        upsampling: str = "bilinear",
         network_layers: list[str] | None = None,
         forward_batch_size: int = 16,
         seed: int = 0,
     ) -> None:
-        super().__init__(classifier, layers, signed, forward_batch_size, seed)
+        super().__init__(classifier, layers, signed, forward_batch_size, seed, upsampling)
         owner = self.trace(network_layers).owner
         known = [name for name in self.network_layers.names if name in owner.values()]
         if not known:
@@ -289,7 +298,7 @@ class FullGrad(LayerAggregate):
             batch = features if self.rescale == "layer" else features.flatten(0, 1)
             scaled = unit_range(batch, eps=1e-6).view_as(features)
             # Interpolation is linear, so that the sum over feature maps may come first.
-            total += _upsample(scaled.sum(dim=1), size, align_corners=True)
+            total += _upsample(scaled.sum(dim=1), size, "aligned")
         return total
 
 
@@ -328,5 +337,6 @@ def _positions(found: Attributions, layer: str, classifier: FrozenClassifier) ->
     return term.map
 
 
-def _upsample(maps: Tensor, size: Size, align_corners: bool = False) -> Tensor:
-    return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=align_corners)[:, 0]
+def _upsample(maps: Tensor, size: Size, kind: str = "bilinear") -> Tensor:
+    mode, align_corners = {**_UPSAMPLING, "aligned": ("bilinear", True)}[kind]
+    return F.interpolate(maps[:, None], size=size, mode=mode, align_corners=align_corners)[:, 0]

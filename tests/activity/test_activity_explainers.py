@@ -67,6 +67,16 @@ def test_a_signed_map_sums_to_the_attribution_of_its_layer(resnet: FrozenClassif
     assert heatmap.unit == "logit"
 
 
+def test_nearest_upsampling_draws_a_block_a_position(resnet: FrozenClassifier, images: Tensor) -> None:
+    settings = {"layers": ["layer2.1"], "signed": True, "upsampling": "nearest"}
+    heatmap = build_explainer("activity", resnet, settings).attribute(images[:2], target=7)
+    for image, values in zip(images, heatmap.values, strict=False):
+        expected = activities(resnet, image, 7, ["layer2.1"])[0].sum(dim=0) / 64  # 8 x 8 positions of 64 pixels each
+        assert torch.allclose(values, expected.repeat_interleave(8, 0).repeat_interleave(8, 1), rtol=1e-3, atol=1e-4)
+    with pytest.raises(InputError, match="upsampling is 'linear'; it must be 'bilinear' or 'nearest'"):
+        build_explainer("bias_attribution", resnet, {"upsampling": "linear"})
+
+
 def bias_terms(classifier: FrozenClassifier, image: Tensor, target: int) -> tuple[Tensor, list[Tensor]]:
     """x * df/dx, and b * df/dz (C, h, w) of every convolution of a VGG, by hooks on modules made out of place."""
     outputs = {}
