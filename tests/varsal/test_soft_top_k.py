@@ -57,11 +57,11 @@ def test_any_mask_sums_to_k_and_keeps_the_order(problem: tuple[Tensor, float, fl
     assert mask.min() >= 0
     assert mask.max() <= 1
     assert float(mask.sum()) == pytest.approx(k, rel=1e-9, abs=1e-9)
-    order = scores[0].argsort()
-    assert (mask[0, order].diff() >= 0).all()
+    order = scores[0].argsort()  # to the last digit: torch's sigmoid rounds differently at the end of a row
+    assert (mask[0, order].diff() >= -1e-14 * mask[0, order][1:]).all()
     for value in scores[0].unique():
         tied = mask[0, scores[0] == value]
-        assert (tied == tied[0]).all()
+        torch.testing.assert_close(tied, tied[:1].expand_as(tied), rtol=1e-14, atol=0)
     shuffle = list(range(scores.shape[1]))
     random.shuffle(shuffle)  # type: ignore[attr-defined]
     shuffled = soft_top_k(scores[:, shuffle], torch.tensor([k], dtype=torch.float64), temperature=temperature)
