@@ -23,8 +23,9 @@ quickstart: $(VENV)/.installed
 	$(PY) evaluate.py export $(RUN)/readout/checkpoints/best.ckpt --out $(RUN)/export
 	@echo "open $(RUN)/benchmark/report.html in a browser; TensorBoard: $(VENV)/bin/tensorboard --logdir $(RUN)"
 
+# A file of tests stays in one process, with its fixtures.
 test: $(VENV)/.installed
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 lint: $(VENV)/.installed
 	$(PY) -m ruff check .
