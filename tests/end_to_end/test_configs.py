@@ -34,6 +34,7 @@ def test_every_config_has_its_test() -> None:
         "train/zero_bias_vgg16.yaml", "evaluate/zero_bias_survey.yaml", "evaluate/roar_cifar10.yaml",
         "train/imdb_lstm.yaml", "evaluate/input_iba_figures4b_5b_imdb.yaml",  # in tests/text
         "quickstart/real_time_saliency.yaml", "train/real_time_saliency_resnet50.yaml", "quickstart/varsal.yaml",
+        "quickstart/uncertainty.yaml", "evaluate/varsal_figure7_vgg16.yaml",
         "train/varsal_resnet50.yaml", "train/varsal_vgg16.yaml", *(f"train/varsal_vgg16_{name}.yaml" for name in ABLATIONS),
     }  # fmt: skip
     evaluation = {f"evaluate/{name}" for name in BENCHMARKS}  # in test_evaluate_configs.py
@@ -52,6 +53,17 @@ def test_the_quickstart_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     masking = ["fit", "--config", str(quickstart / "real_time_saliency.yaml"), *ONE_EPOCH, *LITTLE]
     assert main([*masking, "--model.embedding_steps", "1"], "train.py") == 0
     assert main(["fit", "--config", str(quickstart / "varsal.yaml"), *ONE_EPOCH, *LITTLE], "train.py") == 0
+    uncertainty = [
+        "uncertainty",
+        "--config",
+        str(quickstart / "uncertainty.yaml"),
+        "--max_images",
+        "4",
+        "--samples",
+        "3",
+    ]
+    assert main([*uncertainty, "--resamples", "20", "--device", "cpu"], "evaluate.py") == 0
+    assert "Figure 7" in Path("runs/quickstart/uncertainty/uncertainty.html").read_text()
     examples = [str(path) for path in Path("data/quickstart/examples").glob("*.jpg")]
     assert main(["explain", *examples, "--config", str(quickstart / "explain.yaml")], "evaluate.py") == 0
     assert len(list(Path("runs/quickstart/explain").glob("*.overlay.png"))) == len(examples) == 4
@@ -172,6 +184,14 @@ def test_the_varsal_configs_take_a_step(layered: list[str], tmp_path: Path, monk
     assert used["prior"] == ("standard_normal" if ablated == "standard_normal" else "soft_tv")
     assert used["baselines"] == ([ablated] if ablated in ABLATIONS[1:] else ["blur", "noise", "mean"])
     assert used["beta"] is None
+    if layered == ["resnet50"]:  # ResNet-18's random weights are always the same
+        config = ["--config", str(CONFIGS / "evaluate" / "varsal_figure7_vgg16.yaml"), "--device", "cpu"]
+        trained = {"--settings.checkpoint": "runs/varsal_resnet50/checkpoints/last.ckpt", "--max_images": "1"}
+        little = {"--samples": "1", "--percentages": "[50]", "--severities": "[5]", "--calibrated_severities": "[5]"}
+        classifier = {"--classifier": changes["--model.classifier"], "--resamples": "20"}
+        changed = [word for pair in (trained | little | classifier).items() for word in pair]
+        assert main(["uncertainty", *config, *changed], "evaluate.py") == 0
+        assert Path("runs/varsal_figure7_vgg16/uncertainty.html").is_file()
 
 
 @pytest.mark.slow
