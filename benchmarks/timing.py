@@ -45,8 +45,13 @@ def median_seconds(
 
 def flops(run: Callable[[], object]) -> float:
     """Floating-point operations of one run (convolutions and matrix products)."""
-    with FlopCounterMode(display=False) as counter:
-        run()
+    enabled = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = False  # torch counts its own convolutions, not our packed ones
+    try:
+        with FlopCounterMode(display=False) as counter:
+            run()
+    finally:
+        torch.backends.mkldnn.enabled = enabled
     return float(counter.get_total_flops())
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lit_iba.cifar_resnet import ResNet8
 from lit_iba.errors import InputError, unknown_name
 from lit_iba.folding import fold_batch_norms
+from lit_iba.packing import pack_convolutions
 from lit_iba.preprocessing import Preprocessing
 from lit_iba.small_cnn import SmallCNN
 from lit_iba.split import HookedNetwork, Layout, Split, TracedNetwork
@@ -143,7 +144,8 @@ class FrozenClassifier(nn.Module):
     def folded(self) -> Callable[[Tensor], Tensor]:
         """The same function, images to logits, made fast for many passes: equal to this module to float rounding.
 
-        Batch norms are folded into copies of the convolutions, and images come in the memory format of the weights.
+        Batch norms are folded into copies of the convolutions, images come in the memory format of the weights, and on the CPU
+        weights are kept in the order in which convolutions read them (:mod:`lit_iba.packing`).
         Networks that cannot be traced, and such as have forward hooks, are run as they are.
         """
         if any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in self.modules()):
@@ -159,8 +161,8 @@ class FrozenClassifier(nn.Module):
 
     def _fold(self) -> Callable[[Tensor], Tensor]:
         network: nn.Module = self.model
-        if any(isinstance(m, nn.BatchNorm2d) for m in self.modules()) and isinstance(self._traced, TracedNetwork):
-            network = fold_batch_norms(self._traced.whole())
+        if any(isinstance(m, nn.Conv2d) for m in self.modules()) and isinstance(self._traced, TracedNetwork):
+            network = pack_convolutions(fold_batch_norms(self._traced.whole()))
         channels_last = any(
             p.ndim == 4 and p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous()
             for p in self.parameters()

@@ -20,6 +20,7 @@ from torchvision.models.feature_extraction import NodePathTracer
 
 from lit_iba.errors import InputError, unknown_name
 from lit_iba.folding import fold_batch_norms, graph_module
+from lit_iba.packing import pack_convolutions
 
 Carried = tuple[Any, ...]  # tensors whose rows belong to the images, and shapes whose first entry counts them
 
@@ -136,7 +137,8 @@ class Split:
     def _fold(self, part: str, run: Any, inputs: Tensor) -> Any:
         made_for = (inputs.device, inputs.dtype)  # the copies do not follow when the classifier is moved
         if part not in self._folded or self._folded[part][0] != made_for:
-            self._folded[part] = made_for, fold_batch_norms(run) if isinstance(run, fx.GraphModule) else run
+            made = pack_convolutions(fold_batch_norms(run)) if isinstance(run, fx.GraphModule) else run
+            self._folded[part] = made_for, made
         return self._folded[part][1]
 
     def observe(self, images: Tensor) -> tuple[Tensor, Carried, dict[str, Tensor]]:

@@ -216,10 +216,14 @@ class PerSampleIBA(Explainer):
         adam = torch.optim.Adam([alpha], lr=s.learning_rate)
         carried = repeat_carried(carried, s.copies)
         repeated_targets = targets.repeat(s.copies)
-        unit_noise = channels_last(r.new_empty(s.copies * len(r), *r.shape[1:])).unflatten(0, (s.copies, len(r)))
+        # Drawn in the order of memory, into tensors that stay: what is moved about costs as much as the drawing.
+        in_memory = r.movedim(1, -1) if r.ndim == 4 else r
+        drawn = r.new_empty(s.copies, *in_memory.shape)
+        own = drawn[:, 0] if len(r) == 1 else torch.empty_like(drawn[:, 0])
+        unit_noise = drawn.movedim(-1, 2) if r.ndim == 4 else drawn
         for _ in range(s.steps if s.read_after == "T" else s.steps - 1):
             for i, generator in enumerate(generators):
-                unit_noise[:, i] = torch.randn((s.copies, *r.shape[1:]), generator=generator, device=r.device)
+                drawn[:, i] = own.normal_(generator=generator)
             with torch.enable_grad():
                 keep, drop = mask_from_logits(alpha, s.smoothing_sigma, layout)
                 z = noise.restrict(r, keep, drop, unit_noise)  # (copies, B, *R)
