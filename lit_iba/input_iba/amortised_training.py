@@ -41,8 +41,9 @@ class ConditionalCritic(nn.Module):
     """Scores samples of a feature map, given the image's own feature map and mask, and the direction of the wrong mean.
 
     A critic of one image alone that is linear ends up in the direction from the mean of f(Z_G) to that of Z*, with norm 1. No
-    network guesses that from the image, as the generator moves; so it is given (see :func:`directions`). A network of the sample's deviation from the mean of Z*, and of the image, sees any other difference. Its sum over n positions
-    is divided by sqrt(n), so that gradients are of the order of one, as the Lipschitz condition wants them.
+    network guesses that from the image, as the generator moves; so it is given (see :func:`directions`). A network of the
+    sample's deviation from the mean of Z*, and of the image, sees any other difference. Its sum over n positions is divided by
+    sqrt(n), so that gradients are of the order of one, as the Lipschitz condition wants them.
 
     Args:
         channels: C of the feature maps.
@@ -116,8 +117,8 @@ class InputIBATraining(TrainingWithFrozenClassifier):
         critic_width: Channels of the critic's hidden layers.
         start_batches: In so many batches at first, the generator learns where a fit of each image's own would begin (its logits'
             squared difference from ``prior_start``) and the critic to judge it. 0 starts from lambda_G = 1/2.
-        settings: Of :class:`InputIBASettings`, those about features, Z*, samples and critic: ``{"lipschitz": "clip"}`` as
-            published, or ``"gradient_penalty"``; and those of stage (c), which the explainer then has.
+        settings: Of :class:`InputIBASettings`, those about features, Z*, samples and critic, and those of stage (c), which the
+            explainer then has. ``lipschitz`` is ``"clip"`` here unless given, as published.
         target: The class whose features the bottleneck keeps: the data set's ``"label"``, or the ``"predicted"`` one.
         statistics_images: How many images the statistics are measured over before training.
         seed: Seeds all noise, together with each sample's key.
@@ -142,7 +143,7 @@ class InputIBATraining(TrainingWithFrozenClassifier):
     ) -> None:
         super().__init__(classifier)
         self.automatic_optimization = False
-        settings = dict(settings or {})
+        settings = {"lipschitz": "clip", **(settings or {})}
         _check(settings, target, start_batches)
         check_counts(critic_width=critic_width, statistics_images=statistics_images)
         self.explainer = AmortisedInputIBA(
