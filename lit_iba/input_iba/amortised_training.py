@@ -55,7 +55,7 @@ class ConditionalCritic(nn.Module):
         self.condition = nn.Conv2d(2 * channels, width, 3, padding=1)
         self.sample = nn.Conv2d(channels, width, 3, padding=1, bias=False)
         self.hidden = nn.Conv2d(width, width, 3, padding=1)
-        self.score = nn.Conv2d(width, 1, 1)
+        self.score = nn.Conv2d(width, 1, 1, bias=False)
 
     def forward(self, samples: Tensor, r: Tensor, keep: Tensor, direction: Tensor) -> Tensor:
         """Scores (S, B).

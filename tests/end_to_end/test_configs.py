@@ -34,6 +34,7 @@ def test_every_config_has_its_test() -> None:
         "train/zero_bias_vgg16.yaml", "evaluate/zero_bias_survey.yaml", "evaluate/roar_cifar10.yaml",
         "train/imdb_lstm.yaml", "evaluate/input_iba_figures4b_5b_imdb.yaml",  # in tests/text
         "quickstart/real_time_saliency.yaml", "train/real_time_saliency_resnet50.yaml", "quickstart/varsal.yaml",
+        "quickstart/input_iba.yaml", "train/input_iba_vgg16.yaml",
         "train/varsal_resnet50.yaml", "train/varsal_vgg16.yaml", *(f"train/varsal_vgg16_{name}.yaml" for name in ABLATIONS),
     }  # fmt: skip
     evaluation = {f"evaluate/{name}" for name in BENCHMARKS}  # in test_evaluate_configs.py
@@ -52,6 +53,8 @@ def test_the_quickstart_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     masking = ["fit", "--config", str(quickstart / "real_time_saliency.yaml"), *ONE_EPOCH, *LITTLE]
     assert main([*masking, "--model.embedding_steps", "1"], "train.py") == 0
     assert main(["fit", "--config", str(quickstart / "varsal.yaml"), *ONE_EPOCH, *LITTLE], "train.py") == 0
+    amortised = ["fit", "--config", str(quickstart / "input_iba.yaml"), *ONE_EPOCH, *LITTLE]
+    assert main([*amortised, "--model.statistics_images", "40", "--trainer.limit_train_batches", "1"], "train.py") == 0
     examples = [str(path) for path in Path("data/quickstart/examples").glob("*.jpg")]
     assert main(["explain", *examples, "--config", str(quickstart / "explain.yaml")], "evaluate.py") == 0
     assert len(list(Path("runs/quickstart/explain").glob("*.overlay.png"))) == len(examples) == 4
@@ -172,6 +175,30 @@ def test_the_varsal_configs_take_a_step(layered: list[str], tmp_path: Path, monk
     assert used["prior"] == ("standard_normal" if ablated == "standard_normal" else "soft_tv")
     assert used["baselines"] == ([ablated] if ablated in ABLATIONS[1:] else ["blur", "noise", "mean"])
     assert used["beta"] is None
+
+
+@pytest.mark.slow
+def test_the_amortised_input_iba_config_takes_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_quickstart("data/imagenet", QuickstartSettings(6, 4, 2, shard_size=4))
+    classifier = {
+        "model": "test_evaluate_configs:slim_vgg16",
+        "weights": "random",
+        "preprocessing": {"resize": 64, "crop": 64},
+    }
+    changes = {
+        "--model.classifier": json.dumps(classifier),
+        "--model.statistics_images": "4", "--model.settings.feature_steps": "1", "--model.start_batches": "0",
+        "--trainer.precision": "32-true",
+        "--data.batch_size": "2", "--data.num_workers": "0", "--trainer.limit_train_batches": "1",
+        "--trainer.limit_val_batches": "1", "--trainer.val_check_interval": "1", "--trainer.log_every_n_steps": "1",
+        "--trainer.accelerator": "cpu",
+    }  # fmt: skip
+    config = ["fit", "--config", str(CONFIGS / "train" / "input_iba_vgg16.yaml")]
+    assert main([*config, *(word for pair in changes.items() for word in pair)], "train.py") == 0
+    saved = torch.load("runs/input_iba_vgg16/checkpoints/last.ckpt", weights_only=True)
+    assert saved["hyper_parameters"]["settings"]["lipschitz"] == "clip"
+    assert saved["global_step"] == 6
 
 
 @pytest.mark.slow
