@@ -171,6 +171,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(folder: Path, last: 
             assert torch.equal(found["state_dict"][name], value), name
 
 
+@pytest.mark.slow
 def test_export_gives_the_map_of_one_pass(last: Path, tmp_path: Path) -> None:
     report = export_checkpoint(last, tmp_path / "out")
     assert max(error for errors in report.errors.values() for error in errors.values()) < 1e-4
