@@ -25,7 +25,7 @@ quickstart: $(VENV)/.installed
 
 # A file of tests stays in one process, with its fixtures.
 test: $(VENV)/.installed
-	$(PY) -m pytest -n auto --maxprocesses 8 --dist loadfile
+	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.installed
 	$(PY) -m ruff check .

@@ -90,8 +90,8 @@ class PlainInputIBA:
                 noise = m["mean"] + m["std"] * torch.randn(s.samples, *r.shape[1:])
                 real = ((keep * r + (1 - keep) * noise - m["mean"]) / m["std"])[:, None]
                 fake = fakes().detach()
-                loss = critic_loss(critic, real, fake)
-                loss = loss + s.penalty * gradient_penalty(critic, real, fake, torch.rand(s.samples, 1))
+                loss = critic_loss(critic, real, fake).sum()
+                loss = loss + s.penalty * gradient_penalty(critic, real, fake, torch.rand(s.samples, 1)).sum()
                 learner.zero_grad()
                 loss.backward()
                 learner.step()

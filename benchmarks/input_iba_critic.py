@@ -94,7 +94,7 @@ def main(network: str, weights: str, layer: str, data: str, count: int, side: in
     explainer = InputIBA(classifier, layer, statistics, estimate_input(classifier, [everything]))
     keys = [str(i) for i in range(count)]
     masked = explainer.feature_iba.masked_feature(images, targets, sample_generators(0, keys, images.device))
-    noise = explainer._input_noise(images)
+    noise = explainer.input_noise(images)
     rows: list[dict[str, object]] = []
 
     def head(z: Tensor) -> Tensor:

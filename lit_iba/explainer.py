@@ -199,6 +199,7 @@ EXPLAINERS: dict[str, str] = {
     "per_sample_iba": "lit_iba.iba.per_sample.PerSampleIBA",
     "readout_iba": "lit_iba.iba.readout.ReadoutIBA",
     "input_iba": "lit_iba.input_iba.explainer.InputIBA",
+    "amortised_input_iba": "lit_iba.input_iba.amortised.AmortisedInputIBA",
     "random": "lit_iba.baselines.gradient.RandomMap",
     "gradient": "lit_iba.baselines.gradient.Gradient",
     "saliency": "lit_iba.baselines.gradient.Saliency",

@@ -15,6 +15,7 @@ from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.explainer import Explainer
 from lit_iba.iba.readout import ReadoutIBA
+from lit_iba.input_iba.amortised import AmortisedInputIBA
 from lit_iba.varsal.explainer import VarSal
 from lit_iba.weights import load_into
 
@@ -233,7 +234,63 @@ class VarSalRecipe(Recipe):
         return VarSal.load(checkpoint, classifier)
 
 
-RECIPES: tuple[Recipe, ...] = (ReadoutRecipe(), RealTimeSaliencyRecipe(), VarSalRecipe())
+class AmortisedInputIBARecipe(Recipe):
+    """Amortised InputIBA: one output, what the predicted prior keeps; stage (c) is an optimisation and stays here."""
+
+    explainer_class = AmortisedInputIBA
+    training = "InputIBATraining"
+    outputs = (
+        Output(
+            "heatmap",
+            "bits",
+            "Information in bits that each pixel contributes to a noisy image which the classifier's features cannot tell from "
+            "the ones that the prediction needs.",
+        ),
+    )
+
+    def maps(self, explainer: AmortisedInputIBA, images: Tensor) -> tuple[Tensor, ...]:
+        """See the base class."""
+        return (explainer.prior_bits(images),)
+
+    def expected(self, explainer: AmortisedInputIBA, images: Tensor) -> tuple[Tensor, ...]:
+        """See the base class."""
+        with torch.no_grad():
+            return (explainer.prior_bits(images),)
+
+    def network(self, explainer: AmortisedInputIBA) -> nn.Module:
+        """See the base class."""
+        return explainer.generator
+
+    def parts(self, explainer: AmortisedInputIBA) -> dict[str, nn.Module]:
+        """See the base class."""
+        observe = explainer.observe  # a graph that ends with the last tap, or a function that runs the whole network
+        trunk = observe if isinstance(observe, nn.Module) else explainer.classifier.model
+        return {"classifier": trunk, "generator": explainer.generator}
+
+    def settings(self, explainer: AmortisedInputIBA) -> dict[str, Any]:
+        """See the base class."""
+        return {
+            "layer": explainer.layer, "taps": list(explainer.taps), "widths": list(explainer.generator.widths),
+            "output": explainer.output, "seed": explainer.seed,
+            "settings": {k: v for k, v in vars(explainer.settings).items() if k != "output"},
+        }  # fmt: skip
+
+    def build(
+        self, classifier: FrozenClassifier, settings: dict[str, Any], state: dict[str, Tensor], source: str
+    ) -> AmortisedInputIBA:
+        """See the base class."""
+        place = {k: v for k, v in settings.items() if k != "settings"}
+        explainer = AmortisedInputIBA(classifier, **place, **settings["settings"])
+        load_into(explainer.generator, state, source)
+        explainer.generator.eval().requires_grad_(False)
+        return explainer
+
+    def load(self, checkpoint: Path, classifier: FrozenClassifier | None) -> AmortisedInputIBA:
+        """See the base class."""
+        return AmortisedInputIBA.load(checkpoint, classifier)
+
+
+RECIPES: tuple[Recipe, ...] = (ReadoutRecipe(), RealTimeSaliencyRecipe(), VarSalRecipe(), AmortisedInputIBARecipe())
 
 
 def recipe_for(explainer: Explainer) -> Recipe:

@@ -7,13 +7,14 @@ weights' identity and its cut stand for it.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning as L
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from lit_iba.checkpoint import CLASSIFIER_KEY, KIND_KEY
 from lit_iba.classifier import FrozenClassifier
@@ -93,6 +94,26 @@ class TrainingWithFrozenClassifier(L.LightningModule):
         """The classifier's images of a batch of pictures."""
         images = self.classifier.images(batch["picture"])
         return images.contiguous(memory_format=torch.channels_last)
+
+    @property
+    def data_name(self) -> str:
+        """What statistics say that they were measured on."""
+        return type(self.trainer.datamodule).__name__  # type: ignore[attr-defined]
+
+    def images_to_measure(self, count: int) -> Iterator[Tensor]:
+        """This process's share of so many images: every so-many-th batch of one order that all processes share."""
+        loader = self.trainer.datamodule.statistics_dataloader()  # type: ignore[attr-defined]
+        shown = self.trainer.is_global_zero and self.trainer.progress_bar_callback is not None
+        left = count
+        with tqdm(total=left, desc="feature statistics", unit="image", disable=not shown) as bar:
+            for number, batch in enumerate(loader):
+                images = self.classifier.images(batch["picture"])[batch["weight"].to(self.classifier.device) > 0][:left]
+                left -= len(images)
+                bar.update(len(images))
+                if number % self.trainer.world_size == self.trainer.global_rank:
+                    yield images
+                if left <= 0:
+                    return
 
     def drawings(self, pictures: Tensor) -> list[Tensor]:
         """What TensorBoard shows beside pictures uint8 (B, 3, H, W): further ones, overlay and heatmap unless overridden."""

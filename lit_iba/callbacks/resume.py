@@ -74,9 +74,11 @@ class ResumeCheckpoint(L.Callback):
         """Save when it is time, or when any process was told to stop; only after whole optimiser steps."""
         if trainer.global_step == self._seen_step:
             return  # gradients are being accumulated, and no checkpoint holds them
-        self._seen_step = trainer.global_step
+        before, self._seen_step = self._seen_step, trainer.global_step
         stop = trainer.strategy.reduce_boolean_decision(self._received is not None, all=False)
-        if stop or (self.every_n_steps and trainer.global_step % self.every_n_steps == 0):
+        # A batch may count several steps: one of each optimiser, under manual optimisation.
+        due = self.every_n_steps and trainer.global_step // self.every_n_steps > before // self.every_n_steps
+        if stop or due:
             trainer.save_checkpoint(self.path(trainer))
         if stop:
             self._end(trainer)

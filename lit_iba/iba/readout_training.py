@@ -6,7 +6,6 @@ runs only the layers behind the bottleneck.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,7 +14,6 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torchmetrics import MeanMetric
-from tqdm.auto import tqdm
 
 from lit_iba.errors import InputError
 from lit_iba.explainer import sample_generators
@@ -143,28 +141,10 @@ class ReadoutTraining(TrainingWithFrozenClassifier):
         statistics = estimate_layers(
             self.classifier,
             {*self.explainer.taps, self.explainer.layer},
-            self._statistics_images(),
-            data=self._data_name(),
+            self.images_to_measure(self.statistics_images),
+            data=self.data_name,
         )
         for layer in sorted(statistics):
             statistics[layer].reduce_across_processes()
         self.network.set_statistics(statistics)
         rank_zero_info(f"feature statistics measured over {int(self.network.images_measured)} images")
-
-    def _data_name(self) -> str:
-        return type(self.trainer.datamodule).__name__  # type: ignore[attr-defined]
-
-    def _statistics_images(self) -> Iterator[Tensor]:
-        """This process's share of the statistics' images: every so-many-th batch of one order that all processes share."""
-        loader = self.trainer.datamodule.statistics_dataloader()  # type: ignore[attr-defined]
-        shown = self.trainer.is_global_zero and self.trainer.progress_bar_callback is not None
-        left = self.statistics_images
-        with tqdm(total=left, desc="feature statistics", unit="image", disable=not shown) as bar:
-            for number, batch in enumerate(loader):
-                images = self.classifier.images(batch["picture"])[batch["weight"].to(self.classifier.device) > 0][:left]
-                left -= len(images)
-                bar.update(len(images))
-                if number % self.trainer.world_size == self.trainer.global_rank:
-                    yield images
-                if left <= 0:
-                    return

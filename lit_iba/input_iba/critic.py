@@ -6,7 +6,7 @@ Arjovsky et al., "Wasserstein GAN" (2017), and Gulrajani et al., "Improved Train
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 SLOPE = 0.2  # of the leaky ReLU
+Scorer = Callable[[Tensor], Tensor]  # samples (S, N, ...) to scores (S, N)
 
 
 @dataclass(frozen=True)
@@ -111,16 +112,16 @@ class Critic(nn.Module):
         return y[..., 0].transpose(0, 1)
 
 
-def critic_loss(critic: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-    """What a critic minimises: mean score of the fakes minus that of the real samples, summed over its N images.
+def critic_loss(critic: Scorer, real: Tensor, fake: Tensor) -> Tensor:
+    """What a critic minimises: mean score of the fakes minus that of the real samples, for each of its N images, (N,).
 
     Its negative estimates the Wasserstein distance, up to the critic's Lipschitz constant.
     """
-    return (critic(fake).mean(dim=0) - critic(real).mean(dim=0)).sum()
+    return critic(fake).mean(dim=0) - critic(real).mean(dim=0)
 
 
-def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, between: Tensor) -> Tensor:
-    """Mean squared deviation of the critic's gradient norm from 1 at points between real and fake, summed over images.
+def gradient_penalty(critic: Scorer, real: Tensor, fake: Tensor, between: Tensor) -> Tensor:
+    """Mean squared deviation of the critic's gradient norm from 1 at points between real and fake, for each image, (N,).
 
     Args:
         critic: From (S, N, ...) to (S, N).
@@ -130,7 +131,7 @@ def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, between: Ten
     weight = between[(...,) + (None,) * (real.ndim - 2)]
     points = torch.lerp(fake, real, weight).detach().requires_grad_()
     (gradient,) = torch.autograd.grad(critic(points).sum(), points, create_graph=True)
-    return (gradient.flatten(2).norm(dim=2) - 1).square().mean(dim=0).sum()
+    return (gradient.flatten(2).norm(dim=2) - 1).square().mean(dim=0)
 
 
 @torch.no_grad()

@@ -139,9 +139,13 @@ class InputIBA(Explainer):
     def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
         """Heatmaps of the images; see :meth:`Explainer.attribute`."""
         stages = self.find_stages(images, targets, generators)
+        return self.drawn(stages.keep, stages.alpha, stages.bits)
+
+    def drawn(self, keep: Tensor, alpha: Tensor, bits: Tensor) -> Attribution:
+        """The map that ``output`` asks for, of stage c's results (B, 3, H, W)."""
         if self.settings.output == "bits":
-            return Attribution(stages.bits.sum(dim=1))
-        mask = stages.keep if self.settings.output == "smoothed_lambda" else torch.sigmoid(stages.alpha)
+            return Attribution(bits.sum(dim=1))
+        mask = keep if self.settings.output == "smoothed_lambda" else torch.sigmoid(alpha)
         return Attribution(mask.mean(dim=1))
 
     def find_stages(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> InputStages:
@@ -156,37 +160,47 @@ class InputIBA(Explainer):
         return join(parts)
 
     def _find_part(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> InputStages:
-        noise = self._input_noise(images)
         masked = self.feature_iba.masked_feature(images, targets, generators)
         self._tell("features", 1, 1)
-        prior = self.find_prior(images, masked, noise, generators)
+        prior = self.find_prior(images, masked, self.input_noise(images), generators)
+        return InputStages(masked.keep, masked.nats, prior, *self.find_mask(images, targets, generators, prior))
+
+    def find_mask(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator], prior: InputPrior
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Stage c: lambda_G, Lambda, its logits alpha and the bits, as in :class:`InputStages`, for a prior of every image."""
+        noise = self.input_noise(images)
         with torch.no_grad():
             prior_keep, prior_drop = prior.masks()
         alpha = self._optimise(images, targets, generators, noise, prior_keep, prior_drop)
         with torch.no_grad():
             keep, drop = self._mask(alpha)
             bits = input_information_bits((images - noise.mean) / noise.std, keep, drop, prior_drop)
-        return InputStages(masked.keep, masked.nats, prior, prior_keep, keep, alpha, bits)
+        return prior_keep, keep, alpha, bits
+
+    @torch.no_grad()
+    def starting_prior(self, masked: MaskedFeature, noise: NoiseModel) -> InputPrior:
+        """Where stage b begins: lambda_G from the information in the features, mu_G and sigma_G of the images at large."""
+        count, s = len(masked.r), self.settings
+        return InputPrior(
+            starting_logits(masked, (noise.mean.shape[-2], noise.mean.shape[-1]), s.prior_start),
+            noise.mean.mean(dim=(1, 2), keepdim=True).expand(count, -1, -1, -1),
+            noise.std.square().mean(dim=(1, 2), keepdim=True).sqrt().expand(count, -1, -1, -1),
+            s.prior_smoothing_sigma,
+        )
 
     def find_prior(
         self, images: Tensor, masked: MaskedFeature, noise: NoiseModel, generators: list[torch.Generator]
     ) -> InputPrior:
         """Stage b: the prior of every image, from its feature bottleneck."""
-        s = self.settings
-        with torch.no_grad():
-            start = InputPrior(
-                starting_logits(masked, (images.shape[-2], images.shape[-1]), s.prior_start),
-                noise.mean.mean(dim=(1, 2), keepdim=True).expand(len(images), -1, -1, -1),
-                noise.std.square().mean(dim=(1, 2), keepdim=True).sqrt().expand(len(images), -1, -1, -1),
-                s.prior_smoothing_sigma,
-            )
+        s, start = self.settings, self.starting_prior(masked, noise)
         if s.gan == "none":
             return start
-        head = self.feature_iba.split.folded_head
-        return fit_prior(
-            start, images, s.neighbourhood * noise.std, masked, lambda z: head(channels_last(z))[0], s, generators,
-            self.on_step,
-        )  # fmt: skip
+        return fit_prior(start, images, s.neighbourhood * noise.std, masked, self.features, s, generators, self.on_step)
+
+    def features(self, images: Tensor) -> Tensor:
+        """f: feature maps (N, *R) of images (N, 3, H, W), made fast for many passes."""
+        return self.feature_iba.split.folded_head(channels_last(images))[0]
 
     def _mask(self, alpha: Tensor) -> tuple[Tensor, Tensor]:
         return mask_from_logits(alpha, self.settings.smoothing_sigma, Layout("BCHW", *alpha.shape[-2:]))
@@ -222,7 +236,7 @@ class InputIBA(Explainer):
             self._tell("input", step + 1, s.steps)
         return alpha.detach()
 
-    def _input_noise(self, images: Tensor) -> NoiseModel:
+    def input_noise(self, images: Tensor) -> NoiseModel:
         """The noise of the input bottleneck, (3, H, W)."""
         if self.input_statistics is None:
             zero = torch.zeros_like(images[0])

@@ -21,6 +21,7 @@ from lit_iba.input_iba.critic import (
     LINEAR,
     Critic,
     CriticDesign,
+    Scorer,
     clip_weights,
     critic_loss,
     gradient_penalty,
@@ -198,11 +199,7 @@ def fit_prior(
     mover: torch.optim.Optimizer = RMSpropByImage(groups) if s.step_size == "image" else torch.optim.RMSprop(groups)
 
     def fakes() -> Tensor:
-        around = images
-        if s.neighbourhood:
-            around = images + spread * normal(generators, s.samples, images.shape[1:])
-        z = prior.sample(around, normal(generators, s.samples, images.shape[1:]))
-        return view(head(z.flatten(0, 1)).unflatten(0, (s.samples, len(images))))
+        return view(prior_features(prior, images, spread, head, s, generators))
 
     # RMSProp is elementwise and every loss a sum over images: each image is fitted as if it were alone.
     rates = [group["lr"] for group in mover.param_groups]
@@ -211,7 +208,12 @@ def fit_prior(
         for update in range(s.critic_steps + (0 if step else s.critic_warm_up)):
             if update and not s.reuse_fakes:
                 fake = fakes()
-            update_critic(critic, critics, view(latent.sample(s.samples)), fake.detach(), s, generators)
+            losses = critic_objective(critic, view(latent.sample(s.samples)), fake.detach(), s, generators)
+            critics.zero_grad()
+            losses.sum().backward()
+            critics.step()
+            if s.lipschitz == "clip":
+                clip_weights(critic, s.clip)
         loss = -critic(fake).mean(dim=0).sum()
         gradients = torch.autograd.grad(loss, (logits, mean, std))
         for group, rate in zip(mover.param_groups, rates, strict=True):
@@ -224,23 +226,30 @@ def fit_prior(
     return InputPrior(logits.detach(), mean.detach(), std.detach(), start.smoothing_sigma)
 
 
-def update_critic(
-    critic: Critic,
-    optimizer: torch.optim.Optimizer,
-    real: Tensor,
-    fake: Tensor,
+def prior_features(
+    prior: InputPrior,
+    images: Tensor,
+    spread: Tensor,
+    head: Callable[[Tensor], Tensor],
     settings: InputIBASettings,
     generators: Sequence[torch.Generator],
-) -> None:
-    """One step of every image's critic on samples (S, B, C, h, w)."""
+) -> Tensor:
+    """Draws of f(Z_G), (S, B, *R): Z_G of a picture from the local explanation set of each image; see :func:`fit_prior`."""
+    samples, around = settings.samples, images
+    if settings.neighbourhood:
+        around = images + spread * normal(generators, samples, images.shape[1:])
+    z = prior.sample(around, normal(generators, samples, images.shape[1:]))
+    return head(z.flatten(0, 1)).unflatten(0, (samples, len(images)))
+
+
+def critic_objective(
+    critic: Scorer, real: Tensor, fake: Tensor, settings: InputIBASettings, generators: Sequence[torch.Generator]
+) -> Tensor:
+    """What a critic minimises on samples (S, B, C, h, w), with the gradient penalty where that is wanted: (B,)."""
     loss = critic_loss(critic, real, fake)
     if settings.lipschitz == "gradient_penalty":
         between = uniform(generators, len(real))
         # A gap between maps of n elements is of the order of sqrt(n), which the penalty must outweigh.
         weight = settings.penalty * real[0, 0].numel() ** 0.5
         loss = loss + weight * gradient_penalty(critic, real, fake, between)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    if settings.lipschitz == "clip":
-        clip_weights(critic, settings.clip)
+    return loss

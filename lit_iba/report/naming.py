@@ -14,6 +14,7 @@ _METHODS = {
     "per_sample_iba": "IBA Per-Sample",
     "readout_iba": "IBA Readout",
     "input_iba": "InputIBA",
+    "amortised_input_iba": "Amortised InputIBA",
     "varsal": "VarSal",
     "random": "Random",
     "gradient": "Gradient",

@@ -277,9 +277,9 @@ def _update_critics(
 ) -> None:
     """One step of every text's critic on samples (S, B, T, D)."""
     with torch.enable_grad():
-        loss = critic_loss(critic, real, fake)
+        loss = critic_loss(critic, real, fake).sum()
         if lipschitz == "gradient_penalty":
-            loss = loss + PENALTY * gradient_penalty(critic, real, fake, uniform(generators, len(real)))
+            loss = loss + PENALTY * gradient_penalty(critic, real, fake, uniform(generators, len(real))).sum()
         optimizer.zero_grad()
         loss.backward()
     optimizer.step()

@@ -35,6 +35,7 @@ def test_every_config_has_its_test() -> None:
         "train/imdb_lstm.yaml", "evaluate/input_iba_figures4b_5b_imdb.yaml",  # in tests/text
         "quickstart/real_time_saliency.yaml", "train/real_time_saliency_resnet50.yaml", "quickstart/varsal.yaml",
         "quickstart/uncertainty.yaml", "evaluate/varsal_figure7_vgg16.yaml",
+        "quickstart/input_iba.yaml", "train/input_iba_vgg16.yaml",
         "train/varsal_resnet50.yaml", "train/varsal_vgg16.yaml", *(f"train/varsal_vgg16_{name}.yaml" for name in ABLATIONS),
     }  # fmt: skip
     evaluation = {f"evaluate/{name}" for name in BENCHMARKS}  # in test_evaluate_configs.py
@@ -64,6 +65,8 @@ def test_the_quickstart_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ]
     assert main([*uncertainty, "--resamples", "20", "--device", "cpu"], "evaluate.py") == 0
     assert "Figure 7" in Path("runs/quickstart/uncertainty/uncertainty.html").read_text()
+    amortised = ["fit", "--config", str(quickstart / "input_iba.yaml"), *ONE_EPOCH, *LITTLE]
+    assert main([*amortised, "--model.statistics_images", "40"], "train.py") == 0
     examples = [str(path) for path in Path("data/quickstart/examples").glob("*.jpg")]
     assert main(["explain", *examples, "--config", str(quickstart / "explain.yaml")], "evaluate.py") == 0
     assert len(list(Path("runs/quickstart/explain").glob("*.overlay.png"))) == len(examples) == 4
@@ -192,6 +195,30 @@ def test_the_varsal_configs_take_a_step(layered: list[str], tmp_path: Path, monk
         changed = [word for pair in (trained | little | classifier).items() for word in pair]
         assert main(["uncertainty", *config, *changed], "evaluate.py") == 0
         assert Path("runs/varsal_figure7_vgg16/uncertainty.html").is_file()
+
+
+@pytest.mark.slow
+def test_the_amortised_input_iba_config_takes_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_quickstart("data/imagenet", QuickstartSettings(6, 4, 2, shard_size=4))
+    classifier = {
+        "model": "test_evaluate_configs:slim_vgg16",
+        "weights": "random",
+        "preprocessing": {"resize": 64, "crop": 64},
+    }
+    changes = {
+        "--model.classifier": json.dumps(classifier),
+        "--model.statistics_images": "4", "--model.settings.feature_steps": "1", "--model.start_batches": "0",
+        "--trainer.precision": "32-true",
+        "--data.batch_size": "2", "--data.num_workers": "0", "--trainer.limit_train_batches": "1",
+        "--trainer.limit_val_batches": "1", "--trainer.val_check_interval": "1", "--trainer.log_every_n_steps": "1",
+        "--trainer.accelerator": "cpu",
+    }  # fmt: skip
+    config = ["fit", "--config", str(CONFIGS / "train" / "input_iba_vgg16.yaml")]
+    assert main([*config, *(word for pair in changes.items() for word in pair)], "train.py") == 0
+    saved = torch.load("runs/input_iba_vgg16/checkpoints/last.ckpt", weights_only=True)
+    assert saved["hyper_parameters"]["settings"]["lipschitz"] == "clip"
+    assert saved["global_step"] == 6
 
 
 @pytest.mark.slow

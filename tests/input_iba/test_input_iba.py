@@ -54,7 +54,7 @@ def test_the_last_stage_is_a_plain_loop_over_steps(build: Build, images: Tensor)
     """One image, the formula as printed, a loop over copies; the noise is what comes after the first stage's."""
     explainer = build(gan="none")
     image, classifier = images[0], explainer.classifier
-    noise = explainer._input_noise(images)
+    noise = explainer.input_noise(images)
     (generator,) = sample_generators(0, ["a"], image.device)
     explainer.feature_iba.masked_feature(images[:1], torch.tensor([3]), [generator])
     found = explainer.find_stages(images[:1], torch.tensor([3]), sample_generators(0, ["a"], image.device))
@@ -120,7 +120,7 @@ def test_fitting_brings_the_features_closer_to_z_star(build: Build, images: Tens
     def head(z: Tensor) -> Tensor:
         return explainer.feature_iba.split.head(z)[0]
 
-    spread = 0.1 * explainer._input_noise(images).std
+    spread = 0.1 * explainer.input_noise(images).std
     fitted = fit_prior(start, images, spread, masked, head, explainer.settings, generators)
     view = CriticView(masked, standardise=True)
 

@@ -1,0 +1,331 @@
+"""Training amortised InputIBA: a generator of priors against one critic for all images.
+
+Zhang et al., "Fine-Grained Neural Network Explanation by Identifying Input Features with Predictive Information" (NeurIPS 2021),
+equation 3, over a data set. The critic is told which image it judges: the Wasserstein distance between f(Z_G) and Z* is meant
+image by image, and unconditionally any two sets of images with the same features on the whole would do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from lit_iba.errors import InputError
+from lit_iba.explainer import sample_generators
+from lit_iba.frozen_training import TrainingWithFrozenClassifier
+from lit_iba.heatmap import Heatmap
+from lit_iba.input_iba.amortised import PRIOR_BITS, AmortisedInputIBA
+from lit_iba.input_iba.critic import SLOPE, clip_weights
+from lit_iba.input_iba.explainer import INPUT
+from lit_iba.input_iba.generator import CriticView, InputPrior, LatentBottleneck, critic_objective, prior_features
+from lit_iba.metrics.perturbation import check_counts
+from lit_iba.statistics import FeatureStatistics, estimate_layers, identity_of
+
+# Settings of InputIBA that say how one image's prior is fitted, or what one critic for all images cannot know.
+NOT_HERE = (
+    "gan", "generator_steps", "critic_warm_up", "critic", "critic_learning_rate", "mask_learning_rate",
+    "noise_learning_rate", "step_size", "decay", "z_star_noise", "standardise", "output", "prior_smoothing_sigma",
+)  # fmt: skip
+_SCORES = ("loss", "start", "lambda_g", "prior_bits")
+
+
+class ConditionalCritic(nn.Module):
+    """Scores samples of a feature map, given the image's own feature map and mask, and the direction of the wrong mean.
+
+    A critic of one image alone that is linear ends up in the direction from the mean of f(Z_G) to that of Z*, with norm 1. No
+    network guesses that from the image, as the generator moves; so it is given (see :func:`directions`). A network of the
+    sample's deviation from the mean of Z*, and of the image, sees any other difference. Its sum over n positions is divided by
+    sqrt(n), so that gradients are of the order of one, as the Lipschitz condition wants them.
+
+    Args:
+        channels: C of the feature maps.
+        width: Channels of the hidden layers.
+    """
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.condition = nn.Conv2d(2 * channels, width, 3, padding=1)
+        self.sample = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        self.hidden = nn.Conv2d(width, width, 3, padding=1)
+        self.score = nn.Conv2d(width, 1, 1, bias=False)
+
+    def forward(self, samples: Tensor, r: Tensor, keep: Tensor, direction: Tensor) -> Tensor:
+        """Scores (S, B).
+
+        Args:
+            samples: Standardised (S, B, C, h, w).
+            r: R, standardised (B, C, h, w).
+            keep: lambda* (B, C, h, w).
+            direction: As the samples.
+        """
+        deviation = samples - keep * r
+        linear = (direction * deviation).flatten(2).sum(dim=2)
+        told = self.condition(torch.cat([r, keep], dim=1))  # (B, width, h, w)
+        x = self.sample(deviation.flatten(0, 1)).unflatten(0, samples.shape[:2]) + told
+        x = F.leaky_relu(self.hidden(F.leaky_relu(x, SLOPE).flatten(0, 1)), SLOPE)
+        scores: Tensor = self.score(x).flatten(1).sum(dim=1) / x[0, 0].numel() ** 0.5
+        return linear + scores.unflatten(0, samples.shape[:2])
+
+
+@torch.no_grad()
+def directions(fakes: Tensor, mean: Tensor) -> Tensor:
+    """For each draw of f(Z_G), the unit direction to the mean of Z* (B, C, h, w) from that of the image's other draws.
+
+    A draw's own noise must not point its direction: that would reward less noise.
+
+    Args:
+        fakes: (S, B, C, h, w), at least two draws.
+        mean: (B, C, h, w).
+    """
+    others = (fakes.sum(dim=0) - fakes) / (len(fakes) - 1)
+    away = mean - others
+    return away / away.flatten(2).norm(dim=2).clamp_min(1e-12)[..., None, None, None]
+
+
+class Batch(NamedTuple):
+    """Images behind their feature bottleneck."""
+
+    images: Tensor  # (B, 3, H, W)
+    generators: list[torch.Generator]  # one an image; all that is random comes from them
+    latent: LatentBottleneck  # gives Z*
+    view: CriticView  # standardises feature maps
+    r: Tensor  # R, standardised (B, C, h, w)
+    keep: Tensor  # lambda* (B, C, h, w)
+    drop: Tensor
+    spread: Tensor  # of the local explanation set
+    start: InputPrior  # where a fit of each image's own would begin
+
+
+class InputIBATraining(TrainingWithFrozenClassifier):
+    """Trains an :class:`AmortisedInputIBA` for one classifier.
+
+    A batch is ``critic_steps`` updates of the critic, then one of the generator; each counts as a global step.
+
+    Args:
+        classifier: Keyword arguments of ``FrozenClassifier``: ``{"model": "vgg16", "weights": "DEFAULT"}``.
+        layer: Where the feature bottleneck is; by default as :class:`InputIBA`.
+        taps: Layers that the generator reads; by default as :class:`AmortisedInputIBA`.
+        widths: Channels at each level of the generator.
+        critic_width: Channels of the critic's hidden layers.
+        start_batches: In so many batches at first, the generator learns where a fit of each image's own would begin (its logits'
+            squared difference from ``prior_start``) and the critic to judge it. 0 starts from lambda_G = 1/2.
+        settings: Of :class:`InputIBASettings`, those about features, Z*, samples and critic, and those of stage (c), which the
+            explainer then has. ``lipschitz`` is ``"clip"`` here unless given, as published.
+        target: The class whose features the bottleneck keeps: the data set's ``"label"``, or the ``"predicted"`` one.
+        statistics_images: How many images the statistics are measured over before training.
+        seed: Seeds all noise, together with each sample's key.
+        optimizer: Called with the generator's parameters; RMSProp with learning rate 5e-5 in the paper.
+        critic_optimizer: Called with the critic's parameters; likewise.
+    """
+
+    def __init__(
+        self,
+        classifier: dict[str, Any],
+        layer: str | None = None,
+        taps: list[str] | None = None,
+        widths: list[int] | None = None,
+        critic_width: int = 64,
+        start_batches: int = 1000,
+        settings: dict[str, Any] | None = None,
+        target: str = "label",
+        statistics_images: int = 1000,
+        seed: int = 0,
+        optimizer: OptimizerCallable = lambda parameters: torch.optim.RMSprop(parameters, lr=5e-5),
+        critic_optimizer: OptimizerCallable = lambda parameters: torch.optim.RMSprop(parameters, lr=5e-5),
+    ) -> None:
+        super().__init__(classifier)
+        self.automatic_optimization = False
+        settings = {"lipschitz": "clip", **(settings or {})}
+        _check(settings, target, start_batches)
+        check_counts(critic_width=critic_width, statistics_images=statistics_images)
+        self.explainer = AmortisedInputIBA(
+            self.classifier, layer, taps, widths, output=PRIOR_BITS, seed=seed, **settings
+        )
+        self.settings, self.generator = self.explainer.settings, self.explainer.generator
+        shape = self.classifier.layout(self.explainer.layer).grid(self.generator.feature_statistics.mean).shape
+        self.critic = ConditionalCritic(shape[0], critic_width)
+        self.start_batches, self.target, self.seed = start_batches, target, seed
+        self.statistics_images, self.optimizer, self.critic_optimizer = statistics_images, optimizer, critic_optimizer
+        self.save_hyperparameters(
+            {"classifier": classifier, "layer": self.explainer.layer, "taps": self.explainer.taps,
+             "widths": list(self.generator.widths), "critic_width": critic_width, "start_batches": start_batches,
+             "settings": settings, "target": target, "statistics_images": statistics_images, "seed": seed}
+        )  # fmt: skip
+        self.scores = torch.nn.ModuleDict({name: MeanMetric() for name in _SCORES})
+
+    def forward(self, images: Tensor) -> Heatmap:
+        """What the predicted prior keeps of images (B, 3, H, W), in bits."""
+        return self.explainer.attribute(images, target=0)  # the class does not matter to the prior
+
+    def _restrict(self, batch: dict[str, Any], draw: int) -> Batch:
+        """Stage a of a batch; equal numbers draw equal noise."""
+        images, input_iba = self.images_of(batch), self.explainer.input_iba
+        if images.is_inference():  # validation, while a mask is to be optimised
+            images = images.clone()
+        with torch.no_grad():
+            targets = batch["label"] if self.target == "label" else self.classifier(images).argmax(dim=1)
+        generators = sample_generators(self.seed, [f"{draw}/{key}" for key in batch["key"]], images.device)
+        # Padding has no label, and weight 0.
+        masked = input_iba.feature_iba.masked_feature(images, targets.clamp_min(0), generators)
+        latent, view = LatentBottleneck(masked, self.settings, generators), CriticView(masked, standardise=True)
+        noise, grid = input_iba.input_noise(images), masked.layout.grid
+        return Batch(
+            images, generators, latent, view, view(masked.r), grid(latent.keep), grid(latent.drop),
+            self.settings.neighbourhood * noise.std, input_iba.starting_prior(masked, noise),
+        )  # fmt: skip
+
+    def _fakes(self, seen: Batch, prior: InputPrior) -> Tensor:
+        """Standardised draws of f(Z_G), (S, B, C, h, w)."""
+        features = self.explainer.input_iba.features
+        return seen.view(prior_features(prior, seen.images, seen.spread, features, self.settings, seen.generators))
+
+    def training_step(self, batch: dict[str, Any], batch_index: int) -> None:
+        """Updates of the critic, then one of the generator."""
+        weight = batch["weight"]
+        with torch.autocast(self.device.type, enabled=False):  # alpha and logarithms need float32
+            seen = self._restrict(batch, self.current_epoch)
+        prior = self.explainer.prior(seen.images)
+        starting = self.global_step // (self.settings.critic_steps + 1) < self.start_batches
+        with torch.autocast(self.device.type, enabled=False):
+            with torch.set_grad_enabled(not starting):
+                fakes = self._fakes(seen, prior)
+            self._update_critic(seen, prior, fakes.detach(), weight)
+            losses = self._start_gap(seen, prior) if starting else None
+            self._update_generator(seen, losses, fakes, weight)
+        means = {"lambda_g": prior.masks()[0].detach().mean(dim=(1, 2, 3)), "start_gap": self._start_gap(seen, prior)}
+        for name, values in means.items():
+            self._log_mean(name, values.detach(), weight)
+
+    def _score(self, seen: Batch, fakes: Tensor) -> Callable[[Tensor], Tensor]:
+        """The critic of this batch, from samples (S, B, C, h, w) to scores (S, B)."""
+        direction = directions(fakes, seen.keep * seen.r)
+        return lambda samples: self.critic(samples, seen.r, seen.keep, direction)
+
+    def _update_critic(self, seen: Batch, prior: InputPrior, fakes: Tensor, weight: Tensor) -> None:
+        s, optimizer = self.settings, self.optimizers()[1]  # type: ignore[index]
+        for update in range(s.critic_steps):
+            if update and not s.reuse_fakes:
+                with torch.no_grad():
+                    fakes = self._fakes(seen, prior)
+            real = seen.view(seen.latent.sample(s.samples))
+            losses = critic_objective(self._score(seen, fakes), real, fakes, s, seen.generators)
+            optimizer.zero_grad()
+            # Divided by the batch's slots, not by the weights' sum: so two processes at batch b equal one at 2b.
+            self.manual_backward((losses * weight).mean())
+            optimizer.step()
+            if s.lipschitz == "clip":
+                clip_weights(self.critic, s.clip)
+
+    def _update_generator(self, seen: Batch, losses: Tensor | None, fakes: Tensor, weight: Tensor) -> None:
+        """A step down ``losses`` (B,), or else up the critic's scores of the fakes."""
+        optimizer, score = self.optimizers()[0], self._score(seen, fakes)  # type: ignore[index]
+        self.critic.requires_grad_(False)
+        found = score(fakes).mean(dim=0)
+        with torch.no_grad():
+            real = score(seen.view(seen.latent.sample(self.settings.samples))).mean(dim=0)
+        losses = -found if losses is None else losses
+        optimizer.zero_grad()
+        self.manual_backward((losses * weight).mean())
+        optimizer.step()
+        self.critic.requires_grad_(True)
+        self._log_mean("critic_gap", real - found.detach(), weight)
+        self._log_mean("generator_loss", losses.detach(), weight)
+
+    @staticmethod
+    def _start_gap(seen: Batch, prior: InputPrior) -> Tensor:
+        """Mean squared difference of the logits of lambda_G from where a fit of each image's own begins, (B,)."""
+        return (prior.logits - seen.start.logits).square().mean(dim=(1, 2, 3))
+
+    def _log_mean(self, name: str, values: Tensor, weight: Tensor) -> None:
+        shown = name in ("critic_gap", "start_gap")
+        self.log(f"train/{name}", (values * weight).mean(), prog_bar=shown, batch_size=len(weight))
+
+    def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
+        """``loss``: distance of f(Z_G) from Z*; ``start``: of the prior that a fit would begin with; the same draws each time."""
+        with torch.inference_mode(False), torch.no_grad():
+            with torch.autocast(self.device.type, enabled=False):
+                seen = self._restrict(batch, 0)
+            prior = self.explainer.prior(seen.images)
+            with torch.autocast(self.device.type, enabled=False):
+                scores = {name: self.distance(seen, p) for name, p in (("loss", prior), ("start", seen.start))}
+                scores["lambda_g"] = prior.masks()[0].mean(dim=(1, 2, 3))
+                scores["prior_bits"] = self.explainer.prior_bits(seen.images).sum(dim=(1, 2))
+        self.update_scores(scores, batch["weight"])
+
+    def distance(self, seen: Batch, prior: InputPrior) -> Tensor:
+        """How far f(Z_G) is from Z* in mean and standard deviation, element by element, in standard deviations of R.
+
+        The root mean square over the elements that count, of both differences: the 2-Wasserstein distance of Gaussians without
+        correlations. With S samples it is never below about ``1.2 / sqrt(S)`` times the standard deviation of Z*.
+
+        Returns:
+            (B,).
+        """
+        fakes = self._fakes(seen, prior)
+        gap = (fakes.mean(dim=0) - seen.keep * seen.r).square() + (fakes.std(dim=0) - seen.drop).square()
+        counts = (seen.view.layout.grid(seen.view.scale) > 0).float()  # (C, h, w)
+        return ((gap * counts).flatten(1).sum(dim=1) / counts.sum()).sqrt()
+
+    def drawings(self, pictures: Tensor) -> list[Tensor]:
+        """Beside pictures uint8 (B, 3, H, W): overlay and map of the prior's bits, and lambda_G's mean over colours."""
+        images = self.images_of({"picture": pictures})
+        heatmap = self(images).cpu()
+        with torch.no_grad():
+            keep = self.explainer.prior(images).masks()[0].mean(dim=1, keepdim=True)
+        grey = (keep.cpu() * 255).round().to(torch.uint8).expand(-1, 3, -1, -1)
+        return [heatmap.overlay(pictures), heatmap.colored(), grey]
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """The generator's, then the critic's."""
+        trained = [p for p in self.generator.parameters() if p.requires_grad]
+        return [self.optimizer(trained), self.critic_optimizer(self.critic.parameters())]
+
+    def on_fit_start(self) -> None:
+        """Check disk and strategy, and measure the statistics unless a checkpoint brought them."""
+        self.check_disk()
+        strategy = self.trainer.strategy
+        if isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters"):
+            raise InputError(
+                "critic and generator are updated in turn; give several processes "
+                "trainer.strategy ddp_find_unused_parameters_true"
+            )
+        if not int(self.generator.input_statistics.count):
+            self.classifier.to(strategy.root_device)
+            self.measure(self.images_to_measure(self.statistics_images), self.data_name)
+            rank_zero_info(f"statistics measured over {int(self.generator.input_statistics.count)} images")
+
+    def measure(self, batches: Iterator[Tensor], data: str = "") -> None:
+        """Measure and keep the statistics of features and images, over all processes' batches (B, 3, H, W)."""
+        of_images = FeatureStatistics(
+            self.generator.input_statistics.mean.shape, identity_of(self.classifier, INPUT, data)
+        )
+
+        def watched() -> Iterator[Tensor]:
+            for images in batches:
+                of_images.update(images)
+                yield images
+
+        of_features = estimate_layers(self.classifier, [self.explainer.layer], watched(), data=data)[
+            self.explainer.layer
+        ]
+        for statistics in (of_features, of_images):
+            statistics.reduce_across_processes()
+        self.generator.set_statistics(of_features, of_images)
+
+
+def _check(settings: dict[str, Any], target: str, start_batches: int) -> None:
+    for name in NOT_HERE:
+        if name in settings:
+            raise InputError(f"the setting {name} is of a fit to one image; leave it out where a generator is trained")
+    if target not in ("label", "predicted"):
+        raise InputError(f"target is {target!r}; it must be 'label' or 'predicted'")
+    if start_batches < 0:
+        raise InputError(f"start_batches is {start_batches}; it must be 0 or more")
