@@ -45,13 +45,8 @@ def median_seconds(
 
 def flops(run: Callable[[], object]) -> float:
     """Floating-point operations of one run (convolutions and matrix products)."""
-    enabled = torch.backends.mkldnn.enabled
-    torch.backends.mkldnn.enabled = False  # torch counts its own convolutions, not our packed ones
-    try:
-        with FlopCounterMode(display=False) as counter:
-            run()
-    finally:
-        torch.backends.mkldnn.enabled = enabled
+    with FlopCounterMode(display=False) as counter:
+        run()
     return float(counter.get_total_flops())
 
 

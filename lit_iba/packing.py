@@ -14,6 +14,7 @@ import torch
 import torch.fx as fx
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
+from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
 from lit_iba.folding import graph_module
 
@@ -26,6 +27,24 @@ _OPERATIONS = (
 def can_pack() -> bool:
     """Whether this build of torch has what is needed; ``torch.backends.mkldnn.enabled = False`` turns it off."""
     return bool(torch.backends.mkldnn.enabled) and all(hasattr(torch.ops.mkldnn, name) for name in _OPERATIONS)
+
+
+def _count_operations() -> None:
+    """Tell torch's flop counter what the packed operations do."""
+    if not all(hasattr(torch.ops.mkldnn, name) for name in _OPERATIONS):
+        return
+
+    def forward(x: Any, weight: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+        return conv_flop_count(list(x), list(weight), list(out_shape))
+
+    def backward(gradient: Any, weight: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+        return conv_flop_count(list(gradient), list(weight), list(out_shape), transposed=True)
+
+    register_flop_formula(torch.ops.mkldnn._convolution_pointwise)(forward)
+    register_flop_formula(torch.ops.mkldnn._convolution_transpose_pointwise)(backward)
+
+
+_count_operations()
 
 
 class PackedConv2d(nn.Module):

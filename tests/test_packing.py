@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from lit_iba import FrozenClassifier
 from lit_iba.packing import PackedConv2d, can_pack
@@ -101,6 +102,17 @@ def test_it_steps_aside(monkeypatch: pytest.MonkeyPatch) -> None:
     assert packed(x.double()).dtype == torch.float64
     assert not PackedConv2d.suits(nn.Conv2d(4, 4, 3, groups=2).requires_grad_(False))
     assert not PackedConv2d.suits(nn.Conv2d(4, 4, 3))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_its_operations_are_counted(stride: int) -> None:
+    packed, counts = PackedConv2d(frozen(4, 6, 3, stride=stride, padding=1)), []
+    for run in (packed, packed.convolution):
+        x = pictures(2, 4, 9, 9).requires_grad_()
+        with FlopCounterMode(display=False) as counter:
+            run(x).sum().backward()
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] > 0
 
 
 @pytest.mark.parametrize("network", ["squeezenet1_1", "resnet18"])

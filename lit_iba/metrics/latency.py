@@ -59,8 +59,8 @@ class Ledger(TorchDispatchMode):
     def _follow(self, values: Any, made: bool) -> None:
         """Watch the memory of tensors until it is freed; what was made outside does not count."""
         for tensor in tree_iter(values):
-            if not isinstance(tensor, Tensor) or tensor.device.type == "meta":
-                continue
+            if not isinstance(tensor, Tensor) or tensor.device.type == "meta" or tensor.is_mkldnn:
+                continue  # the last: packed weights, which have no storage that could be watched
             storage = tensor.untyped_storage()
             if (key := storage._cdata) not in self._known:
                 self._known.add(key)

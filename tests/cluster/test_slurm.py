@@ -52,18 +52,20 @@ def test_a_preempted_job_goes_back_to_the_queue_and_finishes(
     def wait_until(reached: str, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while state() != reached:
-            assert time.monotonic() < deadline, f"{state()}, not {reached}: {log.read_text()[-3000:]}"
+            assert time.monotonic() < deadline, (
+                f"{state()}, not {reached}: {log.read_text()[-3000:] if log.exists() else 'no output yet'}"
+            )
             time.sleep(0.5)
 
-    wait_until("RUNNING 0", 30)
+    wait_until("RUNNING 0", 120)
     deadline = time.monotonic() + 90
     while len(samples_taken(watch)) < 40:
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.2)
     query("scancel", "--signal=USR1", job)
-    wait_until("PENDING 1", 60)
+    wait_until("PENDING 1", 120)
     query("scontrol", "update", f"JobId={job}", "StartTime=now")  # SLURM waits two minutes with a requeued job
-    wait_until("COMPLETED 1", 120)
+    wait_until("COMPLETED 1", 240)
     seen = Counter((epoch, key) for _, epoch, key in samples_taken(watch))
     assert len(seen) == 3 * SAMPLES
     assert set(seen.values()) == {1}
