@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+
+from lit_iba.metrics.latency import Ledger
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -45,9 +46,9 @@ def median_seconds(
 
 def flops(run: Callable[[], object]) -> float:
     """Floating-point operations of one run (convolutions and matrix products)."""
-    with FlopCounterMode(display=False) as counter:
+    with Ledger() as ledger:  # torch's own counter stumbles over gradients of gradients
         run()
-    return float(counter.get_total_flops())
+    return float(ledger.forward + ledger.backward)
 
 
 def has_native_bf16() -> bool:
