@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import lightning as L
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -94,6 +95,16 @@ class TrainingWithFrozenClassifier(L.LightningModule):
         """The classifier's images of a batch of pictures."""
         images = self.classifier.images(batch["picture"])
         return images.contiguous(memory_format=torch.channels_last)
+
+    def check_strategy(self, reason: str) -> None:
+        """Refuse a strategy under which several processes would wait for gradients that a step does not have.
+
+        Raises:
+            InputError: DDP that does not look for unused parameters; ``reason`` says why there are such.
+        """
+        strategy = self.trainer.strategy
+        if isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters"):
+            raise InputError(f"{reason}; give several processes trainer.strategy ddp_find_unused_parameters_true")
 
     @property
     def data_name(self) -> str:

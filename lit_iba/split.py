@@ -103,6 +103,11 @@ def repeat_carried(carried: Carried, copies: int) -> Carried:
     return tuple(repeated)
 
 
+def layouts_of(taps: dict[str, Tensor], image_size: tuple[int, int]) -> dict[str, Layout]:
+    """Layout of every tap for images of this (H, W)."""
+    return {name: Layout.of(tap.shape, image_size) for name, tap in taps.items()}
+
+
 class Split:
     """A classifier cut behind a layer.
 

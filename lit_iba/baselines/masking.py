@@ -17,13 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_iba.checkpoint import CLASSIFIER_KEY, classifier_of, read_checkpoint
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
-from lit_iba.explainer import Attribution, Explainer, Surroundings
+from lit_iba.explainer import Attribution
 from lit_iba.metrics.perturbation import check_counts
-from lit_iba.split import Layout
-from lit_iba.weights import load_into
+from lit_iba.split import Layout, layouts_of
+from lit_iba.trained_explainer import TrainedExplainer, load_trained
 
 DEFAULT_TAPS = {
     "resnet50": ["layer1", "layer2", "layer3", "layer4"],  # 56, 28, 14 and 7 positions across, as in the authors' code
@@ -167,7 +166,7 @@ def _check_pyramid(taps: Sequence[str], layouts: dict[str, Layout]) -> None:
             raise InputError(f"tap {before!r} is smaller than {after!r}; name the taps from the first to the deepest")
 
 
-class RealTimeSaliency(Explainer):
+class RealTimeSaliency(TrainedExplainer):
     """Masks of a trained masking network: how much of each pixel must be kept for the class to be seen.
 
     Args:
@@ -182,6 +181,7 @@ class RealTimeSaliency(Explainer):
     """
 
     name: ClassVar[str] = "real_time_saliency"
+    training = "MaskingTraining"
 
     def __init__(
         self, classifier: FrozenClassifier, taps: Sequence[str] | None = None, *, seed: int = 0, **settings: Any
@@ -222,18 +222,6 @@ class RealTimeSaliency(Explainer):
             return Attribution(self.masks(images, targets))
 
     @classmethod
-    def from_settings(
-        cls, classifier: FrozenClassifier, settings: dict[str, Any], surroundings: Surroundings | None = None
-    ) -> RealTimeSaliency:
-        """Build from a config: ``checkpoint`` is the file that training wrote."""
-        if "checkpoint" not in settings:
-            raise InputError(
-                "real_time_saliency needs a checkpoint; train one with: python train.py fit --config configs/train/..."
-            )
-        settings = dict(settings)
-        return cls.load(settings.pop("checkpoint"), classifier, **settings)
-
-    @classmethod
     def load(cls, path: str | Path, classifier: FrozenClassifier | None = None, **settings: Any) -> RealTimeSaliency:
         """A trained masking network from a checkpoint of ``MaskingTraining``.
 
@@ -246,11 +234,7 @@ class RealTimeSaliency(Explainer):
             InputError: The file is missing, damaged, of another class, was trained for another classifier, or was written
                 before the decoder's training began.
         """
-        checkpoint = read_checkpoint(path, "MaskingTraining")
-        if classifier is None:
-            classifier = classifier_of(checkpoint, path)
-        else:
-            classifier.check_identity(checkpoint[CLASSIFIER_KEY], f"checkpoint {path}")
+        checkpoint, classifier = cls.read(path, classifier)
         saved = checkpoint["hyper_parameters"]
         if checkpoint["global_step"] <= saved["embedding_steps"]:
             raise InputError(
@@ -258,16 +242,8 @@ class RealTimeSaliency(Explainer):
                 f"{saved['embedding_steps']} (embedding_steps); train on, or give a later checkpoint"
             )
         explainer = cls(classifier, saved["taps"], **{**saved["masking"], **settings})
-        state = checkpoint["state_dict"]
-        own = {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
-        load_into(explainer.network, own, str(path))
-        explainer.network.eval().requires_grad_(False)
+        load_trained(explainer.network, checkpoint["state_dict"], "network.", str(path))
         return explainer
-
-
-def layouts_of(taps: dict[str, Tensor], image_size: tuple[int, int]) -> dict[str, Layout]:
-    """Layout of every tap for images of this (H, W)."""
-    return {name: Layout.of(tap.shape, image_size) for name, tap in taps.items()}
 
 
 def at_size(masks: Tensor, size: tuple[int, int]) -> Tensor:

@@ -12,18 +12,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
-from lit_iba.baselines.masking import RealTimeSaliency, at_size, layouts_of
+from lit_iba.baselines.masking import RealTimeSaliency, at_size
 from lit_iba.baselines.masking_objective import PRESETS, ObjectiveSettings, ask, draw, mask_losses, mix
 from lit_iba.errors import InputError
 from lit_iba.explainer import sample_generators
 from lit_iba.frozen_training import TrainingWithFrozenClassifier
 from lit_iba.heatmap import Heatmap
-from lit_iba.split import Layout
+from lit_iba.split import Layout, layouts_of
 
 TERMS = ("area", "smoothness", "preserver", "destroyer")
 _SCORES = ("loss", *TERMS, "embedding_loss", "embedding_accuracy")
@@ -150,12 +149,7 @@ class MaskingTraining(TrainingWithFrozenClassifier):
     def on_fit_start(self) -> None:
         """Check the disk, and that several processes can train one half of the network at a time."""
         self.check_disk()
-        strategy = self.trainer.strategy
-        if isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters"):
-            raise InputError(
-                "each phase trains a part of the masking network; give several processes "
-                "trainer.strategy ddp_find_unused_parameters_true"
-            )
+        self.check_strategy("each phase trains a part of the masking network")
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_iba.checkpoint import CLASSIFIER_KEY, classifier_of, read_checkpoint
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
-from lit_iba.explainer import Attribution, Explainer, Surroundings
+from lit_iba.explainer import Attribution
 from lit_iba.heatmap import resize_keeping_total
 from lit_iba.iba.bottleneck import (
     NATS_PER_BIT,
@@ -30,9 +29,9 @@ from lit_iba.iba.bottleneck import (
 )
 from lit_iba.iba.masked_feature import MaskedFeature
 from lit_iba.iba.noise import NoiseModel
-from lit_iba.split import Layout
+from lit_iba.split import Layout, layouts_of
 from lit_iba.statistics import FeatureStatistics
-from lit_iba.weights import load_into
+from lit_iba.trained_explainer import TrainedExplainer, load_trained
 
 PAPER_TAPS = {
     "resnet50": ("layer1", ["layer1", "layer2", "layer3", "layer4", "fc"]),
@@ -189,7 +188,7 @@ def _channels(shape: torch.Size, layout: Layout) -> int:
     return shape[0] if layout.kind in ("BCHW", "BC") else shape[-1]
 
 
-class ReadoutIBA(Explainer):
+class ReadoutIBA(TrainedExplainer):
     """The Readout bottleneck explainer.
 
     Args:
@@ -205,6 +204,7 @@ class ReadoutIBA(Explainer):
     """
 
     name: ClassVar[str] = "readout_iba"
+    training = "ReadoutTraining"
     unit = "bits"
 
     def __init__(
@@ -243,7 +243,7 @@ class ReadoutIBA(Explainer):
 
     def layouts(self, r: Tensor, taps: dict[str, Tensor], image_size: tuple[int, int]) -> dict[str, Layout]:
         """Layout of every tap and of R for images of this size."""
-        found = {name: Layout.of(tap.shape, image_size) for name, tap in taps.items()}
+        found = layouts_of(taps, image_size)
         return found | {self.layer: Layout.of(r.shape, image_size)}
 
     def bottleneck(
@@ -285,18 +285,6 @@ class ReadoutIBA(Explainer):
             return Attribution(*self.heatmap_values(images))
 
     @classmethod
-    def from_settings(
-        cls, classifier: FrozenClassifier, settings: dict[str, Any], surroundings: Surroundings | None = None
-    ) -> ReadoutIBA:
-        """Build from a config: ``checkpoint`` is the file that training wrote."""
-        if "checkpoint" not in settings:
-            raise InputError(
-                "readout_iba needs a checkpoint; train one with: python train.py fit --config configs/train/..."
-            )
-        settings = dict(settings)
-        return cls.load(settings.pop("checkpoint"), classifier, **settings)
-
-    @classmethod
     def load(cls, path: str | Path, classifier: FrozenClassifier | None = None, **settings: Any) -> ReadoutIBA:
         """A trained readout from a checkpoint of ``ReadoutTraining``.
 
@@ -308,17 +296,10 @@ class ReadoutIBA(Explainer):
         Raises:
             InputError: The file is missing, damaged, of another class, or was trained for another classifier.
         """
-        checkpoint = read_checkpoint(path, "ReadoutTraining")
-        if classifier is None:
-            classifier = classifier_of(checkpoint, path)
-        else:
-            classifier.check_identity(checkpoint[CLASSIFIER_KEY], f"checkpoint {path}")
+        checkpoint, classifier = cls.read(path, classifier)
         saved = checkpoint["hyper_parameters"]
         explainer = cls(
             classifier, saved["layer"], saved["taps"], preset=saved["preset"], **{**saved["readout"], **settings}
         )
-        state = checkpoint["state_dict"]
-        own = {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
-        load_into(explainer.network, own, str(path))
-        explainer.network.eval().requires_grad_(False)
+        load_trained(explainer.network, checkpoint["state_dict"], "network.", str(path))
         return explainer

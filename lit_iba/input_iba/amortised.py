@@ -17,18 +17,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_iba.checkpoint import CLASSIFIER_KEY, classifier_of, read_checkpoint
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError, unknown_name
-from lit_iba.explainer import Attribution, Explainer, Surroundings
+from lit_iba.explainer import Attribution
 from lit_iba.iba.bottleneck import information_bits
 from lit_iba.input_iba.explainer import INPUT, InputIBA, paper_layer
 from lit_iba.input_iba.generator import InputPrior
 from lit_iba.input_iba.settings import settings_from
 from lit_iba.metrics.perturbation import check_counts
-from lit_iba.split import Layout
+from lit_iba.split import Layout, layouts_of
 from lit_iba.statistics import FeatureStatistics, identity_of
-from lit_iba.weights import load_into
+from lit_iba.trained_explainer import TrainedExplainer, load_trained
 
 # The bottleneck's layer and those behind it, which know the class.
 DEFAULT_TAPS = {
@@ -154,7 +153,7 @@ class PriorGenerator(nn.Module):
         return InputPrior(self.write(x).float(), centre + scale * mean, scale * bounded.exp())
 
 
-class AmortisedInputIBA(Explainer):
+class AmortisedInputIBA(TrainedExplainer):
     """InputIBA with a predicted prior.
 
     Args:
@@ -173,6 +172,8 @@ class AmortisedInputIBA(Explainer):
     """
 
     name: ClassVar[str] = "amortised_input_iba"
+    training = "InputIBATraining"
+    config = "configs/train/input_iba_vgg16.yaml"
     unit = "bits"
 
     def __init__(
@@ -201,7 +202,7 @@ class AmortisedInputIBA(Explainer):
         shapes = {name: tapped[name].shape[1:] for name in self.taps}
         feature_shape = classifier.feature_shape(self.layer)
         self.generator = PriorGenerator(
-            shapes, _layouts(tapped, size), feature_shape, (3, *size), tuple(widths or DEFAULT_WIDTHS)
+            shapes, layouts_of(tapped, size), feature_shape, (3, *size), tuple(widths or DEFAULT_WIDTHS)
         ).to(classifier.device)
         self._input_iba: InputIBA | None = None
 
@@ -231,7 +232,7 @@ class AmortisedInputIBA(Explainer):
         with torch.no_grad():
             taps = self.observe(images)
         size = (images.shape[-2], images.shape[-1])
-        return self.generator(images, taps, _layouts(taps, size))
+        return self.generator(images, taps, layouts_of(taps, size))
 
     def prior_bits(self, images: Tensor) -> Tensor:
         """Information that Z_G keeps of each pixel, bits (B, H, W); this is what is exported."""
@@ -255,19 +256,6 @@ class AmortisedInputIBA(Explainer):
         return Attribution(torch.cat(maps))
 
     @classmethod
-    def from_settings(
-        cls, classifier: FrozenClassifier, settings: dict[str, Any], surroundings: Surroundings | None = None
-    ) -> AmortisedInputIBA:
-        """Build from a config: ``checkpoint`` is the file that training wrote."""
-        if "checkpoint" not in settings:
-            raise InputError(
-                "amortised_input_iba needs a checkpoint; train one with: python train.py fit --config "
-                "configs/train/input_iba_vgg16.yaml"
-            )
-        settings = dict(settings)
-        return cls.load(settings.pop("checkpoint"), classifier, **settings)
-
-    @classmethod
     def load(cls, path: str | Path, classifier: FrozenClassifier | None = None, **settings: Any) -> AmortisedInputIBA:
         """A trained generator from a checkpoint of ``InputIBATraining``.
 
@@ -279,19 +267,8 @@ class AmortisedInputIBA(Explainer):
         Raises:
             InputError: The file is missing, damaged, of another class, or was trained for another classifier.
         """
-        checkpoint = read_checkpoint(path, "InputIBATraining")
-        if classifier is None:
-            classifier = classifier_of(checkpoint, path)
-        else:
-            classifier.check_identity(checkpoint[CLASSIFIER_KEY], f"checkpoint {path}")
+        checkpoint, classifier = cls.read(path, classifier)
         saved = checkpoint["hyper_parameters"]
         explainer = cls(classifier, saved["layer"], saved["taps"], saved["widths"], **{**saved["settings"], **settings})
-        state = checkpoint["state_dict"]
-        own = {k.removeprefix("generator."): v for k, v in state.items() if k.startswith("generator.")}
-        load_into(explainer.generator, own, str(path))
-        explainer.generator.eval().requires_grad_(False)
+        load_trained(explainer.generator, checkpoint["state_dict"], "generator.", str(path))
         return explainer
-
-
-def _layouts(taps: dict[str, Tensor], image_size: tuple[int, int]) -> dict[str, Layout]:
-    return {name: Layout.of(tap.shape, image_size) for name, tap in taps.items()}

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
@@ -291,14 +290,9 @@ class InputIBATraining(TrainingWithFrozenClassifier):
     def on_fit_start(self) -> None:
         """Check disk and strategy, and measure the statistics unless a checkpoint brought them."""
         self.check_disk()
-        strategy = self.trainer.strategy
-        if isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters"):
-            raise InputError(
-                "critic and generator are updated in turn; give several processes "
-                "trainer.strategy ddp_find_unused_parameters_true"
-            )
+        self.check_strategy("critic and generator are updated in turn")
         if not int(self.generator.input_statistics.count):
-            self.classifier.to(strategy.root_device)
+            self.classifier.to(self.trainer.strategy.root_device)
             self.measure(self.images_to_measure(self.statistics_images), self.data_name)
             rank_zero_info(f"statistics measured over {int(self.generator.input_statistics.count)} images")
 

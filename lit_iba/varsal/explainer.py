@@ -16,9 +16,10 @@ from torch import Tensor
 from lit_iba.checkpoint import CLASSIFIER_KEY, classifier_of, read_checkpoint
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError, unknown_name
-from lit_iba.explainer import Attribution, Explainer, Surroundings, check_images, content_keys, sample_generators
+from lit_iba.explainer import Attribution, Surroundings, check_images, content_keys, sample_generators
+from lit_iba.trained_explainer import TrainedExplainer, load_trained
 from lit_iba.varsal.encoder import PAPER_CHANNELS, VarSalEncoder
-from lit_iba.weights import fingerprint, load_into
+from lit_iba.weights import fingerprint
 
 MAPS = ("mean", "sampled")
 
@@ -40,7 +41,7 @@ def check_map(value: str) -> str:
     return value
 
 
-class VarSal(Explainer):
+class VarSal(TrainedExplainer):
     """The posterior over heatmaps: its mean, with its standard deviation as ``uncertainty``.
 
     It explains the classifier's whole prediction rather than one class, so that targets are ignored.
@@ -56,6 +57,7 @@ class VarSal(Explainer):
     """
 
     name: ClassVar[str] = "varsal"
+    training = "VarSalTraining"
     signed: ClassVar[bool] = True
 
     def __init__(
@@ -115,13 +117,10 @@ class VarSal(Explainer):
         A list of checkpoints belongs to several classifiers: the one of these very weights is taken. That is how the sanity
         check finds, for every randomised network, the encoder that was trained for it.
         """
-        if "checkpoint" not in settings:
-            raise InputError(
-                "varsal needs a checkpoint; train one with: python train.py fit --config configs/train/..."
-            )
-        settings = dict(settings)
-        given = settings.pop("checkpoint")
-        return cls.load(given if isinstance(given, str | Path) else _fitting(given, classifier), classifier, **settings)
+        given = settings.get("checkpoint")
+        if given is not None and not isinstance(given, str | Path):
+            settings = settings | {"checkpoint": _fitting(given, classifier)}
+        return super().from_settings(classifier, settings, surroundings)
 
     @classmethod
     def load(cls, path: str | Path, classifier: FrozenClassifier | None = None, **settings: Any) -> VarSal:
@@ -136,7 +135,7 @@ class VarSal(Explainer):
             InputError: The file is missing, damaged or of another class; or it was trained for other weights, be it that the
                 classifier's were randomised since.
         """
-        checkpoint = read_checkpoint(path, "VarSalTraining")
+        checkpoint = read_checkpoint(path, cls.training)
         if classifier is None:
             classifier = classifier_of(checkpoint, path)
         elif fingerprint(classifier.model) != checkpoint[CLASSIFIER_KEY]["sha256"]:
@@ -147,10 +146,7 @@ class VarSal(Explainer):
                 "network (lit-iba randomize, then configs/train/varsal_*.yaml) and give all checkpoints as a list"
             )
         explainer = cls(classifier, checkpoint["hyper_parameters"]["channels"], **settings)
-        state = checkpoint["state_dict"]
-        own = {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}
-        load_into(explainer.encoder, own, str(path))
-        explainer.encoder.eval().requires_grad_(False)
+        load_trained(explainer.encoder, checkpoint["state_dict"], "encoder.", str(path))
         return explainer
 
 
