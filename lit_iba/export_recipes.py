@@ -16,8 +16,8 @@ from lit_iba.errors import InputError
 from lit_iba.explainer import Explainer
 from lit_iba.iba.readout import ReadoutIBA
 from lit_iba.input_iba.amortised import AmortisedInputIBA
+from lit_iba.trained_explainer import load_trained
 from lit_iba.varsal.explainer import VarSal
-from lit_iba.weights import load_into
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,7 @@ class ReadoutRecipe(Recipe):
         """See the base class."""
         readout: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings["readout"].items()}
         explainer = ReadoutIBA(classifier, settings["layer"], settings["taps"], seed=settings["seed"], **readout)
-        load_into(explainer.network, state, source)
-        explainer.network.eval().requires_grad_(False)
+        load_trained(explainer.network, state, "", source)
         return explainer
 
     def load(self, checkpoint: Path, classifier: FrozenClassifier | None) -> ReadoutIBA:
@@ -171,8 +170,7 @@ class RealTimeSaliencyRecipe(Recipe):
     ) -> RealTimeSaliency:
         """See the base class."""
         explainer = RealTimeSaliency(classifier, settings["taps"], seed=settings["seed"], **settings["masking"])
-        load_into(explainer.network, state, source)
-        explainer.network.eval().requires_grad_(False)
+        load_trained(explainer.network, state, "", source)
         return explainer
 
     def load(self, checkpoint: Path, classifier: FrozenClassifier | None) -> RealTimeSaliency:
@@ -225,8 +223,7 @@ class VarSalRecipe(Recipe):
     ) -> VarSal:
         """See the base class."""
         explainer = VarSal(classifier, settings["channels"], settings["map"], seed=settings["seed"])
-        load_into(explainer.encoder, state, source)
-        explainer.encoder.eval().requires_grad_(False)
+        load_trained(explainer.encoder, state, "", source)
         return explainer
 
     def load(self, checkpoint: Path, classifier: FrozenClassifier | None) -> VarSal:
@@ -281,8 +278,7 @@ class AmortisedInputIBARecipe(Recipe):
         """See the base class."""
         place = {k: v for k, v in settings.items() if k != "settings"}
         explainer = AmortisedInputIBA(classifier, **place, **settings["settings"])
-        load_into(explainer.generator, state, source)
-        explainer.generator.eval().requires_grad_(False)
+        load_trained(explainer.generator, state, "", source)
         return explainer
 
     def load(self, checkpoint: Path, classifier: FrozenClassifier | None) -> AmortisedInputIBA:
