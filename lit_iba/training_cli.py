@@ -7,13 +7,16 @@ are written whole or not at all; a second start in the same folder keeps the fir
 from __future__ import annotations
 
 import logging
+import operator
 import os
 import warnings
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import lightning as L
+from jsonargparse import ArgumentParser
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -46,6 +49,19 @@ class KeepConfig(SaveConfigCallback):
         self.already_saved = True
 
 
+def read_whole_numbers_as_such(parser: ArgumentParser) -> None:
+    """Make every argument that takes an int or a float try int first.
+
+    ``typing`` keeps one of ``Union[int, float]`` and ``Union[float, int]``, whichever any package wrote first in this process,
+    and jsonargparse goes by its order: ``--trainer.limit_train_batches 1`` may then mean 1.0, all batches.
+    """
+    for action in parser._actions:
+        kinds = get_args(getattr(action, "_typehint", None))
+        if int in kinds and float in kinds and kinds.index(float) < kinds.index(int):
+            rest = [kind for kind in kinds if kind not in (int, float)]
+            action._typehint = reduce(operator.or_, rest, int | float)  # type: ignore[attr-defined]  # typing keeps none of these
+
+
 class TrainingCLI(LightningCLI):
     """LightningCLI with this project's run folder, callbacks and checkpoint writer."""
 
@@ -63,6 +79,7 @@ class TrainingCLI(LightningCLI):
         parser.add_lightning_class_args(HeatmapImages, "heatmaps")
         parser.add_lightning_class_args(ResumeCheckpoint, "resume")
         parser.set_defaults({"trainer.default_root_dir": "runs/default", "trainer.max_epochs": 10})
+        read_whole_numbers_as_such(parser)
 
     def _parse_ckpt_path(self) -> None:
         """LightningCLI lets a checkpoint's hyper-parameters override the command line in silence; here the config decides."""
