@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+LINE_SECONDS = 60.0  # between two lines of a log file
+
 
 class EvaluationProgress:
-    """A bar on a terminal; a line a shard where the output goes to a file.
+    """A bar on a terminal; a line a minute and one a shard where the output goes to a file.
 
     Args:
         total: Images to do, each counted once for every explainer and metric.
@@ -20,6 +23,7 @@ class EvaluationProgress:
     def __init__(self, total: int, shards: int, shown: bool = True) -> None:
         self.console = Console(stderr=True)
         self.total, self.done, self.shards, self.shards_done, self.shown = total, 0, shards, 0, shown
+        self._begun = self._said = time.monotonic()
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -43,6 +47,11 @@ class EvaluationProgress:
         """So many images more are done."""
         self.done += images
         self._bar.update(self._task, advance=images, description=what)
+        now = time.monotonic()
+        if now - self._said >= LINE_SECONDS:
+            self._said = now
+            left = (now - self._begun) / self.done * (self.total - self.done)
+            self._line(f"{what}: {self.done}/{self.total} image evaluations, about {left / 60:.0f} min left")
 
     def shrink(self, images: int) -> None:
         """So many images fewer are to be done than was thought."""
@@ -52,8 +61,8 @@ class EvaluationProgress:
     def shard_done(self, name: str) -> None:
         """Another shard is complete."""
         self.shards_done += 1
+        self._line(f"{name} done: {self.shards_done}/{self.shards} shards, {self.done}/{self.total} image evaluations")
+
+    def _line(self, text: str) -> None:
         if self.shown and not self.console.is_terminal:
-            self.console.print(
-                f"{name} done: {self.shards_done}/{self.shards} shards, {self.done}/{self.total} image evaluations",
-                highlight=False,
-            )
+            self.console.print(text, highlight=False, soft_wrap=True)
