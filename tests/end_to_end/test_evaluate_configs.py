@@ -11,6 +11,8 @@ import torch
 import torchvision
 import yaml
 from torch import nn
+from torchvision.models.resnet import Bottleneck
+from torchvision.models.vgg import make_layers
 
 from lit_iba.baselines.masking_training import MaskingTraining
 from lit_iba.classifier import FrozenClassifier
@@ -52,17 +54,29 @@ CHEAP: dict[str, dict[str, Any]] = {
 
 
 def slim_vgg16() -> nn.Module:
-    """VGG-16 with its own convolutions and layer names, but without its 120 million weights of linear layers."""
-    network = torchvision.models.vgg16(weights=None, init_weights=False, num_classes=10)
-    network.classifier[0] = nn.Linear(512 * 7 * 7, 32)
+    """VGG-16 with its own layers and their names, an eighth of its channels, and short linear layers."""
+    channels = [8, 8, "M", 16, 16, "M", 32, 32, 32, "M", 64, 64, 64, "M", 64, 64, 64, "M"]
+    network = torchvision.models.VGG(make_layers(channels), num_classes=10, init_weights=False)
+    network.classifier[0] = nn.Linear(64 * 7 * 7, 32)
     network.classifier[3] = nn.Linear(32, 32)
     network.classifier[6] = nn.Linear(32, 10)
     return network
 
 
+class SlimBottleneck(Bottleneck):
+    """A block with a quarter of the channels."""
+
+    expansion = 1
+
+
+def slim_resnet50() -> nn.Module:
+    """ResNet-50 with its own blocks and their names, and a quarter of its channels."""
+    return torchvision.models.ResNet(SlimBottleneck, [3, 4, 6, 3], num_classes=10, width_per_group=16)
+
+
 NETWORKS = {
     "vgg16": {"model": f"{__name__}:slim_vgg16", "weights": "random"},
-    "resnet50": {"model": "resnet50", "weights": "random", "num_classes": 10},
+    "resnet50": {"model": f"{__name__}:slim_resnet50", "weights": "random"},
 }
 
 
