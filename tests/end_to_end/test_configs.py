@@ -27,6 +27,11 @@ ABLATIONS = ("standard_normal", "blur", "noise", "mean")
 ONE_EPOCH = ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--trainer.log_every_n_steps", "1"]
 
 
+def slim(network: str) -> list[str]:
+    """A network with random weights and fewer channels in place of the config's."""
+    return ["--model.classifier.weights", "random", "--model.classifier.model", f"test_evaluate_configs:slim_{network}"]
+
+
 def test_every_config_has_its_test() -> None:
     tested = {
         "quickstart/classifier.yaml", "quickstart/readout.yaml", "quickstart/explain.yaml", "quickstart/benchmark.yaml",
@@ -226,7 +231,7 @@ def test_the_amortised_input_iba_config_takes_a_batch(tmp_path: Path, monkeypatc
 def test_the_zero_bias_configs_take_a_step(network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     make_quickstart("data/imagenet", QuickstartSettings(6, 4, 2, shard_size=4))
-    config = ["--config", str(CONFIGS / "train" / f"zero_bias_{network}.yaml"), "--model.classifier.weights", "random"]
+    config = ["--config", str(CONFIGS / "train" / f"zero_bias_{network}.yaml"), *slim(network)]
     step = ["--data.batch_size", "2", "--data.num_workers", "0", "--trainer.fast_dev_run", "1"]
     assert main(["fit", *config, *step, "--trainer.accelerator", "cpu"], "train.py") == 0
     written = Path(f"runs/zero_bias_{network}/{network}_zero_bias.safetensors")
