@@ -23,6 +23,7 @@ class EvaluationProgress:
     def __init__(self, total: int, shards: int, shown: bool = True) -> None:
         self.console = Console(stderr=True)
         self.total, self.done, self.shards, self.shards_done, self.shown = total, 0, shards, 0, shown
+        self._stored = 0  # of those done, what earlier runs did
         self._begun = self._said = time.monotonic()
         columns = (
             TextColumn("{task.description}"),
@@ -43,15 +44,23 @@ class EvaluationProgress:
     ) -> None:
         self._bar.stop()
 
+    def begin(self, what: str) -> None:
+        """Says what is being done from now on; its first batch may take long."""
+        self._bar.update(self._task, description=what)
+        self._line_a_minute(f"{what} begins: {self.done}/{self.total} image evaluations")
+
     def advance(self, images: int, what: str) -> None:
         """So many images more are done."""
         self.done += images
         self._bar.update(self._task, advance=images, description=what)
-        now = time.monotonic()
-        if now - self._said >= LINE_SECONDS:
-            self._said = now
-            left = (now - self._begun) / self.done * (self.total - self.done)
-            self._line(f"{what}: {self.done}/{self.total} image evaluations, about {left / 60:.0f} min left")
+        left = (time.monotonic() - self._begun) / (self.done - self._stored) * (self.total - self.done)
+        self._line_a_minute(f"{what}: {self.done}/{self.total} image evaluations, about {left / 60:.0f} min left")
+
+    def stored(self, images: int) -> None:
+        """So many images were done by an earlier run; they say nothing of this one's speed."""
+        self.done += images
+        self._stored += images
+        self._bar.update(self._task, advance=images)
 
     def shrink(self, images: int) -> None:
         """So many images fewer are to be done than was thought."""
@@ -62,6 +71,11 @@ class EvaluationProgress:
         """Another shard is complete."""
         self.shards_done += 1
         self._line(f"{name} done: {self.shards_done}/{self.shards} shards, {self.done}/{self.total} image evaluations")
+
+    def _line_a_minute(self, text: str) -> None:
+        if (now := time.monotonic()) - self._said >= LINE_SECONDS:
+            self._said = now
+            self._line(text)
 
     def _line(self, text: str) -> None:
         if self.shown and not self.console.is_terminal:

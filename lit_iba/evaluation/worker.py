@@ -74,7 +74,7 @@ class ShardWorker:
         to_do = len(unexplained) + sum(len(names) for names in unjudged.values())
         quota = self.plan.quotas[shard.stem]
         evaluations = len(self.explainers) * (len(metrics) + (not comparing))
-        self.progress.advance(quota * (evaluations - to_do), "already there")
+        self.progress.stored(quota * (evaluations - to_do))
         if not to_do:
             return
         images = self.plan.selection.select(shard, quota, self.classifier.preprocessing)
@@ -147,6 +147,7 @@ class ShardWorker:
         values, start = [torch.zeros(0, side, side)], time.monotonic()
         unit, signed = explainer.unit, explainer.signed
         completeness: list[Tensor] = []
+        self.progress.begin(f"explain: {name}")
         for part in self._batches(len(images)):
             batch, keys = self.classifier.images(images.pictures[part]), images.keys[part]
             heatmap = explainer.attribute(batch, work.targets[part].to(batch.device), keys=keys)
@@ -180,6 +181,7 @@ class ShardWorker:
         """
         metric, stem = self.plan.metrics[metric_name].to(self.classifier.device), work.shard.stem
         rows: dict[str, list[dict[str, Tensor]]] = {name: [] for name in names}
+        self.progress.begin(metric_name)
         with ExitStack() as stack:
             files = {name: stack.enter_context(self.plan.heatmaps.opened(name, stem)) for name in names}
             for part in self._batches(len(work.images)):
