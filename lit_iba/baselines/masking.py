@@ -24,8 +24,9 @@ from lit_iba.metrics.perturbation import check_counts
 from lit_iba.split import Layout, layouts_of
 from lit_iba.trained_explainer import TrainedExplainer, load_trained
 
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 DEFAULT_TAPS = {
-    "resnet50": ["layer1", "layer2", "layer3", "layer4"],  # 56, 28, 14 and 7 positions across, as in the authors' code
+    **{name: ["layer1", "layer2", "layer3", "layer4"] for name in RESNETS},  # 56, 28, 14, 7 positions, as the authors
     "small_cnn": ["layer1", "layer2", "layer3"],
 }
 LAST_WIDTH = 64  # channels of the last block; twice as many in each deeper one
@@ -188,7 +189,10 @@ class RealTimeSaliency(TrainedExplainer):
     ) -> None:
         super().__init__(classifier, seed=seed)
         if not taps and classifier.name not in DEFAULT_TAPS:
-            raise InputError(f"real_time_saliency knows no taps for {classifier.name}; name two or more layers as taps")
+            raise InputError(
+                f"real_time_saliency knows no taps for {classifier.name}; name two or more of its layers as taps, from the "
+                "first to the deepest"
+            )
         try:
             chosen = MaskingSettings(**settings)
         except TypeError as error:

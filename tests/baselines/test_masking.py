@@ -200,6 +200,12 @@ def test_what_does_not_fit_is_refused(small_classifier: FrozenClassifier) -> Non
         RealTimeSaliency(FrozenClassifier(SmallCNN()))
 
 
+def test_every_resnet_has_its_four_stages_as_taps() -> None:
+    made = RealTimeSaliency(FrozenClassifier("resnet18", weights="random", preprocessing={"resize": 36, "crop": 32}))
+    assert made.taps == ["layer1", "layer2", "layer3", "layer4"]
+    assert made.attribute(torch.randn(1, 3, 32, 32)).values.shape == (1, 32, 32)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The given buffer is not writable:UserWarning")  # torch 2.11, of its own copy
 def test_exports_give_the_mask_of_the_predicted_class(explainer: RealTimeSaliency, tmp_path: Path) -> None:
