@@ -233,6 +233,7 @@ def retrain(
         logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+            warnings.filterwarnings("ignore", message="The `srun` command is available")  # said once by the run already
             trainer = L.Trainer(
                 max_epochs=recipe.epochs, accelerator=device.type, devices=1 if device.index is None else [device.index],
                 logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
