@@ -197,7 +197,7 @@ def roar(
     batch_size: int = 64,
     max_train: int | None = None,
     max_test: int | None = None,
-    target: str = "label",
+    target: str = "predicted",
     statistics_images: int = 1000,
     gallery: int = 12,
     fresh: bool = False,
@@ -220,7 +220,7 @@ def roar(
         batch_size: Pictures explained together.
         max_train: At most so many training pictures.
         max_test: At most so many test pictures.
-        target: ``"label"`` or ``"predicted"``.
+        target: ``"predicted"`` or ``"label"``, whose shape in test pictures the retrained network can read.
         statistics_images: How many training pictures feature statistics are estimated from.
         gallery: Test pictures kept for the report.
         fresh: Whether to delete what an earlier run left in ``out``.

@@ -80,7 +80,8 @@ class Roar:
         batch_size: Pictures explained together.
         max_train: At most so many training pictures.
         max_test: At most so many test pictures.
-        target: ``"label"`` or ``"predicted"``: the class that is explained.
+        target: ``"predicted"`` or ``"label"``: the class that is explained. With ``"label"`` the shape of what is removed
+            from a test picture tells its label, and the retrained network reads it.
         statistics_images: How many training pictures feature statistics are estimated from.
         gallery: Test pictures kept for the report.
         fresh: Whether to delete what an earlier run left in ``out``.
@@ -104,7 +105,7 @@ class Roar:
         batch_size: int = 64,
         max_train: int | None = None,
         max_test: int | None = None,
-        target: str = "label",
+        target: str = "predicted",
         statistics_images: int = 1000,
         gallery: int = 12,
         fresh: bool = False,
