@@ -24,9 +24,14 @@ from lit_iba.metrics.perturbation import check_counts
 from lit_iba.split import Layout, layouts_of
 from lit_iba.trained_explainer import TrainedExplainer, load_trained
 
-RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+STAGES = [
+    "layer1",
+    "layer2",
+    "layer3",
+    "layer4",
+]  # at 224 pixels 56, 28, 14 and 7 positions across, as in the authors' code
 DEFAULT_TAPS = {
-    **{name: ["layer1", "layer2", "layer3", "layer4"] for name in RESNETS},  # 56, 28, 14, 7 positions, as the authors
+    **dict.fromkeys(("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"), STAGES),
     "small_cnn": ["layer1", "layer2", "layer3"],
 }
 LAST_WIDTH = 64  # channels of the last block; twice as many in each deeper one

@@ -1,6 +1,7 @@
 """ROAR: which pixels go, how networks are trained, and runs that are whole, killed, extended and refused."""
 
 import csv
+import inspect
 import json
 import os
 import subprocess
@@ -15,8 +16,8 @@ from lightning import Fabric
 from roar_toys import EXPLAINERS, RECIPE, SIDE, make_data, network, roar
 from torch.utils.flop_counter import FlopCounterMode
 
-from lit_iba import FrozenClassifier, InputError
-from lit_iba.evaluation.roar import most_relevant, relevance_ranks
+from lit_iba import FrozenClassifier, InputError, commands
+from lit_iba.evaluation.roar import Roar, most_relevant, relevance_ranks
 from lit_iba.evaluation.roar_training import (
     Pictures,
     Recipe,
@@ -156,6 +157,11 @@ def test_the_trained_classifier_is_the_one_that_was_explained(finished):
     assert classifier.identity["sha256"] == results["classifier"]["sha256"]
     assert classifier.class_names == list("0123")
     assert classifier.preprocessing.crop == SIDE
+
+
+def test_the_predicted_class_is_explained_unless_the_label_is_asked_for():
+    for made in (Roar.__init__, commands.roar):  # the label could be read in what is removed from test pictures
+        assert inspect.signature(made).parameters["target"].default == "predicted"
 
 
 def test_the_report_shows_it(finished):
