@@ -120,6 +120,8 @@ class Roar:
             raise InputError(
                 f"percents are {list(percents)} and seeds {list(seeds)}; give percents between 0 and 100, and seeds"
             )
+        if target not in ("label", "predicted"):  # now, not after a network was trained
+            raise InputError(f"target is {target!r}; it must be 'label' or 'predicted'")
         self.percents, self.seeds = sorted(set(percents)), list(dict.fromkeys(seeds))
         self.sets = {
             name: data if isinstance(data, ShardIndex) else ShardIndex.load(data)
