@@ -1,0 +1,36 @@
+"""Tests that need a CUDA device; skipped where there is none. Classifiers and settings are those of ``tests/devices``."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+for shared in ("devices", "cluster", "evaluation"):  # toys that live beside the tests which need no GPU
+    sys.path.append(str(Path(__file__).parents[1] / shared))
+sys.path.append(str(Path(__file__).parents[1]))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark, and skip where there is no such device."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.cuda)
+            if not torch.cuda.is_available():
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def exact_arithmetic() -> Iterator[None]:
+    """Float32 without rounding to TensorFloat-32, so that results can be compared with the CPU's."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@pytest.fixture
+def device() -> torch.device:
+    """The GPU."""
+    return torch.device("cuda", 0)
