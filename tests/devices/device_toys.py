@@ -69,7 +69,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "grad_cam": {"layer": "layer2"},
     "guided_grad_cam": {"layer": "layer2"},
     "deep_shap": {"background_images": 3},
-    "occlusion": {"stride": 8},
     "extremal_perturbation": {"steps": 3, "sigma": 5},
     "fido": {"steps": 3, "samples": 2},
     "pda": {"window": 6, "border": 1, "stride": 6, "samples": 2},
@@ -87,12 +86,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "fido (local)": ("fido", {"infill": "local_mean"}),
     "lime (slic)": ("lime", {"superpixels": "slic", "regression": "lasso", "score": "logit"}),
     "pda (marginal)": ("pda", {"sampler": "marginal"}),
-    "captum (GuidedGradCam)": ("captum", {"method": "GuidedGradCam", "layer": "layer2", "n_steps": None}),
+    "captum (LayerGradCam)": ("captum", {"method": "LayerGradCam", "layer": "layer2", "n_steps": None}),
     "captum (Occlusion)": (
         "captum", {"method": "Occlusion", "sliding_window_shapes": [3, 8, 8], "strides": [3, 8, 8], "n_steps": None},
     ),
-    "captum (GradientShap)": ("captum", {"method": "GradientShap", "n_samples": 2, "n_steps": None}),
-    "captum (KernelShap)": ("captum", {"method": "KernelShap", "n_samples": 3, "n_steps": None}),
+    "captum (GradientShap)": ("captum", {"method": "GradientShap", "n_samples": 2, "baselines": 0.0, "n_steps": None}),
     "extremal_perturbation (fade)": (
         "extremal_perturbation",
         {"perturbation": "fade", "variant": "dual", "reward": "contrastive", "areas": [0.1, 0.2], "smoothing": 0.05},

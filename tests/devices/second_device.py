@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import collections
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -58,11 +59,21 @@ class Held(Tensor):
     def __repr__(self, **_: Any) -> str:
         return f"Held({self.held!r})"
 
+    def tolist(self) -> Any:
+        """As of any tensor, which torch refuses to subclasses."""
+        return self.cpu().tolist()
+
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return _run(func, args, kwargs or {})
+        kwargs = kwargs or {}
+        if torch.is_inference_mode_enabled():  # in which operations come whole: look inside
+            inner = func.decompose(*args, **kwargs)
+            if inner is not NotImplemented:
+                return inner
+        with torch.inference_mode(False), torch.no_grad():  # a view of an ordinary tensor is one, wherever it is made
+            return _run(func, args, kwargs)
 
 
 def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -83,7 +94,10 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if not there:
         return out.clone() if isinstance(out, Tensor) else out
     wrapped = tree_map_only(Tensor, Held, out)
-    return return_and_correct_aliasing(func, args, kwargs, wrapped)
+    result = return_and_correct_aliasing(func, args, kwargs, wrapped)
+    if any(isinstance(x, Held) and x.shape != x.held.shape for x in flat):
+        raise NotImplementedError(f"{func} changed the shape of its argument; teach the second device about it")
+    return result
 
 
 def check_devices(func: Any, flat: list[Any], args: Any) -> None:
@@ -162,6 +176,12 @@ class _Module(_DummyBackendModule):
         return [torch.bfloat16]
 
 
+def _on_the_device(name: str) -> Callable[..., Tensor]:
+    packet, _, overload = name.partition(".")
+    operation = getattr(getattr(_aten, packet), overload or "default")
+    return lambda *args, device=None, pin_memory=None, **kwargs: Held(operation(*args, device="cpu", **kwargs))
+
+
 _library: list[torch.library.Library] = []
 
 
@@ -173,6 +193,8 @@ def install() -> None:
     library = torch.library.Library("aten", "IMPL")
     library.impl("empty.memory_format", _empty, "PrivateUse1")
     library.impl("empty_strided", _empty_strided, "PrivateUse1")
+    for name in ("arange", "arange.start", "arange.start_step"):  # torch's own begins with an empty tensor
+        library.impl(name, _on_the_device(name), "PrivateUse1")
     for key in ("PrivateUse1", "CPU"):  # torch.tensor(..., device) hides the class of its result
         library.impl("_copy_from", _copy_from, key)
     everything = torch.library.Library("_", "IMPL")
