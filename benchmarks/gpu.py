@@ -159,7 +159,10 @@ def parts() -> dict[str, tuple[Callable[[Run], None], float]]:
         "input_iba": (gpu_speed.input_iba, 45),
         "metrics": (gpu_speed.metrics, 30),
         "training": (gpu_speed.training, 30),
-        "studies": (gpu_studies.studies, 150),
+        "begin_trainings": (gpu_studies.begin_trainings, 10),
+        "table_2": (gpu_studies.table_2, 60),
+        "table_1": (gpu_studies.table_1, 90),
+        "trained": (gpu_studies.trained, 60),
         "compiled": (gpu_speed.compiled, 60),
     }
 

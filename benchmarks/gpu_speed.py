@@ -28,7 +28,6 @@ def ceilings(run: Run) -> None:
     target = torch.empty_like(source)
     seconds = run.seconds(lambda: target.copy_(source), 10)
     run.add("ceilings", {"what": "copy, TB/s", "value": 2 * source.numel() * 4 / seconds / TERA})
-    del source, target
     for name, dtype, rounded in (
         ("float32", torch.float32, False),
         ("tf32", torch.float32, True),
@@ -70,10 +69,9 @@ def per_sample(run: Run) -> None:
         )
         bare: dict[bool, float] = {}
         for rounded in (False, True):
+            one = lambda plain=plain, image=images[:1].contiguous(): plain.attribute(image, 0, 2 if run.small else 10)  # type: ignore[misc] # noqa: E731
             with tf32(rounded):
-                bare[rounded] = run.seconds(
-                    lambda: plain.attribute(images[:1].contiguous(), 0, 2 if run.small else 10), 2
-                )
+                bare[rounded] = run.seconds(one, 2)
             form = f"plain, {'tf32' if rounded else 'float32'}"
             run.add("per_sample", {"network": network, "form": form, "batch": 1, "images/s": 1 / bare[rounded]})
         forms: dict[str, tuple[bool, dict[str, Any]]] = {

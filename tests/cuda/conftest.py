@@ -1,5 +1,9 @@
-"""Tests that need a CUDA device; skipped where there is none. Classifiers and settings are those of ``tests/devices``."""
+"""Tests that need a CUDA device; skipped where there is none. Classifiers and settings are those of ``tests/devices``.
 
+``LIT_IBA_REHEARSE=1`` runs them on the CPU instead: that proves nothing about CUDA, but that the tests themselves run.
+"""
+
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +16,15 @@ for shared in ("devices", "cluster", "evaluation"):  # toys that live beside the
 sys.path.append(str(Path(__file__).parents[1]))
 
 
+REHEARSAL = os.environ.get("LIT_IBA_REHEARSE") == "1"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark, and skip where there is no such device."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.cuda)
-            if not torch.cuda.is_available():
+            if not (torch.cuda.is_available() or REHEARSAL):
                 item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
@@ -33,4 +40,10 @@ def exact_arithmetic() -> Iterator[None]:
 @pytest.fixture
 def device() -> torch.device:
     """The GPU."""
-    return torch.device("cuda", 0)
+    return torch.device("cpu") if REHEARSAL else torch.device("cuda", 0)
+
+
+@pytest.fixture(scope="session")
+def accelerator() -> str:
+    """What Lightning calls it."""
+    return "cpu" if REHEARSAL else "cuda"

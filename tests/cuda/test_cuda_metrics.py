@@ -43,14 +43,14 @@ def test_a_metric_judges_on_cuda_as_on_the_cpu(name: str, device: torch.device) 
         torch.testing.assert_close(rows[1][row], expected, rtol=1e-3, atol=1e-4, equal_nan=True)
 
 
-def test_a_benchmark_on_cuda_finds_what_it_finds_on_the_cpu(tmp_path: Path) -> None:
+def test_a_benchmark_on_cuda_finds_what_it_finds_on_the_cpu(tmp_path: Path, accelerator: str) -> None:
     data = benchmark_toys.make_data(tmp_path / "data")
-    explainers = {"grad_cam": {"layer": "conv"}, "gradient": None, "occlusion": {"window": 4}}
+    explainers = {"grad_cam": {"layer": "conv"}, "gradient": None, "occlusion": {"tile": 4}}
     metrics = {"degradation_4": {"metric": "degradation", "tile": 4}, "bounding_box": {}, "latency": {"repeats": 1}}
     found = []
-    for accelerator in ("cpu", "cuda"):
-        run = benchmark_toys.benchmark(data, tmp_path / accelerator, explainers=explainers, metrics=metrics)
-        found.append(run.run(Fabric(accelerator=accelerator, devices=1))["results"])
+    for place, chosen in (("here", "cpu"), ("there", accelerator)):
+        run = benchmark_toys.benchmark(data, tmp_path / place, explainers=explainers, metrics=metrics)
+        found.append(run.run(Fabric(accelerator=chosen, devices=1))["results"])
     for metric in ("degradation_4", "bounding_box"):
         for explainer in explainers:
             here, there = (results[metric][explainer] for results in found)

@@ -15,7 +15,7 @@ from torch.export.passes import move_to_device_pass
 from lit_iba import FrozenClassifier
 from lit_iba.export import export_explainer
 
-ON_CUDA = ("--trainer.accelerator", "cuda", "--trainer.precision", "bf16-mixed", "--trainer.deterministic", "warn")
+IN_BF16 = ("--trainer.precision", "bf16-mixed", "--trainer.deterministic", "warn")
 RESUME = ("--ckpt_path", "last")
 
 
@@ -41,19 +41,20 @@ def varsal_config(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("module", ["readout", "varsal"])
-def test_a_killed_run_goes_on_in_bfloat16(config: Path, tmp_path: Path, module: str) -> None:
+def test_a_killed_run_goes_on_in_bfloat16(config: Path, tmp_path: Path, module: str, accelerator: str) -> None:
     """On a GPU sums may be taken in another order each time, so that weights agree as far as two whole runs do."""
+    options = ("--trainer.accelerator", accelerator, *IN_BF16)
     config = config if module == "readout" else varsal_config(config.parent)
-    finish(command(config, tmp_path / "whole", *ON_CUDA))
+    finish(command(config, tmp_path / "whole", *options))
     watch, run = tmp_path / "watch", tmp_path / "run"
-    process = start(command(config, run, *ON_CUDA), WATCH=str(watch), STEP_SECONDS="0.05")
+    process = start(command(config, run, *options), WATCH=str(watch), STEP_SECONDS="0.05")
     deadline = time.monotonic() + 120
     while not (run / "checkpoints" / "last.ckpt").is_file() and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
-    finish(command(config, run, *ON_CUDA, *RESUME), WATCH=str(watch))
+    finish(command(config, run, *options, *RESUME), WATCH=str(watch))
     one, other = last_checkpoint(run), last_checkpoint(tmp_path / "whole")
     assert one["global_step"] == other["global_step"]
     for name, value in one["state_dict"].items():
@@ -62,7 +63,7 @@ def test_a_killed_run_goes_on_in_bfloat16(config: Path, tmp_path: Path, module: 
         assert len({(epoch, key) for _, epoch, key in samples_taken(watch)}) == 3 * SAMPLES
 
 
-def test_two_processes_train_on_one_device(config: Path, tmp_path: Path) -> None:
+def test_two_processes_train_on_one_device(config: Path, tmp_path: Path, accelerator: str) -> None:
     """As two nodes with the same GPU; NCCL would refuse it, gloo does not."""
     settings = yaml.safe_load(config.read_text())
     backend = {"class_path": "lightning.pytorch.strategies.DDPStrategy", "init_args": {"process_group_backend": "gloo"}}
@@ -70,7 +71,7 @@ def test_two_processes_train_on_one_device(config: Path, tmp_path: Path) -> None
     two = tmp_path / "two.yaml"
     two.write_text(yaml.safe_dump(settings))
     watch = tmp_path / "watch"
-    options = ("--trainer.accelerator", "cuda", "--trainer.num_nodes", "2", "--trainer.devices", "1")
+    options = ("--trainer.accelerator", accelerator, "--trainer.num_nodes", "2", "--trainer.devices", "1")
     port = str(20_000 + os.getpid() % 20_000)
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WATCH": str(watch)}
     processes = [start(command(two, tmp_path / "run", *options), NODE_RANK=str(rank), **shared) for rank in range(2)]

@@ -138,7 +138,9 @@ def _count(func: Any, there: bool, args: Any) -> None:
 
 
 _Generator = torch.Generator
-_generators: dict[int, torch.Generator] = {}  # the device's, by what dispatch can tell of them; kept, so that none is taken for another
+_generators: dict[
+    int, torch.Generator
+] = {}  # the device's, by what dispatch can tell of them; kept, so that none is taken for another
 
 
 class Generator(_Generator):

@@ -44,9 +44,7 @@ def varsal(**settings: Any) -> Any:
 
 def amortised(start_batches: int, **settings: Any) -> Any:
     few = {"feature_steps": 2, "feature_copies": 2, "critic_steps": 2, "samples": 2, "critic": "linear"}
-    return InputIBATraining(
-        CLASSIFIER, "layer2", ["layer2", "fc"], [4, 8], 4, start_batches, settings=few | settings
-    )
+    return InputIBATraining(CLASSIFIER, "layer2", ["layer2", "fc"], [4, 8], 4, start_batches, settings=few | settings)
 
 
 def masking(embedding_steps: int, **settings: Any) -> Any:
