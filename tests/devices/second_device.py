@@ -201,7 +201,7 @@ def install() -> None:
     library = torch.library.Library("aten", "IMPL")
     library.impl("empty.memory_format", _empty, "PrivateUse1")
     library.impl("empty_strided", _empty_strided, "PrivateUse1")
-    for name in ("arange", "arange.start", "arange.start_step"):  # torch's own begins with an empty tensor
+    for name in ("arange", "arange.start", "arange.start_step", "eye", "eye.m"):  # torch's own begins with an empty tensor
         library.impl(name, _on_the_device(name), "PrivateUse1")
     for key in ("PrivateUse1", "CPU"):  # torch.tensor(..., device) hides the class of its result
         library.impl("_copy_from", _copy_from, key)
