@@ -208,3 +208,16 @@ def install() -> None:
     everything = torch.library.Library("_", "IMPL")
     everything.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")  # autocast changes no dtype here
     _library.extend((library, everything))
+
+
+def lstm(x: Tensor, start: tuple[Tensor, Tensor], weights: list[Tensor], *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """One LSTM layer over (B, T, D) as ``torch._VF.lstm`` has it, in single operations: of the fused one, devices bring their own."""
+    to_gates, from_state, *biases = weights
+    h, c, outputs = start[0][0], start[1][0], []
+    for step in x.unbind(dim=1):
+        gates = torch.nn.functional.linear(step, to_gates, biases[0])
+        let_in, forget, new, let_out = (gates + torch.nn.functional.linear(h, from_state, biases[1])).chunk(4, dim=1)
+        c = forget.sigmoid() * c + let_in.sigmoid() * new.tanh()
+        h = let_out.sigmoid() * c.tanh()
+        outputs.append(h)
+    return torch.stack(outputs, dim=1), h[None], c[None]
