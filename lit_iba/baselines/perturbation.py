@@ -123,7 +123,7 @@ class SmoothGrad(Explainer):
         std = self.noise * (images.amax(dim=(1, 2, 3)) - images.amin(dim=(1, 2, 3)))
         total = torch.zeros_like(images)
         jobs = [image for image in range(len(images)) for _ in range(self.samples)]
-        order = torch.arange(len(images), device=images.device).repeat_interleave(self.samples)  # the same on the device
+        order = torch.arange(len(images), device=images.device).repeat_interleave(self.samples)
         for first in range(0, len(jobs), self.forward_batch_size):
             # In the order of images and, within each, of its copies: the generators are drawn from in turn.
             chosen = order[first : first + self.forward_batch_size]

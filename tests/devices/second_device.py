@@ -145,7 +145,9 @@ def _wait() -> None:
 
 
 _Generator = torch.Generator
-_generators: dict[int, torch.Generator] = {}  # the device's, by what dispatch can tell of them; kept, so that none is taken for another
+_generators: dict[
+    int, torch.Generator
+] = {}  # the device's, by what dispatch can tell of them; kept, so that none is taken for another
 
 
 class Generator(_Generator):
@@ -201,7 +203,13 @@ def install() -> None:
     library = torch.library.Library("aten", "IMPL")
     library.impl("empty.memory_format", _empty, "PrivateUse1")
     library.impl("empty_strided", _empty_strided, "PrivateUse1")
-    for name in ("arange", "arange.start", "arange.start_step", "eye", "eye.m"):  # torch's own begins with an empty tensor
+    for name in (
+        "arange",
+        "arange.start",
+        "arange.start_step",
+        "eye",
+        "eye.m",
+    ):  # torch's own begins with an empty tensor
         library.impl(name, _on_the_device(name), "PrivateUse1")
     for key in ("PrivateUse1", "CPU"):  # torch.tensor(..., device) hides the class of its result
         library.impl("_copy_from", _copy_from, key)
@@ -211,7 +219,7 @@ def install() -> None:
 
 
 def lstm(x: Tensor, start: tuple[Tensor, Tensor], weights: list[Tensor], *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """One LSTM layer over (B, T, D) as ``torch._VF.lstm`` has it, in single operations: of the fused one, devices bring their own."""
+    """One LSTM layer over (B, T, D) as ``torch._VF.lstm`` has it, in single operations."""
     to_gates, from_state, *biases = weights
     h, c, outputs = start[0][0], start[1][0], []
     for step in x.unbind(dim=1):

@@ -43,9 +43,7 @@ def judged(name: str, settings: dict[str, Any], where: torch.device | str) -> tu
     # Heatmaps and masks come from files, images from the device.
     for _ in range(2):
         shared = metric.shared_scores(classifier, images, targets)
-        metric.update(
-            classifier, images, targets, maps, object_mask=mask, keys=["a", "b", "c"], shared=shared, **extra
-        )
+        metric.update(classifier, images, targets, maps, object_mask=mask, keys=["a", "b", "c"], shared=shared, **extra)
     return metric.rows(), metric.compute()
 
 

@@ -95,7 +95,9 @@ def test_panels_and_survey_on_a_device(data: ShardIndex, device: torch.device, t
     classifier = narrow().to(device)
     figures, sums = panels(classifier, pictures(2), torch.tensor([0, 1]))
     write_panels(tmp_path, figures, sums, torch.tensor([0, 1]), ["a", "b"])
-    settings = SurveySettings(scales=(0.5,), shifts=(0.2,), max_images=4, reestimate_images=4, regression_images=4, batch_size=4)
+    settings = SurveySettings(
+        scales=(0.5,), shifts=(0.2,), max_images=4, reestimate_images=4, regression_images=4, batch_size=4
+    )
     for where in ("cpu", device):
         survey_classifier(narrow().to(where), data, settings)
     check = check_zero_bias(classifier)

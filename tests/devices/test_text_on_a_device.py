@@ -17,7 +17,9 @@ from lit_iba.text.vocabulary import Vocabulary
 
 TEXTS = ["the film was great", "a boring house near the river", "great"]
 SETTINGS: dict[str, dict[str, Any]] = {
-    "input_iba": {"generator_steps": 2}, "iba": {"layer": 1}, "integrated_gradients": {"steps": 3}, "lime": {"samples": 20},
+    "input_iba": {"generator_steps": 1, "steps": 2, "feature_steps": 2},
+    "iba": {"layer": 1}, "integrated_gradients": {"steps": 3},
+    "lime": {"samples": 20},
 }  # fmt: skip
 
 

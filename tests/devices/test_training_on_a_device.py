@@ -1,4 +1,4 @@
-"""Steps of every training module with everything on a device: nothing stays on the CPU, and losses and gradients are the CPU's."""
+"""Steps of every training module on a device: nothing stays on the CPU, and losses and gradients are the CPU's."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from device_toys import pictures
+from second_device import waits
 from torch import Tensor
 
 from lit_iba.activity.zero_bias_training import ZeroBiasTraining
@@ -44,9 +45,7 @@ def varsal(**settings: Any) -> Any:
 
 def amortised(start_batches: int, **settings: Any) -> Any:
     few = {"feature_steps": 2, "feature_copies": 2, "critic_steps": 2, "samples": 2}
-    return InputIBATraining(
-        CLASSIFIER, "layer2", ["layer2", "fc"], [4, 8], 4, start_batches, settings=few | settings
-    )
+    return InputIBATraining(CLASSIFIER, "layer2", ["layer2", "fc"], [4, 8], 4, start_batches, settings=few | settings)
 
 
 def masking(embedding_steps: int, **settings: Any) -> Any:
@@ -125,3 +124,19 @@ def test_what_tensorboard_is_shown_comes_from_a_device(
     module, _ = prepared(case, device, monkeypatch)
     drawn = module.eval().drawings(batch_of(3, device)["picture"])
     assert all(picture.device.type == "cpu" and picture.dtype == torch.uint8 for picture in drawn)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != "classifier"])
+def test_the_host_does_not_wait_for_a_step(case: str, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for the training of a classifier, whose batch norms must not see empty slots: how many are full decides shapes.
+
+    Validation does wait, for torchmetrics looks for NaN.
+    """
+    module, _ = prepared(case, device, monkeypatch)
+    batch = batch_of(3, device)
+    for _ in range(2):  # what is sent once and kept is no matter
+        waits.clear()
+        loss = module.train().training_step(batch, 0)
+        if loss is not None:
+            loss.backward()
+    assert not waits
