@@ -29,7 +29,8 @@ def test_an_explainer_gives_on_a_device_what_it_gives_on_the_cpu(name: str, devi
 # Where the host may wait for the device while an explainer explains, and why. All others never do.
 MAY_WAIT = {
     "baselines/captum_explainer.py": "Captum's own code; and its seed, a number an image",
-    "baselines/gradient.py": "Captum's integrated gradients send their steps once a call",
+    "baselines/gradient.py": "Captum sends the steps of integrated gradients, and reads the target of an image alone",
+    "baselines/guided.py": "likewise the target",
     "baselines/lime.py": "scikit-learn fits on the CPU; how many superpixels there are decides shapes; kornia's matrices",
     "baselines/lrp.py": "inputs of one sign need half the passes, and whether they have one is asked once a layer",
     "baselines/perturbation.py": "how many tiles there are decides shapes, once a call",
