@@ -114,7 +114,7 @@ def randomized(
     for name in [name for layer in layers for name in layer]:
         digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int.from_bytes(digest[:7], "big"))
+            torch.default_generator.manual_seed(int.from_bytes(digest[:7], "big"))
             if name in modules:
                 module = modules[name]
                 if not (isinstance(module, _BatchNorm) and batch_norm == "keep"):

@@ -190,7 +190,8 @@ class PerSampleIBA(Explainer):
             r, carried = self.split.head(images)
         layout = Layout.of(r.shape, (images.shape[-2], images.shape[-1]))
         require_positions(layout, self.layer)
-        noise = self.noise.to(r.device).fit_to(r, layout)
+        self.noise = self.noise.to(r.device)  # once, not with every batch
+        noise = self.noise.fit_to(r, layout)
         # Elementwise work wants one order of memory, and the convolutions behind the cut give gradients in this one.
         r, noise = channels_last(r), noise.channels_last()
         alpha = self._optimise(r, carried, targets, generators, noise, layout)

@@ -250,7 +250,8 @@ class InputIBA(Explainer):
             zero = torch.zeros_like(images[0])
             return NoiseModel(zero, zero + 1, zero + 1, zero)
         layout = Layout("BCHW", images.shape[-2], images.shape[-1])
-        return self.input_statistics.to(images.device).fit_to(images, layout)
+        self.input_statistics = self.input_statistics.to(images.device)  # once, not with every batch
+        return self.input_statistics.fit_to(images, layout)
 
     def _tell(self, stage: str, done: int, total: int) -> None:
         if self.on_step is not None:

@@ -69,7 +69,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "grad_cam": {"layer": "layer2"},
     "guided_grad_cam": {"layer": "layer2"},
     "deep_shap": {"background_images": 3},
-    "extremal_perturbation": {"steps": 3, "sigma": 5},
+    "extremal_perturbation": {"steps": 2, "sigma": 3, "cell": 8},
     "fido": {"steps": 3, "samples": 2},
     "pda": {"window": 6, "border": 1, "stride": 6, "samples": 2},
     "lime": {"samples": 12, "side": 8},

@@ -4,8 +4,9 @@ Torch's ``meta`` device has no numbers, so that whatever reads one cannot run, a
 (not of a convolution's weights). FakeTensors of a GPU check all of them, but have no gradients without a driver. This device is
 torch's own slot for devices written in Python: a tensor holds a CPU tensor inside, every operation is looked at, and then runs.
 
-What a GPU allows is allowed: numbers without dimensions beside its tensors, CPU indices into them, copies. Each reading of a
-number on the host (``.item()``, ``nonzero``, ``.cpu()``), for which a GPU would have to be waited for, is counted in ``waits``.
+What a GPU allows is allowed: numbers without dimensions beside its tensors, CPU indices into them, copies. But whatever makes the
+host wait for a GPU is counted in ``waits``: reading numbers (``.item()``, ``nonzero``, ``.cpu()``), and sending some
+(``.to(device)``, ``torch.tensor(..., device=device)``, lists as indices).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
 NAME = "second"
-waits: collections.Counter[str] = collections.Counter()  # readings on the host, by "file:line"
+waits: collections.Counter[str] = collections.Counter()  # of the host for the device, by "file:line"
 _aten = torch.ops.aten
 # Operations that may see tensors of both devices, as on a GPU.
 _COPIES = {
@@ -129,12 +130,18 @@ class DrawsOfTheCPU(TorchDispatchMode):
 
 
 def _count(func: Any, there: bool, args: Any) -> None:
-    boolean = func in _INDEXING and any(isinstance(x, Tensor) and x.dtype == torch.bool for x in args[1])
-    home = func is _aten._to_copy.default and not there
-    out = func is _aten.copy_.default and not isinstance(args[0], Held)
-    if func in _READS or boolean or home or out:
-        ours = [f for f in traceback.extract_stack() if "/lit_iba/" in f.filename]
-        waits[f"{ours[-1].filename.rpartition('/lit_iba/')[2]}:{ours[-1].lineno}" if ours else "elsewhere"] += 1
+    indices = args[1] if func in _INDEXING else []
+    reads = func in _READS or any(isinstance(x, Tensor) and x.dtype == torch.bool for x in indices)
+    sends = any(isinstance(x, Tensor) and not isinstance(x, Held) for x in indices)
+    if func is _aten.copy_.default:
+        sends, reads = not isinstance(args[1], Held), not isinstance(args[0], Held)
+    if reads or sends or (func is _aten._to_copy.default and not there):
+        _wait()
+
+
+def _wait() -> None:
+    ours = [frame for frame in traceback.extract_stack() if "/lit_iba/" in frame.filename]
+    waits[f"{ours[-1].filename.rpartition('/lit_iba/')[2]}:{ours[-1].lineno}" if ours else "elsewhere"] += 1
 
 
 _Generator = torch.Generator
@@ -168,6 +175,7 @@ def _empty_strided(size: Any, stride: Any, *, dtype: Any = None, **_: Any) -> Te
 
 
 def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Tensor:
+    _wait()
     (target.held if isinstance(target, Held) else target).copy_(source.held if isinstance(source, Held) else source)
     return target
 
@@ -195,10 +203,29 @@ def install() -> None:
     library = torch.library.Library("aten", "IMPL")
     library.impl("empty.memory_format", _empty, "PrivateUse1")
     library.impl("empty_strided", _empty_strided, "PrivateUse1")
-    for name in ("arange", "arange.start", "arange.start_step"):  # torch's own begins with an empty tensor
+    for name in (
+        "arange",
+        "arange.start",
+        "arange.start_step",
+        "eye",
+        "eye.m",
+    ):  # torch's own begins with an empty tensor
         library.impl(name, _on_the_device(name), "PrivateUse1")
     for key in ("PrivateUse1", "CPU"):  # torch.tensor(..., device) hides the class of its result
         library.impl("_copy_from", _copy_from, key)
     everything = torch.library.Library("_", "IMPL")
     everything.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")  # autocast changes no dtype here
     _library.extend((library, everything))
+
+
+def lstm(x: Tensor, start: tuple[Tensor, Tensor], weights: list[Tensor], *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """One LSTM layer over (B, T, D) as ``torch._VF.lstm`` has it, in single operations."""
+    to_gates, from_state, *biases = weights
+    h, c, outputs = start[0][0], start[1][0], []
+    for step in x.unbind(dim=1):
+        gates = torch.nn.functional.linear(step, to_gates, biases[0])
+        let_in, forget, new, let_out = (gates + torch.nn.functional.linear(h, from_state, biases[1])).chunk(4, dim=1)
+        c = forget.sigmoid() * c + let_in.sigmoid() * new.tanh()
+        h = let_out.sigmoid() * c.tanh()
+        outputs.append(h)
+    return torch.stack(outputs, dim=1), h[None], c[None]
