@@ -17,7 +17,7 @@ from lit_iba.explainer import Explainer
 from lit_iba.iba.readout import ReadoutIBA
 from lit_iba.input_iba.amortised import AmortisedInputIBA
 from lit_iba.trained_explainer import load_trained
-from lit_iba.varsal.explainer import VarSal
+from lit_iba.varsal.explainer import VarSal, encoder_shape
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,10 @@ class RealTimeSaliencyRecipe(Recipe):
 
 
 class VarSalRecipe(Recipe):
-    """VarSal: two outputs, the posterior's mean and standard deviation; the classifier itself is no part of the program."""
+    """VarSal: two outputs, the posterior's mean and standard deviation.
+
+    The program has the classifier's layers up to the last one that the readout encoder reads, and none for the paper's encoder.
+    """
 
     explainer_class = VarSal
     training = "VarSalTraining"
@@ -212,17 +215,20 @@ class VarSalRecipe(Recipe):
 
     def parts(self, explainer: VarSal) -> dict[str, nn.Module]:
         """See the base class."""
-        return {"encoder": explainer.encoder}
+        if explainer.trunk is None:
+            return {"encoder": explainer.encoder}
+        trunk = explainer.trunk if isinstance(explainer.trunk, nn.Module) else explainer.classifier.model
+        return {"classifier": trunk, "encoder": explainer.encoder}
 
     def settings(self, explainer: VarSal) -> dict[str, Any]:
         """See the base class."""
-        return {"channels": list(explainer.encoder.channels), "map": explainer.map, "seed": explainer.seed}
+        return {**explainer.shape, "map": explainer.map, "seed": explainer.seed}
 
     def build(
         self, classifier: FrozenClassifier, settings: dict[str, Any], state: dict[str, Tensor], source: str
     ) -> VarSal:
         """See the base class."""
-        explainer = VarSal(classifier, settings["channels"], settings["map"], seed=settings["seed"])
+        explainer = VarSal(classifier, map=settings["map"], seed=settings["seed"], **encoder_shape(settings))
         load_trained(explainer.encoder, state, "", source)
         return explainer
 

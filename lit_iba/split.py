@@ -283,6 +283,10 @@ class TracedNetwork:
         """A module from images to a dict of the named layers' outputs."""
         return self.extract({name: self._node(name) for name in layers})
 
+    def logits_and_taps(self, layers: Iterable[str]) -> fx.GraphModule:
+        """A module from images to logits and a dict of the named layers' outputs."""
+        return self.extract((self._logits(), {name: self._node(name) for name in layers}))
+
 
 def _is_shape(node: fx.Node) -> bool:
     """``x.shape`` or ``x.size(...)``: its first entry counts the images."""
@@ -347,6 +351,11 @@ class HookedNetwork:
             return self._collect(images, modules)[1]
 
         return collect
+
+    def logits_and_taps(self, layers: Iterable[str]) -> Any:
+        """A function from images to logits and a dict of the named layers' outputs."""
+        modules = {name: self._module(name) for name in layers}
+        return lambda images: self._collect(images, modules)
 
     def _collect(self, images: Tensor, modules: dict[str, nn.Module]) -> tuple[Tensor, dict[str, Tensor]]:
         found: dict[str, Tensor] = {}
