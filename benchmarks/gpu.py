@@ -156,6 +156,7 @@ def parts() -> dict[str, tuple[Callable[[Run], None], float]]:
         "ceilings": (gpu_speed.ceilings, 15),
         "tests": (gpu_studies.cuda_tests, 110),
         "per_sample": (gpu_speed.per_sample, 75),
+        "profile": (gpu_speed.profile, 20),
         "input_iba": (gpu_speed.input_iba, 45),
         "metrics": (gpu_speed.metrics, 30),
         "training": (gpu_speed.training, 30),

@@ -234,3 +234,24 @@ def compiled(run: Run) -> None:
         seconds = run.seconds(explain, 2)
         row = {"network": network, "form": "bf16, compiled tail", "batch": batch, "images/s": batch / seconds}
         run.add("compiled", row | {"first call, s": first})
+
+
+def profile(run: Run) -> None:
+    """Where Per-Sample IBA's time goes on the device: kernels by their share, beside the results."""
+    network, layer = next(iter((SMALL_NETWORKS if run.small else NETWORKS).items()))
+    _, classifier, statistics, images = subject(run, network, layer, 32 if run.small else 224)
+    kinds = [torch.profiler.ProfilerActivity.CPU]
+    if run.device.type == "cuda":
+        kinds.append(torch.profiler.ProfilerActivity.CUDA)
+    text = ""
+    for batch in (1, len(images)):
+        steps = {"steps": 2, "copies": 2} if run.small else {"precision": "bf16"}
+        iba = PerSampleIBA(classifier, layer, statistics, active_threshold=-1.0, **steps)
+        iba.attribute(images[:batch], target=0)
+        with torch.profiler.profile(activities=kinds) as profiler:
+            iba.attribute(images[:batch], target=0)
+            run.wait()
+        order = "self_device_time_total" if run.device.type == "cuda" else "self_cpu_time_total"
+        table = profiler.key_averages().table(sort_by=order, row_limit=25, max_name_column_width=70)
+        text += f"{network}, batch {batch}\n{table}\n"
+    run.path.with_suffix(".profile.txt").write_text(text, encoding="utf-8")

@@ -23,7 +23,7 @@ from lit_iba.small_cnn import SmallCNN
 from lit_iba.weights import save_weights
 
 ROOT = Path(__file__).parents[1]
-CONTROLS: dict[str, Any] = {"random": {}, "constant": {}, "centre": {}}
+CONTROLS: dict[str, Any] = {"random": {}, "constant": {}, "ramp": {}, "centre": {}}
 _trainings: dict[str, tuple[subprocess.Popen[bytes], Path]] = {}
 _folder = tempfile.TemporaryDirectory(prefix="lit_iba_gpu_")  # ours until the program ends
 
@@ -109,7 +109,7 @@ def begin_trainings(run: Run) -> None:
     workers = small if run.small else ["--data.init_args.num_workers", "5"]
     for name, config, subject, options in (
         ("varsal", "varsal_readout_resnet18", known["resnet18"], []),
-        ("varsal, another seed", "varsal_readout_resnet18", known["resnet18"], ["--seed_everything", "1"]),
+        ("varsal_seed_1", "varsal_readout_resnet18", known["resnet18"], ["--seed_everything", "1"]),
         ("readout", "readout_resnet50", known["resnet50"], ["--trainer.max_epochs", "20"]),
     ):
         folder = Path(_folder.name) / re.sub(r"\W+", "_", name)
