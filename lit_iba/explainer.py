@@ -6,7 +6,6 @@ on the other images of the batch: whatever is random is drawn from a generator t
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,9 +15,11 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from lit_iba.checks import check_images, check_targets
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.heatmap import Heatmap
+from lit_iba.randomness import content_keys, sample_generators
 from lit_iba.registry import class_named
 from lit_iba.statistics import FeatureStatistics
 
@@ -151,48 +152,6 @@ class Explainer(ABC):
             completeness=None if result.completeness is None else result.completeness.detach(),
             uncertainty=None if result.uncertainty is None else result.uncertainty.detach(),
         )
-
-
-def check_images(images: Tensor) -> Tensor:
-    """The images as a detached float tensor, or an error that says what is wrong with them."""
-    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-        given = (
-            f"{images.dtype} of shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-        )
-        raise InputError(f"images must be a float tensor (B, 3, H, W), normalised (see classifier.images); got {given}")
-    finite = torch.isfinite(images).flatten(1).all(dim=1)
-    if not finite.all():
-        bad = (~finite).nonzero().flatten().tolist()
-        raise InputError(f"image {bad} of the batch contains NaN or infinity; check how it was decoded and normalised")
-    return images.detach()
-
-
-def check_targets(target: Tensor | int | Sequence[int], count: int, num_classes: int) -> Tensor:
-    """Targets as int64 (count,), or an error that names the class that is out of range."""
-    targets = torch.as_tensor(target).detach().to(torch.int64).flatten()
-    targets = targets.expand(count) if targets.numel() == 1 else targets
-    if len(targets) != count:
-        raise InputError(f"{len(targets)} targets were given for {count} images; give one target an image")
-    outside = targets[(targets < 0) | (targets >= num_classes)]
-    if len(outside):
-        raise InputError(
-            f"target class {int(outside[0])} is out of range; the classifier has classes 0..{num_classes - 1}"
-        )
-    return targets
-
-
-def content_keys(images: Tensor) -> list[str]:
-    """A key an image that depends on nothing but its pixels."""
-    return [hashlib.sha256(image.contiguous().cpu().numpy().tobytes()).hexdigest() for image in images]
-
-
-def sample_generators(seed: int, keys: Sequence[str], device: torch.device) -> list[torch.Generator]:
-    """One generator a sample, seeded by (seed, key): equal for equal samples, wherever and whenever they are drawn."""
-    generators = []
-    for key in keys:
-        digest = hashlib.sha256(f"{seed}/{key}".encode()).digest()
-        generators.append(torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "big")))
-    return generators
 
 
 EXPLAINERS: dict[str, str] = {

@@ -22,9 +22,10 @@ from rich.console import Console
 from torch import Tensor
 
 from lit_iba.checkpoint import read_checkpoint
+from lit_iba.checks import check_images
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError, unknown_name
-from lit_iba.explainer import Explainer, check_images
+from lit_iba.explainer import Explainer
 from lit_iba.export_artefact import check_export, describe, is_whole, load_exported, plain_values, read_description
 from lit_iba.export_program import (
     METADATA_FILE,

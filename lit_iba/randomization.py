@@ -6,7 +6,6 @@ A *copy* is randomised: its other layers share their tensors with the classifier
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lit_iba.classifier import FrozenClassifier
+from lit_iba.randomness import seed_for
 
 INITIALIZATIONS = {
     "own": "each layer's own initialisation (reset_parameters)",
@@ -112,9 +112,8 @@ def randomized(
     made.__dict__["identity"] = identity  # fills the cached property
     modules = dict(made.model.named_modules())
     for name in [name for layer in layers for name in layer]:
-        digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int.from_bytes(digest[:7], "big"))
+            torch.manual_seed(seed_for(seed, name))
             if name in modules:
                 module = modules[name]
                 if not (isinstance(module, _BatchNorm) and batch_norm == "keep"):

@@ -3,28 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-
-from lit_iba.errors import InputError
-
-
-def check_choice(setting: str, value: object, allowed: Iterable[str]) -> None:
-    """Refuse a setting that is none of the names allowed."""
-    if value not in tuple(allowed):
-        raise InputError(f"{setting} is {value!r}; it must be one of {', '.join(map(repr, allowed))}")
-
-
-def check_numbers(at_least: float, *, exclusive: bool = False, **settings: float) -> None:
-    """Refuse settings that are not finite numbers of at least (``exclusive``: above) this."""
-    for setting, value in settings.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not number or value < at_least or (exclusive and value == at_least):
-            raise InputError(
-                f"{setting} is {value!r}; it must be a number {'above' if exclusive else '>='} {at_least:g}"
-            )
 
 
 def gaussian_blur(images: Tensor, sigma: float, border: str) -> Tensor:

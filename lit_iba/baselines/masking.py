@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_iba.checks import check_counts
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution
-from lit_iba.metrics.perturbation import check_counts
 from lit_iba.split import Layout, layouts_of
 from lit_iba.trained_explainer import TrainedExplainer, load_trained
 

@@ -14,9 +14,9 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
-from lit_iba.data.plan import seed_for
 from lit_iba.errors import InputError
 from lit_iba.files import write_text
+from lit_iba.randomness import seed_for
 
 LAST = "last.ckpt"
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: start again, and it goes on

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lit_iba.errors import InputError
 from lit_iba.evaluation.store import ShardStore
-from lit_iba.explainer import sample_generators
+from lit_iba.randomness import sample_generators
 
 
 class HeatmapPool:

@@ -17,9 +17,9 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from lit_iba.checks import check_images, check_targets
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError, unknown_name
-from lit_iba.explainer import check_images, check_targets
 from lit_iba.registry import class_named
 
 Curve = dict[str, list[float]]

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lit_iba.checks import check_counts
 from lit_iba.errors import InputError
-from lit_iba.explainer import content_keys, sample_generators
 from lit_iba.iba.bottleneck import NATS_PER_BIT
 from lit_iba.iba.masked_feature import MaskedFeature, MasksFeatures
 from lit_iba.metrics.base import Result, mean_and_error
 from lit_iba.metrics.explainer_metric import ExplainerMetric, Subject
-from lit_iba.metrics.perturbation import check_counts
+from lit_iba.randomness import content_keys, sample_generators
 
 
 def share_in_top(logits: Tensor, targets: Tensor, k: int) -> Tensor:

@@ -14,15 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_iba.classifier import FrozenClassifier
-from lit_iba.errors import InputError
 from lit_iba.metrics.base import in_double
-
-
-def check_counts(**settings: int) -> None:
-    """Refuse settings that are not whole numbers of at least one."""
-    for setting, value in settings.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{setting} is {value!r}; it must be a whole number of at least 1")
 
 
 def tile_index(size: tuple[int, int], tile: int, device: torch.device | None = None) -> Tensor:

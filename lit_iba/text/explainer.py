@@ -10,8 +10,9 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from lit_iba.checks import check_targets
 from lit_iba.errors import InputError
-from lit_iba.explainer import check_targets, sample_generators
+from lit_iba.randomness import sample_generators
 from lit_iba.registry import class_named
 from lit_iba.statistics import FeatureStatistics
 from lit_iba.text.classifier import TextClassifier, Words
