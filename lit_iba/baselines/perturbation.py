@@ -16,7 +16,7 @@ from lit_iba.checks import check_counts
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer
-from lit_iba.metrics.perturbation import perturbed_scores, target_logits, tile_index
+from lit_iba.perturbation import perturbed_scores, target_logits, tile_index
 
 
 class Occlusion(Explainer):

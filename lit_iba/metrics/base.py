@@ -20,6 +20,7 @@ from torchmetrics.utilities import dim_zero_cat
 from lit_iba.checks import check_images, check_targets
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError, unknown_name
+from lit_iba.perturbation import in_double
 from lit_iba.registry import class_named
 
 Curve = dict[str, list[float]]
@@ -64,11 +65,6 @@ def curve(x: Tensor, y: Tensor) -> Curve:
     """The mean of curves (N, K) over images, at x (K,), with standard errors."""
     mean, error = mean_and_error(y)
     return {"x": x.tolist(), "y": mean.tolist(), "se": error.tolist()}
-
-
-def in_double(values: Tensor) -> Tensor:
-    """The values in float64, in main memory if the device has no float64."""
-    return values.cpu().double() if values.device.type == "mps" else values.double()
 
 
 class HeatmapMetric(Metric):

@@ -11,7 +11,7 @@ from torch import Tensor
 from lit_iba.baselines.lime import surrogate_coefficients
 from lit_iba.checks import check_choice, check_counts, check_numbers
 from lit_iba.errors import InputError
-from lit_iba.metrics.perturbation import target_logits, target_probabilities
+from lit_iba.perturbation import target_logits, target_probabilities
 from lit_iba.text.classifier import TextClassifier, Words
 from lit_iba.text.explainer import TextExplainer
 from lit_iba.text.removal import scores_without

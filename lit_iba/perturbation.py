@@ -1,12 +1,13 @@
-"""Pictures in tiles, and what a classifier says when some of the tiles are removed.
+"""Pictures in tiles or blurred, and what a classifier says when some of the tiles are removed.
 
-Shared by the metrics that perturb. A tile is a square of ``tile`` x ``tile`` pixels, counted row by row from the top
-left; where height or width is no multiple of it, the tiles at the right and bottom edges are smaller. A tile of 1 is a
-pixel.
+Shared by the metrics and the explainers that perturb. A tile is a square of ``tile`` x ``tile`` pixels,
+counted row by row from the top left; where height or width is no multiple of it, the tiles at the right
+and bottom edges are smaller. A tile of 1 is a pixel.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -14,7 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_iba.classifier import FrozenClassifier
-from lit_iba.metrics.base import in_double
+
+
+def in_double(values: Tensor) -> Tensor:
+    """The values in float64, in main memory if the device has no float64."""
+    return values.cpu().double() if values.device.type == "mps" else values.double()
 
 
 def tile_index(size: tuple[int, int], tile: int, device: torch.device | None = None) -> Tensor:
@@ -41,6 +46,32 @@ def target_logits(logits: Tensor, targets: Tensor) -> Tensor:
 def target_probabilities(logits: Tensor, targets: Tensor) -> Tensor:
     """The target's softmax probability, (B, K) and (B,) to float32 (B,)."""
     return target_logits(logits.float().softmax(dim=1), targets)
+
+
+def log_odds(logits: Tensor, targets: Tensor) -> Tensor:
+    """log p_c - log (1 - p_c) of the target class: (B, K) and (B,) to (B,), without rounding where p_c is near 0 or 1."""
+    others = logits.scatter(1, targets[:, None], -torch.inf)
+    return logits.gather(1, targets[:, None])[:, 0] - others.logsumexp(dim=1)
+
+
+def gaussian_blur(images: Tensor, sigma: float, border: str) -> Tensor:
+    """Gaussian blur truncated at 4 sigma.
+
+    Args:
+        images: (B, C, H, W).
+        sigma: Standard deviation in pixels; 0 leaves the images as they are.
+        border: What lies beyond the edge: ``"constant"`` (zeros), ``"reflect"`` or ``"replicate"``.
+    """
+    from kornia.filters import gaussian_blur2d
+
+    if sigma == 0:
+        return images
+    # A picture can be reflected once only, so that the kernel must not be wider than twice the picture.
+    height, width = (
+        2 * min(math.ceil(4 * sigma), side - 1 if border == "reflect" else math.ceil(4 * sigma)) + 1
+        for side in images.shape[-2:]
+    )
+    return gaussian_blur2d(images, (height, width), (sigma, sigma), border_type=border)
 
 
 def removal_ranks(values: Tensor, most_first: bool) -> Tensor:
