@@ -26,14 +26,14 @@ from lit_iba.data import ShardIndex
 from lit_iba.data.shards import Source
 from lit_iba.errors import InputError
 from lit_iba.evaluation.plan import EvaluationPlan, Named
-from lit_iba.evaluation.progress import EvaluationProgress
 from lit_iba.evaluation.results import Gallery, spread, summarize_metrics, summary_table, write_results
-from lit_iba.evaluation.selection import Selection
-from lit_iba.evaluation.store import first_difference, sweep_abandoned
 from lit_iba.evaluation.surroundings import POLL, StoredStatistics
 from lit_iba.evaluation.worker import ShardWorker
 from lit_iba.explainer import build_explainer
 from lit_iba.files import write_text
+from lit_iba.resumable.progress import EvaluationProgress
+from lit_iba.resumable.selection import Selection
+from lit_iba.resumable.store import first_difference, sweep_abandoned
 
 if TYPE_CHECKING:
     from lightning import Fabric

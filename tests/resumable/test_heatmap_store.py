@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lit_iba.errors import InputError
-from lit_iba.evaluation.store import ABANDONED_AFTER, ShardStore, sweep_abandoned
+from lit_iba.resumable.store import ABANDONED_AFTER, ShardStore, sweep_abandoned
 
 PRINT = {"explainer": {"class": "grad_cam", "settings": {"layer": "layer4"}}, "shard": {"bytes": 10}}
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from lit_iba.evaluation import progress
-from lit_iba.evaluation.progress import EvaluationProgress
+from lit_iba.resumable import progress
+from lit_iba.resumable.progress import EvaluationProgress
 
 
 def test_a_log_file_gets_a_line_a_minute(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
