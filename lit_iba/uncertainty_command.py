@@ -47,8 +47,8 @@ def uncertainty(
     """
     from lit_iba.commands import classifier_from
     from lit_iba.data import ShardIndex
-    from lit_iba.report.uncertainty_page import write_uncertainty
     from lit_iba.varsal.corruptions import STRENGTHS
+    from lit_iba.varsal.uncertainty_page import write_uncertainty
     from lit_iba.varsal.uncertainty_results import results_of, table_rows
     from lit_iba.varsal.uncertainty_run import UncertaintySettings, run_uncertainty
 

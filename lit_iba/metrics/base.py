@@ -245,7 +245,7 @@ METRICS: dict[str, str] = {
     "decision_flip": "lit_iba.metrics.decision_flip.DecisionFlip",
     "sanity_check": "lit_iba.metrics.sanity_check.SanityCheck",
     "latency": "lit_iba.metrics.latency.Latency",
-    "bits_and_accuracy": "lit_iba.metrics.bits_and_accuracy.BitsAndAccuracy",
+    "bits_and_accuracy": "lit_iba.iba.bits_and_accuracy.BitsAndAccuracy",
 }
 
 

@@ -23,6 +23,8 @@ from lit_iba.files import whole_file
 
 _log = logging.getLogger(__name__)
 ABANDONED_AFTER = 600.0  # seconds: no single file takes that long to write
+# Classes of ours that stood elsewhere when older results were written: what they computed has not changed.
+MOVED_CLASSES = {"lit_iba.metrics.bits_and_accuracy.BitsAndAccuracy": "lit_iba.iba.bits_and_accuracy.BitsAndAccuracy"}
 
 
 class ShardStore:
@@ -50,7 +52,7 @@ class ShardStore:
             return False
         try:
             with safetensors.safe_open(path, framework="pt") as file:
-                stored = json.loads((file.metadata() or {})["fingerprint"])
+                stored = as_of_today(json.loads((file.metadata() or {})["fingerprint"]))
         except (safetensors.SafetensorError, KeyError, ValueError, OSError) as error:
             _log.warning("%s is damaged or cut short (%s); it is made again", path, error)
             path.unlink(missing_ok=True)
@@ -115,6 +117,15 @@ def sweep_abandoned(folder: Path) -> int:
 def plain(value: Any) -> Any:
     """The value as it comes back from JSON, so that it can be compared with a stored one."""
     return json.loads(json.dumps(value, default=str))
+
+
+def as_of_today(stored: Any) -> Any:
+    """What an earlier version stored, with our classes called as they are called now."""
+    if isinstance(stored, dict):
+        return {key: as_of_today(value) for key, value in stored.items()}
+    if isinstance(stored, list):
+        return [as_of_today(value) for value in stored]
+    return MOVED_CLASSES.get(stored, stored) if isinstance(stored, str) else stored
 
 
 def first_difference(stored: Any, wanted: Any, where: str = "") -> str:

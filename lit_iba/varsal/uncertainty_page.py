@@ -18,7 +18,7 @@ from lit_iba.report.markdown import code_block
 from lit_iba.report.naming import ABSENT, number
 from lit_iba.report.page import document
 from lit_iba.report.pictures import photograph_uri, picture_uri
-from lit_iba.report.uncertainty_plots import (
+from lit_iba.varsal.uncertainty_plots import (
     MEASURES,
     abstain_figure,
     calibration_figure,
