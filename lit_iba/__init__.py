@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lit_iba.classifier import FrozenClassifier
+    from lit_iba.classifier.preprocessing import Preprocessing
     from lit_iba.errors import InputError
     from lit_iba.explainer import Explainer, build_explainer
     from lit_iba.heatmap import Heatmap
     from lit_iba.iba.per_sample import PerSampleIBA
     from lit_iba.iba.readout import ReadoutIBA
-    from lit_iba.preprocessing import Preprocessing
     from lit_iba.statistics import FeatureStatistics
 
 __version__ = "0.1.0"
@@ -25,7 +25,7 @@ _HOMES = {
     "Heatmap": "lit_iba.heatmap",
     "PerSampleIBA": "lit_iba.iba.per_sample",
     "ReadoutIBA": "lit_iba.iba.readout",
-    "Preprocessing": "lit_iba.preprocessing",
+    "Preprocessing": "lit_iba.classifier.preprocessing",
     "FeatureStatistics": "lit_iba.statistics",
 }
 __all__ = [

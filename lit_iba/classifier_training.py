@@ -14,7 +14,7 @@ from torchmetrics import MeanMetric
 
 from lit_iba.checkpoint import KIND_KEY
 from lit_iba.classifier import build_network
-from lit_iba.weights import save_weights
+from lit_iba.classifier.weights import save_weights
 
 
 class _OneCycle(torch.optim.lr_scheduler.OneCycleLR):

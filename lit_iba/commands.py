@@ -254,8 +254,8 @@ def randomize(out: str, layers: int, classifier: dict[str, Any] | None = None, s
         classifier: ``model`` and ``weights``.
         seed: Of the draw; that of the sanity check.
     """
-    from lit_iba.randomization import cascade, randomized
-    from lit_iba.weights import save_weights
+    from lit_iba.classifier.randomization import cascade, randomized
+    from lit_iba.classifier.weights import save_weights
 
     whole = classifier_from(classifier, None, "cpu")
     order = cascade(whole)

@@ -11,10 +11,10 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from lit_iba.classifier import FrozenClassifier
+from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.data import ShardIndex, write_shards
 from lit_iba.evaluation import Benchmark
 from lit_iba.explainer import Attribution, Explainer, completeness_error
-from lit_iba.preprocessing import Preprocessing
 
 SIDE = 16
 EXPLAINERS = {

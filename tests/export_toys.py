@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torchvision.models import SwinTransformer, VisionTransformer
 
 from lit_iba.classifier import FrozenClassifier
+from lit_iba.classifier.small_cnn import SmallCNN
 from lit_iba.iba.readout import ReadoutIBA
-from lit_iba.small_cnn import SmallCNN
 from lit_iba.statistics import estimate_layers
 
 

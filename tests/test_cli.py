@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from lit_iba.classifier.small_cnn import SmallCNN
+from lit_iba.classifier.weights import save_weights
 from lit_iba.cli import main
-from lit_iba.small_cnn import SmallCNN
-from lit_iba.weights import save_weights
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 import lit_iba
 from lit_iba import export_program
 from lit_iba.classifier import FrozenClassifier
+from lit_iba.classifier.preprocessing import Preprocessing
+from lit_iba.classifier.small_cnn import SmallCNN
 from lit_iba.errors import InputError
 from lit_iba.export import (
     FORMATS,
@@ -37,8 +39,6 @@ from lit_iba.files import sha256_of
 from lit_iba.iba.per_sample import PerSampleIBA
 from lit_iba.iba.readout import ReadoutIBA
 from lit_iba.iba.readout_training import ReadoutTraining
-from lit_iba.preprocessing import Preprocessing
-from lit_iba.small_cnn import SmallCNN
 from lit_iba.statistics import FeatureStatistics
 
 # torch 2.11 says so of every weight while it loads a .pt2; its own copy follows.

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from lit_iba.checks import check_counts
 from lit_iba.classifier import FrozenClassifier
+from lit_iba.classifier.layout import Layout, layouts_of
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution
-from lit_iba.split import Layout, layouts_of
 from lit_iba.trained_explainer import TrainedExplainer, load_trained
 
 STAGES = [

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_iba.classifier import FrozenClassifier
+from lit_iba.classifier.layout import Layout, layouts_of
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution
 from lit_iba.heatmap import resize_keeping_total
@@ -29,7 +30,6 @@ from lit_iba.iba.bottleneck import (
 )
 from lit_iba.iba.masked_feature import MaskedFeature
 from lit_iba.iba.noise import NoiseModel
-from lit_iba.split import Layout, layouts_of
 from lit_iba.statistics import FeatureStatistics
 from lit_iba.trained_explainer import TrainedExplainer, load_trained
 

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from lit_iba.checks import check_counts
 from lit_iba.classifier import FrozenClassifier
+from lit_iba.classifier.layout import Layout, layouts_of
 from lit_iba.errors import InputError, unknown_name
 from lit_iba.explainer import Attribution
 from lit_iba.iba.bottleneck import information_bits
 from lit_iba.input_iba.explainer import INPUT, InputIBA, paper_layer
 from lit_iba.input_iba.generator import InputPrior
 from lit_iba.input_iba.settings import settings_from
-from lit_iba.split import Layout, layouts_of
 from lit_iba.statistics import FeatureStatistics, identity_of
 from lit_iba.trained_explainer import TrainedExplainer, load_trained
 

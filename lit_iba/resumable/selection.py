@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.data import Shard, shard_batches
 from lit_iba.errors import InputError
-from lit_iba.preprocessing import Preprocessing
 
 _READ = 64  # samples decoded at a time
 

@@ -15,10 +15,10 @@ from lit_iba import FrozenClassifier, InputError
 from lit_iba.activity.bias_decay import BiasDecay
 from lit_iba.activity.zero_bias import bias_tensors, check_zero_bias, scale_biases, without_biases
 from lit_iba.activity.zero_bias_training import ZeroBiasTraining, distillation_loss
+from lit_iba.classifier.small_cnn import SmallCNN
+from lit_iba.classifier.weights import read_weights, save_weights
 from lit_iba.cli import main
 from lit_iba.data import QuickstartDataModule
-from lit_iba.small_cnn import SmallCNN
-from lit_iba.weights import read_weights, save_weights
 
 CONFIG = """
 seed_everything: 0

@@ -6,9 +6,9 @@ from benchmark_toys import SIDE, make_data
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.errors import InputError
 from lit_iba.evaluation.results import spread
-from lit_iba.preprocessing import Preprocessing
 from lit_iba.resumable import Selection
 
 PREPROCESSING = Preprocessing(resize=None, crop=SIDE)

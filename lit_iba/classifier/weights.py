@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
+from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.errors import InputError, unknown_name
 from lit_iba.files import whole_file
-from lit_iba.preprocessing import Preprocessing
 
 SUFFIXES = (".pth", ".pt", ".safetensors", ".safetensors.xz")
 

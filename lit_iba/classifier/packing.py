@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
 from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
-from lit_iba.folding import graph_module
+from lit_iba.classifier.folding import graph_module
 
 _OPERATIONS = (
     "_convolution_pointwise", "_convolution_transpose_pointwise", "_reorder_convolution_weight",

@@ -12,8 +12,8 @@ import torchvision
 from torch import nn
 
 from lit_iba import FrozenClassifier, InputError, Preprocessing
-from lit_iba.small_cnn import SmallCNN
-from lit_iba.weights import save_weights
+from lit_iba.classifier.small_cnn import SmallCNN
+from lit_iba.classifier.weights import save_weights
 
 
 def test_a_classifier_stays_frozen() -> None:

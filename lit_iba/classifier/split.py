@@ -1,16 +1,14 @@
-"""Cutting a classifier behind a layer: images -> (R, carried values) -> logits, with the traced graph or with hooks.
+"""Cutting a classifier behind a layer: images -> (R, carried values) -> logits, with the traced graph.
 
 ``head`` computes R and whatever else the rest needs (a skip connection, say); ``tail`` runs only what depends on R. Both
-share the classifier's own modules: nothing is copied. Where the network cannot be traced, :class:`HookSplit` has the same
-interface and runs the whole network each time.
+share the classifier's own modules: nothing is copied. Where the network cannot be traced, ``hooked.HookedNetwork`` makes the
+same cuts and runs the whole network each time.
 """
 
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,76 +16,11 @@ import torch.fx as fx
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import NodePathTracer
 
+from lit_iba.classifier.folding import fold_batch_norms, graph_module
+from lit_iba.classifier.packing import pack_convolutions
 from lit_iba.errors import InputError, unknown_name
-from lit_iba.folding import fold_batch_norms, graph_module
-from lit_iba.packing import pack_convolutions
 
 Carried = tuple[Any, ...]  # tensors whose rows belong to the images, and shapes whose first entry counts them
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where the positions and channels of a feature map R are.
-
-    Args:
-        kind: ``"BCHW"`` (convolutions), ``"BHWC"`` (Swin), ``"BTC"`` (tokens, as in ViT) or ``"BC"`` (no positions).
-        height: Positions from top to bottom.
-        width: Positions from left to right.
-        prefix: Tokens before the grid that have no place in the picture, such as the class token.
-    """
-
-    kind: str
-    height: int
-    width: int
-    prefix: int = 0
-
-    @classmethod
-    def of(cls, shape: torch.Size, image_size: tuple[int, int]) -> Layout:
-        """Find the layout of an R of this shape (batch included) that came from images of this (H, W)."""
-        aspect = math.log(image_size[0] / image_size[1])
-        if len(shape) == 2:
-            return cls("BC", 1, 1)
-        if len(shape) == 3:
-            for prefix in range(min(shape[1], 17)):
-                height = round(math.sqrt((shape[1] - prefix) * image_size[0] / image_size[1]))
-                if height and (shape[1] - prefix) % height == 0:
-                    width = (shape[1] - prefix) // height
-                    if abs(math.log(height / width) - aspect) < 0.2:
-                        return cls("BTC", height, width, prefix)
-        if len(shape) == 4:
-            # Rows and columns shrink alike, so that their ratio is the image's; channels come first where both fit.
-            first = abs(math.log(shape[2] / shape[3]) - aspect)
-            last = abs(math.log(shape[1] / shape[2]) - aspect)
-            return cls("BHWC", shape[1], shape[2]) if last < first - 1e-9 else cls("BCHW", shape[2], shape[3])
-        raise InputError(
-            f"a feature map of shape {tuple(shape)} has no positions that can be laid over an image of size "
-            f"{image_size}; choose a layer whose output is (B, C, h, w), (B, h, w, C) or (B, tokens, C)"
-        )
-
-    def grid(self, values: Tensor) -> Tensor:
-        """Any tensor with R's axes (..., as R) to (..., C, h, w), leaving out the prefix tokens."""
-        if self.kind == "BCHW":
-            return values
-        if self.kind == "BHWC":
-            return values.movedim(-1, -3)
-        if self.kind == "BTC":
-            return values[..., self.prefix :, :].unflatten(-2, (self.height, self.width)).movedim(-1, -3)
-        return values[..., None, None]
-
-    def ungrid(self, grid: Tensor, prefix: Tensor | None = None) -> Tensor:
-        """The inverse of :meth:`grid`; ``prefix`` (..., prefix tokens, C) is put back in front."""
-        if self.kind == "BCHW":
-            return grid
-        if self.kind == "BHWC":
-            return grid.movedim(-3, -1)
-        if self.kind == "BTC":
-            tokens = grid.movedim(-3, -1).flatten(-3, -2)
-            return tokens if prefix is None else torch.cat([prefix, tokens], dim=-2)
-        return grid[..., 0, 0]
-
-    def prefix_of(self, values: Tensor) -> Tensor | None:
-        """The part of a tensor with R's axes that :meth:`grid` leaves out: (..., prefix tokens, C), or None."""
-        return values[..., : self.prefix, :] if self.kind == "BTC" and self.prefix else None
 
 
 def repeat_carried(carried: Carried, copies: int) -> Carried:
@@ -101,11 +34,6 @@ def repeat_carried(carried: Carried, copies: int) -> Carried:
         else:
             repeated.append(value * copies)
     return tuple(repeated)
-
-
-def layouts_of(taps: dict[str, Tensor], image_size: tuple[int, int]) -> dict[str, Layout]:
-    """Layout of every tap for images of this (H, W)."""
-    return {name: Layout.of(tap.shape, image_size) for name, tap in taps.items()}
 
 
 class Split:
@@ -317,80 +245,3 @@ def _argument(call: fx.Node, name: str) -> Any:
         return inspect.signature(call.target).bind(*call.args, **call.kwargs).arguments.get(name)  # type: ignore[arg-type]
     except (TypeError, ValueError):  # functions of C++ have no signature
         return call.kwargs.get(name)
-
-
-class _Stop(Exception):
-    pass
-
-
-class HookedNetwork:
-    """The same cuts for networks that cannot be traced: hooks, and the whole network each time."""
-
-    def __init__(self, model: nn.Module, name: str = "the classifier") -> None:
-        self.model, self.name = model, name
-
-    def layers(self) -> list[str]:
-        """Names of the modules."""
-        return [name for name, _ in self.model.named_modules() if name]
-
-    def _module(self, layer: str) -> nn.Module:
-        modules = dict(self.model.named_modules())
-        if layer not in modules or not layer:
-            raise unknown_name(f"layer of {self.name}", layer, self.layers(), "(see classifier.layers())")
-        return modules[layer]
-
-    def taps(self, layers: Iterable[str]) -> Any:
-        """A function from images to a dict of the named layers' outputs."""
-        modules = {name: self._module(name) for name in layers}
-
-        def collect(images: Tensor) -> dict[str, Tensor]:
-            return self._collect(images, modules)[1]
-
-        return collect
-
-    def _collect(self, images: Tensor, modules: dict[str, nn.Module]) -> tuple[Tensor, dict[str, Tensor]]:
-        found: dict[str, Tensor] = {}
-        handles = [
-            module.register_forward_hook(lambda _m, _i, output, name=name: found.__setitem__(name, output.clone()))
-            for name, module in modules.items()
-        ]
-        try:
-            logits = self.model(images)
-        finally:
-            for handle in handles:
-                handle.remove()
-        return logits, {name: found[name] for name in modules}
-
-    def split(self, layer: str, taps: Sequence[str] = ()) -> Split:
-        """Cut behind a module; the images are the carried value."""
-        module = self._module(layer)
-        tapped = {name: self._module(name) for name in taps}
-
-        def head(images: Tensor) -> tuple[Tensor, Tensor]:
-            found: list[Tensor] = []
-
-            def stop(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-                found.append(output)
-                raise _Stop
-
-            handle = module.register_forward_hook(stop)
-            try:
-                self.model(images)
-            except _Stop:
-                pass
-            finally:
-                handle.remove()
-            return found[0], images
-
-        def tail(r: Tensor, images: Tensor) -> Tensor:
-            handle = module.register_forward_hook(lambda *_: r.clone())
-            try:
-                return self.model(images)
-            finally:
-                handle.remove()
-
-        def observe(images: Tensor) -> tuple[Tensor, Carried, dict[str, Tensor]]:
-            _, found = self._collect(images, {**tapped, layer: module})
-            return found[layer], (images,), {name: found[name] for name in tapped}
-
-        return Split(layer, head, tail, observe)

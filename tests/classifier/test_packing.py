@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lit_iba import FrozenClassifier
-from lit_iba.packing import PackedConv2d, can_pack
+from lit_iba.classifier.packing import PackedConv2d, can_pack
 
 pytestmark = pytest.mark.skipif(not can_pack(), reason="this build of torch cannot pack weights")
 

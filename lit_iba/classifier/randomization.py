@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lit_iba.classifier import FrozenClassifier
+from lit_iba.classifier.frozen import FrozenClassifier
 from lit_iba.randomness import seed_for
 
 INITIALIZATIONS = {

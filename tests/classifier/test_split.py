@@ -6,7 +6,9 @@ import torchvision
 from torch import Tensor, nn
 
 from lit_iba import FrozenClassifier, InputError, Preprocessing
-from lit_iba.split import HookedNetwork, Layout, TracedNetwork, repeat_carried
+from lit_iba.classifier.hooked import HookedNetwork
+from lit_iba.classifier.layout import Layout
+from lit_iba.classifier.split import TracedNetwork, repeat_carried
 
 CUTS = [
     ("resnet50", "layer2", "BCHW"),
