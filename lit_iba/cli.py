@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "lit-iba") -> in
         elif command not in commands:
             raise unknown_name(f"command of {program}", command, commands)
         elif command in TRAINING:
-            from lit_iba.callbacks.resume import EXIT_PREEMPTED, PreemptedError
+            from lit_iba.training.callbacks.resume import EXIT_PREEMPTED, PreemptedError
             from lit_iba.training_cli import run_training
 
             try:

@@ -354,8 +354,8 @@ def classifier_from(record: dict[str, Any] | None, settings: dict[str, Any] | No
     """The classifier that a command names, or the one that a checkpoint among the settings was trained for."""
     import torch
 
-    from lit_iba.checkpoint import classifier_of, read_checkpoint
     from lit_iba.classifier import FrozenClassifier
+    from lit_iba.training.checkpoint import classifier_of, read_checkpoint
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -21,7 +21,6 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from lit_iba.checkpoint import read_checkpoint
 from lit_iba.checks import check_images
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError, unknown_name
@@ -42,6 +41,7 @@ from lit_iba.export_program import (
 from lit_iba.export_readme import readme
 from lit_iba.export_recipes import RECIPES, Recipe, recipe_for
 from lit_iba.files import sha256_of, whole_file, write_text
+from lit_iba.training.checkpoint import read_checkpoint
 
 FORMATS = ("pt2", "onnx", "safetensors")
 BATCH_SIZES = (1, 2, 7)  # each file is checked at these

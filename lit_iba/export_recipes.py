@@ -16,7 +16,7 @@ from lit_iba.errors import InputError
 from lit_iba.explainer import Explainer
 from lit_iba.iba.readout import ReadoutIBA
 from lit_iba.input_iba.amortised import AmortisedInputIBA
-from lit_iba.trained_explainer import load_trained
+from lit_iba.training.trained_explainer import load_trained
 from lit_iba.varsal.explainer import VarSal
 
 

@@ -22,12 +22,12 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 
-from lit_iba.callbacks import DurableCheckpointIO, FiniteLoss, HeatmapImages, ResumeCheckpoint
-from lit_iba.callbacks.resume import PreemptedError
-from lit_iba.checkpoint import newest_checkpoint
 from lit_iba.data.stream import killed_worker_message, worker_killed
 from lit_iba.errors import InputError
 from lit_iba.files import FolderLock, write_text
+from lit_iba.training.callbacks import DurableCheckpointIO, FiniteLoss, HeatmapImages, ResumeCheckpoint
+from lit_iba.training.callbacks.resume import PreemptedError
+from lit_iba.training.checkpoint import newest_checkpoint
 
 
 class KeepConfig(SaveConfigCallback):

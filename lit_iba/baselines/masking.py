@@ -22,7 +22,7 @@ from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.layout import Layout, layouts_of
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution
-from lit_iba.trained_explainer import TrainedExplainer, load_trained
+from lit_iba.training.trained_explainer import TrainedExplainer, load_trained
 
 STAGES = [
     "layer1",

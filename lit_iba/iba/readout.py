@@ -31,7 +31,7 @@ from lit_iba.iba.bottleneck import (
 from lit_iba.iba.masked_feature import MaskedFeature
 from lit_iba.iba.noise import NoiseModel
 from lit_iba.statistics import FeatureStatistics
-from lit_iba.trained_explainer import TrainedExplainer, load_trained
+from lit_iba.training.trained_explainer import TrainedExplainer, load_trained
 
 PAPER_TAPS = {
     "resnet50": ("layer1", ["layer1", "layer2", "layer3", "layer4", "fc"]),

@@ -27,7 +27,7 @@ from lit_iba.input_iba.explainer import INPUT, InputIBA, paper_layer
 from lit_iba.input_iba.generator import InputPrior
 from lit_iba.input_iba.settings import settings_from
 from lit_iba.statistics import FeatureStatistics, identity_of
-from lit_iba.trained_explainer import TrainedExplainer, load_trained
+from lit_iba.training.trained_explainer import TrainedExplainer, load_trained
 
 # The bottleneck's layer and those behind it, which know the class.
 DEFAULT_TAPS = {

@@ -13,14 +13,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lit_iba.checkpoint import CLASSIFIER_KEY, classifier_of, read_checkpoint
 from lit_iba.checks import check_images
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.weights import fingerprint
 from lit_iba.errors import InputError, unknown_name
 from lit_iba.explainer import Attribution, Surroundings
 from lit_iba.randomness import content_keys, sample_generators
-from lit_iba.trained_explainer import TrainedExplainer, load_trained
+from lit_iba.training.checkpoint import CLASSIFIER_KEY, classifier_of, read_checkpoint
+from lit_iba.training.trained_explainer import TrainedExplainer, load_trained
 from lit_iba.varsal.encoder import PAPER_CHANNELS, VarSalEncoder
 
 MAPS = ("mean", "sampled")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from lit_iba.frozen_training import TrainingWithFrozenClassifier
+from lit_iba.training.frozen import TrainingWithFrozenClassifier
 
 
 class HeatmapImages(L.Callback):

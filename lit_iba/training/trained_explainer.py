@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
-from lit_iba.checkpoint import CLASSIFIER_KEY, classifier_of, read_checkpoint
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.weights import load_into
 from lit_iba.errors import InputError
 from lit_iba.explainer import Explainer, Surroundings
+from lit_iba.training.checkpoint import CLASSIFIER_KEY, classifier_of, read_checkpoint
 
 
 class TrainedExplainer(Explainer):

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from lit_iba.checkpoint import read_checkpoint
 from lit_iba.errors import InputError
 from lit_iba.files import whole_file
+from lit_iba.training.checkpoint import read_checkpoint
 
 
 class DurableCheckpointIO(TorchCheckpointIO):

@@ -17,10 +17,10 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from lit_iba.checkpoint import CLASSIFIER_KEY, KIND_KEY
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.heatmap import Heatmap
+from lit_iba.training.checkpoint import CLASSIFIER_KEY, KIND_KEY
 
 
 class TrainingWithFrozenClassifier(L.LightningModule):

@@ -12,9 +12,9 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from lit_iba.checkpoint import KIND_KEY
 from lit_iba.classifier import build_network
 from lit_iba.classifier.weights import save_weights
+from lit_iba.training.checkpoint import KIND_KEY
 
 
 class _OneCycle(torch.optim.lr_scheduler.OneCycleLR):
