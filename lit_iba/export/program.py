@@ -22,7 +22,7 @@ from torch.export import ExportedProgram
 
 from lit_iba.errors import InputError
 from lit_iba.explainer import Explainer
-from lit_iba.export_recipes import Recipe
+from lit_iba.export.recipes import Recipe
 
 METADATA_KEY = "lit_iba"  # of ONNX's metadata_props and of safetensors' metadata
 METADATA_FILE = "explainer.json"  # beside the files, and among the extra files inside a .pt2

@@ -25,8 +25,8 @@ from lit_iba.checks import check_images
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError, unknown_name
 from lit_iba.explainer import Explainer
-from lit_iba.export_artefact import check_export, describe, is_whole, load_exported, plain_values, read_description
-from lit_iba.export_program import (
+from lit_iba.export.artefact import describe, is_whole, load_exported, plain_values, read_description
+from lit_iba.export.program import (
     METADATA_FILE,
     METADATA_KEY,
     Results,
@@ -38,15 +38,14 @@ from lit_iba.export_program import (
     write_onnx,
     write_pt2,
 )
-from lit_iba.export_readme import readme
-from lit_iba.export_recipes import RECIPES, Recipe, recipe_for
+from lit_iba.export.readme import readme
+from lit_iba.export.recipes import RECIPES, Recipe, recipe_for
 from lit_iba.files import sha256_of, whole_file, write_text
 from lit_iba.training.checkpoint import read_checkpoint
 
 FORMATS = ("pt2", "onnx", "safetensors")
 BATCH_SIZES = (1, 2, 7)  # each file is checked at these
 FILES = ("explainer.pt2", "explainer.onnx", "explainer.onnx.data", "explainer.safetensors")
-__all__ = ["FORMATS", "ExportReport", "check_export", "export_checkpoint", "export_explainer", "load_exported"]
 
 
 @dataclass(frozen=True)

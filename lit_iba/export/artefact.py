@@ -20,8 +20,8 @@ from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.classifier.weights import fingerprint
 from lit_iba.errors import InputError
 from lit_iba.explainer import Explainer
-from lit_iba.export_program import METADATA_FILE, METADATA_KEY
-from lit_iba.export_recipes import RECIPES, Recipe
+from lit_iba.export.program import METADATA_FILE, METADATA_KEY
+from lit_iba.export.recipes import RECIPES, Recipe
 from lit_iba.files import sha256_of
 
 SCHEMA, KIND = 1, "lit_iba.exported_explainer"

@@ -20,7 +20,6 @@ from export_toys import Untraceable, random_images, tiny_transformer, trained_li
 from torch import Tensor, nn
 
 import lit_iba
-from lit_iba import export_program
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.classifier.small_cnn import SmallCNN
@@ -33,8 +32,9 @@ from lit_iba.export import (
     export_explainer,
     load_exported,
 )
-from lit_iba.export_program import largest_errors, relative_errors, trace_program
-from lit_iba.export_recipes import recipe_for
+from lit_iba.export import program as export_program
+from lit_iba.export.program import largest_errors, relative_errors, trace_program
+from lit_iba.export.recipes import recipe_for
 from lit_iba.files import sha256_of
 from lit_iba.iba.per_sample import PerSampleIBA
 from lit_iba.iba.readout import ReadoutIBA
