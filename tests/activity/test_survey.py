@@ -22,7 +22,7 @@ from lit_iba.activity.survey import (
 from lit_iba.activity.zero_bias import without_biases
 from lit_iba.classifier.small_cnn import SmallCNN
 from lit_iba.classifier.weights import save_weights
-from lit_iba.cli import main
+from lit_iba.cli.main import main
 from lit_iba.data import ShardIndex, shard_batches
 from lit_iba.data.quickstart import QuickstartSettings, make_quickstart
 

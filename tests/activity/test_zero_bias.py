@@ -17,7 +17,7 @@ from lit_iba.activity.zero_bias import bias_tensors, check_zero_bias, scale_bias
 from lit_iba.activity.zero_bias_training import ZeroBiasTraining, distillation_loss
 from lit_iba.classifier.small_cnn import SmallCNN
 from lit_iba.classifier.weights import read_weights, save_weights
-from lit_iba.cli import main
+from lit_iba.cli.main import main
 from lit_iba.data import QuickstartDataModule
 
 CONFIG = """

@@ -14,7 +14,7 @@ from lit_iba import FrozenClassifier, InputError, build_explainer
 from lit_iba.baselines.masking import RealTimeSaliency
 from lit_iba.baselines.masking_training import MaskingTraining
 from lit_iba.classifier.small_cnn import SmallCNN
-from lit_iba.cli import main
+from lit_iba.cli.main import main
 from lit_iba.data import QuickstartDataModule
 from lit_iba.metrics.bounding_box import share_inside
 

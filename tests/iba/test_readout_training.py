@@ -12,7 +12,7 @@ from training_toys import prepare
 from lit_iba import InputError, ReadoutIBA
 from lit_iba.classifier.small_cnn import SmallCNN
 from lit_iba.classifier.weights import save_weights
-from lit_iba.cli import main
+from lit_iba.cli.main import main
 from lit_iba.data import QuickstartDataModule
 from lit_iba.iba.readout_training import ReadoutTraining
 

@@ -22,7 +22,7 @@ from training_toys import prepare
 
 from lit_iba import FrozenClassifier, InputError, build_explainer
 from lit_iba.classifier.small_cnn import SmallCNN
-from lit_iba.cli import main
+from lit_iba.cli.main import main
 from lit_iba.data import QuickstartDataModule
 from lit_iba.export import export_checkpoint, load_exported
 from lit_iba.input_iba.amortised import AmortisedInputIBA

@@ -7,7 +7,7 @@ import pytest
 import torch
 from text_toys import toy_reviews, write_reviews
 
-from lit_iba.cli import main
+from lit_iba.cli.main import main
 from lit_iba.errors import InputError
 from lit_iba.text.classifier import TextClassifier
 from lit_iba.text.lstm import LSTMClassifier

@@ -17,7 +17,7 @@ from training_toys import prepare
 
 from lit_iba import FrozenClassifier, InputError, build_explainer
 from lit_iba.classifier.small_cnn import SmallCNN
-from lit_iba.cli import main
+from lit_iba.cli.main import main
 from lit_iba.data import QuickstartDataModule
 from lit_iba.data.quickstart import QuickstartSettings, make_quickstart
 from lit_iba.training.callbacks import HeatmapImages

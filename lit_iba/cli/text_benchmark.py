@@ -1,14 +1,8 @@
-"""The command line's functions for texts; like ``lit_iba.commands``, it imports nothing heavy before it must."""
+"""``text-benchmark``: explain reviews word by word and judge the values."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from lit_iba.errors import InputError
-
-if TYPE_CHECKING:
-    from lit_iba.text.benchmark import StoredWordStatistics
-    from lit_iba.text.classifier import TextClassifier
+from typing import Any
 
 
 def text_benchmark(
@@ -45,36 +39,17 @@ def text_benchmark(
         device: ``"cpu"``, ``"cuda"``, or ``"auto"``.
         report: Whether to write the report at the end.
     """
+    from lit_iba.cli.texts import text_classifier_from
     from lit_iba.report import write_report
-    from lit_iba.text.benchmark import TextBenchmark, draw
+    from lit_iba.text.benchmark import StoredWordStatistics, TextBenchmark, draw
     from lit_iba.text.reviews import read_reviews
 
     run = TextBenchmark(
         text_classifier_from(checkpoint, device), draw(read_reviews(data), max_texts, seed), explainers, metrics, out,
-        word_statistics_of(statistics_data, statistics_texts, statistics_folder or f"{out}/statistics"), target=target,
+        StoredWordStatistics(statistics_folder or f"{out}/statistics", statistics_data, statistics_texts), target=target,
         batch_size=batch_size, seed=seed,
     )  # fmt: skip
     run.run()
     if report:
         for path in write_report(run.out, "Attribution methods on reviews"):
             print(f"wrote {path}")
-
-
-def text_classifier_from(checkpoint: str | None, device: str) -> TextClassifier:
-    """The text classifier of a checkpoint."""
-    import torch
-
-    from lit_iba.text.classifier import TextClassifier
-
-    if checkpoint is None:
-        raise InputError("name the text classifier: --checkpoint runs/imdb_lstm/checkpoints/best.ckpt")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return TextClassifier.from_checkpoint(checkpoint, device)
-
-
-def word_statistics_of(data: str | None, texts: int, folder: str) -> StoredWordStatistics:
-    """Where word statistics come from."""
-    from lit_iba.text.benchmark import StoredWordStatistics
-
-    return StoredWordStatistics(folder, data, texts)

@@ -1,4 +1,4 @@
-"""What a map's uncertainty says about its error: shards in; tables, plots and a page out. Heavy imports stay inside."""
+"""``uncertainty``: what a map's uncertainty says about its error; shards in, tables, plots and a page out."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def uncertainty(
         seed: Of whatever is random.
         device: ``"cpu"``, ``"cuda"``, or ``"auto"``.
     """
-    from lit_iba.commands import classifier_from
+    from lit_iba.cli.classifier import classifier_from
     from lit_iba.data import ShardIndex
     from lit_iba.varsal.corruptions import STRENGTHS
     from lit_iba.varsal.uncertainty_page import write_uncertainty

@@ -6,7 +6,7 @@ import lightning as L
 import pytest
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lit_iba.training_cli import TrainingCLI
+from lit_iba.cli.training import TrainingCLI
 
 
 @pytest.mark.parametrize("kind", [float | int, float | int | None, str | float | int | timedelta | None])

@@ -1,4 +1,4 @@
-"""What biases do for classifiers: shards in; tables and plots out. Heavy imports stay inside."""
+"""``survey``: what biases do for classifiers; shards in, tables and plots out."""
 
 from __future__ import annotations
 
@@ -31,17 +31,14 @@ def survey(
         seed: Of the draw of images where ``max_images`` leaves a choice.
         device: ``"cpu"``, ``"cuda"``, or ``"auto"``.
     """
-    import torch
-
     from lit_iba.activity.survey import SurveySettings, run_survey
     from lit_iba.activity.survey_report import write_survey
+    from lit_iba.cli.classifier import device_named
     from lit_iba.data import ShardIndex
 
     given = {"scales": scales, "shifts": shifts}
     chosen: dict[str, Any] = {name: tuple(values) for name, values in given.items() if values is not None}
     settings = SurveySettings(batch_size, max_images, reestimate_images=reestimate_images, seed=seed, **chosen)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    results = run_survey(classifiers, ShardIndex.load(data), out, settings, device)
+    results = run_survey(classifiers, ShardIndex.load(data), out, settings, device_named(device))
     for path in write_survey(results, out):
         print(f"wrote {path}")

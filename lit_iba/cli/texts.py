@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from lit_iba.cli.classifier import device_named
 from lit_iba.errors import InputError, unknown_name
 from lit_iba.files import write_text
 from lit_iba.text.benchmark import StoredWordStatistics
@@ -16,6 +17,13 @@ from lit_iba.text.classifier import TextClassifier
 from lit_iba.text.explainer import TokenHeatmap, build_text_explainer
 from lit_iba.text.render import facts, html_page, terminal_text
 from lit_iba.text.reviews import read_reviews
+
+
+def text_classifier_from(checkpoint: str | None, device: str) -> TextClassifier:
+    """The text classifier of a checkpoint."""
+    if checkpoint is None:
+        raise InputError("name the text classifier: --checkpoint runs/imdb_lstm/checkpoints/best.ckpt")
+    return TextClassifier.from_checkpoint(checkpoint, device_named(device))
 
 
 def gather_texts(text: list[str] | None, text_file: str | None) -> list[tuple[str, str]]:

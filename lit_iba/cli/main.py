@@ -6,10 +6,13 @@ printed as one sentence, with exit status 2. A training that a signal ended afte
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from lit_iba.errors import InputError, unknown_name
 
 TRAINING = {
     "fit": "train an explainer or a classifier",
@@ -49,8 +52,6 @@ def main(arguments: Sequence[str] | None = None, program: str = "lit-iba") -> in
     here = str(Path.cwd())
     if here not in sys.path:  # classes of the user's own; last, so that a file here hides no installed package
         sys.path.append(here)
-    from lit_iba.errors import InputError, unknown_name
-
     try:
         if command == "--version":
             from lit_iba import __version__
@@ -59,8 +60,8 @@ def main(arguments: Sequence[str] | None = None, program: str = "lit-iba") -> in
         elif command not in commands:
             raise unknown_name(f"command of {program}", command, commands)
         elif command in TRAINING:
+            from lit_iba.cli.training import run_training
             from lit_iba.training.callbacks.resume import EXIT_PREEMPTED, PreemptedError
-            from lit_iba.training_cli import run_training
 
             try:
                 run_training(arguments)
@@ -81,15 +82,16 @@ def main(arguments: Sequence[str] | None = None, program: str = "lit-iba") -> in
 def _run(command: str, arguments: list[str], program: str) -> None:
     from jsonargparse import ArgumentParser
 
-    from lit_iba import commands
-
-    function = getattr(commands, command.replace("-", "_"))
+    name = command.replace("-", "_")
+    module = importlib.import_module(f"lit_iba.cli.{name}")
+    function = getattr(module, name)
     parser = ArgumentParser(prog=f"{program} {command}", description=(function.__doc__ or "").split("\n")[0])
     parser.add_argument("-c", "--config", action="config", help="YAML file; later arguments win")
-    own = commands.ARGUMENTS.get(command, [])
-    for name, count, text in own:
-        parser.add_argument(name, nargs=count, help=text)
-    parser.add_function_arguments(function, skip={name.lstrip("-") for name, _, _ in own})
+    # Arguments without a name of their own, or of several words: name, how many, help.
+    own: list[tuple[str, str | None, str]] = getattr(module, "ARGUMENTS", [])
+    for argument, count, text in own:
+        parser.add_argument(argument, nargs=count, help=text)
+    parser.add_function_arguments(function, skip={argument.lstrip("-") for argument, _, _ in own})
     settings: dict[str, Any] = parser.parse_args(arguments).as_dict()
     settings.pop("config", None)
     function(**settings)
