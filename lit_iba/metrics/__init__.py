@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from lit_iba.metrics.base import HeatmapMetric as HeatmapMetric
     from lit_iba.metrics.base import Result as Result
     from lit_iba.metrics.base import build_metric as build_metric
+    from lit_iba.metrics.base import curve as curve
+    from lit_iba.metrics.base import mean_and_error as mean_and_error
     from lit_iba.metrics.base import metric_class as metric_class
     from lit_iba.metrics.bounding_box import BoundingBox as BoundingBox
     from lit_iba.metrics.decision_flip import DecisionFlip as DecisionFlip
@@ -25,7 +27,14 @@ else:
     __all__, __getattr__, __dir__ = lazy_names(
         __name__,
         {
-            "lit_iba.metrics.base": ["HeatmapMetric", "Result", "build_metric", "metric_class"],
+            "lit_iba.metrics.base": [
+                "HeatmapMetric",
+                "Result",
+                "build_metric",
+                "curve",
+                "mean_and_error",
+                "metric_class",
+            ],
             "lit_iba.metrics.bounding_box": ["BoundingBox"],
             "lit_iba.metrics.decision_flip": ["DecisionFlip"],
             "lit_iba.metrics.degradation": ["Degradation"],

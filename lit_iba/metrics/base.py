@@ -235,17 +235,17 @@ def check_object_mask(object_mask: Tensor | None, images: Tensor, needed_by: str
 
 
 METRICS: dict[str, str] = {
-    "degradation": "lit_iba.metrics.degradation.Degradation",
-    "bounding_box": "lit_iba.metrics.bounding_box.BoundingBox",
-    "sensitivity_n": "lit_iba.metrics.sensitivity_n.SensitivityN",
-    "insertion": "lit_iba.metrics.insertion_deletion.Insertion",
-    "deletion": "lit_iba.metrics.insertion_deletion.Deletion",
-    "ehr": "lit_iba.metrics.effective_heat_ratio.EffectiveHeatRatio",
-    "low_k_perturbation": "lit_iba.metrics.low_k_perturbation.LowKPerturbation",
-    "decision_flip": "lit_iba.metrics.decision_flip.DecisionFlip",
-    "sanity_check": "lit_iba.metrics.sanity_check.SanityCheck",
-    "latency": "lit_iba.metrics.latency.Latency",
-    "bits_and_accuracy": "lit_iba.iba.bits_and_accuracy.BitsAndAccuracy",
+    "degradation": "lit_iba.metrics.Degradation",
+    "bounding_box": "lit_iba.metrics.BoundingBox",
+    "sensitivity_n": "lit_iba.metrics.SensitivityN",
+    "insertion": "lit_iba.metrics.Insertion",
+    "deletion": "lit_iba.metrics.Deletion",
+    "ehr": "lit_iba.metrics.EffectiveHeatRatio",
+    "low_k_perturbation": "lit_iba.metrics.LowKPerturbation",
+    "decision_flip": "lit_iba.metrics.DecisionFlip",
+    "sanity_check": "lit_iba.metrics.SanityCheck",
+    "latency": "lit_iba.metrics.Latency",
+    "bits_and_accuracy": "lit_iba.iba.BitsAndAccuracy",
 }
 
 

@@ -124,11 +124,11 @@ class TextExplainer(ABC):
 
 
 TEXT_EXPLAINERS: dict[str, str] = {
-    "input_iba": "lit_iba.text.input_iba.TextInputIBA",
-    "iba": "lit_iba.text.iba.TextIBA",
-    "integrated_gradients": "lit_iba.text.baselines.TextIntegratedGradients",
-    "lime": "lit_iba.text.baselines.TextLIME",
-    "random": "lit_iba.text.baselines.RandomWords",
+    "input_iba": "lit_iba.text.TextInputIBA",
+    "iba": "lit_iba.text.TextIBA",
+    "integrated_gradients": "lit_iba.text.TextIntegratedGradients",
+    "lime": "lit_iba.text.TextLIME",
+    "random": "lit_iba.text.RandomWords",
 }
 
 

@@ -23,7 +23,7 @@ from lit_iba.data import QuickstartDataModule
 CONFIG = """
 seed_everything: 0
 model:
-  class_path: lit_iba.activity.zero_bias_training.ZeroBiasTraining
+  class_path: lit_iba.activity.ZeroBiasTraining
   init_args:
     classifier: {{model: small_cnn, weights: {folder}/classifier.safetensors}}
     optimizer: {{class_path: torch.optim.Adam, init_args: {{lr: 0.0005}}}}

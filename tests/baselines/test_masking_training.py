@@ -21,7 +21,7 @@ from lit_iba.metrics.bounding_box import share_inside
 CONFIG = """
 seed_everything: 0
 model:
-  class_path: lit_iba.baselines.masking_training.MaskingTraining
+  class_path: lit_iba.baselines.MaskingTraining
   init_args:
     classifier: {{model: small_cnn, weights: {weights}}}
     masking: {{widths: [8, 4]}}

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 CONFIG = """
 seed_everything: 0
 model:
-  class_path: lit_iba.iba.readout_training.ReadoutTraining
+  class_path: lit_iba.iba.ReadoutTraining
   init_args:
     classifier: {{model: small_cnn, weights: {folder}/classifier.safetensors}}
     layer: layer2

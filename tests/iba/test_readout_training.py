@@ -19,7 +19,7 @@ from lit_iba.iba.readout_training import ReadoutTraining
 CONFIG = """
 seed_everything: 0
 model:
-  class_path: lit_iba.iba.readout_training.ReadoutTraining
+  class_path: lit_iba.iba.ReadoutTraining
   init_args:
     classifier: {{model: small_cnn, weights: {weights}}}
     layer: layer2

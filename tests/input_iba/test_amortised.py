@@ -35,7 +35,7 @@ QUICK = {
 CONFIG = """
 seed_everything: 0
 model:
-  class_path: lit_iba.input_iba.amortised_training.InputIBATraining
+  class_path: lit_iba.input_iba.InputIBATraining
   init_args:
     classifier: {{model: small_cnn, weights: {weights}}}
     layer: layer2

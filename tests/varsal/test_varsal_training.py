@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 CONFIG = """
 seed_everything: 0
 model:
-  class_path: lit_iba.varsal.varsal_training.VarSalTraining
+  class_path: lit_iba.varsal.VarSalTraining
   init_args:
     classifier: {{model: small_cnn, weights: {weights}}}
     channels: [6, 4]
