@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,10 @@ import pytest
 
 import lit_iba
 from lit_iba.classifier.preprocessing import Preprocessing
-from lit_iba.explainer import EXPLAINERS, explainer_class
+from lit_iba.explainer import EXPLAINERS, Explainer, explainer_class
 from lit_iba.metrics.base import METRICS, metric_class
+from lit_iba.registry import class_named
+from lit_iba.training.trained_explainer import TRAINED_EXPLAINERS, TrainedExplainer
 
 PACKAGE = Path(lit_iba.__file__).parent
 ROOMS = sorted(".".join(path.parent.relative_to(PACKAGE.parent).parts) for path in PACKAGE.rglob("__init__.py"))
@@ -36,6 +39,7 @@ def test_type_checkers_and_python_are_told_the_same(room: str) -> None:
     for name, home in said.items():
         assert getattr(module, name) is getattr(importlib.import_module(home), name)
         assert home.startswith(f"{room}."), "a room exports what stands in it"
+        assert importlib.util.find_spec(f"{room}.{name}") is None, "importing the file would hide the name"
 
 
 def test_the_names_that_examples_use() -> None:
@@ -54,6 +58,18 @@ def test_the_names_that_examples_use() -> None:
     assert lit_iba.Preprocessing is Preprocessing
     with pytest.raises(AttributeError, match="module 'lit_iba' has no attribute 'Nothing'"):
         lit_iba.Nothing  # noqa: B018
+
+
+def test_every_trained_explainer_is_exportable_and_named_by_its_training() -> None:
+    registered = {explainer_class(name) for name in EXPLAINERS}
+    trained = {cls for cls in registered if issubclass(cls, TrainedExplainer)}
+    found = {
+        training: class_named(training, "explainer", TRAINED_EXPLAINERS, Explainer) for training in TRAINED_EXPLAINERS
+    }
+    assert set(found.values()) == trained
+    for training, cls in found.items():
+        assert cls.training == training
+        assert cls.outputs
 
 
 def test_registered_names_lead_to_public_classes() -> None:

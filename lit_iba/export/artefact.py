@@ -19,10 +19,10 @@ from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.classifier.weights import fingerprint
 from lit_iba.errors import InputError
-from lit_iba.explainer import Explainer
+from lit_iba.explainer import EXPLAINERS, explainer_class
 from lit_iba.export.program import METADATA_FILE, METADATA_KEY
-from lit_iba.export.recipes import RECIPES, Recipe
 from lit_iba.files import sha256_of
+from lit_iba.training.trained_explainer import TrainedExplainer
 
 SCHEMA, KIND = 1, "lit_iba.exported_explainer"
 _PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "safetensors")
@@ -33,19 +33,19 @@ def plain_values(values: Any) -> Any:
     return json.loads(json.dumps(values, default=str))
 
 
-def describe(recipe: Recipe, explainer: Explainer, checkpoint: dict[str, Any] | None = None) -> dict[str, Any]:
+def describe(explainer: TrainedExplainer, checkpoint: dict[str, Any] | None = None) -> dict[str, Any]:
     """What every file of an export carries: the contract of the program, and how to rebuild the explainer."""
     classifier, crop = explainer.classifier, explainer.classifier.preprocessing.crop
     record = {"model": classifier.name, "weights": classifier.weights, "num_classes": classifier.num_classes}
-    cls = recipe.explainer_class
+    cls = type(explainer)
     return {
         "schema": SCHEMA,
         "kind": KIND,
         "explainer": {
             "name": cls.name,
             "class": f"{cls.__module__}.{cls.__qualname__}",
-            "settings": plain_values(recipe.settings(explainer)),
-            "sha256": fingerprint(recipe.network(explainer)),
+            "settings": plain_values(explainer.record),
+            "sha256": fingerprint(explainer.trained),
         },
         "classifier": {
             **classifier.identity,
@@ -61,7 +61,7 @@ def describe(recipe: Recipe, explainer: Explainer, checkpoint: dict[str, Any] | 
         },
         "outputs": [
             {"name": o.name, "shape": ["batch", crop, crop], "dtype": "float32", "unit": o.unit, "meaning": o.meaning}
-            for o in recipe.outputs
+            for o in explainer.outputs
         ],
         "class_names": list(classifier.class_names),
         "checkpoint": plain_values(checkpoint) if checkpoint else None,
@@ -159,14 +159,13 @@ def load_exported(path: str | Path, classifier: FrozenClassifier | None = None) 
     except (safetensors.SafetensorError, OSError) as error:
         raise InputError(f"{path} is no safetensors file, or damaged ({error}); export the explainer again") from error
     description = _check_description(embedded, path)
-    found = next((r for r in RECIPES if r.explainer_class.name == description["explainer"]["name"]), None)
-    if found is None:
-        raise InputError(
-            f"{path} holds an explainer {description['explainer']['name']!r} that this lit_iba does not know; update it"
-        )
+    name = description["explainer"]["name"]
+    found = explainer_class(name) if name in EXPLAINERS else None
+    if found is None or not issubclass(found, TrainedExplainer):
+        raise InputError(f"{path} holds an explainer {name!r} that this lit_iba does not know; update it")
     classifier = _classifier_for(description, path, classifier)
-    explainer = found.build(classifier, description["explainer"]["settings"], state, str(path))
-    if fingerprint(found.network(explainer)) != description["explainer"]["sha256"]:
+    explainer = found.rebuild(classifier, description["explainer"]["settings"], state, str(path))
+    if fingerprint(explainer.trained) != description["explainer"]["sha256"]:
         raise InputError(
             f"the tensors in {path} are not those that were exported (their sha256 differs); export it again"
         )

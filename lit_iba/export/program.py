@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from lit_iba.errors import InputError
-from lit_iba.explainer import Explainer
-from lit_iba.export.recipes import Recipe
+from lit_iba.training.trained_explainer import TrainedExplainer
 
 METADATA_KEY = "lit_iba"  # of ONNX's metadata_props and of safetensors' metadata
 METADATA_FILE = "explainer.json"  # beside the files, and among the extra files inside a .pt2
@@ -30,21 +29,21 @@ ONNX_FILE_LIMIT = 2_000_000_000  # bytes of weights; a protobuf message ends at 
 
 
 class HeatmapProgram(nn.Module):
-    """What is traced: images (B, 3, H, W), normalised, to the recipe's outputs, each (B, H, W)."""
+    """What is traced: images (B, 3, H, W), normalised, to the explainer's outputs, each (B, H, W)."""
 
-    def __init__(self, recipe: Recipe, explainer: Explainer) -> None:
+    def __init__(self, explainer: TrainedExplainer) -> None:
         super().__init__()
-        self.recipe, self.explainer = recipe, explainer
-        for name, module in recipe.parts(explainer).items():
+        self.explainer = explainer
+        for name, module in explainer.program_modules().items():
             self.add_module(name, module)
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Every output; a tensor where there is one, a tuple where there are several."""
-        maps = self.recipe.maps(self.explainer, images)
+        maps = self.explainer.program(images)
         return maps[0] if len(maps) == 1 else maps
 
 
-def trace_program(recipe: Recipe, explainer: Explainer, size: int) -> ExportedProgram:
+def trace_program(explainer: TrainedExplainer, size: int) -> ExportedProgram:
     """The explainer as one graph of tensor operations, for images (B, 3, size, size) and any B from 1.
 
     Raises:
@@ -55,7 +54,7 @@ def trace_program(recipe: Recipe, explainer: Explainer, size: int) -> ExportedPr
     try:
         with torch.no_grad():
             program = torch.export.export(
-                HeatmapProgram(recipe, explainer).eval(), (example,), dynamic_shapes={"images": batch}, strict=False
+                HeatmapProgram(explainer).eval(), (example,), dynamic_shapes={"images": batch}, strict=False
             )
     except Exception as error:
         reason = str(error).strip().splitlines()
@@ -104,7 +103,7 @@ def require_onnx() -> None:
         )
 
 
-def write_onnx(program: ExportedProgram, recipe: Recipe, path: Path, metadata: str) -> int:
+def write_onnx(program: ExportedProgram, outputs: Sequence[str], path: Path, metadata: str) -> int:
     """Write the program as ONNX and return its opset; the weights go to ``<path>.data`` only where one file cannot hold them.
 
     Raises:
@@ -118,7 +117,7 @@ def write_onnx(program: ExportedProgram, recipe: Recipe, path: Path, metadata: s
                 program.run_decompositions({torch.ops.aten.adaptive_max_pool2d.default: _global_max}),
                 dynamo=True,
                 input_names=["images"],
-                output_names=[output.name for output in recipe.outputs],
+                output_names=list(outputs),
                 dynamic_shapes={"images": {0: "batch"}},  # the program has it already; this names it
                 verbose=False,
             )

@@ -24,7 +24,7 @@ from torch import Tensor
 from lit_iba.checks import check_images
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError, unknown_name
-from lit_iba.explainer import Explainer
+from lit_iba.explainer import EXPLAINERS, Explainer, explainer_class
 from lit_iba.export.artefact import describe, is_whole, load_exported, plain_values, read_description
 from lit_iba.export.program import (
     METADATA_FILE,
@@ -39,9 +39,10 @@ from lit_iba.export.program import (
     write_pt2,
 )
 from lit_iba.export.readme import readme
-from lit_iba.export.recipes import RECIPES, Recipe, recipe_for
 from lit_iba.files import sha256_of, whole_file, write_text
+from lit_iba.registry import class_named
 from lit_iba.training.checkpoint import read_checkpoint
+from lit_iba.training.trained_explainer import TRAINED_EXPLAINERS, TrainedExplainer
 
 FORMATS = ("pt2", "onnx", "safetensors")
 BATCH_SIZES = (1, 2, 7)  # each file is checked at these
@@ -69,8 +70,7 @@ class ExportReport:
 class _Export:
     """One export under way, in a scratch folder."""
 
-    recipe: Recipe
-    explainer: Any  # on the CPU, frozen
+    explainer: TrainedExplainer  # on the CPU, frozen
     batches: list[Tensor]
     expected: Results
     description: dict[str, Any]
@@ -110,18 +110,18 @@ def export_explainer(
     folder, formats = Path(folder), _check_formats(formats)
     _check_folder(folder)
     console = Console(stderr=True, quiet=not progress)
-    recipe = recipe_for(explainer)
+    trained = _check_explainer(explainer)
     batches = _check_batches(explainer.classifier.preprocessing.crop, example_images)
-    twin = _frozen_twin(recipe, explainer)
+    twin = _frozen_twin(trained)
     with _step(console, "explaining the images of the check"):
         on_cpu = explainer.classifier.device.type == "cpu"
-        expected = [recipe.expected(explainer if on_cpu else twin, images) for images in batches]
+        expected = [(trained if on_cpu else twin).program_expected(images) for images in batches]
     if not all(torch.isfinite(maps).all() for results in expected for maps in results):
         raise InputError("the explainer's heatmaps are not finite, so that no file can be checked; train it again")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
-        described = describe(recipe, twin, checkpoint)
-        export = _Export(recipe, twin, batches, expected, described, Path(scratch))
+        described = describe(twin, checkpoint)
+        export = _Export(twin, batches, expected, described, Path(scratch))
         _write_formats(export, formats, tolerance, console)
         description = _publish(export, folder)
     errors = {name: {int(size): e for size, e in export.formats[name]["relative_error"].items()} for name in formats}
@@ -150,9 +150,8 @@ def export_checkpoint(
     checkpoint = Path(checkpoint)
     saved = read_checkpoint(checkpoint)
     trained_by = saved["lit_iba_kind"]
-    recipe = next((r for r in RECIPES if r.training == trained_by), None)
-    if recipe is None:
-        known = ", ".join(r.training for r in RECIPES)
+    if trained_by not in TRAINED_EXPLAINERS:
+        known = ", ".join(TRAINED_EXPLAINERS)
         raise InputError(
             f"checkpoint {checkpoint} was written by {trained_by}, which has no export; give one of {known}"
         )
@@ -162,7 +161,21 @@ def export_checkpoint(
     record = {"file": checkpoint.name, "sha256": sha256_of(checkpoint), "training": training} | {
         k: saved[k] for k in ("epoch", "global_step") if k in saved
     }
-    return export_explainer(recipe.load(checkpoint, classifier), folder, formats, checkpoint=record, **options)
+    base: Any = TrainedExplainer  # only to compare with
+    cls: type[TrainedExplainer] = class_named(trained_by, "explainer", TRAINED_EXPLAINERS, base)
+    return export_explainer(cls.load(checkpoint, classifier), folder, formats, checkpoint=record, **options)
+
+
+def _check_explainer(explainer: Explainer) -> TrainedExplainer:
+    """The explainer, if its very class can be exported: a subclass may compute something else."""
+    registered = explainer_class(explainer.name) if explainer.name in EXPLAINERS else None
+    if isinstance(explainer, TrainedExplainer) and type(explainer) is registered:
+        return explainer
+    known = ", ".join(path.rpartition(".")[2] for path in TRAINED_EXPLAINERS.values())
+    raise InputError(
+        f"{type(explainer).__name__} cannot be exported: only trained explainers that need a single pass can ({known}); "
+        "export one of these, or call attribute where lit_iba is installed"
+    )
 
 
 def _check_formats(formats: Sequence[str]) -> list[str]:
@@ -200,13 +213,13 @@ def _check_batches(size: int, examples: Tensor | None) -> list[Tensor]:
     return batches
 
 
-def _frozen_twin(recipe: Recipe, explainer: Explainer) -> Any:
+def _frozen_twin(explainer: TrainedExplainer) -> TrainedExplainer:
     """The same explainer on the CPU with nothing left to train, rebuilt from what an export holds."""
     classifier = explainer.classifier
     if classifier.device.type != "cpu":
         classifier = copy.deepcopy(classifier).to("cpu")
-    state = {name: tensor.detach().cpu() for name, tensor in recipe.network(explainer).state_dict().items()}
-    return recipe.build(classifier, plain_values(recipe.settings(explainer)), state, "the explainer")
+    state = {name: tensor.detach().cpu() for name, tensor in explainer.trained.state_dict().items()}
+    return explainer.rebuild(classifier, plain_values(explainer.record), state, "the explainer")
 
 
 @contextmanager
@@ -225,14 +238,15 @@ def _write_formats(export: _Export, formats: Sequence[str], tolerance: float, co
     if {"pt2", "onnx"} & set(formats):
         with _step(console, "tracing the explainer"):
             size = export.explainer.classifier.preprocessing.crop
-            program = trace_program(export.recipe, export.explainer, size)
+            program = trace_program(export.explainer, size)
     for name in formats:
         path, facts = export.scratch / f"explainer.{name}", {}
         with _step(console, f"writing {path.name}"):
             if name == "pt2" and program is not None:
                 write_pt2(program, path, embedded)
             elif name == "onnx" and program is not None:
-                facts["opset"] = write_onnx(program, export.recipe, path, embedded)
+                outputs = [output.name for output in export.explainer.outputs]
+                facts["opset"] = write_onnx(program, outputs, path, embedded)
             else:
                 _write_safetensors(export, path, embedded)
         files = sorted(file.name for file in export.scratch.glob(f"{path.name}*"))
@@ -256,11 +270,11 @@ def _run(export: _Export, name: str, path: Path) -> Results:
     if name == "onnx":
         return run_onnx(path, export.batches)
     loaded = load_exported(path, export.explainer.classifier)
-    return [export.recipe.expected(loaded, images) for images in export.batches]
+    return [loaded.program_expected(images) for images in export.batches]
 
 
 def _write_safetensors(export: _Export, path: Path, embedded: str) -> None:
-    state = export.recipe.network(export.explainer).state_dict()
+    state = export.explainer.trained.state_dict()
     tensors = {name: tensor.detach().contiguous() for name, tensor in state.items()}
     path.write_bytes(safetensors.torch.save(tensors, metadata={METADATA_KEY: embedded}))
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lit_iba.training.checkpoint import read_checkpoint as read_checkpoint
     from lit_iba.training.classifier import ClassifierTraining as ClassifierTraining
     from lit_iba.training.frozen import TrainingWithFrozenClassifier as TrainingWithFrozenClassifier
+    from lit_iba.training.trained_explainer import Output as Output
     from lit_iba.training.trained_explainer import TrainedExplainer as TrainedExplainer
 else:
     __all__, __getattr__, __dir__ = lazy_names(
@@ -25,6 +26,6 @@ else:
             "lit_iba.training.checkpoint": ["classifier_of", "newest_checkpoint", "read_checkpoint"],
             "lit_iba.training.classifier": ["ClassifierTraining"],
             "lit_iba.training.frozen": ["TrainingWithFrozenClassifier"],
-            "lit_iba.training.trained_explainer": ["TrainedExplainer"],
+            "lit_iba.training.trained_explainer": ["Output", "TrainedExplainer"],
         },
     )

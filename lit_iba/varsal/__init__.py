@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from lit_iba.varsal.explainer import VarSal as VarSal
     from lit_iba.varsal.prior import SoftTVPrior as SoftTVPrior
     from lit_iba.varsal.prior import StandardNormalPrior as StandardNormalPrior
-    from lit_iba.varsal.soft_top_k import soft_top_k as soft_top_k
     from lit_iba.varsal.uncertainty_page import write_uncertainty as write_uncertainty
     from lit_iba.varsal.uncertainty_run import UncertaintySettings as UncertaintySettings
     from lit_iba.varsal.uncertainty_run import run_uncertainty as run_uncertainty
@@ -21,7 +20,6 @@ else:
             "lit_iba.varsal.encoder": ["VarSalEncoder"],
             "lit_iba.varsal.explainer": ["VarSal"],
             "lit_iba.varsal.prior": ["SoftTVPrior", "StandardNormalPrior"],
-            "lit_iba.varsal.soft_top_k": ["soft_top_k"],
             "lit_iba.varsal.uncertainty_page": ["write_uncertainty"],
             "lit_iba.varsal.uncertainty_run": ["UncertaintySettings", "run_uncertainty"],
             "lit_iba.varsal.varsal_training": ["VarSalTraining"],

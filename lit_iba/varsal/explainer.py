@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_iba.checks import check_images
 from lit_iba.classifier import FrozenClassifier
@@ -20,7 +20,7 @@ from lit_iba.errors import InputError, unknown_name
 from lit_iba.explainer import Attribution, Surroundings
 from lit_iba.randomness import content_keys, sample_generators
 from lit_iba.training.checkpoint import CLASSIFIER_KEY, classifier_of, read_checkpoint
-from lit_iba.training.trained_explainer import TrainedExplainer, load_trained
+from lit_iba.training.trained_explainer import Output, TrainedExplainer, load_trained
 from lit_iba.varsal.encoder import PAPER_CHANNELS, VarSalEncoder
 
 MAPS = ("mean", "sampled")
@@ -61,6 +61,19 @@ class VarSal(TrainedExplainer):
     name: ClassVar[str] = "varsal"
     training = "VarSalTraining"
     signed: ClassVar[bool] = True
+    outputs = (
+        Output(
+            "heatmap",
+            "1",
+            "Mean of the posterior over each pixel's attribution; only the order of its values has a meaning.",
+        ),
+        Output(
+            "deviation",
+            "1",
+            "Standard deviation of the same posterior, in the heatmap's unit: its uncertainty. A sampled map is "
+            "heatmap + deviation * noise, with standard normal noise for every pixel.",
+        ),
+    )
 
     def __init__(
         self,
@@ -109,6 +122,34 @@ class VarSal(TrainedExplainer):
         mean, deviation = self.posterior(images)
         values = mean if self.map == "mean" else sample_map(mean, deviation, generators)
         return Attribution(values, uncertainty=deviation)
+
+    @property
+    def trained(self) -> nn.Module:
+        """The encoder."""
+        return self.encoder
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The encoder's channels, what the heatmap is, and the seed."""
+        return {"channels": list(self.encoder.channels), "map": self.map, "seed": self.seed}
+
+    @classmethod
+    def from_record(cls, classifier: FrozenClassifier, record: dict[str, Any]) -> VarSal:
+        """See the base class."""
+        return cls(classifier, record["channels"], record["map"], seed=record["seed"])
+
+    def program_modules(self) -> dict[str, nn.Module]:
+        """The encoder alone: the classifier is no part of the program."""
+        return {"encoder": self.encoder}
+
+    def program(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The posterior's mean and standard deviation."""
+        return self.posterior(images)
+
+    @torch.no_grad()
+    def program_expected(self, images: Tensor) -> tuple[Tensor, ...]:
+        """See the base class."""
+        return self.posterior(images)
 
     @classmethod
     def from_settings(

@@ -34,7 +34,6 @@ from lit_iba.export import (
 )
 from lit_iba.export import program as export_program
 from lit_iba.export.program import largest_errors, relative_errors, trace_program
-from lit_iba.export.recipes import recipe_for
 from lit_iba.files import sha256_of
 from lit_iba.iba.per_sample import PerSampleIBA
 from lit_iba.iba.readout import ReadoutIBA
@@ -207,7 +206,7 @@ def test_programs_hold_only_the_layers_that_are_read() -> None:
     explainer = trained_like(
         FrozenClassifier(network, preprocessing=Preprocessing(resize=None, crop=64)), "layer1", ["layer1"]
     )
-    kept = trace_program(recipe_for(explainer), explainer, 64).state_dict
+    kept = trace_program(explainer, 64).state_dict
     assert any("layer1" in name for name in kept)
     assert not [name for name in kept if "unused" in name or "layer2" in name]
 
