@@ -2,7 +2,7 @@
 
 import sys
 
-from lit_iba.cli import main
+from lit_iba.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(program="evaluate.py"))

@@ -10,7 +10,6 @@ a machine with torch, torchvision and lightning still lacks.
 from __future__ import annotations
 
 import argparse
-import glob
 import shutil
 import subprocess
 import sys
@@ -31,11 +30,12 @@ def main(arguments: argparse.Namespace) -> None:
     for folder, patterns in given.items():
         (arguments.out / folder).mkdir(parents=True)
         for pattern in patterns:
-            found = sorted(glob.glob(pattern))
+            path = Path(pattern).absolute()
+            found = sorted(path.parent.glob(path.name))
             if not found:
                 raise SystemExit(f"{pattern} matches no file; give {folder} as files or as a pattern in quotes")
             for file in found:
-                shutil.copyfile(file, arguments.out / folder / Path(file).name)
+                shutil.copyfile(file, arguments.out / folder / file.name)
     platforms = [word for platform in PLATFORMS for word in ("--platform", platform)]
     download = ["download", "--quiet", "--no-deps", "--only-binary=:all:", "--python-version", arguments.python]
     wheels = ["--dest", str(arguments.out / "wheels")]

@@ -69,7 +69,8 @@ def per_sample(run: Run) -> None:
         )
         bare: dict[bool, float] = {}
         for rounded in (False, True):
-            one = lambda plain=plain, image=images[:1].contiguous(): plain.attribute(image, 0, 2 if run.small else 10)  # type: ignore[misc] # noqa: E731
+            image = images[:1].contiguous()
+            one = lambda plain=plain, image=image: plain.attribute(image, 0, 2 if run.small else 10)  # type: ignore[misc] # noqa: E731
             with tf32(rounded):
                 bare[rounded] = run.seconds(one, 2)
             form = f"plain, {'tf32' if rounded else 'float32'}"

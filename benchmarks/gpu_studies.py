@@ -17,10 +17,10 @@ from gpu import Run
 from lightning import Fabric
 
 from lit_iba import FrozenClassifier
+from lit_iba.classifier.small_cnn import SmallCNN
+from lit_iba.classifier.weights import save_weights
 from lit_iba.data.quickstart import QUICKSTART_PREPROCESSING, QuickstartSettings, make_quickstart
 from lit_iba.evaluation import Benchmark
-from lit_iba.small_cnn import SmallCNN
-from lit_iba.weights import save_weights
 
 ROOT = Path(__file__).parents[1]
 CONTROLS: dict[str, Any] = {"random": {}, "constant": {}, "ramp": {}, "centre": {}}

@@ -23,13 +23,13 @@ from torch import Tensor
 
 from lit_iba import FeatureStatistics, FrozenClassifier
 from lit_iba.data import ShardIndex, shard_batches
-from lit_iba.explainer import sample_generators
 from lit_iba.iba.bottleneck import channels_last
 from lit_iba.iba.masked_feature import MaskedFeature
 from lit_iba.input_iba.critic import Convolution, CriticDesign
 from lit_iba.input_iba.explainer import InputIBA, estimate_input
 from lit_iba.input_iba.generator import CriticView, InputPrior, LatentBottleneck, fit_prior, normal, starting_logits
 from lit_iba.input_iba.settings import PRESETS, InputIBASettings
+from lit_iba.randomness import sample_generators
 
 DRAWS, DIRECTIONS = 48, 256
 OURS, THEIRS = PRESETS["default"], PRESETS["reference"]

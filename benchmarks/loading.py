@@ -28,12 +28,12 @@ from timing import report
 from torchvision.transforms import CenterCrop, Compose, PILToTensor, Resize
 from tqdm.auto import tqdm
 
+from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.data import SampleLoader, ShardIndex, shard_loader, write_shards
 from lit_iba.data.decode import PICTURE_EXTENSIONS, decode_photograph
 from lit_iba.data.import_folder import shards_from_quickstart
 from lit_iba.data.quickstart import QUICKSTART_PREPROCESSING
 from lit_iba.data.tar_samples import TarSamples
-from lit_iba.preprocessing import Preprocessing
 
 
 def pictures_of(index: ShardIndex) -> list[bytes]:

@@ -1,47 +1,39 @@
-"""Which pixels a classifier used, in bits: information-bottleneck attribution with PyTorch Lightning.
+"""Which pixels a classifier used, in bits: information-bottleneck attribution with PyTorch Lightning."""
 
-The names below are imported when they are first used, so that ``import lit_iba`` and ``lit-iba --help`` stay fast.
-"""
-
-import importlib
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from lit_iba.classifier import FrozenClassifier
-    from lit_iba.errors import InputError
-    from lit_iba.explainer import Explainer, build_explainer
-    from lit_iba.heatmap import Heatmap
-    from lit_iba.iba.per_sample import PerSampleIBA
-    from lit_iba.iba.readout import ReadoutIBA
-    from lit_iba.preprocessing import Preprocessing
-    from lit_iba.statistics import FeatureStatistics
+from lit_iba.lazy import lazy_names
 
 __version__ = "0.1.0"
-_HOMES = {
-    "FrozenClassifier": "lit_iba.classifier",
-    "InputError": "lit_iba.errors",
-    "Explainer": "lit_iba.explainer",
-    "build_explainer": "lit_iba.explainer",
-    "Heatmap": "lit_iba.heatmap",
-    "PerSampleIBA": "lit_iba.iba.per_sample",
-    "ReadoutIBA": "lit_iba.iba.readout",
-    "Preprocessing": "lit_iba.preprocessing",
-    "FeatureStatistics": "lit_iba.statistics",
-}
-__all__ = [
-    "Explainer",
-    "FeatureStatistics",
-    "FrozenClassifier",
-    "Heatmap",
-    "InputError",
-    "PerSampleIBA",
-    "Preprocessing",
-    "ReadoutIBA",
-    "build_explainer",
-]
 
-
-def __getattr__(name: str) -> object:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'lit_iba' has no attribute {name!r}")
+if TYPE_CHECKING:
+    from lit_iba.classifier import FrozenClassifier as FrozenClassifier
+    from lit_iba.classifier import Preprocessing as Preprocessing
+    from lit_iba.errors import InputError as InputError
+    from lit_iba.evaluation import Benchmark as Benchmark
+    from lit_iba.explainer import Attribution as Attribution
+    from lit_iba.explainer import Explainer as Explainer
+    from lit_iba.explainer import build_explainer as build_explainer
+    from lit_iba.heatmap import Heatmap as Heatmap
+    from lit_iba.iba import PerSampleIBA as PerSampleIBA
+    from lit_iba.iba import ReadoutIBA as ReadoutIBA
+    from lit_iba.input_iba import InputIBA as InputIBA
+    from lit_iba.metrics import HeatmapMetric as HeatmapMetric
+    from lit_iba.statistics import FeatureStatistics as FeatureStatistics
+    from lit_iba.varsal import VarSal as VarSal
+else:
+    __all__, __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "lit_iba.classifier": ["FrozenClassifier", "Preprocessing"],
+            "lit_iba.errors": ["InputError"],
+            "lit_iba.evaluation": ["Benchmark"],
+            "lit_iba.explainer": ["Attribution", "Explainer", "build_explainer"],
+            "lit_iba.heatmap": ["Heatmap"],
+            "lit_iba.iba": ["PerSampleIBA", "ReadoutIBA"],
+            "lit_iba.input_iba": ["InputIBA"],
+            "lit_iba.metrics": ["HeatmapMetric"],
+            "lit_iba.statistics": ["FeatureStatistics"],
+            "lit_iba.varsal": ["VarSal"],
+        },
+    )

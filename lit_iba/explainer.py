@@ -6,7 +6,6 @@ on the other images of the batch: whatever is random is drawn from a generator t
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,9 +15,11 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from lit_iba.checks import check_images, check_targets
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.heatmap import Heatmap
+from lit_iba.randomness import content_keys, sample_generators
 from lit_iba.registry import class_named
 from lit_iba.statistics import FeatureStatistics
 
@@ -153,85 +154,43 @@ class Explainer(ABC):
         )
 
 
-def check_images(images: Tensor) -> Tensor:
-    """The images as a detached float tensor, or an error that says what is wrong with them."""
-    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-        given = (
-            f"{images.dtype} of shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-        )
-        raise InputError(f"images must be a float tensor (B, 3, H, W), normalised (see classifier.images); got {given}")
-    finite = torch.isfinite(images).flatten(1).all(dim=1)
-    if not finite.all():
-        bad = (~finite).nonzero().flatten().tolist()
-        raise InputError(f"image {bad} of the batch contains NaN or infinity; check how it was decoded and normalised")
-    return images.detach()
-
-
-def check_targets(target: Tensor | int | Sequence[int], count: int, num_classes: int) -> Tensor:
-    """Targets as int64 (count,), or an error that names the class that is out of range."""
-    targets = torch.as_tensor(target).detach().to(torch.int64).flatten()
-    targets = targets.expand(count) if targets.numel() == 1 else targets
-    if len(targets) != count:
-        raise InputError(f"{len(targets)} targets were given for {count} images; give one target an image")
-    outside = targets[(targets < 0) | (targets >= num_classes)]
-    if len(outside):
-        raise InputError(
-            f"target class {int(outside[0])} is out of range; the classifier has classes 0..{num_classes - 1}"
-        )
-    return targets
-
-
-def content_keys(images: Tensor) -> list[str]:
-    """A key an image that depends on nothing but its pixels."""
-    return [hashlib.sha256(image.contiguous().cpu().numpy().tobytes()).hexdigest() for image in images]
-
-
-def sample_generators(seed: int, keys: Sequence[str], device: torch.device) -> list[torch.Generator]:
-    """One generator a sample, seeded by (seed, key): equal for equal samples, wherever and whenever they are drawn."""
-    generators = []
-    for key in keys:
-        digest = hashlib.sha256(f"{seed}/{key}".encode()).digest()
-        generators.append(torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "big")))
-    return generators
-
-
 EXPLAINERS: dict[str, str] = {
-    "per_sample_iba": "lit_iba.iba.per_sample.PerSampleIBA",
-    "readout_iba": "lit_iba.iba.readout.ReadoutIBA",
-    "input_iba": "lit_iba.input_iba.explainer.InputIBA",
-    "amortised_input_iba": "lit_iba.input_iba.amortised.AmortisedInputIBA",
-    "random": "lit_iba.baselines.gradient.RandomMap",
-    "constant": "lit_iba.baselines.controls.Constant",
-    "ramp": "lit_iba.baselines.controls.Ramp",
-    "centre": "lit_iba.baselines.controls.Centre",
-    "gradient": "lit_iba.baselines.gradient.Gradient",
-    "saliency": "lit_iba.baselines.gradient.Saliency",
-    "integrated_gradients": "lit_iba.baselines.gradient.IntegratedGradients",
-    "grad_cam": "lit_iba.baselines.gradient.GradCAM",
-    "guided_backprop": "lit_iba.baselines.guided.GuidedBackprop",
-    "guided_grad_cam": "lit_iba.baselines.guided.GuidedGradCAM",
-    "lrp_alpha1_beta0": "lit_iba.baselines.lrp.LRPAlpha1Beta0",
-    "lrp_alpha0_beta1": "lit_iba.baselines.lrp.LRPAlpha0Beta1",
-    "lrp_epsilon": "lit_iba.baselines.lrp.LRPEpsilon",
-    "deep_shap": "lit_iba.baselines.deep_shap.DeepSHAP",
-    "pattern_attribution": "lit_iba.baselines.patterns.PatternAttribution",
-    "input_x_gradient": "lit_iba.baselines.gradient.InputXGradient",
-    "smoothgrad": "lit_iba.baselines.perturbation.SmoothGrad",
-    "smoothgrad_squared": "lit_iba.baselines.perturbation.SmoothGradSquared",
-    "captum": "lit_iba.baselines.captum_explainer.CaptumExplainer",
-    "real_time_saliency": "lit_iba.baselines.masking.RealTimeSaliency",
-    "occlusion": "lit_iba.baselines.perturbation.Occlusion",
-    "occlusion_8": "lit_iba.baselines.perturbation.Occlusion8",
-    "occlusion_14": "lit_iba.baselines.perturbation.Occlusion14",
-    "activity": "lit_iba.activity.explainers.ActivityAttribution",
-    "bias_attribution": "lit_iba.activity.explainers.BiasAttribution",
-    "fullgrad": "lit_iba.activity.explainers.FullGrad",
-    "top_layer": "lit_iba.activity.explainers.TopLayer",
-    "extremal_perturbation": "lit_iba.baselines.extremal_perturbation.ExtremalPerturbation",
-    "fido": "lit_iba.baselines.fido.FIDO",
-    "pda": "lit_iba.baselines.pda.PDA",
-    "lime": "lit_iba.baselines.lime.LIME",
-    "varsal": "lit_iba.varsal.explainer.VarSal",
+    "per_sample_iba": "lit_iba.iba.PerSampleIBA",
+    "readout_iba": "lit_iba.iba.ReadoutIBA",
+    "input_iba": "lit_iba.input_iba.InputIBA",
+    "amortised_input_iba": "lit_iba.input_iba.AmortisedInputIBA",
+    "random": "lit_iba.baselines.RandomMap",
+    "constant": "lit_iba.baselines.Constant",
+    "ramp": "lit_iba.baselines.Ramp",
+    "centre": "lit_iba.baselines.Centre",
+    "gradient": "lit_iba.baselines.Gradient",
+    "saliency": "lit_iba.baselines.Saliency",
+    "integrated_gradients": "lit_iba.baselines.IntegratedGradients",
+    "grad_cam": "lit_iba.baselines.GradCAM",
+    "guided_backprop": "lit_iba.baselines.GuidedBackprop",
+    "guided_grad_cam": "lit_iba.baselines.GuidedGradCAM",
+    "lrp_alpha1_beta0": "lit_iba.baselines.LRPAlpha1Beta0",
+    "lrp_alpha0_beta1": "lit_iba.baselines.LRPAlpha0Beta1",
+    "lrp_epsilon": "lit_iba.baselines.LRPEpsilon",
+    "deep_shap": "lit_iba.baselines.DeepSHAP",
+    "pattern_attribution": "lit_iba.baselines.PatternAttribution",
+    "input_x_gradient": "lit_iba.baselines.InputXGradient",
+    "smoothgrad": "lit_iba.baselines.SmoothGrad",
+    "smoothgrad_squared": "lit_iba.baselines.SmoothGradSquared",
+    "captum": "lit_iba.baselines.CaptumExplainer",
+    "real_time_saliency": "lit_iba.baselines.RealTimeSaliency",
+    "occlusion": "lit_iba.baselines.Occlusion",
+    "occlusion_8": "lit_iba.baselines.Occlusion8",
+    "occlusion_14": "lit_iba.baselines.Occlusion14",
+    "activity": "lit_iba.activity.ActivityAttribution",
+    "bias_attribution": "lit_iba.activity.BiasAttribution",
+    "fullgrad": "lit_iba.activity.FullGrad",
+    "top_layer": "lit_iba.activity.TopLayer",
+    "extremal_perturbation": "lit_iba.baselines.ExtremalPerturbation",
+    "fido": "lit_iba.baselines.FIDO",
+    "pda": "lit_iba.baselines.PDA",
+    "lime": "lit_iba.baselines.LIME",
+    "varsal": "lit_iba.varsal.VarSal",
 }
 
 

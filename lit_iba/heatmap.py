@@ -19,9 +19,9 @@ from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor
 
+from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.errors import InputError
 from lit_iba.files import whole_file
-from lit_iba.preprocessing import Preprocessing
 
 
 def resize_keeping_total(maps: Tensor, size: tuple[int, int], edge: str = "clamp") -> Tensor:

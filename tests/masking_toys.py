@@ -5,10 +5,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from lit_iba.classifier.small_cnn import SmallCNN
+from lit_iba.classifier.weights import save_weights
 from lit_iba.data import QuickstartDataModule
 from lit_iba.data.quickstart import QUICKSTART_PREPROCESSING
-from lit_iba.small_cnn import SmallCNN
-from lit_iba.weights import save_weights
 
 
 def narrow_cnn(num_classes: int = 10) -> SmallCNN:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from lit_iba.small_cnn import SmallCNN
-from lit_iba.weights import save_weights
+from lit_iba.classifier.small_cnn import SmallCNN
+from lit_iba.classifier.weights import save_weights
 
 
 def prepare(root: Path, config: str) -> Path:

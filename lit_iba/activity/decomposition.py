@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from lit_iba.activity.layers import INPUT, NetworkLayers, layout_of
 from lit_iba.activity.operations import add_bias
 from lit_iba.classifier import FrozenClassifier
+from lit_iba.classifier.folding import graph_module
+from lit_iba.classifier.layout import Layout
+from lit_iba.classifier.split import works_in_place
 from lit_iba.errors import InputError
 from lit_iba.explainer import completeness_error
-from lit_iba.folding import graph_module
-from lit_iba.split import Layout, works_in_place
 
 logger = logging.getLogger(__name__)
 _told: weakref.WeakSet[FrozenClassifier] = weakref.WeakSet()

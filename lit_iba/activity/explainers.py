@@ -16,9 +16,9 @@ from torch import Tensor
 from lit_iba.activity.decomposition import Attributions, Decomposition, HookedActivity, say_if_inexact, sums_of
 from lit_iba.activity.layers import INPUT, NetworkLayers, check_layers, chosen_layers
 from lit_iba.classifier import FrozenClassifier
+from lit_iba.classifier.hooked import HookedNetwork
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer, completeness_error
-from lit_iba.split import HookedNetwork
 
 Size = tuple[int, int]
 _UPSAMPLING: dict[str, tuple[str, bool | None]] = {"bilinear": ("bilinear", False), "nearest": ("nearest-exact", None)}

@@ -16,8 +16,10 @@ from torch import nn
 
 from lit_iba.activity.operations import add_bias, inexact_name, is_pointwise, is_weighted
 from lit_iba.classifier import FrozenClassifier
+from lit_iba.classifier.hooked import HookedNetwork
+from lit_iba.classifier.layout import Layout
+from lit_iba.classifier.split import TracedNetwork
 from lit_iba.errors import InputError
-from lit_iba.split import HookedNetwork, Layout, TracedNetwork
 
 INPUT = "input"
 

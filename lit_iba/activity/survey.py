@@ -24,8 +24,8 @@ from lit_iba.activity.zero_bias import bias_tensors, without_biases
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.data import ShardIndex
 from lit_iba.errors import InputError
-from lit_iba.evaluation.selection import Selection
 from lit_iba.files import write_text
+from lit_iba.resumable.selection import Selection
 
 logger = logging.getLogger(__name__)
 Statistics = dict[str, Tensor]  # running means and variances by their names in the state dict

@@ -21,9 +21,9 @@ from torchmetrics import MeanMetric
 from lit_iba.activity.operations import BATCH_NORMS
 from lit_iba.activity.zero_bias import bias_tensors, check_zero_bias, scale_biases
 from lit_iba.classifier import FrozenClassifier
+from lit_iba.classifier.weights import save_weights
 from lit_iba.errors import InputError
-from lit_iba.frozen_training import TrainingWithFrozenClassifier
-from lit_iba.weights import save_weights
+from lit_iba.training.frozen import TrainingWithFrozenClassifier
 
 _SCORES = ("loss", "accuracy_top1", "accuracy_top5", "original_accuracy_top1", "agreement")
 

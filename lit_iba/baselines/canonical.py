@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from lit_iba.classifier import FrozenClassifier
+from lit_iba.classifier.folding import fold_batch_norms, graph_module
+from lit_iba.classifier.split import TracedNetwork, works_in_place
 from lit_iba.errors import InputError
-from lit_iba.folding import fold_batch_norms, graph_module
-from lit_iba.split import TracedNetwork, works_in_place
 
 TOLERANCE = 1e-3  # of the largest logit; folding a batch norm moves float32 logits by about 1e-5 of it
 ELSEWHERE = "use a method that treats the network as a whole, such as integrated_gradients, smoothgrad or occlusion"

@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from captum.attr import Attribution as CaptumAttribution
 from torch import Tensor
 
+from lit_iba.checks import check_counts
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError, unknown_name
 from lit_iba.explainer import Attribution, Explainer
-from lit_iba.metrics.perturbation import check_counts
 from lit_iba.registry import class_named
 
 CHANNELS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -24,10 +24,10 @@ from lit_iba.baselines.propagation import (
     transpose,
     winners,
 )
+from lit_iba.checks import check_counts, check_images
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
-from lit_iba.explainer import Attribution, Explainer, Surroundings, check_images, completeness_error
-from lit_iba.metrics.perturbation import check_counts
+from lit_iba.explainer import Attribution, Explainer, Surroundings, completeness_error
 
 
 def relu_multiplier(x: Tensor, reference: Tensor) -> Tensor:

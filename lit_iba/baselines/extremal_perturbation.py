@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_iba.baselines.counterfactual import check_choice, check_numbers, gaussian_blur
+from lit_iba.checks import check_choice, check_counts, check_numbers
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer
-from lit_iba.metrics.perturbation import check_counts, target_logits
+from lit_iba.perturbation import gaussian_blur, target_logits
 
 LEVELS = 8  # of the perturbation pyramid, the image itself included
 STRONGEST_BLUR = 20.0  # standard deviation in pixels of the pyramid's other end

@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_iba.baselines.counterfactual import check_choice, check_numbers, gaussian_blur, log_odds
+from lit_iba.checks import check_choice, check_counts, check_numbers
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer
-from lit_iba.metrics.perturbation import check_counts
+from lit_iba.perturbation import gaussian_blur, log_odds
 
 INFILLS = ("mean", "local_mean", "blur", "random")
 GENERATIVE = ("vae", "ca_gan")

@@ -16,9 +16,9 @@ from captum.attr import Saliency as CaptumSaliency
 from torch import Tensor, nn
 
 from lit_iba.classifier import FrozenClassifier
+from lit_iba.classifier.layout import Layout
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer
-from lit_iba.split import Layout
 
 POOLING = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)  # they may keep VGG's 7x7, but add nothing to it
 

@@ -13,11 +13,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lit_iba.baselines.counterfactual import check_choice, check_numbers
+from lit_iba.checks import check_choice, check_counts, check_numbers
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer
-from lit_iba.metrics.perturbation import check_counts, target_logits, target_probabilities, tile_index
+from lit_iba.perturbation import target_logits, target_probabilities, tile_index
 
 SLIC_ROUNDS = 10
 

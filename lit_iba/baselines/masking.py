@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_iba.checks import check_counts
 from lit_iba.classifier import FrozenClassifier
+from lit_iba.classifier.layout import Layout, layouts_of
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution
-from lit_iba.metrics.perturbation import check_counts
-from lit_iba.split import Layout, layouts_of
-from lit_iba.trained_explainer import TrainedExplainer, load_trained
+from lit_iba.training.trained_explainer import Output, TrainedExplainer, load_trained
 
 STAGES = [
     "layer1",
@@ -188,6 +188,13 @@ class RealTimeSaliency(TrainedExplainer):
 
     name: ClassVar[str] = "real_time_saliency"
     training = "MaskingTraining"
+    outputs = (
+        Output(
+            "heatmap",
+            "1",
+            "Share of each pixel, 0 to 1, that must be kept for the class predicted for the image to be seen.",
+        ),
+    )
 
     def __init__(
         self, classifier: FrozenClassifier, taps: Sequence[str] | None = None, *, seed: int = 0, **settings: Any
@@ -229,6 +236,29 @@ class RealTimeSaliency(TrainedExplainer):
         """One pass."""
         with torch.no_grad():
             return Attribution(self.masks(images, targets))
+
+    @property
+    def trained(self) -> nn.Module:
+        """The masking network."""
+        return self.network
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Layers, seed and the masking network's settings."""
+        return {"taps": list(self.taps), "seed": self.seed, "masking": dict(vars(self.network.settings))}
+
+    @classmethod
+    def from_record(cls, classifier: FrozenClassifier, record: dict[str, Any]) -> RealTimeSaliency:
+        """See the base class."""
+        return cls(classifier, record["taps"], seed=record["seed"], **record["masking"])
+
+    def program_modules(self) -> dict[str, nn.Module]:
+        """See the base class."""
+        return {"classifier": self.classifier.model, "masking": self.network}
+
+    def program(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The mask of the class that the classifier predicts in the same pass."""
+        return (self.masks_of_predictions(images),)
 
     @classmethod
     def load(cls, path: str | Path, classifier: FrozenClassifier | None = None, **settings: Any) -> RealTimeSaliency:

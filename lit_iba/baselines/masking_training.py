@@ -18,11 +18,11 @@ from torchmetrics import MeanMetric
 
 from lit_iba.baselines.masking import RealTimeSaliency, at_size
 from lit_iba.baselines.masking_objective import PRESETS, ObjectiveSettings, ask, draw, mask_losses, mix
+from lit_iba.classifier.layout import Layout, layouts_of
 from lit_iba.errors import InputError
-from lit_iba.explainer import sample_generators
-from lit_iba.frozen_training import TrainingWithFrozenClassifier
 from lit_iba.heatmap import Heatmap
-from lit_iba.split import Layout, layouts_of
+from lit_iba.randomness import sample_generators
+from lit_iba.training.frozen import TrainingWithFrozenClassifier
 
 TERMS = ("area", "smoothness", "preserver", "destroyer")
 _SCORES = ("loss", *TERMS, "embedding_loss", "embedding_accuracy")

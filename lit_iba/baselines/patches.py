@@ -17,11 +17,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lit_iba.checks import check_counts
+from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.errors import InputError
-from lit_iba.explainer import content_keys, sample_generators
 from lit_iba.files import whole_file
-from lit_iba.metrics.perturbation import check_counts
-from lit_iba.preprocessing import Preprocessing
+from lit_iba.randomness import content_keys, sample_generators
 
 KIND = "lit_iba.PatchStatistics"
 

@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_iba.baselines.counterfactual import check_choice, check_numbers
 from lit_iba.baselines.patches import PatchStatistics
 from lit_iba.baselines.window_samplers import ConditionalSampler, MarginalSampler, WindowSampler
+from lit_iba.checks import check_choice, check_counts, check_numbers
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer, Surroundings
-from lit_iba.metrics.perturbation import check_counts, target_probabilities
+from lit_iba.perturbation import target_probabilities
 
 REFERENCES = 100  # images that marginal samples are taken from when the explainer is built from a config
 

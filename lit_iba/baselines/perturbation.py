@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from lit_iba.baselines.gradient import input_gradient
+from lit_iba.checks import check_counts
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer
-from lit_iba.metrics.perturbation import check_counts, perturbed_scores, target_logits, tile_index
+from lit_iba.perturbation import perturbed_scores, target_logits, tile_index
 
 
 class Occlusion(Explainer):

@@ -1,34 +1,40 @@
-"""Pictures in shards: the format, the order in which samples are read, and the LightningDataModules.
+"""Pictures in shards: the format, the order in which samples are read, and the LightningDataModules."""
 
-The Lightning classes are imported on first use, so that worker processes start without Lightning.
-"""
+from typing import TYPE_CHECKING
 
-from typing import TYPE_CHECKING, Any
-
-from lit_iba.data.plan import SamplePlan
-from lit_iba.data.shards import Shard, ShardIndex, write_shards
-from lit_iba.data.stream import SampleLoader, shard_batches, shard_loader
+from lit_iba.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from lit_iba.data.modules import ImageFolderDataModule, QuickstartDataModule, ShardDataModule
-
-__all__ = [
-    "ImageFolderDataModule",
-    "QuickstartDataModule",
-    "SampleLoader",
-    "SamplePlan",
-    "Shard",
-    "ShardDataModule",
-    "ShardIndex",
-    "shard_batches",
-    "shard_loader",
-    "write_shards",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name in ("ImageFolderDataModule", "QuickstartDataModule", "ShardDataModule"):
-        from lit_iba.data import modules
-
-        return getattr(modules, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from lit_iba.data.image_folder import ImageFolder as ImageFolder
+    from lit_iba.data.modules import ImageFolderDataModule as ImageFolderDataModule
+    from lit_iba.data.modules import QuickstartDataModule as QuickstartDataModule
+    from lit_iba.data.modules import SampleDataModule as SampleDataModule
+    from lit_iba.data.modules import ShardDataModule as ShardDataModule
+    from lit_iba.data.plan import SamplePlan as SamplePlan
+    from lit_iba.data.quickstart import QuickstartSettings as QuickstartSettings
+    from lit_iba.data.quickstart import make_quickstart as make_quickstart
+    from lit_iba.data.remote import Remote as Remote
+    from lit_iba.data.shards import Shard as Shard
+    from lit_iba.data.shards import ShardIndex as ShardIndex
+    from lit_iba.data.shards import write_shards as write_shards
+    from lit_iba.data.stream import SampleLoader as SampleLoader
+    from lit_iba.data.stream import shard_batches as shard_batches
+    from lit_iba.data.stream import shard_loader as shard_loader
+else:
+    __all__, __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "lit_iba.data.image_folder": ["ImageFolder"],
+            "lit_iba.data.modules": [
+                "ImageFolderDataModule",
+                "QuickstartDataModule",
+                "SampleDataModule",
+                "ShardDataModule",
+            ],
+            "lit_iba.data.plan": ["SamplePlan"],
+            "lit_iba.data.quickstart": ["QuickstartSettings", "make_quickstart"],
+            "lit_iba.data.remote": ["Remote"],
+            "lit_iba.data.shards": ["Shard", "ShardIndex", "write_shards"],
+            "lit_iba.data.stream": ["SampleLoader", "shard_batches", "shard_loader"],
+        },
+    )

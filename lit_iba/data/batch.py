@@ -17,12 +17,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.data.decode import PICTURE_EXTENSIONS, decode_boxes, decode_label, decode_mask, decode_photograph
-from lit_iba.data.plan import generator_for
 from lit_iba.data.tar_samples import RawSample
 from lit_iba.data.view import box_mask, central_centres, pixel_mask, random_view
 from lit_iba.errors import InputError
-from lit_iba.preprocessing import Preprocessing
+from lit_iba.randomness import generator_for
 
 Batch = dict[str, Any]
 

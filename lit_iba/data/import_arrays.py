@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from rich.progress import track
 
-from lit_iba.data.plan import generator_for
 from lit_iba.data.shards import ShardIndex, write_shards
 from lit_iba.errors import InputError
+from lit_iba.randomness import generator_for
 
 CIFAR10 = "cifar-10-batches-py"
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -10,9 +10,9 @@ import torch
 from rich.progress import track
 
 from lit_iba.data.image_folder import FolderImage, ImageFolder
-from lit_iba.data.plan import generator_for
 from lit_iba.data.quickstart import QuickstartSettings, make_quickstart
 from lit_iba.data.shards import ShardIndex, write_shards
+from lit_iba.randomness import generator_for
 
 
 def shards_from_folder(

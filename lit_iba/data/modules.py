@@ -15,6 +15,7 @@ from typing import Any
 
 from lightning.pytorch import LightningDataModule
 
+from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.data.batch import BatchMaker
 from lit_iba.data.image_folder import FolderSource, ImageFolder
 from lit_iba.data.plan import ARRANGEMENT, SamplePlan, left_of_epoch
@@ -23,7 +24,6 @@ from lit_iba.data.remote import Remote
 from lit_iba.data.shards import ShardIndex
 from lit_iba.data.stream import BatchStream, SampleLoader, SampleMaker, SampleSource, ShardSource
 from lit_iba.errors import InputError
-from lit_iba.preprocessing import Preprocessing
 
 _STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
 

@@ -11,7 +11,6 @@ the epoch anew: the samples not yet taken, in the epoch's order, are the stream 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,18 +20,7 @@ import torch
 from torch import Tensor
 
 from lit_iba.errors import InputError
-
-
-def seed_for(*names: object) -> int:
-    """A seed that belongs to what is named, such as (seed, epoch, key)."""
-    digest = hashlib.sha256("/".join(str(name) for name in names).encode()).digest()
-    return int.from_bytes(digest[:7], "big")
-
-
-def generator_for(*names: object) -> torch.Generator:
-    """A generator that belongs to what is named."""
-    return torch.Generator().manual_seed(seed_for(*names))
-
+from lit_iba.randomness import generator_for
 
 ARRANGEMENT = ("batch_size", "world", "lanes", "block")
 

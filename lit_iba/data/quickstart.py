@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
+from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.data.shards import write_shards
 from lit_iba.errors import InputError
 from lit_iba.files import write_text
-from lit_iba.preprocessing import Preprocessing
 
 SIDE = 64
 CLASS_NAMES = [str(digit) for digit in range(10)]

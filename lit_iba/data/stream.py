@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.data.batch import Batch, BatchMaker, Hole
 from lit_iba.data.plan import EpochOrder, SamplePlan
 from lit_iba.data.shards import Shard, ShardIndex
 from lit_iba.data.tar_samples import RawSample, TarSamples
 from lit_iba.errors import InputError
-from lit_iba.preprocessing import Preprocessing
 
 _log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lit_iba.preprocessing import Preprocessing
+from lit_iba.classifier.preprocessing import Preprocessing
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 

@@ -1,29 +1,23 @@
-"""Evaluation: heatmaps of a whole data set on disk, and metrics computed from them, shard by shard and resumable.
+"""Evaluation: heatmaps of a whole data set on disk, and metrics computed from them, shard by shard and resumable."""
 
-Names are imported on first use, so that reading stored results does not load Lightning.
-"""
+from typing import TYPE_CHECKING
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from lit_iba.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from lit_iba.evaluation.benchmark import Benchmark
-    from lit_iba.evaluation.results import summary_table
-    from lit_iba.evaluation.selection import Selection
-    from lit_iba.evaluation.store import ShardStore
-    from lit_iba.evaluation.surroundings import StoredStatistics
-
-_HOMES = {
-    "Benchmark": "lit_iba.evaluation.benchmark",
-    "Selection": "lit_iba.evaluation.selection",
-    "ShardStore": "lit_iba.evaluation.store",
-    "StoredStatistics": "lit_iba.evaluation.surroundings",
-    "summary_table": "lit_iba.evaluation.results",
-}
-__all__ = ["Benchmark", "Selection", "ShardStore", "StoredStatistics", "summary_table"]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from lit_iba.evaluation.benchmark import Benchmark as Benchmark
+    from lit_iba.evaluation.results import summary_table as summary_table
+    from lit_iba.evaluation.roar import Roar as Roar
+    from lit_iba.evaluation.roar_training import Recipe as Recipe
+    from lit_iba.evaluation.surroundings import StoredStatistics as StoredStatistics
+else:
+    __all__, __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "lit_iba.evaluation.benchmark": ["Benchmark"],
+            "lit_iba.evaluation.results": ["summary_table"],
+            "lit_iba.evaluation.roar": ["Roar"],
+            "lit_iba.evaluation.roar_training": ["Recipe"],
+            "lit_iba.evaluation.surroundings": ["StoredStatistics"],
+        },
+    )

@@ -26,14 +26,14 @@ from lit_iba.data import ShardIndex
 from lit_iba.data.shards import Source
 from lit_iba.errors import InputError
 from lit_iba.evaluation.plan import EvaluationPlan, Named
-from lit_iba.evaluation.progress import EvaluationProgress
 from lit_iba.evaluation.results import Gallery, spread, summarize_metrics, summary_table, write_results
-from lit_iba.evaluation.selection import Selection
-from lit_iba.evaluation.store import first_difference, sweep_abandoned
 from lit_iba.evaluation.surroundings import POLL, StoredStatistics
 from lit_iba.evaluation.worker import ShardWorker
 from lit_iba.explainer import build_explainer
 from lit_iba.files import write_text
+from lit_iba.resumable.progress import EvaluationProgress
+from lit_iba.resumable.selection import Selection
+from lit_iba.resumable.store import as_of_today, first_difference, sweep_abandoned
 
 if TYPE_CHECKING:
     from lightning import Fabric
@@ -186,7 +186,7 @@ class Benchmark:
         config, path = self.plan.config(), self.out / "config.yaml"
         if not path.is_file():
             return config
-        earlier = yaml.safe_load(path.read_text(encoding="utf-8"))
+        earlier = as_of_today(yaml.safe_load(path.read_text(encoding="utf-8")))
         earlier = earlier if isinstance(earlier, dict) else {}
         for room in ("explainers", "metrics"):
             before, now = earlier.get(room) or {}, config[room]

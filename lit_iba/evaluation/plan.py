@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,11 +12,11 @@ from typing import Any
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.data import Shard, ShardIndex
 from lit_iba.errors import InputError
-from lit_iba.evaluation.selection import Selection
-from lit_iba.evaluation.store import ShardStore, plain
 from lit_iba.explainer import explainer_class
-from lit_iba.files import sha256_of
 from lit_iba.metrics import HeatmapMetric, build_metric
+from lit_iba.resumable.identity import explainer_identity, source_of
+from lit_iba.resumable.selection import Selection
+from lit_iba.resumable.store import ShardStore, plain
 
 Named = Mapping[str, Mapping[str, Any] | None]
 
@@ -159,28 +158,8 @@ class EvaluationPlan:
     def row_fingerprint(self, shard: Shard, metric: str, explainer: str) -> dict[str, Any]:
         """What a metric's rows of a shard depend on."""
         judge = self.metrics[metric]
-        identity = judge.identity | _source_of(type(judge))
+        identity = judge.identity | source_of(type(judge))
         found = {"metric": identity, "heatmaps": self.fingerprint(shard, explainer)}
         if judge.others_wanted:  # drawn from the heatmaps of all shards
             found["others"] = {"data": self.data.identity(), "max_images": self.selection.max_images}
         return found
-
-
-def explainer_identity(name: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Class and settings of an explainer, with the content of the files (checkpoints) that the settings name."""
-    files = _hashes_of_files(settings)
-    return {"class": name, "settings": settings, "files": files, **_source_of(explainer_class(name))}
-
-
-def _source_of(cls: type) -> dict[str, str]:
-    """The content of the file that a class of the user's own stands in, so that edited code is run again."""
-    if cls.__module__.startswith("lit_iba."):
-        return {}
-    try:
-        return {"source": sha256_of(inspect.getfile(cls))}
-    except (TypeError, OSError):
-        return {}
-
-
-def _hashes_of_files(settings: Mapping[str, Any]) -> dict[str, str]:
-    return {k: sha256_of(v) for k, v in settings.items() if isinstance(v, str | Path) and Path(v).is_file()}

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from lit_iba.errors import InputError
-from lit_iba.evaluation.store import ShardStore
-from lit_iba.explainer import sample_generators
+from lit_iba.randomness import sample_generators
+from lit_iba.resumable.store import ShardStore
 
 
 class HeatmapPool:

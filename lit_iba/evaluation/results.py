@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lit_iba.data import Shard
-from lit_iba.evaluation.selection import SelectedImages
-from lit_iba.evaluation.store import ShardStore
 from lit_iba.files import whole_file, write_text
 from lit_iba.metrics import HeatmapMetric, Result
+from lit_iba.resumable.selection import SelectedImages
+from lit_iba.resumable.store import ShardStore
 
 Rows = tuple[dict[str, Tensor], list[str]]
 

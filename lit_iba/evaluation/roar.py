@@ -25,6 +25,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from lit_iba.classifier import FrozenClassifier
+from lit_iba.classifier.preprocessing import Preprocessing
+from lit_iba.classifier.weights import save_weights
 from lit_iba.data import ShardIndex
 from lit_iba.data.shards import Source
 from lit_iba.errors import InputError
@@ -32,13 +34,11 @@ from lit_iba.evaluation.benchmark import SCHEMA, Benchmark
 from lit_iba.evaluation.plan import Named
 from lit_iba.evaluation.results import summary_table, write_results
 from lit_iba.evaluation.roar_training import Pictures, Recipe, Retraining, hits, retrain
-from lit_iba.evaluation.selection import Selection
-from lit_iba.evaluation.store import ShardStore, sweep_abandoned
-from lit_iba.explainer import sample_generators
 from lit_iba.files import FolderLock, whole_file, write_text
 from lit_iba.metrics.base import Result, mean_and_error
-from lit_iba.preprocessing import Preprocessing
-from lit_iba.weights import save_weights
+from lit_iba.randomness import sample_generators
+from lit_iba.resumable.selection import Selection
+from lit_iba.resumable.store import ShardStore, sweep_abandoned
 
 if TYPE_CHECKING:
     from lightning import Fabric

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from lit_iba.checks import check_counts
 from lit_iba.classifier import build_network
 from lit_iba.errors import InputError
-from lit_iba.metrics.perturbation import check_counts
 
 CROP_PADDING = 4  # pixels, of the random crop
 

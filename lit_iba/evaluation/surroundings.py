@@ -14,8 +14,8 @@ from torch import Tensor
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.data import ShardIndex, shard_batches
 from lit_iba.errors import InputError
-from lit_iba.evaluation.selection import Selection
 from lit_iba.explainer import E
+from lit_iba.resumable.selection import Selection
 from lit_iba.statistics import FeatureStatistics
 
 POLL = 0.5  # seconds

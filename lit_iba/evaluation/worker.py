@@ -16,11 +16,11 @@ from lit_iba.data import Shard
 from lit_iba.errors import InputError
 from lit_iba.evaluation.plan import EvaluationPlan
 from lit_iba.evaluation.pool import HeatmapPool
-from lit_iba.evaluation.progress import EvaluationProgress
-from lit_iba.evaluation.selection import SelectedImages
 from lit_iba.explainer import Explainer, Surroundings
 from lit_iba.metrics.base import HeatmapMetric
 from lit_iba.metrics.explainer_metric import ExplainerMetric, Subject
+from lit_iba.resumable.progress import EvaluationProgress
+from lit_iba.resumable.selection import SelectedImages
 
 
 @dataclass(frozen=True)

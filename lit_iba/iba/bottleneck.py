@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lit_iba.classifier.layout import Layout
 from lit_iba.errors import InputError
-from lit_iba.split import Layout
 
 NATS_PER_BIT = math.log(2.0)
 SMALLEST_KEEP = 1e-7  # 1 - lambda below this would make its logarithm meaningless in float32

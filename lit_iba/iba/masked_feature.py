@@ -9,8 +9,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from lit_iba.classifier.layout import Layout
+from lit_iba.classifier.split import Carried
 from lit_iba.iba.noise import NoiseModel
-from lit_iba.split import Carried, Layout
 
 
 @dataclass(frozen=True)

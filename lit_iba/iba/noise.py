@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lit_iba.classifier.layout import Layout
 from lit_iba.errors import InputError
 from lit_iba.iba.bottleneck import channels_last, mix
-from lit_iba.split import Layout
 from lit_iba.statistics import FeatureStatistics
 
 logger = logging.getLogger(__name__)

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_iba.classifier import FrozenClassifier
+from lit_iba.classifier.layout import Layout
+from lit_iba.classifier.split import Carried, repeat_carried
 from lit_iba.errors import InputError, unknown_name
 from lit_iba.explainer import Attribution, Explainer, Surroundings
 from lit_iba.heatmap import resize_keeping_total
@@ -30,7 +32,6 @@ from lit_iba.iba.bottleneck import (
 from lit_iba.iba.masked_feature import MaskedFeature
 from lit_iba.iba.noise import NoiseModel
 from lit_iba.iba.optimise import GraphedSteps, autocast, optimise_mask
-from lit_iba.split import Carried, Layout, repeat_carried
 from lit_iba.statistics import FeatureStatistics
 
 logger = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_iba.classifier import FrozenClassifier
+from lit_iba.classifier.layout import Layout, layouts_of
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution
 from lit_iba.heatmap import resize_keeping_total
@@ -29,9 +30,8 @@ from lit_iba.iba.bottleneck import (
 )
 from lit_iba.iba.masked_feature import MaskedFeature
 from lit_iba.iba.noise import NoiseModel
-from lit_iba.split import Layout, layouts_of
 from lit_iba.statistics import FeatureStatistics
-from lit_iba.trained_explainer import TrainedExplainer, load_trained
+from lit_iba.training.trained_explainer import Output, TrainedExplainer, load_trained
 
 PAPER_TAPS = {
     "resnet50": ("layer1", ["layer1", "layer2", "layer3", "layer4", "fc"]),
@@ -206,6 +206,14 @@ class ReadoutIBA(TrainedExplainer):
     name: ClassVar[str] = "readout_iba"
     training = "ReadoutTraining"
     unit = "bits"
+    outputs = (
+        Output(
+            "heatmap",
+            "bits",
+            "Information in bits that each pixel's place contributes; a map's sum is the information that passes the "
+            "bottleneck, less what lies in tokens without a place, such as a class token.",
+        ),
+    )
 
     def __init__(
         self,
@@ -285,6 +293,34 @@ class ReadoutIBA(TrainedExplainer):
             )
         with torch.no_grad():
             return Attribution(*self.heatmap_values(images))
+
+    @property
+    def trained(self) -> nn.Module:
+        """The readout network."""
+        return self.network
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Layers, seed and the readout's settings."""
+        readout = dict(vars(self.network.settings))
+        return {"layer": self.layer, "taps": list(self.taps), "seed": self.seed, "readout": readout}
+
+    @classmethod
+    def from_record(cls, classifier: FrozenClassifier, record: dict[str, Any]) -> ReadoutIBA:
+        """See the base class."""
+        readout: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record["readout"].items()}
+        return cls(classifier, record["layer"], record["taps"], seed=record["seed"], **readout)
+
+    def program_modules(self) -> dict[str, nn.Module]:
+        """See the base class."""
+        # The traced cut holds only the layers up to the last tap. Cut with hooks, the whole classifier runs.
+        observe = self.split.observer
+        trunk = observe if isinstance(observe, nn.Module) else self.classifier.model
+        return {"classifier": trunk, "readout": self.network}
+
+    def program(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Bits per pixel."""
+        return (self.heatmap_values(images)[0],)
 
     @classmethod
     def load(cls, path: str | Path, classifier: FrozenClassifier | None = None, **settings: Any) -> ReadoutIBA:

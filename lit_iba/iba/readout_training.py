@@ -16,12 +16,12 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from lit_iba.errors import InputError
-from lit_iba.explainer import sample_generators
-from lit_iba.frozen_training import TrainingWithFrozenClassifier
 from lit_iba.heatmap import Heatmap
 from lit_iba.iba.bottleneck import NATS_PER_BIT
 from lit_iba.iba.readout import ReadoutIBA
+from lit_iba.randomness import sample_generators
 from lit_iba.statistics import estimate_layers
+from lit_iba.training.frozen import TrainingWithFrozenClassifier
 
 _SCORES = ("loss", "cross_entropy", "information_bits", "accuracy_top1")
 

@@ -17,17 +17,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_iba.checks import check_counts
 from lit_iba.classifier import FrozenClassifier
+from lit_iba.classifier.layout import Layout, layouts_of
 from lit_iba.errors import InputError, unknown_name
 from lit_iba.explainer import Attribution
 from lit_iba.iba.bottleneck import information_bits
 from lit_iba.input_iba.explainer import INPUT, InputIBA, paper_layer
 from lit_iba.input_iba.generator import InputPrior
 from lit_iba.input_iba.settings import settings_from
-from lit_iba.metrics.perturbation import check_counts
-from lit_iba.split import Layout, layouts_of
 from lit_iba.statistics import FeatureStatistics, identity_of
-from lit_iba.trained_explainer import TrainedExplainer, load_trained
+from lit_iba.training.trained_explainer import Output, TrainedExplainer, load_trained
 
 # The bottleneck's layer and those behind it, which know the class.
 DEFAULT_TAPS = {
@@ -175,6 +175,14 @@ class AmortisedInputIBA(TrainedExplainer):
     training = "InputIBATraining"
     config = "configs/train/input_iba_vgg16.yaml"
     unit = "bits"
+    outputs = (
+        Output(
+            "heatmap",
+            "bits",
+            "Information in bits that each pixel contributes to a noisy image which the classifier's features cannot tell from "
+            "the ones that the prediction needs.",
+        ),
+    )
 
     def __init__(
         self,
@@ -254,6 +262,38 @@ class AmortisedInputIBA(TrainedExplainer):
             _, keep, alpha, bits = input_iba.find_mask(images[part], targets[part], generators[part], prior)
             maps.append(input_iba.drawn(keep, alpha, bits).values)
         return Attribution(torch.cat(maps))
+
+    @property
+    def trained(self) -> nn.Module:
+        """The generator."""
+        return self.generator
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Layers, the generator's widths, the output, the seed, and the settings of stage (c)."""
+        settings = {k: v for k, v in vars(self.settings).items() if k != "output"}
+        place = {"layer": self.layer, "taps": list(self.taps), "widths": list(self.generator.widths)}
+        return place | {"output": self.output, "seed": self.seed, "settings": settings}
+
+    @classmethod
+    def from_record(cls, classifier: FrozenClassifier, record: dict[str, Any]) -> AmortisedInputIBA:
+        """See the base class."""
+        return cls(classifier, **{k: v for k, v in record.items() if k != "settings"}, **record["settings"])
+
+    def program_modules(self) -> dict[str, nn.Module]:
+        """See the base class."""
+        # A graph that ends with the last tap, or a function that runs the whole network.
+        trunk = self.observe if isinstance(self.observe, nn.Module) else self.classifier.model
+        return {"classifier": trunk, "generator": self.generator}
+
+    def program(self, images: Tensor) -> tuple[Tensor, ...]:
+        """What the predicted prior keeps; stage (c) is an optimisation and stays here."""
+        return (self.prior_bits(images),)
+
+    @torch.no_grad()
+    def program_expected(self, images: Tensor) -> tuple[Tensor, ...]:
+        """See the base class."""
+        return self.program(images)
 
     @classmethod
     def load(cls, path: str | Path, classifier: FrozenClassifier | None = None, **settings: Any) -> AmortisedInputIBA:

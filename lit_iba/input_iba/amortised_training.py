@@ -17,16 +17,16 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from lit_iba.checks import check_counts
 from lit_iba.errors import InputError
-from lit_iba.explainer import sample_generators
-from lit_iba.frozen_training import TrainingWithFrozenClassifier
 from lit_iba.heatmap import Heatmap
 from lit_iba.input_iba.amortised import PRIOR_BITS, AmortisedInputIBA
 from lit_iba.input_iba.critic import SLOPE, clip_weights
 from lit_iba.input_iba.explainer import INPUT
 from lit_iba.input_iba.generator import CriticView, InputPrior, LatentBottleneck, critic_objective, prior_features
-from lit_iba.metrics.perturbation import check_counts
+from lit_iba.randomness import sample_generators
 from lit_iba.statistics import FeatureStatistics, estimate_layers, identity_of
+from lit_iba.training.frozen import TrainingWithFrozenClassifier
 
 # Settings of InputIBA that say how one image's prior is fitted, or what one critic for all images cannot know.
 NOT_HERE = (

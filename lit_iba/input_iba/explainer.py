@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_iba.classifier import FrozenClassifier
+from lit_iba.classifier.layout import Layout
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer, Surroundings
 from lit_iba.iba.bottleneck import channels_last, mask_from_logits, mix
@@ -26,7 +27,6 @@ from lit_iba.iba.per_sample import PerSampleIBA
 from lit_iba.input_iba.bottleneck import input_information_bits, input_information_nats
 from lit_iba.input_iba.generator import InputPrior, OnStep, fit_prior, normal, starting_logits
 from lit_iba.input_iba.settings import settings_from
-from lit_iba.split import Layout
 from lit_iba.statistics import FeatureStatistics, identity_of
 
 INPUT = "input"  # what the images themselves are called where layers are named

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_iba.classifier.layout import Layout
 from lit_iba.heatmap import resize_keeping_total
 from lit_iba.iba.bottleneck import NATS_PER_BIT, bits_per_position, mask_from_logits, mix
 from lit_iba.iba.masked_feature import MaskedFeature
@@ -28,7 +29,6 @@ from lit_iba.input_iba.critic import (
     published_design,
 )
 from lit_iba.input_iba.settings import InputIBASettings
-from lit_iba.split import Layout
 
 GROUPS, GROUP_MEAN, GROUP_STD = 10, 2.0, 5.0  # of z_star_noise = "uniform_groups": means in [-2, 2], scales in [0, 5]
 LARGEST_START = (

@@ -17,9 +17,10 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from lit_iba.checks import check_images, check_targets
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError, unknown_name
-from lit_iba.explainer import check_images, check_targets
+from lit_iba.perturbation import in_double
 from lit_iba.registry import class_named
 
 Curve = dict[str, list[float]]
@@ -64,11 +65,6 @@ def curve(x: Tensor, y: Tensor) -> Curve:
     """The mean of curves (N, K) over images, at x (K,), with standard errors."""
     mean, error = mean_and_error(y)
     return {"x": x.tolist(), "y": mean.tolist(), "se": error.tolist()}
-
-
-def in_double(values: Tensor) -> Tensor:
-    """The values in float64, in main memory if the device has no float64."""
-    return values.cpu().double() if values.device.type == "mps" else values.double()
 
 
 class HeatmapMetric(Metric):
@@ -239,17 +235,17 @@ def check_object_mask(object_mask: Tensor | None, images: Tensor, needed_by: str
 
 
 METRICS: dict[str, str] = {
-    "degradation": "lit_iba.metrics.degradation.Degradation",
-    "bounding_box": "lit_iba.metrics.bounding_box.BoundingBox",
-    "sensitivity_n": "lit_iba.metrics.sensitivity_n.SensitivityN",
-    "insertion": "lit_iba.metrics.insertion_deletion.Insertion",
-    "deletion": "lit_iba.metrics.insertion_deletion.Deletion",
-    "ehr": "lit_iba.metrics.effective_heat_ratio.EffectiveHeatRatio",
-    "low_k_perturbation": "lit_iba.metrics.low_k_perturbation.LowKPerturbation",
-    "decision_flip": "lit_iba.metrics.decision_flip.DecisionFlip",
-    "sanity_check": "lit_iba.metrics.sanity_check.SanityCheck",
-    "latency": "lit_iba.metrics.latency.Latency",
-    "bits_and_accuracy": "lit_iba.metrics.bits_and_accuracy.BitsAndAccuracy",
+    "degradation": "lit_iba.metrics.Degradation",
+    "bounding_box": "lit_iba.metrics.BoundingBox",
+    "sensitivity_n": "lit_iba.metrics.SensitivityN",
+    "insertion": "lit_iba.metrics.Insertion",
+    "deletion": "lit_iba.metrics.Deletion",
+    "ehr": "lit_iba.metrics.EffectiveHeatRatio",
+    "low_k_perturbation": "lit_iba.metrics.LowKPerturbation",
+    "decision_flip": "lit_iba.metrics.DecisionFlip",
+    "sanity_check": "lit_iba.metrics.SanityCheck",
+    "latency": "lit_iba.metrics.Latency",
+    "bits_and_accuracy": "lit_iba.iba.BitsAndAccuracy",
 }
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
-from lit_iba.metrics.base import HeatmapMetric, Result, in_double, mean_and_error
+from lit_iba.metrics.base import HeatmapMetric, Result, mean_and_error
+from lit_iba.perturbation import in_double
 
 
 def share_inside(heatmaps: Tensor, object_mask: Tensor) -> Tensor:

@@ -13,9 +13,10 @@ from collections.abc import Hashable
 import torch
 from torch import Tensor
 
+from lit_iba.checks import check_counts
 from lit_iba.classifier import FrozenClassifier
-from lit_iba.metrics.base import HeatmapMetric, Result, in_double, mean_and_error
-from lit_iba.metrics.perturbation import check_counts, removal_ranks, score_jobs
+from lit_iba.metrics.base import HeatmapMetric, Result, mean_and_error
+from lit_iba.perturbation import in_double, removal_ranks, score_jobs
 
 
 @torch.inference_mode()

@@ -13,10 +13,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from lit_iba.checks import check_counts
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
-from lit_iba.metrics.base import HeatmapMetric, Result, curve, in_double, mean_and_error
-from lit_iba.metrics.perturbation import check_counts, end_points, removal_curves, removal_ranks, tile_sums
+from lit_iba.metrics.base import HeatmapMetric, Result, curve, mean_and_error
+from lit_iba.perturbation import end_points, in_double, removal_curves, removal_ranks, tile_sums
 
 BASELINES = {
     "zero": "0 after normalisation (the data set's mean colour)",

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
-from lit_iba.metrics.base import HeatmapMetric, Result, curve, in_double, mean_and_error
+from lit_iba.metrics.base import HeatmapMetric, Result, curve, mean_and_error
+from lit_iba.perturbation import in_double
 
 SCALES = {
     "max": "negative attribution set to 0 and the map divided by its largest value",

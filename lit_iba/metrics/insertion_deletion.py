@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
+from lit_iba.checks import check_counts
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
-from lit_iba.metrics.base import HeatmapMetric, Result, curve, in_double, mean_and_error
-from lit_iba.metrics.perturbation import check_counts, end_points, removal_curves, removal_ranks
+from lit_iba.metrics.base import HeatmapMetric, Result, curve, mean_and_error
+from lit_iba.perturbation import end_points, in_double, removal_curves, removal_ranks
 
 INPUT_IBA = {"pixels_per_step": 10, "unperturbed": False}
 RISE = {"pixels_per_step": 224, "target": "predicted"}

@@ -17,10 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry
 
+from lit_iba.checks import check_counts
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.metrics.base import Result, mean_and_error
 from lit_iba.metrics.explainer_metric import ExplainerMetric, Subject
-from lit_iba.metrics.perturbation import check_counts
 
 MEBIBYTE = 2**20
 

@@ -11,10 +11,11 @@ from collections.abc import Hashable, Sequence
 import torch
 from torch import Tensor
 
+from lit_iba.checks import check_counts
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
-from lit_iba.metrics.base import HeatmapMetric, Result, curve, in_double, mean_and_error
-from lit_iba.metrics.perturbation import check_counts, removal_curves, removal_ranks
+from lit_iba.metrics.base import HeatmapMetric, Result, curve, mean_and_error
+from lit_iba.perturbation import in_double, removal_curves, removal_ranks
 
 
 def kl_divergence(logits: Tensor, reference: Tensor) -> Tensor:

@@ -17,13 +17,14 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.functional.regression import spearman_corrcoef
 
+from lit_iba.checks import check_counts
 from lit_iba.classifier import FrozenClassifier
+from lit_iba.classifier.randomization import BATCH_NORMS, INITIALIZATIONS, cascade, randomized
 from lit_iba.errors import InputError, unknown_name
 from lit_iba.explainer import E, Explainer, Surroundings
-from lit_iba.metrics.base import Result, curve, in_double, mean_and_error
+from lit_iba.metrics.base import Result, curve, mean_and_error
 from lit_iba.metrics.explainer_metric import ExplainerMetric, Subject
-from lit_iba.metrics.perturbation import check_counts
-from lit_iba.randomization import BATCH_NORMS, INITIALIZATIONS, cascade, randomized
+from lit_iba.perturbation import in_double
 from lit_iba.statistics import FeatureStatistics
 
 SSIM_DEFINITIONS = {

@@ -13,10 +13,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from lit_iba.checks import check_counts
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
-from lit_iba.metrics.base import HeatmapMetric, Result, curve, in_double, mean_and_error
-from lit_iba.metrics.perturbation import check_counts, perturbed_scores, target_logits, tile_index, tile_sums
+from lit_iba.metrics.base import HeatmapMetric, Result, curve, mean_and_error
+from lit_iba.perturbation import in_double, perturbed_scores, target_logits, tile_index, tile_sums
 
 ROUNDING_OF_SUMS = 1e-13  # float64 sums, relative to the sum of the magnitudes
 ROUNDING_OF_LOGITS = 1e-6  # float32 forward passes, relative to the logit

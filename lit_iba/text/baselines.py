@@ -8,10 +8,10 @@ import torch
 from captum.attr import IntegratedGradients
 from torch import Tensor
 
-from lit_iba.baselines.counterfactual import check_choice, check_numbers
 from lit_iba.baselines.lime import surrogate_coefficients
+from lit_iba.checks import check_choice, check_counts, check_numbers
 from lit_iba.errors import InputError
-from lit_iba.metrics.perturbation import check_counts, target_logits, target_probabilities
+from lit_iba.perturbation import target_logits, target_probabilities
 from lit_iba.text.classifier import TextClassifier, Words
 from lit_iba.text.explainer import TextExplainer
 from lit_iba.text.removal import scores_without

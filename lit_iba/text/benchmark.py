@@ -22,11 +22,10 @@ import yaml
 from rich.console import Console
 from rich.progress import track
 
-from lit_iba.data.plan import generator_for
 from lit_iba.errors import InputError
 from lit_iba.evaluation.results import summary_table, write_results
-from lit_iba.explainer import sample_generators
 from lit_iba.files import FolderLock, whole_file, write_text
+from lit_iba.randomness import generator_for, sample_generators
 from lit_iba.statistics import FeatureStatistics
 from lit_iba.text.classifier import TextClassifier
 from lit_iba.text.explainer import TextExplainer, build_text_explainer

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_iba.checkpoint import read_checkpoint
+from lit_iba.classifier.weights import fingerprint
 from lit_iba.errors import InputError
 from lit_iba.text.lstm import LSTMClassifier, word_mask
 from lit_iba.text.lstm_training import TEXT_KEY, UNKNOWN, VOCABULARY_KEY
 from lit_iba.text.reviews import CLASS_NAMES
 from lit_iba.text.vocabulary import Vocabulary, tokenize
-from lit_iba.weights import fingerprint
+from lit_iba.training.checkpoint import read_checkpoint
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import torch
 
 from lit_iba.data.batch import Batch, Hole
 from lit_iba.data.modules import SampleDataModule
-from lit_iba.data.plan import generator_for
 from lit_iba.data.stream import SampleMaker
 from lit_iba.data.tar_samples import RawSample
 from lit_iba.errors import InputError
+from lit_iba.randomness import generator_for
 from lit_iba.text.reviews import CLASS_NAMES, Review, read_reviews
 from lit_iba.text.vocabulary import Vocabulary, tokenize
 

@@ -10,8 +10,9 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from lit_iba.checks import check_targets
 from lit_iba.errors import InputError
-from lit_iba.explainer import check_targets, sample_generators
+from lit_iba.randomness import sample_generators
 from lit_iba.registry import class_named
 from lit_iba.statistics import FeatureStatistics
 from lit_iba.text.classifier import TextClassifier, Words
@@ -123,11 +124,11 @@ class TextExplainer(ABC):
 
 
 TEXT_EXPLAINERS: dict[str, str] = {
-    "input_iba": "lit_iba.text.input_iba.TextInputIBA",
-    "iba": "lit_iba.text.iba.TextIBA",
-    "integrated_gradients": "lit_iba.text.baselines.TextIntegratedGradients",
-    "lime": "lit_iba.text.baselines.TextLIME",
-    "random": "lit_iba.text.baselines.RandomWords",
+    "input_iba": "lit_iba.text.TextInputIBA",
+    "iba": "lit_iba.text.TextIBA",
+    "integrated_gradients": "lit_iba.text.TextIntegratedGradients",
+    "lime": "lit_iba.text.TextLIME",
+    "random": "lit_iba.text.RandomWords",
 }
 
 

@@ -16,11 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_iba.baselines.counterfactual import check_numbers
+from lit_iba.checks import check_counts, check_numbers
 from lit_iba.errors import InputError
 from lit_iba.iba.bottleneck import NATS_PER_BIT, SMALLEST_KEEP, mix
 from lit_iba.input_iba.bottleneck import input_information_nats
-from lit_iba.metrics.perturbation import check_counts
 from lit_iba.statistics import FeatureStatistics
 from lit_iba.text.classifier import TextClassifier, Words
 from lit_iba.text.explainer import TextExplainer, WordStatisticsSource

@@ -16,13 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_iba.baselines.counterfactual import check_choice, check_numbers
+from lit_iba.checks import check_choice, check_counts, check_numbers
 from lit_iba.errors import unknown_name
 from lit_iba.iba.bottleneck import NATS_PER_BIT, mix
 from lit_iba.input_iba.bottleneck import input_information_nats
 from lit_iba.input_iba.critic import SLOPE, clip_weights, critic_loss, gradient_penalty
 from lit_iba.input_iba.generator import uniform
-from lit_iba.metrics.perturbation import check_counts
 from lit_iba.statistics import FeatureStatistics
 from lit_iba.text.classifier import TextClassifier, Words
 from lit_iba.text.explainer import TextExplainer, WordStatisticsSource

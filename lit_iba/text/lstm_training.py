@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from lit_iba.checkpoint import KIND_KEY
 from lit_iba.errors import InputError
 from lit_iba.text.data import IMDBDataModule
 from lit_iba.text.lstm import LSTMClassifier
 from lit_iba.text.vocabulary import Vocabulary
+from lit_iba.training.checkpoint import KIND_KEY
 
 VOCABULARY_KEY, TEXT_KEY = "lit_iba_vocabulary", "lit_iba_text"
 UNKNOWN = 1

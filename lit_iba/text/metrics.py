@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lit_iba.baselines.counterfactual import check_choice
+from lit_iba.checks import check_choice, check_counts
 from lit_iba.errors import InputError, unknown_name
-from lit_iba.metrics.base import Result, curve, in_double, mean_and_error
-from lit_iba.metrics.perturbation import check_counts, target_logits, target_probabilities
+from lit_iba.metrics.base import Result, curve, mean_and_error
 from lit_iba.metrics.sensitivity_n import ROUNDING_OF_LOGITS, ROUNDING_OF_SUMS, correlation
+from lit_iba.perturbation import in_double, target_logits, target_probabilities
 from lit_iba.text.classifier import TextClassifier, Words
 from lit_iba.text.removal import scores_without
 

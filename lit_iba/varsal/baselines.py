@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lit_iba.baselines.counterfactual import gaussian_blur
 from lit_iba.errors import InputError, unknown_name
+from lit_iba.perturbation import gaussian_blur
 
 KINDS = ("blur", "noise", "mean")
 

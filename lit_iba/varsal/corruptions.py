@@ -16,9 +16,9 @@ from kornia.color import hsv_to_rgb, rgb_to_hsv
 from kornia.filters import motion_blur
 from torch import Tensor
 
-from lit_iba.baselines.counterfactual import gaussian_blur
+from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.errors import InputError, unknown_name
-from lit_iba.preprocessing import Preprocessing
+from lit_iba.perturbation import gaussian_blur
 
 SEVERITIES = (1, 2, 3, 4, 5)
 REFERENCE_SIDE = 224

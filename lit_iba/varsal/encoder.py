@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from lit_iba.checks import check_counts
 from lit_iba.errors import InputError
-from lit_iba.metrics.perturbation import check_counts
 
 PAPER_CHANNELS = (64, 64, 64, 64, 32, 32, 32, 32, 32, 16, 16, 16, 16, 16, 16)
 LOG_VARIANCE_LIMIT = 10.0  # standard deviations from e^-5 to e^5; the prior pulls them towards one

@@ -12,17 +12,19 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lit_iba.checkpoint import CLASSIFIER_KEY, classifier_of, read_checkpoint
+from lit_iba.checks import check_images
 from lit_iba.classifier import FrozenClassifier
+from lit_iba.classifier.weights import fingerprint
 from lit_iba.errors import InputError, unknown_name
-from lit_iba.explainer import Attribution, Surroundings, check_images, content_keys, sample_generators
-from lit_iba.trained_explainer import TrainedExplainer, load_trained
+from lit_iba.explainer import Attribution, Surroundings
+from lit_iba.randomness import content_keys, sample_generators
+from lit_iba.training.checkpoint import CLASSIFIER_KEY, classifier_of, read_checkpoint
+from lit_iba.training.trained_explainer import Output, TrainedExplainer, load_trained
 from lit_iba.varsal.encoder import PAPER_CHANNELS, VarSalEncoder
 from lit_iba.varsal.readout_encoder import WIDTH, ReadoutEncoder
 from lit_iba.varsal.taps import check_taps, grids
-from lit_iba.weights import fingerprint
 
 MAPS = ("mean", "sampled")
 ENCODERS = ("paper", "readout")
@@ -68,6 +70,19 @@ class VarSal(TrainedExplainer):
     name: ClassVar[str] = "varsal"
     training = "VarSalTraining"
     signed: ClassVar[bool] = True
+    outputs = (
+        Output(
+            "heatmap",
+            "1",
+            "Mean of the posterior over each pixel's attribution; only the order of its values has a meaning.",
+        ),
+        Output(
+            "deviation",
+            "1",
+            "Standard deviation of the same posterior, in the heatmap's unit: its uncertainty. A sampled map is "
+            "heatmap + deviation * noise, with standard normal noise for every pixel.",
+        ),
+    )
 
     def __init__(
         self,
@@ -152,6 +167,37 @@ class VarSal(TrainedExplainer):
         mean, deviation = self.posterior(images)
         values = mean if self.map == "mean" else sample_map(mean, deviation, generators)
         return Attribution(values, uncertainty=deviation)
+
+    @property
+    def trained(self) -> nn.Module:
+        """The encoder."""
+        return self.encoder
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """How the encoder is built, what the heatmap is, and the seed."""
+        return {**self.shape, "map": self.map, "seed": self.seed}
+
+    @classmethod
+    def from_record(cls, classifier: FrozenClassifier, record: dict[str, Any]) -> VarSal:
+        """See the base class."""
+        return cls(classifier, map=record["map"], seed=record["seed"], **encoder_shape(record))
+
+    def program_modules(self) -> dict[str, nn.Module]:
+        """The encoder, and the classifier's layers up to the last one that it reads: none for the paper's encoder."""
+        if self.trunk is None:
+            return {"encoder": self.encoder}
+        trunk = self.trunk if isinstance(self.trunk, nn.Module) else self.classifier.model
+        return {"classifier": trunk, "encoder": self.encoder}
+
+    def program(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The posterior's mean and standard deviation."""
+        return self.posterior(images)
+
+    @torch.no_grad()
+    def program_expected(self, images: Tensor) -> tuple[Tensor, ...]:
+        """See the base class."""
+        return self.posterior(images)
 
     @classmethod
     def from_settings(

@@ -12,8 +12,8 @@ import math
 import torch
 from torch import Tensor
 
+from lit_iba.checks import check_counts
 from lit_iba.errors import InputError
-from lit_iba.metrics.perturbation import check_counts
 
 
 class SoftTVPrior:

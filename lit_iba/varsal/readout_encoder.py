@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_iba.metrics.perturbation import check_counts
+from lit_iba.checks import check_counts
 from lit_iba.varsal.encoder import bounded_posterior, raw_for_deviation
 
 WIDTH = (

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from lit_iba.classifier import FrozenClassifier
+from lit_iba.classifier.layout import Layout, layouts_of
 from lit_iba.errors import InputError
-from lit_iba.split import Layout, layouts_of
 
 SHRINKS = 1.5  # a layer whose side is not so many times smaller than the tap before it is no resolution of its own
 

@@ -19,17 +19,18 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from lit_iba.checks import check_counts
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.data import Shard, ShardIndex
 from lit_iba.errors import InputError
-from lit_iba.evaluation.plan import explainer_identity
-from lit_iba.evaluation.progress import EvaluationProgress
-from lit_iba.evaluation.selection import SelectedImages, Selection
-from lit_iba.evaluation.store import ShardStore, sweep_abandoned
-from lit_iba.explainer import build_explainer, sample_generators
+from lit_iba.explainer import build_explainer
 from lit_iba.files import FolderLock
 from lit_iba.metrics.low_k_perturbation import LowKPerturbation, low_k_divergences
-from lit_iba.metrics.perturbation import check_counts
+from lit_iba.randomness import sample_generators
+from lit_iba.resumable.identity import explainer_identity
+from lit_iba.resumable.progress import EvaluationProgress
+from lit_iba.resumable.selection import SelectedImages, Selection
+from lit_iba.resumable.store import ShardStore, sweep_abandoned
 from lit_iba.varsal.corruptions import STRENGTHS, check_corruption, corrupt_images
 from lit_iba.varsal.uncertainty import Array, mean_deviation
 

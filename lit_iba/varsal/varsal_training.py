@@ -20,10 +20,10 @@ from torchmetrics import MeanMetric
 
 from lit_iba.baselines.gradient import RandomMap
 from lit_iba.errors import InputError, unknown_name
-from lit_iba.explainer import content_keys, sample_generators
-from lit_iba.frozen_training import TrainingWithFrozenClassifier
 from lit_iba.heatmap import Heatmap
 from lit_iba.metrics.low_k_perturbation import LowKPerturbation
+from lit_iba.randomness import content_keys, sample_generators
+from lit_iba.training.frozen import TrainingWithFrozenClassifier
 from lit_iba.varsal.baselines import DEFAULT_STRENGTHS, BaselineStrengths, draw_baselines, perturb
 from lit_iba.varsal.encoder import PAPER_CHANNELS
 from lit_iba.varsal.explainer import Encoder, VarSal, check_map, sample_map

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lit_iba import FrozenClassifier, InputError, build_explainer
 from lit_iba.activity.decomposition import layer_sums
-from lit_iba.preprocessing import Preprocessing
+from lit_iba.classifier.preprocessing import Preprocessing
 
 SETTINGS = [
     ("activity", {}), ("activity", {"layers": "all"}), ("activity", {"layers": 2, "signed": True}),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lit_iba import FrozenClassifier, InputError, build_explainer
 from lit_iba.activity.decomposition import Decomposition, layer_sums
 from lit_iba.activity.layers import INPUT, NetworkLayers
-from lit_iba.preprocessing import Preprocessing
+from lit_iba.classifier.preprocessing import Preprocessing
 
 TARGETS = torch.tensor([3, 71])
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from lit_iba.activity.decomposition import layer_sums
 from lit_iba.activity.panels import panels
-from lit_iba.cli import main
+from lit_iba.cli.main import main
 
 
 def test_every_panel_carries_its_sum() -> None:

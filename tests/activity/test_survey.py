@@ -20,11 +20,11 @@ from lit_iba.activity.survey import (
     unfold_batch_norms,
 )
 from lit_iba.activity.zero_bias import without_biases
-from lit_iba.cli import main
+from lit_iba.classifier.small_cnn import SmallCNN
+from lit_iba.classifier.weights import save_weights
+from lit_iba.cli.main import main
 from lit_iba.data import ShardIndex, shard_batches
 from lit_iba.data.quickstart import QuickstartSettings, make_quickstart
-from lit_iba.small_cnn import SmallCNN
-from lit_iba.weights import save_weights
 
 SETTINGS = SurveySettings(7, scales=(0.5, 1.0, 100.0), shifts=(-0.5, 0.0), reestimate_images=14, regression_images=5)
 

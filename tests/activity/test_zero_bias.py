@@ -12,18 +12,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lit_iba import FrozenClassifier, InputError
+from lit_iba.activity.bias_decay import BiasDecay
 from lit_iba.activity.zero_bias import bias_tensors, check_zero_bias, scale_biases, without_biases
 from lit_iba.activity.zero_bias_training import ZeroBiasTraining, distillation_loss
-from lit_iba.callbacks import BiasDecay
-from lit_iba.cli import main
+from lit_iba.classifier.small_cnn import SmallCNN
+from lit_iba.classifier.weights import read_weights, save_weights
+from lit_iba.cli.main import main
 from lit_iba.data import QuickstartDataModule
-from lit_iba.small_cnn import SmallCNN
-from lit_iba.weights import read_weights, save_weights
 
 CONFIG = """
 seed_everything: 0
 model:
-  class_path: lit_iba.activity.zero_bias_training.ZeroBiasTraining
+  class_path: lit_iba.activity.ZeroBiasTraining
   init_args:
     classifier: {{model: small_cnn, weights: {folder}/classifier.safetensors}}
     optimizer: {{class_path: torch.optim.Adam, init_args: {{lr: 0.0005}}}}
@@ -37,7 +37,7 @@ trainer:
   accelerator: cpu
   enable_model_summary: false
   log_every_n_steps: 1
-  callbacks: [{{class_path: lit_iba.callbacks.BiasDecay, init_args: {{decay_steps: 10, every_n_steps: 4}}}}]
+  callbacks: [{{class_path: lit_iba.activity.BiasDecay, init_args: {{decay_steps: 10, every_n_steps: 4}}}}]
 """
 
 
@@ -180,7 +180,7 @@ def test_a_run_interrupted_in_the_decay_ends_with_the_same_bits(folder: Path, fi
 
 def test_what_does_not_fit_is_refused(folder: Path, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     last = str(finished / "checkpoints" / "last.ckpt")
-    other = '[{"class_path": "lit_iba.callbacks.BiasDecay", "init_args": {"decay_steps": 11, "every_n_steps": 4}}]'
+    other = '[{"class_path": "lit_iba.activity.BiasDecay", "init_args": {"decay_steps": 11, "every_n_steps": 4}}]'
     assert fit(folder, "run", "--ckpt_path", last, "--trainer.callbacks", other, "--trainer.max_steps", "70") == 2
     assert "resume with the same" in capsys.readouterr().err
     with pytest.raises(InputError, match="works with ZeroBiasTraining"):

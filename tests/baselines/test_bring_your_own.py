@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from lit_iba import FrozenClassifier, InputError, build_explainer
-from lit_iba.cli import main
+from lit_iba.cli.main import main
 from lit_iba.data import write_shards
 from lit_iba.evaluation.plan import class_and_settings
 from lit_iba.quantus import quantus_explain_func

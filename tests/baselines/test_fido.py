@@ -7,9 +7,9 @@ from counterfactual_toys import curved, looking_at, pictures
 from torch import Tensor
 
 from lit_iba import FrozenClassifier, InputError, build_explainer
-from lit_iba.baselines.counterfactual import gaussian_blur, log_odds
 from lit_iba.baselines.fido import FIDO, concrete_keep, local_mean
-from lit_iba.explainer import sample_generators
+from lit_iba.perturbation import gaussian_blur, log_odds
+from lit_iba.randomness import sample_generators
 
 
 def test_log_odds_are_exact_where_probabilities_are_not() -> None:

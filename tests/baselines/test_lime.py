@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lit_iba import FrozenClassifier, InputError, build_explainer
 from lit_iba.baselines.lime import LIME, segment_means, slic
-from lit_iba.explainer import sample_generators
+from lit_iba.randomness import sample_generators
 
 SIDE, TILE = 12, 4
 

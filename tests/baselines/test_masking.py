@@ -11,9 +11,9 @@ from torch import Tensor
 from lit_iba import FrozenClassifier, InputError
 from lit_iba.baselines.masking import RealTimeSaliency, class_evidence, layouts_of, unit_scale
 from lit_iba.baselines.masking_objective import PRESETS, ask, draw, mask_losses, mix, strong_blur
-from lit_iba.explainer import sample_generators
+from lit_iba.classifier.small_cnn import SmallCNN
 from lit_iba.export import export_explainer, load_exported
-from lit_iba.small_cnn import SmallCNN
+from lit_iba.randomness import sample_generators
 
 
 @pytest.fixture(scope="module")

@@ -13,15 +13,15 @@ from training_toys import prepare
 from lit_iba import FrozenClassifier, InputError, build_explainer
 from lit_iba.baselines.masking import RealTimeSaliency
 from lit_iba.baselines.masking_training import MaskingTraining
-from lit_iba.cli import main
+from lit_iba.classifier.small_cnn import SmallCNN
+from lit_iba.cli.main import main
 from lit_iba.data import QuickstartDataModule
 from lit_iba.metrics.bounding_box import share_inside
-from lit_iba.small_cnn import SmallCNN
 
 CONFIG = """
 seed_everything: 0
 model:
-  class_path: lit_iba.baselines.masking_training.MaskingTraining
+  class_path: lit_iba.baselines.MaskingTraining
   init_args:
     classifier: {{model: small_cnn, weights: {weights}}}
     masking: {{widths: [8, 4]}}

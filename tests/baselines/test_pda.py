@@ -18,7 +18,7 @@ from lit_iba.baselines.window_samplers import WindowConditional
 from lit_iba.data import write_shards
 from lit_iba.data.quickstart import quickstart_samples
 from lit_iba.evaluation import StoredStatistics
-from lit_iba.explainer import sample_generators
+from lit_iba.randomness import sample_generators
 
 
 def smooth_pictures(count: int, side: int) -> Tensor:

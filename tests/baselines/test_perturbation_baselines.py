@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lit_iba import FrozenClassifier, InputError, build_explainer
 from lit_iba.baselines.perturbation import SmoothGrad
-from lit_iba.explainer import sample_generators
+from lit_iba.randomness import sample_generators
 
 
 @pytest.mark.parametrize("tile", [4, 5])

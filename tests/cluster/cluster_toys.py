@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from lit_iba.classifier.small_cnn import SmallCNN
+from lit_iba.classifier.weights import save_weights
 from lit_iba.data.quickstart import QuickstartSettings, make_quickstart
-from lit_iba.small_cnn import SmallCNN
-from lit_iba.weights import save_weights
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = 70

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from lit_iba.checkpoint import CLASSIFIER_KEY, KIND_KEY, newest_checkpoint
 from lit_iba.errors import InputError
 from lit_iba.files import FolderLock
+from lit_iba.training.checkpoint import CLASSIFIER_KEY, KIND_KEY, newest_checkpoint
 
 SAVE = """
 import resource, sys, torch
-from lit_iba.callbacks import DurableCheckpointIO
+from lit_iba.training.callbacks import DurableCheckpointIO
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # what a full disk does to a writer
 DurableCheckpointIO().save_checkpoint({"weights": torch.zeros(1_000_000)}, sys.argv[1])
 """

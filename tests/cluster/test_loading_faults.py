@@ -14,7 +14,7 @@ from lit_iba.errors import InputError
 
 STORE = """
 import resource, sys, torch
-from lit_iba.evaluation.store import ShardStore
+from lit_iba.resumable.store import ShardStore
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # what a full disk does to a writer
 ShardStore(sys.argv[1]).write("random", "val-000000", {"values": torch.zeros(1_000_000)}, {}, {})
 """

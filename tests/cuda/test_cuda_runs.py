@@ -29,7 +29,7 @@ def varsal_config(folder: Path) -> Path:
     config = folder / "varsal.yaml"
     settings = yaml.safe_load((folder / "config.yaml").read_text())
     settings["model"] = {
-        "class_path": "lit_iba.varsal.varsal_training.VarSalTraining",
+        "class_path": "lit_iba.varsal.VarSalTraining",
         "init_args": {
             "classifier": settings["model"]["init_args"]["classifier"],
             "channels": [4, 4, 8, 8, 8],

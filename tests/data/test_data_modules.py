@@ -10,9 +10,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
+from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.data import ShardDataModule, ShardIndex
 from lit_iba.errors import InputError
-from lit_iba.preprocessing import Preprocessing
 
 MakeShards = Callable[..., ShardIndex]
 SMALL = Preprocessing(resize=24, crop=20)

@@ -6,12 +6,12 @@ import pytest
 import torch
 from data_toys import jpeg_bytes
 
+from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.data import ImageFolderDataModule, shard_batches
 from lit_iba.data.image_folder import ImageFolder
 from lit_iba.data.import_folder import shards_from_folder
 from lit_iba.data.view import box_mask, central_centres
 from lit_iba.errors import InputError
-from lit_iba.preprocessing import Preprocessing
 
 SMALL = Preprocessing(resize=24, crop=20)
 VOC = """<annotation><size><width>{width}</width><height>{height}</height><depth>3</depth></size>

@@ -8,7 +8,7 @@ import pytest
 import torchvision.datasets
 
 from lit_iba import InputError, Preprocessing
-from lit_iba.cli import main
+from lit_iba.cli.main import main
 from lit_iba.data import ShardIndex, shard_batches
 from lit_iba.data.import_arrays import CIFAR10_CLASSES, is_arrays, shards_from_arrays
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.data import ShardDataModule, ShardIndex, shard_batches
 from lit_iba.data.decode import decode_boxes
 from lit_iba.data.tar_samples import TarSamples
-from lit_iba.preprocessing import Preprocessing
 
 FOLDER = Path(os.environ.get("LIT_IBA_REALDATA", Path(__file__).parents[3] / "shared" / "realdata"))
 pytestmark = [

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.data import ShardDataModule, ShardIndex
 from lit_iba.data.remote import Remote
 from lit_iba.data.stream import shard_batches
 from lit_iba.errors import InputError
-from lit_iba.preprocessing import Preprocessing
 
 SMALL = Preprocessing(resize=24, crop=20)
 

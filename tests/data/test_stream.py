@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.data import SampleLoader, SamplePlan, ShardIndex, shard_batches, write_shards
 from lit_iba.data.batch import BatchMaker
 from lit_iba.data.stream import BatchStream, ShardSource
 from lit_iba.data.view import View, box_mask, central_centres, pixel_mask, random_view
 from lit_iba.errors import InputError
-from lit_iba.preprocessing import Preprocessing
 
 MakeShards = Callable[..., ShardIndex]
 SMALL = Preprocessing(resize=24, crop=20)

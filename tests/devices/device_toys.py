@@ -9,12 +9,12 @@ from torch import Tensor
 
 from lit_iba.baselines.masking import RealTimeSaliency
 from lit_iba.classifier import FrozenClassifier
+from lit_iba.classifier.preprocessing import Preprocessing
+from lit_iba.classifier.small_cnn import SmallCNN
 from lit_iba.explainer import Explainer, build_explainer
 from lit_iba.iba.readout import ReadoutIBA
 from lit_iba.input_iba.amortised import AmortisedInputIBA
 from lit_iba.input_iba.explainer import estimate_input
-from lit_iba.preprocessing import Preprocessing
-from lit_iba.small_cnn import SmallCNN
 from lit_iba.statistics import FeatureStatistics, estimate_layers
 from lit_iba.varsal.explainer import VarSal
 

@@ -5,7 +5,8 @@ import torch
 from device_toys import TRAINED, VARIANTS, build, narrow, pictures
 from second_device import waits
 
-from lit_iba.explainer import EXPLAINERS, sample_generators
+from lit_iba.explainer import EXPLAINERS
+from lit_iba.randomness import sample_generators
 
 NAMES = sorted({*EXPLAINERS, *VARIANTS, *TRAINED})
 

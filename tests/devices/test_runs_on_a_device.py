@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from device_toys import SETTINGS, SIDE, TRAINED, build, narrow, pictures
+from lit_iba.export_recipes import recipe_for
 from PIL import Image
 from torch import Tensor
 
@@ -14,14 +15,13 @@ from lit_iba.activity.panels import panels, write_panels
 from lit_iba.activity.survey import SurveySettings, survey_classifier
 from lit_iba.activity.zero_bias import check_zero_bias
 from lit_iba.baselines.patterns import Patterns
+from lit_iba.classifier.small_cnn import SmallCNN
 from lit_iba.data import ShardIndex, write_shards
 from lit_iba.evaluation import Benchmark
 from lit_iba.evaluation.roar import most_relevant, relevance_ranks
 from lit_iba.evaluation.roar_training import Pictures, Recipe, Retraining, hits, shifted_and_mirrored
-from lit_iba.explainer import sample_generators
 from lit_iba.export import export_explainer
-from lit_iba.export_recipes import recipe_for
-from lit_iba.small_cnn import SmallCNN
+from lit_iba.randomness import sample_generators
 from lit_iba.varsal.uncertainty_run import UncertaintySettings, changed_images, errors
 
 EXPLAINERS = {

@@ -6,7 +6,7 @@ import pytest
 import second_device
 import torch
 
-from lit_iba.explainer import sample_generators
+from lit_iba.randomness import sample_generators
 from lit_iba.statistics import FeatureStatistics
 from lit_iba.text.classifier import TextClassifier
 from lit_iba.text.explainer import TEXT_EXPLAINERS, build_text_explainer

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from lit_iba.activity.zero_bias_training import ZeroBiasTraining
 from lit_iba.baselines.masking_training import MaskingTraining
-from lit_iba.classifier_training import ClassifierTraining
 from lit_iba.iba.readout_training import ReadoutTraining
 from lit_iba.input_iba.amortised_training import InputIBATraining
 from lit_iba.statistics import estimate_layers
+from lit_iba.training.classifier import ClassifierTraining
 from lit_iba.varsal.varsal_training import VarSalTraining
 
 CLASSIFIER = {"model": "small_cnn", "weights": "random"}

@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 from test_evaluate_configs import BENCHMARKS
 
-from lit_iba.cli import main
+from lit_iba.cli.main import main
 from lit_iba.data.quickstart import QuickstartSettings, make_quickstart
 
 CONFIGS = Path(__file__).parents[2] / "configs"

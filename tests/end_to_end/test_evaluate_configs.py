@@ -16,10 +16,10 @@ from torchvision.models.vgg import make_layers
 
 from lit_iba.baselines.masking_training import MaskingTraining
 from lit_iba.classifier import FrozenClassifier
-from lit_iba.cli import main
+from lit_iba.classifier.weights import save_weights
+from lit_iba.cli.main import main
 from lit_iba.data.quickstart import QuickstartSettings, make_quickstart
 from lit_iba.varsal.varsal_training import VarSalTraining
-from lit_iba.weights import save_weights
 
 FOLDER = Path(__file__).parents[2] / "configs" / "evaluate"
 BENCHMARKS = sorted(

@@ -9,15 +9,15 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from lit_iba.classifier.small_cnn import SmallCNN
+from lit_iba.classifier.weights import save_weights
 from lit_iba.data.quickstart import QuickstartSettings, make_quickstart
-from lit_iba.small_cnn import SmallCNN
-from lit_iba.weights import save_weights
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
 seed_everything: 0
 model:
-  class_path: lit_iba.iba.readout_training.ReadoutTraining
+  class_path: lit_iba.iba.ReadoutTraining
   init_args:
     classifier: {{model: small_cnn, weights: {folder}/classifier.safetensors}}
     layer: layer2

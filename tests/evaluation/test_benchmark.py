@@ -17,10 +17,11 @@ from lightning import Fabric
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.data import ShardIndex
 from lit_iba.errors import InputError
-from lit_iba.evaluation import Benchmark, Selection, ShardStore
+from lit_iba.evaluation import Benchmark
 from lit_iba.evaluation.pool import HeatmapPool
 from lit_iba.explainer import build_explainer
 from lit_iba.metrics import build_metric
+from lit_iba.resumable import Selection, ShardStore
 
 
 def run(data, out, **changes):

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lit_iba.errors import InputError
-from lit_iba.evaluation import ShardStore
 from lit_iba.evaluation.pool import HeatmapPool
+from lit_iba.resumable import ShardStore
 
 
 def pool(folder, shards):

@@ -16,7 +16,8 @@ from lightning import Fabric
 from roar_toys import EXPLAINERS, RECIPE, SIDE, make_data, network, roar
 from torch.utils.flop_counter import FlopCounterMode
 
-from lit_iba import FrozenClassifier, InputError, commands
+from lit_iba import FrozenClassifier, InputError
+from lit_iba.cli.roar import roar as roar_command
 from lit_iba.evaluation.roar import Roar, most_relevant, relevance_ranks
 from lit_iba.evaluation.roar_training import (
     Pictures,
@@ -160,7 +161,7 @@ def test_the_trained_classifier_is_the_one_that_was_explained(finished):
 
 
 def test_the_predicted_class_is_explained_unless_the_label_is_asked_for():
-    for made in (Roar.__init__, commands.roar):  # the label could be read in what is removed from test pictures
+    for made in (Roar.__init__, roar_command):  # the label could be read in what is removed from test pictures
         assert inspect.signature(made).parameters["target"].default == "predicted"
 
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import Normal, kl_divergence
 
+from lit_iba.classifier.layout import Layout
 from lit_iba.iba.bottleneck import blur, information_bits, information_nats, mask_from_logits, mix
-from lit_iba.split import Layout
 
 
 @settings(max_examples=100, deadline=None)

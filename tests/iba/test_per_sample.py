@@ -10,9 +10,9 @@ import torchvision
 from torch import Tensor
 
 from lit_iba import FeatureStatistics, FrozenClassifier, InputError, PerSampleIBA, Preprocessing
-from lit_iba.explainer import sample_generators
 from lit_iba.heatmap import resize_keeping_total
 from lit_iba.iba.per_sample import PRESETS
+from lit_iba.randomness import sample_generators
 
 
 def plain_per_sample(

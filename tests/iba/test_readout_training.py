@@ -10,16 +10,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from training_toys import prepare
 
 from lit_iba import InputError, ReadoutIBA
-from lit_iba.cli import main
+from lit_iba.classifier.small_cnn import SmallCNN
+from lit_iba.classifier.weights import save_weights
+from lit_iba.cli.main import main
 from lit_iba.data import QuickstartDataModule
 from lit_iba.iba.readout_training import ReadoutTraining
-from lit_iba.small_cnn import SmallCNN
-from lit_iba.weights import save_weights
 
 CONFIG = """
 seed_everything: 0
 model:
-  class_path: lit_iba.iba.readout_training.ReadoutTraining
+  class_path: lit_iba.iba.ReadoutTraining
   init_args:
     classifier: {{model: small_cnn, weights: {weights}}}
     layer: layer2

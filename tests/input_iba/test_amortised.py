@@ -21,12 +21,12 @@ from torch.utils.data import DataLoader
 from training_toys import prepare
 
 from lit_iba import FrozenClassifier, InputError, build_explainer
-from lit_iba.cli import main
+from lit_iba.classifier.small_cnn import SmallCNN
+from lit_iba.cli.main import main
 from lit_iba.data import QuickstartDataModule
 from lit_iba.export import export_checkpoint, load_exported
 from lit_iba.input_iba.amortised import AmortisedInputIBA
 from lit_iba.input_iba.amortised_training import InputIBATraining, directions
-from lit_iba.small_cnn import SmallCNN
 
 ROOT = Path(__file__).parents[2]
 QUICK = {
@@ -35,7 +35,7 @@ QUICK = {
 CONFIG = """
 seed_everything: 0
 model:
-  class_path: lit_iba.input_iba.amortised_training.InputIBATraining
+  class_path: lit_iba.input_iba.InputIBATraining
   init_args:
     classifier: {{model: small_cnn, weights: {weights}}}
     layer: layer2

@@ -11,10 +11,10 @@ import torchvision
 from torch import Tensor
 
 from lit_iba import FeatureStatistics, FrozenClassifier, InputError, Preprocessing, build_explainer
-from lit_iba.explainer import sample_generators
 from lit_iba.iba.bottleneck import blur
 from lit_iba.input_iba.explainer import InputIBA, InputStages, estimate_input
 from lit_iba.input_iba.generator import CriticView, InputPrior, LatentBottleneck, fit_prior, normal
+from lit_iba.randomness import sample_generators
 
 QUICK: dict[str, Any] = {
     "feature_steps": 2, "feature_copies": 2, "generator_steps": 3, "critic_warm_up": 3, "critic_steps": 2, "samples": 4,

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_iba.classifier import FrozenClassifier
-from lit_iba.preprocessing import Preprocessing
+from lit_iba.classifier.preprocessing import Preprocessing
 
 SIDE = 12
 

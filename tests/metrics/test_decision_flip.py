@@ -13,7 +13,7 @@ from torch import nn
 from lit_iba.errors import InputError
 from lit_iba.metrics import build_metric
 from lit_iba.metrics.decision_flip import first_flips
-from lit_iba.metrics.perturbation import removal_ranks
+from lit_iba.perturbation import removal_ranks
 
 
 class Wavering(nn.Module):

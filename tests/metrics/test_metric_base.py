@@ -137,4 +137,4 @@ def test_unknown_names_and_settings_are_refused_with_the_nearest(name, settings,
 def test_presets_and_class_paths_build():
     preset = build_metric("degradation", {"preset": "reference", "tile": 14, "points": 50})
     assert preset.settings == {"tile": 14, "points": 50, "baseline": "mean_of_image", "forward_batch_size": 16}
-    assert isinstance(build_metric("lit_iba.metrics.bounding_box.BoundingBox"), HeatmapMetric)
+    assert isinstance(build_metric("lit_iba.metrics.BoundingBox"), HeatmapMetric)

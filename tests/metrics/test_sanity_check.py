@@ -15,11 +15,11 @@ from metric_toys import SIDE, frozen, sample
 from torch import nn
 
 from lit_iba import FrozenClassifier, InputError
+from lit_iba.classifier.randomization import cascade, randomized
 from lit_iba.explainer import build_explainer
 from lit_iba.metrics import build_metric
 from lit_iba.metrics.explainer_metric import Subject
 from lit_iba.metrics.sanity_check import rank_correlation, rescaled, ssim
-from lit_iba.randomization import cascade, randomized
 
 
 def state(model):

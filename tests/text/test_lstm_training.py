@@ -7,13 +7,13 @@ import pytest
 import torch
 from text_toys import toy_reviews, write_reviews
 
-from lit_iba.checkpoint import read_checkpoint
-from lit_iba.cli import main
+from lit_iba.cli.main import main
 from lit_iba.errors import InputError
 from lit_iba.text.classifier import TextClassifier
 from lit_iba.text.lstm import LSTMClassifier
 from lit_iba.text.lstm_training import TEXT_KEY, load_glove
 from lit_iba.text.vocabulary import Vocabulary
+from lit_iba.training.checkpoint import read_checkpoint
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "train" / "imdb_lstm.yaml")
 

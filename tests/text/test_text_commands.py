@@ -10,7 +10,7 @@ import yaml
 from rich.console import Console
 from text_toys import BAD
 
-from lit_iba.cli import main
+from lit_iba.cli.main import main
 from lit_iba.text.explainer import TokenHeatmap
 from lit_iba.text.render import html_page, terminal_text
 

@@ -9,8 +9,8 @@ from text_toys import BAD, GOOD, toy_reviews
 from torch import Tensor
 
 from lit_iba.errors import InputError
-from lit_iba.explainer import sample_generators
 from lit_iba.iba.bottleneck import NATS_PER_BIT
+from lit_iba.randomness import sample_generators
 from lit_iba.statistics import FeatureStatistics
 from lit_iba.text.classifier import TextClassifier
 from lit_iba.text.explainer import TextExplainer, build_text_explainer

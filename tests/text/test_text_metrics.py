@@ -9,7 +9,7 @@ from scipy.stats import pearsonr
 from text_toys import toy_reviews
 
 from lit_iba.errors import InputError
-from lit_iba.explainer import sample_generators
+from lit_iba.randomness import sample_generators
 from lit_iba.text.classifier import TextClassifier
 from lit_iba.text.metrics import SensitivityN, build_text_metric
 

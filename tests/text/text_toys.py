@@ -4,7 +4,7 @@ import json
 import random
 from pathlib import Path
 
-from lit_iba.cli import main
+from lit_iba.cli.main import main
 
 GOOD, BAD = ("great", "wonderful", "superb"), ("awful", "boring", "terrible")
 FILLING = (

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.errors import InputError
-from lit_iba.preprocessing import Preprocessing
 from lit_iba.varsal.corruptions import STRENGTHS, corrupt, corrupt_images
 
 

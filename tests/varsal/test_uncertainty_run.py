@@ -11,7 +11,7 @@ import torch
 from uncertainty_toys import ToyPosterior
 
 from lit_iba import FrozenClassifier, InputError
-from lit_iba.cli import main
+from lit_iba.cli.main import main
 from lit_iba.data import ShardIndex, shard_batches
 from lit_iba.data.quickstart import QuickstartSettings, make_quickstart
 from lit_iba.metrics.low_k_perturbation import LowKPerturbation

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from lit_iba import FrozenClassifier, InputError, build_explainer
-from lit_iba.cli import main
+from lit_iba.cli.main import main
 from lit_iba.export import export_checkpoint, load_exported
 from lit_iba.heatmap import Heatmap
 from lit_iba.metrics.explainer_metric import Subject

@@ -16,11 +16,11 @@ from torch.distributions import Categorical, MultivariateNormal, kl_divergence
 from training_toys import prepare
 
 from lit_iba import FrozenClassifier, InputError, build_explainer
-from lit_iba.callbacks import HeatmapImages
-from lit_iba.cli import main
+from lit_iba.classifier.small_cnn import SmallCNN
+from lit_iba.cli.main import main
 from lit_iba.data import QuickstartDataModule
 from lit_iba.data.quickstart import QuickstartSettings, make_quickstart
-from lit_iba.small_cnn import SmallCNN
+from lit_iba.training.callbacks import HeatmapImages
 from lit_iba.varsal.encoder import VarSalEncoder
 from lit_iba.varsal.explainer import VarSal
 from lit_iba.varsal.varsal_training import VarSalTraining
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 CONFIG = """
 seed_everything: 0
 model:
-  class_path: lit_iba.varsal.varsal_training.VarSalTraining
+  class_path: lit_iba.varsal.VarSalTraining
   init_args:
     classifier: {{model: small_cnn, weights: {weights}}}
     channels: [6, 4]

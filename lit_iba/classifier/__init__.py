@@ -1,0 +1,38 @@
+"""The classifier under explanation: loaded by name or file, frozen, cut behind any layer, made fast, randomised."""
+
+from typing import TYPE_CHECKING
+
+from lit_iba.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from lit_iba.classifier.cifar_resnet import ResNet8 as ResNet8
+    from lit_iba.classifier.frozen import FrozenClassifier as FrozenClassifier
+    from lit_iba.classifier.hooked import HookedNetwork as HookedNetwork
+    from lit_iba.classifier.layout import Layout as Layout
+    from lit_iba.classifier.networks import build_network as build_network
+    from lit_iba.classifier.preprocessing import Preprocessing as Preprocessing
+    from lit_iba.classifier.randomization import cascade as cascade
+    from lit_iba.classifier.randomization import randomized as randomized
+    from lit_iba.classifier.small_cnn import SmallCNN as SmallCNN
+    from lit_iba.classifier.split import Carried as Carried
+    from lit_iba.classifier.split import Split as Split
+    from lit_iba.classifier.split import TracedNetwork as TracedNetwork
+    from lit_iba.classifier.split import repeat_carried as repeat_carried
+    from lit_iba.classifier.weights import read_weights as read_weights
+    from lit_iba.classifier.weights import save_weights as save_weights
+else:
+    __all__, __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "lit_iba.classifier.cifar_resnet": ["ResNet8"],
+            "lit_iba.classifier.frozen": ["FrozenClassifier"],
+            "lit_iba.classifier.hooked": ["HookedNetwork"],
+            "lit_iba.classifier.layout": ["Layout"],
+            "lit_iba.classifier.networks": ["build_network"],
+            "lit_iba.classifier.preprocessing": ["Preprocessing"],
+            "lit_iba.classifier.randomization": ["cascade", "randomized"],
+            "lit_iba.classifier.small_cnn": ["SmallCNN"],
+            "lit_iba.classifier.split": ["Carried", "Split", "TracedNetwork", "repeat_carried"],
+            "lit_iba.classifier.weights": ["read_weights", "save_weights"],
+        },
+    )

@@ -1,0 +1,161 @@
+"""Loading a classifier's weights: from torchvision's or timm's names, or from a file, and never by unpickling code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import lzma
+import pickle
+import struct
+import urllib.error
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torchvision.models import get_model_weights
+
+from lit_iba.classifier.preprocessing import Preprocessing
+from lit_iba.errors import InputError, unknown_name
+from lit_iba.files import whole_file
+
+SUFFIXES = (".pth", ".pt", ".safetensors", ".safetensors.xz")
+
+
+def is_file_name(weights: str) -> bool:
+    """Whether the string names a file of weights rather than a member of a weights enum."""
+    return weights.endswith(SUFFIXES) or "/" in weights
+
+
+def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state dict in a file, and the settings stored beside it.
+
+    Args:
+        path: A ``.pth``/``.pt`` state dict (loaded with ``weights_only=True``), ``.safetensors``, or ``.safetensors.xz``.
+
+    Returns:
+        Tensors by name, and what :func:`save_weights` put under ``lit_iba`` (else empty).
+
+    Raises:
+        InputError: The file is missing, damaged, of another kind, or would need code to load.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"weights file {path} does not exist; give the path of a {', '.join(SUFFIXES)} file")
+    try:
+        if path.name.endswith((".safetensors", ".safetensors.xz")):
+            data = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
+            header = json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])
+            settings = json.loads(header.get("__metadata__", {}).get("lit_iba", "{}"))
+            return safetensors.torch.load(data), settings
+        if path.suffix in (".pth", ".pt"):
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = state.get("state_dict", state) if isinstance(state, dict) else state
+            if not (isinstance(state, dict) and all(isinstance(v, Tensor) for v in state.values())):
+                raise InputError(f"{path} holds no state dict; save one with torch.save(model.state_dict(), path)")
+            return state, {}
+    except pickle.UnpicklingError as error:
+        raise InputError(f"{path} needs code to load and is refused; save a plain state dict or safetensors") from error
+    except (
+        safetensors.SafetensorError,
+        lzma.LZMAError,
+        EOFError,
+        RuntimeError,
+        struct.error,
+        ValueError,
+        OSError,
+    ) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is damaged or cut short ({error}); fetch or make it again") from error
+    raise InputError(f"{path} has an unknown suffix; weights are read from {', '.join(SUFFIXES)}")
+
+
+def save_weights(path: str | Path, state: dict[str, Tensor], settings: dict[str, Any]) -> None:
+    """Write a state dict as safetensors with settings (plain JSON) beside it, by atomic rename."""
+    with whole_file(path) as part:
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+        safetensors.torch.save_file(tensors, part, metadata={"lit_iba": json.dumps(settings)})
+
+
+def load_into(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Strict load with an error that says what differs."""
+    own = model.state_dict()
+    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+    shapes = [
+        f"{k} is {tuple(state[k].shape)}, not {tuple(own[k].shape)}"
+        for k in own.keys() & state.keys()
+        if own[k].shape != state[k].shape
+    ]
+    if missing or extra or shapes:
+        found = [
+            f"missing {missing[:3]}" if missing else "",
+            f"unexpected {extra[:3]}" if extra else "",
+            *sorted(shapes)[:3],
+        ]
+        raise InputError(
+            f"{source} does not fit {type(model).__name__}: {'; '.join(filter(None, found))}; "
+            "check the model's name and num_classes"
+        )
+    model.load_state_dict(state, strict=False)
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 over the names, shapes and values of a model's parameters and buffers, whatever file they came from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if name.endswith("num_batches_tracked"):
+            continue
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().reshape(-1).clone().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def torchvision_weights(model: str, weights: str) -> Any:
+    """Member of torchvision's weights enum of a model.
+
+    Raises:
+        InputError: No such member; the known ones are listed.
+    """
+    enum = get_model_weights(model)
+    if weights == "DEFAULT":
+        return enum.DEFAULT
+    if weights not in enum.__members__:
+        raise unknown_name(f"weights of {model}", weights, [*enum.__members__, "DEFAULT", "random"], "(or give a file)")
+    return enum[weights]
+
+
+def torchvision_preprocessing(model: str, weights: Any | None) -> tuple[Preprocessing, list[str]]:
+    """Preprocessing and class names that belong to a weights enum; of the model's first one where none is given."""
+    members = list(get_model_weights(model))
+    chosen = weights if weights is not None else members[0]
+    usual = chosen.transforms()
+    names = list(chosen.meta.get("categories", []))
+    crop = usual.crop_size[0]
+    return Preprocessing(
+        resize=usual.resize_size[0],
+        crop=crop,
+        mean=tuple(usual.mean),
+        std=tuple(usual.std),
+        interpolation=usual.interpolation.value if usual.interpolation.value == "bicubic" else "bilinear",
+    ), names
+
+
+def download_torchvision(weights: Any) -> dict[str, Tensor]:
+    """State dict of a weights enum member, from torch's cache or the network.
+
+    Raises:
+        InputError: There is no network; the message says which file to put where.
+    """
+    name = weights.url.rpartition("/")[2]
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    try:
+        return weights.get_state_dict(progress=True, check_hash=True)
+    except (urllib.error.URLError, OSError, RuntimeError) as error:
+        raise InputError(
+            f"the weights {weights} could not be downloaded ({error}); put the file {name} into {folder}, "
+            "or give a local file as weights"
+        ) from error

@@ -1,0 +1,73 @@
+"""``explain``: heatmaps of single photographs, or of texts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lit_iba.errors import InputError
+
+ARGUMENTS: list[tuple[str, str | None, str]] = [
+    ("images", "*", "photographs to explain, unless texts are given"),
+    ("--text", "+", "texts to explain, each in quotes (needs --checkpoint)"),
+]
+
+
+def explain(
+    images: list[str],
+    explainer: str | None = None,
+    classifier: dict[str, Any] | None = None,
+    settings: dict[str, Any] | None = None,
+    target: str | None = None,
+    out: str = "outputs/explain",
+    statistics_data: str | list[str] | None = None,
+    statistics_images: int = 1000,
+    statistics_folder: str | None = None,
+    batch_size: int = 8,
+    device: str = "auto",
+    text: list[str] | None = None,
+    text_file: str | None = None,
+    checkpoint: str | None = None,
+) -> None:
+    """Heatmaps of single photographs (PNG, overlay, npy, totals) or of texts (coloured words, HTML, JSON).
+
+    Args:
+        images: Photographs.
+        explainer: Name of an explainer, or a class path; by default per_sample_iba, and input_iba for texts.
+        classifier: ``model`` and ``weights``; a readout's checkpoint knows its own.
+        settings: Settings of the explainer, such as ``layer`` and ``beta``, or ``checkpoint``.
+        target: Class to explain, by index or name; by default the predicted one of each image or text.
+        out: Folder for the results.
+        statistics_data: Shards (for texts: reviews) that feature statistics are estimated on, for explainers that need them.
+        statistics_images: How many of their images or reviews.
+        statistics_folder: Where statistics are kept; by default ``<out>/statistics``.
+        batch_size: Images or texts that are explained together.
+        device: ``"cpu"``, ``"cuda"``, or ``"auto"``.
+        text: Texts to explain.
+        text_file: A file of texts: one a line, or ``.jsonl`` reviews.
+        checkpoint: Of the text classifier, as ``train.py fit`` writes it.
+    """
+    if text is not None or text_file is not None:
+        if images or classifier or isinstance(statistics_data, list):
+            raise InputError(
+                "texts are explained by themselves: leave out photographs and classifier (give checkpoint), and name one "
+                "file or folder of reviews as statistics_data"
+            )
+        from lit_iba.cli.texts import explain_texts, gather_texts, text_classifier_from
+        from lit_iba.text.benchmark import StoredWordStatistics
+
+        texts = gather_texts(text, text_file)
+        statistics = StoredWordStatistics(statistics_folder or f"{out}/statistics", statistics_data, statistics_images)
+        explain_texts(
+            texts, explainer or "input_iba", text_classifier_from(checkpoint, device), dict(settings or {}), target, out,
+            statistics, batch_size,
+        )  # fmt: skip
+        return
+    if not images:
+        raise InputError("there is nothing to explain: give photographs, or texts as --text or --text_file")
+    from lit_iba.cli.classifier import classifier_from
+    from lit_iba.cli.photographs import explain_photographs
+
+    explain_photographs(
+        images, explainer or "per_sample_iba", classifier_from(classifier, settings, device), dict(settings or {}), target,
+        out, statistics_data, statistics_images, statistics_folder, batch_size,
+    )  # fmt: skip

@@ -1,0 +1,97 @@
+"""The command line: ``lit-iba``, and ``train.py`` and ``evaluate.py``, which are parts of it.
+
+Nothing heavy is imported before the command is known, so that ``--help`` answers at once. Errors that a user can mend are
+printed as one sentence, with exit status 2. A training that a signal ended after saving its state exits with 75.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lit_iba.errors import InputError, unknown_name
+
+TRAINING = {
+    "fit": "train an explainer or a classifier",
+    "validate": "run the validation of a checkpoint",
+    "test": "run the test of a checkpoint",
+}
+EVALUATION = {
+    "explain": "heatmaps of single photographs (PNG, overlay, npy, total bits) or texts (coloured words, HTML, JSON)",
+    "panels": "activity and bias attributions of every layer of a network, with their sums",
+    "benchmark": "explain a data set and judge the heatmaps; resumable, on any number of processes",
+    "text-benchmark": "explain reviews word by word and judge the values; resumable",
+    "roar": "remove the pixels that methods find relevant, retrain, report the accuracy; resumable",
+    "survey": "what biases do for classifiers: accuracy without them, robustness to scaling and shift; resumable",
+    "uncertainty": "what the uncertainty of VarSal's maps says about their error, on clean and corrupted images; resumable",
+    "report": "a self-contained HTML page, Markdown and LaTeX tables of a benchmark's folder",
+    "export": "a trained explainer as .pt2, ONNX or safetensors",
+}
+WEIGHTS = {"randomize": "a classifier's weights with its last layers drawn anew, as in the sanity check"}
+DATA = {"shards": "write shards from a folder of pictures, CIFAR-10, arrays, or the embedded data"}
+COMMANDS = {"train.py": TRAINING, "evaluate.py": EVALUATION, "lit-iba": {**TRAINING, **EVALUATION, **WEIGHTS, **DATA}}
+
+
+def main(arguments: Sequence[str] | None = None, program: str = "lit-iba") -> int:
+    """Run a command; returns the exit status.
+
+    Args:
+        arguments: Without the program's name; by default those of the process.
+        program: ``"lit-iba"``, ``"train.py"`` or ``"evaluate.py"``: which commands there are.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    commands = COMMANDS[program]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"usage: {program} COMMAND [--help] [--config FILE] ...\n")
+        print("\n".join(f"  {name:<14} {text}" for name, text in commands.items()))
+        return 0 if arguments else 2
+    command = arguments[0]
+    here = str(Path.cwd())
+    if here not in sys.path:  # classes of the user's own; last, so that a file here hides no installed package
+        sys.path.append(here)
+    try:
+        if command == "--version":
+            from lit_iba import __version__
+
+            print(__version__)
+        elif command not in commands:
+            raise unknown_name(f"command of {program}", command, commands)
+        elif command in TRAINING:
+            from lit_iba.cli.training import run_training
+            from lit_iba.training.callbacks.resume import EXIT_PREEMPTED, PreemptedError
+
+            try:
+                run_training(arguments)
+            except PreemptedError as error:
+                print(error, file=sys.stderr)
+                return EXIT_PREEMPTED
+        else:
+            _run(command, arguments[1:], program)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _run(command: str, arguments: list[str], program: str) -> None:
+    from jsonargparse import ArgumentParser
+
+    name = command.replace("-", "_")
+    module = importlib.import_module(f"lit_iba.cli.{name}")
+    function = getattr(module, name)
+    parser = ArgumentParser(prog=f"{program} {command}", description=(function.__doc__ or "").split("\n")[0])
+    parser.add_argument("-c", "--config", action="config", help="YAML file; later arguments win")
+    # Arguments without a name of their own, or of several words: name, how many, help.
+    own: list[tuple[str, str | None, str]] = getattr(module, "ARGUMENTS", [])
+    for argument, count, text in own:
+        parser.add_argument(argument, nargs=count, help=text)
+    parser.add_function_arguments(function, skip={argument.lstrip("-") for argument, _, _ in own})
+    settings: dict[str, Any] = parser.parse_args(arguments).as_dict()
+    settings.pop("config", None)
+    function(**settings)

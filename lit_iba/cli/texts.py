@@ -1,0 +1,104 @@
+"""Explaining single texts: texts in, coloured text in the terminal and files out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from lit_iba.cli.classifier import device_named
+from lit_iba.errors import InputError, unknown_name
+from lit_iba.files import write_text
+from lit_iba.text.benchmark import StoredWordStatistics
+from lit_iba.text.classifier import TextClassifier
+from lit_iba.text.explainer import TokenHeatmap, build_text_explainer
+from lit_iba.text.render import facts, html_page, terminal_text
+from lit_iba.text.reviews import read_reviews
+
+
+def text_classifier_from(checkpoint: str | None, device: str) -> TextClassifier:
+    """The text classifier of a checkpoint."""
+    if checkpoint is None:
+        raise InputError("name the text classifier: --checkpoint runs/imdb_lstm/checkpoints/best.ckpt")
+    return TextClassifier.from_checkpoint(checkpoint, device_named(device))
+
+
+def gather_texts(text: list[str] | None, text_file: str | None) -> list[tuple[str, str]]:
+    """Names and texts: those given, then those of a file, a text a line or a ``.jsonl`` of reviews.
+
+    Raises:
+        InputError: There are none, or the file does not exist.
+    """
+    found = [(f"text {i}", one) for i, one in enumerate(text or [], start=1)]
+    if text_file is not None:
+        path = Path(text_file)
+        if not path.is_file():
+            raise InputError(f"text file {path} does not exist; give a file with a text a line, or a .jsonl file")
+        if path.suffix == ".jsonl":
+            found += [(review.key, review.text) for review in read_reviews(path)]
+        else:
+            lines = enumerate(path.read_text(encoding="utf-8").split("\n"), start=1)
+            found += [(f"{path.name}:{number}", line) for number, line in lines if line.strip()]
+    if not found:
+        raise InputError("there are no texts to explain; give some as text, or a text_file that is not empty")
+    return found
+
+
+def explain_texts(
+    texts: list[tuple[str, str]],
+    explainer_name: str,
+    classifier: TextClassifier,
+    settings: dict[str, Any],
+    target: str | None,
+    out: str,
+    statistics: StoredWordStatistics,
+    batch_size: int,
+) -> None:
+    """Write ``texts.<explainer>.html`` and ``.json``, and print the texts in colour.
+
+    Raises:
+        InputError: A text has no words, or a name or setting is wrong; nothing is written then.
+    """
+    wanted = None if target is None else class_number(target, classifier)
+    for name, text in texts:
+        try:
+            classifier.words([text])
+        except InputError as error:
+            raise InputError(f"{name}: it has no words; give letters, digits or punctuation") from error
+    explainer = build_text_explainer(explainer_name, classifier, settings, statistics)
+    heatmaps: list[TokenHeatmap] = []
+    for start in range(0, len(texts), batch_size):
+        heatmaps += explainer.attribute([text for _, text in texts[start : start + batch_size]], wanted)
+    console = Console()
+    for (name, _), heatmap in zip(texts, heatmaps, strict=True):
+        console.print(Text(f"{name}  {facts(heatmap, classifier.class_names)}", style="bold"))
+        console.print(terminal_text(heatmap))
+    stem = Path(out) / f"texts.{explainer_name.rpartition('.')[2]}"
+    named = [(name, [heatmap]) for (name, _), heatmap in zip(texts, heatmaps, strict=True)]
+    write_text(stem.with_name(f"{stem.name}.html"), html_page(named, classifier.class_names))
+    content = [
+        {
+            "name": name, "explainer": heatmap.method, "target": classifier.class_names[heatmap.target],
+            "probability": heatmap.probability, "unit": heatmap.unit, "total": heatmap.total,
+            "tokens": heatmap.tokens, "values": heatmap.values.tolist(), "known": heatmap.known,
+        }
+        for (name, _), heatmap in zip(texts, heatmaps, strict=True)
+    ]  # fmt: skip
+    write_text(stem.with_name(f"{stem.name}.json"), json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+    print(f"wrote {stem}.html and .json")
+
+
+def class_number(target: str, classifier: TextClassifier) -> int:
+    """A class by number or name.
+
+    Raises:
+        InputError: There is none such.
+    """
+    if target in classifier.class_names:
+        return classifier.class_names.index(target)
+    if target.isdigit() and int(target) < classifier.num_classes:
+        return int(target)
+    raise unknown_name("class of the classifier", target, classifier.class_names)

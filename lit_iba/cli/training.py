@@ -1,0 +1,174 @@
+"""``fit``, ``validate`` and ``test`` through LightningCLI, with what a run needs to be resumed and looked at.
+
+Beyond LightningCLI: a run has one folder (``trainer.default_root_dir``) for config, TensorBoard and checkpoints; checkpoints
+are written whole or not at all; a second start in the same folder keeps the first one's config beside its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import operator
+import os
+import warnings
+from collections.abc import Sequence
+from functools import reduce
+from pathlib import Path
+from typing import Any, get_args
+
+import lightning as L
+from jsonargparse import ArgumentParser
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar, TQDMProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from lit_iba.data.stream import killed_worker_message, worker_killed
+from lit_iba.errors import InputError
+from lit_iba.files import FolderLock, write_text
+from lit_iba.training.callbacks import DurableCheckpointIO, FiniteLoss, HeatmapImages, ResumeCheckpoint
+from lit_iba.training.callbacks.resume import PreemptedError
+from lit_iba.training.checkpoint import newest_checkpoint
+
+
+class KeepConfig(SaveConfigCallback):
+    """Writes the config into the run's folder; another config there is kept, and this one is numbered."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Once, on the first process."""
+        if self.already_saved or not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        folder = Path(trainer.default_root_dir)
+        text = self.parser.dump(self.config, skip_none=False)
+        for number in range(1000):
+            path = folder / ("config.yaml" if number == 0 else f"config_{number}.yaml")
+            if not path.exists():
+                write_text(path, text)
+                break
+            if path.read_text(encoding="utf-8") == text:
+                break
+        self.already_saved = True
+
+
+def read_whole_numbers_as_such(parser: ArgumentParser) -> None:
+    """Make every argument that takes an int or a float try int first.
+
+    ``typing`` keeps one of ``Union[int, float]`` and ``Union[float, int]``, whichever any package wrote first in this process,
+    and jsonargparse goes by its order: ``--trainer.limit_train_batches 1`` may then mean 1.0, all batches.
+    """
+    for action in parser._actions:
+        kinds = get_args(getattr(action, "_typehint", None))
+        if int in kinds and float in kinds and kinds.index(float) < kinds.index(int):
+            rest = [kind for kind in kinds if kind not in (int, float)]
+            action._typehint = reduce(operator.or_, rest, int | float)  # type: ignore[attr-defined]  # typing keeps none of these
+
+
+class TrainingCLI(LightningCLI):
+    """LightningCLI with this project's run folder, callbacks and checkpoint writer."""
+
+    # The lock of the run in this process; of the class, because a constructor that fails leaves no object to release it.
+    lock: FolderLock | None = None
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Callbacks every run has, tunable as ``--checkpoint.*`` and ``--heatmaps.*``."""
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults({
+            "checkpoint.monitor": "val/loss", "checkpoint.mode": "min", "checkpoint.filename": "best",
+            "checkpoint.save_last": True, "checkpoint.enable_version_counter": False,
+            "checkpoint.auto_insert_metric_name": False,
+        })  # fmt: skip
+        parser.add_lightning_class_args(HeatmapImages, "heatmaps")
+        parser.add_lightning_class_args(ResumeCheckpoint, "resume")
+        parser.set_defaults({"trainer.default_root_dir": "runs/default", "trainer.max_epochs": 10})
+        read_whole_numbers_as_such(parser)
+
+    def _parse_ckpt_path(self) -> None:
+        """LightningCLI lets a checkpoint's hyper-parameters override the command line in silence; here the config decides."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Put logs and checkpoints into the run's folder."""
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        root = Path(config["trainer"]["default_root_dir"])
+        kwargs["callbacks"] = [
+            *self._configured_callbacks(),
+            *kwargs.get("callbacks", []),
+        ]  # these arguments replace the config's
+        for callback in self._callbacks():
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                callback.dirpath = str((root / "checkpoints").absolute())
+        if config["trainer"]["logger"] in (None, True) and not config["trainer"]["fast_dev_run"]:
+            kwargs["logger"] = TensorBoardLogger(root, name="tensorboard", version="", default_hp_metric=False)
+            kwargs["callbacks"].append(LearningRateMonitor("step"))
+        kwargs["callbacks"].append(FiniteLoss())
+        if config["trainer"]["enable_progress_bar"] is not False and not self._has_progress_bar():
+            kwargs["callbacks"].append(TQDMProgressBar())  # one line, also in a job's log file
+        kwargs["plugins"] = [*(config["trainer"]["plugins"] or []), DurableCheckpointIO()]
+        trainer = super().instantiate_trainer(**kwargs)
+        if self.subcommand == "fit" and trainer.is_global_zero:  # which only the trainer knows, whatever launched us
+            TrainingCLI.lock = FolderLock(root)
+        return trainer
+
+    def _configured_callbacks(self) -> list[L.Callback]:
+        """Those of ``trainer.callbacks``."""
+        init = self.config_init[self.subcommand] if self.subcommand else self.config_init
+        given = init["trainer"]["callbacks"] or []
+        return given if isinstance(given, list) else [given]
+
+    def _has_progress_bar(self) -> bool:
+        return any(isinstance(callback, ProgressBar) for callback in self._configured_callbacks())
+
+    def before_fit(self) -> None:
+        """``--ckpt_path last`` means the newest whole checkpoint of the run's folder; without any, the beginning."""
+        settings = self.config_init["fit"]
+        if settings["ckpt_path"] == "last":
+            folder = Path(next(c.dirpath for c in self.trainer.callbacks if isinstance(c, ModelCheckpoint)))  # type: ignore
+            settings["ckpt_path"] = newest_checkpoint(folder)
+            if settings["ckpt_path"] is None:
+                rank_zero_info(f"{folder} holds no checkpoint yet: training begins anew")
+
+    def _callbacks(self) -> list[L.Callback]:
+        init = self.config_init[self.subcommand] if self.subcommand else self.config_init
+        return [init[key] for key in self._parser(self.subcommand).callback_keys]
+
+
+# Lightning's remarks that no user of this project can act on, each with its reason.
+SILENCED = {
+    ".*args parameter is intended to run from within Python.*": "the arguments are those of the process",
+    ".*module.s. in eval mode at the start of training.*": "the classifier is frozen on purpose",
+    ".*does not have many workers.*": "num_workers is in the config",
+    ".*isinstance.treespec, LeafSpec.*": "an internal call of Lightning",
+    ".*Checkpoint directory .* exists and is not empty.*": "a run is resumed, or started again, in its own folder",
+}
+
+
+def run_training(arguments: Sequence[str]) -> None:
+    """Run ``fit``, ``validate`` or ``test``.
+
+    Raises:
+        InputError: Settings that do not fit, as one sentence.
+        PreemptedError: A signal ended the run; its checkpoint is written.
+    """
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # they are about LightningCLI's own calls
+    for message in SILENCED:
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "Tip:" not in record.getMessage()
+    )
+    try:
+        TrainingCLI(
+            L.LightningModule, L.LightningDataModule, subclass_mode_model=True, subclass_mode_data=True,
+            save_config_callback=KeepConfig, seed_everything_default=0, auto_configure_optimizers=False,
+            args=list(arguments),
+        )  # fmt: skip
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, InputError | PreemptedError):
+                raise cause from error
+            if worker_killed(cause):
+                raise InputError(killed_worker_message(cause)) from error
+            cause = cause.__cause__ or cause.__context__
+        raise
+    finally:
+        if TrainingCLI.lock is not None:
+            TrainingCLI.lock.release()
+            TrainingCLI.lock = None

@@ -1,0 +1,219 @@
+"""Pictures in tiles or blurred, and what a classifier says when some of the tiles are removed.
+
+Shared by the metrics and the explainers that perturb. A tile is a square of ``tile`` x ``tile`` pixels,
+counted row by row from the top left; where height or width is no multiple of it, the tiles at the right
+and bottom edges are smaller. A tile of 1 is a pixel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lit_iba.classifier import FrozenClassifier
+
+
+def in_double(values: Tensor) -> Tensor:
+    """The values in float64, in main memory if the device has no float64."""
+    return values.cpu().double() if values.device.type == "mps" else values.double()
+
+
+def tile_index(size: tuple[int, int], tile: int, device: torch.device | None = None) -> Tensor:
+    """Number of the tile that each pixel belongs to, int64 (H, W)."""
+    height, width = size
+    columns = -(-width // tile)
+    row = torch.arange(height, device=device) // tile
+    return row[:, None] * columns + torch.arange(width, device=device)[None, :] // tile
+
+
+def tile_sums(heatmaps: Tensor, tile: int) -> Tensor:
+    """Sum of the attribution in each tile: (B, H, W) to float64 (B, tiles)."""
+    height, width = heatmaps.shape[-2:]
+    padded = F.pad(in_double(heatmaps), (0, -width % tile, 0, -height % tile))  # zeros: edge tiles sum what they have
+    rows, columns = padded.shape[-2] // tile, padded.shape[-1] // tile
+    return padded.view(-1, rows, tile, columns, tile).sum(dim=(2, 4)).flatten(1)
+
+
+def target_logits(logits: Tensor, targets: Tensor) -> Tensor:
+    """The target's logit, (B, K) and (B,) to float32 (B,)."""
+    return logits.float().gather(1, targets[:, None])[:, 0]
+
+
+def target_probabilities(logits: Tensor, targets: Tensor) -> Tensor:
+    """The target's softmax probability, (B, K) and (B,) to float32 (B,)."""
+    return target_logits(logits.float().softmax(dim=1), targets)
+
+
+def log_odds(logits: Tensor, targets: Tensor) -> Tensor:
+    """log p_c - log (1 - p_c) of the target class: (B, K) and (B,) to (B,), without rounding where p_c is near 0 or 1."""
+    others = logits.scatter(1, targets[:, None], -torch.inf)
+    return logits.gather(1, targets[:, None])[:, 0] - others.logsumexp(dim=1)
+
+
+def gaussian_blur(images: Tensor, sigma: float, border: str) -> Tensor:
+    """Gaussian blur truncated at 4 sigma.
+
+    Args:
+        images: (B, C, H, W).
+        sigma: Standard deviation in pixels; 0 leaves the images as they are.
+        border: What lies beyond the edge: ``"constant"`` (zeros), ``"reflect"`` or ``"replicate"``.
+    """
+    from kornia.filters import gaussian_blur2d
+
+    if sigma == 0:
+        return images
+    # A picture can be reflected once only, so that the kernel must not be wider than twice the picture.
+    height, width = (
+        2 * min(math.ceil(4 * sigma), side - 1 if border == "reflect" else math.ceil(4 * sigma)) + 1
+        for side in images.shape[-2:]
+    )
+    return gaussian_blur2d(images, (height, width), (sigma, sigma), border_type=border)
+
+
+def removal_ranks(values: Tensor, most_first: bool) -> Tensor:
+    """When each tile goes: values (B, tiles) to int32 (B, tiles); equal tiles go in reading order either way."""
+    order = values.argsort(dim=1, descending=most_first, stable=True)
+    step = torch.arange(values.shape[1], device=values.device, dtype=torch.int32).expand_as(order)
+    return torch.empty_like(step.contiguous()).scatter_(1, order, step)
+
+
+@torch.inference_mode()
+def score_jobs(
+    network: Callable[[Tensor], Tensor],
+    images: Tensor,
+    fill: Tensor,
+    picture: Tensor,
+    removed: Callable[[Tensor], Tensor],
+    score: Callable[[Tensor, Tensor], Tensor],
+    *,
+    tile: int,
+    forward_batch_size: int,
+) -> Tensor:
+    """Score perturbed images, each job one image with some of its tiles removed.
+
+    Args:
+        network: From images to logits, such as ``classifier.folded()``.
+        images: Originals (B, 3, H, W).
+        fill: What removed pixels become: one colour for all, (1, 3, 1, 1), one an image, (B, 3, 1, 1), or pictures,
+            (B, 3, H, W).
+        picture: Which image each job perturbs, int64 (J,).
+        removed: For jobs (c,), which tiles are gone: bool (c, tiles).
+        score: From logits (c, K) and the jobs' images (c,) to a number a job, (c,).
+        tile: Side of a tile in pixels.
+        forward_batch_size: Images a forward pass.
+
+    Returns:
+        float32 (J,).
+    """
+    index = tile_index((images.shape[-2], images.shape[-1]), tile, images.device).flatten()
+    fill = fill.expand(len(images), -1, -1, -1)
+    scores = images.new_zeros(len(picture), dtype=torch.float32)
+    for jobs in torch.arange(len(picture), device=images.device).split(forward_batch_size):
+        which = picture[jobs]
+        gone = removed(jobs)[:, index].view(len(jobs), 1, *images.shape[-2:])  # (c, 1, H, W)
+        # Every version is made from its original: that costs about 1 % of the forward pass (benchmarks/metrics.py).
+        scores[jobs] = score(network(torch.where(gone, fill[which], images[which])), which).to(scores)
+    return scores
+
+
+def perturbed_scores(
+    classifier: FrozenClassifier,
+    images: Tensor,
+    targets: Tensor,
+    fill: Tensor,
+    removed: Callable[[Tensor], Tensor],
+    versions: int,
+    *,
+    tile: int,
+    forward_batch_size: int,
+    score: Callable[[Tensor, Tensor], Tensor] = target_probabilities,
+) -> Tensor:
+    """Score every version of every image, in forward passes that run across images and versions alike.
+
+    Args:
+        classifier: The frozen classifier.
+        images: Originals (B, 3, H, W).
+        targets: What ``score`` compares with, a row an image; usually its class (B,).
+        fill: What removed pixels become, see :func:`score_jobs`.
+        removed: For jobs (c,), numbered ``image * versions + version``, which tiles are gone: bool (c, tiles).
+        versions: Number of perturbed versions of each image.
+        tile: Side of a tile in pixels.
+        forward_batch_size: Images a forward pass.
+        score: From logits and targets to a number an image.
+
+    Returns:
+        float32 (B, versions).
+    """
+    picture = torch.arange(len(images), device=images.device).repeat_interleave(versions)
+    scores = score_jobs(
+        classifier.folded(), images, fill, picture, removed, lambda logits, which: score(logits, targets[which]),
+        tile=tile, forward_batch_size=forward_batch_size,
+    )  # fmt: skip
+    return scores.view(len(images), versions)
+
+
+def removal_curves(
+    classifier: FrozenClassifier,
+    images: Tensor,
+    targets: Tensor,
+    fill: Tensor,
+    ranks: Tensor,
+    steps: Tensor,
+    *,
+    tile: int = 1,
+    forward_batch_size: int,
+    score: Callable[[Tensor, Tensor], Tensor] = target_probabilities,
+) -> Tensor:
+    """Scores on the way as tiles go one after the other.
+
+    Args:
+        classifier: The frozen classifier.
+        images: Originals (B, 3, H, W).
+        targets: What ``score`` compares with, a row an image.
+        fill: What removed pixels become, see :func:`score_jobs`.
+        ranks: When each tile goes in each of D orders (B, D, tiles), see :func:`removal_ranks`.
+        steps: How many tiles are gone at each point (K,).
+        tile: Side of a tile in pixels.
+        forward_batch_size: Images a forward pass.
+        score: From logits and targets to a number an image.
+
+    Returns:
+        float32 (B, D, K).
+    """
+    points, versions = max(len(steps), 1), ranks.shape[1] * len(steps)
+    ranks, steps = ranks.to(images.device), steps.to(images.device)
+
+    def removed(jobs: Tensor) -> Tensor:
+        order = (jobs % versions) // points
+        return ranks[jobs // versions, order] < steps[jobs % points][:, None]
+
+    scores = perturbed_scores(
+        classifier, images, targets, fill, removed, versions, tile=tile, forward_batch_size=forward_batch_size,
+        score=score,
+    )  # fmt: skip
+    return scores.view(len(images), ranks.shape[1], len(steps))
+
+
+@torch.inference_mode()
+def end_points(
+    classifier: FrozenClassifier, images: Tensor, targets: Tensor | None, fill: Tensor, forward_batch_size: int
+) -> Tensor:
+    """What every curve from the images to ``fill`` begins and ends with, whatever the order.
+
+    Returns:
+        float64 (B, 3): the class (the target, or the predicted one where ``targets`` is None), and its softmax
+        probability on the image and on the fill.
+    """
+    network = classifier.folded()
+    parts = []
+    for part in torch.arange(len(images), device=images.device).split(forward_batch_size):
+        logits = network(images[part])
+        classes = logits.argmax(dim=1) if targets is None else targets[part]
+        removed = network(fill.expand_as(images)[part].contiguous())
+        ends = [target_probabilities(logits, classes), target_probabilities(removed, classes)]
+        parts.append(torch.stack([in_double(classes), *map(in_double, ends)], dim=1))
+    return torch.cat(parts)

@@ -1,0 +1,111 @@
+"""Which images of a shard are evaluated: a pure function of the shard and the settings, the same on every process."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_iba.classifier.preprocessing import Preprocessing
+from lit_iba.data import Shard, shard_batches
+from lit_iba.errors import InputError
+
+_READ = 64  # samples decoded at a time
+
+
+@dataclass(frozen=True)
+class SelectedImages:
+    """Selected images of one shard, in the shard's order.
+
+    Args:
+        pictures: uint8 (N, 3, H, W).
+        labels: int64 (N,), -1 where unknown.
+        object_mask: bool (N, H, W).
+        keys: Names of the samples.
+        corrupt: How many samples of the shard could not be decoded.
+    """
+
+    pictures: Tensor
+    labels: Tensor
+    object_mask: Tensor
+    keys: list[str]
+    corrupt: int
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which samples are evaluated.
+
+    Args:
+        max_images: At most so many in all, shared out over the shards in proportion to their size and drawn within
+            each; None takes all. A shard with fewer eligible images than its share gives those.
+        max_box_fraction: Only images whose boxes cover less than this share of the picture, and at least one pixel;
+            None takes images with any box or none.
+        seed: Of the draw.
+    """
+
+    max_images: int | None = None
+    max_box_fraction: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_images is not None and self.max_images < 1:
+            raise InputError(f"max_images is {self.max_images}; give 1 or more, or None for all")
+        if self.max_box_fraction is not None and not 0 < self.max_box_fraction <= 1:
+            raise InputError(f"max_box_fraction is {self.max_box_fraction}; it must lie in (0, 1]")
+
+    def quotas(self, counts: Sequence[int]) -> list[int]:
+        """How many images each shard gives at most: proportional to its count, summing to ``max_images``."""
+        total = sum(counts)
+        if self.max_images is None or self.max_images >= total:
+            return list(counts)
+        # Cumulative and floored, so that the parts always add up to the whole.
+        ends = [0]
+        for count in counts:
+            ends.append(ends[-1] + count)
+        marks = [self.max_images * end // total for end in ends]
+        return [after - before for before, after in pairwise(marks)]
+
+    def identity(self, quota: int) -> dict[str, Any]:
+        """What the selection in a shard depends on."""
+        return asdict(self) | {"max_images": quota}
+
+    def select(self, shard: Shard, quota: int, preprocessing: Preprocessing) -> SelectedImages:
+        """Decode a shard and keep what is wanted of it."""
+        kept: list[dict[str, Any]] = []
+        corrupt = position = 0
+        for batch in shard_batches(shard, preprocessing, _READ):
+            corrupt += int((batch["weight"] == 0).sum())
+            for i in self._eligible(batch):
+                row = {name: batch[name][i].clone() for name in ("picture", "label", "object_mask")}
+                kept.append(row | {"key": batch["key"][i], "position": position + i})
+            position += len(batch["key"])
+            if len(kept) > quota:  # drop the losers of the draw at once: a shard may be larger than memory
+                kept = sorted(kept, key=lambda row: self._draw(row["key"]))[:quota]
+        kept.sort(key=lambda row: row["position"])
+        side = preprocessing.crop
+        return SelectedImages(
+            torch.stack([row["picture"] for row in kept]) if kept else torch.zeros(0, 3, side, side, dtype=torch.uint8),
+            torch.tensor([int(row["label"]) for row in kept], dtype=torch.int64),
+            torch.stack([row["object_mask"] for row in kept]) if kept else torch.zeros(0, side, side, dtype=torch.bool),
+            [row["key"] for row in kept],
+            corrupt,
+        )
+
+    def _eligible(self, batch: dict[str, Any]) -> list[int]:
+        good = batch["weight"] > 0
+        if self.max_box_fraction is not None:
+            fraction = batch["object_mask"].flatten(1).float().mean(dim=1)
+            good &= (fraction > 0) & (fraction < self.max_box_fraction)
+        return good.nonzero().flatten().tolist()
+
+    def _draw(self, key: str) -> bytes:
+        return hashlib.sha256(f"{self.seed}/{key}".encode()).digest()

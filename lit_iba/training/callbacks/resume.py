@@ -1,0 +1,141 @@
+"""What makes a run resumable to the bit: regular checkpoints, one more when the cluster takes the machine, and step seeds."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor
+
+from lit_iba.errors import InputError
+from lit_iba.files import write_text
+from lit_iba.randomness import seed_for
+
+LAST = "last.ckpt"
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: start again, and it goes on
+
+
+class PreemptedError(RuntimeError):
+    """The run was asked to end by a signal; its state is in a checkpoint, and ``--ckpt_path last`` goes on from there."""
+
+
+class ResumeCheckpoint(L.Callback):
+    """Keeps ``checkpoints/last.ckpt`` fresh, saves it once more on a signal, and then ends the run.
+
+    Cluster managers warn by a signal before they take a machine: SLURM by the one that ``--signal`` names (SIGUSR1 is usual),
+    and by SIGTERM a grace time before SIGKILL. One process's signal stops all processes after the same step. Inside a SLURM job
+    the job is also put back into the queue.
+
+    Every training step begins with a random state that belongs to (seed, epoch, batch, process), so that layers which draw
+    random numbers, such as dropout, do the same after a resume.
+
+    Args:
+        every_n_steps: Save after so many steps; 0 saves only with the validation's checkpoints and on signals.
+        signals: Names of the signals that end the run.
+        requeue: Whether to call ``scontrol requeue`` in a SLURM job that a signal ends.
+
+    Raises:
+        PreemptedError: After the checkpoint is written.
+    """
+
+    def __init__(
+        self, every_n_steps: int = 500, signals: tuple[str, ...] = ("SIGTERM", "SIGUSR1"), requeue: bool = True
+    ) -> None:
+        self.every_n_steps, self.signals, self.requeue = every_n_steps, signals, requeue
+        self._received: str | None = None
+        self._seen_step = 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listen; after Lightning has set its own handlers, which it removes again by itself."""
+        self._seen_step = trainer.global_step
+        for name in self.signals:
+            signal.signal(getattr(signal, name), self._note)
+
+    def _note(self, number: int, _frame: Any) -> None:
+        self._received = signal.Signals(number).name
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Seed the step."""
+        seed = os.environ.get("PL_GLOBAL_SEED", "0")
+        torch.manual_seed(seed_for(seed, trainer.current_epoch, batch_idx, trainer.global_rank))
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save when it is time, or when any process was told to stop; only after whole optimiser steps."""
+        if trainer.global_step == self._seen_step:
+            return  # gradients are being accumulated, and no checkpoint holds them
+        before, self._seen_step = self._seen_step, trainer.global_step
+        stop = trainer.strategy.reduce_boolean_decision(self._received is not None, all=False)
+        # A batch may count several steps: one of each optimiser, under manual optimisation.
+        due = self.every_n_steps and trainer.global_step // self.every_n_steps > before // self.every_n_steps
+        if stop or due:
+            trainer.save_checkpoint(self.path(trainer))
+        if stop:
+            self._end(trainer)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save before a validation, which may take longer than the grace time."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            trainer.save_checkpoint(self.path(trainer))
+
+    def on_validation_batch_end(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
+        """Leave a validation at once: the state before it is saved already."""
+        training = trainer.state.fn == "fit" and not trainer.sanity_checking
+        if training and trainer.strategy.reduce_boolean_decision(self._received is not None, all=False):
+            self._end(trainer)
+
+    @staticmethod
+    def path(trainer: L.Trainer) -> Path:
+        """Where the checkpoint goes: beside the others of this run."""
+        folder = getattr(trainer.checkpoint_callback, "dirpath", None)
+        return Path(folder or Path(trainer.default_root_dir) / "checkpoints") / LAST
+
+    def _end(self, trainer: L.Trainer) -> None:
+        name = self._received or "a signal in another process"
+        job = os.environ.get("SLURM_JOB_ID")
+        if job and self.requeue and trainer.is_global_zero:
+            if "SLURM_ARRAY_JOB_ID" in os.environ:
+                job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+            done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
+            rank_zero_info(f"scontrol requeue {job}: {done.stderr.strip() or 'done'}")
+        raise PreemptedError(f"ended by {name} after step {trainer.global_step}; --ckpt_path last goes on from there")
+
+
+class FiniteLoss(L.Callback):
+    """Ends the run at the first loss that is NaN or infinite, before it reaches the weights; saves the batch's keys."""
+
+    def __init__(self) -> None:
+        self._batch: Any = None
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Remember the batch."""
+        self._batch = batch
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
+        """Check.
+
+        Raises:
+            InputError: The loss is not finite.
+        """
+        if bool(torch.isfinite(loss)):
+            return
+        keys = list(self._batch["key"]) if isinstance(self._batch, dict) and "key" in self._batch else []
+        where = Path(trainer.default_root_dir) / f"not_finite_rank{trainer.global_rank}.json"
+        found = {"loss": str(loss.item()), "epoch": trainer.current_epoch, "step": trainer.global_step, "keys": keys}
+        write_text(where, json.dumps(found, indent=1) + "\n")
+        raise InputError(
+            f"the loss of step {trainer.global_step} is {loss.item()}; the batch's keys are in {where}: look at them, lower the "
+            "learning rate, or train in float32; the last checkpoint is from before"
+        )

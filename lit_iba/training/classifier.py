@@ -1,0 +1,130 @@
+"""Training a small classifier from scratch or fine-tuning one: what the quickstart explains. Not a method of any paper."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from lit_iba.classifier import build_network
+from lit_iba.classifier.weights import save_weights
+from lit_iba.training.checkpoint import KIND_KEY
+
+
+class _OneCycle(torch.optim.lr_scheduler.OneCycleLR):
+    """Stays at its end, where torch's own raises: a run that goes on with fewer processes takes more steps than planned."""
+
+    def step(self, epoch: int | None = None) -> None:
+        if self.last_epoch + 1 < self.total_steps:
+            super().step(epoch)
+
+
+class ClassifierTraining(L.LightningModule):
+    """Cross-entropy training with AdamW and a one-cycle schedule.
+
+    Args:
+        model: Name of the network, as in ``FrozenClassifier``.
+        weights: What to start from: ``"random"``, an enum name, or a file.
+        num_classes: Number of classes.
+        learning_rate: Peak of the schedule.
+        weight_decay: Of AdamW.
+        label_smoothing: Of the cross-entropy.
+        output: File for the best-so-far weights at the end, ready for ``FrozenClassifier``; None writes none.
+    """
+
+    def __init__(
+        self,
+        model: str = "small_cnn",
+        weights: str = "random",
+        num_classes: int = 10,
+        learning_rate: float = 3e-3,
+        weight_decay: float = 1e-2,
+        label_smoothing: float = 0.0,
+        output: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        network, self.preprocessing, _ = build_network(model, weights, num_classes)
+        self.network = network.to(memory_format=torch.channels_last)
+        self.num_classes, self.output = num_classes, output
+        self.learning_rate, self.weight_decay, self.label_smoothing = learning_rate, weight_decay, label_smoothing
+        self.hits, self.losses = MeanMetric(), MeanMetric()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) to logits (B, K)."""
+        return self.network(images)
+
+    def setup(self, stage: str) -> None:
+        """Give the data module the network's preprocessing, where it has none of its own."""
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None and data.preprocessing is None:
+            data.preprocessing = self.preprocessing
+        elif data is not None:
+            self.preprocessing = data.preprocessing
+
+    def _logits(self, pictures: Tensor) -> Tensor:
+        return self(self.preprocessing.normalize(pictures).contiguous(memory_format=torch.channels_last))
+
+    def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
+        """Cross-entropy of one batch; empty slots weigh nothing, and batch normalisation does not see them."""
+        slots = len(batch["weight"])
+        full = batch["weight"].nonzero().flatten()
+        full = full if len(full) else batch["weight"].new_zeros(1, dtype=torch.int64)
+        logits, labels = self._logits(batch["picture"][full]), batch["label"][full].clamp_min(0)
+        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing)
+        loss = (losses * batch["weight"][full]).sum() / slots
+        self.log("train/cross_entropy", loss, prog_bar=True, batch_size=len(labels))
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
+        """Loss and hits, weighted by validity."""
+        logits, labels = self._logits(batch["picture"]), batch["label"].clamp_min(0)
+        self.losses.update(F.cross_entropy(logits, labels, reduction="none"), batch["weight"])
+        self.hits.update((logits.argmax(dim=1) == labels).float(), batch["weight"])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log loss and accuracy over all processes."""
+        self.log("val/cross_entropy", self.losses.compute(), prog_bar=True)
+        self.log("val/accuracy_top1", self.hits.compute(), prog_bar=True)
+        self.losses.reset()
+        self.hits.reset()
+
+    def test_step(self, batch: dict[str, Any], batch_index: int) -> None:
+        """As validation."""
+        self.validation_step(batch, batch_index)
+
+    def on_test_epoch_end(self) -> None:
+        """Log loss and accuracy over all processes."""
+        self.log("test/cross_entropy", self.losses.compute())
+        self.log("test/accuracy_top1", self.hits.compute())
+        self.losses.reset()
+        self.hits.reset()
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW, one cycle over the whole run."""
+        adam = torch.optim.AdamW(self.network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+        steps = int(self.trainer.estimated_stepping_batches)
+        cycle = _OneCycle(adam, max_lr=self.learning_rate, total_steps=steps)
+        return {"optimizer": adam, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
+
+    def on_fit_end(self) -> None:
+        """Write the weights with what a FrozenClassifier needs to know beside them."""
+        if self.output and self.trainer.is_global_zero:
+            names = getattr(self.trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
+            settings: dict[str, Any] = {
+                "num_classes": self.num_classes,
+                "preprocessing": self.preprocessing.to_dict(),
+            }
+            save_weights(
+                Path(self.output), self.network.state_dict(), settings | ({"class_names": list(names)} if names else {})
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Record which class wrote the checkpoint."""
+        checkpoint[KIND_KEY] = type(self).__name__

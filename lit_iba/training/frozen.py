@@ -1,0 +1,154 @@
+"""What every LightningModule around a frozen classifier shares: what its checkpoint holds, and how it is checked.
+
+The classifier is part of the module, so that it moves to the device with it, but not of the checkpoint: there, its name, its
+weights' identity and its cut stand for it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import lightning as L
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from lit_iba.classifier import FrozenClassifier
+from lit_iba.errors import InputError
+from lit_iba.heatmap import Heatmap
+from lit_iba.training.checkpoint import CLASSIFIER_KEY, KIND_KEY
+
+
+class TrainingWithFrozenClassifier(L.LightningModule):
+    """Base of the training modules.
+
+    Args:
+        classifier: Keyword arguments of :class:`FrozenClassifier`, plain values only; they go into the checkpoint.
+    """
+
+    draws_heatmaps: ClassVar[bool] = True  # whether ``forward`` gives a Heatmap
+    headline: ClassVar[str] = "loss"  # the score that the progress bar shows
+
+    scores: nn.ModuleDict  # MeanMetrics of what validation measures, by name; ``validation_step`` updates them
+
+    def __init__(self, classifier: dict[str, Any]) -> None:
+        super().__init__()
+        self.classifier = FrozenClassifier(**classifier)
+        self.strict_loading = False  # the classifier's keys are absent; on_load_checkpoint compares the rest
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override] # it has overloads
+        """Everything but the classifier."""
+        state = super().state_dict(*args, **kwargs)
+        return {name: value for name, value in state.items() if not name.startswith("classifier.")}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Record which class wrote the checkpoint, and for which classifier."""
+        checkpoint[KIND_KEY] = type(self).__name__
+        checkpoint[CLASSIFIER_KEY] = self.classifier.identity
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another class, another classifier or another network shape."""
+        kind = checkpoint.get(KIND_KEY)
+        if kind != type(self).__name__:
+            raise InputError(
+                f"the checkpoint was written by {kind or 'another program'}, not by {type(self).__name__}; give another"
+            )
+        self.classifier.check_identity(checkpoint[CLASSIFIER_KEY], "the checkpoint")
+        own: Mapping[str, Tensor] = self.state_dict()
+        saved: Mapping[str, Tensor] = checkpoint["state_dict"]
+        different = sorted(own.keys() ^ saved.keys()) + sorted(
+            name for name in own.keys() & saved.keys() if own[name].shape != saved[name].shape
+        )
+        if different:
+            raise InputError(
+                f"the checkpoint does not fit the configured network (in {', '.join(different[:3])}); use its own config"
+            )
+
+    def setup(self, stage: str) -> None:
+        """Give the data module the classifier's preprocessing, where it has none of its own."""
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None and getattr(data, "preprocessing", None) is None:
+            data.preprocessing = self.classifier.preprocessing
+
+    def check_disk(self) -> None:
+        """Fail before training rather than at the first checkpoint.
+
+        Raises:
+            InputError: There is less free space than three checkpoints with optimiser state take.
+        """
+        folder = Path(self.trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = sum(v.numel() * v.element_size() for v in self.state_dict().values())
+        trained = sum(p.numel() * p.element_size() for p in self.parameters() if p.requires_grad)
+        needed, free = 3 * (state + 2 * trained) + (64 << 20), shutil.disk_usage(folder).free
+        if free < needed:
+            raise InputError(
+                f"{folder} has {free >> 20} MiB left, but checkpoints and logs of this run need {needed >> 20} MiB; "
+                "free some, or set trainer.default_root_dir to another disk"
+            )
+
+    def images_of(self, batch: dict[str, Any]) -> Tensor:
+        """The classifier's images of a batch of pictures."""
+        images = self.classifier.images(batch["picture"])
+        return images.contiguous(memory_format=torch.channels_last)
+
+    def check_strategy(self, reason: str) -> None:
+        """Refuse a strategy under which several processes would wait for gradients that a step does not have.
+
+        Raises:
+            InputError: DDP that does not look for unused parameters; ``reason`` says why there are such.
+        """
+        strategy = self.trainer.strategy
+        if isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters"):
+            raise InputError(f"{reason}; give several processes trainer.strategy ddp_find_unused_parameters_true")
+
+    @property
+    def data_name(self) -> str:
+        """What statistics say that they were measured on."""
+        return type(self.trainer.datamodule).__name__  # type: ignore[attr-defined]
+
+    def images_to_measure(self, count: int) -> Iterator[Tensor]:
+        """This process's share of so many images: every so-many-th batch of one order that all processes share."""
+        loader = self.trainer.datamodule.statistics_dataloader()  # type: ignore[attr-defined]
+        shown = self.trainer.is_global_zero and self.trainer.progress_bar_callback is not None
+        left = count
+        with tqdm(total=left, desc="feature statistics", unit="image", disable=not shown) as bar:
+            for number, batch in enumerate(loader):
+                images = self.classifier.images(batch["picture"])[batch["weight"].to(self.classifier.device) > 0][:left]
+                left -= len(images)
+                bar.update(len(images))
+                if number % self.trainer.world_size == self.trainer.global_rank:
+                    yield images
+                if left <= 0:
+                    return
+
+    def drawings(self, pictures: Tensor) -> list[Tensor]:
+        """What TensorBoard shows beside pictures uint8 (B, 3, H, W): further ones, overlay and heatmap unless overridden."""
+        heatmap: Heatmap = self(self.images_of({"picture": pictures})).cpu()
+        return [heatmap.overlay(pictures), heatmap.colored()]
+
+    def update_scores(self, step: dict[str, Tensor], weight: Tensor) -> None:
+        """Add a batch's values, each (B,), weighted by validity (B,) so that padding does not count."""
+        for name, metric in self.scores.items():
+            metric.update(step[name], weight)  # type: ignore[operator]
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores, reduced over all processes."""
+        self._log_scores("val")
+
+    def test_step(self, batch: dict[str, Any], batch_index: int) -> None:
+        """As validation."""
+        self.validation_step(batch, batch_index)
+
+    def on_test_epoch_end(self) -> None:
+        """As validation, under ``test/``."""
+        self._log_scores("test")
+
+    def _log_scores(self, stage: str) -> None:
+        for name, metric in self.scores.items():
+            self.log(f"{stage}/{name}", metric.compute(), prog_bar=name == self.headline, sync_dist=False)  # type: ignore[operator]
+            metric.reset()  # type: ignore[operator]

@@ -1,0 +1,138 @@
+"""Explainers that are trained: how each is built from its checkpoint, and what an exported program of it computes."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from torch import Tensor, nn
+
+from lit_iba.classifier import FrozenClassifier
+from lit_iba.classifier.weights import load_into
+from lit_iba.errors import InputError
+from lit_iba.explainer import Explainer, Surroundings
+from lit_iba.training.checkpoint import CLASSIFIER_KEY, classifier_of, read_checkpoint
+
+# By the name of the training module that writes their checkpoints.
+TRAINED_EXPLAINERS: dict[str, str] = {
+    "ReadoutTraining": "lit_iba.iba.ReadoutIBA",
+    "MaskingTraining": "lit_iba.baselines.RealTimeSaliency",
+    "VarSalTraining": "lit_iba.varsal.VarSal",
+    "InputIBATraining": "lit_iba.input_iba.AmortisedInputIBA",
+}
+
+
+@dataclass(frozen=True)
+class Output:
+    """One result of an exported program, (B, H, W).
+
+    Args:
+        name: What onnxruntime calls it.
+        unit: Unit of its values.
+        meaning: One sentence for whoever has nothing but the file.
+    """
+
+    name: str
+    unit: str
+    meaning: str
+
+
+class TrainedExplainer(Explainer):
+    """An explainer with a trained network: it comes from a checkpoint, and knows how it is exported.
+
+    Attributes:
+        training: Name of the training module whose checkpoints it takes.
+        config: The config that trains one, for the message where no checkpoint is given.
+        outputs: What an exported program returns, in order; a single one is returned as a tensor, several as a tuple.
+    """
+
+    training: ClassVar[str]
+    config: ClassVar[str] = "configs/train/..."
+    outputs: ClassVar[tuple[Output, ...]]
+
+    @property
+    @abstractmethod
+    def trained(self) -> nn.Module:
+        """The trained network, statistics included: what ``.safetensors`` holds."""
+
+    @property
+    @abstractmethod
+    def record(self) -> dict[str, Any]:
+        """Plain values that make the explainer again, with the classifier and the network's tensors; see :meth:`rebuild`."""
+
+    @classmethod
+    @abstractmethod
+    def from_record(cls, classifier: FrozenClassifier, record: dict[str, Any]) -> Self:
+        """The explainer of a :attr:`record`, which JSON may have carried, with its network still untrained."""
+
+    @abstractmethod
+    def program_modules(self) -> dict[str, nn.Module]:
+        """Modules by name that hold everything :meth:`program` uses, and little else."""
+
+    @abstractmethod
+    def program(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The outputs for images (B, 3, H, W), by code that can be traced."""
+
+    def program_expected(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The same through the public interface: what an exported :meth:`program` is measured against."""
+        return (self.attribute(images).values,)
+
+    @classmethod
+    def rebuild(
+        cls, classifier: FrozenClassifier, record: dict[str, Any], state: dict[str, Tensor], source: str
+    ) -> Self:
+        """The explainer again, from its record and the tensors of its network.
+
+        Raises:
+            InputError: They do not fit; ``source`` says where they come from.
+        """
+        explainer = cls.from_record(classifier, record)
+        load_trained(explainer.trained, state, "", source)
+        return explainer
+
+    @classmethod
+    def from_settings(
+        cls, classifier: FrozenClassifier, settings: dict[str, Any], surroundings: Surroundings | None = None
+    ) -> Self:
+        """Build from a config: ``checkpoint`` is the file that training wrote."""
+        if "checkpoint" not in settings:
+            raise InputError(
+                f"{cls.name} needs a checkpoint; train one with: python train.py fit --config {cls.config}"
+            )
+        settings = dict(settings)
+        return cls.load(settings.pop("checkpoint"), classifier, **settings)
+
+    @classmethod
+    @abstractmethod
+    def load(cls, path: str | Path, classifier: FrozenClassifier | None = None, **settings: Any) -> Self:
+        """A trained explainer from a checkpoint of its training module.
+
+        Args:
+            path: The checkpoint.
+            classifier: The classifier that it was trained for; built from the checkpoint's own record where None.
+            settings: Of the explainer, where they are to differ from training's.
+
+        Raises:
+            InputError: The file is missing, damaged, of another class, or was trained for another classifier.
+        """
+
+    @classmethod
+    def read(cls, path: str | Path, classifier: FrozenClassifier | None) -> tuple[dict[str, Any], FrozenClassifier]:
+        """A checkpoint of the training module and the classifier that it was trained for; see :meth:`load`."""
+        checkpoint = read_checkpoint(path, cls.training)
+        if classifier is None:
+            return checkpoint, classifier_of(checkpoint, path)
+        classifier.check_identity(checkpoint[CLASSIFIER_KEY], f"checkpoint {path}")
+        return checkpoint, classifier
+
+
+def load_trained(network: nn.Module, state: dict[str, Tensor], prefix: str, source: str) -> None:
+    """Load ``network`` with what stands under ``prefix`` in a state dict, and freeze it in eval mode.
+
+    Raises:
+        InputError: The tensors do not fit; ``source`` says where they come from.
+    """
+    load_into(network, {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}, source)
+    network.eval().requires_grad_(False)

@@ -1,0 +1,235 @@
+"""Writes an uncertainty run: results.json, CSV, Markdown, plots, and one page with VarSal's figure 7."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from lit_iba.files import whole_file, write_text
+from lit_iba.report.markdown import code_block
+from lit_iba.report.naming import ABSENT, number
+from lit_iba.report.page import document
+from lit_iba.report.pictures import photograph_uri, picture_uri
+from lit_iba.varsal.uncertainty_plots import (
+    MEASURES,
+    abstain_figure,
+    calibration_figure,
+    condition_label,
+    drawn,
+    figure_7,
+    relation_figure,
+    severity_figure,
+)
+
+Results = Mapping[str, Any]
+Rows = Sequence[Mapping[str, Any]]
+TITLE = "Uncertainty over explanations"
+READING = {
+    "figure_7": (
+        "Image, mean (red: kept longest, blue: dropped first) and standard deviation of the posterior over maps. The "
+        "deviations of an image share one scale; each mean has its own."
+    ),
+    "severity": (
+        "What corruption does to the uncertainty and to the error. The error of a map is the KL divergence from the "
+        "image's own prediction without the k % least salient pixels, meaned over k; the prediction is that of the "
+        "corrupted image."
+    ),
+    "relation": (
+        "Do uncertain maps err more? A point is an image under a condition. The scale of a map is free, so that the "
+        "deviation divided by the spread of the mean map over the pixels stands beside it. Intervals: 95 % bootstrap "
+        "over images."
+    ),
+    "calibration": (
+        "How often the error of the mean map lies in the central band of the errors of maps sampled from the "
+        "posterior. On the diagonal the samples fare as the mean does; a mean rank below 1/2 says that the mean is "
+        "better than its samples. A held-out sample must lie on the diagonal up to chance: it checks the measurement."
+    ),
+    "abstain": (
+        "Mean error of the maps kept when the most uncertain are withheld. Gain: 1 is an oracle that knows the "
+        "errors, 0 is blind choice, below 0 is worse than that."
+    ),
+}
+
+
+def write_uncertainty(results: Results, rows: Rows, figure: Rows, out: str | Path) -> list[Path]:
+    """Write everything.
+
+    Args:
+        results: Of ``results_of``.
+        rows: Of ``table_rows``.
+        figure: Of ``lit_iba.varsal.uncertainty_run.figure_7``; may be empty.
+        out: Folder.
+
+    Returns:
+        What was written.
+    """
+    folder = Path(out)
+    figures: dict[str, Figure] = {"figure_7": figure_7(figure)} if figure else {}
+    figures |= {"severity": severity_figure(results), "relation": relation_figure(results, rows)}
+    figures |= {"calibration": calibration_figure(results)} if results["calibration"] else {}
+    figures |= {"abstain": abstain_figure(results)}
+    plots = {name: _png(one) for name, one in figures.items()}
+    for name, content in plots.items():
+        with whole_file(folder / f"{name}.png") as part:
+            part.write_bytes(content)
+    texts = {
+        "results.json": json.dumps(results, indent=1) + "\n",
+        "uncertainty.csv": _csv(rows),
+        "uncertainty.md": _markdown(results, list(plots)),
+        "uncertainty.html": _page(results, plots, figure),
+    }
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    return [*(folder / name for name in texts), *(folder / f"{name}.png" for name in plots)]
+
+
+def condition_table(results: Results) -> tuple[list[str], list[list[str]]]:
+    """Heads and cells: a row a condition, and one for all."""
+    heads = ["condition", "images", "deviation", "× clean", "standardised", "low-k KL", "Spearman", "Pearson",
+             "Spearman, standardised", "Pearson, standardised"]  # fmt: skip
+    table = []
+    for found in results["conditions"]:
+        parts = [
+            _with_error(found[key]) for key in ("deviation", "deviation_over_clean", "standardized_deviation", "error")
+        ]
+        name = condition_label(found["corruption"], found["severity"])
+        table.append([name, str(found["images"]), *parts, *_correlations(found)])
+    table.append(["all", str(results["conditions"][0]["images"]), *[ABSENT] * 4, *_correlations(results["all"])])
+    return heads, table
+
+
+def abstain_table(results: Results) -> tuple[list[str], list[list[str]]]:
+    """Heads and cells: areas below the abstain curves."""
+    heads = ["maps", "withheld by", "area", "oracle", "random", "gain"]
+    table = []
+    for part, curves in results["abstain"].items():
+        for measure, curve in curves.items():
+            numbers = [curve[key] for key in ("area", "oracle_area", "random", "gain")]
+            cells = [ABSENT if value is None else number(value) for value in numbers]
+            table.append(["clean" if part == "clean" else "all conditions", MEASURES[measure], *cells])
+    return heads, table
+
+
+def calibration_table(results: Results) -> tuple[list[str], list[list[str]]]:
+    """Heads and cells: coverage at each nominal level."""
+    levels = results["calibration"][0]["levels"] if results["calibration"] else []
+    heads = ["condition", "tested", "mean rank", *(f"{100 * level:.0f} %" for level in levels)]
+    table = []
+    for found in results["calibration"]:
+        for which, name in (("mean_map", "mean map"), ("held_out", "held-out sample")):
+            shares = [f"{100 * share:.0f} %" for share in found[which]["coverage"]]
+            label = condition_label(found["corruption"], found["severity"])
+            table.append([label, name, f"{found[which]['mean_rank']:.3f}", *shares])
+    return heads, table
+
+
+TABLES = {"severity": condition_table, "calibration": calibration_table, "abstain": abstain_table}
+NAMES = {
+    "figure_7": "Figure 7", "severity": "Corruption", "relation": "Uncertainty and error", "calibration": "Calibration",
+    "abstain": "Abstaining",
+}  # fmt: skip
+
+
+def _with_error(value: Mapping[str, float | None]) -> str:
+    mean, error = value["mean"], value["se"]
+    return f"{number(mean or 0.0)} ± {ABSENT if error is None else number(error)}"
+
+
+def _correlations(found: Mapping[str, Any]) -> list[str]:
+    cells = []
+    for measure in MEASURES:
+        for kind in ("spearman", "pearson"):
+            one = found["correlation"][measure][kind]
+            text = ABSENT if one["value"] is None else f"{one['value']:.2f} [{one['low']:.2f}, {one['high']:.2f}]"
+            cells.append(text)
+    return cells
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130, facecolor="white")
+    return buffer.getvalue()
+
+
+def _csv(rows: Rows) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _markdown(results: Results, plots: Sequence[str]) -> str:
+    parts = [f"# {TITLE}"]
+    for name in plots:
+        parts += [f"## {NAMES[name]}", READING[name], f"![{NAMES[name]}]({name}.png)"]
+        if name in TABLES:
+            heads, table = TABLES[name](results)
+            lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *table]
+            parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+    parts += ["## Reproduce", code_block(str(results["command"]))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _page(results: Results, plots: Mapping[str, bytes], figure: Rows) -> str:
+    sections = []
+    for name, content in plots.items():
+        body = f'<h2>{escape(NAMES[name])}</h2><p class="lead">{escape(READING[name])}</p>'
+        if name == "figure_7":
+            body += "".join(_figure_row(row) for row in figure)
+        else:
+            source = base64.b64encode(content).decode()
+            body += (
+                f'<p><img src="data:image/png;base64,{source}" alt="{escape(NAMES[name])}" style="max-width:100%"></p>'
+            )
+        body += _table(*TABLES[name](results)) if name in TABLES else ""
+        sections.append((name, NAMES[name], body))
+    about = json.dumps({key: results[key] for key in ("classifier", "explainer", "data", "settings")}, indent=1)
+    command = f'<pre class="command">{escape(str(results["command"]))}</pre>'
+    identity = (
+        f"<details><summary>Classifier, explainer, data and settings</summary><pre>{escape(about)}</pre></details>"
+    )
+    sections.append(("reproduce", "Reproduce", f"<h2>Reproduce</h2>{command}{identity}"))
+    facts = {
+        "classifier": results["classifier"].get("model"), "explainer": results["explainer"]["class"],
+        "images": results["data"]["used"], "conditions": len(results["conditions"]),
+    }  # fmt: skip
+    shown = "".join(f"<span>{name} <b>{escape(str(value))}</b></span>" for name, value in facts.items())
+    return document(TITLE, shown, sections, str(results["created"]))
+
+
+def _figure_row(row: Mapping[str, Any]) -> str:
+    """One image: its conditions from left to right; image, mean and deviation from top to bottom, as in the paper."""
+    panels = drawn(row)
+    heads = "".join(
+        f"<th>{escape(condition_label(panel['corruption'], panel['severity']))}</th>" for panel in row["panels"]
+    )
+    lines = []
+    for place, name in enumerate(("image", "mean", "deviation")):
+        cells = []
+        for panel, drawings in zip(row["panels"], panels, strict=True):
+            uri = photograph_uri(drawings[0]) if place == 0 else picture_uri(drawings[place])
+            alt = f"{name} of {row['key']}, {condition_label(panel['corruption'], panel['severity'])}"
+            cells.append(f'<td><img src="{uri}" alt="{escape(alt)}" width="128"></td>')
+        lines.append(f'<tr><th scope="row">{name}</th>{"".join(cells)}</tr>')
+    return (
+        f'<h3>{escape(str(row["key"]))}</h3><div class="scroll"><table class="square"><thead><tr><th></th>{heads}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _table(heads: Sequence[str], table: Sequence[Sequence[str]]) -> str:
+    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
+    body = "".join(
+        f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in rest)}</tr>'
+        for first, *rest in table
+    )
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'

@@ -1,0 +1,129 @@
+"""Packed convolutions against torch's own, in all that they share, and where they must step aside."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from lit_iba import FrozenClassifier
+from lit_iba.classifier.packing import PackedConv2d, can_pack
+
+pytestmark = pytest.mark.skipif(not can_pack(), reason="this build of torch cannot pack weights")
+
+
+def frozen(*arguments: int, **options: int) -> nn.Conv2d:
+    torch.manual_seed(0)
+    return nn.Conv2d(*arguments, **options).requires_grad_(False)
+
+
+def pictures(*shape: int) -> Tensor:
+    drawn = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    return drawn.contiguous(memory_format=torch.channels_last)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)), stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    padding=st.integers(0, 2), dilation=st.integers(1, 2), size=st.tuples(st.integers(8, 13), st.integers(8, 13)),
+    bias=st.booleans(), channels=st.tuples(st.integers(1, 20), st.integers(1, 20)), batch=st.integers(1, 3),
+)  # fmt: skip
+def test_it_is_the_convolution_and_its_gradient(kernel, stride, padding, dilation, size, bias, channels, batch) -> None:
+    own = frozen(*channels, kernel, stride=stride, padding=padding, dilation=dilation, bias=bias)
+    packed = PackedConv2d(own)
+    x, again = (pictures(batch, channels[0], *size).requires_grad_() for _ in range(2))
+    assert packed._usable(x)
+    expected, found = own(x), packed(again)
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
+    weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(2))
+    (expected * weights).sum().backward()
+    (found * weights).sum().backward()
+    assert torch.allclose(again.grad, x.grad, rtol=1e-4, atol=1e-5)
+    with torch.inference_mode():
+        assert torch.allclose(packed(again), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_changed_weights_and_other_sizes_are_noticed() -> None:
+    own = frozen(4, 6, 3, padding=1)
+    packed = PackedConv2d(own)
+    with torch.inference_mode():
+        packed(pictures(2, 4, 8, 8))
+    for size in (8, 11, 8):
+        with torch.no_grad():
+            own.weight.mul_(-2)
+        x = pictures(3, 4, size, size).requires_grad_()
+        (found,) = torch.autograd.grad(packed(x).square().sum(), x)
+        (expected,) = torch.autograd.grad(own(x).square().sum(), x)
+        assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
+    own.weight.data = own.weight.data.clone() + 1  # as when a model is moved
+    assert torch.allclose(packed(x), own(x), rtol=1e-4, atol=1e-4)
+
+
+def test_it_is_copied_pickled_and_saved_without_what_is_packed() -> None:
+    packed = PackedConv2d(frozen(3, 4, 3))
+    x = pictures(1, 3, 8, 8)
+    expected = packed(x)
+    assert list(packed.state_dict()) == ["convolution.weight", "convolution.bias"]
+    for made in (copy.deepcopy(packed), pickle.loads(pickle.dumps(packed))):
+        assert torch.equal(made(x), expected)
+        assert made.convolution.weight.data_ptr() != packed.convolution.weight.data_ptr()
+
+
+def test_it_can_be_differentiated_twice() -> None:
+    packed, x = PackedConv2d(frozen(2, 3, 3, stride=2)), pictures(1, 2, 7, 7).requires_grad_()
+    (first,) = torch.autograd.grad(packed(x).pow(3).sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), x)
+    y = x.detach().clone().requires_grad_()
+    (one,) = torch.autograd.grad(packed.convolution(y).pow(3).sum(), y, create_graph=True)
+    assert torch.allclose(second, torch.autograd.grad(one.sum(), y)[0], rtol=1e-3, atol=1e-4)
+
+
+def test_it_steps_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed, x = PackedConv2d(frozen(4, 5, 3)), pictures(2, 4, 9, 9)
+    expected = packed(x)
+    monkeypatch.setattr(packed, "run", lambda *_: pytest.fail("the packed weights were used"))
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.backends.mkldnn, "enabled", False)
+        assert torch.allclose(packed(x), expected, atol=1e-5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert packed(x).dtype == torch.bfloat16
+    assert torch.allclose(packed(x.contiguous()), expected, atol=1e-5)
+    seen: list[Tensor] = []
+    handle = packed.convolution.register_forward_hook(lambda _m, _i, output: seen.append(output))
+    packed(x)
+    handle.remove()
+    assert len(seen) == 1
+    packed.double()
+    assert packed(x.double()).dtype == torch.float64
+    assert not PackedConv2d.suits(nn.Conv2d(4, 4, 3, groups=2).requires_grad_(False))
+    assert not PackedConv2d.suits(nn.Conv2d(4, 4, 3))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_its_operations_are_counted(stride: int) -> None:
+    packed, counts = PackedConv2d(frozen(4, 6, 3, stride=stride, padding=1)), []
+    for run in (packed, packed.convolution):
+        x = pictures(2, 4, 9, 9).requires_grad_()
+        with FlopCounterMode(display=False) as counter:
+            run(x).sum().backward()
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] > 0
+
+
+@pytest.mark.parametrize("network", ["squeezenet1_1", "resnet18"])
+def test_a_frozen_classifier_uses_it(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[nn.Module] = []
+    run = PackedConv2d.run
+    monkeypatch.setattr(PackedConv2d, "run", lambda self, x: used.append(self) or run(self, x))
+    classifier = FrozenClassifier(network, "random")
+    x = pictures(2, 3, 64, 64).requires_grad_()
+    expected, found = classifier(x), classifier.folded()(x)
+    assert torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.detach().abs().max()))
+    assert len(used) == sum(isinstance(m, nn.Conv2d) for m in classifier.modules())
+    gradients = [torch.autograd.grad(F.cross_entropy(y, torch.tensor([1, 2])), x)[0] for y in (expected, found)]
+    assert torch.allclose(gradients[1], gradients[0], rtol=1e-3, atol=1e-3 * float(gradients[0].abs().max()))

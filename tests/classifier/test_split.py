@@ -1,0 +1,160 @@
+"""A cut must change nothing: head and tail together give the network's own logits, for any layer of any network."""
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from lit_iba import FrozenClassifier, InputError, Preprocessing
+from lit_iba.classifier.hooked import HookedNetwork
+from lit_iba.classifier.layout import Layout
+from lit_iba.classifier.split import TracedNetwork, repeat_carried
+
+CUTS = [
+    ("resnet50", "layer2", "BCHW"),
+    ("resnet18", "layer2.0.conv1", "BCHW"),  # in the middle of a residual block
+    ("resnet18", "layer2.0.bn2", "BCHW"),  # right before the in-place addition
+    ("vgg11", "features.8", "BCHW"),  # a convolution whose output an in-place ReLU overwrites
+    ("alexnet", "features.8", "BCHW"),
+    ("densenet121", "features.denseblock2.denselayer3.conv1", "BCHW"),
+    ("googlenet", "inception4a.branch2.0.conv", "BCHW"),
+    ("squeezenet1_1", "features.6", "BCHW"),
+    ("shufflenet_v2_x0_5", "stage3", "BCHW"),
+    ("mobilenet_v3_small", "features.5.block.1", "BCHW"),
+    ("efficientnet_b0", "features.4", "BCHW"),
+    ("regnet_y_400mf", "trunk_output.block2", "BCHW"),
+    ("convnext_tiny", "features.3", "BCHW"),
+    ("vit_b_32", "encoder.layers.encoder_layer_5", "BTC"),
+    ("swin_t", "features.3.1.attn", "BHWC"),
+]
+
+
+@pytest.mark.parametrize(("name", "layer", "kind"), CUTS)
+def test_head_and_tail_give_the_logits_of_the_whole_network(name: str, layer: str, kind: str) -> None:
+    torch.manual_seed(0)
+    model = torchvision.models.get_model(name, weights=None, **({"init_weights": True} if name == "googlenet" else {}))
+    model.eval().requires_grad_(False)
+    size = 224 if name.startswith(("vit", "swin")) else 96
+    images = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        expected = model(images)
+        network = TracedNetwork(model)
+        split = network.split(layer, taps=[layer])
+        r, carried = split.head(images)
+        before = r.clone()
+        assert torch.allclose(split.tail(r, carried), expected, atol=1e-5)
+        assert torch.equal(r, before), "the tail overwrote its input"
+        copies = split.tail(torch.cat([r] * 3), repeat_carried(carried, 3))
+        assert torch.allclose(copies, expected.repeat(3, 1), atol=1e-4)
+        r2, carried2, taps = split.observe(images)
+        assert torch.equal(taps[layer], r)
+        assert torch.allclose(split.tail(r2, carried2), expected, atol=1e-5)
+    assert Layout.of(r.shape, (size, size)).kind == kind
+
+
+def test_a_tap_in_front_of_an_in_place_relu_is_not_rectified() -> None:
+    model = torchvision.models.vgg11(weights=None).eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        tap = TracedNetwork(model).taps(["features.3", "features.8"])(images)["features.3"]
+        expected = model.features[3](model.features[:3](images).clone())
+    assert (expected < 0).any()
+    assert torch.allclose(tap, expected, atol=1e-5)
+
+
+class Untraceable(nn.Module):
+    """Control flow on values: torch.fx cannot follow it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3, stride=4), nn.Conv2d(4, 5, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.first(images)
+        if x.mean() > 1e9:
+            x = x * 2
+        return self.second(x.relu()).mean(dim=(2, 3))
+
+
+def test_an_untraceable_network_is_cut_with_hooks(caplog: pytest.LogCaptureFixture) -> None:
+    classifier = FrozenClassifier(Untraceable(), preprocessing=Preprocessing(resize=None, crop=32))
+    images = torch.randn(2, 3, 32, 32)
+    split = classifier.split("first", taps=["first", "second"])
+    classifier.split("second")
+    assert sum("cannot be traced" in message for message in caplog.messages) == 1
+    expected = classifier(images)
+    r, carried = split.head(images)
+    assert torch.allclose(split.tail(r, carried), expected)
+    doubled = split.tail(torch.cat([r, r * 2]), repeat_carried(carried, 2))
+    assert torch.allclose(doubled[:2], expected)
+    assert not torch.allclose(doubled[2:], expected)
+    _, _, taps = split.observe(images)
+    assert torch.allclose(taps["first"], r)
+    assert isinstance(classifier._network, HookedNetwork)
+
+
+def test_a_mistyped_layer_lists_the_nearest_names() -> None:
+    classifier = FrozenClassifier("resnet18", "random")
+    with pytest.raises(InputError, match=r"'layer5' is not a known layer of resnet18; did you mean .*'layer4'"):
+        classifier.split("layer5")
+
+
+@pytest.mark.parametrize(
+    ("shape", "image", "expected"),
+    [
+        ((2, 197, 768), (224, 224), Layout("BTC", 14, 14, 1)),
+        ((2, 201, 192), (224, 224), Layout("BTC", 14, 14, 5)),  # four registers beside the class token
+        ((2, 98, 64), (112, 224), Layout("BTC", 7, 14, 0)),
+        ((2, 7, 14, 768), (224, 448), Layout("BHWC", 7, 14)),
+        ((2, 64, 28, 56), (224, 448), Layout("BCHW", 28, 56)),
+        ((2, 7, 7, 7), (224, 224), Layout("BCHW", 7, 7)),
+    ],
+)
+def test_the_layout_of_a_feature_map_is_found(shape: tuple[int, ...], image: tuple[int, int], expected: Layout) -> None:
+    layout = Layout.of(torch.Size(shape), image)
+    assert layout == expected
+    values = torch.randn(shape)
+    assert torch.equal(layout.ungrid(layout.grid(values), layout.prefix_of(values)), values)
+
+
+def test_a_cut_follows_its_classifier_to_another_device() -> None:
+    torch.manual_seed(0)
+    model = torchvision.models.SwinTransformer([4, 4], 12, [1, 1], [2, 2], [4, 4], num_classes=5)
+    classifier = FrozenClassifier(model, preprocessing=Preprocessing(resize=None, crop=32))
+    split = classifier.split("features.0")
+    model._apply(lambda tensor: tensor.clone())  # what .to(device) does: buffers become new tensors
+    for name, buffer in split._tail.named_buffers():
+        assert any(buffer is own for own in model.buffers()), f"{name} stayed behind"
+
+
+def test_folded_batch_norms_change_nothing_but_the_speed() -> None:
+    torch.manual_seed(0)
+    model = torchvision.models.resnet18(weights=None).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -1, 1)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 2)
+    classifier = FrozenClassifier(model)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    split = classifier.split("layer2.0.conv1")
+    r, carried = split.head(torch.randn(2, 3, 64, 64))
+    expected = split.tail(r, carried)
+    assert torch.allclose(split.folded_tail(r, carried), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    called = [
+        [type(network.get_submodule(n.target)) for n in network.graph.nodes if n.op == "call_module"]
+        for network in (split._tail, split._folded["tail"][1])
+    ]
+    counts = [modules.count(nn.BatchNorm2d) for modules in called]
+    assert counts == [14, 1], "only the one right behind the cut has no convolution to go into"
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_folded_tail_follows_its_classifier() -> None:
+    classifier = FrozenClassifier("resnet18", "random")
+    split, images = classifier.split("layer3"), torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        split.folded_tail(*split.head(images))
+        classifier.double()
+        r, carried = split.head(images.double())
+        assert torch.allclose(split.folded_tail(r, carried), classifier(images.double()))

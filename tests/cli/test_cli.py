@@ -1,0 +1,107 @@
+"""The command line in process: names, errors, and files that appear whole."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lit_iba.classifier.small_cnn import SmallCNN
+from lit_iba.classifier.weights import save_weights
+from lit_iba.cli.main import main
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "classifier.safetensors"
+    torch.manual_seed(0)
+    save_weights(path, SmallCNN().state_dict(), {"num_classes": 10, "class_names": [f"digit {i}" for i in range(10)]})
+    return path
+
+
+@pytest.fixture
+def photograph(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.jpg"
+    Image.effect_noise((90, 70), 60).convert("RGB").save(path)
+    return path
+
+
+def test_help_is_there_and_light(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"], "evaluate.py") == 0
+    assert "benchmark" in capsys.readouterr().out
+    assert main([], "train.py") == 2
+    assert main(["explian"], "evaluate.py") == 2
+    assert "did you mean 'explain'" in capsys.readouterr().err
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """Of the program and of every command but the trainings, whose options are those of Lightning's classes."""
+    code = """
+import sys
+from lit_iba.cli.main import COMMANDS, TRAINING, main
+main(["--help"])
+for command in COMMANDS["lit-iba"].keys() - TRAINING:
+    try:
+        main([command, "--help"])
+    except SystemExit as end:
+        assert not end.code
+    assert not sys.modules.keys() & {"torch", "numpy", "lightning"}, command
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_explain_writes_picture_overlay_and_values(photograph: Path, weights: Path, tmp_path: Path) -> None:
+    classifier = ["--classifier.model", "small_cnn", "--classifier.weights", str(weights)]
+    for name in ("saliency", "gradient"):
+        arguments = ["explain", str(photograph), *classifier, "--explainer", name, "--out", str(tmp_path / "out")]
+        assert main([*arguments, "--target", "digit 3"], "evaluate.py") == 0
+        values = np.load(tmp_path / "out" / f"photo.{name}.npy")
+        assert values.shape == (64, 64)
+        for suffix in ("png", "overlay.png"):
+            with Image.open(tmp_path / "out" / f"photo.{name}.{suffix}") as picture:
+                assert picture.size == (64, 64)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir() if p.name.startswith(".")) == []
+
+
+def test_what_is_wrong_is_said_in_one_sentence_and_nothing_is_written(
+    photograph: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes(photograph.read_bytes()[:600])
+    classifier = ["--classifier.model", "small_cnn", "--classifier.weights", str(weights)]
+    out = ["--out", str(tmp_path / "out")]
+    cases = {
+        "nowhere.jpg does not exist": ["explain", str(tmp_path / "nowhere.jpg"), *classifier, *out],
+        "cut.jpg": ["explain", str(cut), *classifier, "--explainer", "saliency", *out],
+        "target class 10 is out of range": ["explain", str(photograph), *classifier, "--target", "10", *out],
+        "did you mean 'digit 7'": ["explain", str(photograph), *classifier, "--target", "digit7", *out],
+        "did you mean 'saliency'": ["explain", str(photograph), *classifier, "--explainer", "salience", *out],
+        "name the classifier": ["explain", str(photograph), *out],
+        "needs a layer": ["explain", str(photograph), *classifier, *out],
+        "statistics_data": ["explain", str(photograph), *classifier, "--settings.layer", "layer2", *out],
+        "results.json": ["report", str(tmp_path / "nothing")],
+        "none.ckpt does not exist": ["export", str(tmp_path / "none.ckpt")],
+    }
+    for message, arguments in cases.items():
+        assert main(arguments, "evaluate.py") == 2, arguments
+        error = capsys.readouterr().err
+        assert message in error, (message, error)
+        assert error.startswith("error: ")
+        assert "Traceback" not in error
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def test_shards_are_written_from_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for i in range(3):
+            Image.effect_noise((40, 30), 60 + i).convert("RGB").save(tmp_path / "pictures" / name / f"{name}{i}.jpg")
+    arguments = ["shards", str(tmp_path / "pictures"), str(tmp_path / "shards"), "--shard_size", "4"]
+    assert main(arguments) == 0
+    assert "6 samples in 2 shards" in capsys.readouterr().out
+    assert main(["shards", str(tmp_path / "nowhere"), str(tmp_path / "x")]) == 2
+    assert main([*arguments, "--boxes", str(tmp_path / "none.csv")]) == 2

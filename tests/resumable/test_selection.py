@@ -1,0 +1,61 @@
+"""Which images are evaluated: as many as asked, the same on every process, and only valid ones."""
+
+import pytest
+import torch
+from benchmark_toys import SIDE, make_data
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lit_iba.classifier.preprocessing import Preprocessing
+from lit_iba.errors import InputError
+from lit_iba.evaluation.results import spread
+from lit_iba.resumable import Selection
+
+PREPROCESSING = Preprocessing(resize=None, crop=SIDE)
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=8), st.integers(1, 300))
+def test_quotas_add_up_to_the_limit_and_fit_the_shards(counts, limit):
+    quotas = Selection(max_images=limit).quotas(counts)
+    assert sum(quotas) == min(limit, sum(counts))
+    for quota, count in zip(quotas, counts, strict=True):
+        assert 0 <= quota <= count
+        assert abs(quota - count * min(1, limit / sum(counts))) <= 1
+
+
+def test_selection_keeps_valid_images_with_small_boxes_in_order(tmp_path):
+    shard = make_data(tmp_path, count=12, corrupt=(1, 2), shard_size=12).shards[0]
+    everything = Selection().select(shard, 12, PREPROCESSING)
+    assert everything.keys == [f"digit{i:03d}" for i in (0, 3, 4, 5, 6, 7, 8, 9, 10, 11)]
+    assert everything.corrupt == 2
+    small = Selection(max_box_fraction=0.33).select(shard, 12, PREPROCESSING)
+    assert small.keys == [f"digit{i:03d}" for i in (0, 3, 4, 6, 7, 8, 9, 10)]  # 5 and 11 fill the picture
+    assert small.object_mask.flatten(1).sum(dim=1).tolist() == [64] * 8
+
+
+def test_draw_is_a_subset_that_follows_the_seed(tmp_path):
+    shard = make_data(tmp_path, count=12, corrupt=(), shard_size=12).shards[0]
+    whole = Selection().select(shard, 12, PREPROCESSING)
+    draws = [Selection(max_images=5, seed=seed).select(shard, 5, PREPROCESSING) for seed in (0, 0, 1)]
+    assert draws[0].keys == draws[1].keys != draws[2].keys
+    for draw in draws:
+        where = [whole.keys.index(key) for key in draw.keys]
+        assert where == sorted(where)
+        assert len(where) == 5
+        assert torch.equal(draw.pictures, whole.pictures[where])
+        assert torch.equal(draw.labels, whole.labels[where])
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=6), st.integers(0, 20))
+def test_gallery_rows_exist_and_are_as_many_as_there_can_be(counts, wanted):
+    rows = spread(counts, wanted)
+    assert sum(map(len, rows)) == min(wanted, sum(counts))
+    for part, count in zip(rows, counts, strict=True):
+        assert part == sorted(set(part))
+        assert all(0 <= row < count for row in part)
+
+
+@pytest.mark.parametrize("bad", [{"max_images": 0}, {"max_box_fraction": 0.0}, {"max_box_fraction": 33}])
+def test_bad_limits_are_refused(bad):
+    with pytest.raises(InputError, match=next(iter(bad))):
+        Selection(**bad)
