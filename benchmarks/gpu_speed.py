@@ -208,7 +208,7 @@ def training(run: Run) -> None:
                 torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=not run.small),
             ):
                 times = {part: run.seconds(function, 5, 2) for part, function in runs.items()}
-            floor = min(seconds for part, seconds in times.items() if part != "step")
+            floor = min(seconds for part, seconds in times.items() if part.startswith("floor"))
             run.add(
                 "training",
                 {
@@ -254,5 +254,17 @@ def profile(run: Run) -> None:
             run.wait()
         order = "self_device_time_total" if run.device.type == "cuda" else "self_cpu_time_total"
         table = profiler.key_averages().table(sort_by=order, row_limit=25, max_name_column_width=70)
-        text += f"{network}, batch {batch}\n{table}\n"
+        text += f"Per-Sample IBA, {network}, batch {batch}\n{table}\n"
+    from readout_training import parts_of_readout_step
+    from varsal_training import parts_of_varsal_step
+
+    for name, parts_of_step in (("readout", parts_of_readout_step), ("varsal", parts_of_varsal_step)):
+        step = parts_of_step(network, 32 if run.small else 224, 2 if run.small else 64, run.device)["step"]
+        with torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=not run.small):
+            step()
+            with torch.profiler.profile(activities=kinds) as profiler:
+                step()
+                run.wait()
+        table = profiler.key_averages().table(sort_by=order, row_limit=25, max_name_column_width=70)
+        text += f"{name}, a training step, {network}\n{table}\n"
     run.path.with_suffix(".profile.txt").write_text(text, encoding="utf-8")

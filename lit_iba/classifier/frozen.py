@@ -12,11 +12,10 @@ import torch
 import torch.fx as fx
 from torch import Tensor, nn
 
-from lit_iba.classifier.folding import fold_batch_norms
+from lit_iba.classifier.fusing import made_fast
 from lit_iba.classifier.hooked import HookedNetwork
 from lit_iba.classifier.layout import Layout
 from lit_iba.classifier.networks import build_network, from_module
-from lit_iba.classifier.packing import pack_convolutions
 from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.classifier.split import Split, TracedNetwork
 from lit_iba.classifier.weights import fingerprint
@@ -154,7 +153,7 @@ class FrozenClassifier(nn.Module):
     def _fold(self) -> Callable[[Tensor], Tensor]:
         network: nn.Module = self.model
         if any(isinstance(m, nn.Conv2d) for m in self.modules()) and isinstance(self._traced, TracedNetwork):
-            network = pack_convolutions(fold_batch_norms(self._traced.whole()))
+            network = made_fast(self._traced.whole())
         channels_last = any(
             p.ndim == 4 and p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous()
             for p in self.parameters()
@@ -172,7 +171,7 @@ class FrozenClassifier(nn.Module):
         if known is None or known[0] is not folded or known[1] != names:
             network = self._network.logits_and_taps(names)
             if folded is not self and isinstance(network, fx.GraphModule):
-                network = pack_convolutions(fold_batch_norms(network))
+                network = made_fast(network)
             known = self.__dict__["_tapped"] = folded, names, network
         return known[2]
 

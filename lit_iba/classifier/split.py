@@ -16,8 +16,8 @@ import torch.fx as fx
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import NodePathTracer
 
-from lit_iba.classifier.folding import fold_batch_norms, graph_module
-from lit_iba.classifier.packing import pack_convolutions
+from lit_iba.classifier.folding import graph_module
+from lit_iba.classifier.fusing import made_fast
 from lit_iba.errors import InputError, unknown_name
 
 Carried = tuple[Any, ...]  # tensors whose rows belong to the images, and shapes whose first entry counts them
@@ -67,10 +67,15 @@ class Split:
         """:meth:`tail`, likewise."""
         return self._fold("tail", self._tail, r)(r, *carried)
 
+    def folded_observe(self, images: Tensor) -> tuple[Tensor, Carried, dict[str, Tensor]]:
+        """:meth:`observe`, likewise."""
+        r, carried, taps = self._fold("observe", self.observer, images)(images)
+        return r, tuple(carried), taps
+
     def _fold(self, part: str, run: Any, inputs: Tensor) -> Any:
         made_for = (inputs.device, inputs.dtype)  # the copies do not follow when the classifier is moved
         if part not in self._folded or self._folded[part][0] != made_for:
-            made = pack_convolutions(fold_batch_norms(run)) if isinstance(run, fx.GraphModule) else run
+            made = made_fast(run) if isinstance(run, fx.GraphModule) else run
             self._folded[part] = made_for, made
         return self._folded[part][1]
 

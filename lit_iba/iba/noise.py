@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,15 @@ from lit_iba.iba.bottleneck import channels_last, mix
 from lit_iba.statistics import FeatureStatistics
 
 logger = logging.getLogger(__name__)
+
+
+def noise_like(r: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """Standard normal numbers (B, *R) in the order of memory of ``channels_last(r)``, each image's from its own generator."""
+    shape = r.shape[1:] if r.ndim != 4 else (*r.shape[2:], r.shape[1])
+    drawn = torch.empty(len(r), *shape, device=r.device)
+    for own, generator in zip(drawn, generators, strict=True):
+        own.normal_(generator=generator)
+    return drawn if r.ndim != 4 else drawn.movedim(-1, 1)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from torchmetrics import MeanMetric
 
 from lit_iba.errors import InputError
 from lit_iba.heatmap import Heatmap
-from lit_iba.iba.bottleneck import NATS_PER_BIT
+from lit_iba.iba.bottleneck import NATS_PER_BIT, channels_last
+from lit_iba.iba.noise import noise_like
 from lit_iba.iba.readout import ReadoutIBA
 from lit_iba.randomness import sample_generators
 from lit_iba.statistics import estimate_layers
@@ -87,17 +88,17 @@ class ReadoutTraining(TrainingWithFrozenClassifier):
         images = self.images_of(batch)
         explainer = self.explainer
         with torch.no_grad():
-            r, carried, taps = explainer.split.observe(images)
-            r = r.contiguous()  # as the statistics and the noise are: elementwise work wants one layout
+            r, carried, taps = explainer.split.folded_observe(images)
+            r = channels_last(r)  # elementwise work wants one order of memory, and convolutions want this one
         layouts = explainer.layouts(r, taps, (images.shape[-2], images.shape[-1]))
         keep, drop, nats, noise = explainer.bottleneck(r, taps, layouts)
         generators = sample_generators(self.seed, [f"{draw}/{key}" for key in batch["key"]], r.device)
-        unit_noise = torch.stack([torch.randn(r.shape[1:], generator=g, device=r.device) for g in generators])
-        logits = explainer.split.tail(noise.restrict(r.float(), keep, drop, unit_noise), carried).float()
+        z = noise.channels_last().restrict(r.float(), keep, drop, noise_like(r, generators))
+        logits = explainer.split.folded_tail(z, carried).float()
         targets = batch["label"]
         if self.target == "predicted":
             with torch.no_grad():
-                targets = explainer.split.tail(r, carried).argmax(dim=1)
+                targets = explainer.split.folded_tail(r, carried).argmax(dim=1)
         targets = targets.clamp_min(0)  # padding has no label, and weight 0
         return {
             "cross_entropy": F.cross_entropy(logits, targets, reduction="none"),

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from device_toys import SETTINGS, SIDE, TRAINED, build, narrow, pictures
-from lit_iba.export_recipes import recipe_for
 from PIL import Image
 from torch import Tensor
 
@@ -78,8 +77,8 @@ def test_what_an_export_traces_runs_on_a_device(name: str, device: torch.device)
     on_cpu, there = narrow(), narrow().to(device)
     expected, explainer = build(name, on_cpu), build(name, there)
     with torch.no_grad():
-        found = recipe_for(explainer).maps(explainer, there.images(pictures()))
-        wanted = recipe_for(expected).maps(expected, on_cpu.images(pictures()))
+        found = explainer.program(there.images(pictures()))
+        wanted = expected.program(on_cpu.images(pictures()))
     for one, other in zip(found, wanted, strict=True):
         assert one.device.type == device.type
         torch.testing.assert_close(one.cpu(), other, rtol=1e-3, atol=1e-3 * float(other.abs().max()))
