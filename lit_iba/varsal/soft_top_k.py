@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lit_iba.errors import InputError
 
+ASKED_EVERY = 8  # iterations; elsewhere than on the CPU the question whether all is done makes the host wait
 ITERATIONS = 64  # a bisection halves a bracket of 1e9 temperatures to 1e-10 in so many; Newton needs 3 to 6 of them
 TOLERANCE = 1e-14  # of the sum, relative
 CONSTANT = 1e-6  # scores that spread by less than this share of their size are equal up to rounding
@@ -106,12 +107,13 @@ def _balance(x: Tensor, share: Tensor) -> Tensor:
     u = (target * torch.sqrt(1 + math.pi / 8 * variance) - mean).clamp(low, high)  # the root for normal x, nearly
     step = high - low
     work = torch.empty_like(x)
-    for _ in range(ITERATIONS):
+    for iteration in range(ITERATIONS):
         m = torch.add(x, u, out=work).sigmoid_()
         kept = m.mean(dim=1, keepdim=True)
         spread = kept - m.square_().mean(dim=1, keepdim=True)  # mean of m (1 - m)
         done = (kept - share).abs() <= TOLERANCE * share
-        if x.device.type == "cpu" and bool(done.all()):  # elsewhere the question would make the host wait
+        asks = x.device.type == "cpu" or iteration % ASKED_EVERY == ASKED_EVERY - 1
+        if asks and bool(done.all()):
             break
         low, high = torch.where(kept < share, u, low), torch.where(kept > share, u, high)
         newton = (target - torch.logit(kept)) * kept * (1 - kept) / spread

@@ -130,7 +130,8 @@ def test_what_tensorboard_is_shown_comes_from_a_device(
 def test_the_host_does_not_wait_for_a_step(case: str, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     """But for the training of a classifier, whose batch norms must not see empty slots: how many are full decides shapes.
 
-    Validation does wait, for torchmetrics looks for NaN.
+    Validation does wait, for torchmetrics looks for NaN; and the soft top-k asks once whether it is done, which costs less than
+    the fifty rounds of its loop that this saves.
     """
     module, _ = prepared(case, device, monkeypatch)
     batch = batch_of(3, device)
@@ -139,4 +140,4 @@ def test_the_host_does_not_wait_for_a_step(case: str, device: torch.device, monk
         loss = module.train().training_step(batch, 0)
         if loss is not None:
             loss.backward()
-    assert not waits
+    assert all(place.startswith("varsal/soft_top_k.py") and count == 1 for place, count in waits.items()), waits
