@@ -30,7 +30,7 @@ class PlainPerSampleIBA:
     def __init__(self, model: nn.Module, layer: str, mean: Tensor, std: Tensor) -> None:
         self.model, self.layer = model, model.get_submodule(layer)
         self.mean, self.std = mean, std
-        offsets = torch.arange(-2.0, 3.0)
+        offsets = torch.arange(-2.0, 3.0, device=mean.device)
         kernel = torch.exp(-(offsets[:, None] ** 2 + offsets[None] ** 2) / 2)
         self.kernel = (kernel / kernel.sum()).expand(mean.shape[0], 1, 5, 5)
         self.information: Tensor | None = None
@@ -47,14 +47,15 @@ class PlainPerSampleIBA:
 
     def attribute(self, image: Tensor, target: int, steps: int = STEPS) -> Tensor:
         """Bits per position of one image (1, 3, H, W)."""
-        alpha = torch.full((1, *self.mean.shape), 5.0, requires_grad=True)
+        alpha = torch.full((1, *self.mean.shape), 5.0, device=image.device, requires_grad=True)
         adam = torch.optim.Adam([alpha], lr=1.0)
         handle = self.layer.register_forward_hook(self._restrict(alpha))
         for _ in range(steps):
             adam.zero_grad()
             logits = self.model(image.expand(COPIES, -1, -1, -1))
             assert self.information is not None
-            loss = F.cross_entropy(logits, torch.full((COPIES,), target)) + 10.0 * self.information.mean()
+            targets = torch.full((COPIES,), target, device=image.device)
+            loss = F.cross_entropy(logits, targets) + 10.0 * self.information.mean()
             loss.backward()
             adam.step()
         handle.remove()

@@ -9,6 +9,7 @@ python benchmarks/readout_training.py [--network resnet50] [--batch 4] [--repeat
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -16,17 +17,20 @@ from timing import flops, median_seconds, report
 
 from lit_iba.iba.readout_training import ReadoutTraining
 
+TAPS = ("layer1", "layer2", "layer3", "layer4", "fc")  # of the ResNets
 
-def main(network: str, batch_size: int, repeats: int) -> None:
-    """Measure and report."""
-    module = ReadoutTraining({"model": network, "weights": "random"})
+
+def parts_of_readout_step(
+    network: str, side: int, batch_size: int, device: torch.device
+) -> dict[str, Callable[[], None]]:
+    """A whole ``step``, and its floor: ``frozen forward`` and ``tail both ways``, and both as ``floor``."""
+    module = ReadoutTraining({"model": network, "weights": "random"}, layer="layer1", taps=[*TAPS]).to(device)
     module.network.images_measured.fill_(1)
-    side = module.classifier.preprocessing.crop
     batch = {
-        "picture": torch.randint(0, 255, (batch_size, 3, side, side), dtype=torch.uint8),
-        "label": torch.zeros(batch_size, dtype=torch.int64),
+        "picture": torch.randint(0, 255, (batch_size, 3, side, side), dtype=torch.uint8, device=device),
+        "label": torch.zeros(batch_size, dtype=torch.int64, device=device),
         "key": [str(i) for i in range(batch_size)],
-        "weight": torch.ones(batch_size),
+        "weight": torch.ones(batch_size, device=device),
     }
     optimizer = module.configure_optimizers()
     split = module.explainer.split
@@ -48,9 +52,19 @@ def main(network: str, batch_size: int, repeats: int) -> None:
         z = r.clone().requires_grad_()
         F.cross_entropy(split.tail(z, carried), batch["label"]).backward()
 
-    times = median_seconds({"step": step, "frozen forward": frozen_forward, "tail both ways": tail_both_ways}, repeats)
+    def floor() -> None:
+        frozen_forward()
+        tail_both_ways()
+
+    return {"step": step, "frozen forward": frozen_forward, "tail both ways": tail_both_ways, "floor": floor}
+
+
+def main(network: str, batch_size: int, repeats: int) -> None:
+    """Measure and report."""
+    runs = parts_of_readout_step(network, 224, batch_size, torch.device("cpu"))
+    times = median_seconds({name: runs[name] for name in ("step", "frozen forward", "tail both ways")}, repeats)
     floor = times["frozen forward"] + times["tail both ways"]
-    flop_floor = (flops(frozen_forward) + flops(tail_both_ways)) / flops(step)
+    flop_floor = flops(runs["floor"]) / flops(runs["step"])
     report(
         "readout_training",
         [

@@ -10,6 +10,7 @@ python benchmarks/varsal_training.py [--network resnet18] [--side 112] [--batch 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 import torch
 from timing import flops, median_seconds, report
@@ -18,9 +19,10 @@ from lit_iba.varsal.encoder import PAPER_CHANNELS
 from lit_iba.varsal.varsal_training import VarSalTraining
 
 
-def main(network: str, side: int, batch_size: int, divide: int, repeats: int) -> None:
-    """Measure and report."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+def parts_of_varsal_step(
+    network: str, side: int, batch_size: int, device: torch.device, divide: int = 1
+) -> dict[str, Callable[[], None]]:
+    """A whole ``step``, and its floors with the classifier as it is and with its batch norms folded."""
     record = {"model": network, "weights": "random", "preprocessing": {"resize": None, "crop": side}}
     module = VarSalTraining(record, channels=[count // divide for count in PAPER_CHANNELS]).to(device).train()
     module.log = lambda *_args, **_kwargs: None  # type: ignore[method-assign] # outside a Trainer there is no log
@@ -41,19 +43,25 @@ def main(network: str, side: int, batch_size: int, divide: int, repeats: int) ->
         mean, log_variance = module.encoder(images)
         (mean.sum() + log_variance.sum()).backward()
 
-    def floor_with(classifier: torch.nn.Module) -> None:
+    def floor_with(classifier: Callable[[torch.Tensor], torch.Tensor]) -> None:
         encoder_both_ways()
         with torch.no_grad():
             classifier(images)
         classifier(images.clone().requires_grad_()).sum().backward()
 
-    runs = {
+    return {
         "step": step,
         "floor": lambda: floor_with(module.classifier),
-        "floor, batch norms folded": lambda: floor_with(module.classifier.folded()),  # type: ignore[arg-type]
+        "floor, batch norms folded": lambda: floor_with(module.classifier.folded()),
     }
+
+
+def main(network: str, side: int, batch_size: int, divide: int, repeats: int) -> None:
+    """Measure and report."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    runs = parts_of_varsal_step(network, side, batch_size, device, divide)
     times = median_seconds(runs, repeats)
-    flop_floor = flops(runs["floor"]) / flops(step)
+    flop_floor = flops(runs["floor"]) / flops(runs["step"])
     report(
         "varsal_training",
         [

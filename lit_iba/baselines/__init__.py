@@ -6,6 +6,9 @@ from lit_iba.lazy import lazy_names
 
 if TYPE_CHECKING:
     from lit_iba.baselines.captum_explainer import CaptumExplainer as CaptumExplainer
+    from lit_iba.baselines.controls import Centre as Centre
+    from lit_iba.baselines.controls import Constant as Constant
+    from lit_iba.baselines.controls import Ramp as Ramp
     from lit_iba.baselines.deep_shap import DeepSHAP as DeepSHAP
     from lit_iba.baselines.extremal_perturbation import ExtremalPerturbation as ExtremalPerturbation
     from lit_iba.baselines.fido import FIDO as FIDO
@@ -40,6 +43,7 @@ else:
         __name__,
         {
             "lit_iba.baselines.captum_explainer": ["CaptumExplainer"],
+            "lit_iba.baselines.controls": ["Centre", "Constant", "Ramp"],
             "lit_iba.baselines.deep_shap": ["DeepSHAP"],
             "lit_iba.baselines.extremal_perturbation": ["ExtremalPerturbation"],
             "lit_iba.baselines.fido": ["FIDO"],

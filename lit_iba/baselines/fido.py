@@ -147,10 +147,7 @@ class FIDO(Explainer):
 
     def _random_fill(self, images: Tensor, generators: list[torch.Generator]) -> Tensor:
         """A colour and noise for every mask of every image, (B * samples, 3, H, W), normalised."""
-        mean, std = (
-            torch.tensor(values, device=images.device).view(-1, 1, 1)
-            for values in (self.classifier.preprocessing.mean, self.classifier.preprocessing.std)
-        )
+        mean, std = self.classifier.preprocessing.constants(images.device)
         fills = []
         for generator in generators:
             colour = torch.rand((self.samples, 3, 1, 1), generator=generator, device=images.device)

@@ -176,10 +176,11 @@ def slic(colours: Tensor, side: int, compactness: float) -> Tensor:
     near_rows = (y.flatten()[:, None] // side + steps).clamp(0, rows - 1)  # (pixels, 3)
     near_columns = (x.flatten()[:, None] // side + steps).clamp(0, columns - 1)
     candidates = (near_rows[:, :, None] * columns + near_columns[:, None, :]).flatten(1)  # (pixels, 9)
-    labels = start.flatten()
+    labels, ones = start.flatten(), features.new_ones(len(features))
     for _ in range(SLIC_ROUNDS):
         sums = features.new_zeros(rows * columns, 5).index_add_(0, labels, features)
-        centres = sums / labels.bincount(minlength=rows * columns).clamp_min(1)[:, None]
+        sizes = features.new_zeros(rows * columns).index_add_(0, labels, ones)  # bincount would make the host wait
+        centres = sums / sizes.clamp_min(1)[:, None]
         distance = (centres[candidates] - features[:, None]).square().sum(dim=2)
         labels = candidates.gather(1, distance.argmin(dim=1, keepdim=True))[:, 0]
     return labels.unique(return_inverse=True)[1].view(height, width)

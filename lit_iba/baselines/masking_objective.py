@@ -146,8 +146,9 @@ def roughness(masks: Tensor, border: float = 0.0) -> Tensor:
     The border's four sides are summed each for itself, so that a corner counts twice.
     """
     inside = masks.diff(dim=1).square().sum(dim=(1, 2)) + masks.diff(dim=2).square().sum(dim=(1, 2))
-    rows = masks[:, [0, -1]].square().sum(dim=(1, 2))
-    columns = masks[:, :, [0, -1]].square().sum(dim=(1, 2))
+    squares = masks.square()  # the sides one by one: a list of them as index would be sent to the device
+    rows = squares[:, 0].sum(dim=1) + squares[:, -1].sum(dim=1)
+    columns = squares[:, :, 0].sum(dim=1) + squares[:, :, -1].sum(dim=1)
     return inside + border * (rows + columns)
 
 

@@ -124,9 +124,10 @@ class SmoothGrad(Explainer):
         std = self.noise * (images.amax(dim=(1, 2, 3)) - images.amin(dim=(1, 2, 3)))
         total = torch.zeros_like(images)
         jobs = [image for image in range(len(images)) for _ in range(self.samples)]
+        order = torch.arange(len(images), device=images.device).repeat_interleave(self.samples)
         for first in range(0, len(jobs), self.forward_batch_size):
             # In the order of images and, within each, of its copies: the generators are drawn from in turn.
-            chosen = torch.tensor(jobs[first : first + self.forward_batch_size], device=images.device)
+            chosen = order[first : first + self.forward_batch_size]
             unit = torch.stack(
                 [
                     torch.randn(images.shape[1:], generator=generators[image], device=images.device)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.fx as fx
 from torch import Tensor, nn
 
 from lit_iba.classifier.folding import fold_batch_norms
@@ -106,7 +107,9 @@ class FrozenClassifier(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # The traced graph holds a tracer, which cannot be pickled; it is made again where it is needed.
-        return {k: v for k, v in self.__dict__.items() if k not in ("_traced", "_network", "_splits", "_folded")}
+        return {
+            k: v for k, v in self.__dict__.items() if k not in ("_traced", "_network", "_splits", "_folded", "_tapped")
+        }
 
     @functools.cached_property
     def _splits(self) -> dict[tuple[str, ...], Split]:
@@ -158,6 +161,20 @@ class FrozenClassifier(nn.Module):
         )
         layout = torch.channels_last if channels_last else torch.contiguous_format
         return lambda images: network(images.contiguous(memory_format=layout))
+
+    def folded_with_taps(self, layers: Iterable[str]) -> Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]:
+        """Images to logits and a dict of the named layers' outputs: :meth:`folded`, whose one pass also gives these.
+
+        Raises:
+            InputError: No such layer; the nearest names are listed.
+        """
+        names, folded, known = tuple(layers), self.folded(), self.__dict__.get("_tapped")
+        if known is None or known[0] is not folded or known[1] != names:
+            network = self._network.logits_and_taps(names)
+            if folded is not self and isinstance(network, fx.GraphModule):
+                network = pack_convolutions(fold_batch_norms(network))
+            known = self.__dict__["_tapped"] = folded, names, network
+        return known[2]
 
     def layers(self) -> list[str]:
         """Names of all the layers that can be cut or tapped, in order of execution."""

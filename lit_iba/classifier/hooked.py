@@ -40,6 +40,11 @@ class HookedNetwork:
 
         return collect
 
+    def logits_and_taps(self, layers: Iterable[str]) -> Any:
+        """A function from images to logits and a dict of the named layers' outputs."""
+        modules = {name: self._module(name) for name in layers}
+        return lambda images: self._collect(images, modules)
+
     def _collect(self, images: Tensor, modules: dict[str, nn.Module]) -> tuple[Tensor, dict[str, Tensor]]:
         found: dict[str, Tensor] = {}
         handles = [

@@ -68,7 +68,7 @@ def build_network(name: str, weights: str | None, num_classes: int | None = None
         known = [*torchvision.models.list_models(module=torchvision.models), *OWN_MODELS]
         raise unknown_name("torchvision classifier", name, known, "(timm's names need: pip install 'lit_iba[timm]')")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         arguments: dict[str, Any] = {} if classes is None else {"num_classes": classes}
         if name in OWN_MODELS:
             model = OWN_MODELS[name](**arguments)
@@ -116,7 +116,7 @@ def _from_timm(
         known = [*torchvision.models.list_models(module=torchvision.models), *OWN_MODELS, *timm.list_models()]
         raise unknown_name("torchvision or timm classifier", name, known)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         try:
             pretrained = not state and weights != "random"
             arguments: dict[str, Any] = {} if classes is None else {"num_classes": classes}

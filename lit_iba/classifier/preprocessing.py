@@ -68,17 +68,17 @@ class Preprocessing:
 
     def normalize(self, pictures: Tensor) -> Tensor:
         """Pictures uint8 (B, 3, H, W) to images float32 of the same shape, on the pictures' device."""
-        mean, std = self._constants(pictures.device)
+        mean, std = self.constants(pictures.device)
         return (pictures.float() / 255 - mean) / std
 
     def denormalize(self, images: Tensor) -> Tensor:
         """Images float (B, 3, H, W) back to pictures uint8 of the same shape; out-of-range values are clipped."""
-        mean, std = self._constants(images.device)
+        mean, std = self.constants(images.device)
         return ((images.float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
-    def _constants(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        shape = (-1, 1, 1)
-        return torch.tensor(self.mean, device=device).view(shape), torch.tensor(self.std, device=device).view(shape)
+    def constants(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation per channel, (3, 1, 1) each, of pictures scaled to [0, 1]."""
+        return _colours(self.mean, device), _colours(self.std, device)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, for checkpoints, exports and JSON."""
@@ -89,3 +89,8 @@ class Preprocessing:
         """The inverse of :meth:`to_dict`."""
         known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
         return cls(**known)
+
+
+def _colours(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """One number a channel, (C, 1, 1); filled in on the device, because sending them would make the host wait in every step."""
+    return torch.stack([torch.full((1, 1), float(value), device=device) for value in values])

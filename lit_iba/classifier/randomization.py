@@ -113,7 +113,7 @@ def randomized(
     modules = dict(made.model.named_modules())
     for name in [name for layer in layers for name in layer]:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_for(seed, name))
+            torch.default_generator.manual_seed(seed_for(seed, name))
             if name in modules:
                 module = modules[name]
                 if not (isinstance(module, _BatchNorm) and batch_norm == "keep"):

@@ -211,6 +211,10 @@ class TracedNetwork:
         """A module from images to a dict of the named layers' outputs."""
         return self.extract({name: self._node(name) for name in layers})
 
+    def logits_and_taps(self, layers: Iterable[str]) -> fx.GraphModule:
+        """A module from images to logits and a dict of the named layers' outputs."""
+        return self.extract((self._logits(), {name: self._node(name) for name in layers}))
+
 
 def _is_shape(node: fx.Node) -> bool:
     """``x.shape`` or ``x.size(...)``: its first entry counts the images."""

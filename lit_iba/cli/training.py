@@ -20,7 +20,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from lit_iba.data.stream import killed_worker_message, worker_killed
 from lit_iba.errors import InputError
@@ -92,8 +92,6 @@ class TrainingCLI(LightningCLI):
             *self._configured_callbacks(),
             *kwargs.get("callbacks", []),
         ]  # these arguments replace the config's
-        if self.subcommand == "fit" and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-            TrainingCLI.lock = FolderLock(root)
         for callback in self._callbacks():
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str((root / "checkpoints").absolute())
@@ -104,7 +102,10 @@ class TrainingCLI(LightningCLI):
         if config["trainer"]["enable_progress_bar"] is not False and not self._has_progress_bar():
             kwargs["callbacks"].append(TQDMProgressBar())  # one line, also in a job's log file
         kwargs["plugins"] = [*(config["trainer"]["plugins"] or []), DurableCheckpointIO()]
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        if self.subcommand == "fit" and trainer.is_global_zero:  # which only the trainer knows, whatever launched us
+            TrainingCLI.lock = FolderLock(root)
+        return trainer
 
     def _configured_callbacks(self) -> list[L.Callback]:
         """Those of ``trainer.callbacks``."""

@@ -52,9 +52,10 @@ def relevance_ranks(maps: Tensor, keys: Sequence[str]) -> Tensor:
     Equal pixels, such as the zeros of a rectified map, come in a random order that follows from the picture's key.
     """
     flat = maps.flatten(1)
-    tie = torch.stack([torch.randperm(flat.shape[1], generator=g) for g in sample_generators(0, keys, flat.device)])
+    generators = sample_generators(0, keys, flat.device)
+    tie = torch.stack([torch.randperm(flat.shape[1], generator=g, device=g.device) for g in generators])
     order = tie.gather(1, flat.gather(1, tie).argsort(dim=1, descending=True, stable=True))
-    ranks = torch.arange(flat.shape[1], dtype=torch.int32).expand_as(order)
+    ranks = torch.arange(flat.shape[1], dtype=torch.int32, device=flat.device).expand_as(order)
     return torch.empty_like(order, dtype=torch.int32).scatter_(1, order, ranks).view_as(maps)
 
 

@@ -181,7 +181,7 @@ def new_network(name: str, num_classes: int, seed: int) -> nn.Module:
     """A network with weights drawn from ``seed``."""
     with torch.random.fork_rng(devices=[]):
         network = build_network(name, "random", num_classes)[0]
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         for module in network.modules():
             if hasattr(module, "reset_parameters"):
                 module.reset_parameters()  # type: ignore[operator]

@@ -22,10 +22,10 @@ NATS_PER_BIT = math.log(2.0)
 SMALLEST_KEEP = 1e-7  # 1 - lambda below this would make its logarithm meaningless in float32
 
 
-def gaussian_kernel(sigma: float) -> Tensor:
+def gaussian_kernel(sigma: float, device: torch.device | None = None) -> Tensor:
     """One-dimensional Gaussian with 2 round(2 sigma) + 1 taps, summing to 1 (the authors' kernel size)."""
     radius = round(2 * sigma)
-    offsets = torch.arange(-radius, radius + 1, dtype=torch.float32)
+    offsets = torch.arange(-radius, radius + 1, dtype=torch.float32, device=device)
     weights = torch.exp(-0.5 * (offsets / sigma) ** 2)
     return weights / weights.sum()
 
@@ -37,7 +37,7 @@ def blur(maps: Tensor, sigma: float) -> Tensor:
     """
     if sigma <= 0:
         return maps
-    kernel = gaussian_kernel(sigma).to(maps)
+    kernel = gaussian_kernel(sigma, maps.device).to(maps)  # made there: sending it would make the host wait
     radius, channels = len(kernel) // 2, maps.shape[1]
     if radius == 0:
         return maps
@@ -102,6 +102,8 @@ class _AddNoise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         (gradient,), (noise,) = gradients, ctx.saved_tensors
+        if gradient.device.type != "cpu":  # there, launches cost more than a temporary
+            return gradient.sum(dim=0), (gradient * noise).sum(dim=0), None
         of_kept, of_scale = gradient[0].clone(), gradient[0] * noise[0]
         for copy in range(1, len(noise)):
             of_kept += gradient[copy]

@@ -74,7 +74,8 @@ class NoiseModel:
 
     def to(self, device: torch.device) -> NoiseModel:
         """The same on another device."""
-        return NoiseModel(*(t.to(device) for t in (self.mean, self.std, self.active, self.inactive_value)))
+        with torch.inference_mode(False):  # it is kept, and what inference mode makes cannot be trained with
+            return NoiseModel(*(t.to(device) for t in (self.mean, self.std, self.active, self.inactive_value)))
 
     def channels_last(self) -> NoiseModel:
         """The same with its channels side by side in memory, where elements are (C, h, w)."""

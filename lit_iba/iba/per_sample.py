@@ -31,6 +31,7 @@ from lit_iba.iba.bottleneck import (
 )
 from lit_iba.iba.masked_feature import MaskedFeature
 from lit_iba.iba.noise import NoiseModel
+from lit_iba.iba.optimise import GraphedSteps, autocast, optimise_mask
 from lit_iba.statistics import FeatureStatistics
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class PerSampleSettings:
         resize_edge: ``"clamp"`` or ``"mirror"``, see :func:`resize_keeping_total`.
         precision: ``"float32"``, or ``"bf16"``: the layers behind the bottleneck under bfloat16 autocast.
         compile: Whether to compile the layers behind the bottleneck, worth it for many images of one size.
+        cuda_graph: Whether a step is captured once for each shape and replayed; on a GPU, small batches gain most.
     """
 
     beta: float = 10.0
@@ -75,6 +77,7 @@ class PerSampleSettings:
     resize_edge: str = "clamp"
     precision: str = "float32"
     compile: bool = False
+    cuda_graph: bool = False
 
     def __post_init__(self) -> None:
         choices = {"read_after": ("T", "T-1"), "unit": ("bits", "minmax"), "precision": ("float32", "bf16")}
@@ -161,6 +164,7 @@ class PerSampleIBA(Explainer):
         )
         self.unit = "bits" if s.unit == "bits" else "1"  # type: ignore[misc] # the authors' maps have no unit
         self.tail = torch.compile(self.split.folded_tail, dynamic=True) if s.compile else self.split.folded_tail
+        self._graphed: tuple[Any, _Problem, GraphedSteps] | None = None
 
     @classmethod
     def from_settings(
@@ -187,7 +191,8 @@ class PerSampleIBA(Explainer):
             r, carried = self.split.head(images)
         layout = Layout.of(r.shape, (images.shape[-2], images.shape[-1]))
         require_positions(layout, self.layer)
-        noise = self.noise.to(r.device).fit_to(r, layout)
+        self.noise = self.noise.to(r.device)  # once, not with every batch
+        noise = self.noise.fit_to(r, layout)
         # Elementwise work wants one order of memory, and the convolutions behind the cut give gradients in this one.
         r, noise = channels_last(r), noise.channels_last()
         alpha = self._optimise(r, carried, targets, generators, noise, layout)
@@ -212,31 +217,29 @@ class PerSampleIBA(Explainer):
     ) -> Tensor:
         """alpha after the last update that is read, (B, *R)."""
         s = self.settings
-        alpha = torch.full_like(r, s.initial_alpha, requires_grad=True)
-        # Adam is elementwise and the loss a sum over images: each image is optimised as if it were alone.
-        adam = torch.optim.Adam([alpha], lr=s.learning_rate)
-        carried = repeat_carried(carried, s.copies)
-        repeated_targets = targets.repeat(s.copies)
-        # Drawn in the order of memory, into tensors that stay: what is moved about costs as much as the drawing.
-        in_memory = r.movedim(1, -1) if r.ndim == 4 else r
-        drawn = r.new_empty(s.copies, *in_memory.shape)
-        own = drawn[:, 0] if len(r) == 1 else torch.empty_like(drawn[:, 0])
-        unit_noise = drawn.movedim(-1, 2) if r.ndim == 4 else drawn
-        for _ in range(s.steps if s.read_after == "T" else s.steps - 1):
-            for i, generator in enumerate(generators):
-                drawn[:, i] = own.normal_(generator=generator)
-            with torch.enable_grad():
-                keep, drop = mask_from_logits(alpha, s.smoothing_sigma, layout)
-                z = noise.restrict(r, keep, drop, unit_noise)  # (copies, B, *R)
-                z = z.clamp_min(0) if s.relu_clamp else z
-                with torch.autocast(r.device.type, dtype=torch.bfloat16, enabled=s.precision == "bf16"):
-                    logits = self.tail(z.flatten(0, 1), carried)
-                cross_entropy = F.cross_entropy(logits.float(), repeated_targets, reduction="sum") / s.copies
-                information = self._information(r, noise, keep, drop).flatten(1).mean(dim=1).sum()
-                (gradient,) = torch.autograd.grad(cross_entropy + s.beta * information, alpha)
-            alpha.grad = gradient
-            adam.step()
-        return alpha.detach()
+        start = torch.full_like(r, s.initial_alpha)
+        steps = s.steps if s.read_after == "T" else s.steps - 1
+        if not s.cuda_graph:
+            problem = _Problem(self, r, carried, targets, noise, layout)
+            problem.generators = generators
+            return optimise_mask(start, problem.loss, problem.draw, steps=steps, learning_rate=s.learning_rate)
+        if r.device.type != "cuda":
+            raise InputError(f"cuda_graph needs a CUDA device, but the images are on {r.device}; leave it out")
+        # One graph is kept, of the last shape: batches of a run have one shape, but for the last.
+        key = [(t.shape, t.dtype, t.device) for t in (r, *carried) if isinstance(t, Tensor)]
+        if self._graphed is None or self._graphed[0] != key:
+            self._graphed = None  # frees its memory before more is taken
+            problem = _Problem(self, r, carried, targets, noise, layout)
+            problem.generators = generators
+            states = [g.get_state() for g in generators]
+            steps_graph = GraphedSteps(start, problem.loss, problem.draw, s.learning_rate)
+            for generator, state in zip(generators, states, strict=True):
+                generator.set_state(state)  # what the warm-up drew is drawn again
+            self._graphed = key, problem, steps_graph
+        _, problem, graphed = self._graphed
+        problem.load(r, carried, targets)
+        problem.generators = generators
+        return graphed.run(start, steps)
 
     def _to_pixels(self, bits: Tensor, images: Tensor) -> Tensor:
         maps = resize_keeping_total(bits, (images.shape[-2], images.shape[-1]), self.settings.resize_edge)
@@ -244,3 +247,51 @@ class PerSampleIBA(Explainer):
             return maps
         low, high = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
         return (maps - low) / (high - low).clamp_min(1e-12)
+
+
+class _Problem:
+    """What the steps of one batch read: R, what is carried, targets, and the noise, which is drawn in place.
+
+    A captured graph finds everything at the same place for the next batch, which :meth:`load` brings.
+    """
+
+    generators: list[torch.Generator]
+
+    def __init__(
+        self, iba: PerSampleIBA, r: Tensor, carried: Carried, targets: Tensor, noise: NoiseModel, layout: Layout
+    ) -> None:
+        s = iba.settings
+        self.iba, self.noise, self.layout = iba, noise, layout
+        self.r = r.clone() if s.cuda_graph else r
+        self.carried = repeat_carried(carried, s.copies)
+        self.targets = targets.repeat(s.copies)
+        # Drawn in the order of memory, into tensors that stay: what is moved about costs as much as the drawing.
+        in_memory = r.movedim(1, -1) if r.ndim == 4 else r
+        self.drawn = r.new_empty(s.copies, *in_memory.shape)
+        self.own = self.drawn[:, 0] if len(r) == 1 else torch.empty_like(self.drawn[:, 0])
+        self.unit_noise = self.drawn.movedim(-1, 2) if r.ndim == 4 else self.drawn
+
+    def load(self, r: Tensor, carried: Carried, targets: Tensor) -> None:
+        """Take another batch of the same shapes."""
+        self.r.copy_(r)
+        self.targets.copy_(targets.repeat(self.iba.settings.copies))
+        for mine, other in zip(self.carried, repeat_carried(carried, self.iba.settings.copies), strict=True):
+            if isinstance(mine, Tensor):
+                mine.copy_(other)
+
+    def draw(self) -> None:
+        """Standard normal numbers for a step, each image's from its own generator."""
+        for i, generator in enumerate(self.generators):
+            self.drawn[:, i] = self.own.normal_(generator=generator)
+
+    def loss(self, alpha: Tensor) -> Tensor:
+        """Cross-entropy and weighted information, summed over images."""
+        s = self.iba.settings
+        keep, drop = mask_from_logits(alpha, s.smoothing_sigma, self.layout)
+        z = self.noise.restrict(self.r, keep, drop, self.unit_noise)  # (copies, B, *R)
+        z = z.clamp_min(0) if s.relu_clamp else z
+        with autocast(self.r.device, s.precision):
+            logits = self.iba.tail(z.flatten(0, 1), self.carried)
+        cross_entropy = F.cross_entropy(logits.float(), self.targets, reduction="sum") / s.copies
+        nats = self.iba._information(self.r, self.noise, keep, drop)
+        return cross_entropy + s.beta * nats.flatten(1).mean(dim=1).sum()

@@ -237,7 +237,7 @@ class ReadoutIBA(TrainedExplainer):
             chosen = ReadoutSettings(**{**vars(PRESETS[preset]), **settings})
         except TypeError as error:
             raise InputError(f"ReadoutIBA: {error}; its settings are {', '.join(vars(PRESETS[preset]))}") from error
-        self.layer, self.taps = layer, list(taps)
+        self.layer, self.taps, self._measured = layer, list(taps), False
         self.split = classifier.split(layer, taps)
         image_size = (classifier.preprocessing.crop, classifier.preprocessing.crop)
         with torch.no_grad():
@@ -285,7 +285,9 @@ class ReadoutIBA(TrainedExplainer):
 
     def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
         """One pass; the targets do not matter, for the readout was trained to keep what the prediction needs."""
-        if not int(self.network.images_measured):
+        # Asked until it is so, for the question makes the host wait.
+        self._measured = self._measured or bool(int(self.network.images_measured))
+        if not self._measured:
             raise InputError(
                 "this readout network has no statistics yet; train it, load a checkpoint, or give statistics"
             )

@@ -22,6 +22,7 @@ from lit_iba.explainer import Attribution, Explainer, Surroundings
 from lit_iba.iba.bottleneck import channels_last, mask_from_logits, mix
 from lit_iba.iba.masked_feature import MaskedFeature
 from lit_iba.iba.noise import NoiseModel
+from lit_iba.iba.optimise import autocast, optimise_mask
 from lit_iba.iba.per_sample import PerSampleIBA
 from lit_iba.input_iba.bottleneck import input_information_bits, input_information_nats
 from lit_iba.input_iba.generator import InputPrior, OnStep, fit_prior, normal, starting_logits
@@ -200,7 +201,8 @@ class InputIBA(Explainer):
 
     def features(self, images: Tensor) -> Tensor:
         """f: feature maps (N, *R) of images (N, 3, H, W), made fast for many passes."""
-        return self.feature_iba.split.folded_head(channels_last(images))[0]
+        with autocast(images.device, self.settings.precision):
+            return self.feature_iba.split.folded_head(channels_last(images))[0].float()
 
     def _mask(self, alpha: Tensor) -> tuple[Tensor, Tensor]:
         return mask_from_logits(alpha, self.settings.smoothing_sigma, Layout("BCHW", *alpha.shape[-2:]))
@@ -217,24 +219,30 @@ class InputIBA(Explainer):
         """Stage c: alpha (B, 3, H, W) after the last update."""
         s, network = self.settings, self.classifier.folded()
         r = (images - noise.mean) / noise.std
-        alpha = torch.full_like(images, s.initial_alpha, requires_grad=True)
-        # Adam is elementwise and the loss a sum over images: each image is optimised as if it were alone.
-        adam = torch.optim.Adam([alpha], lr=s.learning_rate)
         repeated_targets = targets.repeat(s.copies)
-        for step in range(s.steps):
-            unit_noise = normal(generators, s.copies, images.shape[1:])
-            with torch.enable_grad():
-                keep, drop = self._mask(alpha)
-                through = (keep, drop) if s.passes == "image" else (keep * prior_keep, drop + keep * prior_drop)
-                z = mix(images, *through, noise.mean, noise.std, unit_noise)  # (copies, B, 3, H, W)
+        unit_noise = images.new_empty(s.copies, *images.shape)
+
+        def draw() -> None:
+            normal(generators, s.copies, images.shape[1:], out=unit_noise)
+
+        def loss(alpha: Tensor) -> Tensor:
+            keep, drop = self._mask(alpha)
+            through = (keep, drop) if s.passes == "image" else (keep * prior_keep, drop + keep * prior_drop)
+            z = mix(images, *through, noise.mean, noise.std, unit_noise)  # (copies, B, 3, H, W)
+            with autocast(images.device, s.precision):
                 logits = network(z.flatten(0, 1))
-                cross_entropy = F.cross_entropy(logits.float(), repeated_targets, reduction="sum") / s.copies
-                information = input_information_nats(r, keep, drop, prior_drop).flatten(1).mean(dim=1).sum()
-                (gradient,) = torch.autograd.grad(cross_entropy + s.beta_input * information, alpha)
-            alpha.grad = gradient
-            adam.step()
-            self._tell("input", step + 1, s.steps)
-        return alpha.detach()
+            cross_entropy = F.cross_entropy(logits.float(), repeated_targets, reduction="sum") / s.copies
+            information = input_information_nats(r, keep, drop, prior_drop).flatten(1).mean(dim=1).sum()
+            return cross_entropy + s.beta_input * information
+
+        return optimise_mask(
+            torch.full_like(images, s.initial_alpha),
+            loss,
+            draw,
+            steps=s.steps,
+            learning_rate=s.learning_rate,
+            on_step=lambda done: self._tell("input", done, s.steps),
+        )
 
     def input_noise(self, images: Tensor) -> NoiseModel:
         """The noise of the input bottleneck, (3, H, W)."""
@@ -242,7 +250,8 @@ class InputIBA(Explainer):
             zero = torch.zeros_like(images[0])
             return NoiseModel(zero, zero + 1, zero + 1, zero)
         layout = Layout("BCHW", images.shape[-2], images.shape[-1])
-        return self.input_statistics.to(images.device).fit_to(images, layout)
+        self.input_statistics = self.input_statistics.to(images.device)  # once, not with every batch
+        return self.input_statistics.fit_to(images, layout)
 
     def _tell(self, stage: str, done: int, total: int) -> None:
         if self.on_step is not None:

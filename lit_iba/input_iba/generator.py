@@ -75,10 +75,12 @@ def starting_logits(masked: MaskedFeature, size: tuple[int, int], kind: str) -> 
     return maps if kind == "bits" else maps.clamp_max(LARGEST_START)
 
 
-def normal(generators: Sequence[torch.Generator], samples: int, shape: Sequence[int]) -> Tensor:
-    """Standard normal numbers (samples, B, *shape), each image's from its own generator."""
+def normal(
+    generators: Sequence[torch.Generator], samples: int, shape: Sequence[int], out: Tensor | None = None
+) -> Tensor:
+    """Standard normal numbers (samples, B, *shape), each image's from its own generator; into ``out`` where it is given."""
     device = generators[0].device
-    drawn = torch.empty(samples, len(generators), *shape, device=device)
+    drawn = torch.empty(samples, len(generators), *shape, device=device) if out is None else out
     for i, generator in enumerate(generators):
         drawn[:, i] = torch.randn((samples, *shape), generator=generator, device=device)
     return drawn

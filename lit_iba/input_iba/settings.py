@@ -18,6 +18,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "passes": ("image", "prior"),
     "input_noise": ("estimated", "standard"),
     "output": ("bits", "smoothed_lambda", "sigmoid_alpha"),
+    "precision": ("float32", "bf16"),
 }
 AT_LEAST_1 = (
     "feature_steps", "feature_copies", "generator_steps", "critic_steps", "samples", "steps", "copies",
@@ -76,6 +77,7 @@ class InputIBASettings:
         output: ``"bits"`` a pixel; or the mean over colours of Lambda (``"smoothed_lambda"``, S calls this InputIBA), or of
             sigmoid(alpha) (``"sigmoid_alpha"``, C).
         forward_batch_size: Images a forward pass at most, as far as one image's copies allow.
+        precision: Of the network in all stages: ``"float32"``, or ``"bf16"`` under bfloat16 autocast.
     """
 
     beta_feat: float = 10.0
@@ -114,6 +116,7 @@ class InputIBASettings:
     input_noise: str = "estimated"
     output: str = "bits"
     forward_batch_size: int = 80
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
@@ -139,7 +142,7 @@ class InputIBASettings:
         return {
             "beta": self.beta_feat, "steps": self.feature_steps, "copies": self.feature_copies,
             "smoothing_sigma": self.feature_smoothing_sigma, "learning_rate": self.learning_rate,
-            "initial_alpha": self.initial_alpha,
+            "initial_alpha": self.initial_alpha, "precision": self.precision,
         }  # fmt: skip
 
 

@@ -41,11 +41,14 @@ class BaselineStrengths:
             raise InputError(f"{self} has a negative strength; standard deviations are 0 or more")
 
 
+DEFAULT_STRENGTHS = BaselineStrengths()
+
+
 def draw_baselines(
     images: Tensor,
     generators: Sequence[torch.Generator],
     kinds: Sequence[str] = KINDS,
-    strengths: BaselineStrengths = BaselineStrengths(),
+    strengths: BaselineStrengths = DEFAULT_STRENGTHS,
 ) -> Tensor:
     """A baseline for each image, of a kind that is drawn anew with every call.
 

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,25 @@ from lit_iba.errors import InputError
 
 PAPER_CHANNELS = (64, 64, 64, 64, 32, 32, 32, 32, 32, 16, 16, 16, 16, 16, 16)
 LOG_VARIANCE_LIMIT = 10.0  # standard deviations from e^-5 to e^5; the prior pulls them towards one
+
+
+def bounded_posterior(outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and log variance, float32 (B, H, W) each, from a last convolution's two channels (B, 2, H, W)."""
+    mean, raw = outputs.float().unbind(dim=1)
+    # Smooth, the identity near zero, and with a gradient everywhere: nothing overflows and nothing gets stuck.
+    return mean, LOG_VARIANCE_LIMIT * torch.tanh(raw / LOG_VARIANCE_LIMIT)
+
+
+def raw_for_deviation(deviation: float) -> float:
+    """The second channel that :func:`bounded_posterior` turns into this standard deviation.
+
+    Raises:
+        InputError: It is not between e^-5 and e^5.
+    """
+    share = 2 * math.log(deviation) / LOG_VARIANCE_LIMIT if deviation > 0 else math.inf
+    if abs(share) >= 1:
+        raise InputError(f"initial_deviation is {deviation}; it must lie between e^-5 and e^5")
+    return LOG_VARIANCE_LIMIT * math.atanh(share)
 
 
 class VarSalEncoder(nn.Module):
@@ -44,11 +63,9 @@ class VarSalEncoder(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv2d(inputs, 2, 3, padding=1))
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance, float32 (B, H, W) each, of images (B, 3, H, W)."""
-        mean, raw = self.layers(images.contiguous(memory_format=torch.channels_last)).float().unbind(dim=1)
-        # Smooth, the identity near zero, and with a gradient everywhere: nothing overflows and nothing gets stuck.
-        return mean, LOG_VARIANCE_LIMIT * torch.tanh(raw / LOG_VARIANCE_LIMIT)
+    def forward(self, images: Tensor, features: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and log variance, float32 (B, H, W) each, of images (B, 3, H, W); features are not read."""
+        return bounded_posterior(self.layers(images.contiguous(memory_format=torch.channels_last)))
 
     @torch.no_grad()
     def start_near(self, deviation: float) -> None:
@@ -57,8 +74,4 @@ class VarSalEncoder(nn.Module):
         Raises:
             InputError: It is not between e^-5 and e^5.
         """
-        share = 2 * math.log(deviation) / LOG_VARIANCE_LIMIT if deviation > 0 else math.inf
-        if abs(share) >= 1:
-            raise InputError(f"initial_deviation is {deviation}; it must lie between e^-5 and e^5")
-        last = self.layers[-1]
-        last.bias[1] = LOG_VARIANCE_LIMIT * math.atanh(share)  # type: ignore[operator]
+        self.layers[-1].bias[1] = raw_for_deviation(deviation)  # type: ignore[operator]

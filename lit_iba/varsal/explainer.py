@@ -1,12 +1,13 @@
 """VarSal: a heatmap as a random variable, whose posterior a trained encoder gives in one pass; the mean explains.
 
 "Variational saliency maps for explaining model's behavior" (submission to ICLR 2021), section 3. How it is trained
-stands in varsal_training.py. The encoder never sees the classifier: it learned what that one looks at.
+stands in varsal_training.py. The paper's encoder never sees the classifier: it learned what that one looks at. The readout
+encoder, which is not the paper's, reads the classifier's own features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,8 +23,13 @@ from lit_iba.randomness import content_keys, sample_generators
 from lit_iba.training.checkpoint import CLASSIFIER_KEY, classifier_of, read_checkpoint
 from lit_iba.training.trained_explainer import Output, TrainedExplainer, load_trained
 from lit_iba.varsal.encoder import PAPER_CHANNELS, VarSalEncoder
+from lit_iba.varsal.readout_encoder import WIDTH, ReadoutEncoder
+from lit_iba.varsal.taps import check_taps, grids
 
 MAPS = ("mean", "sampled")
+ENCODERS = ("paper", "readout")
+Encoder = VarSalEncoder | ReadoutEncoder
+AVERAGE = "average.module."  # where a checkpoint has the averaged encoder, if its training averaged
 
 
 def sample_map(mean: Tensor, deviation: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
@@ -50,12 +56,15 @@ class VarSal(TrainedExplainer):
 
     Args:
         classifier: The network to explain.
-        channels: The encoder's, see :class:`VarSalEncoder`.
+        channels: Of the paper's encoder, see :class:`VarSalEncoder`.
         map: What the heatmap is: the posterior's ``"mean"``, or one ``"sampled"`` map (figure 5a's ablation).
+        encoder: ``"paper"``: a network that sees the picture alone; or ``"readout"``: one over the classifier's features.
+        taps: Layers that the readout encoder reads; None takes the last stage of each resolution.
+        width: Channels of the readout encoder on its coarse grids.
         seed: Of samples, together with each image's key.
 
     Raises:
-        InputError: A setting that does not exist.
+        InputError: A setting or layer that does not exist.
     """
 
     name: ClassVar[str] = "varsal"
@@ -81,19 +90,55 @@ class VarSal(TrainedExplainer):
         channels: Sequence[int] = PAPER_CHANNELS,
         map: str = "mean",
         *,
+        encoder: str = "paper",
+        taps: Sequence[str] | None = None,
+        width: int = WIDTH,
         seed: int = 0,
     ) -> None:
         super().__init__(classifier, seed=seed)
-        self.map = check_map(map)
-        self.encoder = VarSalEncoder(channels).to(classifier.device)
+        if encoder not in ENCODERS:
+            raise unknown_name("encoder of varsal", str(encoder), ENCODERS)
+        if encoder == "paper" and taps is not None:
+            raise InputError(f"taps are {list(taps)}, but the paper's encoder reads none; set encoder to readout")
+        self.map, self.kind = check_map(map), encoder
+        made = VarSalEncoder(channels) if encoder == "paper" else ReadoutEncoder(check_taps(classifier, taps), width)
+        self.encoder: Encoder = made.to(classifier.device)
+        self.taps: tuple[str, ...] = made.taps if isinstance(made, ReadoutEncoder) else ()
+        # A graph that ends with the last tap, or a function that runs the whole network; None where nothing is read.
+        self.trunk: Callable[[Tensor], dict[str, Tensor]] | None = classifier.taps(self.taps) if self.taps else None
 
-    def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation, (B, H, W) each, of images (B, 3, H, W); this is what is exported."""
+    @property
+    def shape(self) -> dict[str, Any]:
+        """Plain values that, with the classifier, rebuild the encoder."""
+        if isinstance(self.encoder, ReadoutEncoder):
+            return {"encoder": self.kind, "taps": list(self.taps), "width": self.encoder.width}
+        return {"encoder": self.kind, "channels": list(self.encoder.channels)}
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> dict[str, Tensor]:
+        """What the encoder reads of the classifier for images (B, 3, H, W): (B, C, h, w) a tap; empty for the paper's."""
+        return {} if self.trunk is None else grids(self.trunk(images), _size(images))
+
+    @torch.no_grad()
+    def observe(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The classifier's logits (B, K) and :meth:`features`, in one pass."""
+        if not self.taps:
+            return self.classifier.folded()(images), {}
+        logits, taps = self.classifier.folded_with_taps(self.taps)(images)
+        return logits, grids(taps, _size(images))
+
+    def posterior(self, images: Tensor, features: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation, (B, H, W) each; this is what is exported.
+
+        Args:
+            images: Normalised images (B, 3, H, W).
+            features: What :meth:`features` gives for them, where it is known already.
+        """
         training = self.encoder.training
         if training:  # in which an image's result would depend on its batch
             self.encoder.eval()
         try:
-            mean, log_variance = self.encoder(images)
+            mean, log_variance = self.encoder(images, self.features(images) if features is None else features)
         finally:
             if training:
                 self.encoder.train()
@@ -118,7 +163,7 @@ class VarSal(TrainedExplainer):
 
     @torch.no_grad()
     def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
-        """One pass of the encoder."""
+        """One pass of the encoder, and of the layers that it reads; the targets do not matter."""
         mean, deviation = self.posterior(images)
         values = mean if self.map == "mean" else sample_map(mean, deviation, generators)
         return Attribution(values, uncertainty=deviation)
@@ -130,17 +175,20 @@ class VarSal(TrainedExplainer):
 
     @property
     def record(self) -> dict[str, Any]:
-        """The encoder's channels, what the heatmap is, and the seed."""
-        return {"channels": list(self.encoder.channels), "map": self.map, "seed": self.seed}
+        """How the encoder is built, what the heatmap is, and the seed."""
+        return {**self.shape, "map": self.map, "seed": self.seed}
 
     @classmethod
     def from_record(cls, classifier: FrozenClassifier, record: dict[str, Any]) -> VarSal:
         """See the base class."""
-        return cls(classifier, record["channels"], record["map"], seed=record["seed"])
+        return cls(classifier, map=record["map"], seed=record["seed"], **encoder_shape(record))
 
     def program_modules(self) -> dict[str, nn.Module]:
-        """The encoder alone: the classifier is no part of the program."""
-        return {"encoder": self.encoder}
+        """The encoder, and the classifier's layers up to the last one that it reads: none for the paper's encoder."""
+        if self.trunk is None:
+            return {"encoder": self.encoder}
+        trunk = self.trunk if isinstance(self.trunk, nn.Module) else self.classifier.model
+        return {"classifier": trunk, "encoder": self.encoder}
 
     def program(self, images: Tensor) -> tuple[Tensor, ...]:
         """The posterior's mean and standard deviation."""
@@ -169,28 +217,45 @@ class VarSal(TrainedExplainer):
     def load(cls, path: str | Path, classifier: FrozenClassifier | None = None, **settings: Any) -> VarSal:
         """A trained encoder from a checkpoint of ``VarSalTraining``.
 
+        The paper's encoder knows the classifier through training alone, so that randomised weights are refused: its map would
+        stay the same. A readout encoder reads whatever classifier it is put on, as the sanity check wants it.
+
         Args:
             path: The checkpoint.
             classifier: The classifier that it was trained for; built from the checkpoint's own record where None.
             settings: ``map`` or ``seed``.
 
         Raises:
-            InputError: The file is missing, damaged or of another class; or it was trained for other weights, be it that the
-                classifier's were randomised since.
+            InputError: The file is missing, damaged or of another class; or it was trained for other weights; or, for the
+                paper's encoder, the classifier's were randomised since.
         """
         checkpoint = read_checkpoint(path, cls.training)
+        shape = encoder_shape(checkpoint["hyper_parameters"])
         if classifier is None:
             classifier = classifier_of(checkpoint, path)
         elif fingerprint(classifier.model) != checkpoint[CLASSIFIER_KEY]["sha256"]:
             classifier.check_identity(checkpoint[CLASSIFIER_KEY], f"checkpoint {path}")
-            raise InputError(
-                f"checkpoint {path} was trained for the intact {classifier.name}, whose weights have been randomised here: "
-                "varsal reads no classifier, so that its map would stay the same; train an encoder for each randomised "
-                "network (lit-iba randomize, then configs/train/varsal_*.yaml) and give all checkpoints as a list"
-            )
-        explainer = cls(classifier, checkpoint["hyper_parameters"]["channels"], **settings)
-        load_trained(explainer.encoder, checkpoint["state_dict"], "encoder.", str(path))
+            if shape["encoder"] == "paper":
+                raise InputError(
+                    f"checkpoint {path} was trained for the intact {classifier.name}, whose weights have been randomised "
+                    "here: varsal's encoder 'paper' reads no classifier, so that its map would stay the same; train an "
+                    "encoder for each randomised network (lit-iba randomize, then configs/train/varsal_*.yaml) and give "
+                    "all checkpoints as a list, or train one with encoder 'readout'"
+                )
+        explainer, state = cls(classifier, **shape, **settings), checkpoint["state_dict"]
+        prefix = AVERAGE if any(name.startswith(AVERAGE) for name in state) else "encoder."
+        load_trained(explainer.encoder, state, prefix, str(path))
         return explainer
+
+
+def encoder_shape(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a checkpoint's or an export's settings, those that say how the encoder is built; older ones have the paper's."""
+    names = ("encoder", "taps", "width") if saved.get("encoder") == "readout" else ("encoder", "channels")
+    return {name: saved.get(name, "paper") if name == "encoder" else saved[name] for name in names}
+
+
+def _size(images: Tensor) -> tuple[int, int]:
+    return images.shape[-2], images.shape[-1]
 
 
 def _fitting(paths: Sequence[str], classifier: FrozenClassifier) -> str:

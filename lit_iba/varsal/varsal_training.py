@@ -6,12 +6,16 @@ Two passes of the frozen classifier a step: the image's, without gradients, and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchmetrics import MeanMetric
 
 from lit_iba.baselines.gradient import RandomMap
@@ -20,14 +24,18 @@ from lit_iba.heatmap import Heatmap
 from lit_iba.metrics.low_k_perturbation import LowKPerturbation
 from lit_iba.randomness import content_keys, sample_generators
 from lit_iba.training.frozen import TrainingWithFrozenClassifier
-from lit_iba.varsal.baselines import draw_baselines, perturb
+from lit_iba.varsal.baselines import DEFAULT_STRENGTHS, BaselineStrengths, draw_baselines, perturb
 from lit_iba.varsal.encoder import PAPER_CHANNELS
-from lit_iba.varsal.explainer import VarSal, check_map, sample_map
+from lit_iba.varsal.explainer import Encoder, VarSal, check_map, sample_map
 from lit_iba.varsal.prior import SoftTVPrior, StandardNormalPrior
+from lit_iba.varsal.readout_encoder import WIDTH
 from lit_iba.varsal.soft_top_k import soft_top_k, standardize
+from lit_iba.varsal.strata import golden_uniform
 
 PRIORS: dict[str, Any] = {"soft_tv": SoftTVPrior, "standard_normal": StandardNormalPrior}
 KEPT = (0.1, 0.9)  # k ~ U(hw/10, 9hw/10)
+K_DRAWS = ("uniform", "stratified")
+SCHEDULES = ("constant", "cosine")
 _SCORES = ("loss", "prediction_kl", "prior_kl", "deviation", "low_k_kl", "low_k_kl_random")
 
 
@@ -45,17 +53,33 @@ class VarSalTraining(TrainingWithFrozenClassifier):
 
     Args:
         classifier: Keyword arguments of ``FrozenClassifier``: ``{"model": "vgg16", "weights": "DEFAULT"}``.
-        channels: Output channels of the encoder's convolutions but the last; the paper's by default.
+        channels: Output channels of the paper's encoder's convolutions but the last; the paper's by default.
+        encoder: ``"paper"``, which sees the picture alone, or ``"readout"``, which reads the classifier's features and is ours.
+        taps: Layers that the readout encoder reads; None takes the last stage of each resolution.
+        width: Channels of the readout encoder on its coarse grids.
         initial_deviation: Standard deviations that training starts near. The paper names none; with 1, a new convolution's, the
             samples' noise hides the mean for as long as it takes the deviations to fall.
-        beta: Weight of KL(q || prior), a sum over pixels in nats; None takes the paper's 1 / (10 h w).
+        beta: Weight of KL(q || prior), a sum over pixels in nats; None takes the paper's 1 / (10 h w). The equations 7 and 12 as
+            printed leave out the divergence's 1/2: 1 / (5 h w) gives the weight that the print amounts to.
         prior: ``"soft_tv"``: neighbouring pixels are correlated; or ``"standard_normal"``, the ablation of figures 3 and 5.
+        alpha: Correlation of neighbours under ``"soft_tv"``; 0.4 in the paper (section 4.1).
         temperature: Of the differentiable top-k, of scores with standard deviation 1; the smaller, the harder the mask.
         baselines: What may take a pixel's place, drawn for each image and step: of ``"blur"``, ``"noise"``, ``"mean"``.
+        strengths: How strong these are; the paper names no numbers (its footnotes 1 to 3), the defaults are ours.
+        k: How the number of pixels kept is drawn, an image and step, from the paper's U(hw/10, 9hw/10): ``"uniform"``, from the
+            image's own key; or ``"stratified"``, evenly over consecutive samples (see :func:`golden_uniform`). Validation always
+            draws from the keys.
         map: What the mask is made of: a ``"sampled"`` map, or the ``"mean"``.
         low_k: Percentages of pixels removed in the validation's low-k perturbation.
+        warmup_steps: Steps over which the learning rate rises to its value; the paper names none.
+        schedule: The learning rate afterwards: ``"constant"``, or ``"cosine"``, down to 0 at the end of the run.
+        ema_decay: Of the exponential moving average of the encoder that is validated, explained with and exported; None takes the
+            trained one itself, as the paper.
         seed: Seeds samples, k and baselines, together with each image's key.
         optimizer: Called with the encoder's parameters; Adam as in appendix C.
+
+    Raises:
+        InputError: A setting that does not exist or is out of range.
     """
 
     headline: ClassVar[str] = "low_k_kl"
@@ -64,37 +88,63 @@ class VarSalTraining(TrainingWithFrozenClassifier):
         self,
         classifier: dict[str, Any],
         channels: list[int] | None = None,
+        encoder: str = "paper",
+        taps: list[str] | None = None,
+        width: int = WIDTH,
         initial_deviation: float = 1.0,
         beta: float | None = None,
         prior: str = "soft_tv",
+        alpha: float = 0.4,
         temperature: float = 0.1,
         baselines: Sequence[str] = ("blur", "noise", "mean"),
+        strengths: BaselineStrengths = DEFAULT_STRENGTHS,
+        k: str = "uniform",
         map: str = "sampled",
         low_k: Sequence[float] = (10, 30, 50, 70, 90),
+        warmup_steps: int = 0,
+        schedule: str = "constant",
+        ema_decay: float | None = None,
         seed: int = 0,
         optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(
             parameters, lr=1e-4, weight_decay=5e-4, betas=(0.9, 0.99)
         ),
     ) -> None:
         super().__init__(classifier)
-        if prior not in PRIORS:
-            raise unknown_name("prior of varsal", str(prior), PRIORS)
+        for what, given, known in (("prior", prior, PRIORS), ("k", k, K_DRAWS), ("schedule", schedule, SCHEDULES)):
+            if given not in known:
+                raise unknown_name(f"{what} of varsal", str(given), known)
         if (beta is not None and beta < 0) or temperature <= 0:
             raise InputError(
                 f"beta is {beta} and temperature {temperature}; beta must be at least 0, temperature above 0"
             )
+        if warmup_steps < 0 or not (ema_decay is None or 0 <= ema_decay < 1):
+            raise InputError(
+                f"warmup_steps is {warmup_steps} and ema_decay {ema_decay}; the first must be at least 0, the second null or in "
+                "[0, 1)"
+            )
         side = self.classifier.preprocessing.crop
         self.beta = 1 / (10 * side**2) if beta is None else beta
-        self.prior, self.map = PRIORS[prior](side, side), check_map(map)
+        self.prior = PRIORS[prior](side, side, **({"alpha": alpha} if prior == "soft_tv" else {}))
+        self.map, self.k, self.strengths = check_map(map), k, strengths
         self.temperature, self.baselines, self.seed, self.optimizer = temperature, tuple(baselines), seed, optimizer
-        self.explainer = VarSal(self.classifier, channels or PAPER_CHANNELS, seed=seed)
+        self.warmup_steps, self.schedule, self.processes = warmup_steps, schedule, 1
+        self.explainer = VarSal(
+            self.classifier, channels or PAPER_CHANNELS, encoder=encoder, taps=taps, width=width, seed=seed
+        )
         self.encoder = self.explainer.encoder
         self.encoder.start_near(initial_deviation)
+        self.average: AveragedModel | None = None
+        if ema_decay is not None:
+            # Of the batch norms' statistics too: they belong to the weights that they were measured with.
+            averaging = get_ema_multi_avg_fn(ema_decay)
+            self.average = AveragedModel(self.encoder, multi_avg_fn=averaging, use_buffers=True).requires_grad_(False)
+            self.explainer.encoder = cast(Encoder, self.average.module)
         self.low_k, self.random = LowKPerturbation(low_k), RandomMap(self.classifier, seed=seed)
         self.save_hyperparameters(
-            {"classifier": classifier, "channels": list(self.encoder.channels), "initial_deviation": initial_deviation,
-             "beta": beta, "prior": prior,
-             "temperature": temperature, "baselines": list(baselines), "map": map, "low_k": list(low_k), "seed": seed}
+            {"classifier": classifier, **self.explainer.shape, "initial_deviation": initial_deviation,
+             "beta": beta, "prior": prior, "alpha": alpha,
+             "temperature": temperature, "baselines": list(baselines), "strengths": asdict(strengths), "k": k, "map": map,
+             "low_k": list(low_k), "warmup_steps": warmup_steps, "schedule": schedule, "ema_decay": ema_decay, "seed": seed}
         )  # fmt: skip
         self.scores = torch.nn.ModuleDict({name: MeanMetric() for name in _SCORES})
 
@@ -102,27 +152,43 @@ class VarSalTraining(TrainingWithFrozenClassifier):
         """Posterior means, with deviations as uncertainty, of images (B, 3, H, W)."""
         return self.explainer.attribute(images, target=0)
 
-    def _perturb(self, images: Tensor, keys: Sequence[str]) -> Perturbed:
-        """Draw a map, a number k and a baseline for every image (B, 3, H, W); equal keys draw equal numbers."""
-        mean, log_variance = self.encoder(images)
+    def _perturb(
+        self,
+        images: Tensor,
+        keys: Sequence[str],
+        features: Mapping[str, Tensor] | None = None,
+        uniform: Tensor | None = None,
+    ) -> Perturbed:
+        """Draw a map, a number k and a baseline for every image; equal keys draw equal numbers.
+
+        Args:
+            images: (B, 3, H, W).
+            keys: Of the draws.
+            features: What the encoder reads, where it is known already.
+            uniform: Numbers in [0, 1), (B,), that k follows from; by default drawn with the keys.
+        """
+        encoder = self.encoder if self.training else self.explainer.encoder  # the average, if there is one
+        mean, log_variance = encoder(images, self.explainer.features(images) if features is None else features)
         generators = sample_generators(self.seed, keys, images.device)
         with torch.autocast(images.device.type, enabled=False):  # ranks and logarithms need float32
             scores = mean
             if self.map == "sampled":
                 scores = sample_map(mean, (0.5 * log_variance).exp(), generators)
-            uniform = torch.cat([torch.rand(1, generator=g, device=images.device) for g in generators])
+            if uniform is None:
+                uniform = torch.cat([torch.rand(1, generator=g, device=images.device) for g in generators])
             k = (KEPT[0] + (KEPT[1] - KEPT[0]) * uniform) * mean[0].numel()
             mask = soft_top_k(standardize(scores.flatten(1)), k, temperature=self.temperature).view_as(mean)
-            baselines = draw_baselines(images, generators, self.baselines)
+            baselines = draw_baselines(images, generators, self.baselines, self.strengths)
             return Perturbed(mean, log_variance, mask, perturb(images, mask, baselines))
 
-    def _terms(self, images: Tensor, keys: Sequence[str]) -> tuple[Perturbed, dict[str, Tensor]]:
+    def _terms(
+        self, images: Tensor, keys: Sequence[str], uniform: Tensor | None = None
+    ) -> tuple[Perturbed, dict[str, Tensor]]:
         """KL(P(x) || P(perturbed x)) and KL(q || prior) in nats, and their weighted sum, each (B,)."""
-        classifier = self.classifier.folded()
-        with torch.no_grad():
-            reference = classifier(images).float().log_softmax(dim=1)
-        perturbed = self._perturb(images, keys)
-        found = classifier(perturbed.images).float().log_softmax(dim=1)
+        logits, features = self.explainer.observe(images)
+        reference = logits.float().log_softmax(dim=1)
+        perturbed = self._perturb(images, keys, features, uniform)
+        found = self.classifier.folded()(perturbed.images).float().log_softmax(dim=1)
         with torch.autocast(images.device.type, enabled=False):
             prediction = (reference.exp() * (reference - found)).sum(dim=1)
             prior = self.prior.kl(perturbed.mean, perturbed.log_variance)
@@ -131,13 +197,20 @@ class VarSalTraining(TrainingWithFrozenClassifier):
             "deviation": (0.5 * perturbed.log_variance.detach()).exp().mean(dim=(1, 2)),
         }  # fmt: skip
 
+    def _stratified(self, count: int, batch_index: int, device: torch.device) -> Tensor:
+        """The numbers that k follows from, (count,), for this process's part of a step; processes take turns in the sequence."""
+        (epoch,) = sample_generators(self.seed, [f"k/{self.current_epoch}"], torch.device("cpu"))
+        first = (batch_index * self.processes + self.global_rank) * count
+        return golden_uniform(first, count, float(torch.rand(1, generator=epoch)), device)
+
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         """One step of equation 5 on a batch."""
         weight, images = batch["weight"], self.images_of(batch)
         # Empty slots would enter batch norm's statistics: a picture of the batch stands in for them, with weight 0.
         slots = torch.arange(len(weight), device=weight.device)
         images = images[torch.where(weight > 0, slots, (weight > 0).int().argmax())]
-        _, terms = self._terms(images, [f"{self.current_epoch}/{key}" for key in batch["key"]])
+        uniform = self._stratified(len(weight), batch_index, images.device) if self.k == "stratified" else None
+        _, terms = self._terms(images, [f"{self.current_epoch}/{key}" for key in batch["key"]], uniform)
         # Divided by the batch's slots, not by the weights' sum: so two processes at batch b equal one at 2b.
         means = {name: (values * weight).mean() for name, values in terms.items()}
         for name, value in means.items():
@@ -167,10 +240,38 @@ class VarSalTraining(TrainingWithFrozenClassifier):
         seen = self.classifier.preprocessing.denormalize(perturbed.cpu())
         return [heatmap.colored(), heatmap.deviation().colored(), grey, seen]
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam over the encoder alone."""
-        return self.optimizer(self.encoder.parameters())
+    def configure_optimizers(self) -> Any:
+        """The optimiser over the encoder alone, and the schedule of its learning rate, if there is one."""
+        optimizer = self.optimizer(self.encoder.parameters())
+        if self.schedule == "constant" and not self.warmup_steps:
+            return optimizer
+        steps = math.inf if self.schedule == "constant" else self.trainer.estimated_stepping_batches
+        if self.schedule == "cosine" and not math.isfinite(steps):
+            raise InputError("schedule cosine needs to know where the run ends; set trainer.max_epochs or max_steps")
+        schedule = LambdaLR(optimizer, lambda step: learning_rate_share(step, self.warmup_steps, steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """A step, and the average moves after it; here, because checkpoints are written when the batch ends."""
+        super().optimizer_step(*args, **kwargs)
+        if self.average is not None:
+            self.average.update_parameters(self.encoder)
 
     def on_fit_start(self) -> None:
-        """Check the disk."""
+        """Check the disk, and count the processes."""
         self.check_disk()
+        self.processes = self.trainer.world_size
+
+
+def learning_rate_share(step: int, warmup_steps: int, steps: float) -> float:
+    """The learning rate of a step, counted from 0, as a share of the optimiser's: a linear rise, then half a cosine to 0.
+
+    Args:
+        step: Steps taken before.
+        warmup_steps: Length of the rise.
+        steps: Of the whole run; infinite for a rate that stays. A run that goes on longer has the rate 0.
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    done = 0.0 if math.isinf(steps) else (step - warmup_steps) / max(steps - warmup_steps, 1)
+    return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
