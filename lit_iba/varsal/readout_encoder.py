@@ -80,7 +80,7 @@ class ReadoutEncoder(nn.Module):
 
     @torch.no_grad()
     def start_near(self, deviation: float) -> None:
-        """As :meth:`lit_iba.varsal.encoder.VarSalEncoder.start_near`."""
+        """As :meth:`lit_iba.varsal.VarSalEncoder.start_near`."""
         self.out.bias[1] = raw_for_deviation(deviation)  # type: ignore[index]
 
 

@@ -40,7 +40,7 @@ def killed_after_three(self):
         yield batch
 
 BatchStream.__iter__ = killed_after_three  # in the workers, which are forked from here
-from lit_iba.cli import main
+from lit_iba.cli.main import main
 sys.exit(main(sys.argv[1:], "train.py"))
 """
 
