@@ -6,23 +6,19 @@ import pytest
 import second_device
 import torch
 
-from lit_iba.classifier import FrozenClassifier
+# Before any test of any folder runs: autograd counts the devices once, at the first backward pass of a process. Not beside a GPU,
+# which would no longer be the process's accelerator then.
+if not torch.cuda.is_available():
+    second_device.install()
 
 
 @pytest.fixture(autouse=True)
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     """The second device."""
-    second_device.install()
+    if torch.cuda.is_available():
+        pytest.skip("a GPU is here, on which the tests of tests/cuda show more")
     monkeypatch.setattr(torch, "Generator", second_device.Generator)
     monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: None)  # nothing runs behind the host's back
     second_device.waits.clear()
     with second_device.DrawsOfTheCPU():
         yield torch.device(second_device.NAME)
-
-
-@pytest.fixture
-def network() -> FrozenClassifier:
-    """A narrow network with fixed random weights, for pictures of 32 pixels; anew for each test, which may move it."""
-    from device_toys import narrow
-
-    return narrow()
