@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.distributions import Normal, kl_divergence
 
 from lit_iba.classifier.layout import Layout
-from lit_iba.iba.bottleneck import blur, information_bits, information_nats, mask_from_logits, mix
+from lit_iba.iba.bottleneck import _blur_by_shifts, blur, information_bits, information_nats, mask_from_logits, mix
 
 
 @settings(max_examples=100, deadline=None)
@@ -84,3 +84,22 @@ def test_the_mask_and_its_complement_sum_to_one_and_tokens_without_position_are_
     grid = torch.sigmoid(alpha[:, 1:]).transpose(1, 2).unflatten(2, (4, 4))
     assert torch.allclose(layout.grid(keep), blur(grid, 1.0), atol=1e-6)
     assert torch.allclose(mask_from_logits(alpha, 0.0, layout)[0], torch.sigmoid(alpha), atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(9, 7), (3, 5), (1, 4)])
+@pytest.mark.parametrize("sigma", [0.2, 1.0, 1.6])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_shifted_sums_blur_as_convolutions_do(
+    size: tuple[int, int], sigma: float, memory_format: torch.memory_format
+) -> None:
+    """What a GPU runs in place of the CPU's convolutions, forwards and backwards."""
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(2, 3, *size, generator=generator, dtype=torch.float64).contiguous(memory_format=memory_format)
+    weights = torch.randn(maps.shape, generator=generator, dtype=torch.float64)
+    found = []
+    for function in (blur, _blur_by_shifts):
+        x = maps.clone().requires_grad_()
+        y = function(x, sigma)
+        found.append((y, *torch.autograd.grad((y * weights).sum(), x)))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
