@@ -107,10 +107,10 @@ class SanityCheck(ExplainerMetric):
     """Similarity of a heatmap to that of the same network with its last layers randomised; low is good.
 
     The explainer is built anew on every randomised network, with the same settings, keys and targets. Explainers that were
-    trained on the classifier (a readout) are put on the randomised one as they are, as in the paper; VarSal, which reads no
-    classifier, takes a checkpoint for each randomised one instead. A file of statistics named in the settings is kept. The
-    explainers of one ``subject`` stay in memory while the same object is given to :meth:`update`: with ``points: null`` and a
-    deep network these are many.
+    trained on the classifier (a readout) are put on the randomised one as they are, as in the paper; VarSal with the paper's
+    encoder, which reads no classifier, takes a checkpoint for each randomised one instead. A file of statistics named in the
+    settings is kept. The explainers of one ``subject`` stay in memory while the same object is given to :meth:`update`: with
+    ``points: null`` and a deep network these are many.
 
     Args:
         points: How many points of the cascade are looked at, evenly spaced, the first and the last layer among them; None

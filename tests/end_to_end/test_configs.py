@@ -41,6 +41,7 @@ def test_every_config_has_its_test() -> None:
         "quickstart/real_time_saliency.yaml", "train/real_time_saliency_resnet50.yaml", "quickstart/varsal.yaml",
         "quickstart/uncertainty.yaml", "evaluate/varsal_figure7_vgg16.yaml",
         "quickstart/input_iba.yaml", "train/input_iba_vgg16.yaml",
+        "train/varsal_readout_resnet18.yaml", "train/varsal_readout_resnet50.yaml",
         "train/varsal_resnet50.yaml", "train/varsal_vgg16.yaml", *(f"train/varsal_vgg16_{name}.yaml" for name in ABLATIONS),
     }  # fmt: skip
     evaluation = {f"evaluate/{name}" for name in BENCHMARKS}  # in test_evaluate_configs.py
@@ -200,6 +201,26 @@ def test_the_varsal_configs_take_a_step(layered: list[str], tmp_path: Path, monk
         changed = [word for pair in (trained | little | classifier).items() for word in pair]
         assert main(["uncertainty", *config, *changed], "evaluate.py") == 0
         assert Path("runs/varsal_figure7_vgg16/uncertainty.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["resnet18", "resnet50"])
+def test_the_readout_configs_of_varsal_take_a_step(
+    network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_quickstart("data/imagenet", QuickstartSettings(6, 4, 2, shard_size=4))
+    record = {"model": network, "weights": "random", "preprocessing": {"resize": 64, "crop": 64}}
+    changes = {
+        "--model.classifier": json.dumps(record), "--model.width": "8", "--model.low_k": "[50]",
+        "--data.batch_size": "2", "--data.num_workers": "0", "--trainer.max_steps": "2",
+        "--trainer.val_check_interval": "2", "--trainer.limit_val_batches": "1", "--trainer.accelerator": "cpu",
+    }  # fmt: skip
+    config = ["fit", "--config", str(CONFIGS / "train" / f"varsal_readout_{network}.yaml")]
+    assert main([*config, *(word for pair in changes.items() for word in pair)], "train.py") == 0
+    saved = torch.load(f"runs/varsal_readout_{network}/checkpoints/last.ckpt", weights_only=True)
+    assert saved["hyper_parameters"]["taps"] == ["relu", "layer1", "layer2", "layer3", "layer4"]
+    assert int(saved["state_dict"]["average.n_averaged"]) == saved["global_step"] == 2
 
 
 @pytest.mark.slow
