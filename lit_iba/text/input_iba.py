@@ -2,7 +2,7 @@
 
 Stage a: IBA at a hidden layer gives Z*. Stage b: a prior Z_G = lambda_G I + (1 - lambda_G) eps_G on the embeddings I, fitted by a
 Wasserstein GAN so that the hidden layer's output of Z_G is distributed as Z*. Stage c: the bottleneck on the embeddings, whose
-information counts beyond that prior (proposition 3). With the GAN, texts run one after the other, so that none depends on its batch.
+information counts beyond that prior (proposition 3). With the GAN, texts run one after the other: none depends on its batch.
 """
 
 from __future__ import annotations

@@ -63,7 +63,9 @@ def test_a_text_does_not_depend_on_its_batch(
     texts = sorted(TEXTS, key=len)[::3]
     before = copy.deepcopy(toy_classifier.network.state_dict())
     together = explainer.attribute(texts)
-    tolerance = 0 if method == "input_iba" else 1e-5  # the GAN makes percents of a rounding: there must be no other rounding
+    tolerance = (
+        0 if method == "input_iba" else 1e-5
+    )  # the GAN makes percents of a rounding: there must be no other rounding
     for text, expected in zip(texts, together, strict=True):
         alone = explainer.attribute([text])[0]
         assert alone.tokens == expected.tokens
