@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -161,10 +161,20 @@ class InputIBA(Explainer):
         return join(parts)
 
     def _find_part(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> InputStages:
-        masked = self.feature_iba.masked_feature(images, targets, generators)
-        self._tell("features", 1, 1)
-        prior = self.find_prior(images, masked, self.input_noise(images), generators)
-        return InputStages(masked.keep, masked.nats, prior, *self.find_mask(images, targets, generators, prior))
+        # The GAN makes percents of a rounding, and how a sum rounds depends on the size of the batch: up to the prior, each image
+        # is alone. What follows enlarges nothing.
+        together = len(images) if self.settings.gan == "none" else 1
+        noise, keeps, nats, priors = self.input_noise(images), [], [], []
+        for start in range(0, len(images), together):
+            some = slice(start, start + together)
+            masked = self.feature_iba.masked_feature(images[some], targets[some], generators[some])
+            self._tell("features", 1, 1)
+            keeps.append(masked.keep)
+            nats.append(masked.nats)
+            priors.append(self.find_prior(images[some], masked, noise, generators[some]))
+        prior = join(priors)
+        mask = self.find_mask(images, targets, generators, prior)
+        return InputStages(torch.cat(keeps), torch.cat(nats), prior, *mask)
 
     def find_mask(
         self, images: Tensor, targets: Tensor, generators: list[torch.Generator], prior: InputPrior
@@ -258,8 +268,11 @@ class InputIBA(Explainer):
             self.on_step(stage, done, total)
 
 
-def join(parts: list[InputStages]) -> InputStages:
-    """The stages of several batches as those of one."""
+Joined = TypeVar("Joined", InputStages, InputPrior)
+
+
+def join(parts: list[Joined]) -> Joined:
+    """The stages, or the priors, of several batches as those of one."""
 
     def joined(values: list[Any]) -> Any:
         if isinstance(values[0], Tensor):

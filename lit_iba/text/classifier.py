@@ -41,6 +41,11 @@ class Words:
         """Where words are, bool (B, T)."""
         return word_mask(self.lengths, self.numbers.shape[1])
 
+    def part(self, which: slice) -> Words:
+        """Some of the texts, padded to the longest among them."""
+        lengths = self.lengths[which]
+        return Words(self.tokens[which], self.numbers[which, : int(lengths.max())], lengths)
+
 
 class TextClassifier:
     """An LSTM that is only looked at: no parameter wants gradients, and dropout is off.

@@ -257,7 +257,7 @@ def test_the_distance_is_that_of_means_and_deviations(folder: Path) -> None:
             assert float(found[i]) == pytest.approx(float(squares[noise.active > 0].mean().sqrt()), rel=1e-3)
         half = {"picture": batch["picture"][5:], "label": batch["label"][5:], "key": batch["key"][5:]}
         alone = module._restrict(half, 0)
-        assert torch.allclose(module.distance(alone, module.explainer.prior(alone.images)), found[5:], rtol=1e-3)
+        assert torch.allclose(module.distance(alone, module.explainer.prior(alone.images)), found[5:], rtol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step`")  # a step is all that is looked at

@@ -63,7 +63,9 @@ def test_a_text_does_not_depend_on_its_batch(
     texts = sorted(TEXTS, key=len)[::3]
     before = copy.deepcopy(toy_classifier.network.state_dict())
     together = explainer.attribute(texts)
-    tolerance = 2e-2 if method == "input_iba" else 2e-3  # the GAN amplifies what padding does to the rounding of sums
+    tolerance = (
+        0 if method == "input_iba" else 1e-5
+    )  # the GAN makes percents of a rounding: there must be no other rounding
     for text, expected in zip(texts, together, strict=True):
         alone = explainer.attribute([text])[0]
         assert alone.tokens == expected.tokens
@@ -169,6 +171,7 @@ def test_integrated_gradients_are_complete(toy_classifier: TextClassifier) -> No
         empty = toy_classifier.logits(toy_classifier.fill(baseline).expand_as(embeddings), words.lengths)
         for i, heatmap in enumerate(explainer.attribute(TEXTS[:4])):
             promised = float(logits[i, heatmap.target] - empty[i, heatmap.target])
+            # What is missing is the sum's distance from the integral: the toy's cells switch within a small part of the path.
             assert heatmap.total == pytest.approx(promised, rel=0.02, abs=0.02)
 
 
