@@ -40,6 +40,7 @@ class Run:
     small: bool
     kit: Path | None
     path: Path  # of the results, without suffix
+    keep: Path | None = None  # where trained checkpoints go, if they are to be kept
     tables: dict[str, list[Row]] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
     limits: dict[str, float] = field(default_factory=dict)  # measured ceilings of the device
@@ -161,8 +162,8 @@ def parts() -> dict[str, tuple[Callable[[Run], None], float]]:
         "metrics": (gpu_speed.metrics, 30),
         "training": (gpu_speed.training, 30),
         "begin_trainings": (gpu_studies.begin_trainings, 10),
-        "table_2": (gpu_studies.table_2, 60),
-        "table_1": (gpu_studies.table_1, 90),
+        "table_2": (gpu_studies.table_2, 90),
+        "table_1": (gpu_studies.table_1, 120),
         "trained": (gpu_studies.trained, 60),
         "compiled": (gpu_speed.compiled, 60),
     }
@@ -173,11 +174,10 @@ def main(arguments: argparse.Namespace) -> int:
     device = torch.device(arguments.device)
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     stem = "gpu_" + name.lower().replace(" ", "_") + ("_small" if arguments.small else "")
-    run = Run(device, arguments.small, arguments.kit, Path(arguments.out) / stem)
+    run = Run(device, arguments.small, arguments.kit, Path(arguments.out) / stem, arguments.keep)
     failed = False
-    for part, (function, limit) in parts().items():
-        if arguments.only and part not in arguments.only:
-            continue
+    for part in arguments.only or parts():
+        function, limit = parts()[part]
         start = time.perf_counter()
         try:
             with limited(limit * arguments.patience):
@@ -200,7 +200,8 @@ if __name__ == "__main__":
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true", help="toys instead of real networks")
     parser.add_argument("--kit", type=Path, default=Path("gpu_kit"), help="photographs and weights, see gpu_kit.py")
-    parser.add_argument("--only", nargs="+", choices=list(parts()))
+    parser.add_argument("--only", nargs="+", choices=list(parts()), help="these, in this order")
     parser.add_argument("--patience", type=float, default=1.0, help="factor of every part's time limit")
+    parser.add_argument("--keep", type=Path, help="folder for the checkpoints that are trained")
     parser.add_argument("--out", default=str(RESULTS))
     raise SystemExit(main(parser.parse_args()))

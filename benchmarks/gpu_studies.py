@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from lit_iba.evaluation import Benchmark
 
 ROOT = Path(__file__).parents[1]
 CONTROLS: dict[str, Any] = {"random": {}, "constant": {}, "ramp": {}, "centre": {}}
+SMALL_BOXES = {"max_box_fraction": 0.33}
 _trainings: dict[str, tuple[subprocess.Popen[bytes], Path]] = {}
 _folder = tempfile.TemporaryDirectory(prefix="lit_iba_gpu_")  # ours until the program ends
 
@@ -137,92 +139,79 @@ def begin_trainings(run: Run) -> None:
 def judge(
     run: Run, table: str, subject: Subject, explainers: dict[str, Any], metrics: dict[str, Any], **settings: Any
 ) -> None:
-    """A row for each explainer, each a benchmark of its own, so that those that are done are kept."""
-    fabric = Fabric(accelerator=run.device.type, devices=1)
+    """One benchmark, and a row for each of its explainers."""
     classifier = FrozenClassifier(**subject.record())
-    statistics = Path(_folder.name) / "statistics" / subject.network
-    for name, explainer in explainers.items():
-        start = time.perf_counter()
-        benchmark = Benchmark(
-            classifier, subject.photographs, {name: explainer}, metrics, Path(_folder.name) / table / name,
-            batch_size=4 if run.small else 32, gallery=0, statistics_data=subject.train, statistics_images=400,
-            statistics_folder=statistics, **settings,
-        )  # fmt: skip
-        results = benchmark.run(fabric)
+    start = time.perf_counter()
+    benchmark = Benchmark(
+        classifier, subject.photographs, explainers, metrics, Path(_folder.name) / table / "_".join(explainers),
+        batch_size=4 if run.small else 32, gallery=0, statistics_data=subject.train, statistics_images=400,
+        statistics_folder=Path(_folder.name) / "statistics" / subject.network, **settings,
+    )  # fmt: skip
+    results = benchmark.run(Fabric(accelerator=run.device.type, devices=1))
+    for name in explainers:
         row: dict[str, Any] = {"explainer": name, "images": results["data"]["used"]}
         for metric, found in results["results"].items():
             result = found[name]
             row[metric] = result["score"]
             row[f"{metric} ±"] = result["standard_error"]
             row |= {f"{metric} {key}": value for key, value in result["extra"].items()}
-        seconds = results["explainers"][name]["seconds_per_image"]
-        run.add(table, row | {"s an image": seconds, "s in all": time.perf_counter() - start})
+        run.add(table, row | {"s an image": results["explainers"][name]["seconds_per_image"]})
+    print(f"{table}: {time.perf_counter() - start:.0f} s for {', '.join(explainers)}", flush=True)
 
 
 def table_1(run: Run) -> None:
-    """IBA's table 1 for ResNet-50: degradation of all photographs, 100 points, the image's own mean as fill."""
+    """IBA's table 1 for ResNet-50: boxes, and degradation of all photographs, 100 points, the authors' fill."""
     subject = subjects(run)["resnet50"]
-    wide = {"forward_batch_size": 4 if run.small else 512}
-    explainers: dict[str, Any] = {
-        "per_sample_iba": {"layer": subject.layer, "beta": 10.0, **({"steps": 2, "copies": 2} if run.small else {})},
-        "grad_cam": {"layer": "layer3"} if run.small else {},
-        "random": {},
-        "occlusion_14": {},
-        "guided_backprop": {},
-        "saliency": {},
-        "centre": {},
-        "constant": {},
-        "integrated_gradients": {},
-    }
-    if run.small:
-        explainers = dict(list(explainers.items())[:3])
-    tiles = (14,) if run.small else (14, 8)
-    metrics = {
-        f"degradation_{tile}": {
-            "metric": "degradation", "preset": "reference", "tile": tile, "points": 4 if run.small else 100, **wide,
-        }
-        for tile in tiles
-    }  # fmt: skip
-    judge(run, "table_1_box", subject, explainers, {"bounding_box": {}}, max_box_fraction=0.33)
-    judge(run, "table_1_degradation", subject, explainers, metrics)
+    short: dict[str, Any] = {"steps": 2, "copies": 2} if run.small else {}
+    groups: list[dict[str, Any]] = [
+        {"per_sample_iba": {"layer": subject.layer, "beta": 10.0, **short}, "grad_cam": layer_of(run), "random": {}},
+        {"occlusion_14": {"forward_batch_size": 512}, "guided_backprop": {}, "centre": {}},
+        {"saliency": {}, "integrated_gradients": {}, "constant": {}},
+    ]
+    wide = {"preset": "reference", "points": 4 if run.small else 100, "forward_batch_size": 4 if run.small else 512}
+    tiles = {f"degradation_{tile}": {"metric": "degradation", "tile": tile, **wide} for tile in (14, 8)}
+    for group in groups[:1] if run.small else groups:
+        judge(run, "table_1_box", subject, group, {"bounding_box": {}}, max_box_fraction=0.33)
+        judge(run, "table_1_degradation", subject, group, tiles)
+
+
+def layer_of(run: Run) -> dict[str, Any]:
+    """Grad-CAM's layer, where the toy has no usual one."""
+    return {"layer": "layer3"} if run.small else {}
 
 
 def table_2(run: Run) -> None:
     """InputIBA's table 2, with the mask Lambda at the paper's settings, on the photographs with small boxes."""
     subject = subjects(run)["resnet50"]
-    short = (
-        {"steps": 2, "generator_steps": 2, "critic_warm_up": 1, "feature_steps": 2, "copies": 2} if run.small else {}
-    )
-    mask = {"explainer": "input_iba", "layer": subject.layer, "output": "smoothed_lambda", "precision": "bf16", **short}
-    if run.small:
-        mask["precision"] = "float32"
+    short = {"steps": 2, "generator_steps": 2, "critic_warm_up": 1, "feature_steps": 2, "copies": 2}
+    quick = short if run.small else {"precision": "bf16", "forward_batch_size": 320}
+    mask = {"explainer": "input_iba", "layer": subject.layer, "output": "smoothed_lambda", **quick}
+    iba = {"explainer": "per_sample_iba", "layer": subject.layer, "beta": 10.0, **({"steps": 2} if run.small else {})}
     metrics = {"ehr": {}, "ehr_published": {"metric": "ehr", "preset": "reference"}, "bounding_box": {}}
-    explainers: dict[str, Any] = {"input_iba_mask": mask}
-    if not run.small:
-        iba = {"explainer": "per_sample_iba", "layer": subject.layer, "beta": 10.0}
-        explainers |= {"per_sample_iba": iba, "grad_cam": {}, **CONTROLS}
-    judge(run, "table_2", subject, explainers, metrics, max_box_fraction=0.33)
+    judge(
+        run, "table_2", subject, {"per_sample_iba": iba, "grad_cam": layer_of(run), **CONTROLS}, metrics, **SMALL_BOXES
+    )
+    judge(run, "table_2", subject, {"input_iba_mask": mask}, metrics, **SMALL_BOXES)
 
 
 def trained(run: Run) -> None:
-    """What the trainings gave, beside what needs none, on the photographs."""
-    known = subjects(run)
-    low_k: dict[str, Any] = {"low_k_perturbation": {}, "bounding_box": {}}
+    """What the trainings gave, beside what needs none, on the photographs with small boxes."""
+    known, checkpoints = subjects(run), {}
     for name, (process, folder) in _trainings.items():
         process.wait()
-        log = (folder.parent / f"{folder.name}.log").read_text(errors="replace")
         if process.returncode:
-            print(log[-3000:])
+            print((folder.parent / f"{folder.name}.log").read_text(errors="replace")[-3000:])
             run.note(name, f"training failed with status {process.returncode}")
             continue
-        seconds = time.time() - folder.stat().st_ctime
-        run.note(name, f"trained within {seconds:.0f} s of its start")
-        checkpoint = {"checkpoint": str(folder / "checkpoints" / "last.ckpt")}
-        if name.startswith("varsal"):
-            explainers = {name: {"explainer": "varsal", **checkpoint}}
-            judge(run, "varsal", known["resnet18"], explainers, low_k, max_box_fraction=0.33)
-        else:
-            explainers = {name: {"explainer": "readout_iba", **checkpoint}}
-            judge(run, "readout", known["resnet50"], explainers, {"bounding_box": {}}, max_box_fraction=0.33)
-    beside = {"grad_cam": {"layer": "layer3"} if run.small else {}, **CONTROLS}
-    judge(run, "varsal", known["resnet18"], beside, low_k, max_box_fraction=0.33)
+        seconds = (folder / "checkpoints" / "last.ckpt").stat().st_mtime - folder.stat().st_ctime
+        run.note(name, f"trained in about {seconds:.0f} s, beside the parts before this one")
+        checkpoints[name] = str(folder / "checkpoints" / "last.ckpt")
+        if run.keep is not None:
+            run.keep.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(checkpoints[name], run.keep / f"{name}.ckpt")
+    if "readout" in checkpoints:
+        explainers = {"readout_iba": {"checkpoint": checkpoints.pop("readout")}}
+        judge(run, "readout", known["resnet50"], explainers, {"bounding_box": {}}, **SMALL_BOXES)
+    explainers = {name: {"explainer": "varsal", "checkpoint": path} for name, path in checkpoints.items()}
+    explainers |= {"grad_cam": layer_of(run), **CONTROLS}
+    judge(run, "varsal", known["resnet18"], explainers, {"low_k_perturbation": {}, "bounding_box": {}}, **SMALL_BOXES)

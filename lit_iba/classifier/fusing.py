@@ -94,6 +94,7 @@ class FusedConv2d(nn.Module):
     def run(self, x: Tensor, skip: Tensor | None) -> Tensor:
         """The convolution, with its weights in the precision of ``x``."""
         own, (weight, bias) = self.convolution, self.weights(x.dtype)
+        assert not isinstance(own.padding, str)  # see suits
         where = (own.stride, own.padding, own.dilation)
         if self.relu and bias is not None and x.device.type == "cuda":
             if skip is None:

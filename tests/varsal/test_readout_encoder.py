@@ -7,11 +7,11 @@ import lightning as L
 import pytest
 import torch
 from export_toys import Untraceable, tiny_transformer
+from lit_iba.baselines.counterfactual import gaussian_blur
 from readout_toys import PREPROCESSING, coloured_patches
 from torch import nn
 
 from lit_iba import FrozenClassifier, InputError, build_explainer
-from lit_iba.baselines.counterfactual import gaussian_blur
 from lit_iba.export import export_checkpoint, load_exported
 from lit_iba.metrics.bounding_box import share_inside
 from lit_iba.metrics.explainer_metric import Subject
