@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
-NAME = "second"
+NAME = "second_device"  # torch gives modules and tensors a method of this name
 waits: collections.Counter[str] = collections.Counter()  # of the host for the device, by "file:line"
 _aten = torch.ops.aten
 # Operations that may see tensors of both devices, as on a GPU.
