@@ -4,7 +4,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 RUN := runs/quickstart
 
-.PHONY: quickstart test lint format benchmark clean
+.PHONY: quickstart test lint format benchmark gpu-kit gpu clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lit_iba needs Python 3.11 or newer; set PYTHON=...")'
@@ -46,6 +46,16 @@ benchmark: $(VENV)/.installed
 	$(PY) benchmarks/scaling.py
 	$(PY) benchmarks/soft_top_k.py
 	$(PY) benchmarks/varsal_training.py
+
+# What a machine with a GPU, torch and lightning but no network needs: make gpu-kit PHOTOGRAPHS="val-*.tar" TRAIN="train-*.tar"
+# WEIGHTS="resnet50.safetensors.xz resnet18.safetensors.xz"; see benchmarks/gpu_kit.py. Then take the checkout there, and make gpu.
+gpu-kit: $(VENV)/.installed
+	$(PY) benchmarks/gpu_kit.py --photographs $(foreach f,$(PHOTOGRAPHS),'$(f)') --train $(foreach f,$(TRAIN),'$(f)') --weights $(WEIGHTS)
+
+# Eight minutes on a GPU: the CUDA tests, speed against the device's limits, trainings and tables. PYTHON is the one that has torch.
+gpu:
+	test ! -d gpu_kit/wheels || $(PYTHON) -m pip install --quiet --no-index --no-deps gpu_kit/wheels/*.whl
+	PYTHONPATH=. $(PYTHON) benchmarks/gpu.py
 
 clean:
 	rm -rf runs outputs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -27,9 +27,9 @@ from lit_iba.iba.bottleneck import channels_last
 from lit_iba.iba.masked_feature import MaskedFeature
 from lit_iba.input_iba.critic import Convolution, CriticDesign
 from lit_iba.input_iba.explainer import InputIBA, estimate_input
-from lit_iba.input_iba.generator import CriticView, InputPrior, LatentBottleneck, fit_prior, normal, starting_logits
+from lit_iba.input_iba.generator import CriticView, InputPrior, LatentBottleneck, fit_prior, starting_logits
 from lit_iba.input_iba.settings import PRESETS, InputIBASettings
-from lit_iba.randomness import sample_generators
+from lit_iba.randomness import normal_copies, sample_generators
 
 DRAWS, DIRECTIONS = 48, 256
 OURS, THEIRS = PRESETS["default"], PRESETS["reference"]
@@ -59,7 +59,10 @@ def distances(
     generators = sample_generators(99, [str(i) for i in range(count)], images.device)
     view, latent = CriticView(masked, True), LatentBottleneck(masked, OURS, generators)
     with torch.no_grad():
-        drawn = [prior.sample(images, normal(generators, 8, images.shape[1:])).flatten(0, 1) for _ in range(DRAWS // 8)]
+        drawn = [
+            prior.sample(images, normal_copies(generators, 8, images.shape[1:])).flatten(0, 1)
+            for _ in range(DRAWS // 8)
+        ]
         fake = torch.cat([head(z).unflatten(0, (8, count)) for z in drawn])
         real, again = latent.sample(DRAWS), latent.sample(DRAWS)
         behind = [masked.tail(f.flatten(0, 1), ()).softmax(dim=1).unflatten(0, (DRAWS, count)) for f in (fake, real)]

@@ -31,3 +31,38 @@ def sample_generators(seed: int, keys: Sequence[str], device: torch.device) -> l
 def content_keys(images: Tensor) -> list[str]:
     """A key an image that depends on nothing but its pixels."""
     return [hashlib.sha256(image.contiguous().cpu().numpy().tobytes()).hexdigest() for image in images]
+
+
+def normal(generators: Sequence[torch.Generator], *shape: int) -> Tensor:
+    """Standard normal numbers (B, *shape), each sample's from its own generator."""
+    return torch.stack([torch.randn(shape, generator=g, device=g.device) for g in generators])
+
+
+def normal_copies(
+    generators: Sequence[torch.Generator],
+    copies: int,
+    shape: Sequence[int],
+    out: Tensor | None = None,
+    scratch: Tensor | None = None,
+) -> Tensor:
+    """Standard normal numbers for several copies of a batch, each sample's from its own generator.
+
+    Args:
+        generators: One a sample.
+        copies: How many copies.
+        shape: Of one sample.
+        out: Where they go, (copies, B, *shape); by default a new tensor.
+        scratch: Room for the copies of one sample, (copies, *shape), in a loop where it shall not be taken anew.
+
+    Returns:
+        (copies, B, *shape).
+    """
+    if out is None:
+        out = torch.empty(copies, len(generators), *shape, device=generators[0].device)
+    # In one piece of memory a sample: so the numbers of a sample do not depend on the batch around it.
+    own = out[:, 0] if len(generators) == 1 else scratch
+    if own is None or not own.is_contiguous():
+        own = torch.empty(copies, *shape, device=out.device)
+    for i, generator in enumerate(generators):
+        out[:, i] = own.normal_(generator=generator)
+    return out

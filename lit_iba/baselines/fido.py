@@ -17,6 +17,7 @@ from lit_iba.checks import check_choice, check_counts, check_numbers
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer
+from lit_iba.iba.optimise import descend
 from lit_iba.perturbation import gaussian_blur, log_odds
 
 INFILLS = ("mean", "local_mean", "blur", "random")
@@ -93,19 +94,18 @@ class FIDO(Explainer):
         """Optimise the dropout probabilities of every image of the batch."""
         height, width = images.shape[-2:]
         grid = (len(images), 1, -(-height // self.cell), -(-width // self.cell))
-        logits = torch.zeros(grid, device=images.device, requires_grad=True)  # of dropping
-        # Adam is elementwise and the loss a sum over images: each image is optimised as if it were alone.
-        adam = torch.optim.Adam([logits], lr=self.learning_rate)
         blurred = gaussian_blur(images, BLUR_SIGMA, border="reflect") if self.infill == "blur" else None
-        for step in range(self.steps):
+
+        def gradient(logits: Tensor, step: int) -> Tensor:
             uniform = torch.stack(
                 [torch.rand((self.samples, 1, height, width), generator=g, device=images.device) for g in generators]
             )
             fill = self._random_fill(images, generators) if self.infill == "random" else blurred
             warmth = min(1.0, step / max(self.warm_up, 1))
-            logits.grad = self._gradient(logits, images, targets, uniform, fill, warmth)
-            adam.param_groups[0]["lr"] = self.learning_rate * (1 - step / self.steps)
-            adam.step()
+            return self._gradient(logits, images, targets, uniform, fill, warmth)
+
+        start = torch.zeros(grid, device=images.device)  # of dropping
+        logits = descend(start, gradient, steps=self.steps, learning_rate=self.learning_rate, decays=True)
         with torch.no_grad():
             drop = self._probabilities(logits, (height, width))[:, 0]
             return Attribution((drop if self.objective == "sdr" else 1 - drop) - 0.5)

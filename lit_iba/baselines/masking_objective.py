@@ -19,6 +19,7 @@ from kornia.filters import gaussian_blur2d
 from torch import Tensor
 
 from lit_iba.errors import InputError
+from lit_iba.randomness import normal
 
 BLUR = (11.0, 2.5)  # standard deviation in pixels of a 224-pixel picture, and where its kernel ends: 55 taps there
 COLOUR, COLOUR_NOISE = (
@@ -107,7 +108,7 @@ def draw(
 ) -> Draws:
     """Draw the class to ask for and the alternative image of every image."""
     uniform = torch.stack([torch.rand(6, generator=g, device=images.device) for g in generators])
-    noise = torch.stack([torch.randn(2, *images.shape[1:], generator=g, device=images.device) for g in generators])
+    noise = normal(generators, 2, *images.shape[1:])
     classes, real = ask(labels, num_classes, settings.fake_probability, uniform[:, :2])
     noisy = images + settings.image_noise * noise[:, 0]
     colour = COLOUR * (2 * uniform[:, 3:, None, None] - 1) + COLOUR_NOISE * noise[:, 1]

@@ -12,6 +12,7 @@ from torch import Tensor
 from lit_iba.classifier.layout import Layout
 from lit_iba.classifier.split import Carried
 from lit_iba.iba.noise import NoiseModel
+from lit_iba.randomness import normal
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,7 @@ class MaskedFeature:
     @torch.no_grad()
     def logits(self, generators: list[torch.Generator]) -> Tensor:
         """Logits (B, K) of one draw of Z = lambda R + (1 - lambda) eps; ``generators[i]`` belongs to image i."""
-        shape, device = self.r.shape[1:], self.r.device
-        unit_noise = torch.stack([torch.randn(shape, generator=g, device=device) for g in generators])
+        unit_noise = normal(generators, *self.r.shape[1:])
         z = self.noise.restrict(self.r, self.keep, self.drop, unit_noise)
         return self.tail(z.clamp_min(0) if self.clamp else z, self.carried)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 Loss = Callable[[Tensor], Tensor]  # from logits (B, ...) to the sum of the images' losses
+Gradient = Callable[[Tensor, int], Tensor]  # from logits and the step's number, from 0, to the gradient of that sum
 WARM_UP = 2  # plain steps before a capture, in which kernels are chosen and workspaces made
 
 
@@ -33,11 +34,40 @@ def optimise_mask(
         learning_rate: Of Adam.
         on_step: Told the number of steps done.
     """
+
+    def gradient(alpha: Tensor, step: int) -> Tensor:
+        draw()
+        return _gradient(alpha, loss)
+
+    return descend(start, gradient, steps=steps, learning_rate=learning_rate, on_step=on_step)
+
+
+def descend(
+    start: Tensor,
+    gradient: Gradient,
+    *,
+    steps: int,
+    learning_rate: float,
+    decays: bool = False,
+    on_step: Callable[[int], object] | None = None,
+) -> Tensor:
+    """:func:`optimise_mask` for a loss whose gradient is put together by the caller, in parts say.
+
+    Args:
+        start: Logits to start from (B, ...); unchanged.
+        gradient: Of the loss at the logits, for a step.
+        steps: Adam updates.
+        learning_rate: Of Adam.
+        decays: Whether it falls linearly to zero.
+        on_step: Told the number of steps done.
+    """
     alpha = start.detach().clone().requires_grad_()
     adam = torch.optim.Adam([alpha], lr=learning_rate)
     for step in range(steps):
-        draw()
-        _update(alpha, adam, loss)
+        alpha.grad = gradient(alpha, step)
+        if decays:
+            adam.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
+        adam.step()
         if on_step is not None:
             on_step(step + 1)
     return alpha.detach()
@@ -86,7 +116,11 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
 
 
-def _update(alpha: Tensor, adam: torch.optim.Adam, loss: Loss) -> None:
+def _gradient(alpha: Tensor, loss: Loss) -> Tensor:
     with torch.enable_grad():
-        (alpha.grad,) = torch.autograd.grad(loss(alpha), alpha)
+        return torch.autograd.grad(loss(alpha), alpha)[0]
+
+
+def _update(alpha: Tensor, adam: torch.optim.Adam, loss: Loss) -> None:
+    alpha.grad = _gradient(alpha, loss)
     adam.step()

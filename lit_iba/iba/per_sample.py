@@ -32,6 +32,7 @@ from lit_iba.iba.bottleneck import (
 from lit_iba.iba.masked_feature import MaskedFeature
 from lit_iba.iba.noise import NoiseModel
 from lit_iba.iba.optimise import GraphedSteps, autocast, optimise_mask
+from lit_iba.randomness import normal_copies
 from lit_iba.statistics import FeatureStatistics
 
 logger = logging.getLogger(__name__)
@@ -268,7 +269,7 @@ class _Problem:
         # Drawn in the order of memory, into tensors that stay: what is moved about costs as much as the drawing.
         in_memory = r.movedim(1, -1) if r.ndim == 4 else r
         self.drawn = r.new_empty(s.copies, *in_memory.shape)
-        self.own = self.drawn[:, 0] if len(r) == 1 else torch.empty_like(self.drawn[:, 0])
+        self.own = None if len(r) == 1 else self.drawn.new_empty(s.copies, *in_memory.shape[1:])
         self.unit_noise = self.drawn.movedim(-1, 2) if r.ndim == 4 else self.drawn
 
     def load(self, r: Tensor, carried: Carried, targets: Tensor) -> None:
@@ -281,8 +282,8 @@ class _Problem:
 
     def draw(self) -> None:
         """Standard normal numbers for a step, each image's from its own generator."""
-        for i, generator in enumerate(self.generators):
-            self.drawn[:, i] = self.own.normal_(generator=generator)
+        copies, shape = len(self.drawn), self.drawn.shape[2:]
+        normal_copies(self.generators, copies, shape, out=self.drawn, scratch=self.own)
 
     def loss(self, alpha: Tensor) -> Tensor:
         """Cross-entropy and weighted information, summed over images."""

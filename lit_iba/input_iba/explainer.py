@@ -25,8 +25,9 @@ from lit_iba.iba.noise import NoiseModel
 from lit_iba.iba.optimise import autocast, optimise_mask
 from lit_iba.iba.per_sample import PerSampleIBA
 from lit_iba.input_iba.bottleneck import input_information_bits, input_information_nats
-from lit_iba.input_iba.generator import InputPrior, OnStep, fit_prior, normal, starting_logits
+from lit_iba.input_iba.generator import InputPrior, OnStep, fit_prior, starting_logits
 from lit_iba.input_iba.settings import settings_from
+from lit_iba.randomness import normal_copies
 from lit_iba.statistics import FeatureStatistics, identity_of
 
 INPUT = "input"  # what the images themselves are called where layers are named
@@ -235,7 +236,7 @@ class InputIBA(Explainer):
         unit_noise = images.new_empty(s.copies, *images.shape)
 
         def draw() -> None:
-            normal(generators, s.copies, images.shape[1:], out=unit_noise)
+            normal_copies(generators, s.copies, images.shape[1:], out=unit_noise)
 
         def loss(alpha: Tensor) -> Tensor:
             keep, drop = self._mask(alpha)

@@ -29,6 +29,7 @@ from lit_iba.input_iba.critic import (
     published_design,
 )
 from lit_iba.input_iba.settings import InputIBASettings
+from lit_iba.randomness import normal_copies
 
 GROUPS, GROUP_MEAN, GROUP_STD = 10, 2.0, 5.0  # of z_star_noise = "uniform_groups": means in [-2, 2], scales in [0, 5]
 LARGEST_START = (
@@ -75,17 +76,6 @@ def starting_logits(masked: MaskedFeature, size: tuple[int, int], kind: str) -> 
     return maps if kind == "bits" else maps.clamp_max(LARGEST_START)
 
 
-def normal(
-    generators: Sequence[torch.Generator], samples: int, shape: Sequence[int], out: Tensor | None = None
-) -> Tensor:
-    """Standard normal numbers (samples, B, *shape), each image's from its own generator; into ``out`` where it is given."""
-    device = generators[0].device
-    drawn = torch.empty(samples, len(generators), *shape, device=device) if out is None else out
-    for i, generator in enumerate(generators):
-        drawn[:, i] = torch.randn((samples, *shape), generator=generator, device=device)
-    return drawn
-
-
 def uniform(generators: Sequence[torch.Generator], *shape: int) -> Tensor:
     """Numbers uniform in [0, 1), (*shape, B), each image's from its own generator."""
     return torch.stack([torch.rand(shape, generator=g, device=g.device) for g in generators], dim=-1)
@@ -114,7 +104,7 @@ class LatentBottleneck:
     def sample(self, samples: int) -> Tensor:
         """Z* (samples, B, *R)."""
         r, noise = self.masked.r, self.masked.noise
-        unit_noise = normal(self.generators, samples, r.shape[1:])
+        unit_noise = normal_copies(self.generators, samples, r.shape[1:])
         if self.groups is None:
             return noise.restrict(r, self.keep, self.drop, unit_noise)
         member = (uniform(self.generators, samples) * GROUPS).long()  # (samples, B)
@@ -239,8 +229,8 @@ def prior_features(
     """Draws of f(Z_G), (S, B, *R): Z_G of a picture from the local explanation set of each image; see :func:`fit_prior`."""
     samples, around = settings.samples, images
     if settings.neighbourhood:
-        around = images + spread * normal(generators, samples, images.shape[1:])
-    z = prior.sample(around, normal(generators, samples, images.shape[1:]))
+        around = images + spread * normal_copies(generators, samples, images.shape[1:])
+    z = prior.sample(around, normal_copies(generators, samples, images.shape[1:]))
     return head(z.flatten(0, 1)).unflatten(0, (samples, len(images)))
 
 

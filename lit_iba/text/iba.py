@@ -19,6 +19,7 @@ from torch import Tensor
 from lit_iba.checks import check_counts, check_numbers
 from lit_iba.errors import InputError
 from lit_iba.iba.bottleneck import NATS_PER_BIT, SMALLEST_KEEP, mix
+from lit_iba.iba.optimise import optimise_mask
 from lit_iba.input_iba.bottleneck import input_information_nats
 from lit_iba.statistics import FeatureStatistics
 from lit_iba.text.classifier import TextClassifier, Words
@@ -141,22 +142,24 @@ class MaskFit:
             targets: (B,).
             generators: One a text.
         """
-        r = noise.standardise(features)
-        alpha = torch.full_like(features, self.initial_alpha, requires_grad=True)
-        # Adam is elementwise and the loss a sum over texts: each text is optimised as if it were alone.
-        adam = torch.optim.Adam([alpha], lr=self.learning_rate)
+        r, size = noise.standardise(features), features.shape[2]
         lengths, repeated = words.lengths.repeat(self.copies), targets.repeat(self.copies)
-        for _ in range(self.steps):
-            unit_noise = normal_words(generators, self.copies, words, features.shape[2])
-            with torch.enable_grad():
-                keep, drop = masks(alpha)
-                z = mix(features, keep, drop, noise.mean, noise.std, unit_noise)  # (copies, B, T, D)
-                cross_entropy = F.cross_entropy(tail(z.flatten(0, 1), lengths), repeated, reduction="sum") / self.copies
-                nats = input_information_nats(r, keep, drop, prior_drop).mean(dim=2)  # (B, T)
-                information = ((nats * words.mask).sum(dim=1) / words.lengths).sum()
-                (alpha.grad,) = torch.autograd.grad(cross_entropy + self.beta * information, alpha)
-            adam.step()
-        return alpha.detach()
+        unit_noise = features.new_zeros(self.copies, *features.shape)
+
+        def draw() -> None:
+            unit_noise.copy_(normal_words(generators, self.copies, words, size))
+
+        def loss(alpha: Tensor) -> Tensor:
+            keep, drop = masks(alpha)
+            z = mix(features, keep, drop, noise.mean, noise.std, unit_noise)  # (copies, B, T, D)
+            logits = tail(z.flatten(0, 1), lengths)
+            cross_entropy = F.cross_entropy(logits, repeated, reduction="sum") / self.copies
+            nats = input_information_nats(r, keep, drop, prior_drop).mean(dim=2)  # (B, T)
+            information = ((nats * words.mask).sum(dim=1) / words.lengths).sum()
+            return cross_entropy + self.beta * information
+
+        start = torch.full_like(features, self.initial_alpha)
+        return optimise_mask(start, loss, draw, steps=self.steps, learning_rate=self.learning_rate)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from torch import Tensor
 from lit_iba import FeatureStatistics, FrozenClassifier, InputError, Preprocessing, build_explainer
 from lit_iba.iba.bottleneck import blur
 from lit_iba.input_iba.explainer import InputIBA, InputStages, estimate_input
-from lit_iba.input_iba.generator import CriticView, InputPrior, LatentBottleneck, fit_prior, normal
-from lit_iba.randomness import sample_generators
+from lit_iba.input_iba.generator import CriticView, InputPrior, LatentBottleneck, fit_prior
+from lit_iba.randomness import normal_copies, sample_generators
 
 QUICK: dict[str, Any] = {
     "feature_steps": 2, "feature_copies": 2, "generator_steps": 3, "critic_warm_up": 3, "critic_steps": 2, "samples": 4,
@@ -127,7 +127,7 @@ def test_fitting_brings_the_features_closer_to_z_star(build: Build, images: Tens
 
     def distance(prior: InputPrior) -> Tensor:
         drawn = sample_generators(7, ["a", "b"], images.device)
-        z = prior.sample(images, normal(drawn, 64, images.shape[1:])).flatten(0, 1)
+        z = prior.sample(images, normal_copies(drawn, 64, images.shape[1:])).flatten(0, 1)
         with torch.no_grad():
             fake = head(z).unflatten(0, (64, 2))
         return sliced_wasserstein(view(fake), view(LatentBottleneck(masked, explainer.settings, drawn).sample(64)))
