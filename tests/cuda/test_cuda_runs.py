@@ -1,6 +1,5 @@
 """Real runs on a GPU: trained in bfloat16, killed and continued; two processes on one device; exported programs moved there."""
 
-import os
 import signal
 import time
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 import yaml
 from cluster_toys import SAMPLES, command, finish, last_checkpoint, prepare, samples_taken, start
 from export_toys import random_images, trained_like
+from test_nodes import train_on_two_nodes
 from torch.export.passes import move_to_device_pass
 
 from lit_iba import FrozenClassifier
@@ -65,19 +65,7 @@ def test_a_killed_run_goes_on_in_bfloat16(config: Path, tmp_path: Path, module: 
 
 def test_two_processes_train_on_one_device(config: Path, tmp_path: Path, accelerator: str) -> None:
     """As two nodes with the same GPU; NCCL would refuse it, gloo does not."""
-    settings = yaml.safe_load(config.read_text())
-    backend = {"class_path": "lightning.pytorch.strategies.DDPStrategy", "init_args": {"process_group_backend": "gloo"}}
-    settings["trainer"] |= {"strategy": backend}
-    two = tmp_path / "two.yaml"
-    two.write_text(yaml.safe_dump(settings))
-    watch = tmp_path / "watch"
-    options = ("--trainer.accelerator", accelerator, "--trainer.num_nodes", "2", "--trainer.devices", "1")
-    port = str(20_000 + os.getpid() % 20_000)
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WATCH": str(watch)}
-    processes = [start(command(two, tmp_path / "run", *options), NODE_RANK=str(rank), **shared) for rank in range(2)]
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs[0][-3000:] + outputs[1][-3000:]
-    seen = [(epoch, key) for _, epoch, key in samples_taken(watch)]
+    seen = train_on_two_nodes(config, tmp_path, "--trainer.accelerator", accelerator)
     assert len(seen) == len(set(seen)) == 3 * SAMPLES
 
 
