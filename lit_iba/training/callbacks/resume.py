@@ -79,14 +79,14 @@ class ResumeCheckpoint(L.Callback):
         # A batch may count several steps: one of each optimiser, under manual optimisation.
         due = self.every_n_steps and trainer.global_step // self.every_n_steps > before // self.every_n_steps
         if stop or due:
-            trainer.save_checkpoint(self.path(trainer))
+            trainer.save_checkpoint(self.path(trainer), weights_only=False)  # with the optimiser
         if stop:
             self._end(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save before a validation, which may take longer than the grace time."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            trainer.save_checkpoint(self.path(trainer))
+            trainer.save_checkpoint(self.path(trainer), weights_only=False)  # with the optimiser
 
     def on_validation_batch_end(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
         """Leave a validation at once: the state before it is saved already."""
