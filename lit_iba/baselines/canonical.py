@@ -218,7 +218,8 @@ def _max_pool(module: nn.Module) -> nn.Module | None:
 
 
 def _flatten_module(module: nn.Module) -> nn.Module | None:
-    return nn.Flatten() if (module.start_dim, module.end_dim) in ((1, -1), (1, 3)) else None
+    axes: tuple[Any, Any] = module.start_dim, module.end_dim
+    return nn.Flatten() if axes in ((1, -1), (1, 3)) else None
 
 
 MODULES: dict[type[nn.Module], Callable[[nn.Module], nn.Module | None]] = {

@@ -128,7 +128,7 @@ def _from_timm(
             ) from error
     if state:
         load_into(model, state, weights)
-    data = timm.data.resolve_model_data_config(model)
+    data = timm.data.config.resolve_model_data_config(model)
     crop = data["input_size"][-1]
     usual = Preprocessing(
         resize=round(crop / data["crop_pct"]),

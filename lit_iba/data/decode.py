@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from lit_iba.errors import InputError
 
@@ -33,7 +33,7 @@ def _opened(data: bytes, name: str) -> Image.Image:
             image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
             image.load()
     except _DAMAGE as error:
-        reason = "it is neither JPEG nor PNG" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        reason = "it is neither JPEG nor PNG" if isinstance(error, UnidentifiedImageError) else str(error)
         raise InputError(f"{name} cannot be decoded ({reason}); replace the file or leave it out") from error
     return image
 

@@ -33,7 +33,7 @@ class Ledger(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call] # torch's
         self.forward = self.backward = self.bytes = self.peak = 0
         self._known: set[int] = set()
 
