@@ -87,6 +87,7 @@ def _canonical_names(kind: str) -> dict[str, str]:
     return names
 
 
+@cache  # a report of 50 explainers asks a million times
 def canonical(kind: str, name: str) -> str:
     """The registered name for one of the ``"metrics"``, ``"explainers"``, ``"networks"`` or ``"quantities"``.
 
