@@ -69,8 +69,8 @@ class LayerAggregate(Explainer):
         self.upsampling = upsampling
         if forward_batch_size < 1:
             raise InputError(f"forward_batch_size is {forward_batch_size}; it must be at least 1")
-        self.signed, self.forward_batch_size = signed, forward_batch_size  # type: ignore[misc] # of this instance
-        self.unit = "logit" if signed else "1"  # type: ignore[misc]
+        self.signed, self.forward_batch_size = signed, forward_batch_size
+        self.unit = "logit" if signed else "1"
 
     def trace(self, network_layers: list[str] | None) -> NetworkLayers:
         """Find the network's layers, and say once if completeness does not hold."""

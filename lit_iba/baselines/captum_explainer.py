@@ -81,7 +81,7 @@ class CaptumExplainer(Explainer):
         path = method if "." in method else f"captum.attr.{method}"
         self.method = class_named(path, "Captum method", {}, CaptumAttribution)
         self.channels, self.layer, self.forward_batch_size = channels, layer, forward_batch_size
-        self.signed = channels in SIGNED  # type: ignore[misc] # of this instance
+        self.signed = channels in SIGNED
         _, network, *rest = inspect.signature(self.method.__init__).parameters.items()
         # Methods that hook or rewrite the network call it "model" and not "forward_func".
         self.changes_network = network[0] == "model"

@@ -54,7 +54,7 @@ class FIDO(Explainer):
     """
 
     name: ClassVar[str] = "fido"
-    signed: ClassVar[bool] = True
+    signed = True
 
     def __init__(
         self,

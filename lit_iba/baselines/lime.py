@@ -47,7 +47,7 @@ class LIME(Explainer):
     """
 
     name: ClassVar[str] = "lime"
-    signed: ClassVar[bool] = True
+    signed = True
 
     def __init__(
         self,

@@ -277,7 +277,7 @@ class PatternAttribution(Explainer):
     """
 
     name: ClassVar[str] = "pattern_attribution"
-    signed: ClassVar[bool] = True
+    signed = True
 
     def __init__(self, classifier: FrozenClassifier, patterns: Patterns | str | Path, *, seed: int = 0) -> None:
         super().__init__(classifier, seed=seed)

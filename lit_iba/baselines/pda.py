@@ -50,7 +50,7 @@ class PDA(Explainer):
     """
 
     name: ClassVar[str] = "pda"
-    signed: ClassVar[bool] = True
+    signed = True
 
     def __init__(
         self,

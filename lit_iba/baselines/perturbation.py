@@ -34,7 +34,7 @@ class Occlusion(Explainer):
     """
 
     name: ClassVar[str] = "occlusion"
-    signed: ClassVar[bool] = True
+    signed = True
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class SmoothGrad(Explainer):
     """
 
     name: ClassVar[str] = "smoothgrad"
-    signed: ClassVar[bool] = True
+    signed = True
 
     def __init__(
         self,
@@ -147,7 +147,7 @@ class SmoothGradSquared(SmoothGrad):
     """Mean squared gradient over noisy copies (Hooker et al. 2019), averaged over channels."""
 
     name: ClassVar[str] = "smoothgrad_squared"
-    signed: ClassVar[bool] = False
+    signed = False
 
     def of_one_copy(self, gradient: Tensor) -> Tensor:
         """The square, elementwise."""

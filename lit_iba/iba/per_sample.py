@@ -162,7 +162,7 @@ class PerSampleIBA(Explainer):
             active_threshold=s.active_threshold,
             inactive=s.inactive,
         )
-        self.unit = "bits" if s.unit == "bits" else "1"  # type: ignore[misc] # the authors' maps have no unit
+        self.unit = "bits" if s.unit == "bits" else "1"  # the authors' maps have no unit
         self.tail = torch.compile(self.split.folded_tail, dynamic=True) if s.compile else self.split.folded_tail
         self._graphed: tuple[Any, _Problem, GraphedSteps] | None = None
 

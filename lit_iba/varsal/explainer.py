@@ -69,7 +69,7 @@ class VarSal(TrainedExplainer):
 
     name: ClassVar[str] = "varsal"
     training = "VarSalTraining"
-    signed: ClassVar[bool] = True
+    signed = True
     outputs = (
         Output(
             "heatmap",
