@@ -14,7 +14,7 @@ def test_what_settings_may_change_is_an_instance_attribute(name: str) -> None:
     hints = get_type_hints(cls)
 
     for attribute in ("unit", "signed", "on_step"):
-        assert get_origin(hints[attribute]) is not ClassVar and hints[attribute] is not ClassVar, attribute
+        assert ClassVar not in (hints[attribute], get_origin(hints[attribute])), attribute
 
 
 def test_an_explainer_has_no_unit_no_sign_and_nobody_to_tell_by_default() -> None:
