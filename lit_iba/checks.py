@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -18,10 +21,33 @@ def check_counts(**settings: int) -> None:
             raise InputError(f"{setting} is {value!r}; it must be a whole number of at least 1")
 
 
-def check_choice(setting: str, value: object, allowed: Iterable[str]) -> None:
-    """Refuse a setting that is none of the names allowed."""
-    if value not in tuple(allowed):
-        raise InputError(f"{setting} is {value!r}; it must be one of {', '.join(map(repr, allowed))}")
+def check_literals(owner: Any, given: Mapping[str, object] | None = None) -> None:
+    """Refuse settings that are none of the values that their type hints name.
+
+    Args:
+        owner: A dataclass's instance, or a function, such as a constructor.
+        given: The function's arguments by name, as ``locals()`` has them in its first line.
+    """
+    hinted: Any = type(owner) if given is None else owner
+    for setting, allowed in literals_of(hinted).items():
+        value = getattr(owner, setting) if given is None else given[setting]
+        if value not in allowed:
+            names = ", ".join(repr(name) for name in allowed if name is not None)
+            raise InputError(f"{setting} is {value!r}; it must be one of {names}")
+
+
+@cache
+def literals_of(owner: Any) -> dict[str, tuple[Any, ...]]:
+    """What the ``Literal[...]`` hints of a class's fields or of a function's arguments allow, by name.
+
+    ``None`` is among it where the hint is ``Literal[...] | None``; hints of any other form are left out.
+    """
+    found = {}
+    for name, hint in get_type_hints(owner).items():
+        parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        if name != "return" and all(get_origin(part) is Literal or part is NoneType for part in parts):
+            found[name] = tuple(value for part in parts for value in (get_args(part) or (None,)))
+    return {name: allowed for name, allowed in found.items() if allowed != (None,)}
 
 
 def check_numbers(at_least: float, *, exclusive: bool = False, **settings: float) -> None:

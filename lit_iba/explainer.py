@@ -59,6 +59,7 @@ class Estimate(Protocol):
 
 
 E = TypeVar("E", bound=Estimate)
+OnStep = Callable[[str, int, int], object]  # stage, steps done, steps to do
 
 
 class Surroundings(Protocol):
@@ -90,16 +91,23 @@ class Surroundings(Protocol):
 class Explainer(ABC):
     """Turns images and target classes into heatmaps.
 
-    Subclasses set ``unit`` and ``signed`` and write :meth:`explain`.
+    Subclasses write :meth:`explain`, and set ``unit`` and ``signed`` where their maps differ from the defaults, for
+    the whole class or in the constructor where settings decide.
 
     Args:
         classifier: The network to explain; it stays frozen.
         seed: Together with the sample's key, seeds whatever is random.
+
+    Attributes:
+        unit: Of the heatmap's values; ``"1"`` where only their order has a meaning.
+        signed: Whether a negative value speaks against the target.
+        on_step: Told of every step by explainers that take long enough for a progress bar; the others ignore it.
     """
 
     name: ClassVar[str] = ""
-    unit: ClassVar[str] = "1"
-    signed: ClassVar[bool] = False
+    unit: str = "1"
+    signed: bool = False
+    on_step: OnStep | None = None
 
     def __init__(self, classifier: FrozenClassifier, *, seed: int = 0) -> None:
         self.classifier = classifier

@@ -6,10 +6,11 @@ steps, 200 times, exponentially (figure 6a, VGG-16) or linearly (figure 6b, ResN
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 
+from lit_iba.checks import check_literals
 from lit_iba.errors import InputError
 
 
@@ -29,14 +30,17 @@ class BiasDecay(L.Callback):
     """
 
     def __init__(
-        self, decay_steps: int = 200, every_n_steps: int = 200, shape: str = "linear", end: float = 1e-3
+        self,
+        decay_steps: int = 200,
+        every_n_steps: int = 200,
+        shape: Literal["linear", "exponential"] = "linear",
+        end: float = 1e-3,
     ) -> None:
         if decay_steps < 1 or every_n_steps < 1:
             raise InputError(
                 f"decay_steps is {decay_steps} and every_n_steps is {every_n_steps}; both must be at least 1"
             )
-        if shape not in ("linear", "exponential"):
-            raise InputError(f"the decay's shape is {shape!r}; it must be 'linear' or 'exponential'")
+        check_literals(BiasDecay.__init__, locals())
         if not 0 < end < 1:
             raise InputError(f"the decay's end is {end}; it must lie between 0 and 1")
         self.decay_steps, self.every_n_steps, self.shape, self.end = decay_steps, every_n_steps, shape, end

@@ -7,7 +7,7 @@ Fleuret, "Full-Gradient Representation for Neural Network Visualization" (NeurIP
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +15,14 @@ from torch import Tensor
 
 from lit_iba.activity.decomposition import Attributions, Decomposition, HookedActivity, say_if_inexact, sums_of
 from lit_iba.activity.layers import INPUT, NetworkLayers, check_layers, chosen_layers
+from lit_iba.checks import check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.hooked import HookedNetwork
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer, completeness_error
 
 Size = tuple[int, int]
+Upsampling = Literal["bilinear", "nearest"]
 _UPSAMPLING: dict[str, tuple[str, bool | None]] = {"bilinear": ("bilinear", False), "nearest": ("nearest-exact", None)}
 
 
@@ -60,17 +62,16 @@ class LayerAggregate(Explainer):
         signed: bool,
         forward_batch_size: int,
         seed: int,
-        upsampling: str = "bilinear",
+        upsampling: Upsampling = "bilinear",
     ) -> None:
         super().__init__(classifier, seed=seed)
         check_layers(layers)
-        if upsampling not in _UPSAMPLING:
-            raise InputError(f"upsampling is {upsampling!r}; it must be 'bilinear' or 'nearest'")
+        check_literals(LayerAggregate.__init__, locals())
         self.upsampling = upsampling
         if forward_batch_size < 1:
             raise InputError(f"forward_batch_size is {forward_batch_size}; it must be at least 1")
-        self.signed, self.forward_batch_size = signed, forward_batch_size  # type: ignore[misc] # of this instance
-        self.unit = "logit" if signed else "1"  # type: ignore[misc]
+        self.signed, self.forward_batch_size = signed, forward_batch_size
+        self.unit = "logit" if signed else "1"
 
     def trace(self, network_layers: list[str] | None) -> NetworkLayers:
         """Find the network's layers, and say once if completeness does not hold."""
@@ -117,7 +118,7 @@ class ActivityAttribution(LayerAggregate):
         *,
         layers: str | int | list[str] = "all_but_input",
         signed: bool = False,
-        upsampling: str = "bilinear",
+        upsampling: Upsampling = "bilinear",
         network_layers: list[str] | None = None,
         forward_batch_size: int = 16,
         seed: int = 0,
@@ -208,7 +209,7 @@ class BiasAttribution(LayerAggregate):
         *,
         layers: str | int | list[str] = "all_but_input",
         signed: bool = False,
-        upsampling: str = "bilinear",
+        upsampling: Upsampling = "bilinear",
         network_layers: list[str] | None = None,
         forward_batch_size: int = 16,
         seed: int = 0,
@@ -256,18 +257,13 @@ class FullGrad(LayerAggregate):
         self,
         classifier: FrozenClassifier,
         *,
-        per: str = "feature_map",
-        rescale: str = "layer",
+        per: Literal["feature_map", "layer"] = "feature_map",
+        rescale: Literal["layer", "feature"] = "layer",
         network_layers: list[str] | None = None,
         forward_batch_size: int = 16,
         seed: int = 0,
     ) -> None:
-        for setting, given, known in (
-            ("per", per, ("feature_map", "layer")),
-            ("rescale", rescale, ("layer", "feature")),
-        ):
-            if given not in known:
-                raise InputError(f"{setting} is {given!r}; it must be {known[0]!r} or {known[1]!r}")
+        check_literals(FullGrad.__init__, locals())
         super().__init__(classifier, "all", False, forward_batch_size, seed)
         if not self.trace(network_layers).bias_nodes:
             raise InputError(f"{classifier.name} has no biases, which FullGrad is made of; use 'activity' instead")

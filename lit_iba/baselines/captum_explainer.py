@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import captum.attr
 import torch
@@ -18,13 +18,14 @@ import torch.nn.functional as F
 from captum.attr import Attribution as CaptumAttribution
 from torch import Tensor
 
-from lit_iba.checks import check_counts
+from lit_iba.checks import check_counts, check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError, unknown_name
 from lit_iba.explainer import Attribution, Explainer
 from lit_iba.registry import class_named
 
-CHANNELS: dict[str, Callable[[Tensor], Tensor]] = {
+Channels = Literal["sum", "mean", "sum_abs", "max_abs"]
+CHANNELS: dict[Channels, Callable[[Tensor], Tensor]] = {
     "sum": lambda values: values.sum(dim=1),
     "mean": lambda values: values.mean(dim=1),
     "sum_abs": lambda values: values.abs().sum(dim=1),
@@ -68,7 +69,7 @@ class CaptumExplainer(Explainer):
         classifier: FrozenClassifier,
         *,
         method: str,
-        channels: str = "sum",
+        channels: Channels = "sum",
         layer: str | None = None,
         forward_batch_size: int = 16,
         seed: int = 0,
@@ -76,12 +77,11 @@ class CaptumExplainer(Explainer):
     ) -> None:
         super().__init__(classifier, seed=seed)
         check_counts(forward_batch_size=forward_batch_size)
-        if channels not in CHANNELS:
-            raise unknown_name("rule for channels", channels, CHANNELS)
+        check_literals(CaptumExplainer.__init__, locals())
         path = method if "." in method else f"captum.attr.{method}"
         self.method = class_named(path, "Captum method", {}, CaptumAttribution)
         self.channels, self.layer, self.forward_batch_size = channels, layer, forward_batch_size
-        self.signed = channels in SIGNED  # type: ignore[misc] # of this instance
+        self.signed = channels in SIGNED
         _, network, *rest = inspect.signature(self.method.__init__).parameters.items()
         # Methods that hook or rewrite the network call it "model" and not "forward_func".
         self.changes_network = network[0] == "model"

@@ -63,7 +63,7 @@ class DeepSHAP(Explainer):
     """
 
     name: ClassVar[str] = "deep_shap"
-    signed: ClassVar[bool] = True
+    signed = True
 
     def __init__(
         self,

@@ -8,13 +8,13 @@ grid of parameters), and their area is held by comparing the sorted mask with on
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_iba.checks import check_choice, check_counts, check_numbers
+from lit_iba.checks import check_counts, check_literals, check_numbers
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer
@@ -62,9 +62,9 @@ class ExtremalPerturbation(Explainer):
         classifier: FrozenClassifier,
         *,
         areas: Sequence[float] = (0.1,),
-        variant: str = "preserve",
-        reward: str = "logit",
-        perturbation: str = "blur",
+        variant: Literal["preserve", "delete", "dual"] = "preserve",
+        reward: Literal["logit", "contrastive"] = "logit",
+        perturbation: Literal["blur", "fade"] = "blur",
         steps: int = 800,
         learning_rate: float = 0.01,
         momentum: float = 0.9,
@@ -80,9 +80,7 @@ class ExtremalPerturbation(Explainer):
         super().__init__(classifier, seed=seed)
         if not areas or not all(isinstance(area, int | float) and 0 < area < 1 for area in areas):
             raise InputError(f"areas is {areas!r}; give shares of the picture between 0 and 1, such as [0.1]")
-        check_choice("variant", variant, ("preserve", "delete", "dual"))
-        check_choice("reward", reward, ("logit", "contrastive"))
-        check_choice("perturbation", perturbation, ("blur", "fade"))
+        check_literals(ExtremalPerturbation.__init__, locals())
         check_counts(steps=steps, cell=cell, sigma=sigma, forward_batch_size=forward_batch_size)
         check_numbers(0, exclusive=True, learning_rate=learning_rate, area_growth=area_growth)
         check_numbers(0, momentum=momentum, area_weight=area_weight, smoothing=smoothing)

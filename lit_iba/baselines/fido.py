@@ -7,20 +7,20 @@ trained networks and are not here.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_iba.checks import check_choice, check_counts, check_numbers
+from lit_iba.checks import check_counts, check_literals, check_numbers
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer
 from lit_iba.iba.optimise import descend
 from lit_iba.perturbation import gaussian_blur, log_odds
 
-INFILLS = ("mean", "local_mean", "blur", "random")
+Infill = Literal["mean", "local_mean", "blur", "random"]
 GENERATIVE = ("vae", "ca_gan")
 LOCAL_WINDOW = 15  # pixels
 BLUR_SIGMA = 10.0  # pixels
@@ -55,14 +55,14 @@ class FIDO(Explainer):
     """
 
     name: ClassVar[str] = "fido"
-    signed: ClassVar[bool] = True
+    signed = True
 
     def __init__(
         self,
         classifier: FrozenClassifier,
         *,
-        objective: str = "ssr",
-        infill: str = "blur",
+        objective: Literal["ssr", "sdr"] = "ssr",
+        infill: Infill = "blur",
         steps: int = 300,
         samples: int = 8,
         learning_rate: float = 0.05,
@@ -78,10 +78,9 @@ class FIDO(Explainer):
         if infill in GENERATIVE:
             raise InputError(
                 f"infill {infill!r} is a generative network, for which there are no weights here; "
-                f"choose one of {', '.join(map(repr, INFILLS))}"
+                f"choose one of {', '.join(map(repr, get_args(Infill)))}"
             )
-        check_choice("infill", infill, INFILLS)
-        check_choice("objective", objective, ("ssr", "sdr"))
+        check_literals(FIDO.__init__, locals())
         check_counts(steps=steps, samples=samples, cell=cell, forward_batch_size=forward_batch_size)
         check_numbers(0, exclusive=True, learning_rate=learning_rate, temperature=temperature)
         check_numbers(0, sparsity=sparsity, warm_up=warm_up, total_variation=total_variation)

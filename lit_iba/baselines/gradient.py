@@ -38,7 +38,7 @@ class Gradient(Explainer):
     """Gradient of the target's logit, averaged over channels and signed (Baehrens et al. 2010, as in IBA's table 1)."""
 
     name: ClassVar[str] = "gradient"
-    signed: ClassVar[bool] = True
+    signed = True
 
     def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
         """Mean over channels of d logit / d image."""
@@ -59,7 +59,7 @@ class InputXGradient(Explainer):
     """Gradient times the normalised image, summed over channels: the linear model's share of each pixel."""
 
     name: ClassVar[str] = "input_x_gradient"
-    signed: ClassVar[bool] = True
+    signed = True
 
     def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
         """Sum over channels of image * d logit / d image."""
@@ -85,7 +85,7 @@ class IntegratedGradients(Explainer):
     """
 
     name: ClassVar[str] = "integrated_gradients"
-    signed: ClassVar[bool] = True
+    signed = True
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class IntegratedGradients(Explainer):
     ) -> None:
         super().__init__(classifier, seed=seed)
         self.magnitude = magnitude
-        self.signed = not magnitude  # type: ignore[misc] # of this instance
+        self.signed = not magnitude
         if steps < 1:
             raise InputError(f"steps is {steps}; integrated gradients need at least 1, usually 50")
         self.steps, self.forward_batch_size, self.multiply_by_inputs = steps, forward_batch_size, multiply_by_inputs

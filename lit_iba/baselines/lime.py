@@ -8,12 +8,12 @@ al., TPAMI 2012); the authors' quickshift is not here.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from lit_iba.checks import check_choice, check_counts, check_numbers
+from lit_iba.checks import check_counts, check_literals, check_numbers
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer
@@ -47,30 +47,27 @@ class LIME(Explainer):
     """
 
     name: ClassVar[str] = "lime"
-    signed: ClassVar[bool] = True
+    signed = True
 
     def __init__(
         self,
         classifier: FrozenClassifier,
         *,
         samples: int = 1000,
-        superpixels: str = "grid",
+        superpixels: Literal["grid", "slic"] = "grid",
         side: int = 28,
         compactness: float = 10.0,
-        fill: str = "mean",
-        score: str = "probability",
+        fill: Literal["mean", "zero"] = "mean",
+        score: Literal["probability", "logit"] = "probability",
         kernel_width: float = 0.25,
-        regression: str = "ridge",
+        regression: Literal["ridge", "lasso"] = "ridge",
         penalty: float | None = None,
         forward_batch_size: int = 32,
         seed: int = 0,
     ) -> None:
         super().__init__(classifier, seed=seed)
         check_counts(samples=samples, side=side, forward_batch_size=forward_batch_size)
-        check_choice("superpixels", superpixels, ("grid", "slic"))
-        check_choice("fill", fill, ("mean", "zero"))
-        check_choice("score", score, ("probability", "logit"))
-        check_choice("regression", regression, ("ridge", "lasso"))
+        check_literals(LIME.__init__, locals())
         check_numbers(0, exclusive=True, compactness=compactness, kernel_width=kernel_width)
         penalty = {"ridge": 1.0, "lasso": 0.01}[regression] if penalty is None else penalty
         check_numbers(0, penalty=penalty)

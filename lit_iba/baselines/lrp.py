@@ -113,7 +113,7 @@ class LRP(Explainer):
     """
 
     name: ClassVar[str] = "lrp"
-    signed: ClassVar[bool] = True
+    signed = True
 
     def __init__(
         self,
@@ -179,7 +179,7 @@ class LRPEpsilon(Explainer):
     """
 
     name: ClassVar[str] = "lrp_epsilon"
-    signed: ClassVar[bool] = True
+    signed = True
 
     def __init__(self, classifier: FrozenClassifier, *, epsilon: float = 1e-6, seed: int = 0) -> None:
         super().__init__(classifier, seed=seed)

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from kornia.filters import gaussian_blur2d
 from torch import Tensor
 
+from lit_iba.checks import check_literals
 from lit_iba.errors import InputError
 from lit_iba.randomness import normal
 
@@ -52,7 +54,7 @@ class ObjectiveSettings:
         InputError: A value is out of range.
     """
 
-    terms: str = "likelihood"
+    terms: Literal["likelihood", "margin"] = "likelihood"
     area: float = 10.0
     area_power: float = 1.0
     area_offset: float = 0.0
@@ -67,8 +69,7 @@ class ObjectiveSettings:
     image_noise: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.terms not in ("likelihood", "margin"):
-            raise InputError(f"terms is {self.terms!r}; it must be 'likelihood' or 'margin'")
+        check_literals(self)
         for field in fields(self)[1:]:
             value = getattr(self, field.name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:

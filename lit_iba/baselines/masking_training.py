@@ -7,7 +7,7 @@ features; in the second phase two more images, what the mask keeps and what it r
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from torchmetrics import MeanMetric
 
 from lit_iba.baselines.masking import RealTimeSaliency, at_size
 from lit_iba.baselines.masking_objective import PRESETS, ObjectiveSettings, ask, draw, mask_losses, mix
+from lit_iba.checks import check_literals
 from lit_iba.classifier.layout import Layout, layouts_of
 from lit_iba.errors import InputError
 from lit_iba.heatmap import Heatmap
@@ -57,13 +58,12 @@ class MaskingTraining(TrainingWithFrozenClassifier):
         embedding_steps: int = 8500,
         embedding_fake_probability: float = 0.5,
         decay_steps: int = 4000,
-        target: str = "label",
+        target: Literal["label", "predicted"] = "label",
         seed: int = 0,
         optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(parameters, lr=1e-3, weight_decay=1e-4),
     ) -> None:
         super().__init__(classifier)
-        if target not in ("label", "predicted"):
-            raise InputError(f"target is {target!r}; it must be 'label' or 'predicted'")
+        check_literals(MaskingTraining.__init__, locals())
         if min(embedding_steps, decay_steps) < 0 or not 0 <= embedding_fake_probability < 1:
             raise InputError(
                 f"embedding_steps {embedding_steps}, decay_steps {decay_steps} and embedding_fake_probability "

@@ -16,7 +16,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import safetensors
 import torch
@@ -38,12 +38,13 @@ from lit_iba.baselines.propagation import (
     weighted_transpose,
     winners,
 )
+from lit_iba.checks import check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer, Surroundings
 from lit_iba.files import whole_file
 
-ESTIMATORS = ("two_component", "linear")
+Estimator = Literal["two_component", "linear"]
 
 
 @dataclass
@@ -132,7 +133,7 @@ class Patterns:
         *,
         data: str = "",
         batch_size: int = 32,
-        estimator: str | None = None,
+        estimator: Estimator | None = None,
     ) -> Patterns:
         """Measure the patterns on images, in one pass.
 
@@ -197,10 +198,9 @@ class PatternStream:
         InputError: No such estimator, or the network has an operation without a rule, which is named.
     """
 
-    def __init__(self, classifier: FrozenClassifier, estimator: str | None = None) -> None:
+    def __init__(self, classifier: FrozenClassifier, estimator: Estimator | None = None) -> None:
+        check_literals(PatternStream.__init__, locals())
         self.estimator = estimator or usual_estimator(classifier)
-        if self.estimator not in ESTIMATORS:
-            raise InputError(f"estimator is {estimator!r}; it must be one of {', '.join(map(repr, ESTIMATORS))}")
         self.classifier, self.network = classifier, canonical(classifier)
         two = self.estimator == "two_component"
         self.rectified = {name: two and followed for name, followed in _rectified(self.network).items()}
@@ -242,7 +242,7 @@ class PatternStream:
         return Patterns(tensors, identity)
 
 
-def usual_estimator(classifier: FrozenClassifier) -> str:
+def usual_estimator(classifier: FrozenClassifier) -> Estimator:
     """The paper's where it is sound: see the head of this file."""
     norms = any(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) for module in classifier.model.modules())
     return "linear" if norms else "two_component"
@@ -277,7 +277,7 @@ class PatternAttribution(Explainer):
     """
 
     name: ClassVar[str] = "pattern_attribution"
-    signed: ClassVar[bool] = True
+    signed = True
 
     def __init__(self, classifier: FrozenClassifier, patterns: Patterns | str | Path, *, seed: int = 0) -> None:
         super().__init__(classifier, seed=seed)

@@ -8,7 +8,7 @@ given the pixels around it, or taken from other images.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lit_iba.baselines.patches import PatchStatistics
 from lit_iba.baselines.window_samplers import ConditionalSampler, MarginalSampler, WindowSampler
-from lit_iba.checks import check_choice, check_counts, check_numbers
+from lit_iba.checks import check_counts, check_literals, check_numbers
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer, Surroundings
@@ -50,7 +50,7 @@ class PDA(Explainer):
     """
 
     name: ClassVar[str] = "pda"
-    signed: ClassVar[bool] = True
+    signed = True
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class PDA(Explainer):
         statistics: PatchStatistics | str | Path | None = None,
         references: Tensor | None = None,
         *,
-        sampler: str = "conditional",
+        sampler: Literal["conditional", "marginal"] = "conditional",
         window: int = 10,
         border: int = 2,
         stride: int = 1,
@@ -68,7 +68,7 @@ class PDA(Explainer):
         seed: int = 0,
     ) -> None:
         super().__init__(classifier, seed=seed)
-        check_choice("sampler", sampler, ("conditional", "marginal"))
+        check_literals(PDA.__init__, locals())
         check_counts(
             window=window, border=border, stride=stride, samples=samples, forward_batch_size=forward_batch_size
         )

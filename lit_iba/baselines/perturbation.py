@@ -6,13 +6,13 @@ heatmap does not depend on the batch it is in.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from lit_iba.baselines.gradient import input_gradient
-from lit_iba.checks import check_counts
+from lit_iba.checks import check_counts, check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer
@@ -34,21 +34,20 @@ class Occlusion(Explainer):
     """
 
     name: ClassVar[str] = "occlusion"
-    signed: ClassVar[bool] = True
+    signed = True
 
     def __init__(
         self,
         classifier: FrozenClassifier,
         *,
         tile: int = 8,
-        fill: str = "mean",
+        fill: Literal["mean", "zero"] = "mean",
         forward_batch_size: int = 32,
         seed: int = 0,
     ) -> None:
         super().__init__(classifier, seed=seed)
         check_counts(tile=tile, forward_batch_size=forward_batch_size)
-        if fill not in ("mean", "zero"):
-            raise InputError(f"fill is {fill!r}; it must be 'mean' or 'zero'")
+        check_literals(Occlusion.__init__, locals())
         self.tile, self.fill, self.forward_batch_size = tile, fill, forward_batch_size
 
     def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
@@ -102,7 +101,7 @@ class SmoothGrad(Explainer):
     """
 
     name: ClassVar[str] = "smoothgrad"
-    signed: ClassVar[bool] = True
+    signed = True
 
     def __init__(
         self,
@@ -147,7 +146,7 @@ class SmoothGradSquared(SmoothGrad):
     """Mean squared gradient over noisy copies (Hooker et al. 2019), averaged over channels."""
 
     name: ClassVar[str] = "smoothgrad_squared"
-    signed: ClassVar[bool] = False
+    signed = False
 
     def of_one_copy(self, gradient: Tensor) -> Tensor:
         """The square, elementwise."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 
 def benchmark(
@@ -14,7 +14,7 @@ def benchmark(
     batch_size: int = 16,
     max_images: int | None = None,
     max_box_fraction: float | None = None,
-    target: str = "label",
+    target: Literal["label", "predicted"] = "label",
     gallery: int = 12,
     panels: int = 0,
     statistics_data: str | list[str] | None = None,

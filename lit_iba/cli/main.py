@@ -80,12 +80,12 @@ def main(arguments: Sequence[str] | None = None, program: str = "lit-iba") -> in
 
 
 def _run(command: str, arguments: list[str], program: str) -> None:
-    from jsonargparse import ArgumentParser
+    from lit_iba.cli.choices import ChoicesInOneSentence
 
     name = command.replace("-", "_")
     module = importlib.import_module(f"lit_iba.cli.{name}")
     function = getattr(module, name)
-    parser = ArgumentParser(prog=f"{program} {command}", description=(function.__doc__ or "").split("\n")[0])
+    parser = ChoicesInOneSentence(prog=f"{program} {command}", description=(function.__doc__ or "").split("\n")[0])
     parser.add_argument("-c", "--config", action="config", help="YAML file; later arguments win")
     # Arguments without a name of their own, or of several words: name, how many, help.
     own: list[tuple[str, str | None, str]] = getattr(module, "ARGUMENTS", [])

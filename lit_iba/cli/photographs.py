@@ -54,10 +54,10 @@ def explain_photographs(
     table = Table("image", "target", "probability", "total")
     with Progress(transient=True) as bar:
         images_done, stage_done = bar.add_task(explainer_name, total=len(paths)), bar.add_task("", visible=False)
-        if hasattr(explainer, "on_step"):  # InputIBA takes long enough for a second bar
-            explainer.on_step = lambda stage, done, total: bar.update(
-                stage_done, description=stage, completed=done, total=total, visible=True
-            )
+        # The second bar appears once an explainer tells of its steps: InputIBA takes long enough.
+        explainer.on_step = lambda stage, done, total: bar.update(
+            stage_done, description=stage, completed=done, total=total, visible=True
+        )
         for start in range(0, len(paths), batch_size):
             batch = torch.stack(pictures[start : start + batch_size])
             images = classifier.images(batch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 
 def roar(
@@ -18,7 +18,7 @@ def roar(
     batch_size: int = 64,
     max_train: int | None = None,
     max_test: int | None = None,
-    target: str = "predicted",
+    target: Literal["label", "predicted"] = "predicted",
     statistics_images: int = 1000,
     gallery: int = 12,
     fresh: bool = False,

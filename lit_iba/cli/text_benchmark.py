@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 
 def text_benchmark(
@@ -12,7 +12,7 @@ def text_benchmark(
     metrics: dict[str, dict[str, Any]],
     out: str,
     max_texts: int | None = None,
-    target: str = "label",
+    target: Literal["label", "predicted"] = "label",
     batch_size: int = 8,
     statistics_data: str | None = None,
     statistics_texts: int = 1000,

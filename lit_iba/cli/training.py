@@ -22,6 +22,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
+from lit_iba.cli.choices import ChoicesInOneSentence
 from lit_iba.data.stream import killed_worker_message, worker_killed
 from lit_iba.errors import InputError
 from lit_iba.files import FolderLock, write_text
@@ -60,6 +61,10 @@ def read_whole_numbers_as_such(parser: ArgumentParser) -> None:
         if int in kinds and float in kinds and kinds.index(float) < kinds.index(int):
             rest = [kind for kind in kinds if kind not in (int, float)]
             action._typehint = reduce(operator.or_, rest, int | float)  # type: ignore[attr-defined]  # typing keeps none of these
+
+
+class TrainingParser(ChoicesInOneSentence, LightningArgumentParser):
+    """LightningCLI's parser, which refuses a choice in one sentence."""
 
 
 class TrainingCLI(LightningCLI):
@@ -157,7 +162,7 @@ def run_training(arguments: Sequence[str]) -> None:
         TrainingCLI(
             L.LightningModule, L.LightningDataModule, subclass_mode_model=True, subclass_mode_data=True,
             save_config_callback=KeepConfig, seed_everything_default=0, auto_configure_optimizers=False,
-            args=list(arguments),
+            args=list(arguments), parser_class=TrainingParser,
         )  # fmt: skip
     except Exception as error:
         cause: BaseException | None = error

@@ -15,12 +15,13 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import yaml
 from rich.console import Console
 
+from lit_iba.checks import check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.data import ShardIndex
 from lit_iba.data.shards import Source
@@ -79,7 +80,7 @@ class Benchmark:
         batch_size: int = 16,
         max_images: int | None = None,
         max_box_fraction: float | None = None,
-        target: str = "label",
+        target: Literal["label", "predicted"] = "label",
         gallery: int = 12,
         panels: int = 0,
         statistics_data: ShardIndex | Source | None = None,
@@ -88,6 +89,7 @@ class Benchmark:
         seed: int = 0,
         fresh: bool = False,
     ) -> None:
+        check_literals(Benchmark.__init__, locals())
         self.source = _source_of(data)
         self.out, self.gallery, self.panels, self.fresh = Path(out), gallery, panels, fresh
         self.surroundings = StoredStatistics(

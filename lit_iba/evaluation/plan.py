@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from lit_iba.checks import check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.data import Shard, ShardIndex
 from lit_iba.errors import InputError
@@ -59,12 +60,11 @@ class EvaluationPlan:
     out: Path
     batch_size: int
     selection: Selection
-    target: str
+    target: Literal["label", "predicted"]
     statistics: dict[str, Any] | None  # what feature statistics are measured on
 
     def __post_init__(self) -> None:
-        if self.target not in ("label", "predicted"):
-            raise InputError(f"target is {self.target!r}; it must be 'label' or 'predicted'")
+        check_literals(self)
         if not self.explainers:
             raise InputError("no explainers are given; name at least one, such as {grad_cam: {layer: layer4}}")
         if self.batch_size < 1:

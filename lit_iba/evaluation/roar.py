@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import yaml
@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
+from lit_iba.checks import check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.classifier.weights import save_weights
@@ -106,7 +107,7 @@ class Roar:
         batch_size: int = 64,
         max_train: int | None = None,
         max_test: int | None = None,
-        target: str = "predicted",
+        target: Literal["label", "predicted"] = "predicted",
         statistics_images: int = 1000,
         gallery: int = 12,
         fresh: bool = False,
@@ -121,8 +122,7 @@ class Roar:
             raise InputError(
                 f"percents are {list(percents)} and seeds {list(seeds)}; give percents between 0 and 100, and seeds"
             )
-        if target not in ("label", "predicted"):  # now, not after a network was trained
-            raise InputError(f"target is {target!r}; it must be 'label' or 'predicted'")
+        check_literals(Roar.__init__, locals())  # now, not after a network was trained
         self.percents, self.seeds = sorted(set(percents)), list(dict.fromkeys(seeds))
         self.sets = {
             name: data if isinstance(data, ShardIndex) else ShardIndex.load(data)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lit_iba.checks import check_literals
 from lit_iba.classifier.layout import Layout
 from lit_iba.errors import InputError
 from lit_iba.iba.bottleneck import channels_last, mix
@@ -48,10 +50,10 @@ class NoiseModel:
         cls,
         statistics: FeatureStatistics,
         *,
-        kind: str = "welford",
+        kind: Literal["welford", "relu_rms"] = "welford",
         min_std: float = 0.01,
         active_threshold: float = 0.01,
-        inactive: str = "mean",
+        inactive: Literal["mean", "zero"] = "mean",
     ) -> NoiseModel:
         """Build from measured statistics.
 
@@ -66,18 +68,15 @@ class NoiseModel:
         Raises:
             InputError: Too few images, or a choice that does not exist.
         """
+        check_literals(cls.from_statistics, locals())
         if statistics.count < 2:
             raise InputError(
                 f"the statistics cover {statistics.count} image(s); estimate them over at least 2, better 1,000"
             )
         if kind == "welford":
             mean, std = statistics.mean, statistics.std
-        elif kind == "relu_rms":
-            mean, std = torch.zeros_like(statistics.mean), statistics.rms_of_nonzero
         else:
-            raise InputError(f"statistics kind {kind!r} is unknown; it must be 'welford' or 'relu_rms'")
-        if inactive not in ("mean", "zero"):
-            raise InputError(f"inactive is {inactive!r}; it must be 'mean' or 'zero'")
+            mean, std = torch.zeros_like(statistics.mean), statistics.rms_of_nonzero
         value = mean if inactive == "mean" else torch.zeros_like(mean)
         active = statistics.active > active_threshold
         return cls(mean.float(), std.clamp_min(min_std).float(), active.float(), value.float())

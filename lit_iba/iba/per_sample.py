@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lit_iba.checks import check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.layout import Layout
 from lit_iba.classifier.split import Carried, repeat_carried
@@ -68,25 +69,20 @@ class PerSampleSettings:
     copies: int = 10
     initial_alpha: float = 5.0
     smoothing_sigma: float = 1.0
-    statistics_kind: str = "welford"
+    statistics_kind: Literal["welford", "relu_rms"] = "welford"
     min_std: float = 0.01
     active_threshold: float = 0.01
-    inactive: str = "mean"
+    inactive: Literal["mean", "zero"] = "mean"
     relu_clamp: bool = False
-    read_after: str = "T"
-    unit: str = "bits"
-    resize_edge: str = "clamp"
-    precision: str = "float32"
+    read_after: Literal["T", "T-1"] = "T"
+    unit: Literal["bits", "minmax"] = "bits"
+    resize_edge: Literal["clamp", "mirror"] = "clamp"
+    precision: Literal["float32", "bf16"] = "float32"
     compile: bool = False
     cuda_graph: bool = False
 
     def __post_init__(self) -> None:
-        choices = {"read_after": ("T", "T-1"), "unit": ("bits", "minmax"), "precision": ("float32", "bf16")}
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise InputError(
-                    f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(map(repr, allowed))}"
-                )
+        check_literals(self)
         for name in ("steps", "copies"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -163,7 +159,7 @@ class PerSampleIBA(Explainer):
             active_threshold=s.active_threshold,
             inactive=s.inactive,
         )
-        self.unit = "bits" if s.unit == "bits" else "1"  # type: ignore[misc] # the authors' maps have no unit
+        self.unit = "bits" if s.unit == "bits" else "1"  # the authors' maps have no unit
         self.tail = torch.compile(self.split.folded_tail, dynamic=True) if s.compile else self.split.folded_tail
         self._graphed: tuple[Any, _Problem, GraphedSteps] | None = None
 

@@ -10,12 +10,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_iba.checks import check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.layout import Layout, layouts_of
 from lit_iba.errors import InputError
@@ -61,14 +62,13 @@ class ReadoutSettings:
     smoothing_sigma: float = 1.0
     min_std: float = 0.01
     active_threshold: float = 0.01
-    tap_norm: str = "mean_std"
+    tap_norm: Literal["mean_std", "std"] = "mean_std"
     align_corners: bool = False
     clamp_alpha: float | None = None
     initial_alpha: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.tap_norm not in ("mean_std", "std"):
-            raise InputError(f"tap_norm is {self.tap_norm!r}; it must be 'mean_std' or 'std'")
+        check_literals(self)
 
 
 PRESETS: dict[str, ReadoutSettings] = {

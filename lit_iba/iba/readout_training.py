@@ -6,7 +6,7 @@ runs only the layers behind the bottleneck.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from lit_iba.errors import InputError
+from lit_iba.checks import check_literals
 from lit_iba.heatmap import Heatmap
 from lit_iba.iba.bottleneck import NATS_PER_BIT, channels_last
 from lit_iba.iba.noise import noise_like
@@ -54,14 +54,13 @@ class ReadoutTraining(TrainingWithFrozenClassifier):
         beta_warmup_steps: int = 0,
         readout: dict[str, Any] | None = None,
         preset: str = "default",
-        target: str = "label",
+        target: Literal["label", "predicted"] = "label",
         statistics_images: int = 1000,
         seed: int = 0,
         optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(parameters, lr=1e-5),
     ) -> None:
         super().__init__(classifier)
-        if target not in ("label", "predicted"):
-            raise InputError(f"target is {target!r}; it must be 'label' or 'predicted'")
+        check_literals(ReadoutTraining.__init__, locals())
         readout = dict(readout or {})
         self.explainer = ReadoutIBA(self.classifier, layer, taps, seed=seed, preset=preset, **readout)
         self.network = self.explainer.network

@@ -202,7 +202,7 @@ class AmortisedInputIBA(TrainedExplainer):
         self.layer, self.output = paper_layer(classifier, layer), output
         self.taps = list(taps or DEFAULT_TAPS.get(classifier.name, [self.layer]))
         self.settings = settings_from("default", settings | {"output": "bits" if output == PRIOR_BITS else output})
-        self.unit = "bits" if output in ("bits", PRIOR_BITS) else "1"  # type: ignore[misc] # masks have no unit
+        self.unit = "bits" if output in ("bits", PRIOR_BITS) else "1"  # masks have no unit
         self.observe = classifier.taps(self.taps)
         size = (classifier.preprocessing.crop, classifier.preprocessing.crop)
         with torch.no_grad():

@@ -8,7 +8,7 @@ image by image, and unconditionally any two sets of images with the same feature
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from lit_iba.checks import check_counts
+from lit_iba.checks import check_counts, check_literals
 from lit_iba.errors import InputError
 from lit_iba.heatmap import Heatmap
 from lit_iba.input_iba.amortised import PRIOR_BITS, AmortisedInputIBA
@@ -134,7 +134,7 @@ class InputIBATraining(TrainingWithFrozenClassifier):
         critic_width: int = 64,
         start_batches: int = 1000,
         settings: dict[str, Any] | None = None,
-        target: str = "label",
+        target: Literal["label", "predicted"] = "label",
         statistics_images: int = 1000,
         seed: int = 0,
         optimizer: OptimizerCallable = lambda parameters: torch.optim.RMSprop(parameters, lr=5e-5),
@@ -143,7 +143,8 @@ class InputIBATraining(TrainingWithFrozenClassifier):
         super().__init__(classifier)
         self.automatic_optimization = False
         settings = {"lipschitz": "clip", **(settings or {})}
-        _check(settings, target, start_batches)
+        check_literals(InputIBATraining.__init__, locals())
+        _check(settings, start_batches)
         check_counts(critic_width=critic_width, statistics_images=statistics_images)
         self.explainer = AmortisedInputIBA(
             self.classifier, layer, taps, widths, output=PRIOR_BITS, seed=seed, **settings
@@ -315,11 +316,9 @@ class InputIBATraining(TrainingWithFrozenClassifier):
         self.generator.set_statistics(of_features, of_images)
 
 
-def _check(settings: dict[str, Any], target: str, start_batches: int) -> None:
+def _check(settings: dict[str, Any], start_batches: int) -> None:
     for name in NOT_HERE:
         if name in settings:
             raise InputError(f"the setting {name} is of a fit to one image; leave it out where a generator is trained")
-    if target not in ("label", "predicted"):
-        raise InputError(f"target is {target!r}; it must be 'label' or 'predicted'")
     if start_batches < 0:
         raise InputError(f"start_batches is {start_batches}; it must be 0 or more")

@@ -18,14 +18,14 @@ from torch import Tensor
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.layout import Layout
 from lit_iba.errors import InputError
-from lit_iba.explainer import Attribution, Explainer, Surroundings
+from lit_iba.explainer import Attribution, Explainer, OnStep, Surroundings
 from lit_iba.iba.bottleneck import channels_last, mask_from_logits, mix
 from lit_iba.iba.masked_feature import MaskedFeature
 from lit_iba.iba.noise import NoiseModel
 from lit_iba.iba.optimise import autocast, optimise_mask
 from lit_iba.iba.per_sample import PerSampleIBA
 from lit_iba.input_iba.bottleneck import input_information_bits, input_information_nats
-from lit_iba.input_iba.generator import InputPrior, OnStep, fit_prior, starting_logits
+from lit_iba.input_iba.generator import InputPrior, fit_prior, starting_logits
 from lit_iba.input_iba.settings import settings_from
 from lit_iba.randomness import normal_copies
 from lit_iba.statistics import FeatureStatistics, identity_of
@@ -105,7 +105,7 @@ class InputIBA(Explainer):
             classifier, self.layer, statistics, preset=s.feature_preset, **s.feature_changes()
         )
         self.input_statistics = self._input_statistics(input_statistics) if s.input_noise == "estimated" else None
-        self.unit = "bits" if s.output == "bits" else "1"  # type: ignore[misc] # masks have no unit
+        self.unit = "bits" if s.output == "bits" else "1"  # masks have no unit
 
     def _input_statistics(self, given: FeatureStatistics | str | Path | None) -> NoiseModel:
         if given is None:

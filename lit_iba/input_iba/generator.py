@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lit_iba.classifier.layout import Layout
+from lit_iba.explainer import OnStep
 from lit_iba.heatmap import resize_keeping_total
 from lit_iba.iba.bottleneck import NATS_PER_BIT, bits_per_position, mask_from_logits, mix
 from lit_iba.iba.masked_feature import MaskedFeature
@@ -35,7 +36,6 @@ GROUPS, GROUP_MEAN, GROUP_STD = 10, 2.0, 5.0  # of z_star_noise = "uniform_group
 LARGEST_START = (
     3.0  # prior_start = "capped_bits": lambda_G up to 0.95, for where it is 1 nothing moves it and no bits are needed
 )
-OnStep = Callable[[str, int, int], None]  # stage, steps done, steps to do
 
 
 @dataclass(frozen=True)

@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
+from lit_iba.checks import check_literals
 from lit_iba.errors import InputError, unknown_name
 
-CHOICES: dict[str, tuple[Any, ...]] = {
-    "z_star_mask": ("lambda", "capacity"),
-    "z_star_noise": ("estimated", "uniform_groups"),
-    "prior_start": ("capped_bits", "bits"),
-    "gan": ("wgan", "none"),
-    "critic": ("linear", "published"),
-    "lipschitz": ("gradient_penalty", "clip"),
-    "step_size": ("image", "element"),
-    "passes": ("image", "prior"),
-    "input_noise": ("estimated", "standard"),
-    "output": ("bits", "smoothed_lambda", "sigmoid_alpha"),
-    "precision": ("float32", "bf16"),
-}
 AT_LEAST_1 = (
     "feature_steps", "feature_copies", "generator_steps", "critic_steps", "samples", "steps", "copies",
     "forward_batch_size",
@@ -85,25 +73,25 @@ class InputIBASettings:
     feature_copies: int = 10
     feature_smoothing_sigma: float = 1.0
     feature_preset: str = "default"
-    z_star_mask: str = "lambda"
-    z_star_noise: str = "estimated"
-    prior_start: str = "capped_bits"
-    gan: str = "wgan"
+    z_star_mask: Literal["lambda", "capacity"] = "lambda"
+    z_star_noise: Literal["estimated", "uniform_groups"] = "estimated"
+    prior_start: Literal["capped_bits", "bits"] = "capped_bits"
+    gan: Literal["wgan", "none"] = "wgan"
     neighbourhood: float = 0.1
     generator_steps: int = 30
     critic_steps: int = 5
     critic_warm_up: int = 30
     samples: int = 8
     reuse_fakes: bool = True
-    critic: str = "linear"
+    critic: Literal["linear", "published"] = "linear"
     standardise: bool = True
-    lipschitz: str = "gradient_penalty"
+    lipschitz: Literal["gradient_penalty", "clip"] = "gradient_penalty"
     clip: float = 0.01
     penalty: float = 10.0
     critic_learning_rate: float = 1e-3
     mask_learning_rate: float = 0.3
     noise_learning_rate: float = 0.05
-    step_size: str = "image"
+    step_size: Literal["image", "element"] = "image"
     decay: bool = True
     prior_smoothing_sigma: float = 0.0
     beta_input: float = 20.0
@@ -112,18 +100,14 @@ class InputIBASettings:
     copies: int = 10
     initial_alpha: float = 5.0
     smoothing_sigma: float = 1.0
-    passes: str = "image"
-    input_noise: str = "estimated"
-    output: str = "bits"
+    passes: Literal["image", "prior"] = "image"
+    input_noise: Literal["estimated", "standard"] = "estimated"
+    output: Literal["bits", "smoothed_lambda", "sigmoid_alpha"] = "bits"
     forward_batch_size: int = 80
-    precision: str = "float32"
+    precision: Literal["float32", "bf16"] = "float32"
 
     def __post_init__(self) -> None:
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise InputError(
-                    f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(map(repr, allowed))}"
-                )
+        check_literals(self)
         for name in AT_LEAST_1:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:

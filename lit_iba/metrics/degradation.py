@@ -8,18 +8,19 @@ score is the integral between the two curves.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from lit_iba.checks import check_counts
+from lit_iba.checks import check_counts, check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.metrics.base import HeatmapMetric, Result, curve, mean_and_error
 from lit_iba.perturbation import end_points, in_double, removal_curves, removal_ranks, tile_sums
 
-BASELINES = {
+Baseline = Literal["zero", "mean_of_image"]
+BASELINES: dict[Baseline, str] = {
     "zero": "0 after normalisation (the data set's mean colour)",
     "mean_of_image": "the image's own mean colour",
 }
@@ -56,13 +57,16 @@ class Degradation(HeatmapMetric):
     presets: ClassVar[dict[str, dict[str, Any]]] = {"reference": {"points": 100, "baseline": "mean_of_image"}}
 
     def __init__(
-        self, tile: int = 8, points: int | None = None, baseline: str = "zero", forward_batch_size: int = 16
+        self,
+        tile: int = 8,
+        points: int | None = None,
+        baseline: Baseline = "zero",
+        forward_batch_size: int = 16,
     ) -> None:
         check_counts(tile=tile, forward_batch_size=forward_batch_size)
         if points is not None and (not isinstance(points, int) or points < 2):
             raise InputError(f"points is {points!r}; a curve has at least 2 (both its ends), or None for every tile")
-        if baseline not in BASELINES:
-            raise InputError(f"baseline is {baseline!r}; it must be one of {', '.join(map(repr, BASELINES))}")
+        check_literals(Degradation.__init__, locals())
         settings = {"tile": tile, "points": points, "baseline": baseline, "forward_batch_size": forward_batch_size}
         super().__init__(settings)
         self.tile, self.points, self.baseline, self.forward_batch_size = tile, points, baseline, forward_batch_size

@@ -7,17 +7,19 @@ that does not stands beside it.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from lit_iba.checks import check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.metrics.base import HeatmapMetric, Result, curve, mean_and_error
 from lit_iba.perturbation import in_double
 
-SCALES = {
+Scale = Literal["max", "minmax", "none"]
+SCALES: dict[Scale, str] = {
     "max": "negative attribution set to 0 and the map divided by its largest value",
     "minmax": "the map shifted and scaled so that its smallest value is 0 and its largest 1",
     "none": "negative attribution set to 0, the scale left as it is",
@@ -92,15 +94,14 @@ class EffectiveHeatRatio(HeatmapMetric):
     def __init__(
         self,
         points: int = 11,
-        scale: str = "max",
+        scale: Scale = "max",
         base_threshold: float = 0.0,
         top: float = 1.0,
         max_box_fraction: float = 0.33,
     ) -> None:
         if isinstance(points, bool) or not isinstance(points, int) or points < 2:
             raise InputError(f"points is {points!r}; the area under a curve needs at least 2")
-        if scale not in SCALES:
-            raise InputError(f"scale is {scale!r}; it must be one of {', '.join(map(repr, SCALES))}")
+        check_literals(EffectiveHeatRatio.__init__, locals())
         if not 0 <= base_threshold < 1 or not 0 < top <= 1:
             raise InputError(f"base_threshold {base_threshold!r} must lie in [0, 1), and top {top!r} in (0, 1]")
         if not 0 < max_box_fraction <= 1:

@@ -7,14 +7,14 @@ Petsiuk et al., "RISE" (BMVC 2018); Zhang et al., "Fine-Grained Neural Network E
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
-from lit_iba.checks import check_counts
+from lit_iba.checks import check_counts, check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.metrics.base import HeatmapMetric, Result, curve, mean_and_error
@@ -75,24 +75,18 @@ class PixelExchange(HeatmapMetric):
     def __init__(
         self,
         pixels_per_step: int = 224,
-        baseline: str = "zero",
+        baseline: Literal["zero", "blur"] = "zero",
         blur_sigma: float = 5.0,
         blur_kernel: int = 11,
-        blur_edges: str = "reflect",
-        target: str = "given",
+        blur_edges: Literal["reflect", "rise"] = "reflect",
+        target: Literal["given", "predicted"] = "given",
         unperturbed: bool = True,
         staircase: int | None = None,
         forward_batch_size: int = 16,
     ) -> None:
         check_counts(pixels_per_step=pixels_per_step, blur_kernel=blur_kernel, forward_batch_size=forward_batch_size)
         check_counts(staircase=1 if staircase is None else staircase)
-        for name, value, allowed in (
-            ("baseline", baseline, ("zero", "blur")),
-            ("blur_edges", blur_edges, ("reflect", "rise")),
-            ("target", target, ("given", "predicted")),
-        ):
-            if value not in allowed:
-                raise InputError(f"{name} is {value!r}; it must be {allowed[0]!r} or {allowed[1]!r}")
+        check_literals(PixelExchange.__init__, locals())
         if blur_kernel % 2 == 0 or not blur_sigma > 0:
             raise InputError(f"blur_kernel {blur_kernel} must be odd, and blur_sigma {blur_sigma} more than 0")
         blur = {"blur_sigma": float(blur_sigma), "blur_kernel": blur_kernel, "blur_edges": blur_edges}

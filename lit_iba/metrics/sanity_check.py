@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.functional.regression import spearman_corrcoef
 
-from lit_iba.checks import check_counts
+from lit_iba.checks import check_counts, check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.randomization import BATCH_NORMS, INITIALIZATIONS, cascade, randomized
 from lit_iba.errors import InputError, unknown_name
@@ -35,9 +35,6 @@ STATISTICS = {
     "estimated": "estimated anew on the randomised network where its features differ",
     "kept": "those of the trained network",
 }
-CHOICES = {
-    "ssim": SSIM_DEFINITIONS, "initialization": INITIALIZATIONS, "batch_norm": BATCH_NORMS, "statistics": STATISTICS,
-}  # fmt: skip
 
 
 def rescaled(maps: Tensor, low: float = 0.01, high: float = 0.99) -> Tensor:
@@ -147,18 +144,15 @@ class SanityCheck(ExplainerMetric):
         self,
         points: int | None = 10,
         layers: Sequence[str] | None = None,
-        initialization: str = "own",
-        batch_norm: str = "reset",
-        statistics: str = "estimated",
-        ssim: str = "torchmetrics",
+        initialization: Literal["own", "xavier"] = "own",
+        batch_norm: Literal["reset", "keep"] = "reset",
+        statistics: Literal["estimated", "kept"] = "estimated",
+        ssim: Literal["torchmetrics", "skimage"] = "torchmetrics",
         window: int = 5,
         flip: bool = True,
         seed: int = 0,
     ) -> None:
-        given = {"ssim": ssim, "initialization": initialization, "batch_norm": batch_norm, "statistics": statistics}
-        for setting, value in given.items():
-            if value not in CHOICES[setting]:
-                raise unknown_name(f"{setting} of sanity_check", str(value), CHOICES[setting])
+        check_literals(SanityCheck.__init__, locals())
         check_counts(window=window, **({} if points is None else {"points": points}))
         if window % 2 == 0 or window == 1:
             raise InputError(f"window is {window}; it must be odd and at least 3")
@@ -170,7 +164,10 @@ class SanityCheck(ExplainerMetric):
                 "window": window,
                 "flip": flip,
                 "seed": seed,
-                **given,
+                "ssim": ssim,
+                "initialization": initialization,
+                "batch_norm": batch_norm,
+                "statistics": statistics,
             }
         )
         self.points, self.layers, self.window, self.flip, self.seed = points, layers, window, flip, seed

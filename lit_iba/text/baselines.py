@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from captum.attr import IntegratedGradients
 from torch import Tensor
 
 from lit_iba.baselines.lime import surrogate_coefficients
-from lit_iba.checks import check_choice, check_counts, check_numbers
+from lit_iba.checks import check_counts, check_literals, check_numbers
 from lit_iba.errors import InputError
 from lit_iba.perturbation import target_logits, target_probabilities
 from lit_iba.text.classifier import TextClassifier, Words
@@ -49,11 +49,12 @@ class TextIntegratedGradients(TextExplainer):
         classifier: TextClassifier,
         *,
         steps: int = 50,
-        baseline: str = "unk",
+        baseline: Literal["unk", "zero"] = "unk",
         forward_batch_size: int = 64,
         seed: int = 0,
     ) -> None:
         super().__init__(classifier, seed=seed)
+        check_literals(TextIntegratedGradients.__init__, locals())
         check_counts(steps=steps, forward_batch_size=forward_batch_size)
         self.steps, self.fill, self.forward_batch_size = steps, classifier.fill(baseline), forward_batch_size
 
@@ -100,18 +101,17 @@ class TextLIME(TextExplainer):
         classifier: TextClassifier,
         *,
         samples: int = 1000,
-        baseline: str = "unk",
-        score: str = "probability",
+        baseline: Literal["unk", "zero"] = "unk",
+        score: Literal["probability", "logit"] = "probability",
         kernel_width: float = 0.25,
-        regression: str = "ridge",
+        regression: Literal["ridge", "lasso"] = "ridge",
         penalty: float = 1.0,
         forward_batch_size: int = 64,
         seed: int = 0,
     ) -> None:
         super().__init__(classifier, seed=seed)
         check_counts(samples=samples, forward_batch_size=forward_batch_size)
-        check_choice("score", score, ("probability", "logit"))
-        check_choice("regression", regression, ("ridge", "lasso"))
+        check_literals(TextLIME.__init__, locals())
         check_numbers(0, penalty=penalty)
         check_numbers(0, exclusive=True, kernel_width=kernel_width)
         if samples < 2:

@@ -15,13 +15,14 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
 from rich.console import Console
 from rich.progress import track
 
+from lit_iba.checks import check_literals
 from lit_iba.errors import InputError
 from lit_iba.evaluation.results import summary_table, write_results
 from lit_iba.files import FolderLock, whole_file, write_text
@@ -99,12 +100,11 @@ class TextBenchmark:
         out: str | Path,
         source: StoredWordStatistics,
         *,
-        target: str = "label",
+        target: Literal["label", "predicted"] = "label",
         batch_size: int = 8,
         seed: int = 0,
     ) -> None:
-        if target not in ("label", "predicted"):
-            raise InputError(f"target is {target!r}; it must be 'label' or 'predicted'")
+        check_literals(TextBenchmark.__init__, locals())
         self.classifier, self.out, self.batch_size, self.seed = classifier, Path(out), batch_size, seed
         # Texts of like length together: the shorter ones are padded less.
         self.reviews = sorted(reviews, key=lambda review: (len(classifier.words([review.text]).tokens[0]), review.key))

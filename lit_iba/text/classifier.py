@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from lit_iba.checks import check_literals
 from lit_iba.classifier.weights import fingerprint
 from lit_iba.errors import InputError
 from lit_iba.text.lstm import LSTMClassifier, word_mask
@@ -125,10 +126,9 @@ class TextClassifier:
         """Embeddings (B, T, D), zero behind a text's end."""
         return self.network.embedding(words.numbers)
 
-    def fill(self, baseline: str) -> Tensor:
+    def fill(self, baseline: Literal["unk", "zero"]) -> Tensor:
         """What stands in a removed word's place, (D,): the embedding of ``<unk>`` (``"unk"``), or ``"zero"``."""
-        if baseline not in ("unk", "zero"):
-            raise InputError(f"baseline is {baseline!r}; it must be 'unk' or 'zero'")
+        check_literals(TextClassifier.fill, locals())
         unknown = self.network.embedding.weight[UNKNOWN].detach()
         return unknown if baseline == "unk" else torch.zeros_like(unknown)
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_iba.checks import check_choice, check_counts, check_numbers
+from lit_iba.checks import check_counts, check_literals, check_numbers
 from lit_iba.errors import unknown_name
 from lit_iba.iba.bottleneck import NATS_PER_BIT, mix
 from lit_iba.input_iba.bottleneck import input_information_nats
@@ -56,14 +56,14 @@ class TextInputIBASettings:
 
     beta_feat: float = 15.0
     feature_steps: int = 10
-    gan: str = "wgan"
-    prior_start: str = "share"
+    gan: Literal["wgan", "none"] = "wgan"
+    prior_start: Literal["share", "bits"] = "share"
     neighbourhood: float = 0.1
     generator_steps: int = 40
     critic_steps: int = 4
     samples: int = 8
     critic_width: int = 16
-    lipschitz: str = "gradient_penalty"
+    lipschitz: Literal["gradient_penalty", "clip"] = "gradient_penalty"
     critic_learning_rate: float = 3e-4
     mask_learning_rate: float = 0.1
     noise_learning_rate: float = 0.05
@@ -71,13 +71,10 @@ class TextInputIBASettings:
     steps: int = 30
     learning_rate: float = 0.5
     copies: int = 10
-    output: str = "bits"
+    output: Literal["bits", "mask"] = "bits"
 
     def __post_init__(self) -> None:
-        check_choice("gan", self.gan, ("wgan", "none"))
-        check_choice("prior_start", self.prior_start, ("share", "bits"))
-        check_choice("lipschitz", self.lipschitz, ("gradient_penalty", "clip"))
-        check_choice("output", self.output, ("bits", "mask"))
+        check_literals(self)
         counts = ("feature_steps", "generator_steps", "critic_steps", "samples", "critic_width", "steps", "copies")
         check_counts(**{name: getattr(self, name) for name in counts})
         check_numbers(0, beta_feat=self.beta_feat, beta_input=self.beta_input, neighbourhood=self.neighbourhood)

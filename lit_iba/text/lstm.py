@@ -7,12 +7,15 @@ the head leaves it out.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
+from lit_iba.checks import check_literals
 from lit_iba.errors import InputError
 
-POOLINGS = ("mean", "max", "last")
+Pooling = Literal["mean", "max", "last"]
 EMBEDDING_START = 0.1  # standard deviation of untrained embeddings
 
 
@@ -41,7 +44,7 @@ class LSTMClassifier(nn.Module):
         hidden_size: int = 256,
         depth: int = 4,
         dropout: float = 0.5,
-        pooling: str = "mean",
+        pooling: Pooling = "mean",
     ) -> None:
         super().__init__()
         if min(vocabulary_size - 1, classes - 1, embedding_size, hidden_size, depth) < 1 or not 0 <= dropout < 1:
@@ -49,8 +52,7 @@ class LSTMClassifier(nn.Module):
                 f"embedding_size {embedding_size}, hidden_size {hidden_size} and depth {depth} must be at least 1, "
                 f"dropout {dropout} in [0, 1)"
             )
-        if pooling not in POOLINGS:
-            raise InputError(f"pooling is {pooling!r}; it must be one of {', '.join(map(repr, POOLINGS))}")
+        check_literals(LSTMClassifier.__init__, locals())
         self.pooling, self.depth = pooling, depth
         self.embedding = nn.Embedding(vocabulary_size, embedding_size, padding_idx=0)
         # torch's start, deviation 1, makes of every rare word a loud one of its own, and few reviews are learned by heart.

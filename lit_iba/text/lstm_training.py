@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from lit_iba.checks import check_literals
 from lit_iba.errors import InputError
 from lit_iba.text.data import IMDBDataModule
-from lit_iba.text.lstm import LSTMClassifier
+from lit_iba.text.lstm import LSTMClassifier, Pooling
 from lit_iba.text.vocabulary import Vocabulary
 from lit_iba.training.checkpoint import KIND_KEY
 
@@ -42,7 +43,7 @@ class SentimentTraining(L.LightningModule):
         hidden_size: int = 256,
         depth: int = 4,
         dropout: float = 0.5,
-        pooling: str = "mean",
+        pooling: Pooling = "mean",
         word_dropout: float = 0.1,
         learning_rate: float = 1e-3,
         weight_decay: float = 0.0,
@@ -51,6 +52,7 @@ class SentimentTraining(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        check_literals(SentimentTraining.__init__, locals())
         if not 0 <= word_dropout < 1:
             raise InputError(f"word_dropout is {word_dropout}; it must be in [0, 1)")
         self.shape: dict[str, Any] = {

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from lit_iba.checks import check_choice, check_counts
+from lit_iba.checks import check_counts, check_literals
 from lit_iba.errors import InputError, unknown_name
 from lit_iba.metrics.base import Result, curve, mean_and_error
 from lit_iba.metrics.sensitivity_n import ROUNDING_OF_LOGITS, ROUNDING_OF_SUMS, correlation
@@ -36,7 +36,7 @@ class TextMetric(ABC):
     y_label: ClassVar[str]
 
     def __init__(self, **settings: Any) -> None:
-        check_choice("baseline", settings["baseline"], ("unk", "zero"))
+        check_literals(type(self).__init__, settings)
         check_counts(forward_batch_size=settings["forward_batch_size"])
         self.settings = settings
 
@@ -106,7 +106,7 @@ class SensitivityN(TextMetric):
         self,
         percents: Sequence[float] = (10, 20, 30, 40, 50, 60, 70, 80, 90),
         masks: int = 100,
-        baseline: str = "unk",
+        baseline: Literal["unk", "zero"] = "unk",
         forward_batch_size: int = 64,
     ) -> None:
         if masks < 2 or not percents or not all(0 < percent <= 100 for percent in percents):
@@ -175,7 +175,9 @@ class WordExchange(TextMetric):
     inserts: ClassVar[bool]
     y_label = "probability of the target"
 
-    def __init__(self, points: int = 20, baseline: str = "unk", forward_batch_size: int = 64) -> None:
+    def __init__(
+        self, points: int = 20, baseline: Literal["unk", "zero"] = "unk", forward_batch_size: int = 64
+    ) -> None:
         check_counts(points=points)
         super().__init__(points=points, baseline=baseline, forward_batch_size=forward_batch_size)
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from lit_iba.checks import check_images
+from lit_iba.checks import check_images, check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.weights import fingerprint
-from lit_iba.errors import InputError, unknown_name
+from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Surroundings
 from lit_iba.randomness import content_keys, sample_generators
 from lit_iba.training.checkpoint import CLASSIFIER_KEY, classifier_of, read_checkpoint
@@ -26,8 +26,6 @@ from lit_iba.varsal.encoder import PAPER_CHANNELS, VarSalEncoder
 from lit_iba.varsal.readout_encoder import WIDTH, ReadoutEncoder
 from lit_iba.varsal.taps import check_taps, grids
 
-MAPS = ("mean", "sampled")
-ENCODERS = ("paper", "readout")
 Encoder = VarSalEncoder | ReadoutEncoder
 AVERAGE = "average.module."  # where a checkpoint has the averaged encoder, if its training averaged
 
@@ -36,17 +34,6 @@ def sample_map(mean: Tensor, deviation: Tensor, generators: Sequence[torch.Gener
     """One map an image, mean + deviation * noise, (B, H, W); the noise is drawn from the image's own generator."""
     noise = torch.stack([torch.randn(mean.shape[1:], generator=g, device=mean.device) for g in generators])
     return mean + deviation * noise
-
-
-def check_map(value: str) -> str:
-    """One of ``MAPS``.
-
-    Raises:
-        InputError: Another word.
-    """
-    if value not in MAPS:
-        raise unknown_name("map of varsal", str(value), MAPS)
-    return value
 
 
 class VarSal(TrainedExplainer):
@@ -69,7 +56,7 @@ class VarSal(TrainedExplainer):
 
     name: ClassVar[str] = "varsal"
     training = "VarSalTraining"
-    signed: ClassVar[bool] = True
+    signed = True
     outputs = (
         Output(
             "heatmap",
@@ -88,19 +75,18 @@ class VarSal(TrainedExplainer):
         self,
         classifier: FrozenClassifier,
         channels: Sequence[int] = PAPER_CHANNELS,
-        map: str = "mean",
+        map: Literal["mean", "sampled"] = "mean",
         *,
-        encoder: str = "paper",
+        encoder: Literal["paper", "readout"] = "paper",
         taps: Sequence[str] | None = None,
         width: int = WIDTH,
         seed: int = 0,
     ) -> None:
         super().__init__(classifier, seed=seed)
-        if encoder not in ENCODERS:
-            raise unknown_name("encoder of varsal", str(encoder), ENCODERS)
+        check_literals(VarSal.__init__, locals())
         if encoder == "paper" and taps is not None:
             raise InputError(f"taps are {list(taps)}, but the paper's encoder reads none; set encoder to readout")
-        self.map, self.kind = check_map(map), encoder
+        self.map, self.kind = map, encoder
         made = VarSalEncoder(channels) if encoder == "paper" else ReadoutEncoder(check_taps(classifier, taps), width)
         self.encoder: Encoder = made.to(classifier.device)
         self.taps: tuple[str, ...] = made.taps if isinstance(made, ReadoutEncoder) else ()

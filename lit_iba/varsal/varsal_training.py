@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -19,14 +19,15 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchmetrics import MeanMetric
 
 from lit_iba.baselines.gradient import RandomMap
-from lit_iba.errors import InputError, unknown_name
+from lit_iba.checks import check_literals
+from lit_iba.errors import InputError
 from lit_iba.heatmap import Heatmap
 from lit_iba.metrics.low_k_perturbation import LowKPerturbation
 from lit_iba.randomness import content_keys, sample_generators
 from lit_iba.training.frozen import TrainingWithFrozenClassifier
 from lit_iba.varsal.baselines import DEFAULT_STRENGTHS, BaselineStrengths, draw_baselines, perturb
 from lit_iba.varsal.encoder import PAPER_CHANNELS
-from lit_iba.varsal.explainer import Encoder, VarSal, check_map, sample_map
+from lit_iba.varsal.explainer import Encoder, VarSal, sample_map
 from lit_iba.varsal.prior import SoftTVPrior, StandardNormalPrior
 from lit_iba.varsal.readout_encoder import WIDTH
 from lit_iba.varsal.soft_top_k import soft_top_k, standardize
@@ -34,8 +35,6 @@ from lit_iba.varsal.strata import golden_uniform
 
 PRIORS: dict[str, Any] = {"soft_tv": SoftTVPrior, "standard_normal": StandardNormalPrior}
 KEPT = (0.1, 0.9)  # k ~ U(hw/10, 9hw/10)
-K_DRAWS = ("uniform", "stratified")
-SCHEDULES = ("constant", "cosine")
 _SCORES = ("loss", "prediction_kl", "prior_kl", "deviation", "low_k_kl", "low_k_kl_random")
 
 
@@ -88,21 +87,21 @@ class VarSalTraining(TrainingWithFrozenClassifier):
         self,
         classifier: dict[str, Any],
         channels: list[int] | None = None,
-        encoder: str = "paper",
+        encoder: Literal["paper", "readout"] = "paper",
         taps: list[str] | None = None,
         width: int = WIDTH,
         initial_deviation: float = 1.0,
         beta: float | None = None,
-        prior: str = "soft_tv",
+        prior: Literal["soft_tv", "standard_normal"] = "soft_tv",
         alpha: float = 0.4,
         temperature: float = 0.1,
         baselines: Sequence[str] = ("blur", "noise", "mean"),
         strengths: BaselineStrengths = DEFAULT_STRENGTHS,
-        k: str = "uniform",
-        map: str = "sampled",
+        k: Literal["uniform", "stratified"] = "uniform",
+        map: Literal["mean", "sampled"] = "sampled",
         low_k: Sequence[float] = (10, 30, 50, 70, 90),
         warmup_steps: int = 0,
-        schedule: str = "constant",
+        schedule: Literal["constant", "cosine"] = "constant",
         ema_decay: float | None = None,
         seed: int = 0,
         optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(
@@ -110,9 +109,7 @@ class VarSalTraining(TrainingWithFrozenClassifier):
         ),
     ) -> None:
         super().__init__(classifier)
-        for what, given, known in (("prior", prior, PRIORS), ("k", k, K_DRAWS), ("schedule", schedule, SCHEDULES)):
-            if given not in known:
-                raise unknown_name(f"{what} of varsal", str(given), known)
+        check_literals(VarSalTraining.__init__, locals())
         if (beta is not None and beta < 0) or temperature <= 0:
             raise InputError(
                 f"beta is {beta} and temperature {temperature}; beta must be at least 0, temperature above 0"
@@ -125,7 +122,7 @@ class VarSalTraining(TrainingWithFrozenClassifier):
         side = self.classifier.preprocessing.crop
         self.beta = 1 / (10 * side**2) if beta is None else beta
         self.prior = PRIORS[prior](side, side, **({"alpha": alpha} if prior == "soft_tv" else {}))
-        self.map, self.k, self.strengths = check_map(map), k, strengths
+        self.map, self.k, self.strengths = map, k, strengths
         self.temperature, self.baselines, self.seed, self.optimizer = temperature, tuple(baselines), seed, optimizer
         self.warmup_steps, self.schedule, self.processes = warmup_steps, schedule, 1
         self.explainer = VarSal(

@@ -73,7 +73,7 @@ def test_nearest_upsampling_draws_a_block_a_position(resnet: FrozenClassifier, i
     for image, values in zip(images, heatmap.values, strict=False):
         expected = activities(resnet, image, 7, ["layer2.1"])[0].sum(dim=0) / 64  # 8 x 8 positions of 64 pixels each
         assert torch.allclose(values, expected.repeat_interleave(8, 0).repeat_interleave(8, 1), rtol=1e-3, atol=1e-4)
-    with pytest.raises(InputError, match="upsampling is 'linear'; it must be 'bilinear' or 'nearest'"):
+    with pytest.raises(InputError, match="upsampling is 'linear'; it must be one of 'bilinear', 'nearest'"):
         build_explainer("bias_attribution", resnet, {"upsampling": "linear"})
 
 

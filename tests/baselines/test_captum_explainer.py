@@ -117,7 +117,10 @@ def test_network_and_images_stay_as_they_were_also_after_an_error(
     [
         ({"method": "IntegratedGradient"}, "cannot be imported"),
         ({"method": "torch.nn.ReLU"}, "is no Attribution"),
-        ({"method": "Saliency", "channels": "max"}, "not a known rule for channels; did you mean 'max_abs'"),
+        (
+            {"method": "Saliency", "channels": "max"},
+            "channels is 'max'; it must be one of 'sum', 'mean', 'sum_abs', 'max_abs'",
+        ),
         ({"method": "IntegratedGradients", "n_step": 5}, "did you mean 'n_steps'"),
         ({"method": "Occlusion"}, "needs the setting 'sliding_window_shapes'"),
         ({"method": "LayerGradCam"}, "needs a layer; name a module of small_cnn"),

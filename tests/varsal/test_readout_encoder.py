@@ -182,7 +182,7 @@ def test_the_sanity_check_puts_one_encoder_on_every_randomised_classifier(
 
 
 def test_what_does_not_fit_is_refused(classifier: FrozenClassifier) -> None:
-    with pytest.raises(InputError, match="'read' is not a known encoder of varsal"):
+    with pytest.raises(InputError, match="encoder is 'read'; it must be one of 'paper', 'readout'"):
         VarSal(classifier, encoder="read")
     with pytest.raises(InputError, match="the paper's encoder reads none"):
         VarSal(classifier, taps=["layer1"])

@@ -149,8 +149,8 @@ def test_the_learning_rate_rises_and_falls_by_a_cosine() -> None:
 
 def test_settings_out_of_range_are_refused() -> None:
     for message, settings in {
-        "'sobol' is not a known k of varsal": {"k": "sobol"},
-        "'step' is not a known schedule of varsal": {"schedule": "step"},
+        "k is 'sobol'; it must be one of 'uniform', 'stratified'": {"k": "sobol"},
+        "schedule is 'step'; it must be one of 'constant', 'cosine'": {"schedule": "step"},
         "warmup_steps is -1": {"warmup_steps": -1},
         "ema_decay 1.0": {"ema_decay": 1.0},
     }.items():

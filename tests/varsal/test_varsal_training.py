@@ -210,11 +210,11 @@ def test_what_does_not_fit_is_refused_in_one_sentence(
         build_explainer("varsal", FrozenClassifier("small_cnn", "random"))
     with pytest.raises(InputError, match=r"none of .* was trained for these weights"):
         build_explainer("varsal", FrozenClassifier("resnet8", "random"), {"checkpoint": [last]})
-    with pytest.raises(InputError, match="'median' is not a known map of varsal"):
+    with pytest.raises(InputError, match="map is 'median'; it must be one of 'mean', 'sampled'"):
         VarSal.load(last, map="median")
     fit = ["fit", "--config", str(folder / "config.yaml"), "--trainer.default_root_dir", str(tmp_path / "run")]
     for message, changes in {
-        "'soft' is not a known prior of varsal": ["--model.prior", "soft"],
+        "prior is 'soft'; it must be one of 'soft_tv', 'standard_normal'": ["--model.prior", "soft"],
         "'bluur' is not a known baseline": ["--model.baselines", "[bluur]"],
         "temperature 0": ["--model.temperature", "0"],
         "initial_deviation is 0": ["--model.initial_deviation", "0"],

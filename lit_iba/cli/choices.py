@@ -1,0 +1,24 @@
+"""A choice that the command line's parser refuses, said in the sentence in which the classes themselves refuse it."""
+
+from __future__ import annotations
+
+import re
+from typing import NoReturn
+
+from jsonargparse import ArgumentParser
+
+from lit_iba.errors import InputError
+
+_REFUSED = re.compile(r'Parser key "([\w.]+)":\s+Expected a typing\.Literal\[(.*?)\]\. Got value: (.*)')
+
+
+class ChoicesInOneSentence(ArgumentParser):
+    """A parser whose word on a value outside a ``Literal[...]`` is short; on all else it is jsonargparse's."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Refuse the arguments."""
+        # Parsers of a class within exit never: what they say is part of the message of the one around them.
+        if self.exit_on_error and (refused := _REFUSED.search(message)):
+            setting, allowed, value = refused.groups()
+            raise InputError(f"{setting.rpartition('.')[2]} is {value!r}; it must be one of {allowed}") from ex
+        super().error(message, ex)
