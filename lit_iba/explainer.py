@@ -98,6 +98,7 @@ class Explainer(ABC):
     """
 
     name: ClassVar[str] = ""
+    label: ClassVar[str] = ""  # how it is called in print
     unit: ClassVar[str] = "1"
     signed: ClassVar[bool] = False
 

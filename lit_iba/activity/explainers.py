@@ -110,6 +110,7 @@ class ActivityAttribution(LayerAggregate):
     """
 
     name: ClassVar[str] = "activity"
+    label: ClassVar[str] = "Activity attributions"
 
     def __init__(
         self,
@@ -166,6 +167,7 @@ class TopLayer(ActivityAttribution):
     """
 
     name: ClassVar[str] = "top_layer"
+    label: ClassVar[str] = "Top layer"
 
     def __init__(
         self,
@@ -201,6 +203,7 @@ class BiasAttribution(LayerAggregate):
     """
 
     name: ClassVar[str] = "bias_attribution"
+    label: ClassVar[str] = "Bias attributions"
 
     def __init__(
         self,
@@ -251,6 +254,7 @@ class FullGrad(LayerAggregate):
     """
 
     name: ClassVar[str] = "fullgrad"
+    label: ClassVar[str] = "FullGrad"
 
     def __init__(
         self,

@@ -54,6 +54,7 @@ class FIDO(Explainer):
     """
 
     name: ClassVar[str] = "fido"
+    label: ClassVar[str] = "FIDO"
     signed: ClassVar[bool] = True
 
     def __init__(

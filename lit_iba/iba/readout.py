@@ -204,6 +204,7 @@ class ReadoutIBA(TrainedExplainer):
     """
 
     name: ClassVar[str] = "readout_iba"
+    label: ClassVar[str] = "IBA Readout"
     training = "ReadoutTraining"
     unit = "bits"
     outputs = (

@@ -68,6 +68,7 @@ class VarSal(TrainedExplainer):
     """
 
     name: ClassVar[str] = "varsal"
+    label: ClassVar[str] = "VarSal"
     training = "VarSalTraining"
     signed: ClassVar[bool] = True
     outputs = (
