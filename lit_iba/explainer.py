@@ -105,6 +105,7 @@ class Explainer(ABC):
     """
 
     name: ClassVar[str] = ""
+    label: ClassVar[str] = ""  # how it is called in print
     unit: str = "1"
     signed: bool = False
     on_step: OnStep | None = None

@@ -111,6 +111,7 @@ class ActivityAttribution(LayerAggregate):
     """
 
     name: ClassVar[str] = "activity"
+    label: ClassVar[str] = "Activity attributions"
 
     def __init__(
         self,
@@ -167,6 +168,7 @@ class TopLayer(ActivityAttribution):
     """
 
     name: ClassVar[str] = "top_layer"
+    label: ClassVar[str] = "Top layer"
 
     def __init__(
         self,
@@ -202,6 +204,7 @@ class BiasAttribution(LayerAggregate):
     """
 
     name: ClassVar[str] = "bias_attribution"
+    label: ClassVar[str] = "Bias attributions"
 
     def __init__(
         self,
@@ -252,6 +255,7 @@ class FullGrad(LayerAggregate):
     """
 
     name: ClassVar[str] = "fullgrad"
+    label: ClassVar[str] = "FullGrad"
 
     def __init__(
         self,

@@ -63,6 +63,7 @@ class CaptumExplainer(Explainer):
     """
 
     name: ClassVar[str] = "captum"
+    label: ClassVar[str] = "Captum"
 
     def __init__(
         self,

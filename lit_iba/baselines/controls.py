@@ -17,6 +17,7 @@ class Constant(Explainer):
     """The same value everywhere; metrics that order pixels then order them by their own rule for ties."""
 
     name: ClassVar[str] = "constant"
+    label: ClassVar[str] = "Constant"
 
     def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
         """Ones, (B, H, W)."""
@@ -27,6 +28,7 @@ class Ramp(Explainer):
     """Growing from the top row to the bottom one: what is removed first is one contiguous piece."""
 
     name: ClassVar[str] = "ramp"
+    label: ClassVar[str] = "Ramp"
 
     def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
         """Row number over height, in (0, 1]."""
@@ -39,6 +41,7 @@ class Centre(Explainer):
     """Falling with the distance from the centre: photographers put objects there."""
 
     name: ClassVar[str] = "centre"
+    label: ClassVar[str] = "Centre"
 
     def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
         """1 at the centre, falling with the squared distance in units of the half sides, -1 in the corners."""

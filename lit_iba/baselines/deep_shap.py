@@ -63,6 +63,7 @@ class DeepSHAP(Explainer):
     """
 
     name: ClassVar[str] = "deep_shap"
+    label: ClassVar[str] = "DeepSHAP"
     signed = True
 
     def __init__(

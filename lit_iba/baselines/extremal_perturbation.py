@@ -56,6 +56,7 @@ class ExtremalPerturbation(Explainer):
     """
 
     name: ClassVar[str] = "extremal_perturbation"
+    label: ClassVar[str] = "Extremal perturbation"
 
     def __init__(
         self,

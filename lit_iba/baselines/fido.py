@@ -55,6 +55,7 @@ class FIDO(Explainer):
     """
 
     name: ClassVar[str] = "fido"
+    label: ClassVar[str] = "FIDO"
     signed = True
 
     def __init__(

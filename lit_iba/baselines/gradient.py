@@ -27,6 +27,7 @@ class RandomMap(Explainer):
     """Uniform noise in [0, 1), drawn from the sample's own generator: the floor of every metric."""
 
     name: ClassVar[str] = "random"
+    label: ClassVar[str] = "Random"
 
     def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
         """One uniform number a pixel."""
@@ -38,6 +39,7 @@ class Gradient(Explainer):
     """Gradient of the target's logit, averaged over channels and signed (Baehrens et al. 2010, as in IBA's table 1)."""
 
     name: ClassVar[str] = "gradient"
+    label: ClassVar[str] = "Gradient"
     signed = True
 
     def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
@@ -49,6 +51,7 @@ class Saliency(Explainer):
     """Largest absolute gradient over channels (Simonyan et al. 2014)."""
 
     name: ClassVar[str] = "saliency"
+    label: ClassVar[str] = "Saliency"
 
     def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
         """Maximum over channels of |d logit / d image|."""
@@ -59,6 +62,7 @@ class InputXGradient(Explainer):
     """Gradient times the normalised image, summed over channels: the linear model's share of each pixel."""
 
     name: ClassVar[str] = "input_x_gradient"
+    label: ClassVar[str] = "Input × gradient"
     signed = True
 
     def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
@@ -85,6 +89,7 @@ class IntegratedGradients(Explainer):
     """
 
     name: ClassVar[str] = "integrated_gradients"
+    label: ClassVar[str] = "Integrated gradients"
     signed = True
 
     def __init__(
@@ -130,6 +135,7 @@ class GradCAM(Explainer):
     """
 
     name: ClassVar[str] = "grad_cam"
+    label: ClassVar[str] = "Grad-CAM"
 
     def __init__(self, classifier: FrozenClassifier, *, layer: str | None = None, seed: int = 0) -> None:
         super().__init__(classifier, seed=seed)

@@ -88,6 +88,7 @@ class GuidedBackprop(Explainer):
     """
 
     name: ClassVar[str] = "guided_backprop"
+    label: ClassVar[str] = "Guided backprop"
 
     def __init__(self, classifier: FrozenClassifier, *, seed: int = 0) -> None:
         super().__init__(classifier, seed=seed)
@@ -115,6 +116,7 @@ class GuidedGradCAM(Explainer):
     """
 
     name: ClassVar[str] = "guided_grad_cam"
+    label: ClassVar[str] = "Guided Grad-CAM"
 
     def __init__(self, classifier: FrozenClassifier, *, layer: str | None = None, seed: int = 0) -> None:
         super().__init__(classifier, seed=seed)

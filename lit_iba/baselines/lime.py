@@ -47,6 +47,7 @@ class LIME(Explainer):
     """
 
     name: ClassVar[str] = "lime"
+    label: ClassVar[str] = "LIME"
     signed = True
 
     def __init__(

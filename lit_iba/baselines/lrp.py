@@ -145,12 +145,14 @@ class LRPAlpha1Beta0(LRP):
     """Only positive contributions count (alpha 1, beta 0)."""
 
     name: ClassVar[str] = "lrp_alpha1_beta0"
+    label: ClassVar[str] = "LRP α1 β0"
 
 
 class LRPAlpha0Beta1(LRP):
     """Only negative contributions count, stabilised by 5 (IBA: "alpha = 0, beta = 1, epsilon = 5"; Bach's beta is -1)."""
 
     name: ClassVar[str] = "lrp_alpha0_beta1"
+    label: ClassVar[str] = "LRP α0 β1"
 
     def __init__(
         self,
@@ -179,6 +181,7 @@ class LRPEpsilon(Explainer):
     """
 
     name: ClassVar[str] = "lrp_epsilon"
+    label: ClassVar[str] = "LRP ε"
     signed = True
 
     def __init__(self, classifier: FrozenClassifier, *, epsilon: float = 1e-6, seed: int = 0) -> None:

@@ -187,6 +187,7 @@ class RealTimeSaliency(TrainedExplainer):
     """
 
     name: ClassVar[str] = "real_time_saliency"
+    label: ClassVar[str] = "Real-time saliency"
     training = "MaskingTraining"
     outputs = (
         Output(

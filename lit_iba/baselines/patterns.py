@@ -277,6 +277,7 @@ class PatternAttribution(Explainer):
     """
 
     name: ClassVar[str] = "pattern_attribution"
+    label: ClassVar[str] = "PatternAttribution"
     signed = True
 
     def __init__(self, classifier: FrozenClassifier, patterns: Patterns | str | Path, *, seed: int = 0) -> None:

@@ -50,6 +50,7 @@ class PDA(Explainer):
     """
 
     name: ClassVar[str] = "pda"
+    label: ClassVar[str] = "PDA"
     signed = True
 
     def __init__(

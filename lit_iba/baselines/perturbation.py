@@ -34,6 +34,7 @@ class Occlusion(Explainer):
     """
 
     name: ClassVar[str] = "occlusion"
+    label: ClassVar[str] = "Occlusion"
     signed = True
 
     def __init__(
@@ -75,12 +76,14 @@ class Occlusion8(Occlusion):
     """Occlusion by tiles of 8 x 8 pixels."""
 
     name: ClassVar[str] = "occlusion_8"
+    label: ClassVar[str] = "Occlusion 8×8"
 
 
 class Occlusion14(Occlusion):
     """Occlusion by tiles of 14 x 14 pixels."""
 
     name: ClassVar[str] = "occlusion_14"
+    label: ClassVar[str] = "Occlusion 14×14"
 
     def __init__(self, classifier: FrozenClassifier, *, tile: int = 14, **settings: object) -> None:
         super().__init__(classifier, tile=tile, **settings)  # type: ignore[arg-type]
@@ -101,6 +104,7 @@ class SmoothGrad(Explainer):
     """
 
     name: ClassVar[str] = "smoothgrad"
+    label: ClassVar[str] = "SmoothGrad"
     signed = True
 
     def __init__(
@@ -146,6 +150,7 @@ class SmoothGradSquared(SmoothGrad):
     """Mean squared gradient over noisy copies (Hooker et al. 2019), averaged over channels."""
 
     name: ClassVar[str] = "smoothgrad_squared"
+    label: ClassVar[str] = "SmoothGrad²"
     signed = False
 
     def of_one_copy(self, gradient: Tensor) -> Tensor:

@@ -50,6 +50,7 @@ class BitsAndAccuracy(ExplainerMetric):
     """
 
     name = "bits_and_accuracy"
+    label = "Bits and accuracy"
     better = "lower"
     scalars = (
         "bits", "total_bits", "nats_as_printed", "accuracy_top1", "accuracy_top5", "original_top1", "original_top5",

@@ -132,6 +132,7 @@ class PerSampleIBA(Explainer):
     """
 
     name: ClassVar[str] = "per_sample_iba"
+    label: ClassVar[str] = "IBA Per-Sample"
     unit = "bits"
 
     def __init__(

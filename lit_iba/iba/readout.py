@@ -84,9 +84,9 @@ class ReadoutNetwork(nn.Module):
 
     Args:
         layer: Where the bottleneck is.
+        taps: Names of the taps.
         shapes: Shape of every tap's output for one image, and of the bottleneck's layer, by name.
         layouts: Layout of the same.
-        taps: Names of the taps.
         settings: The network's shape.
     """
 
@@ -204,6 +204,7 @@ class ReadoutIBA(TrainedExplainer):
     """
 
     name: ClassVar[str] = "readout_iba"
+    label: ClassVar[str] = "IBA Readout"
     training = "ReadoutTraining"
     unit = "bits"
     outputs = (

@@ -172,6 +172,7 @@ class AmortisedInputIBA(TrainedExplainer):
     """
 
     name: ClassVar[str] = "amortised_input_iba"
+    label: ClassVar[str] = "Amortised InputIBA"
     training = "InputIBATraining"
     config = "configs/train/input_iba_vgg16.yaml"
     unit = "bits"

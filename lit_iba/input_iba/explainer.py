@@ -79,6 +79,7 @@ class InputIBA(Explainer):
     """
 
     name: ClassVar[str] = "input_iba"
+    label: ClassVar[str] = "InputIBA"
     unit = "bits"
 
     def __init__(

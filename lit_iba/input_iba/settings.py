@@ -50,8 +50,8 @@ class InputIBASettings:
         critic_learning_rate: Of RMSProp (S: 5e-5).
         mask_learning_rate: Of RMSProp, for the logits of lambda_G (C: 0.003).
         noise_learning_rate: Of RMSProp, for mu_G; half of it for sigma_G (C: 0.1).
-        decay: Whether the generator's learning rates fall linearly to 0 (O).
         step_size: RMSProp's second moment is kept for each ``"element"`` (C), or is one for each ``"image"`` (O).
+        decay: Whether the generator's learning rates fall linearly to 0 (O).
         prior_smoothing_sigma: Blur of lambda_G, in pixels (C: 0).
         beta_input: Stage c, weight of the information in the input (S: 20).
         steps: Adam updates of the input's mask (S: 60).

@@ -77,6 +77,7 @@ class HeatmapMetric(Metric):
     """
 
     name: ClassVar[str] = ""
+    label: ClassVar[str] = ""  # how it is called in print
     better: ClassVar[str] = "higher"
     scalars: ClassVar[tuple[str, ...]] = ()  # rows of shape (N,)
     row_curves: ClassVar[tuple[str, ...]] = ()  # rows of shape (N, K)

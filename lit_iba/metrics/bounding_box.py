@@ -40,6 +40,7 @@ class BoundingBox(HeatmapMetric):
     """
 
     name = "bounding_box"
+    label = "Bounding box"
     scalars = ("score", "box_fraction")
     needs_object_mask = True
 

@@ -91,6 +91,7 @@ class DecisionFlip(HeatmapMetric):
     """
 
     name = "decision_flip"
+    label = "Decision flip"
     scalars = ("e_minus", "e_plus", "e_minus_noise", "e_plus_noise", "unflipped")
 
     def __init__(

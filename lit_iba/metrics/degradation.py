@@ -52,6 +52,7 @@ class Degradation(HeatmapMetric):
     """
 
     name = "degradation"
+    label = "Degradation"
     scalars = ("tiles",)
     row_curves = ("morf", "lerf")  # probability of the target at each point of the curve
     presets: ClassVar[dict[str, dict[str, Any]]] = {"reference": {"points": 100, "baseline": "mean_of_image"}}

@@ -86,6 +86,7 @@ class EffectiveHeatRatio(HeatmapMetric):
     """
 
     name = "ehr"
+    label = "Effective heat ratio"
     scalars = ("box_fraction",)
     row_curves = ("ratio", "share")
     presets: ClassVar[dict[str, dict[str, Any]]] = {"reference": {"base_threshold": 0.1, "top": 0.99}}

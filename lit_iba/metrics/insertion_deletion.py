@@ -198,6 +198,7 @@ class Insertion(PixelExchange):
     """Area under the curve as pixels are inserted into a baseline; settings as in :class:`PixelExchange`."""
 
     name = "insertion"
+    label = "Insertion"
     better = "higher"
     inserts = True
     presets: ClassVar[dict[str, dict[str, Any]]] = {
@@ -211,6 +212,7 @@ class Deletion(PixelExchange):
     """Area under the curve as pixels are deleted; settings as in :class:`PixelExchange`."""
 
     name = "deletion"
+    label = "Deletion"
     better = "lower"
     inserts = False
     presets: ClassVar[dict[str, dict[str, Any]]] = {

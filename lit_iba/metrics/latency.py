@@ -99,6 +99,7 @@ class Latency(ExplainerMetric):
     """
 
     name = "latency"
+    label = "Latency"
     better = "lower"
     scalars = ("seconds", "peak_bytes", "forward_passes", "backward_passes", "operations", "together")
 

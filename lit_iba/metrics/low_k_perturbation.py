@@ -66,6 +66,7 @@ class LowKPerturbation(HeatmapMetric):
     """
 
     name = "low_k_perturbation"
+    label = "Low-k perturbation"
     better = "lower"
     row_curves = ("kl",)
 

@@ -126,6 +126,7 @@ class SanityCheck(ExplainerMetric):
     """
 
     name = "sanity_check"
+    label = "Sanity check"
     better = "lower"
     row_curves = ("ssim", "spearman", "randomized")  # at each point; randomized: how many layers are
     presets: ClassVar[dict[str, dict[str, Any]]] = {

@@ -64,6 +64,7 @@ class SensitivityN(HeatmapMetric):
     """
 
     name = "sensitivity_n"
+    label = "Sensitivity-n"
     scalars = ("tiles",)
     row_curves = ("correlation",)
     presets: ClassVar[dict[str, dict[str, Any]]] = {"reference": {"min_fraction": 0.0}}

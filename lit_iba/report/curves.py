@@ -60,6 +60,11 @@ def colors_of(names: list[str]) -> dict[str, int]:
     return {name: -1 if name == "random" else colored.index(name) for name in names}
 
 
+def color_class(color: int) -> str:
+    """Style sheet classes of a method's colour; ``again`` where the colours are used a second time."""
+    return "cx" if color < 0 else f"c{color % len(COLORS_LIGHT)}{' again' if color >= len(COLORS_LIGHT) else ''}"
+
+
 def area_panels(table: MetricTable, colors: Mapping[str, int]) -> list[AreaPanel]:
     """A panel for every method that has both a MoRF and a LeRF curve, best first."""
     panels = []

@@ -6,15 +6,15 @@ folder ``panels`` of a run, which a benchmark with ``panels: n`` writes.
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
 from lit_iba.errors import InputError
 from lit_iba.report.naming import ABSENT, number
+from lit_iba.report.pictures import png_uri
+from lit_iba.report.templates import Markup, render
 
 HEADS = ("Layer", "Activity", "Biases above", "Together", "Class score", "Largest error")
 LEAD = (
@@ -76,20 +76,14 @@ def cells(row: tuple[str, float, float, float, float, float]) -> list[str]:
     return [layer, *map(number, sums), ABSENT if math.isnan(error) else f"{error:.1e}"]
 
 
-def decomposition_section(found: Decompositions) -> str:
+def decomposition_section(found: Decompositions) -> Markup:
     """The inside of the page's section."""
-    pictures = "".join(
-        f'<figure class="scroll"><img class="layers" alt="Layers of {escape(name)}" '
-        f'src="data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"></figure>'
-        for name, file in found.figures.items()
-    )
-    heads = "".join(f'<th scope="col">{head}</th>' for head in HEADS)
-    rows = "".join(
-        f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{value}</td>" for value in values)}</tr>'
-        for name, *values in map(cells, found.rows)
-    )
-    return (
-        f'<h2>Decomposition by layers</h2><p class="lead">{LEAD}</p>{pictures}'
-        f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
-        f'<p class="rule-note">Means over {len(found.figures)} images, in logits. {found.verdict}</p>'
+    return render(
+        "report/layers.html",
+        lead=LEAD,
+        heads=HEADS,
+        rows=[cells(row) for row in found.rows],
+        pictures=[(name, png_uri(file.read_bytes())) for name, file in found.figures.items()],
+        images=len(found.figures),
+        verdict=found.verdict,
     )

@@ -1,4 +1,8 @@
-"""How methods, metrics and numbers are written in a report, the same in HTML, Markdown and LaTeX."""
+"""How methods, metrics and numbers are written in a report, the same in HTML, Markdown and LaTeX.
+
+What a method or a metric of ours is called stands on its class, as ``label``; only the classes of a report's own methods are
+imported for it.
+"""
 
 from __future__ import annotations
 
@@ -7,71 +11,25 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from lit_iba.explainer import EXPLAINERS, explainer_class
+from lit_iba.metrics.base import METRICS, metric_class
 from lit_iba.report.published import Published, canonical, squeezed
 from lit_iba.report.run_folder import ExplainerInfo, MetricInfo, RunFolder
 
-_METHODS = {
-    "per_sample_iba": "IBA Per-Sample",
-    "readout_iba": "IBA Readout",
-    "input_iba": "InputIBA",
-    "amortised_input_iba": "Amortised InputIBA",
-    "varsal": "VarSal",
-    "random": "Random",
-    "constant": "Constant",
-    "ramp": "Ramp",
-    "centre": "Centre",
-    "gradient": "Gradient",
-    "saliency": "Saliency",
-    "input_x_gradient": "Input × gradient",
-    "integrated_gradients": "Integrated gradients",
-    "smoothgrad": "SmoothGrad",
-    "smoothgrad_squared": "SmoothGrad²",
-    "grad_cam": "Grad-CAM",
-    "guided_backprop": "Guided backprop",
-    "guided_grad_cam": "Guided Grad-CAM",
-    "occlusion": "Occlusion",
-    "occlusion_8": "Occlusion 8×8",
-    "occlusion_14": "Occlusion 14×14",
-    "pattern_attribution": "PatternAttribution",
-    "lrp_alpha1_beta0": "LRP α1 β0",
-    "lrp_alpha0_beta1": "LRP α0 β1",
-    "extremal_perturbation": "Extremal perturbation",
-    "deep_shap": "DeepSHAP",
-    "lime": "LIME",
-    "pda": "PDA",
-    "real_time_saliency": "Real-time saliency",
-    "fido": "FIDO",
-    "fullgrad": "FullGrad",
-    "top_layer": "Top layer",
-    "activity": "Activity attributions",
-}
-_METRICS = {
-    "degradation": "Degradation",
-    "bounding_box": "Bounding box",
-    "sensitivity_n": "Sensitivity-n",
-    "ehr": "Effective heat ratio",
-    "insertion": "Insertion",
-    "deletion": "Deletion",
-    "bits_and_accuracy": "Bits and accuracy",
-    "sanity_check": "Sanity check",
-    "low_k_perturbation": "Low-k perturbation",
-    "decision_flip": "Decision flip",
-    "latency": "Latency",
-    "roar": "ROAR",
-}
+_STUDIES = {"roar": "ROAR"}  # no heatmap metrics, but reported as one
 ABSENT = "–"
 
 
 def method_labels(names: Iterable[str]) -> dict[str, str]:
     """How the methods are called in print; names that are not ours stay as the user wrote them."""
-    return {name: _METHODS.get(name, name) for name in names}
+    return {name: explainer_class(name).label if name in EXPLAINERS else name for name in names}
 
 
 def metric_kind(name: str, info: MetricInfo) -> str:
     """The metric's canonical name, from its class or, failing that, from the name that the config gives it."""
     for given in (info.cls, name):
         kind = canonical("metrics", given)
-        if kind in _METRICS:
+        if kind in METRICS or kind in _STUDIES:
             return kind
     return squeezed(name)
 
@@ -84,7 +42,8 @@ def metric_labels(run: RunFolder) -> dict[str, str]:
         tile = info.settings.get("tile")
         tile = tile[0] if isinstance(tile, (list, tuple)) and tile else tile
         suffix = "" if tile is None else f", {tile}×{tile} tiles" if tile != 1 else ", pixels"
-        labels[name] = f"{_METRICS[kind]}{suffix}" if kind in _METRICS else name
+        label = metric_class(kind).label if kind in METRICS else _STUDIES.get(kind)
+        labels[name] = name if label is None else f"{label}{suffix}"
     counts = Counter(labels.values())
     return {name: label if counts[label] == 1 else f"{label} ({name})" for name, label in labels.items()}
 

@@ -3,73 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from html import escape
+from dataclasses import dataclass
 
 import torch
 
 from lit_iba.heatmap import Heatmap
 from lit_iba.report.naming import bits, number
-from lit_iba.report.page_parts import anchor
 from lit_iba.report.pictures import backdrop_uri, layer_uri, outline, photograph_uri
 from lit_iba.report.run_folder import Gallery, RunFolder, score_rows
-from lit_iba.report.svg import color_class
 from lit_iba.report.tables import MetricTable, overview_order
+from lit_iba.report.templates import Markup, render
 
 _PIXELATED_BELOW = 128  # pixels a side: smaller pictures are shown with visible pixels instead of blur
 
 
-def gallery_section(run: RunFolder, tables: list[MetricTable], colors: Mapping[str, int], pictures: int) -> str:
-    """The inside of the section, or an empty string where the run has no pictures."""
+@dataclass(frozen=True)
+class _Method:
+    """A method of the gallery; its kind says how its maps are drawn, ``"plain"``, ``"bits"`` or ``"signed"``."""
+
+    name: str
+    label: str
+    color: int
+    kind: str
+
+
+@dataclass(frozen=True)
+class _Figure:
+    """A picture with the layers that can be laid over it."""
+
+    key: str
+    title: str
+    width: int
+    height: int
+    border: str  # of the annotated object, as SVG path data
+    backdrop: str
+    photograph: str
+    layers: list[tuple[_Method, str, str]]  # method, caption and picture
+
+    @property
+    def heading(self) -> str:
+        """Title and key, or the key alone where it is the title."""
+        return f"{self.title} · {self.key}" if self.title != self.key else self.key
+
+    @property
+    def small(self) -> bool:
+        """Whether the picture is shown with visible pixels."""
+        return max(self.height, self.width) < _PIXELATED_BELOW
+
+
+def gallery_section(run: RunFolder, tables: list[MetricTable], colors: Mapping[str, int], pictures: int) -> Markup:
+    """The inside of the section, or nothing where the run has no pictures."""
     gallery = run.gallery
     if gallery is None or not len(gallery.pictures) or not gallery.heatmaps:
-        return ""
+        return Markup()
     labels = dict(overview_order(run, tables))
-    methods = [name for name in labels if name in gallery.heatmaps]
-    methods += [name for name in gallery.heatmaps if name not in labels]
-    labels.update({name: name for name in methods if name not in labels})
+    names = [name for name in labels if name in gallery.heatmaps]
+    names += [name for name in gallery.heatmaps if name not in labels]
+    methods = [_Method(name, labels.get(name, name), colors.get(name, -1), _kind(run, name)) for name in names]
     rows = {table.label: score_rows(run, table.name) for table in tables}
     count = min(pictures, len(gallery.pictures))
-    figures = "".join(_figure(run, gallery, i, methods, labels, rows) for i in range(count))
-    left_out = f" The first {count} of {len(gallery.pictures)} pictures." if count < len(gallery.pictures) else ""
-    return (
-        f'<div id="gallery"><h2>Pictures</h2><p class="lead">Choose a method to see it on every picture; choose a '
-        f"picture to see every method on it. Keys: ← → or digits for the method, b for the boxes.{left_out}</p>"
-        f'{_controls(run, methods, labels, colors)}<div class="pictures">{figures}</div>'
-        '<dialog aria-label="All methods on one picture"><div class="dialog-head"><h3></h3><div>'
-        '<button type="button" class="previous" aria-label="Previous picture">←</button>'
-        '<button type="button" class="next" aria-label="Next picture">→</button>'
-        '<button type="button" class="close">Close</button></div></div><div class="compare"></div></dialog></div>'
+    return render(
+        "report/gallery.html",
+        methods=methods,
+        ramps={signed: _ramp(signed) for signed in (False, True)},
+        figures=[_figure(gallery, i, methods, rows) for i in range(count)],
+        total=len(gallery.pictures),
     )
 
 
 def _kind(run: RunFolder, name: str) -> str:
     info = run.explainers.get(name)
     return "signed" if info and info.signed else "bits" if info and info.unit == "bits" else "plain"
-
-
-def _controls(run: RunFolder, methods: list[str], labels: Mapping[str, str], colors: Mapping[str, int]) -> str:
-    buttons = ['<button type="button" aria-pressed="false" data-method="photo" data-kind="photo">Photograph</button>']
-    for i, name in enumerate(methods):
-        swatch = f'<span class="swatch {color_class(colors.get(name, -1))}"></span>'
-        buttons.append(
-            f'<button type="button" aria-pressed="{"true" if i == 0 else "false"}" data-method="{anchor("m", i)}" '
-            f'data-kind="{_kind(run, name)}">{swatch}{escape(labels[name])}</button>'
-        )
-    ends = {"plain": ("least", "most relevant"), "bits": ("0", "99.9th percentile, bits per pixel")}
-    ends["signed"] = ("against", "for the class")
-    kinds = dict.fromkeys(_kind(run, name) for name in methods)
-    ramps = "".join(
-        f'<label data-kind="{kind}"{" hidden" if i else ""}>{ends[kind][0]} '
-        f'<span class="ramp" style="background:{_ramp(kind == "signed")}"></span> {ends[kind][1]}</label>'
-        for i, kind in enumerate(kinds)
-    )
-    return (
-        f'<div class="controls"><div class="switch" role="group" aria-label="Method">{"".join(buttons)}</div>'
-        '<div class="tune"><label>Heatmap <input type="range" id="strength" min="0" max="100" value="85" '
-        'aria-label="Opacity of the heatmap"></label>'
-        '<label><input type="checkbox" id="boxes" checked> Object boxes</label>'
-        f'<span class="ramps">{ramps}</span></div></div>'
-    )
 
 
 def _ramp(signed: bool) -> str:
@@ -80,42 +84,27 @@ def _ramp(signed: bool) -> str:
 
 
 def _figure(
-    run: RunFolder,
     gallery: Gallery,
     index: int,
-    methods: list[str],
-    labels: Mapping[str, str],
+    methods: list[_Method],
     rows: Mapping[str, Mapping[str, Mapping[str, float]]],
-) -> str:
+) -> _Figure:
     picture, key = gallery.pictures[index], gallery.keys[index]
     height, width = picture.shape[-2:]
-    layers, captions = [], []
-    for i, name in enumerate(methods):
-        kind = _kind(run, name)
-        values = gallery.heatmaps[name][index]
-        captions.append(_caption(values, kind, {metric: rows[metric].get(name, {}).get(key) for metric in rows}))
-        layers.append(
-            f'<img class="layer{" on" if i == 0 else ""}" data-layer="{anchor("m", i)}" alt="{escape(labels[name])}" '
-            f'data-caption="{escape(captions[i])}" src="{layer_uri(values, kind == "signed")}">'
-        )
-    border = outline(gallery.object_mask[index])
-    boxes = (
-        f'<svg class="boxes" viewBox="0 0 {width} {height}" aria-hidden="true">'
-        f'<path class="under" d="{border}"/><path class="over" d="{border}"/></svg>'
-        if border
-        else ""
-    )
-    title = gallery.labels[index] or key
-    small = " pixels" if max(height, width) < _PIXELATED_BELOW else ""
-    return (
-        f'<figure data-title="{escape(f"{title} · {key}" if title != key else key)}">'
-        f'<button type="button" class="stage{small}" style="aspect-ratio:{width}/{height}" '
-        f'aria-label="Compare all methods on {escape(title)}">'
-        f'<img class="base" alt="" src="{backdrop_uri(picture)}">'
-        f'<img class="photo" data-layer="photo" alt="{escape(title)}" src="{photograph_uri(picture)}">'
-        f"{''.join(layers)}{boxes}</button>"
-        f'<figcaption><b>{escape(title)}</b> <span class="key">{escape(key) if key != title else ""}</span><br>'
-        f'<span class="score">{escape(captions[0])}</span></figcaption></figure>'
+    layers = []
+    for method in methods:
+        values = gallery.heatmaps[method.name][index]
+        scores = {metric: rows[metric].get(method.name, {}).get(key) for metric in rows}
+        layers.append((method, _caption(values, method.kind, scores), layer_uri(values, method.kind == "signed")))
+    return _Figure(
+        key=key,
+        title=gallery.labels[index] or key,
+        width=width,
+        height=height,
+        border=outline(gallery.object_mask[index]),
+        backdrop=backdrop_uri(picture),
+        photograph=photograph_uri(picture),
+        layers=layers,
     )
 
 

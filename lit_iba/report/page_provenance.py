@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from html import escape
-from typing import Any
 
-from lit_iba.report.naming import method_labels, seconds, settings_text, sum_error, unit_text
-from lit_iba.report.page_parts import method_cell, sortable
+from lit_iba.report.naming import method_labels, settings_text, sum_error, unit_text
 from lit_iba.report.run_folder import RunFolder
+from lit_iba.report.templates import Markup, render
 
 GUIDE = (
     ("Mean ± standard error", "Every score is the mean over n images; ± is one standard error of that mean."),
@@ -37,49 +35,29 @@ GUIDE = (
 )
 
 
-def guide_section() -> str:
+def guide_section() -> Markup:
     """How to read this page."""
-    items = "".join(f"<div><dt>{escape(term)}</dt><dd>{escape(text)}</dd></div>" for term, text in GUIDE)
-    return f'<h2>How to read this page</h2><dl class="guide">{items}</dl>'
+    return render("report/guide.html", guide=GUIDE)
 
 
-def methods_section(run: RunFolder, colors: Mapping[str, int]) -> str:
+def methods_section(run: RunFolder, colors: Mapping[str, int]) -> Markup:
     """Every method with its name in the config, its settings, unit and cost."""
     labels = method_labels(run.explainers)
-    rows = []
-    for name, info in run.explainers.items():
-        cost = info.seconds_per_image
-        rows.append(
-            f'<tr><th scope="row">{method_cell(labels[name], colors[name])}</th>'
-            f'<td class="text"><code>{escape(name)}</code></td>'
-            f'<td class="text"><code>{escape(settings_text(info.settings)) or "defaults"}</code></td>'
-            f'<td class="text">{escape(unit_text(info))}</td>'
-            f'<td data-value="{info.completeness_error!r}">{sum_error(info)}</td>'
-            f'<td data-value="{cost!r}">{seconds(cost)}</td></tr>'
-        )
-    heads = [sortable("Method", "ascending"), sortable("Name", "ascending"), sortable("Settings", "ascending")]
-    heads += [sortable("Values", "ascending")]
-    heads += [sortable("Error", "ascending", "of the promised sum"), sortable("Time", "ascending", "an image")]
-    for i in (1, 2, 3):
-        heads[i] = heads[i].replace('scope="col"', 'scope="col" class="text"', 1)
-    return (
-        f'<h2>Methods</h2><div class="scroll"><table><thead><tr>{"".join(heads)}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
+    methods = [
+        {
+            "name": name,
+            "label": labels[name],
+            "color": colors[name],
+            "settings": settings_text(info.settings),
+            "unit": unit_text(info),
+            "error": sum_error(info),
+            "info": info,
+        }
+        for name, info in run.explainers.items()
+    ]
+    return render("report/methods.html", methods=methods)
 
 
-def reproduction_section(run: RunFolder) -> str:
+def reproduction_section(run: RunFolder) -> Markup:
     """Command, classifier, data and config that made the numbers."""
-    command = f'<pre class="command">{escape(run.command)}</pre>' if run.command else "<p>No command was recorded.</p>"
-    config = f"<details><summary>Configuration</summary><pre>{escape(run.config)}</pre></details>" if run.config else ""
-    return (
-        f"<h2>Reproduce</h2><h3>Command</h3>{command}{config}"
-        f"<h3>Classifier</h3>{_identity(run.classifier)}<h3>Data</h3>{_identity(run.data)}"
-    )
-
-
-def _identity(values: Mapping[str, Any]) -> str:
-    if not values:
-        return "<p>Not recorded.</p>"
-    items = "".join(f"<dt>{escape(str(name))}</dt><dd>{escape(str(value))}</dd>" for name, value in values.items())
-    return f'<dl class="identity">{items}</dl>'
+    return render("report/reproduce.html", run=run)

@@ -20,7 +20,16 @@ from lit_iba.heatmap import Heatmap
 def _uri(picture: Image.Image, kind: str, **options: int | bool | bytes) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, kind, **options)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return _data_uri(buffer.getvalue(), kind.lower())
+
+
+def _data_uri(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def png_uri(content: bytes) -> str:
+    """The content of a PNG file as a data URI."""
+    return _data_uri(content, "png")
 
 
 def photograph_uri(picture: Tensor) -> str:

@@ -24,22 +24,22 @@ class Published:
 
     Args:
         metric: Canonical metric, such as ``"degradation"``.
-        settings: Metric settings that belong to the number, such as ``{"tile": 8}``.
         network: Canonical network, ``"resnet50"`` or ``"vgg16"``; empty where the paper does not say.
         explainer: Name in the explainer registry; empty where the number is of no single method.
-        explainer_settings: Explainer settings that belong to the number, such as ``{"beta": 10}``.
-        quantity: ``"score"``, or what else of the method the table reports, such as ``"accuracy_top1"``.
         label: The method as the paper prints it.
         value: The number.
-        standard_error: As printed; None where the paper prints none.
         source: Short citation, such as ``"Schulz et al. 2020"``.
         citation: Authors, title and venue.
         table: ``"Table 1"``, or the section whose text states the number.
         data: On which images.
+        note: What a reader has to know about the number.
+        quantity: ``"score"``, or what else of the method the table reports, such as ``"accuracy_top1"``.
+        standard_error: As printed; None where the paper prints none.
         condition: What sets the table's column apart besides the network, such as ``"β = 10/k"``.
         relation: ``""`` for a printed value; ``"≈"``, ``"<"``, ``"≤"``, ``">"`` where the text says so.
         unit: Empty for pure numbers.
-        note: What a reader has to know about the number.
+        settings: Metric settings that belong to the number, such as ``{"tile": 8}``.
+        explainer_settings: Explainer settings that belong to the number, such as ``{"beta": 10}``.
     """
 
     metric: str

@@ -202,8 +202,8 @@ class TextIBA(TextExplainer):
 
     Args:
         classifier: The network to explain.
-        layer: LSTM layer whose output is restricted, from 1; -1 is the top one, as in the authors' code.
         statistics: Word statistics of that layer (see :func:`word_statistics`), or a file of them.
+        layer: LSTM layer whose output is restricted, from 1; -1 is the top one, as in the authors' code.
         beta: Weight of the information (the authors' code: 15).
         steps: Adam updates (10).
         learning_rate: Of Adam (1).

@@ -157,9 +157,9 @@ class TextInputIBA(TextExplainer):
 
     Args:
         classifier: The network to explain.
-        layer: LSTM layer of stage a, from 1; -1 is the top one (the authors' code).
         statistics: Word statistics of that layer, or a file of them.
         input_statistics: Word statistics of the embeddings (layer 0), or a file of them.
+        layer: LSTM layer of stage a, from 1; -1 is the top one (the authors' code).
         seed: Seeds whatever is random, together with each text's key.
         settings: Any of :class:`TextInputIBASettings`.
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
+from typing import Any
 
 from rich.text import Text
 
+from lit_iba.report.templates import render
 from lit_iba.text.explainer import TokenHeatmap
 
 FOR, AGAINST = (214, 72, 32), (38, 108, 196)  # orange speaks for the target, blue against it
@@ -15,14 +16,6 @@ PALE, DARK = (
     0.12,
     0.6,
 )  # in the terminal: words weaker than this share have no colour; stronger than that, white letters
-
-STYLE = """
-:root { color-scheme: light dark; }
-body { font: 16px/1.9 system-ui, sans-serif; max-width: 50rem; margin: 2rem auto; padding: 0 1rem; }
-h2 { font-size: 1rem; margin: 2rem 0 .2rem; } .facts { opacity: .7; font-size: .85rem; margin: 0 0 .4rem; }
-.word { border-radius: .25em; padding: .1em .18em; }
-.unknown { text-decoration: underline dotted; text-underline-offset: .25em; }
-"""
 
 
 def strengths(heatmap: TokenHeatmap) -> list[float]:
@@ -40,28 +33,25 @@ def facts(heatmap: TokenHeatmap, class_names: Sequence[str]) -> str:
 
 def html_page(texts: Sequence[tuple[str, Sequence[TokenHeatmap]]], class_names: Sequence[str]) -> str:
     """A page of texts, each under its name, with a paragraph for each of its heatmaps. Everything is escaped."""
-    parts = []
-    for name, heatmaps in texts:
-        parts.append(f"<h2>{escape(name)}</h2>")
-        for heatmap in heatmaps:
-            parts.append(f'<p class="facts">{escape(facts(heatmap, class_names))}</p>')
-            parts.append(f"<p>{' '.join(_span(heatmap, i, s) for i, s in enumerate(strengths(heatmap)))}</p>")
-    legend = "Orange speaks for the class, blue against it; dotted: the classifier does not know the word."
-    return (
-        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>Token heatmaps</title>\n'
-        f'<style>{STYLE}</style>\n<p class="facts">{legend}</p>\n' + "\n".join(parts) + "\n</html>\n"
-    )
+    shown = [
+        (name, [(facts(heatmap, class_names), _words(heatmap)) for heatmap in heatmaps]) for name, heatmaps in texts
+    ]
+    return str(render("text/tokens.html", texts=shown))
 
 
-def _span(heatmap: TokenHeatmap, i: int, strength: float) -> str:
-    red, green, blue = FOR if strength >= 0 else AGAINST
+def _words(heatmap: TokenHeatmap) -> list[dict[str, Any]]:
+    """What the page shows of each word."""
     unit = "" if heatmap.unit == "1" else f" {heatmap.unit}"
-    kind = "word" if heatmap.known[i] else "word unknown"
-    return (
-        f'<span class="{kind}" title="{float(heatmap.values[i]):.4g}{escape(unit)}" '
-        f'style="background:rgba({red},{green},{blue},{abs(strength) * STRONGEST:.3f})">{escape(heatmap.tokens[i])}</span>'
-    )
+    return [
+        {
+            "token": heatmap.tokens[i],
+            "known": heatmap.known[i],
+            "value": f"{float(heatmap.values[i]):.4g}{unit}",
+            "color": ",".join(map(str, FOR if strength >= 0 else AGAINST)),
+            "opacity": abs(strength) * STRONGEST,
+        }
+        for i, strength in enumerate(strengths(heatmap))
+    ]
 
 
 def terminal_text(heatmap: TokenHeatmap) -> Text:

@@ -55,6 +55,7 @@ class VarSal(TrainedExplainer):
     """
 
     name: ClassVar[str] = "varsal"
+    label: ClassVar[str] = "VarSal"
     training = "VarSalTraining"
     signed = True
     outputs = (

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,8 @@ from lit_iba.files import whole_file, write_text
 from lit_iba.report.markdown import code_block
 from lit_iba.report.naming import ABSENT, number
 from lit_iba.report.page import document
-from lit_iba.report.pictures import photograph_uri, picture_uri
+from lit_iba.report.pictures import photograph_uri, picture_uri, png_uri
+from lit_iba.report.templates import render
 from lit_iba.varsal.uncertainty_plots import (
     MEASURES,
     abstain_figure,
@@ -84,7 +83,7 @@ def write_uncertainty(results: Results, rows: Rows, figure: Rows, out: str | Pat
         "results.json": json.dumps(results, indent=1) + "\n",
         "uncertainty.csv": _csv(rows),
         "uncertainty.md": _markdown(results, list(plots)),
-        "uncertainty.html": _page(results, plots, figure),
+        "uncertainty.html": page(results, plots, figure),
     }
     for name, text in texts.items():
         write_text(folder / name, text)
@@ -179,57 +178,42 @@ def _markdown(results: Results, plots: Sequence[str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _page(results: Results, plots: Mapping[str, bytes], figure: Rows) -> str:
+def page(results: Results, plots: Mapping[str, bytes], figure: Rows) -> str:
+    """The whole page, from results, PNG files by section, and the rows of figure 7."""
     sections = []
     for name, content in plots.items():
-        body = f'<h2>{escape(NAMES[name])}</h2><p class="lead">{escape(READING[name])}</p>'
-        if name == "figure_7":
-            body += "".join(_figure_row(row) for row in figure)
-        else:
-            source = base64.b64encode(content).decode()
-            body += (
-                f'<p><img src="data:image/png;base64,{source}" alt="{escape(NAMES[name])}" style="max-width:100%"></p>'
-            )
-        body += _table(*TABLES[name](results)) if name in TABLES else ""
+        heads, table = TABLES[name](results) if name in TABLES else ([], [])
+        body = render(
+            "varsal/uncertainty.html",
+            name=NAMES[name],
+            reading=READING[name],
+            rows=[_figure_row(row) for row in figure] if name == "figure_7" else [],
+            plot="" if name == "figure_7" else png_uri(content),
+            heads=heads,
+            table=table,
+        )
         sections.append((name, NAMES[name], body))
     about = json.dumps({key: results[key] for key in ("classifier", "explainer", "data", "settings")}, indent=1)
-    command = f'<pre class="command">{escape(str(results["command"]))}</pre>'
-    identity = (
-        f"<details><summary>Classifier, explainer, data and settings</summary><pre>{escape(about)}</pre></details>"
-    )
-    sections.append(("reproduce", "Reproduce", f"<h2>Reproduce</h2>{command}{identity}"))
-    facts = {
-        "classifier": results["classifier"].get("model"), "explainer": results["explainer"]["class"],
-        "images": results["data"]["used"], "conditions": len(results["conditions"]),
-    }  # fmt: skip
-    shown = "".join(f"<span>{name} <b>{escape(str(value))}</b></span>" for name, value in facts.items())
-    return document(TITLE, shown, sections, str(results["created"]))
+    reproduce = render("varsal/uncertainty_reproduce.html", command=results["command"], about=about)
+    sections.append(("reproduce", "Reproduce", reproduce))
+    facts = [
+        ("classifier", results["classifier"].get("model")),
+        ("explainer", results["explainer"]["class"]),
+        ("images", results["data"]["used"]),
+        ("conditions", len(results["conditions"])),
+    ]
+    return document(TITLE, facts, sections, str(results["created"]))
 
 
-def _figure_row(row: Mapping[str, Any]) -> str:
+def _figure_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """One image: its conditions from left to right; image, mean and deviation from top to bottom, as in the paper."""
-    panels = drawn(row)
-    heads = "".join(
-        f"<th>{escape(condition_label(panel['corruption'], panel['severity']))}</th>" for panel in row["panels"]
-    )
-    lines = []
-    for place, name in enumerate(("image", "mean", "deviation")):
-        cells = []
-        for panel, drawings in zip(row["panels"], panels, strict=True):
-            uri = photograph_uri(drawings[0]) if place == 0 else picture_uri(drawings[place])
-            alt = f"{name} of {row['key']}, {condition_label(panel['corruption'], panel['severity'])}"
-            cells.append(f'<td><img src="{uri}" alt="{escape(alt)}" width="128"></td>')
-        lines.append(f'<tr><th scope="row">{name}</th>{"".join(cells)}</tr>')
-    return (
-        f'<h3>{escape(str(row["key"]))}</h3><div class="scroll"><table class="square"><thead><tr><th></th>{heads}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
-    )
-
-
-def _table(heads: Sequence[str], table: Sequence[Sequence[str]]) -> str:
-    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
-    body = "".join(
-        f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in rest)}</tr>'
-        for first, *rest in table
-    )
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    pictures, means, deviations = zip(*drawn(row), strict=True)
+    return {
+        "key": row["key"],
+        "labels": [condition_label(panel["corruption"], panel["severity"]) for panel in row["panels"]],
+        "lines": [
+            ("image", [photograph_uri(picture) for picture in pictures]),
+            ("mean", [picture_uri(mean) for mean in means]),
+            ("deviation", [picture_uri(deviation) for deviation in deviations]),
+        ],
+    }

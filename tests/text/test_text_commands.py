@@ -28,7 +28,7 @@ def test_html_is_escaped_and_colours_follow_the_values() -> None:
     assert "<script>" not in page
     assert "<b>" not in page
     assert "<good>" not in page
-    for escaped in ("&lt;script&gt;", "&amp;", "&quot;on", "&lt;good&gt;", "&lt;b&gt;name"):
+    for escaped in ("&lt;script&gt;", "&amp;", "&#34;on", "&lt;good&gt;", "&lt;b&gt;name"):
         assert escaped in page
     spans = re.findall(r'title="(.*?)" style="background:rgba\((\d+),(\d+),(\d+),([\d.]+)\)"', page)
     strengths = [float(span[4]) for span in spans]
