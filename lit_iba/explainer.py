@@ -26,7 +26,14 @@ from lit_iba.statistics import FeatureStatistics
 
 @dataclass(frozen=True)
 class Attribution:
-    """What an explainer's own code returns: the map, and what of it has no place in the picture."""
+    """What an explainer's own code returns: the map, and what of it has no place in the picture.
+
+    Example:
+        >>> import torch
+        >>> from lit_iba import Attribution
+        >>> Attribution(torch.zeros(2, 64, 64)).values.shape
+        torch.Size([2, 64, 64])
+    """
 
     values: Tensor  # (B, H, W)
     undrawn: Tensor | None = None  # (B,)
@@ -95,6 +102,16 @@ class Explainer(ABC):
     Args:
         classifier: The network to explain; it stays frozen.
         seed: Together with the sample's key, seeds whatever is random.
+
+    Example:
+        >>> from lit_iba import Attribution, Explainer
+        >>> class Brightness(Explainer):
+        ...     unit, signed = "1", True
+        ...     def explain(self, images, targets, generators):
+        ...         return Attribution(images.mean(dim=1))
+        >>> heatmap = Brightness(classifier).attribute(images)
+        >>> heatmap.values.shape, heatmap.method
+        (torch.Size([2, 64, 64]), 'Brightness')
     """
 
     name: ClassVar[str] = ""
@@ -219,6 +236,14 @@ def build_explainer(
 
     Raises:
         InputError: Unknown name or setting.
+
+    Example:
+        >>> from lit_iba import build_explainer
+        >>> explainer = build_explainer("smoothgrad", classifier, {"samples": 4})
+        >>> type(explainer).__name__
+        'SmoothGrad'
+        >>> explainer.attribute(images, targets).values.shape
+        torch.Size([2, 64, 64])
     """
     cls = explainer_class(name)
     try:
