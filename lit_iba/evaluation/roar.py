@@ -93,7 +93,7 @@ class Roar:
     Example:
         >>> from lit_iba.evaluation import Roar
         >>> recipe = {"network": "small_cnn", "epochs": 1}
-        >>> settings = {"recipe": recipe, "percents": [50], "seeds": [0]}
+        >>> settings = {"classifier": classifier, "recipe": recipe, "percents": [50], "seeds": [0]}
         >>> roar = Roar("digits/train", "digits/test", {"random": {}}, "roar", **settings)
         >>> results = roar.run()
         small_cnn, 16 images, mean ± standard...

@@ -76,7 +76,7 @@ def write_uncertainty(results: Results, rows: Rows, figure: Rows, out: str | Pat
         >>> from lit_iba.varsal import UncertaintySettings, run_uncertainty, write_uncertainty
         >>> from lit_iba.varsal.uncertainty_results import results_of, table_rows
         >>> settings = UncertaintySettings(
-        ...     ("brightness",), severities=(3,), samples=0, percentages=(50,), gallery=0
+        ...     ("brightness",), severities=(3,), samples=0, percentages=(50,), gallery=0, resamples=20
         ... )
         >>> data, trained = ShardIndex.load("digits/test"), {"checkpoint": "runs/varsal/last.ckpt"}
         >>> found = run_uncertainty(classifier, "varsal", trained, data, "run", settings)
