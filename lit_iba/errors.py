@@ -9,7 +9,15 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Bad input from outside: a file, a name, a tensor, a setting. The message is one sentence and names the mend."""
+    """Bad input from outside: a file, a name, a tensor, a setting. The message is one sentence and names the mend.
+
+    Example:
+        >>> from lit_iba import build_explainer
+        >>> build_explainer("salience", classifier)
+        Traceback (most recent call last):
+            ...
+        lit_iba.errors.InputError: 'salience' is not a known explainer; did you mean 'saliency...
+    """
 
 
 def unknown_name(kind: str, given: str, known: Iterable[str], hint: str = "") -> InputError:

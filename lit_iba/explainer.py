@@ -26,7 +26,14 @@ from lit_iba.statistics import FeatureStatistics
 
 @dataclass(frozen=True)
 class Attribution:
-    """What an explainer's own code returns: the map, and what of it has no place in the picture."""
+    """What an explainer's own code returns: the map, and what of it has no place in the picture.
+
+    Example:
+        >>> import torch
+        >>> from lit_iba import Attribution
+        >>> Attribution(torch.zeros(2, 64, 64)).values.shape
+        torch.Size([2, 64, 64])
+    """
 
     values: Tensor  # (B, H, W)
     undrawn: Tensor | None = None  # (B,)
@@ -102,6 +109,16 @@ class Explainer(ABC):
         unit: Of the heatmap's values; ``"1"`` where only their order has a meaning.
         signed: Whether a negative value speaks against the target.
         on_step: Told of every step by explainers that take long enough for a progress bar; the others ignore it.
+
+    Example:
+        >>> from lit_iba import Attribution, Explainer
+        >>> class Brightness(Explainer):
+        ...     unit, signed = "1", True
+        ...     def explain(self, images, targets, generators):
+        ...         return Attribution(images.mean(dim=1))
+        >>> heatmap = Brightness(classifier).attribute(images)
+        >>> heatmap.values.shape, heatmap.method
+        (torch.Size([2, 64, 64]), 'Brightness')
     """
 
     name: ClassVar[str] = ""
@@ -228,6 +245,14 @@ def build_explainer(
 
     Raises:
         InputError: Unknown name or setting.
+
+    Example:
+        >>> from lit_iba import build_explainer
+        >>> explainer = build_explainer("smoothgrad", classifier, {"samples": 4})
+        >>> type(explainer).__name__
+        'SmoothGrad'
+        >>> explainer.attribute(images, targets).values.shape
+        torch.Size([2, 64, 64])
     """
     cls = explainer_class(name)
     try:

@@ -68,6 +68,19 @@ class Heatmap:
         undrawn: (B,) attribution that has no place in the picture, such as the bits in a class token; None if there is none.
         completeness: (B,) relative error of the sum that the method promises; None where it promises none.
         uncertainty: (B, H, W) standard deviation of the values, in their unit; None where the method knows none.
+
+    Example:
+        >>> import torch
+        >>> from lit_iba import Heatmap
+        >>> heatmap = Heatmap(torch.ones(2, 64, 64), unit="bits")
+        >>> heatmap.total
+        tensor([4096., 4096.])
+        >>> heatmap.resize((128, 128)).total  # a map of bits keeps them when it is resized
+        tensor([4096., 4096.])
+        >>> heatmap.colored().shape
+        torch.Size([2, 3, 64, 64])
+        >>> heatmap.save_png("heatmap.png").name
+        'heatmap.png'
     """
 
     values: Tensor

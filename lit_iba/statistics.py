@@ -27,6 +27,15 @@ class FeatureStatistics:
     Args:
         shape: Shape of R for one image, such as (C, h, w).
         identity: What they are measured on: classifier, layer, data.
+
+    Example:
+        >>> from lit_iba import FeatureStatistics
+        >>> statistics = FeatureStatistics.estimate(classifier, "layer2", images)
+        >>> statistics.count, statistics.std.shape
+        (2, torch.Size([64, 16, 16]))
+        >>> statistics.save("layer2.safetensors")
+        >>> FeatureStatistics.load("layer2.safetensors").mean.equal(statistics.mean)
+        True
     """
 
     def __init__(self, shape: Iterable[int], identity: dict[str, Any] | None = None) -> None:

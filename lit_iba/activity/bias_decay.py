@@ -27,6 +27,12 @@ class BiasDecay(L.Callback):
 
     Raises:
         InputError: A setting out of range, another training module, or a checkpoint of another schedule.
+
+    Example:
+        >>> from lit_iba.activity import BiasDecay
+        >>> decay = BiasDecay(decay_steps=4, every_n_steps=10)
+        >>> [decay.share(step) for step in (0, 10, 20, 40)]
+        [0.75, 0.5, 0.25, 0.0]
     """
 
     def __init__(

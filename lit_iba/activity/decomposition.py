@@ -67,6 +67,13 @@ class Attributions:
         score: (B,) logit of the target, f_c.
         activity: Terms h df_c/dh by layer.
         bias: Terms b df_c/db by node.
+
+    Example:
+        >>> from lit_iba.activity import Decomposition, NetworkLayers
+        >>> decomposition = Decomposition(NetworkLayers(classifier), ["layer3"])
+        >>> attributions = decomposition.attribute(images, targets)
+        >>> attributions.score.shape, attributions.activity["layer3"].total.shape
+        (torch.Size([2]), torch.Size([2]))
     """
 
     score: Tensor
@@ -81,6 +88,15 @@ class Decomposition:
         layers: The network's layers.
         activity: Layers whose activity attributions are wanted, ``"input"`` among them.
         bias: Nodes whose bias attributions are wanted (see ``NetworkLayers.bias_nodes``).
+
+    Example:
+        >>> from lit_iba.activity import Decomposition, NetworkLayers
+        >>> decomposition = Decomposition(NetworkLayers(classifier), ["input", "layer2"])
+        >>> found = decomposition.attribute(images, targets)
+        >>> found.score.allclose(classifier(images)[[0, 1], targets], atol=1e-5)
+        True
+        >>> found.activity["layer2"].map.shape
+        torch.Size([2, 16, 16])
     """
 
     def __init__(self, layers: NetworkLayers, activity: Sequence[str], bias: Sequence[str] = ()) -> None:
@@ -126,6 +142,13 @@ class LayerSums:
         bias_above: (B, layers) sum of A^b over what acts above each.
         bias: A^b, (B,), by layer; above the last layer by operation (``"fc"``).
         error: (B, layers) relative error of equation 13; NaN where it does not apply.
+
+    Example:
+        >>> from lit_iba.activity.decomposition import layer_sums
+        >>> sums = layer_sums(classifier, images, targets)
+        >>> total = sums.activity + sums.bias_above  # equation 14: the score, whatever the layer
+        >>> total.allclose(sums.score[:, None].expand_as(total), atol=1e-3)
+        True
     """
 
     score: Tensor

@@ -108,6 +108,15 @@ class ActivityAttribution(LayerAggregate):
 
     Raises:
         InputError: Settings out of range, an unknown layer, or one without positions.
+
+    Example:
+        >>> from lit_iba.activity import ActivityAttribution
+        >>> explainer = ActivityAttribution(classifier, layers=["layer2", "layer3"])
+        >>> heatmap = explainer.attribute(images, targets)
+        >>> heatmap.values.shape
+        torch.Size([2, 64, 64])
+        >>> bool((heatmap.completeness < 1e-3).all())  # equation 13 holds
+        True
     """
 
     name: ClassVar[str] = "activity"
@@ -165,6 +174,11 @@ class TopLayer(ActivityAttribution):
         network_layers: The network's layers, where the ones found are not wanted.
         forward_batch_size: Images a forward and backward pass.
         seed: Unused; nothing here is random.
+
+    Example:
+        >>> from lit_iba.activity import TopLayer
+        >>> TopLayer(classifier).attribute(images, targets).values.shape
+        torch.Size([2, 64, 64])
     """
 
     name: ClassVar[str] = "top_layer"
@@ -201,6 +215,11 @@ class BiasAttribution(LayerAggregate):
 
     Raises:
         InputError: Settings out of range, or a layer that is none of the network's or has no bias.
+
+    Example:
+        >>> from lit_iba.activity import BiasAttribution
+        >>> BiasAttribution(classifier).attribute(images, targets).values.shape
+        torch.Size([2, 64, 64])
     """
 
     name: ClassVar[str] = "bias_attribution"
@@ -252,6 +271,12 @@ class FullGrad(LayerAggregate):
 
     Raises:
         InputError: A setting out of range, or a network without biases.
+
+    Example:
+        >>> from lit_iba.activity import FullGrad
+        >>> heatmap = FullGrad(classifier).attribute(images, targets)
+        >>> bool((heatmap.completeness < 1e-3).all())  # input and biases add up to the logit
+        True
     """
 
     name: ClassVar[str] = "fullgrad"

@@ -39,6 +39,14 @@ class NetworkLayers:
 
     Raises:
         InputError: The network cannot be traced, no layer is found, or a name is unknown.
+
+    Example:
+        >>> from lit_iba.activity import NetworkLayers
+        >>> layers = NetworkLayers(classifier)
+        >>> layers.names
+        ['layer1.0', 'layer1.1', 'layer2.0', 'layer2.1', 'layer3.1', 'layer3.2']
+        >>> layers.inexact
+        []
     """
 
     def __init__(self, classifier: FrozenClassifier, names: Sequence[str] | None = None) -> None:

@@ -44,6 +44,11 @@ class SurveySettings:
         reestimate_images: Over how many images batch norms are measured again for each scale and shift; 0 leaves that out.
         regression_images: For how many images slope and offset are kept one by one (200 in figure S5).
         seed: Of the draw of images where ``max_images`` leaves a choice.
+
+    Example:
+        >>> from lit_iba.activity import SurveySettings
+        >>> SurveySettings(max_images=1000).shifts
+        (-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0)
     """
 
     batch_size: int = 64
@@ -85,6 +90,15 @@ def run_survey(
 
     Raises:
         InputError: No classifier, arguments that do not fit, or labels that a classifier does not know.
+
+    Example:
+        >>> from lit_iba.activity import SurveySettings, run_survey
+        >>> from lit_iba.data import ShardIndex
+        >>> settings = SurveySettings(scales=(1.0,), shifts=(0.0,), reestimate_images=0)
+        >>> networks = {"small": {"model": "small_cnn", "weights": "random"}}
+        >>> results = run_survey(networks, ShardIndex.load("digits/test"), "survey", settings)
+        >>> results["small"]["images"]
+        8
     """
     if not classifiers:
         raise InputError("the survey has no classifiers; give a model and its weights for each name")

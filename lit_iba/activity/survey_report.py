@@ -28,6 +28,15 @@ def write_survey(results: Results, out: str | Path) -> list[Path]:
 
     Returns:
         What was written.
+
+    Example:
+        >>> from lit_iba.activity import SurveySettings, run_survey, write_survey
+        >>> from lit_iba.data import ShardIndex
+        >>> settings = SurveySettings(scales=(1.0,), shifts=(0.0,), reestimate_images=0)
+        >>> networks = {"small": {"model": "small_cnn", "weights": "random"}}
+        >>> results = run_survey(networks, ShardIndex.load("digits/test"), "survey", settings)
+        >>> "survey.md" in [path.name for path in write_survey(results, "survey")]
+        True
     """
     folder = Path(out)
     ordered = dict(sorted(results.items(), key=lambda item: item[1]["biases"]))  # as in figure 3

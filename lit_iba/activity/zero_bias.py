@@ -49,7 +49,14 @@ def scale_biases(network: nn.Module, originals: Mapping[str, Tensor], factor: fl
 
 
 def without_biases(classifier: FrozenClassifier) -> FrozenClassifier:
-    """A copy of a classifier whose biases are set to zero by brute force."""
+    """A copy of a classifier whose biases are set to zero by brute force.
+
+    Example:
+        >>> from lit_iba.activity import without_biases
+        >>> zero_bias = without_biases(classifier)
+        >>> zero_bias(2 * images).allclose(2 * zero_bias(images), atol=1e-4)  # it is homogeneous
+        True
+    """
     made = copy.deepcopy(classifier)
     made.__dict__.pop("identity", None)  # it is remembered, and another network's
     made.name = f"{classifier.name} without biases"
@@ -66,6 +73,12 @@ class ZeroBiasCheck:
         offsets: Operations other than biases that add a constant, such as GoogLeNet's input transform.
         error: Largest relative error of f_c = sum a_h[l] over the images and the layers above all offsets.
         layers: How many layers that was over.
+
+    Example:
+        >>> from lit_iba.activity import check_zero_bias, without_biases
+        >>> found = check_zero_bias(without_biases(classifier), images)
+        >>> found.offsets, found.error < 1e-3
+        ([], True)
     """
 
     largest_bias: float
@@ -87,6 +100,13 @@ def check_zero_bias(classifier: FrozenClassifier, images: Tensor | None = None) 
 
     Raises:
         InputError: The network cannot be traced.
+
+    Example:
+        >>> from lit_iba.activity import check_zero_bias, without_biases
+        >>> check_zero_bias(classifier).largest_bias > 0
+        True
+        >>> check_zero_bias(without_biases(classifier)).largest_bias
+        0.0
     """
     layers = NetworkLayers(classifier)
     biases = [float(value.abs().max()) for value in bias_tensors(classifier.model).values() if value.numel()]

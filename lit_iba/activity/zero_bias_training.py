@@ -42,6 +42,12 @@ class ZeroBiasTraining(TrainingWithFrozenClassifier):
 
     Raises:
         InputError: The temperature is not positive, or the output has another suffix.
+
+    Example:
+        >>> from lit_iba.activity import ZeroBiasTraining
+        >>> training = ZeroBiasTraining({"model": "small_cnn", "weights": "random"})
+        >>> training(images).shape
+        torch.Size([2, 10])
     """
 
     draws_heatmaps: ClassVar[bool] = False

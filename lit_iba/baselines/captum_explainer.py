@@ -60,6 +60,12 @@ class CaptumExplainer(Explainer):
 
     Raises:
         InputError: No such method, layer or setting, or a missing one.
+
+    Example:
+        >>> from lit_iba.baselines import CaptumExplainer
+        >>> explainer = CaptumExplainer(classifier, method="IntegratedGradients", n_steps=8)
+        >>> explainer.attribute(images, targets).values.shape
+        torch.Size([2, 64, 64])
     """
 
     name: ClassVar[str] = "captum"

@@ -14,7 +14,13 @@ from lit_iba.explainer import Attribution, Explainer
 
 
 class Constant(Explainer):
-    """The same value everywhere; metrics that order pixels then order them by their own rule for ties."""
+    """The same value everywhere; metrics that order pixels then order them by their own rule for ties.
+
+    Example:
+        >>> from lit_iba.baselines import Constant
+        >>> Constant(classifier).attribute(images).values.unique().numel()
+        1
+    """
 
     name: ClassVar[str] = "constant"
     label: ClassVar[str] = "Constant"
@@ -25,7 +31,14 @@ class Constant(Explainer):
 
 
 class Ramp(Explainer):
-    """Growing from the top row to the bottom one: what is removed first is one contiguous piece."""
+    """Growing from the top row to the bottom one: what is removed first is one contiguous piece.
+
+    Example:
+        >>> from lit_iba.baselines import Ramp
+        >>> values = Ramp(classifier).attribute(images).values[0]
+        >>> bool((values[1:] > values[:-1]).all())
+        True
+    """
 
     name: ClassVar[str] = "ramp"
     label: ClassVar[str] = "Ramp"
@@ -38,7 +51,14 @@ class Ramp(Explainer):
 
 
 class Centre(Explainer):
-    """Falling with the distance from the centre: photographers put objects there."""
+    """Falling with the distance from the centre: photographers put objects there.
+
+    Example:
+        >>> from lit_iba.baselines import Centre
+        >>> values = Centre(classifier).attribute(images).values[0]
+        >>> bool(values[32, 32] > values[0, 0])
+        True
+    """
 
     name: ClassVar[str] = "centre"
     label: ClassVar[str] = "Centre"

@@ -60,6 +60,12 @@ class DeepSHAP(Explainer):
 
     Raises:
         InputError: A setting is wrong, or the network has an operation without a rule, which is named.
+
+    Example:
+        >>> from lit_iba.baselines import DeepSHAP
+        >>> heatmap = DeepSHAP(classifier).attribute(images, targets)
+        >>> bool((heatmap.completeness < 0.001).all())  # the map adds up to what the logit gains
+        True
     """
 
     name: ClassVar[str] = "deep_shap"

@@ -53,6 +53,12 @@ class ExtremalPerturbation(Explainer):
 
     Raises:
         InputError: A setting is out of range.
+
+    Example:
+        >>> from lit_iba.baselines import ExtremalPerturbation
+        >>> explainer = ExtremalPerturbation(classifier, areas=[0.2], steps=5)
+        >>> explainer.attribute(images, targets).values.shape
+        torch.Size([2, 64, 64])
     """
 
     name: ClassVar[str] = "extremal_perturbation"

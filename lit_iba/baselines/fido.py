@@ -52,6 +52,12 @@ class FIDO(Explainer):
 
     Raises:
         InputError: A setting is out of range, or the infill is one of the paper's generative networks.
+
+    Example:
+        >>> from lit_iba.baselines import FIDO
+        >>> heatmap = FIDO(classifier, steps=2, samples=2).attribute(images, targets)
+        >>> bool((heatmap.values.abs() <= 0.5).all())  # a probability minus 1/2
+        True
     """
 
     name: ClassVar[str] = "fido"

@@ -24,7 +24,15 @@ POOLING = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)  # they may keep VGG's 7x
 
 
 class RandomMap(Explainer):
-    """Uniform noise in [0, 1), drawn from the sample's own generator: the floor of every metric."""
+    """Uniform noise in [0, 1), drawn from the sample's own generator: the floor of every metric.
+
+    Example:
+        >>> from lit_iba.baselines import RandomMap
+        >>> first = RandomMap(classifier).attribute(images, keys=["a", "b"])
+        >>> again = RandomMap(classifier).attribute(images[:1], keys=["a"])  # in another batch
+        >>> first.values[0].equal(again.values[0])
+        True
+    """
 
     name: ClassVar[str] = "random"
     label: ClassVar[str] = "Random"
@@ -36,7 +44,16 @@ class RandomMap(Explainer):
 
 
 class Gradient(Explainer):
-    """Gradient of the target's logit, averaged over channels and signed (Baehrens et al. 2010, as in IBA's table 1)."""
+    """Gradient of the target's logit, averaged over channels and signed (Baehrens et al. 2010, as in IBA's table 1).
+
+    Example:
+        >>> from lit_iba.baselines import Gradient
+        >>> heatmap = Gradient(classifier).attribute(images, targets)
+        >>> heatmap.values.shape
+        torch.Size([2, 64, 64])
+        >>> heatmap.signed
+        True
+    """
 
     name: ClassVar[str] = "gradient"
     label: ClassVar[str] = "Gradient"
@@ -48,7 +65,16 @@ class Gradient(Explainer):
 
 
 class Saliency(Explainer):
-    """Largest absolute gradient over channels (Simonyan et al. 2014)."""
+    """Largest absolute gradient over channels (Simonyan et al. 2014).
+
+    Example:
+        >>> from lit_iba.baselines import Saliency
+        >>> heatmap = Saliency(classifier).attribute(images, targets)
+        >>> heatmap.values.shape
+        torch.Size([2, 64, 64])
+        >>> bool((heatmap.values >= 0).all())
+        True
+    """
 
     name: ClassVar[str] = "saliency"
     label: ClassVar[str] = "Saliency"
@@ -59,7 +85,15 @@ class Saliency(Explainer):
 
 
 class InputXGradient(Explainer):
-    """Gradient times the normalised image, summed over channels: the linear model's share of each pixel."""
+    """Gradient times the normalised image, summed over channels: the linear model's share of each pixel.
+
+    Example:
+        >>> from lit_iba.baselines import Gradient, InputXGradient
+        >>> InputXGradient(classifier).attribute(images, targets).values.shape
+        torch.Size([2, 64, 64])
+        >>> InputXGradient(classifier).attribute(0 * images, targets).total
+        tensor([0., 0.])
+    """
 
     name: ClassVar[str] = "input_x_gradient"
     label: ClassVar[str] = "Input × gradient"
@@ -86,6 +120,15 @@ class IntegratedGradients(Explainer):
         multiply_by_inputs: False gives the mean gradient along the path, which IBA's evaluation code compares with.
         magnitude: Whether to sum the channels' absolute values, which says where but not in which direction.
         seed: Unused; nothing here is random.
+
+    Example:
+        >>> from lit_iba.baselines import IntegratedGradients
+        >>> heatmap = IntegratedGradients(classifier, steps=50).attribute(images, targets)
+        >>> heatmap.values.shape
+        torch.Size([2, 64, 64])
+        >>> logits = classifier(images) - classifier(0 * images)  # what the map adds up to
+        >>> heatmap.total.allclose(logits[[0, 1], targets], atol=0.05)
+        True
     """
 
     name: ClassVar[str] = "integrated_gradients"
@@ -132,6 +175,14 @@ class GradCAM(Explainer):
 
     Raises:
         InputError: No such module, or its output is not (B, C, h, w).
+
+    Example:
+        >>> from lit_iba.baselines import GradCAM
+        >>> heatmap = GradCAM(classifier, layer="layer2").attribute(images, targets)
+        >>> heatmap.values.shape
+        torch.Size([2, 64, 64])
+        >>> bool((heatmap.values >= 0).all())
+        True
     """
 
     name: ClassVar[str] = "grad_cam"

@@ -85,6 +85,12 @@ class GuidedBackprop(Explainer):
 
     Raises:
         InputError: The network has no ReLU, or ReLUs that cannot be changed.
+
+    Example:
+        >>> from lit_iba.baselines import GuidedBackprop
+        >>> heatmap = GuidedBackprop(classifier).attribute(images, targets)
+        >>> heatmap.values.shape, heatmap.signed
+        (torch.Size([2, 64, 64]), False)
     """
 
     name: ClassVar[str] = "guided_backprop"
@@ -113,6 +119,12 @@ class GuidedGradCAM(Explainer):
 
     Raises:
         InputError: As for Grad-CAM and for guided backpropagation.
+
+    Example:
+        >>> from lit_iba.baselines import GuidedGradCAM
+        >>> heatmap = GuidedGradCAM(classifier, layer="layer2").attribute(images, targets)
+        >>> heatmap.values.shape, heatmap.signed
+        (torch.Size([2, 64, 64]), False)
     """
 
     name: ClassVar[str] = "guided_grad_cam"

@@ -44,6 +44,12 @@ class LIME(Explainer):
 
     Raises:
         InputError: A setting is out of range.
+
+    Example:
+        >>> from lit_iba.baselines import LIME
+        >>> heatmap = LIME(classifier, samples=40, side=16).attribute(images, targets)
+        >>> len(heatmap.values[0].unique())  # one value a superpixel of 16 x 16 pixels
+        16
     """
 
     name: ClassVar[str] = "lime"

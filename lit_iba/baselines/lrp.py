@@ -142,14 +142,26 @@ class LRP(Explainer):
 
 
 class LRPAlpha1Beta0(LRP):
-    """Only positive contributions count (alpha 1, beta 0)."""
+    """Only positive contributions count (alpha 1, beta 0).
+
+    Example:
+        >>> from lit_iba.baselines import LRPAlpha1Beta0
+        >>> LRPAlpha1Beta0(classifier).attribute(images, targets).values.shape
+        torch.Size([2, 64, 64])
+    """
 
     name: ClassVar[str] = "lrp_alpha1_beta0"
     label: ClassVar[str] = "LRP α1 β0"
 
 
 class LRPAlpha0Beta1(LRP):
-    """Only negative contributions count, stabilised by 5 (IBA: "alpha = 0, beta = 1, epsilon = 5"; Bach's beta is -1)."""
+    """Only negative contributions count, stabilised by 5 (IBA: "alpha = 0, beta = 1, epsilon = 5"; Bach's beta is -1).
+
+    Example:
+        >>> from lit_iba.baselines import LRPAlpha0Beta1
+        >>> LRPAlpha0Beta1(classifier).attribute(images, targets).values.shape
+        torch.Size([2, 64, 64])
+    """
 
     name: ClassVar[str] = "lrp_alpha0_beta1"
     label: ClassVar[str] = "LRP α0 β1"
@@ -178,6 +190,14 @@ class LRPEpsilon(Explainer):
 
     Raises:
         InputError: epsilon is negative, or the network has an operation without a rule, which is named.
+
+    Example:
+        >>> from lit_iba.baselines import LRPEpsilon
+        >>> heatmap = LRPEpsilon(classifier).attribute(images, targets)
+        >>> heatmap.values.shape
+        torch.Size([2, 64, 64])
+        >>> heatmap.completeness.shape  # how far the relevance is from the logit
+        torch.Size([2])
     """
 
     name: ClassVar[str] = "lrp_epsilon"

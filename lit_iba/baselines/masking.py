@@ -47,6 +47,11 @@ class MaskingSettings:
             each one before (256, 128, 64 for three).
         confidence: Subtracted from the class evidence before the gate's sigmoid; larger ones close the gate more often. May
             be changed after training.
+
+    Example:
+        >>> from lit_iba.baselines import MaskingSettings
+        >>> MaskingSettings(widths=(32, 16))
+        MaskingSettings(widths=(32, 16), confidence=0.0)
     """
 
     widths: tuple[int, ...] | None = None
@@ -115,6 +120,12 @@ class MaskingNetwork(nn.Module):
 
     Raises:
         InputError: The taps are no pyramid, or the widths do not fit them.
+
+    Example:
+        >>> from lit_iba.baselines import MaskingNetwork, RealTimeSaliency
+        >>> explainer = RealTimeSaliency(classifier, taps=["layer1", "layer2", "layer3"])
+        >>> isinstance(explainer.trained, MaskingNetwork)
+        True
     """
 
     def __init__(
@@ -184,6 +195,13 @@ class RealTimeSaliency(TrainedExplainer):
 
     Raises:
         InputError: Unknown layers or settings, or layers that are no pyramid.
+
+    Example:
+        >>> from lit_iba.baselines import RealTimeSaliency
+        >>> explainer = RealTimeSaliency(classifier, ["layer1", "layer2", "layer3"], widths=(16, 8))
+        >>> values = explainer.attribute(images, targets).values
+        >>> values.shape, bool(((0 <= values) & (values <= 1)).all())
+        (torch.Size([2, 64, 64]), True)
     """
 
     name: ClassVar[str] = "real_time_saliency"

@@ -52,6 +52,11 @@ class ObjectiveSettings:
 
     Raises:
         InputError: A value is out of range.
+
+    Example:
+        >>> from lit_iba.baselines import ObjectiveSettings
+        >>> ObjectiveSettings(area=5.0).terms
+        'likelihood'
     """
 
     terms: Literal["likelihood", "margin"] = "likelihood"

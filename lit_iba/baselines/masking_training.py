@@ -46,6 +46,14 @@ class MaskingTraining(TrainingWithFrozenClassifier):
         target: The images' classes: the data set's ``"label"``, or the ``"predicted"`` class.
         seed: Seeds fake classes and alternative images, together with each sample's key.
         optimizer: Called with the trainable parameters; Adam with learning rate 1e-3 and weight decay 1e-4 in the code.
+
+    Example:
+        >>> from lit_iba.baselines import MaskingTraining
+        >>> training = MaskingTraining(
+        ...     {"model": "small_cnn", "weights": "random"}, taps=["layer1", "layer2", "layer3"]
+        ... )
+        >>> training(images).values.shape
+        torch.Size([2, 64, 64])
     """
 
     def __init__(

@@ -33,6 +33,16 @@ class PatchStatistics:
         side: Of the patches in pixels.
         channels: Of the images.
         identity: What they are measured on: preprocessing, data.
+
+    Example:
+        >>> from lit_iba.baselines import PatchStatistics
+        >>> patches = PatchStatistics(side=4)
+        >>> tiles = images.unfold(2, 4, 4).unfold(3, 4, 4)
+        >>> patches.update(tiles.permute(0, 2, 3, 1, 4, 5).flatten(0, 2))
+        >>> patches.count
+        512
+        >>> patches.covariance.shape  # of the 16 pixels of each colour
+        torch.Size([3, 16, 16])
     """
 
     def __init__(self, side: int, channels: int = 3, identity: dict[str, Any] | None = None) -> None:

@@ -120,6 +120,14 @@ class Patterns:
     Args:
         tensors: By the step's name: of its weight's shape, or (C, 2) for an addition.
         identity: What they are measured on: classifier, data.
+
+    Example:
+        >>> from lit_iba.baselines import Patterns
+        >>> patterns = Patterns.estimate(classifier, [images])
+        >>> patterns.save("patterns.safetensors")
+        >>> again = Patterns.load("patterns.safetensors", classifier)
+        >>> again.tensors.keys() == patterns.tensors.keys()
+        True
     """
 
     def __init__(self, tensors: dict[str, Tensor], identity: dict[str, Any]) -> None:
@@ -274,6 +282,13 @@ class PatternAttribution(Explainer):
 
     Raises:
         InputError: The patterns belong to another classifier, or the network has an operation without a rule, which is named.
+
+    Example:
+        >>> from lit_iba.baselines import PatternAttribution, Patterns
+        >>> patterns = Patterns.estimate(classifier, [images])
+        >>> heatmap = PatternAttribution(classifier, patterns).attribute(images, targets)
+        >>> heatmap.values.shape, heatmap.signed
+        (torch.Size([2, 64, 64]), True)
     """
 
     name: ClassVar[str] = "pattern_attribution"

@@ -47,6 +47,13 @@ class PDA(Explainer):
 
     Raises:
         InputError: A setting is out of range, or what the sampler needs is missing or does not fit.
+
+    Example:
+        >>> from lit_iba.baselines import PDA
+        >>> explainer = PDA(classifier, references=images, sampler="marginal", stride=10, samples=2)
+        >>> heatmap = explainer.attribute(images, targets)
+        >>> heatmap.values.shape, heatmap.unit
+        (torch.Size([2, 64, 64]), '1')
     """
 
     name: ClassVar[str] = "pda"

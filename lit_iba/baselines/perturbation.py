@@ -31,6 +31,14 @@ class Occlusion(Explainer):
 
     Raises:
         InputError: A setting is out of range.
+
+    Example:
+        >>> from lit_iba.baselines import Occlusion
+        >>> heatmap = Occlusion(classifier, tile=16).attribute(images, targets)
+        >>> heatmap.values[0, ::16, ::16].shape  # one value a tile
+        torch.Size([4, 4])
+        >>> len(heatmap.values[0, :16, :16].unique())
+        1
     """
 
     name: ClassVar[str] = "occlusion"
@@ -73,14 +81,28 @@ class Occlusion(Explainer):
 
 
 class Occlusion8(Occlusion):
-    """Occlusion by tiles of 8 x 8 pixels."""
+    """Occlusion by tiles of 8 x 8 pixels.
+
+    Example:
+        >>> from lit_iba.baselines import Occlusion8
+        >>> heatmap = Occlusion8(classifier).attribute(images, targets)
+        >>> len(heatmap.values[0].unique())
+        64
+    """
 
     name: ClassVar[str] = "occlusion_8"
     label: ClassVar[str] = "Occlusion 8×8"
 
 
 class Occlusion14(Occlusion):
-    """Occlusion by tiles of 14 x 14 pixels."""
+    """Occlusion by tiles of 14 x 14 pixels.
+
+    Example:
+        >>> from lit_iba.baselines import Occlusion14
+        >>> heatmap = Occlusion14(classifier).attribute(images, targets)
+        >>> len(heatmap.values[0].unique())  # 4.6 x 4.6 tiles, rounded up
+        25
+    """
 
     name: ClassVar[str] = "occlusion_14"
     label: ClassVar[str] = "Occlusion 14×14"
@@ -101,6 +123,12 @@ class SmoothGrad(Explainer):
 
     Raises:
         InputError: A setting is out of range.
+
+    Example:
+        >>> from lit_iba.baselines import SmoothGrad
+        >>> heatmap = SmoothGrad(classifier, samples=4).attribute(images, targets)
+        >>> heatmap.values.shape, heatmap.signed
+        (torch.Size([2, 64, 64]), True)
     """
 
     name: ClassVar[str] = "smoothgrad"
@@ -147,7 +175,14 @@ class SmoothGrad(Explainer):
 
 
 class SmoothGradSquared(SmoothGrad):
-    """Mean squared gradient over noisy copies (Hooker et al. 2019), averaged over channels."""
+    """Mean squared gradient over noisy copies (Hooker et al. 2019), averaged over channels.
+
+    Example:
+        >>> from lit_iba.baselines import SmoothGradSquared
+        >>> heatmap = SmoothGradSquared(classifier, samples=4).attribute(images, targets)
+        >>> bool((heatmap.values >= 0).all())
+        True
+    """
 
     name: ClassVar[str] = "smoothgrad_squared"
     label: ClassVar[str] = "SmoothGrad²"

@@ -19,6 +19,12 @@ class ResNet8(nn.Module):
     Args:
         num_classes: Number of logits.
         width: Channels of the first stage; the others have two and four times as many.
+
+    Example:
+        >>> import torch
+        >>> from lit_iba.classifier import ResNet8
+        >>> ResNet8(num_classes=10, width=8)(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
     """
 
     picture_side: ClassVar[int] = 32

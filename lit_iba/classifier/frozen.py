@@ -39,6 +39,18 @@ class FrozenClassifier(nn.Module):
 
     Raises:
         InputError: Unknown name, weights that do not fit, or weights that cannot be had without the network.
+
+    Example:
+        >>> from lit_iba import FrozenClassifier
+        >>> classifier = FrozenClassifier("small_cnn", "random")
+        >>> classifier(images).shape
+        torch.Size([2, 10])
+        >>> any(parameter.requires_grad for parameter in classifier.parameters())
+        False
+        >>> split = classifier.split("layer2")
+        >>> feature, carried = split.head(images)
+        >>> split.tail(feature, carried).allclose(classifier(images), atol=1e-5)
+        True
     """
 
     def __init__(

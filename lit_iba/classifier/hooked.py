@@ -16,7 +16,15 @@ class _Stop(Exception):
 
 
 class HookedNetwork:
-    """The same cuts for networks that cannot be traced: hooks, and the whole network each time."""
+    """The same cuts for networks that cannot be traced: hooks, and the whole network each time.
+
+    Example:
+        >>> from lit_iba.classifier import HookedNetwork, SmallCNN
+        >>> split = HookedNetwork(SmallCNN().eval()).split("layer2")
+        >>> feature, carried = split.head(images)
+        >>> feature.shape, split.tail(feature, carried).shape
+        (torch.Size([2, 64, 16, 16]), torch.Size([2, 10]))
+    """
 
     def __init__(self, model: nn.Module, name: str = "the classifier") -> None:
         self.model, self.name = model, name

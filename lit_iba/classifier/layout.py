@@ -20,6 +20,15 @@ class Layout:
         height: Positions from top to bottom.
         width: Positions from left to right.
         prefix: Tokens before the grid that have no place in the picture, such as the class token.
+
+    Example:
+        >>> import torch
+        >>> from lit_iba.classifier import Layout
+        >>> layout = Layout.of(torch.Size([1, 197, 768]), image_size=(224, 224))
+        >>> layout
+        Layout(kind='BTC', height=14, width=14, prefix=1)
+        >>> layout.grid(torch.zeros(2, 197, 768)).shape
+        torch.Size([2, 768, 14, 14])
     """
 
     kind: str

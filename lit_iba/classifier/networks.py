@@ -42,7 +42,14 @@ def _stored_preprocessing(settings: dict[str, Any], usual: Preprocessing) -> Pre
 
 
 def build_network(name: str, weights: str | None, num_classes: int | None = None) -> Loaded:
-    """A network by name, with its preprocessing and class names; arguments and errors as in :class:`FrozenClassifier`."""
+    """A network by name, with its preprocessing and class names; arguments and errors as in :class:`FrozenClassifier`.
+
+    Example:
+        >>> from lit_iba.classifier import build_network
+        >>> network, preprocessing, names = build_network("small_cnn", "random", num_classes=4)
+        >>> network(images).shape
+        torch.Size([2, 4])
+    """
     if weights is None:
         raise InputError(f"say which weights {name!r} gets: an enum name such as 'DEFAULT', a file, or 'random'")
     enum = preprocessing = None

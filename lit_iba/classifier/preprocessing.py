@@ -30,6 +30,14 @@ class Preprocessing:
         mean: Mean per channel, of pictures scaled to [0, 1].
         std: Standard deviation per channel, likewise.
         interpolation: ``"bilinear"`` or ``"bicubic"``, both with antialiasing.
+
+    Example:
+        >>> import torch
+        >>> from lit_iba import Preprocessing
+        >>> preprocessing = Preprocessing(resize=72, crop=64)
+        >>> pictures = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+        >>> preprocessing.normalize(pictures).shape
+        torch.Size([2, 3, 64, 64])
     """
 
     resize: int | None = 256

@@ -36,6 +36,11 @@ def cascade(classifier: FrozenClassifier) -> list[list[str]]:
 
     Returns:
         Names of modules and parameters, a list a layer; its first name is the layer's.
+
+    Example:
+        >>> from lit_iba.classifier import cascade
+        >>> [names[0] for names in cascade(classifier)]
+        ['fc', 'layer3.2.0', 'layer3.1.0', 'layer2.1.0', 'layer2.0.0', 'layer1.1.0', 'layer1.0.0']
     """
     model = classifier.model
     ran: dict[str, None] = {}
@@ -105,6 +110,14 @@ def randomized(
         seed: Of the draws.
         initialization: A key of ``INITIALIZATIONS``.
         batch_norm: A key of ``BATCH_NORMS``.
+
+    Example:
+        >>> from lit_iba.classifier import cascade, randomized
+        >>> copy = randomized(classifier, cascade(classifier)[:1])  # the last layer alone
+        >>> copy(images).allclose(classifier(images))
+        False
+        >>> copy.split("layer3").head(images)[0].equal(classifier.split("layer3").head(images)[0])
+        True
     """
     tensors = [*classifier.parameters(), *classifier.buffers()]
     identity = classifier.identity

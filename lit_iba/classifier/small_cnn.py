@@ -16,6 +16,12 @@ class SmallCNN(nn.Module):
     Args:
         num_classes: Number of logits.
         width: Channels of the first convolution; the stages have two, four and six times as many.
+
+    Example:
+        >>> import torch
+        >>> from lit_iba.classifier import SmallCNN
+        >>> SmallCNN(num_classes=5)(torch.zeros(2, 3, 64, 64)).shape
+        torch.Size([2, 5])
     """
 
     picture_side: ClassVar[int] = 64

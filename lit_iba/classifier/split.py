@@ -24,7 +24,15 @@ Carried = tuple[Any, ...]  # tensors whose rows belong to the images, and shapes
 
 
 def repeat_carried(carried: Carried, copies: int) -> Carried:
-    """Carried values for ``copies`` times the batch, copy after copy: (copies * B, ...)."""
+    """Carried values for ``copies`` times the batch, copy after copy: (copies * B, ...).
+
+    Example:
+        >>> from lit_iba.classifier import repeat_carried
+        >>> split = classifier.split("layer2")
+        >>> feature, carried = split.head(images)
+        >>> split.tail(feature.repeat(5, 1, 1, 1), repeat_carried(carried, 5)).shape
+        torch.Size([10, 10])
+    """
     repeated: list[Any] = []
     for value in carried:
         if isinstance(value, Tensor):
@@ -42,6 +50,14 @@ class Split:
     Attributes:
         layer: Name of the layer whose output is R.
         observer: The function behind :meth:`observe`, a module where the network could be traced; None without taps.
+
+    Example:
+        >>> split = classifier.split("layer2")
+        >>> feature, carried = split.head(images)
+        >>> feature.shape
+        torch.Size([2, 64, 16, 16])
+        >>> split.tail(feature, carried).shape
+        torch.Size([2, 10])
     """
 
     def __init__(self, layer: str, head: Any, tail: Any, observe: Any) -> None:
@@ -86,7 +102,17 @@ class Split:
 
 
 class TracedNetwork:
-    """The classifier's graph, from which heads, tails and taps are made."""
+    """The classifier's graph, from which heads, tails and taps are made.
+
+    Example:
+        >>> from lit_iba.classifier import SmallCNN, TracedNetwork
+        >>> network = TracedNetwork(SmallCNN().eval())
+        >>> "layer2" in network.layers()
+        True
+        >>> feature, carried = network.split("layer2").head(images)
+        >>> feature.shape
+        torch.Size([2, 64, 16, 16])
+    """
 
     def __init__(self, model: nn.Module, name: str = "the classifier") -> None:
         self.model, self.name = model, name

@@ -40,6 +40,14 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises:
         InputError: The file is missing, damaged, of another kind, or would need code to load.
+
+    Example:
+        >>> from lit_iba.classifier import SmallCNN, read_weights, save_weights
+        >>> network = SmallCNN(num_classes=5)
+        >>> save_weights("net.safetensors", network.state_dict(), {"num_classes": 5})
+        >>> state, settings = read_weights("net.safetensors")
+        >>> settings["num_classes"]
+        5
     """
     path = Path(path)
     if not path.is_file():
@@ -74,7 +82,16 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def save_weights(path: str | Path, state: dict[str, Tensor], settings: dict[str, Any]) -> None:
-    """Write a state dict as safetensors with settings (plain JSON) beside it, by atomic rename."""
+    """Write a state dict as safetensors with settings (plain JSON) beside it, by atomic rename.
+
+    Example:
+        >>> from lit_iba import FrozenClassifier
+        >>> from lit_iba.classifier import SmallCNN, save_weights
+        >>> network = SmallCNN(num_classes=5)
+        >>> save_weights("net.safetensors", network.state_dict(), {"num_classes": 5})
+        >>> FrozenClassifier("small_cnn", "net.safetensors").num_classes
+        5
+    """
     with whole_file(path) as part:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
         safetensors.torch.save_file(tensors, part, metadata={"lit_iba": json.dumps(settings)})

@@ -73,7 +73,14 @@ class FolderImage:
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """The pictures of ``folder/<class>/**``, sorted by path, and the names of their classes."""
+    """The pictures of ``folder/<class>/**``, sorted by path, and the names of their classes.
+
+    Example:
+        >>> from lit_iba.data import ImageFolder
+        >>> folder = ImageFolder.load("photographs")
+        >>> folder.class_names, len(folder.images)
+        (['cat', 'dog'], 2)
+    """
 
     images: tuple[FolderImage, ...]
     class_names: list[str]

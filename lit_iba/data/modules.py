@@ -32,6 +32,12 @@ class SampleDataModule(LightningDataModule):
     """What the data modules share: loaders in the plan's order, and the position in a checkpoint.
 
     Subclasses write :meth:`load`. ``preprocessing`` may be set until the first loader is made.
+
+    Example:
+        >>> from lit_iba.data import SampleDataModule, ShardDataModule
+        >>> data = ShardDataModule(test="digits/test", batch_size=4)
+        >>> isinstance(data, SampleDataModule)
+        True
     """
 
     def __init__(
@@ -211,6 +217,13 @@ class ShardDataModule(SampleDataModule):
         num_classes: Labels outside 0..num_classes-1 are errors; None takes the number from the index, if it knows.
         multiprocessing_context: How workers start: ``"fork"``, ``"spawn"``, ``"forkserver"``; None is Python's default.
         remote: How shards are fetched whose address begins with ``http://``, ``https://`` or ``pipe:``.
+
+    Example:
+        >>> from lit_iba.data import ShardDataModule
+        >>> data = ShardDataModule(train="digits/train", val="digits/val", batch_size=4)
+        >>> data.setup("fit")
+        >>> len(data.train_dataloader())
+        4
     """
 
     def __init__(
@@ -270,6 +283,16 @@ class QuickstartDataModule(ShardDataModule):
         test_samples: Number of test pictures.
         data_seed: Seed of the pictures.
         batch_size, num_workers, seed, augment, block, multiprocessing_context: As in :class:`ShardDataModule`.
+
+    Example:
+        >>> from lit_iba.data import QuickstartDataModule
+        >>> data = QuickstartDataModule(
+        ...     "quickstart", train_samples=8, val_samples=4, test_samples=4, batch_size=4
+        ... )
+        >>> data.prepare_data()
+        >>> data.setup("fit")
+        >>> len(data.train_dataloader())
+        2
     """
 
     def __init__(
@@ -323,6 +346,13 @@ class ImageFolderDataModule(SampleDataModule):
         class_names: Names of the folders in the order of their labels; by default they are sorted.
         preprocessing, batch_size, num_workers, seed, augment, block: As in :class:`ShardDataModule`.
         max_corrupt_fraction, multiprocessing_context: As in :class:`ShardDataModule`.
+
+    Example:
+        >>> from lit_iba.data import ImageFolderDataModule
+        >>> data = ImageFolderDataModule(test="photographs", batch_size=2)
+        >>> data.setup("test")
+        >>> next(iter(data.test_dataloader()))["picture"].shape
+        torch.Size([2, 3, 224, 224])
     """
 
     def __init__(

@@ -46,6 +46,13 @@ class SamplePlan:
 
     Raises:
         InputError: A number is out of range, or there are no samples.
+
+    Example:
+        >>> import torch
+        >>> from lit_iba.data import SamplePlan
+        >>> plan = SamplePlan(torch.tensor([10, 7]), batch_size=4, world=2)
+        >>> plan.total, plan.steps
+        (17, 3)
     """
 
     counts: Tensor

@@ -43,7 +43,13 @@ EXAMPLES = 4
 
 @dataclass(frozen=True)
 class QuickstartSettings:
-    """How many pictures, in how large shards, from which seed."""
+    """How many pictures, in how large shards, from which seed.
+
+    Example:
+        >>> from lit_iba.data import QuickstartSettings
+        >>> QuickstartSettings(train=100).shard_size
+        500
+    """
 
     train: int = 4000
     val: int = 400
@@ -69,6 +75,12 @@ def make_quickstart(folder: str | Path, settings: QuickstartSettings | None = No
 
     Raises:
         InputError: The folder holds something else, or was made with other settings.
+
+    Example:
+        >>> from lit_iba.data import QuickstartSettings, ShardIndex, make_quickstart
+        >>> folder = make_quickstart("quickstart", QuickstartSettings(train=8, val=4, test=4))
+        >>> ShardIndex.load(folder / "train").total
+        8
     """
     folder, settings = Path(folder), settings or QuickstartSettings()
     if not folder.exists():

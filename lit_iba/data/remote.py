@@ -46,6 +46,11 @@ class Remote:
         timeout: Seconds without a byte after which a connection counts as broken.
         allow_pipe: Whether ``pipe:COMMAND`` may run a shell command; off, because whoever writes the list of shards
             would then run commands as the user.
+
+    Example:
+        >>> from lit_iba.data import Remote
+        >>> Remote(cache_dir="cache", attempts=2).allow_pipe
+        False
     """
 
     cache_dir: str | None = None

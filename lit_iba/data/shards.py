@@ -91,6 +91,11 @@ class ShardIndex:
     Args:
         shards: At least one.
         class_names: Name of each class, where they are known.
+
+    Example:
+        >>> from lit_iba.data import ShardIndex
+        >>> ShardIndex.load("digits/test").total
+        8
     """
 
     shards: tuple[Shard, ...]
@@ -346,6 +351,13 @@ def write_shards(
 
     Raises:
         InputError: The folder holds shards already, a key repeats or has a dot, a member is unknown, or nothing came.
+
+    Example:
+        >>> from lit_iba.data import write_shards
+        >>> from pathlib import Path
+        >>> jpeg = Path("photographs/cat/0.jpg").read_bytes()
+        >>> write_shards([{"key": "a", "jpg": jpeg, "cls": 0}], "new", class_names=["cat"]).total
+        1
     """
     folder = Path(folder)
     if (folder / INDEX_NAME).exists():

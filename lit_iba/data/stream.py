@@ -207,6 +207,13 @@ class SampleLoader:
         multiprocessing_context: How workers start: ``"fork"``, ``"spawn"``, ``"forkserver"``; None is Python's default.
         parts: What earlier runs took of this epoch, each in its own arrangement (see ``left_of_epoch``). Their batches
             count for the length, as they do for Lightning; such a loader serves the rest of one epoch.
+
+    Example:
+        >>> from lit_iba.data import ShardIndex, shard_loader
+        >>> index = ShardIndex.load("digits/test")
+        >>> loader = shard_loader(index, classifier.preprocessing, batch_size=4)
+        >>> len(loader), type(loader).__name__
+        (2, 'SampleLoader')
     """
 
     def __init__(
@@ -342,6 +349,13 @@ def shard_batches(
 
     Raises:
         InputError: The shard does not exist, or a label is out of range.
+
+    Example:
+        >>> from lit_iba.data import ShardIndex, shard_batches
+        >>> shard = ShardIndex.load("digits/test").shards[0]
+        >>> batches = shard_batches(shard, classifier.preprocessing, batch_size=3)
+        >>> [len(batch["key"]) for batch in batches]
+        [3, 3, 2]
     """
     make, reader, holes = BatchMaker(preprocessing, num_classes), _ShardReader(shard), []
     try:
@@ -365,7 +379,15 @@ def shard_loader(
     num_workers: int = 0,
     seed: int = 0,
 ) -> SampleLoader:
-    """A loader over shards for one process, without Lightning; see :class:`SampleLoader` and ``ShardDataModule``."""
+    """A loader over shards for one process, without Lightning; see :class:`SampleLoader` and ``ShardDataModule``.
+
+    Example:
+        >>> from lit_iba.data import ShardIndex, shard_loader
+        >>> index = ShardIndex.load("digits/test")
+        >>> loader = shard_loader(index, classifier.preprocessing, batch_size=4)
+        >>> next(iter(loader))["picture"].shape
+        torch.Size([4, 3, 64, 64])
+    """
     source = ShardSource(index.shards)
     plan = SamplePlan(source.counts(), batch_size, lanes=max(1, num_workers), seed=seed, training=training)
     num_classes = len(index.class_names) if index.class_names else None

@@ -67,6 +67,14 @@ class Benchmark:
 
     Raises:
         InputError: Unknown names or settings.
+
+    Example:
+        >>> from lit_iba import Benchmark
+        >>> explainers, metrics = {"saliency": {}, "random": {}}, {"bounding_box": {}}
+        >>> results = Benchmark(classifier, "digits/test", explainers, metrics, "run").run()
+        small_cnn, 8 images, mean ± standard...
+        >>> sorted(results["results"]["bounding_box"])
+        ['random', 'saliency']
     """
 
     def __init__(

@@ -127,7 +127,16 @@ class Gallery:
 
 
 def summary_table(results: dict[str, Any]) -> Table:
-    """Explainers by metrics, mean +/- standard error, from the content of ``results.json``."""
+    """Explainers by metrics, mean +/- standard error, from the content of ``results.json``.
+
+    Example:
+        >>> import json
+        >>> from pathlib import Path
+        >>> from lit_iba.evaluation import summary_table
+        >>> results = json.loads(Path("runs/digits/results.json").read_text())
+        >>> summary_table(results).row_count
+        2
+    """
     images = results["data"]["used"]
     table = Table(title=f"{results['classifier'].get('model', 'classifier')}, {images} images, mean ± standard error")
     table.add_column("explainer")

@@ -90,6 +90,16 @@ class Roar:
 
     Raises:
         InputError: Unknown names or settings.
+
+    Example:
+        >>> from lit_iba.evaluation import Roar
+        >>> recipe = {"network": "small_cnn", "epochs": 1}
+        >>> settings = {"classifier": classifier, "recipe": recipe, "percents": [50], "seeds": [0]}
+        >>> roar = Roar("digits/train", "digits/test", {"random": {}}, "roar", **settings)
+        >>> results = roar.run()
+        small_cnn, 16 images, mean ± standard...
+        >>> list(results["results"]["roar"])
+        ['random']
     """
 
     def __init__(

@@ -39,6 +39,11 @@ class Recipe:
         decay: See there.
         validation_fraction: Share of the training pictures that chooses the best epoch and is not trained on.
         augment: Whether training pictures are shifted by up to 4 pixels and mirrored, after pixels were removed.
+
+    Example:
+        >>> from lit_iba.evaluation import Recipe
+        >>> Recipe(network="small_cnn", epochs=5).batch_size
+        256
     """
 
     network: str = "resnet8"

@@ -30,6 +30,13 @@ class StoredStatistics:
         images: How many images are used, taken from the beginning of every shard.
         batch_size: Images a forward pass.
         rank: Number of this process; 0 estimates, the others wait for its file.
+
+    Example:
+        >>> from lit_iba.data import ShardIndex
+        >>> from lit_iba.evaluation import StoredStatistics
+        >>> stored = StoredStatistics("statistics", ShardIndex.load("digits/test"), images=8)
+        >>> stored.statistics(classifier, "layer2").count
+        8
     """
 
     def __init__(

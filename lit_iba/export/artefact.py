@@ -120,6 +120,11 @@ def check_export(folder: str | Path, names: Sequence[str] | None = None) -> dict
 
     Raises:
         InputError: A file is missing, or changed since it was exported.
+
+    Example:
+        >>> from lit_iba.export import check_export
+        >>> check_export("runs/exported")["explainer"]["name"]
+        'readout_iba'
     """
     folder, description = Path(folder), read_description(folder)
     for name in description["files"] if names is None else names:
@@ -141,6 +146,11 @@ def load_exported(path: str | Path, classifier: FrozenClassifier | None = None) 
 
     Raises:
         InputError: The file is missing, damaged or changed, or the classifier is another one.
+
+    Example:
+        >>> from lit_iba.export import load_exported
+        >>> load_exported("runs/exported").attribute(images).values.shape
+        torch.Size([2, 64, 64])
     """
     path = Path(path)
     if path.is_dir():

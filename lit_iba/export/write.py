@@ -58,6 +58,14 @@ class ExportReport:
         files: Paths by format; the first of each is the one to load.
         errors: Largest relative error, max|a - b| / max|b| over a heatmap, by format and batch size.
         description: The content of ``explainer.json``.
+
+    Example:
+        >>> from lit_iba.export import export_checkpoint
+        >>> formats = ["safetensors"]
+        >>> path = "runs/readout/last.ckpt"
+        >>> report = export_checkpoint(path, "exported", formats, progress=False)
+        >>> list(report.files), max(report.errors["safetensors"].values()) < 1e-4
+        (['safetensors'], True)
     """
 
     folder: Path
@@ -106,6 +114,14 @@ def export_explainer(
         InputError: Unknown format, missing packages, an explainer or folder that cannot be used; or a written file computes
             something else than the explainer, of which nothing remains then.
         RuntimeError: A ``.pt2`` does not run outside this project.
+
+    Example:
+        >>> from lit_iba import ReadoutIBA
+        >>> from lit_iba.export import export_explainer
+        >>> explainer = ReadoutIBA.load("runs/readout/last.ckpt")
+        >>> report = export_explainer(explainer, "exported", ["safetensors"], progress=False)
+        >>> report.files["safetensors"][0].name
+        'explainer.safetensors'
     """
     folder, formats = Path(folder), _check_formats(formats)
     _check_folder(folder)
@@ -146,6 +162,14 @@ def export_checkpoint(
 
     Raises:
         InputError: The checkpoint is missing, damaged, or of a training whose explainers cannot be exported.
+
+    Example:
+        >>> from lit_iba.export import export_checkpoint
+        >>> formats = ["safetensors"]
+        >>> path = "runs/readout/last.ckpt"
+        >>> report = export_checkpoint(path, "exported", formats, progress=False)
+        >>> sorted(path.name for path in report.folder.iterdir())
+        ['README.md', 'explainer.json', 'explainer.safetensors']
     """
     checkpoint = Path(checkpoint)
     saved = read_checkpoint(checkpoint)

@@ -47,6 +47,18 @@ class BitsAndAccuracy(ExplainerMetric):
 
     Raises:
         InputError: The explainer has no bottleneck behind a layer.
+
+    Example:
+        >>> from lit_iba import PerSampleIBA
+        >>> from lit_iba.iba import BitsAndAccuracy
+        >>> from lit_iba.metrics import Subject
+        >>> settings = {"layer": "layer2", "statistics": statistics, "steps": 2, "copies": 2}
+        >>> explainer = PerSampleIBA(classifier, **settings)
+        >>> metric, heatmap = BitsAndAccuracy(samples=2), explainer.attribute(images, targets)
+        >>> subject = Subject.named(explainer, "per_sample_iba", settings)
+        >>> metric.update(classifier, images, targets, heatmap.values, subject=subject)
+        >>> metric.compute().n
+        2
     """
 
     name = "bits_and_accuracy"

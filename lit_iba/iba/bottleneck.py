@@ -185,6 +185,16 @@ def information_nats(r: Tensor, keep: Tensor, drop: Tensor) -> Tensor:
 
     Returns:
         Nats per element, >= 0, the shape of ``r``. Zero where lambda is zero. Bits are this over ln 2.
+
+    Example:
+        >>> import torch
+        >>> from lit_iba.iba import information_nats
+        >>> r = torch.randn(2, 8, 4, 4)
+        >>> keep = torch.zeros(2, 8, 4, 4)
+        >>> float(information_nats(r, keep, 1 - keep).sum())  # nothing passes
+        0.0
+        >>> bool((information_nats(r, keep + 0.5, keep + 0.5) > 0).all())
+        True
     """
     # With lambda written as 1 - drop: (drop^2 - 1) / 2 = -keep (1 + drop) / 2, exact where lambda is small; and
     # log1p(-keep) = log(drop) loses nothing there either.
@@ -193,7 +203,16 @@ def information_nats(r: Tensor, keep: Tensor, drop: Tensor) -> Tensor:
 
 
 def information_bits(r: Tensor, keep: Tensor, drop: Tensor) -> Tensor:
-    """:func:`information_nats` in bits."""
+    """:func:`information_nats` in bits.
+
+    Example:
+        >>> import math, torch
+        >>> from lit_iba.iba import information_bits, information_nats
+        >>> r, half = torch.randn(2, 8, 4, 4), torch.full((2, 8, 4, 4), 0.5)
+        >>> bits = information_bits(r, half, half)
+        >>> bits.allclose(information_nats(r, half, half) / math.log(2))
+        True
+    """
     return information_nats(r, keep, drop) / NATS_PER_BIT
 
 

@@ -38,6 +38,14 @@ class NoiseModel:
         std: likewise, at least the floor.
         active: 1.0 where the element counts, 0.0 where it is replaced by ``inactive_value``.
         inactive_value: What inactive elements become: their mean, or 0 in the authors' code.
+
+    Example:
+        >>> from lit_iba.iba import NoiseModel
+        >>> noise = NoiseModel.from_statistics(statistics, min_std=0.01)
+        >>> noise.std.shape
+        torch.Size([64, 16, 16])
+        >>> bool((noise.std >= 0.0099).all())
+        True
     """
 
     mean: Tensor

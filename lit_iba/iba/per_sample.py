@@ -61,6 +61,12 @@ class PerSampleSettings:
         precision: ``"float32"``, or ``"bf16"``: the layers behind the bottleneck under bfloat16 autocast.
         compile: Whether to compile the layers behind the bottleneck, worth it for many images of one size.
         cuda_graph: Whether a step is captured once for each shape and replayed; on a GPU, small batches gain most.
+
+    Example:
+        >>> from lit_iba.iba import PerSampleSettings
+        >>> settings = PerSampleSettings(beta=100.0)
+        >>> settings.beta, settings.steps, settings.copies
+        (100.0, 10, 10)
     """
 
     beta: float = 10.0
@@ -129,6 +135,15 @@ class PerSampleIBA(Explainer):
 
     Raises:
         InputError: Unknown layer or setting, or statistics that belong to something else.
+
+    Example:
+        >>> from lit_iba import PerSampleIBA
+        >>> explainer = PerSampleIBA(classifier, "layer2", statistics, steps=2, copies=2)
+        >>> heatmap = explainer.attribute(images, targets)
+        >>> heatmap.values.shape, heatmap.unit
+        (torch.Size([2, 64, 64]), 'bits')
+        >>> bool((heatmap.values >= 0).all())
+        True
     """
 
     name: ClassVar[str] = "per_sample_iba"

@@ -56,6 +56,11 @@ class ReadoutSettings:
         initial_alpha: Bias of the last convolution. The authors start at 5, where nearly everything passes and the
             cross-entropy hardly depends on lambda; with a large learning rate the information term alone then drives lambda
             to zero, from where it does not come back. At 0 both terms have a gradient from the first step.
+
+    Example:
+        >>> from lit_iba.iba import ReadoutSettings
+        >>> ReadoutSettings(hidden=(64, 32)).initial_alpha
+        0.0
     """
 
     hidden: tuple[int, int] | None = None
@@ -88,6 +93,12 @@ class ReadoutNetwork(nn.Module):
         shapes: Shape of every tap's output for one image, and of the bottleneck's layer, by name.
         layouts: Layout of the same.
         settings: The network's shape.
+
+    Example:
+        >>> from lit_iba.iba import ReadoutIBA, ReadoutNetwork
+        >>> explainer = ReadoutIBA.load("runs/readout/last.ckpt")
+        >>> isinstance(explainer.trained, ReadoutNetwork)
+        True
     """
 
     def __init__(
@@ -201,6 +212,18 @@ class ReadoutIBA(TrainedExplainer):
 
     Raises:
         InputError: Unknown layers or settings.
+
+    Example:
+        >>> from lit_iba import ReadoutIBA
+        >>> from lit_iba.statistics import estimate_layers
+        >>> found = estimate_layers(classifier, ["layer2", "layer3"], images)
+        >>> explainer = ReadoutIBA(classifier, "layer2", ["layer2", "layer3"], found)  # untrained
+        >>> heatmap = explainer.attribute(images, targets)
+        >>> heatmap.values.shape, heatmap.unit
+        (torch.Size([2, 64, 64]), 'bits')
+        >>> trained = ReadoutIBA.load("runs/readout/last.ckpt")
+        >>> trained.attribute(images).values.shape
+        torch.Size([2, 64, 64])
     """
 
     name: ClassVar[str] = "readout_iba"

@@ -43,6 +43,14 @@ class ReadoutTraining(TrainingWithFrozenClassifier):
         statistics_images: How many images the feature statistics are measured over before training.
         seed: Seeds the noise, together with each sample's key.
         optimizer: Called with the trainable parameters; Adam with learning rate 1e-5 in the paper.
+
+    Example:
+        >>> from lit_iba.iba import ReadoutTraining
+        >>> training = ReadoutTraining(
+        ...     {"model": "small_cnn", "weights": "random"}, layer="layer1", taps=["layer3"]
+        ... )
+        >>> training.explainer.unit
+        'bits'
     """
 
     def __init__(

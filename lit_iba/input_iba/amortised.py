@@ -91,6 +91,12 @@ class PriorGenerator(nn.Module):
 
     Raises:
         InputError: A width below one, or none.
+
+    Example:
+        >>> from lit_iba.input_iba import AmortisedInputIBA, PriorGenerator
+        >>> explainer = AmortisedInputIBA(classifier, "layer2", widths=[4, 8])
+        >>> isinstance(explainer.trained, PriorGenerator)
+        True
     """
 
     def __init__(
@@ -169,6 +175,12 @@ class AmortisedInputIBA(TrainedExplainer):
 
     Raises:
         InputError: Unknown layer or setting.
+
+    Example:
+        >>> from lit_iba.input_iba import AmortisedInputIBA
+        >>> explainer = AmortisedInputIBA(classifier, "layer2", widths=[4, 8], output="prior_bits")
+        >>> explainer.trained.__class__.__name__
+        'PriorGenerator'
     """
 
     name: ClassVar[str] = "amortised_input_iba"

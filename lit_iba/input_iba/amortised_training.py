@@ -123,6 +123,14 @@ class InputIBATraining(TrainingWithFrozenClassifier):
         seed: Seeds all noise, together with each sample's key.
         optimizer: Called with the generator's parameters; RMSProp with learning rate 5e-5 in the paper.
         critic_optimizer: Called with the critic's parameters; likewise.
+
+    Example:
+        >>> from lit_iba.input_iba import InputIBATraining
+        >>> training = InputIBATraining(
+        ...     {"model": "small_cnn", "weights": "random"}, layer="layer2", widths=[4, 8]
+        ... )
+        >>> training.explainer.unit
+        'bits'
     """
 
     def __init__(

@@ -35,6 +35,11 @@ class CriticDesign:
         convolutions: First these,
         hidden: then dense layers of these widths, then one to a single number.
         batch_norm: Whether each convolution is followed by batch norm over the samples of its image.
+
+    Example:
+        >>> from lit_iba.input_iba import CriticDesign
+        >>> CriticDesign(convolutions=(), hidden=(32,)).batch_norm
+        False
     """
 
     convolutions: tuple[Convolution, ...]
@@ -63,6 +68,14 @@ class Critic(nn.Module):
         generators: One a critic, from which its weights are drawn; their number is N.
 
     ``forward`` maps (S, N, C, h, w) to (S, N): sample s of image n is judged by critic n.
+
+    Example:
+        >>> import torch
+        >>> from lit_iba.input_iba import Critic, CriticDesign
+        >>> generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+        >>> critic = Critic((16, 8, 8), CriticDesign(convolutions=(), hidden=(32,)), generators)
+        >>> critic(torch.randn(5, 2, 16, 8, 8)).shape  # 5 samples, each judged by its own critic
+        torch.Size([5, 2])
     """
 
     def __init__(self, shape: Sequence[int], design: CriticDesign, generators: Sequence[torch.Generator]) -> None:

@@ -76,6 +76,16 @@ class InputIBA(Explainer):
 
     Raises:
         InputError: Unknown layer or setting, statistics that belong to something else, or none where they are needed.
+
+    Example:
+        >>> from lit_iba import InputIBA
+        >>> from lit_iba.input_iba.explainer import estimate_input
+        >>> pixels = estimate_input(classifier, [images])
+        >>> fast = {"gan": "none", "steps": 2, "feature_steps": 2, "copies": 2, "feature_copies": 2}
+        >>> explainer = InputIBA(classifier, "layer2", statistics, pixels, **fast)
+        >>> heatmap = explainer.attribute(images, targets)
+        >>> heatmap.values.shape, heatmap.unit
+        (torch.Size([2, 64, 64]), 'bits')
     """
 
     name: ClassVar[str] = "input_iba"

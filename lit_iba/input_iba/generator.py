@@ -47,6 +47,17 @@ class InputPrior:
         mean: mu_G (B, 3, 1, 1).
         std: sigma_G (B, 3, 1, 1); its sign does not matter.
         smoothing_sigma: Standard deviation of the blur of lambda_G, in pixels.
+
+    Example:
+        >>> import torch
+        >>> from lit_iba.input_iba import InputPrior
+        >>> zero = torch.zeros(2, 3, 1, 1)
+        >>> prior = InputPrior(torch.zeros(2, 3, 64, 64), zero, zero + 1)
+        >>> keep, drop = prior.masks()
+        >>> float(keep.mean()), float(drop.mean())
+        (0.5, 0.5)
+        >>> prior.sample(images, torch.randn(4, 2, 3, 64, 64)).shape
+        torch.Size([4, 2, 3, 64, 64])
     """
 
     logits: Tensor

@@ -66,6 +66,11 @@ class InputIBASettings:
             sigmoid(alpha) (``"sigmoid_alpha"``, C).
         forward_batch_size: Images a forward pass at most, as far as one image's copies allow.
         precision: Of the network in all stages: ``"float32"``, or ``"bf16"`` under bfloat16 autocast.
+
+    Example:
+        >>> from lit_iba.input_iba import InputIBASettings
+        >>> InputIBASettings(gan="none").beta_input
+        20.0
     """
 
     beta_feat: float = 10.0

@@ -38,6 +38,12 @@ class Result:
         curves: By name, lists ``x``, ``y`` and ``se`` (standard error of y over images) of equal length.
         x_label: What x is, with its unit.
         y_label: What y is, with its unit.
+
+    Example:
+        >>> from lit_iba.metrics import Result
+        >>> result = Result(score=0.5, standard_error=0.1, n=20)
+        >>> result.to_dict()["score"]
+        0.5
     """
 
     score: float
@@ -54,7 +60,15 @@ class Result:
 
 
 def mean_and_error(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean over the first dimension and its standard error s / sqrt(N), with the unbiased s; NaN where undefined."""
+    """Mean over the first dimension and its standard error s / sqrt(N), with the unbiased s; NaN where undefined.
+
+    Example:
+        >>> import torch
+        >>> from lit_iba.metrics import mean_and_error
+        >>> mean, error = mean_and_error(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+        >>> float(mean), round(float(error), 3)
+        (2.5, 0.645)
+    """
     values = in_double(values)
     unknown = torch.full_like(values.sum(dim=0), torch.nan)
     mean = values.mean(dim=0) if len(values) else unknown
@@ -62,7 +76,15 @@ def mean_and_error(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def curve(x: Tensor, y: Tensor) -> Curve:
-    """The mean of curves (N, K) over images, at x (K,), with standard errors."""
+    """The mean of curves (N, K) over images, at x (K,), with standard errors.
+
+    Example:
+        >>> import torch
+        >>> from lit_iba.metrics import curve
+        >>> found = curve(torch.tensor([0.0, 1.0]), torch.tensor([[1.0, 3.0], [2.0, 5.0]]))
+        >>> found["x"], found["y"]
+        ([0.0, 1.0], [1.5, 4.0])
+    """
     mean, error = mean_and_error(y)
     return {"x": x.tolist(), "y": mean.tolist(), "se": error.tolist()}
 
@@ -74,6 +96,23 @@ class HeatmapMetric(Metric):
 
     Args:
         settings: The metric's own settings, for the record and for telling results apart.
+
+    Example:
+        >>> import torch
+        >>> from lit_iba import HeatmapMetric
+        >>> from lit_iba.metrics import Result, mean_and_error
+        >>> class Spread(HeatmapMetric):
+        ...     name, scalars = "spread", ("score",)
+        ...     definition = "standard deviation of the map"
+        ...     def score_rows(self, classifier, images, targets, heatmaps, object_mask, shared):
+        ...         return {"score": heatmaps.flatten(1).std(dim=1)}
+        ...     def summarize(self, rows):
+        ...         mean, error = mean_and_error(rows["score"])
+        ...         return Result(float(mean), float(error), len(rows["score"]))
+        >>> metric = Spread({})
+        >>> metric.update(classifier, images, targets, torch.ones(2, 64, 64))
+        >>> metric.compute().score
+        0.0
     """
 
     name: ClassVar[str] = ""
@@ -255,6 +294,11 @@ def metric_class(name: str) -> type[HeatmapMetric]:
 
     Raises:
         InputError: No such name; the nearest ones are listed.
+
+    Example:
+        >>> from lit_iba.metrics import metric_class
+        >>> metric_class("bounding_box").__name__
+        'BoundingBox'
     """
     return class_named(name, "metric", METRICS, HeatmapMetric)  # type: ignore[type-abstract] # only to compare with
 
@@ -269,6 +313,11 @@ def build_metric(name: str, settings: dict[str, Any] | None = None) -> HeatmapMe
 
     Raises:
         InputError: Unknown name, preset or setting.
+
+    Example:
+        >>> from lit_iba.metrics import build_metric
+        >>> build_metric("degradation", {"tile": 14}).identity["settings"]["tile"]
+        14
     """
     cls = metric_class(name)
     settings = dict(settings or {})

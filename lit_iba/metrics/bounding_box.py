@@ -37,6 +37,16 @@ class BoundingBox(HeatmapMetric):
     Args:
         max_box_fraction: Images whose boxes cover this share of the picture or more are left out, as are images
             without a box.
+
+    Example:
+        >>> import torch
+        >>> from lit_iba.metrics import BoundingBox
+        >>> heatmaps = torch.zeros(2, 64, 64)
+        >>> heatmaps[:, 8:24, 8:24] = 1.0
+        >>> metric = BoundingBox()
+        >>> metric.update(classifier, images, targets, heatmaps, object_mask=heatmaps > 0)
+        >>> metric.compute().score
+        1.0
     """
 
     name = "bounding_box"

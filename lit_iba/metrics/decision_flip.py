@@ -88,6 +88,15 @@ class DecisionFlip(HeatmapMetric):
 
     Raises:
         InputError: A setting is out of range.
+
+    Example:
+        >>> import torch
+        >>> from lit_iba.metrics import DecisionFlip
+        >>> heatmaps, others = torch.rand(2, 64, 64), torch.rand(2, 1, 64, 64)
+        >>> metric = DecisionFlip(pixels_per_step=1024, noise_maps=1)
+        >>> metric.update(classifier, images, targets, heatmaps, others=others)
+        >>> metric.compute().n
+        2
     """
 
     name = "decision_flip"

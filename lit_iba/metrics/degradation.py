@@ -49,6 +49,15 @@ class Degradation(HeatmapMetric):
         points: Points of the curve, both ends included; None takes every tile. The authors' code has 100.
         baseline: ``"zero"``, or ``"mean_of_image"`` as in the authors' code.
         forward_batch_size: Images a forward pass.
+
+    Example:
+        >>> from lit_iba.baselines import Saliency
+        >>> from lit_iba.metrics import Degradation
+        >>> metric, explainer = Degradation(tile=16, points=5), Saliency(classifier)
+        >>> metric.update(classifier, images, targets, explainer.attribute(images, targets).values)
+        >>> result = metric.compute()
+        >>> result.n, sorted(result.curves)
+        (2, ['lerf', 'morf'])
     """
 
     name = "degradation"

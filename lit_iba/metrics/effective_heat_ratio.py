@@ -83,6 +83,16 @@ class EffectiveHeatRatio(HeatmapMetric):
 
     Raises:
         InputError: A setting is out of range.
+
+    Example:
+        >>> import torch
+        >>> from lit_iba.metrics import EffectiveHeatRatio
+        >>> metric, heatmaps = EffectiveHeatRatio(), torch.rand(2, 64, 64)
+        >>> object_mask = torch.zeros(2, 64, 64, dtype=torch.bool)
+        >>> object_mask[:, 8:24, 8:24] = True
+        >>> metric.update(classifier, images, targets, heatmaps, object_mask=object_mask)
+        >>> 0 < metric.compute().score < 1
+        True
     """
 
     name = "ehr"

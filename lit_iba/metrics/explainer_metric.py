@@ -27,6 +27,14 @@ class Subject:
         explainer: It made the heatmaps.
         build: From a classifier, and where its statistics come from, to the same explainer of that classifier.
         surroundings: Where the explainer's own statistics came from.
+
+    Example:
+        >>> from lit_iba import build_explainer
+        >>> from lit_iba.metrics import Subject
+        >>> explainer = build_explainer("smoothgrad", classifier, {"samples": 4})
+        >>> subject = Subject.named(explainer, "smoothgrad", {"samples": 4})
+        >>> subject.build(classifier, None) is explainer  # the same kind, built again
+        False
     """
 
     explainer: Explainer
@@ -44,7 +52,13 @@ class Subject:
 
 
 class ExplainerMetric(HeatmapMetric):
-    """A metric whose :meth:`update` takes a ``subject``; subclasses write :meth:`subject_rows` and :meth:`summarize`."""
+    """A metric whose :meth:`update` takes a ``subject``; subclasses write :meth:`subject_rows` and :meth:`summarize`.
+
+    Example:
+        >>> from lit_iba.metrics import ExplainerMetric, Latency, SanityCheck
+        >>> issubclass(SanityCheck, ExplainerMetric), issubclass(Latency, ExplainerMetric)
+        (True, True)
+    """
 
     @abstractmethod
     def subject_rows(

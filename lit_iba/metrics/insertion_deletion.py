@@ -195,7 +195,16 @@ class PixelExchange(HeatmapMetric):
 
 
 class Insertion(PixelExchange):
-    """Area under the curve as pixels are inserted into a baseline; settings as in :class:`PixelExchange`."""
+    """Area under the curve as pixels are inserted into a baseline; settings as in :class:`PixelExchange`.
+
+    Example:
+        >>> from lit_iba.baselines import Saliency
+        >>> from lit_iba.metrics import Insertion
+        >>> metric, explainer = Insertion(pixels_per_step=512), Saliency(classifier)
+        >>> metric.update(classifier, images, targets, explainer.attribute(images, targets).values)
+        >>> 0 < metric.compute().score < 1
+        True
+    """
 
     name = "insertion"
     label = "Insertion"
@@ -209,7 +218,16 @@ class Insertion(PixelExchange):
 
 
 class Deletion(PixelExchange):
-    """Area under the curve as pixels are deleted; settings as in :class:`PixelExchange`."""
+    """Area under the curve as pixels are deleted; settings as in :class:`PixelExchange`.
+
+    Example:
+        >>> from lit_iba.baselines import Saliency
+        >>> from lit_iba.metrics import Deletion
+        >>> metric, explainer = Deletion(pixels_per_step=512), Saliency(classifier)
+        >>> metric.update(classifier, images, targets, explainer.attribute(images, targets).values)
+        >>> 0 < metric.compute().score < 1
+        True
+    """
 
     name = "deletion"
     label = "Deletion"

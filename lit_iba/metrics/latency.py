@@ -96,6 +96,16 @@ class Latency(ExplainerMetric):
         batch_size: Images explained together; at most those of one update (the run's own batch size).
         repeats: Timed runs of each image, of which the median counts.
         warm_up: Runs before the first timed one of each explainer.
+
+    Example:
+        >>> from lit_iba import build_explainer
+        >>> from lit_iba.metrics import Latency, Subject
+        >>> explainer, metric = build_explainer("saliency", classifier), Latency(repeats=1)
+        >>> values = explainer.attribute(images, targets).values
+        >>> subject = Subject.named(explainer, "saliency", {})
+        >>> metric.update(classifier, images, targets, values, subject=subject)
+        >>> metric.compute().score > 0
+        True
     """
 
     name = "latency"

@@ -63,6 +63,14 @@ class LowKPerturbation(HeatmapMetric):
 
     Raises:
         InputError: A percentage outside [0, 100], or not in increasing order.
+
+    Example:
+        >>> from lit_iba.baselines import Saliency
+        >>> from lit_iba.metrics import LowKPerturbation
+        >>> metric, explainer = LowKPerturbation(percentages=(20, 50)), Saliency(classifier)
+        >>> metric.update(classifier, images, targets, explainer.attribute(images, targets).values)
+        >>> metric.compute().score > 0
+        True
     """
 
     name = "low_k_perturbation"

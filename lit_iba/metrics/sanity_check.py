@@ -123,6 +123,16 @@ class SanityCheck(ExplainerMetric):
 
     Raises:
         InputError: A setting that does not exist.
+
+    Example:
+        >>> from lit_iba import build_explainer
+        >>> from lit_iba.metrics import SanityCheck, Subject
+        >>> explainer, metric = build_explainer("saliency", classifier), SanityCheck(layers=["fc"])
+        >>> values = explainer.attribute(images, targets).values
+        >>> subject = Subject.named(explainer, "saliency", {})
+        >>> metric.update(classifier, images, targets, values, subject=subject)
+        >>> -1 <= metric.compute().score <= 1
+        True
     """
 
     name = "sanity_check"

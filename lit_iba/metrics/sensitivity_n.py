@@ -61,6 +61,14 @@ class SensitivityN(HeatmapMetric):
         max_fraction: Largest n as a fraction of all tiles.
         seed: Of the random sets.
         forward_batch_size: Images a forward pass.
+
+    Example:
+        >>> from lit_iba.baselines import Saliency
+        >>> from lit_iba.metrics import SensitivityN
+        >>> metric, explainer = SensitivityN(tile=16, points=3, masks=10), Saliency(classifier)
+        >>> metric.update(classifier, images, targets, explainer.attribute(images, targets).values)
+        >>> -1 <= metric.compute().score <= 1
+        True
     """
 
     name = "sensitivity_n"

@@ -40,6 +40,12 @@ class Published:
         unit: Empty for pure numbers.
         settings: Metric settings that belong to the number, such as ``{"tile": 8}``.
         explainer_settings: Explainer settings that belong to the number, such as ``{"beta": 10}``.
+
+    Example:
+        >>> from lit_iba.report import lookup
+        >>> number = lookup("bounding_box", network="resnet50", explainer="per_sample_iba")[0]
+        >>> number.value, number.table
+        (0.62, 'Table 1')
     """
 
     metric: str
@@ -173,6 +179,12 @@ def lookup(
         explainer: Name, alias or class path of the method; None for any.
         explainer_settings: The explainer's settings. A setting that is left out has the paper's own default (beta 10).
         quantity: Which of several printed quantities; None for any.
+
+    Example:
+        >>> from lit_iba.report import lookup
+        >>> found = lookup("bounding_box", network="resnet50", explainer="grad_cam")
+        >>> [(number.source, number.value) for number in found]
+        [('Schulz et al. 2020', 0.465)]
     """
     found = []
     quantity = quantity and canonical("quantities", quantity)

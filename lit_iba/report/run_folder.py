@@ -89,7 +89,14 @@ class Gallery:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Everything that a report tells."""
+    """Everything that a report tells.
+
+    Example:
+        >>> from lit_iba.report import read_run
+        >>> run = read_run("runs/digits")
+        >>> list(run.metrics), run.results["bounding_box"]["saliency"].n
+        (['bounding_box'], 8)
+    """
 
     path: Path
     created: str
@@ -109,6 +116,12 @@ def read_run(folder: str | Path) -> RunFolder:
 
     Raises:
         InputError: results.json is missing or damaged, or another file is there but cannot be read.
+
+    Example:
+        >>> from lit_iba.report import read_run
+        >>> run = read_run("runs/digits")
+        >>> sorted(run.explainers)
+        ['random', 'saliency']
     """
     folder = Path(folder)
     document = _read_results(folder / "results.json")

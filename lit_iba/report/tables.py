@@ -52,7 +52,14 @@ class MetricRow:
 
 @dataclass(frozen=True)
 class MetricTable:
-    """One metric, its methods from best to worst."""
+    """One metric, its methods from best to worst.
+
+    Example:
+        >>> from lit_iba.report import build_tables, read_run
+        >>> table = build_tables(read_run("runs/digits"))[0]
+        >>> table.name, len(table.rows)
+        ('bounding_box', 2)
+    """
 
     name: str
     label: str
@@ -96,7 +103,13 @@ def _listed(names: list[str]) -> str:
 
 
 def build_tables(run: RunFolder) -> list[MetricTable]:
-    """The table of every metric, in the order of results.json."""
+    """The table of every metric, in the order of results.json.
+
+    Example:
+        >>> from lit_iba.report import build_tables, read_run
+        >>> [table.name for table in build_tables(read_run("runs/digits"))]
+        ['bounding_box']
+    """
     labels = metric_labels(run)
     return [_build_table(run, name, labels[name]) for name in run.results]
 

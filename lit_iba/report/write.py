@@ -28,6 +28,15 @@ def write_report(run: str | Path, title: str | None = None, *, pictures: int = 2
 
     Raises:
         InputError: A file of the run folder is missing or damaged; the message names it and the mend.
+
+    Example:
+        >>> from lit_iba import Benchmark
+        >>> from lit_iba.report import write_report
+        >>> explainers, metrics = {"ramp": {}}, {"bounding_box": {}}
+        >>> results = Benchmark(classifier, "digits/test", explainers, metrics, "run").run()
+        small_cnn, 8 images, mean ± standard...
+        >>> "report.html" in [path.name for path in write_report("run")]
+        True
     """
     folder = read_run(run)
     tables = build_tables(folder)

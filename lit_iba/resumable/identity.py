@@ -12,7 +12,13 @@ from lit_iba.files import sha256_of
 
 
 def explainer_identity(name: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Class and settings of an explainer, with the content of the files (checkpoints) that the settings name."""
+    """Class and settings of an explainer, with the content of the files (checkpoints) that the settings name.
+
+    Example:
+        >>> from lit_iba.resumable import explainer_identity
+        >>> explainer_identity("saliency", {})["class"]
+        'saliency'
+    """
     files = _hashes_of_files(settings)
     return {"class": name, "settings": settings, "files": files, **source_of(explainer_class(name))}
 

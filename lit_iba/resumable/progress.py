@@ -18,6 +18,13 @@ class EvaluationProgress:
         total: Images to do, each counted once for every explainer and metric.
         shards: Shards to do.
         shown: Whether this process shows anything.
+
+    Example:
+        >>> from lit_iba.resumable import EvaluationProgress
+        >>> with EvaluationProgress(total=8, shards=1, shown=False) as progress:
+        ...     progress.advance(8, "saliency")
+        >>> progress.done
+        8
     """
 
     def __init__(self, total: int, shards: int, shown: bool = True) -> None:

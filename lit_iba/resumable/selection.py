@@ -28,6 +28,14 @@ class SelectedImages:
         object_mask: bool (N, H, W).
         keys: Names of the samples.
         corrupt: How many samples of the shard could not be decoded.
+
+    Example:
+        >>> from lit_iba.data import ShardIndex
+        >>> from lit_iba.resumable import Selection
+        >>> shard = ShardIndex.load("digits/test").shards[0]
+        >>> selected = Selection().select(shard, 4, classifier.preprocessing)
+        >>> selected.pictures.shape, len(selected.keys)
+        (torch.Size([4, 3, 64, 64]), 4)
     """
 
     pictures: Tensor
@@ -50,6 +58,11 @@ class Selection:
         max_box_fraction: Only images whose boxes cover less than this share of the picture, and at least one pixel;
             None takes images with any box or none.
         seed: Of the draw.
+
+    Example:
+        >>> from lit_iba.resumable import Selection
+        >>> Selection(max_images=10).quotas([100, 50, 50])  # shared out over three shards
+        [5, 2, 3]
     """
 
     max_images: int | None = None

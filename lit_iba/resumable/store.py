@@ -32,6 +32,16 @@ class ShardStore:
 
     Args:
         folder: Where the files are.
+
+    Example:
+        >>> import torch
+        >>> from lit_iba.resumable import ShardStore
+        >>> store = ShardStore("heatmaps")
+        >>> _ = store.write("saliency", "shard-000000", {"values": torch.zeros(4)}, {"seed": 0}, {})
+        >>> store.complete("saliency", "shard-000000", {"seed": 0})
+        True
+        >>> store.complete("saliency", "shard-000001", {"seed": 0})
+        False
     """
 
     def __init__(self, folder: str | Path) -> None:

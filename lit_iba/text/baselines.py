@@ -18,7 +18,14 @@ from lit_iba.text.removal import scores_without
 
 
 class RandomWords(TextExplainer):
-    """Uniform noise in [0, 1): the floor of every metric."""
+    """Uniform noise in [0, 1): the floor of every metric.
+
+    Example:
+        >>> from lit_iba.text import RandomWords
+        >>> heatmap = RandomWords(text_classifier).attribute(["A great film."])[0]
+        >>> heatmap.tokens, heatmap.values.shape
+        (['a', 'great', 'film', '.'], torch.Size([4]))
+    """
 
     name: ClassVar[str] = "random"
 
@@ -39,6 +46,13 @@ class TextIntegratedGradients(TextExplainer):
         baseline: Where the path begins: every word ``<unk>`` (``"unk"``), or ``"zero"`` embeddings.
         forward_batch_size: Texts a forward pass.
         seed: Unused; nothing here is random.
+
+    Example:
+        >>> from lit_iba.text import TextIntegratedGradients
+        >>> explainer = TextIntegratedGradients(text_classifier, steps=8)
+        >>> heatmap = explainer.attribute(["A great film."], target=1)[0]
+        >>> heatmap.tokens, heatmap.signed
+        (['a', 'great', 'film', '.'], True)
     """
 
     name: ClassVar[str] = "integrated_gradients"
@@ -91,6 +105,13 @@ class TextLIME(TextExplainer):
 
     Raises:
         InputError: A setting is out of range.
+
+    Example:
+        >>> from lit_iba.text import TextLIME
+        >>> explainer = TextLIME(text_classifier, samples=20)
+        >>> heatmap = explainer.attribute(["A great film."], target=1)[0]
+        >>> len(heatmap.highest(2))
+        2
     """
 
     name: ClassVar[str] = "lime"

@@ -42,6 +42,12 @@ class StoredWordStatistics:
         folder: Where they are kept.
         data: Reviews to estimate on (see :func:`read_reviews`); None where only what is kept can be used.
         texts: How many of them, drawn once and for all.
+
+    Example:
+        >>> from lit_iba.text import StoredWordStatistics
+        >>> stored = StoredWordStatistics("statistics", "reviews.jsonl")
+        >>> stored.statistics(text_classifier, 0).mean.shape  # of the embeddings
+        torch.Size([8])
     """
 
     def __init__(self, folder: str | Path, data: str | None, texts: int = 1000) -> None:
@@ -89,6 +95,18 @@ class TextBenchmark:
 
     Raises:
         InputError: A name or setting is wrong.
+
+    Example:
+        >>> from lit_iba.text import StoredWordStatistics, TextBenchmark, read_reviews
+        >>> source = StoredWordStatistics("statistics", "reviews.jsonl")
+        >>> reviews = read_reviews("reviews.jsonl")
+        >>> benchmark = TextBenchmark(
+        ...     text_classifier, reviews, {"random": {}}, {"deletion": {}}, "run", source
+        ... )
+        >>> results = benchmark.run()
+        lstm, 4 images, mean ± standard...
+        >>> list(results["results"]["deletion"])
+        ['random']
     """
 
     def __init__(

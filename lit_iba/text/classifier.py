@@ -28,6 +28,13 @@ class Words:
         tokens: The words of each text.
         numbers: int64 (B, T), 0 behind a text's end.
         lengths: int64 (B,).
+
+    Example:
+        >>> words = text_classifier.words(["A great film.", "Great."])
+        >>> words.tokens
+        [['a', 'great', 'film', '.'], ['great', '.']]
+        >>> words.lengths
+        tensor([4, 2])
     """
 
     tokens: list[list[str]]
@@ -57,6 +64,15 @@ class TextClassifier:
         max_length: Words kept of a text, from its beginning.
         class_names: Name of each class.
         weights: Where the parameters came from, for the record.
+
+    Example:
+        >>> from lit_iba.text import LSTMClassifier, TextClassifier, Vocabulary
+        >>> vocabulary = Vocabulary.build(["A great film.", "A boring film."])
+        >>> network = LSTMClassifier(len(vocabulary), embedding_size=8, hidden_size=8, depth=2)
+        >>> classifier = TextClassifier(network, vocabulary, max_length=20)
+        >>> words = classifier.words(["A great film."])
+        >>> classifier.logits(classifier.embeddings(words), words.lengths).shape
+        torch.Size([1, 2])
     """
 
     def __init__(

@@ -95,6 +95,12 @@ class IMDBDataModule(SampleDataModule):
 
     Raises:
         InputError: A setting is out of range.
+
+    Example:
+        >>> from lit_iba.text import IMDBDataModule
+        >>> data = IMDBDataModule(test="reviews.jsonl", batch_size=2)
+        >>> [review.label for review in data.reviews("test")]
+        [1, 0, 1, 0]
     """
 
     def __init__(

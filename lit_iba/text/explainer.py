@@ -31,6 +31,16 @@ class TokenHeatmap:
         target: Number of the class that is explained.
         probability: That the classifier gives the class.
         known: Whether each word is in the vocabulary; the others are ``<unk>`` to the classifier.
+
+    Example:
+        >>> from lit_iba.text import RandomWords
+        >>> heatmap = RandomWords(text_classifier).attribute(["A great xylophone."])[0]
+        >>> heatmap.tokens
+        ['a', 'great', 'xylophone', '.']
+        >>> heatmap.known
+        [True, True, False, True]
+        >>> len(heatmap.highest(2))
+        2
     """
 
     tokens: list[str]
@@ -67,6 +77,18 @@ class TextExplainer(ABC):
     Args:
         classifier: The network to explain; it stays frozen.
         seed: Together with the text's key, seeds whatever is random.
+
+    Example:
+        >>> from lit_iba.text import TextExplainer
+        >>> class Length(TextExplainer):
+        ...     name, unit = "length", "letters"
+        ...     def explain(self, words, targets, generators):
+        ...         values = words.numbers.new_zeros(words.numbers.shape).float()
+        ...         for row, tokens in zip(values, words.tokens):
+        ...             row[: len(tokens)] = row.new_tensor([len(token) for token in tokens])
+        ...         return values
+        >>> Length(text_classifier).attribute(["A great film."])[0].values
+        tensor([1., 5., 4., 1.])
     """
 
     name: ClassVar[str] = ""
@@ -148,6 +170,12 @@ def build_text_explainer(
 
     Raises:
         InputError: Unknown name or setting.
+
+    Example:
+        >>> from lit_iba.text import build_text_explainer
+        >>> explainer = build_text_explainer("lime", text_classifier, {"samples": 20})
+        >>> explainer.attribute(["A great film."])[0].values.shape
+        torch.Size([4])
     """
     cls = class_named(name, "text explainer", TEXT_EXPLAINERS, TextExplainer)  # type: ignore[type-abstract]
     try:

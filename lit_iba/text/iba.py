@@ -213,6 +213,13 @@ class TextIBA(TextExplainer):
     Raises:
         InputError: A setting is out of range; statistics of something else; or the top layer of a network that reads its
             last word's state only, so that all information would be found there.
+
+    Example:
+        >>> from lit_iba.text import TextIBA
+        >>> explainer = TextIBA(text_classifier, statistics=text_statistics[2], steps=2, copies=2)
+        >>> heatmap = explainer.attribute(["A great film."])[0]
+        >>> heatmap.values.shape, heatmap.unit
+        (torch.Size([4]), 'bits')
     """
 
     name: ClassVar[str] = "iba"

@@ -52,6 +52,11 @@ class TextInputIBASettings:
         learning_rate: Of Adam (C: 0.5).
         copies: Noise copies a step of both masks (C: 10).
         output: ``"bits"`` a word (proposition 3), or the mean over dimensions of Lambda, ``"mask"`` (C).
+
+    Example:
+        >>> from lit_iba.text import TextInputIBASettings
+        >>> TextInputIBASettings(gan="none").beta_feat
+        15.0
     """
 
     beta_feat: float = 15.0
@@ -165,6 +170,16 @@ class TextInputIBA(TextExplainer):
 
     Raises:
         InputError: Unknown setting, one out of range, or statistics of something else.
+
+    Example:
+        >>> from lit_iba.text import TextInputIBA
+        >>> explainer = TextInputIBA(
+        ...     text_classifier, statistics=text_statistics[2], input_statistics=text_statistics[0],
+        ...     gan="none", steps=2, copies=2,
+        ... )
+        >>> heatmap = explainer.attribute(["A great film."])[0]
+        >>> heatmap.values.shape, heatmap.unit
+        (torch.Size([4]), 'bits')
     """
 
     name: ClassVar[str] = "input_iba"

@@ -34,6 +34,13 @@ class LSTMClassifier(nn.Module):
 
     Raises:
         InputError: A setting is out of range.
+
+    Example:
+        >>> import torch
+        >>> from lit_iba.text import LSTMClassifier
+        >>> network = LSTMClassifier(50, embedding_size=8, hidden_size=8, depth=2)
+        >>> network(torch.randint(2, 50, (3, 7)), torch.tensor([7, 5, 2])).shape
+        torch.Size([3, 2])
     """
 
     def __init__(

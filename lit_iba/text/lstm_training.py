@@ -35,6 +35,12 @@ class SentimentTraining(L.LightningModule):
         weight_decay: Of Adam (decoupled).
         glove: A text file of word vectors to begin with, a word and ``embedding_size`` numbers a line; None begins at random.
         num_classes: Number of classes.
+
+    Example:
+        >>> from lit_iba.text import SentimentTraining
+        >>> training = SentimentTraining(embedding_size=8, hidden_size=8, depth=2, word_dropout=0.1)
+        >>> training.hparams["hidden_size"]
+        8
     """
 
     def __init__(

@@ -28,7 +28,14 @@ def word_counts(length: int, percents: Sequence[float]) -> list[int]:
 
 
 class TextMetric(ABC):
-    """Judges values of words; a row (K,) a text and heatmap, and a result that follows from rows."""
+    """Judges values of words; a row (K,) a text and heatmap, and a result that follows from rows.
+
+    Example:
+        >>> from lit_iba.text import TextMetric, build_text_metric
+        >>> metric = build_text_metric("insertion", {"points": 5})
+        >>> isinstance(metric, TextMetric), len(metric.x)
+        (True, 6)
+    """
 
     name: ClassVar[str]
     better: ClassVar[str]
@@ -256,6 +263,11 @@ def build_text_metric(name: str, settings: dict[str, Any] | None = None) -> Text
 
     Raises:
         InputError: Unknown name or setting.
+
+    Example:
+        >>> from lit_iba.text import build_text_metric
+        >>> len(build_text_metric("deletion", {"points": 10}).x)
+        11
     """
     if name not in TEXT_METRICS:
         raise unknown_name("text metric", name, TEXT_METRICS)

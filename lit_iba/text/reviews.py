@@ -14,7 +14,14 @@ CLASS_NAMES = ["negative", "positive"]
 
 @dataclass(frozen=True)
 class Review:
-    """One text; label 0 is negative, 1 positive."""
+    """One text; label 0 is negative, 1 positive.
+
+    Example:
+        >>> from lit_iba.text import read_reviews
+        >>> review = read_reviews("reviews.jsonl")[0]
+        >>> review.text, review.label
+        ('A great film.', 1)
+    """
 
     key: str
     label: int
@@ -30,6 +37,11 @@ def read_reviews(path: str | Path) -> list[Review]:
 
     Raises:
         InputError: There is nothing, a line is broken (its number is named), or a text has no words.
+
+    Example:
+        >>> from lit_iba.text import read_reviews
+        >>> len(read_reviews("reviews.jsonl"))
+        4
     """
     path = Path(path)
     if path.is_dir():

@@ -32,6 +32,14 @@ class Vocabulary:
 
     Raises:
         InputError: A word is there twice, or the first two are others.
+
+    Example:
+        >>> from lit_iba.text import Vocabulary
+        >>> vocabulary = Vocabulary.build(["A great film.", "A boring film."])
+        >>> len(vocabulary), "great" in vocabulary
+        (7, True)
+        >>> vocabulary.numbers(["<pad>", "xylophone"])  # what it does not know is <unk>
+        [0, 1]
     """
 
     def __init__(self, words: Sequence[str]) -> None:

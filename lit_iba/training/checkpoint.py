@@ -27,6 +27,11 @@ def read_checkpoint(path: str | Path, kind: str | None = None) -> dict[str, Any]
 
     Raises:
         InputError: The file is missing, cut short, changed, needs code to load, or belongs to another class.
+
+    Example:
+        >>> from lit_iba.training import read_checkpoint
+        >>> read_checkpoint("runs/readout/last.ckpt", kind="ReadoutTraining")["global_step"]
+        1
     """
     path = Path(path)
     if not path.is_file():
@@ -58,6 +63,12 @@ def classifier_of(checkpoint: dict[str, Any], path: str | Path) -> FrozenClassif
 
     Raises:
         InputError: It cannot be built (its weights file has moved, say), or has other weights now.
+
+    Example:
+        >>> from lit_iba.training import classifier_of, read_checkpoint
+        >>> checkpoint = read_checkpoint("runs/readout/last.ckpt")
+        >>> classifier_of(checkpoint, "runs/readout/last.ckpt").name
+        'small_cnn'
     """
     record = checkpoint["hyper_parameters"]["classifier"]
     try:
@@ -75,6 +86,11 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
 
     Raises:
         InputError: There are checkpoints, but none is whole.
+
+    Example:
+        >>> from lit_iba.training import newest_checkpoint
+        >>> newest_checkpoint("runs/readout").name
+        'last.ckpt'
     """
     whole: list[tuple[int, float, Path]] = []
     damaged: list[str] = []

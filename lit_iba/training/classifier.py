@@ -36,6 +36,12 @@ class ClassifierTraining(L.LightningModule):
         weight_decay: Of AdamW.
         label_smoothing: Of the cross-entropy.
         output: File for the best-so-far weights at the end, ready for ``FrozenClassifier``; None writes none.
+
+    Example:
+        >>> from lit_iba.training import ClassifierTraining
+        >>> training = ClassifierTraining("small_cnn", num_classes=5)
+        >>> training(images).shape
+        torch.Size([2, 5])
     """
 
     def __init__(

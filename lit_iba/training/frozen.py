@@ -28,6 +28,16 @@ class TrainingWithFrozenClassifier(L.LightningModule):
 
     Args:
         classifier: Keyword arguments of :class:`FrozenClassifier`, plain values only; they go into the checkpoint.
+
+    Example:
+        >>> from lit_iba.iba import ReadoutTraining
+        >>> from lit_iba.training import TrainingWithFrozenClassifier
+        >>> network = {"model": "small_cnn", "weights": "random"}
+        >>> training = ReadoutTraining(network, "layer2", ["layer2"])
+        >>> isinstance(training, TrainingWithFrozenClassifier)
+        True
+        >>> any(name.startswith("classifier") for name in training.state_dict())  # it is not stored
+        False
     """
 
     draws_heatmaps: ClassVar[bool] = True  # whether ``forward`` gives a Heatmap

@@ -32,6 +32,11 @@ class Output:
         name: What onnxruntime calls it.
         unit: Unit of its values.
         meaning: One sentence for whoever has nothing but the file.
+
+    Example:
+        >>> from lit_iba import ReadoutIBA
+        >>> [(output.name, output.unit) for output in ReadoutIBA.outputs]
+        [('heatmap', 'bits')]
     """
 
     name: str
@@ -46,6 +51,13 @@ class TrainedExplainer(Explainer):
         training: Name of the training module whose checkpoints it takes.
         config: The config that trains one, for the message where no checkpoint is given.
         outputs: What an exported program returns, in order; a single one is returned as a tensor, several as a tuple.
+
+    Example:
+        >>> from lit_iba import ReadoutIBA
+        >>> from lit_iba.training import TrainedExplainer
+        >>> explainer = ReadoutIBA.load("runs/readout/last.ckpt")
+        >>> isinstance(explainer, TrainedExplainer), explainer.training
+        (True, 'ReadoutTraining')
     """
 
     training: ClassVar[str]

@@ -48,6 +48,12 @@ class VarSalEncoder(nn.Module):
 
     Raises:
         InputError: A number of channels below one.
+
+    Example:
+        >>> from lit_iba.varsal import VarSalEncoder
+        >>> mean, deviation = VarSalEncoder(channels=[8, 8]).eval()(images)
+        >>> mean.shape, deviation.shape
+        (torch.Size([2, 64, 64]), torch.Size([2, 64, 64]))
     """
 
     def __init__(self, channels: Sequence[int] = PAPER_CHANNELS) -> None:

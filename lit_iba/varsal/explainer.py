@@ -52,6 +52,14 @@ class VarSal(TrainedExplainer):
 
     Raises:
         InputError: A setting or layer that does not exist.
+
+    Example:
+        >>> from lit_iba import VarSal
+        >>> heatmap = VarSal(classifier, channels=[8, 8]).attribute(images)
+        >>> heatmap.values.shape
+        torch.Size([2, 64, 64])
+        >>> heatmap.uncertainty.shape  # the posterior's standard deviation
+        torch.Size([2, 64, 64])
     """
 
     name: ClassVar[str] = "varsal"

@@ -29,6 +29,16 @@ class SoftTVPrior:
 
     Raises:
         InputError: alpha outside (-1/2, 1/2), or a size below 1.
+
+    Example:
+        >>> import torch
+        >>> from lit_iba.varsal import SoftTVPrior
+        >>> prior, log_variance = SoftTVPrior(16, 16, alpha=0.4), torch.zeros(1, 16, 16)
+        >>> smooth = torch.ones(1, 16, 16)
+        >>> checked = smooth.clone()
+        >>> checked[:, ::2, ::2] = -1.0
+        >>> bool(prior.kl(checked, log_variance) > prior.kl(smooth, log_variance))
+        True
     """
 
     def __init__(self, height: int, width: int, alpha: float = 0.4) -> None:
@@ -93,6 +103,13 @@ class StandardNormalPrior:
     Args:
         height: h, in pixels.
         width: w, in pixels.
+
+    Example:
+        >>> import torch
+        >>> from lit_iba.varsal import StandardNormalPrior
+        >>> zero = torch.zeros(2, 16, 16)
+        >>> StandardNormalPrior(16, 16).kl(zero, log_variance=zero)  # of the prior itself
+        tensor([0., 0.])
     """
 
     def __init__(self, height: int, width: int) -> None:

@@ -69,6 +69,20 @@ def write_uncertainty(results: Results, rows: Rows, figure: Rows, out: str | Pat
 
     Returns:
         What was written.
+
+    Example:
+        >>> from lit_iba.data import ShardIndex
+        >>> from lit_iba.varsal import UncertaintySettings, run_uncertainty, write_uncertainty
+        >>> from lit_iba.varsal.uncertainty_results import results_of, table_rows
+        >>> settings = UncertaintySettings(
+        ...     ("brightness",), severities=(3,), samples=0, percentages=(50,), gallery=0, resamples=20
+        ... )
+        >>> data, trained = ShardIndex.load("digits/test"), {"checkpoint": "runs/varsal/last.ckpt"}
+        >>> found = run_uncertainty(classifier, "varsal", trained, data, "run", settings)
+        >>> results, rows = results_of(found, settings), table_rows(found, settings)
+        >>> files = write_uncertainty(results, rows, [], "run")
+        >>> "results.json" in [file.name for file in files]
+        True
     """
     folder = Path(out)
     figures: dict[str, Figure] = {"figure_7": figure_7(figure)} if figure else {}

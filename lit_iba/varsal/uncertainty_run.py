@@ -68,6 +68,11 @@ class UncertaintySettings:
         gallery: Images in figure 7.
         resamples: Of the bootstrap.
         seed: Of the corruptions, the samples, the bootstrap, and the draw of images.
+
+    Example:
+        >>> from lit_iba.varsal import UncertaintySettings
+        >>> UncertaintySettings(corruptions=("brightness",), severities=(1, 5)).samples
+        19
     """
 
     corruptions: tuple[str, ...] = tuple(STRENGTHS)
@@ -151,6 +156,17 @@ def run_uncertainty(
 
     Raises:
         InputError: The explainer has no posterior; the folder holds other settings; no image is left.
+
+    Example:
+        >>> from lit_iba.data import ShardIndex
+        >>> from lit_iba.varsal import UncertaintySettings, run_uncertainty
+        >>> settings = UncertaintySettings(
+        ...     ("brightness",), severities=(3,), samples=0, percentages=(50,), gallery=0
+        ... )
+        >>> data, trained = ShardIndex.load("digits/test"), {"checkpoint": "runs/varsal/last.ckpt"}
+        >>> measured = run_uncertainty(classifier, "varsal", trained, data, "run", settings)
+        >>> sorted(measured.__dict__)
+        ['about', 'figure', 'keys', 'rows']
     """
     built = build_explainer(explainer, classifier, explainer_settings)
     if not isinstance(built, PosteriorExplainer):

@@ -79,6 +79,12 @@ class VarSalTraining(TrainingWithFrozenClassifier):
 
     Raises:
         InputError: A setting that does not exist or is out of range.
+
+    Example:
+        >>> from lit_iba.varsal import VarSalTraining
+        >>> training = VarSalTraining({"model": "small_cnn", "weights": "random"}, channels=[8, 8])
+        >>> training(images).uncertainty.shape
+        torch.Size([2, 64, 64])
     """
 
     headline: ClassVar[str] = "low_k_kl"

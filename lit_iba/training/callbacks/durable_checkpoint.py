@@ -19,7 +19,16 @@ from lit_iba.training.checkpoint import read_checkpoint
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
-    """The old file or the new one, never a part of either."""
+    """The old file or the new one, never a part of either.
+
+    Example:
+        >>> from lit_iba.training import DurableCheckpointIO
+        >>> plugin = DurableCheckpointIO()  # for Trainer(plugins=[plugin])
+        >>> checkpoint = plugin.load_checkpoint("runs/readout/last.ckpt")
+        >>> plugin.save_checkpoint(checkpoint, "copy.ckpt")
+        >>> plugin.load_checkpoint("copy.ckpt")["global_step"]
+        1
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Write by atomic rename.

@@ -20,6 +20,13 @@ class HeatmapImages(L.Callback):
     Args:
         images: How many.
         tag: Name in TensorBoard.
+
+    Example:
+        >>> from lightning import Trainer
+        >>> from lit_iba.training import HeatmapImages
+        >>> trainer = Trainer(callbacks=[HeatmapImages(images=4)], logger=False)
+        >>> any(isinstance(callback, HeatmapImages) for callback in trainer.callbacks)
+        True
     """
 
     def __init__(self, images: int = 8, tag: str = "val/heatmaps") -> None:

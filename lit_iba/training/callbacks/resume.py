@@ -23,7 +23,15 @@ EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: start again, and it goes on
 
 
 class PreemptedError(RuntimeError):
-    """The run was asked to end by a signal; its state is in a checkpoint, and ``--ckpt_path last`` goes on from there."""
+    """The run was asked to end by a signal; its state is in a checkpoint, and ``--ckpt_path last`` goes on from there.
+
+    Example:
+        >>> from lit_iba.training.callbacks import PreemptedError
+        >>> raise PreemptedError("ended by SIGTERM after step 120")
+        Traceback (most recent call last):
+            ...
+        lit_iba.training.callbacks.resume.PreemptedError: ended by SIGTERM after step 120
+    """
 
 
 class ResumeCheckpoint(L.Callback):
@@ -43,6 +51,14 @@ class ResumeCheckpoint(L.Callback):
 
     Raises:
         PreemptedError: After the checkpoint is written.
+
+    Example:
+        >>> from lightning import Trainer
+        >>> from lit_iba.training import ResumeCheckpoint
+        >>> resume = ResumeCheckpoint(every_n_steps=100, signals=("SIGTERM",))
+        >>> trainer = Trainer(callbacks=[resume], logger=False, default_root_dir="run")
+        >>> resume.path(trainer).name
+        'last.ckpt'
     """
 
     def __init__(
@@ -112,7 +128,18 @@ class ResumeCheckpoint(L.Callback):
 
 
 class FiniteLoss(L.Callback):
-    """Ends the run at the first loss that is NaN or infinite, before it reaches the weights; saves the batch's keys."""
+    """Ends the run at the first loss that is NaN or infinite, before it reaches the weights; saves the batch's keys.
+
+    Example:
+        >>> import torch
+        >>> from lightning import Trainer
+        >>> from lit_iba.training import ClassifierTraining, FiniteLoss
+        >>> trainer = Trainer(logger=False, accelerator="cpu", callbacks=[FiniteLoss()])
+        >>> FiniteLoss().on_before_backward(trainer, ClassifierTraining(), torch.tensor(torch.nan))
+        Traceback (most recent call last):
+            ...
+        lit_iba.errors.InputError: the loss of step 0 is nan; the batch's keys are in ...
+    """
 
     def __init__(self) -> None:
         self._batch: Any = None
