@@ -43,18 +43,18 @@ class Benchmark:
 
     Args:
         classifier: The network that is explained.
-        data: Shards to evaluate: a :class:`ShardIndex`, or what ``ShardIndex.load`` takes.
-        explainers: Settings by name. A name is a registered explainer's, or any other if the settings say
-            ``explainer: <name or class path>``.
-        metrics: Settings by name, likewise with ``metric: <name or class path>``.
+        data: Shards to evaluate: a folder with an index, tars or a pattern; or a :class:`ShardIndex`.
+        explainers: Settings by name; another name with ``explainer: NAME`` (or a class path) among the settings is an alias.
+        metrics: Settings by name; likewise with ``metric: NAME``.
         out: Folder of the run.
         batch_size: Images that are explained together.
         max_images: At most so many images, see :class:`Selection`.
-        max_box_fraction: Only images whose boxes cover less than this, see :class:`Selection`.
+        max_box_fraction: Only images whose boxes cover less than this share of the picture, see :class:`Selection`.
         target: ``"label"``, or ``"predicted"`` for the class that the classifier finds most probable.
         gallery: Number of pictures kept for the report.
-        panels: Of so many of them, the class score's decomposition by layers is drawn (see ``lit_iba.activity.panels``).
-        statistics_data: Shards that feature statistics are estimated from.
+        panels: Of so many of them, the class score's decomposition by layers is drawn (Grabska-Barwinska, figures 2 and 4;
+            see ``lit_iba.activity.panels``).
+        statistics_data: Shards that feature statistics are estimated on.
         statistics_images: How many of their images are used.
         statistics_folder: Where statistics are kept; by default ``<out>/statistics``.
         seed: Of the draw of images where ``max_images`` leaves a choice.

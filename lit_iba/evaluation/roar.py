@@ -65,11 +65,12 @@ class Roar:
     Args:
         train: Shards of training pictures.
         test: Shards of test pictures.
-        explainers: Settings by name, as in :class:`Benchmark`.
+        explainers: Settings by name, as in :class:`Benchmark`: another name with ``explainer: NAME`` is an alias.
         out: Folder of the run: heatmaps of both sets, cells, ``results.json`` and what else a report needs.
         classifier: The network that is explained; None trains one by the recipe (that of the first seed, nothing removed)
             and keeps it as ``classifier.safetensors``.
-        recipe: Settings of :class:`Recipe`.
+        recipe: A :class:`Recipe` or its settings: ``network``, ``epochs``, ``batch_size``, ``learning_rate``,
+            ``weight_decay``, ``decay_every``, ``decay``, ``validation_fraction``, ``augment``.
         percents: How much is removed, in percent of the pixels.
         seeds: One network for each, in every cell; equal seeds begin with equal weights, whatever the method.
         size: Side of the pictures in pixels, where no classifier says it.

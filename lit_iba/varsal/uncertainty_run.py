@@ -59,7 +59,7 @@ class UncertaintySettings:
         samples: Maps drawn from the posterior of an image for the calibration, beside one held out; 0 leaves that out.
             With 19, the levels 10 to 90 % can be met exactly.
         calibrated_severities: Where that is done; 0 stands for clean.
-        percentages: Of the pixels that are removed, as in ``low_k_perturbation``.
+        percentages: Of the least salient pixels that are removed to judge a map, as in ``low_k_perturbation``.
         max_images: At most so many; None takes all.
         batch_size: Images that are explained together.
         forward_batch_size: Images a forward pass of the classifier.
