@@ -12,6 +12,7 @@ from lit_iba.registry import class_named
 
 BEHIND = {
     "benchmark": ("lit_iba.evaluation.benchmark.Benchmark", {"classifier"}),
+    "survey": ("lit_iba.activity.survey.SurveySettings", set()),
     "roar": ("lit_iba.evaluation.roar.Roar", {"classifier"}),
     "text_benchmark": ("lit_iba.text.benchmark.TextBenchmark", {"classifier", "reviews", "source"}),
     "uncertainty": ("lit_iba.varsal.uncertainty_run.UncertaintySettings", {"corruptions"}),
