@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
+
+from lit_iba.cli.declared import with_arguments_of
 
 
+@with_arguments_of("lit_iba.text.benchmark.TextBenchmark", leave=("reviews", "source", "classifier"))
 def text_benchmark(
     data: str,
     checkpoint: str,
-    explainers: dict[str, dict[str, Any]],
-    metrics: dict[str, dict[str, Any]],
     out: str,
     max_texts: int | None = None,
-    target: Literal["label", "predicted"] = "label",
-    batch_size: int = 8,
     statistics_data: str | None = None,
     statistics_texts: int = 1000,
     statistics_folder: str | None = None,
     seed: int = 0,
     device: str = "auto",
     report: bool = True,
+    **settings: Any,
 ) -> None:
     """Explain reviews word by word and judge the values; started again, heatmaps that are there are not made again.
 
     Args:
         data: Reviews: a folder with pos/ and neg/, or a ``.jsonl`` file.
         checkpoint: Of the text classifier.
-        explainers: Settings by name; another name with ``explainer: NAME`` among the settings is an alias.
-        metrics: Settings by name; likewise with ``metric: NAME``.
         out: Folder of the run.
         max_texts: At most so many reviews.
-        target: ``"label"`` or ``"predicted"``.
-        batch_size: Texts that are explained together.
         statistics_data: Reviews that word statistics are estimated on, such as the training reviews.
         statistics_texts: How many of them.
         statistics_folder: Where statistics are kept; by default ``<out>/statistics``.
@@ -45,10 +41,13 @@ def text_benchmark(
     from lit_iba.text.reviews import read_reviews
 
     run = TextBenchmark(
-        text_classifier_from(checkpoint, device), draw(read_reviews(data), max_texts, seed), explainers, metrics, out,
-        StoredWordStatistics(statistics_folder or f"{out}/statistics", statistics_data, statistics_texts), target=target,
-        batch_size=batch_size, seed=seed,
-    )  # fmt: skip
+        text_classifier_from(checkpoint, device),
+        draw(read_reviews(data), max_texts, seed),
+        out=out,
+        source=StoredWordStatistics(statistics_folder or f"{out}/statistics", statistics_data, statistics_texts),
+        seed=seed,
+        **settings,
+    )
     run.run()
     if report:
         for path in write_report(run.out, "Attribution methods on reviews"):

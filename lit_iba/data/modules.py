@@ -31,7 +31,20 @@ _STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "pr
 class SampleDataModule(LightningDataModule):
     """What the data modules share: loaders in the plan's order, and the position in a checkpoint.
 
-    Subclasses write :meth:`load`. ``preprocessing`` may be set until the first loader is made.
+    Subclasses write :meth:`load`, and take these settings as ``**loading``. ``preprocessing`` may be set until the first
+    loader is made.
+
+    Args:
+        preprocessing: Size and crop of the pictures; None means ImageNet's usual one.
+        batch_size: Samples in each batch of one process.
+        num_workers: Worker processes of each process; 0 reads in the process itself.
+        seed: Seeds order and augmentation, together with the epoch.
+        augment: Whether training pictures are random crops, mirrored or not.
+        block: Batches that are shuffled together.
+        max_corrupt_fraction: Fraction of samples that may be undecodable before an error; None means 0.01 in training
+            and 0 in evaluation.
+        num_classes: Labels outside 0..num_classes-1 are errors; None takes the number from the index, if it knows.
+        multiprocessing_context: How workers start: ``"fork"``, ``"spawn"``, ``"forkserver"``; None is Python's default.
 
     Example:
         >>> from lit_iba.data import SampleDataModule, ShardDataModule
@@ -42,6 +55,7 @@ class SampleDataModule(LightningDataModule):
 
     def __init__(
         self,
+        *,
         preprocessing: Preprocessing | None = None,
         batch_size: int = 16,
         num_workers: int = 0,
@@ -206,17 +220,8 @@ class ShardDataModule(SampleDataModule):
         val: Shards for validation.
         test: Shards for the test.
         predict: Shards for prediction, read in their own order.
-        preprocessing: Size and crop of the pictures; None means ImageNet's usual one.
-        batch_size: Samples in each batch of one process.
-        num_workers: Worker processes of each process; 0 reads in the process itself.
-        seed: Seeds order and augmentation, together with the epoch.
-        augment: Whether training pictures are random crops, mirrored or not.
-        block: Batches that are shuffled together.
-        max_corrupt_fraction: Fraction of samples that may be undecodable before an error; None means 0.01 in training
-            and 0 in evaluation.
-        num_classes: Labels outside 0..num_classes-1 are errors; None takes the number from the index, if it knows.
-        multiprocessing_context: How workers start: ``"fork"``, ``"spawn"``, ``"forkserver"``; None is Python's default.
         remote: How shards are fetched whose address begins with ``http://``, ``https://`` or ``pipe:``.
+        loading: As in :class:`SampleDataModule`.
 
     Example:
         >>> from lit_iba.data import ShardDataModule
@@ -233,28 +238,10 @@ class ShardDataModule(SampleDataModule):
         test: str | list[str] | None = None,
         predict: str | list[str] | None = None,
         *,
-        preprocessing: Preprocessing | None = None,
-        batch_size: int = 16,
-        num_workers: int = 0,
-        seed: int = 0,
-        augment: bool = False,
-        block: int = 16,
-        max_corrupt_fraction: float | None = None,
-        num_classes: int | None = None,
-        multiprocessing_context: str | None = None,
         remote: Remote | None = None,
+        **loading: Any,
     ) -> None:
-        super().__init__(
-            preprocessing,
-            batch_size,
-            num_workers,
-            seed,
-            augment,
-            block,
-            max_corrupt_fraction,
-            num_classes,
-            multiprocessing_context,
-        )
+        super().__init__(**loading)
         self.remote = remote
         self.shards: dict[str, str | Sequence[str] | None] = {
             "train": train,
@@ -282,7 +269,7 @@ class QuickstartDataModule(ShardDataModule):
         val_samples: Number of validation pictures.
         test_samples: Number of test pictures.
         data_seed: Seed of the pictures.
-        batch_size, num_workers, seed, augment, block, multiprocessing_context: As in :class:`ShardDataModule`.
+        loading: As in :class:`SampleDataModule`; the size of the pictures is given.
 
     Example:
         >>> from lit_iba.data import QuickstartDataModule
@@ -303,12 +290,7 @@ class QuickstartDataModule(ShardDataModule):
         val_samples: int = 400,
         test_samples: int = 400,
         data_seed: int = 0,
-        batch_size: int = 16,
-        num_workers: int = 0,
-        seed: int = 0,
-        augment: bool = False,
-        block: int = 16,
-        multiprocessing_context: str | None = None,
+        **loading: Any,
     ) -> None:
         root = Path(folder)
         super().__init__(
@@ -317,12 +299,8 @@ class QuickstartDataModule(ShardDataModule):
             str(root / "test"),
             str(root / "test"),
             preprocessing=QUICKSTART_PREPROCESSING,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            augment=augment,
-            block=block,
-            multiprocessing_context=multiprocessing_context,
+            remote=None,
+            **loading,
         )
         self.folder = root
         self.settings = QuickstartSettings(train_samples, val_samples, test_samples, seed=data_seed)
@@ -341,11 +319,13 @@ class ImageFolderDataModule(SampleDataModule):
     """Pictures in one folder a class, without shards: for small data sets, or a first look.
 
     Args:
-        train, val, test, predict: Folders that hold a folder of pictures for each class.
+        train: Folder that holds a folder of training pictures for each class.
+        val: The same for validation.
+        test: The same for the test.
+        predict: The same for prediction.
         boxes: A folder of Pascal VOC files or a CSV file (see :meth:`ImageFolder.load`), for val, test and predict.
         class_names: Names of the folders in the order of their labels; by default they are sorted.
-        preprocessing, batch_size, num_workers, seed, augment, block: As in :class:`ShardDataModule`.
-        max_corrupt_fraction, multiprocessing_context: As in :class:`ShardDataModule`.
+        loading: As in :class:`SampleDataModule`.
 
     Example:
         >>> from lit_iba.data import ImageFolderDataModule
@@ -364,26 +344,9 @@ class ImageFolderDataModule(SampleDataModule):
         *,
         boxes: str | None = None,
         class_names: list[str] | None = None,
-        preprocessing: Preprocessing | None = None,
-        batch_size: int = 16,
-        num_workers: int = 0,
-        seed: int = 0,
-        augment: bool = False,
-        block: int = 16,
-        max_corrupt_fraction: float | None = None,
-        multiprocessing_context: str | None = None,
+        **loading: Any,
     ) -> None:
-        super().__init__(
-            preprocessing,
-            batch_size,
-            num_workers,
-            seed,
-            augment,
-            block,
-            max_corrupt_fraction,
-            None,
-            multiprocessing_context,
-        )
+        super().__init__(**loading)
         self.folders = {"train": train, "val": val, "test": test, "predict": predict}
         self.boxes = boxes
         self._class_names = class_names

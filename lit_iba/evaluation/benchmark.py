@@ -6,13 +6,10 @@ between processes until all files are there. A run that was killed does only wha
 
 from __future__ import annotations
 
-import datetime
 import json
 import logging
 import re
-import shlex
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,11 +24,11 @@ from lit_iba.data import ShardIndex
 from lit_iba.data.shards import Source
 from lit_iba.errors import InputError
 from lit_iba.evaluation.plan import EvaluationPlan, Named
-from lit_iba.evaluation.results import Gallery, spread, summarize_metrics, summary_table, write_results
+from lit_iba.evaluation.results import Gallery, spread, summarize_metrics, summary_table
 from lit_iba.evaluation.surroundings import POLL, StoredStatistics
 from lit_iba.evaluation.worker import ShardWorker
 from lit_iba.explainer import build_explainer
-from lit_iba.files import write_text
+from lit_iba.report.run_folder import CONFIG, GALLERY, RESULTS, ROWS, RunFolder
 from lit_iba.resumable.progress import EvaluationProgress
 from lit_iba.resumable.selection import Selection
 from lit_iba.resumable.store import as_of_today, first_difference, sweep_abandoned
@@ -40,7 +37,6 @@ if TYPE_CHECKING:
     from lightning import Fabric
 
 _log = logging.getLogger(__name__)
-SCHEMA = 1
 
 
 class Benchmark:
@@ -48,18 +44,18 @@ class Benchmark:
 
     Args:
         classifier: The network that is explained.
-        data: Shards to evaluate: a :class:`ShardIndex`, or what ``ShardIndex.load`` takes.
-        explainers: Settings by name. A name is a registered explainer's, or any other if the settings say
-            ``explainer: <name or class path>``.
-        metrics: Settings by name, likewise with ``metric: <name or class path>``.
+        data: Shards to evaluate: a folder with an index, tars or a pattern; or a :class:`ShardIndex`.
+        explainers: Settings by name; another name with ``explainer: NAME`` (or a class path) among the settings is an alias.
+        metrics: Settings by name; likewise with ``metric: NAME``.
         out: Folder of the run.
         batch_size: Images that are explained together.
         max_images: At most so many images, see :class:`Selection`.
-        max_box_fraction: Only images whose boxes cover less than this, see :class:`Selection`.
+        max_box_fraction: Only images whose boxes cover less than this share of the picture, see :class:`Selection`.
         target: ``"label"``, or ``"predicted"`` for the class that the classifier finds most probable.
         gallery: Number of pictures kept for the report.
-        panels: Of so many of them, the class score's decomposition by layers is drawn (see ``lit_iba.activity.panels``).
-        statistics_data: Shards that feature statistics are estimated from.
+        panels: Of so many of them, the class score's decomposition by layers is drawn (Grabska-Barwinska, figures 2 and 4;
+            see ``lit_iba.activity.panels``).
+        statistics_data: Shards that feature statistics are estimated on.
         statistics_images: How many of their images are used.
         statistics_folder: Where statistics are kept; by default ``<out>/statistics``.
         seed: Of the draw of images where ``max_images`` leaves a choice.
@@ -163,7 +159,7 @@ class Benchmark:
         if fabric.global_rank == 0:
             self._finish()
         fabric.barrier()
-        return json.loads((self.out / "results.json").read_text(encoding="utf-8"))
+        return RunFolder.read(self.out)
 
     def _wait_for_heatmaps(self) -> None:
         """Until every process has explained its shards."""
@@ -176,7 +172,7 @@ class Benchmark:
         if self.fresh and fabric.global_rank == 0:
             for folder in ("heatmaps", "rows", "statistics", "panels"):
                 shutil.rmtree(self.out / folder, ignore_errors=True)
-            for file in ("config.yaml", "results.json", "rows.csv", "gallery.safetensors"):
+            for file in (CONFIG, RESULTS, ROWS, GALLERY):
                 (self.out / file).unlink(missing_ok=True)
         fabric.barrier()
         config = self._checked_config()
@@ -185,15 +181,14 @@ class Benchmark:
             self.out.mkdir(parents=True, exist_ok=True)
             if swept := sweep_abandoned(self.out):
                 _log.warning("deleted %d unfinished files that a killed run left in %s", swept, self.out)
-            write_text(self.out / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-            write_text(self.out / "command.txt", shlex.join(sys.argv) + "\n")
+            RunFolder.write_config(self.out, config)
 
     def _checked_config(self) -> dict[str, Any]:
         """This run's config, and beside it the explainers and metrics that earlier runs in the same folder had.
 
         Explainers and metrics may be added to a folder; what two runs have in common must be equal.
         """
-        config, path = self.plan.config(), self.out / "config.yaml"
+        config, path = self.plan.config(), self.out / CONFIG
         if not path.is_file():
             return config
         earlier = as_of_today(yaml.safe_load(path.read_text(encoding="utf-8")))
@@ -217,11 +212,8 @@ class Benchmark:
                 f"no image of {self.source} is left to evaluate (max_images {plan.selection.max_images}, "
                 f"max_box_fraction {plan.selection.max_box_fraction}); loosen them or check the data"
             )
-        results = summarize_metrics(plan.rows, plan.metrics, list(plan.explainers), plan.stems, self.out / "rows.csv")
-        content = {
-            "schema": SCHEMA,
-            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "command": shlex.join(sys.argv),
+        results = summarize_metrics(plan.rows, plan.metrics, list(plan.explainers), plan.stems, self.out)
+        content = RunFolder.heading() | {
             "classifier": plan.classifier.identity,
             "data": {
                 "source": self.source, "images": plan.data.total, "used": sum(used), "corrupt": corrupt,
@@ -235,9 +227,8 @@ class Benchmark:
             "results": {m: {e: r.to_dict() for e, r in by_name.items()} for m, by_name in results.items()},
         }  # fmt: skip
         self._write_gallery(used, described)
-        write_results(self.out / "results.json", content)
         console = Console()
-        console.print(summary_table(json.loads((self.out / "results.json").read_text(encoding="utf-8"))))
+        console.print(summary_table(RunFolder.write(self.out, content)))
         if corrupt:
             console.print(f"{corrupt} of {plan.data.total} samples could not be decoded and were left out")
 
@@ -269,7 +260,7 @@ class Benchmark:
             if rows:
                 images = plan.selection.select(shard, plan.quotas[shard.stem], plan.classifier.preprocessing)
                 gallery.add(shard, images, rows)
-        gallery.save(self.out / "gallery.safetensors", described, plan.classifier.class_names)
+        gallery.save(self.out, described, plan.classifier.class_names)
         if self.panels:
             self._write_panels(gallery)
 

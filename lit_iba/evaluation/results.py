@@ -1,11 +1,9 @@
-"""From stored rows to the results of a run: ``results.json``, ``rows.csv``, ``gallery.safetensors`` and a table."""
+"""From stored rows to the results of a run: every metric's result, the rows of images, the gallery and a table."""
 
 from __future__ import annotations
 
-import csv
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lit_iba.data import Shard
-from lit_iba.files import whole_file, write_text
+from lit_iba.files import whole_file
 from lit_iba.metrics import HeatmapMetric, Result
+from lit_iba.report.run_folder import GALLERY, RunFolder
 from lit_iba.resumable.selection import SelectedImages
 from lit_iba.resumable.store import ShardStore
 
@@ -42,37 +41,23 @@ def summarize_metrics(
     metrics: Mapping[str, HeatmapMetric],
     explainers: Sequence[str],
     shards: Sequence[str],
-    path: Path,
+    out: Path,
 ) -> dict[str, dict[str, Result]]:
-    """The result of every metric and explainer, and the scalars of every image as CSV at ``path``."""
-    results: dict[str, dict[str, Result]] = {}
-    with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["key", "explainer", "metric", "quantity", "value"])
+    """The result of every metric and explainer; the scalars of every image are written as rows of the run ``out``."""
+    results: dict[str, dict[str, Result]] = {name: {} for name in metrics}
+
+    # One group after the other, so that the rows of a large data set are never all in memory.
+    def scalars() -> Iterator[tuple[str, str, str, str, float]]:
         for name, metric in metrics.items():
-            results[name] = {}
             for explainer in explainers:
                 rows, keys = gather_rows(store, f"{name}/{explainer}", shards)
                 results[name][explainer] = metric.summarize(rows)
                 for quantity, values in metric.scores(rows).items():
-                    writer.writerows(
-                        [k, explainer, name, quantity, v] for k, v in zip(keys, values.tolist(), strict=True)
-                    )
+                    for key, value in zip(keys, values.tolist(), strict=True):
+                        yield key, explainer, name, quantity, value
+
+    RunFolder.write_rows(out, scalars())
     return results
-
-
-def finite(value: Any) -> Any:
-    """The same nested lists and dicts with None where a number is NaN or infinite, for which JSON has no word."""
-    if isinstance(value, Mapping):
-        return {k: finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def write_results(path: Path, content: dict[str, Any]) -> None:
-    """Write ``results.json`` by atomic rename; numbers that do not exist (NaN) become null."""
-    write_text(path, json.dumps(finite(content), indent=1, default=str, allow_nan=False) + "\n")
 
 
 def spread(counts: Sequence[int], wanted: int) -> list[list[int]]:
@@ -112,8 +97,8 @@ class Gallery:
             self.parts.setdefault(name, []).append(tensor)
         self.keys += [images.keys[row] for row in rows]
 
-    def save(self, path: Path, described: dict[str, dict[str, Any]], class_names: Sequence[str]) -> None:
-        """Write ``gallery.safetensors``; ``described`` holds each explainer's unit and whether it is signed."""
+    def save(self, out: Path, described: dict[str, dict[str, Any]], class_names: Sequence[str]) -> None:
+        """Write it into the run ``out``; ``described`` holds each explainer's unit and whether it is signed."""
         tensors = {name: torch.cat(parts) for name, parts in self.parts.items()}
         labels = tensors["labels"].tolist() if tensors else []
         metadata = {
@@ -122,7 +107,7 @@ class Gallery:
             "signed": {name: described[name]["signed"] for name in self.explainers},
             "class_names": [class_names[label] if 0 <= label < len(class_names) else str(label) for label in labels],
         }
-        with whole_file(path) as part:
+        with whole_file(out / GALLERY) as part:
             save_file(tensors, part, metadata={k: json.dumps(v) for k, v in metadata.items()})
 
 

@@ -7,19 +7,13 @@ network is trained from scratch on what is left. A cell is one (method, p, seed)
 
 from __future__ import annotations
 
-import csv
-import datetime
-import json
-import shlex
 import shutil
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
@@ -31,13 +25,14 @@ from lit_iba.classifier.weights import save_weights
 from lit_iba.data import ShardIndex
 from lit_iba.data.shards import Source
 from lit_iba.errors import InputError
-from lit_iba.evaluation.benchmark import SCHEMA, Benchmark
+from lit_iba.evaluation.benchmark import Benchmark
 from lit_iba.evaluation.plan import Named
-from lit_iba.evaluation.results import summary_table, write_results
+from lit_iba.evaluation.results import summary_table
 from lit_iba.evaluation.roar_training import Pictures, Recipe, Retraining, hits, retrain
-from lit_iba.files import FolderLock, whole_file, write_text
+from lit_iba.files import FolderLock, whole_file
 from lit_iba.metrics.base import Result, mean_and_error
 from lit_iba.randomness import sample_generators
+from lit_iba.report.run_folder import GALLERY, RunFolder
 from lit_iba.resumable.selection import Selection
 from lit_iba.resumable.store import ShardStore, sweep_abandoned
 
@@ -71,11 +66,12 @@ class Roar:
     Args:
         train: Shards of training pictures.
         test: Shards of test pictures.
-        explainers: Settings by name, as in :class:`Benchmark`.
+        explainers: Settings by name, as in :class:`Benchmark`: another name with ``explainer: NAME`` is an alias.
         out: Folder of the run: heatmaps of both sets, cells, ``results.json`` and what else a report needs.
         classifier: The network that is explained; None trains one by the recipe (that of the first seed, nothing removed)
             and keeps it as ``classifier.safetensors``.
-        recipe: Settings of :class:`Recipe`.
+        recipe: A :class:`Recipe` or its settings: ``network``, ``epochs``, ``batch_size``, ``learning_rate``,
+            ``weight_decay``, ``decay_every``, ``decay``, ``validation_fraction``, ``augment``.
         percents: How much is removed, in percent of the pixels.
         seeds: One network for each, in every cell; equal seeds begin with equal weights, whatever the method.
         size: Side of the pictures in pixels, where no classifier says it.
@@ -344,10 +340,7 @@ class Roar:
     ) -> dict[str, Any]:
         results, test = self.results(accuracies), explained["test"]
         settings = {"recipe": asdict(self.recipe), "percents": self.percents, "seeds": self.seeds}
-        content = {
-            "schema": SCHEMA,
-            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "command": shlex.join(sys.argv),
+        content = RunFolder.heading() | {
             "classifier": test["classifier"],
             "data": test["data"] | {"train": explained["train"]["data"]},
             "explainers": test["explainers"],
@@ -356,26 +349,23 @@ class Roar:
             },
             "results": {"roar": {method: result.to_dict() for method, result in results.items()}},
         }
-        with whole_file(self.out / "rows.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["key", "explainer", "metric", "quantity", "value"])
-            for method in self.explainers:
-                points = {f"accuracy_at_{p:g}": accuracies[method, p].double() for p in self.percents}
-                points = {"score": torch.stack(list(points.values())).mean(dim=0), **points}
-                for quantity, values in points.items():
-                    writer.writerows(
-                        [f"seed{seed}", method, "roar", quantity, value]
-                        for seed, value in zip(self.seeds, values.tolist(), strict=True)
-                    )
-        with whole_file(self.out / "gallery.safetensors") as part:
-            shutil.copyfile(self.out / "test" / "gallery.safetensors", part)
-        write_text(self.out / "command.txt", shlex.join(sys.argv) + "\n")
+        RunFolder.write_rows(self.out, self._rows(accuracies))
+        with whole_file(self.out / GALLERY) as part:
+            shutil.copyfile(self.out / "test" / GALLERY, part)
         explainers = {name: dict(settings or {}) for name, settings in self.explainers.items()}
-        write_text(self.out / "config.yaml", yaml.safe_dump(settings | {"explainers": explainers}, sort_keys=False))
-        write_results(self.out / "results.json", content)
-        written = json.loads((self.out / "results.json").read_text(encoding="utf-8"))
+        RunFolder.write_config(self.out, settings | {"explainers": explainers})
+        written = RunFolder.write(self.out, content)
         Console().print(summary_table(written))
         return written
+
+    def _rows(self, accuracies: dict[tuple[str, float], Tensor]) -> Iterator[tuple[str, str, str, str, float]]:
+        """For the run's rows: each seed's accuracies, and their mean as its score."""
+        for method in self.explainers:
+            points = {f"accuracy_at_{p:g}": accuracies[method, p].double() for p in self.percents}
+            points = {"score": torch.stack(list(points.values())).mean(dim=0), **points}
+            for quantity, values in points.items():
+                for seed, value in zip(self.seeds, values.tolist(), strict=True):
+                    yield f"seed{seed}", method, "roar", quantity, value
 
 
 def _cell(percent: float, seed: int) -> str:

@@ -1,26 +1,35 @@
-"""What a finished benchmark left in its folder, read into plain dataclasses and checked.
+"""The folder of a run: how its files are written, and what they hold as plain dataclasses, checked.
 
-Only files are read here: results.json (needed), rows.csv, gallery.safetensors, config.yaml and command.txt (each may be
-missing). Nothing is computed again.
+Every run writes results.json here; a benchmark also rows.csv, gallery.safetensors, config.yaml and command.txt, each of which
+may be missing when a report is made. Nothing is computed again.
 """
 
 from __future__ import annotations
 
 import csv
+import datetime
 import json
 import math
+import shlex
+import sys
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lit_iba.errors import InputError
+from lit_iba.files import whole_file, write_text
 
+SCHEMA = 1  # of results.json; raise it when what is written here can no longer be read by what is below
+RESULTS, ROWS, GALLERY = "results.json", "rows.csv", "gallery.safetensors"
+CONFIG, COMMAND = "config.yaml", "command.txt"
+COLUMNS = ("key", "explainer", "metric", "quantity", "value")
 MEND = "run `evaluate.py benchmark` again with the same run folder to write it anew"
 
 
@@ -89,7 +98,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Everything that a report tells.
+    """Everything that a report tells, as :func:`read_run` reads it; and how the files of a run are written.
 
     Example:
         >>> from lit_iba.report import read_run
@@ -110,6 +119,61 @@ class RunFolder:
     rows: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]  # metric, explainer, quantity, key
     gallery: Gallery | None
 
+    @staticmethod
+    def heading() -> dict[str, Any]:
+        """What ``results.json`` begins with: the schema, and when and by which command the run was made."""
+        return {
+            "schema": SCHEMA,
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "command": shlex.join(sys.argv),
+        }
+
+    @staticmethod
+    def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+        """Write what a run was asked for: ``config.yaml``, and the command as it was typed."""
+        write_text(folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False))
+        write_text(folder / COMMAND, shlex.join(sys.argv) + "\n")
+
+    @staticmethod
+    def write_rows(folder: Path, rows: Iterable[tuple[str, str, str, str, float]]) -> None:
+        """Write ``rows.csv``: for each number its image's key, explainer, metric, quantity and value."""
+        with whole_file(folder / ROWS) as part, part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
+            writer.writerows(rows)
+
+    @staticmethod
+    def write(folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
+        """Write ``results.json``, the last file of a run; numbers that do not exist (NaN) become null.
+
+        Args:
+            folder: Of the run.
+            results: What the run found, with a :meth:`heading`.
+
+        Returns:
+            The same, as it is read again.
+        """
+        write_text(folder / RESULTS, json.dumps(_finite(results), indent=1, default=str, allow_nan=False) + "\n")
+        return RunFolder.read(folder)
+
+    @staticmethod
+    def read(folder: Path) -> dict[str, Any]:
+        """The content of ``results.json``, of whatever kind the run is.
+
+        Raises:
+            InputError: It is missing, damaged or of another schema.
+        """
+        return _read_results(folder / RESULTS)
+
+
+def _finite(value: Any) -> Any:
+    """The same nested lists and dicts with None where a number is NaN or infinite, for which JSON has no word."""
+    if isinstance(value, Mapping):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
 
 def read_run(folder: str | Path) -> RunFolder:
     """Read a run folder.
@@ -124,7 +188,7 @@ def read_run(folder: str | Path) -> RunFolder:
         ['random', 'saliency']
     """
     folder = Path(folder)
-    document = _read_results(folder / "results.json")
+    document = RunFolder.read(folder)
     try:
         explainers = {name: _explainer(value) for name, value in document["explainers"].items()}
         metrics = {name: _metric(value) for name, value in document["metrics"].items()}
@@ -132,11 +196,11 @@ def read_run(folder: str | Path) -> RunFolder:
             metric: {name: _result(value) for name, value in methods.items()}
             for metric, methods in document["results"].items()
         }
-        command = _read_text(folder / "command.txt") or str(document.get("command", ""))
+        command = _read_text(folder / COMMAND) or str(document.get("command", ""))
         classifier, data = dict(document.get("classifier") or {}), dict(document.get("data") or {})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         said = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise InputError(f"{folder / 'results.json'} is not a complete table of results ({said}); {MEND}") from error
+        raise InputError(f"{folder / RESULTS} is not a complete table of results ({said}); {MEND}") from error
     for metric, methods in results.items():
         metrics.setdefault(metric, MetricInfo(metric, {}, "", "higher"))
         for name in methods:
@@ -145,14 +209,14 @@ def read_run(folder: str | Path) -> RunFolder:
         path=folder,
         created=str(document.get("created", "")),
         command=command.strip(),
-        config=_read_text(folder / "config.yaml"),
+        config=_read_text(folder / CONFIG),
         classifier=classifier,
         data=data,
         explainers=explainers,
         metrics=metrics,
         results=results,
-        rows=_read_rows(folder / "rows.csv"),
-        gallery=_read_gallery(folder / "gallery.safetensors"),
+        rows=_read_rows(folder / ROWS),
+        gallery=_read_gallery(folder / GALLERY),
     )
 
 
@@ -165,9 +229,9 @@ def _read_results(path: Path) -> dict[str, Any]:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise InputError(f"{path} is damaged ({error}); {MEND}") from error
-    if not isinstance(document, dict) or document.get("schema") != 1:
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         schema = document.get("schema") if isinstance(document, dict) else type(document).__name__
-        raise InputError(f"{path} has schema {schema!r}, but this version reads schema 1; {MEND}")
+        raise InputError(f"{path} has schema {schema!r}, but this version reads schema {SCHEMA}; {MEND}")
     return document
 
 
@@ -225,8 +289,8 @@ def _read_rows(path: Path) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
         return rows
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        if not {"key", "explainer", "metric", "quantity", "value"} <= set(reader.fieldnames or ()):
-            raise InputError(f"{path} starts with {reader.fieldnames}, not key,explainer,metric,quantity,value; {MEND}")
+        if not set(COLUMNS) <= set(reader.fieldnames or ()):
+            raise InputError(f"{path} starts with {reader.fieldnames}, not {','.join(COLUMNS)}; {MEND}")
         try:
             for row in reader:
                 rows[row["metric"]][row["explainer"]][row["quantity"]][row["key"]] = float(row["value"])

@@ -6,27 +6,23 @@ not made again.
 
 from __future__ import annotations
 
-import csv
-import datetime
 import hashlib
 import json
-import shlex
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from rich.console import Console
 from rich.progress import track
 
 from lit_iba.checks import check_literals
 from lit_iba.errors import InputError
-from lit_iba.evaluation.results import summary_table, write_results
-from lit_iba.files import FolderLock, whole_file, write_text
+from lit_iba.evaluation.results import summary_table
+from lit_iba.files import FolderLock, write_text
 from lit_iba.randomness import generator_for, sample_generators
+from lit_iba.report.run_folder import RunFolder
 from lit_iba.statistics import FeatureStatistics
 from lit_iba.text.classifier import TextClassifier
 from lit_iba.text.explainer import TextExplainer, build_text_explainer
@@ -204,10 +200,7 @@ class TextBenchmark:
 
     def _write(self, rows: dict[str, dict[str, torch.Tensor]], seconds: dict[str, float]) -> dict[str, Any]:
         config = {"explainers": self.settings, "metrics": {n: m.settings for n, m in self.metrics.items()}}
-        content = {
-            "schema": 1,
-            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "command": shlex.join(sys.argv),
+        content = RunFolder.heading() | {
             "classifier": self.classifier.identity,
             "data": {"images": len(self.reviews), "used": len(self.reviews), "kind": "reviews", "target": self.target,
                      "statistics": str(self.source.data), "statistics_texts": self.source.texts},
@@ -226,17 +219,14 @@ class TextBenchmark:
                 for name, by_method in rows.items()
             },
         }  # fmt: skip
-        with whole_file(self.out / "rows.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["key", "explainer", "metric", "quantity", "value"])
-            for name, by_method in rows.items():
-                for method, found in by_method.items():
-                    scores = self.metrics[name].scores(found).tolist()
-                    keyed = zip([review.key for review in self.reviews], scores, strict=True)
-                    writer.writerows([key, method, name, "score", score] for key, score in keyed)
-        write_text(self.out / "command.txt", shlex.join(sys.argv) + "\n")
-        write_text(self.out / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-        write_results(self.out / "results.json", content)
-        written: dict[str, Any] = json.loads((self.out / "results.json").read_text(encoding="utf-8"))
+        scores = (
+            (review.key, method, name, "score", score)
+            for name, by_method in rows.items()
+            for method, found in by_method.items()
+            for review, score in zip(self.reviews, self.metrics[name].scores(found).tolist(), strict=True)
+        )
+        RunFolder.write_rows(self.out, scores)
+        RunFolder.write_config(self.out, config)
+        written = RunFolder.write(self.out, content)
         Console().print(summary_table(written))
         return written

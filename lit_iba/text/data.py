@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -91,7 +92,8 @@ class IMDBDataModule(SampleDataModule):
         min_count: How often a word must occur, where the vocabulary is built.
         val_fraction: Share of the training reviews that is held out for validation (and not in the vocabulary).
         max_length: Words kept of a review, from its beginning.
-        batch_size, num_workers, seed: As in :class:`lit_iba.data.ShardDataModule`.
+        batch_size: Reviews in each batch of one process.
+        loading: As in :class:`lit_iba.data.SampleDataModule`; pictures have some more settings than reviews.
 
     Raises:
         InputError: A setting is out of range.
@@ -115,10 +117,18 @@ class IMDBDataModule(SampleDataModule):
         val_fraction: float = 0.1,
         max_length: int = 400,
         batch_size: int = 32,
-        num_workers: int = 0,
-        seed: int = 0,
+        **loading: Any,
     ) -> None:
-        super().__init__(None, batch_size, num_workers, seed, block=1)
+        # What only pictures have is no setting here, on the command line neither.
+        super().__init__(
+            preprocessing=None,
+            batch_size=batch_size,
+            augment=False,
+            block=1,
+            max_corrupt_fraction=None,
+            num_classes=None,
+            **loading,
+        )
         if not 0 < val_fraction < 1 or max_length < 1:
             raise InputError(f"val_fraction {val_fraction} must lie between 0 and 1, max_length {max_length} above 0")
         self.paths = {"train": train, "val": train, "test": test, "predict": predict}

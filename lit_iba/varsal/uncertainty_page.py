@@ -16,6 +16,7 @@ from lit_iba.report.markdown import code_block
 from lit_iba.report.naming import ABSENT, number
 from lit_iba.report.page import document
 from lit_iba.report.pictures import photograph_uri, picture_uri, png_uri
+from lit_iba.report.run_folder import RESULTS, RunFolder
 from lit_iba.report.templates import render
 from lit_iba.varsal.uncertainty_plots import (
     MEASURES,
@@ -94,14 +95,14 @@ def write_uncertainty(results: Results, rows: Rows, figure: Rows, out: str | Pat
         with whole_file(folder / f"{name}.png") as part:
             part.write_bytes(content)
     texts = {
-        "results.json": json.dumps(results, indent=1) + "\n",
         "uncertainty.csv": _csv(rows),
         "uncertainty.md": _markdown(results, list(plots)),
         "uncertainty.html": page(results, plots, figure),
     }
     for name, text in texts.items():
         write_text(folder / name, text)
-    return [*(folder / name for name in texts), *(folder / f"{name}.png" for name in plots)]
+    RunFolder.write(folder, results)
+    return [folder / RESULTS, *(folder / name for name in texts), *(folder / f"{name}.png" for name in plots)]
 
 
 def condition_table(results: Results) -> tuple[list[str], list[list[str]]]:

@@ -7,10 +7,7 @@ uncertainty_results.py.
 
 from __future__ import annotations
 
-import datetime
 import json
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +24,7 @@ from lit_iba.explainer import build_explainer
 from lit_iba.files import FolderLock
 from lit_iba.metrics.low_k_perturbation import LowKPerturbation, low_k_divergences
 from lit_iba.randomness import sample_generators
+from lit_iba.report.run_folder import RunFolder
 from lit_iba.resumable.identity import explainer_identity
 from lit_iba.resumable.progress import EvaluationProgress
 from lit_iba.resumable.selection import SelectedImages, Selection
@@ -61,7 +59,7 @@ class UncertaintySettings:
         samples: Maps drawn from the posterior of an image for the calibration, beside one held out; 0 leaves that out.
             With 19, the levels 10 to 90 % can be met exactly.
         calibrated_severities: Where that is done; 0 stands for clean.
-        percentages: Of the pixels that are removed, as in ``low_k_perturbation``.
+        percentages: Of the least salient pixels that are removed to judge a map, as in ``low_k_perturbation``.
         max_images: At most so many; None takes all.
         batch_size: Images that are explained together.
         forward_batch_size: Images a forward pass of the classifier.
@@ -203,9 +201,7 @@ def run_uncertainty(
         if not len(rows["error"]):
             raise InputError(f"no image of the data is left to measure (max_images {settings.max_images})")
         names = [key for _, metadata in read for key in _keys(metadata)]
-        about = {
-            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "command": shlex.join(sys.argv),
+        about = RunFolder.heading() | {
             "classifier": classifier.identity,
             "explainer": made_of["explainer"],
             "data": {"images": data.total, "used": len(names), "identity": data.identity()},

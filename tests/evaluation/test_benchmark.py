@@ -13,6 +13,7 @@ import safetensors
 import torch
 from benchmark_toys import EXPLAINERS, METRICS, benchmark, classifier, make_data, numbers
 from lightning import Fabric
+from run_folder_toys import read_or_refused
 
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.data import ShardIndex
@@ -84,8 +85,9 @@ def test_results_are_those_of_explaining_and_judging_by_hand(finished, data, nam
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4, equal_nan=True)
 
 
-def test_run_folder_holds_what_is_promised(finished, data):
+def test_run_folder_holds_what_is_promised(finished, data, tmp_path):
     results, out = finished
+    assert read_or_refused(out, tmp_path) == results
     assert results["data"] | {"identity": ""} == {
         "source": data, "images": 18, "used": 17, "corrupt": 1, "identity": "",
     }  # fmt: skip

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning import Fabric
 from roar_toys import EXPLAINERS, RECIPE, SIDE, make_data, network, roar
+from run_folder_toys import read_or_refused
 from torch.utils.flop_counter import FlopCounterMode
 
 from lit_iba import FrozenClassifier, InputError
@@ -165,8 +166,9 @@ def test_the_predicted_class_is_explained_unless_the_label_is_asked_for():
         assert inspect.signature(made).parameters["target"].default == "predicted"
 
 
-def test_the_report_shows_it(finished):
-    _, out = finished
+def test_the_report_shows_it(finished, tmp_path):
+    results, out = finished
+    assert read_or_refused(out, tmp_path) == results
     texts = {path.name: path.read_text() for path in write_report(out) if path.suffix in (".html", ".md")}
     for text in texts.values():
         assert "ROAR" in text

@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from rich.console import Console
+from run_folder_toys import read_or_refused
 from text_toys import BAD
 
 from lit_iba.cli.main import main
@@ -115,7 +116,7 @@ def test_the_benchmark_config_runs_and_goes_on(toy_run: Path, tmp_path: Path, mo
     ]  # fmt: skip
     assert main(arguments, "evaluate.py") == 0
     out = Path(given["out"])
-    results = json.loads((out / "results.json").read_text())
+    results = read_or_refused(out, tmp_path)
     assert set(results["results"]) == {"sensitivity_n", "insertion", "deletion"}
     for by_explainer in results["results"].values():
         assert set(by_explainer) == set(explainers)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from run_folder_toys import read_or_refused
 from uncertainty_toys import ToyPosterior
 
 from lit_iba import FrozenClassifier, InputError
@@ -129,7 +130,7 @@ def test_figure_7_shows_clean_and_the_highest_severity(classifier: FrozenClassif
 
 
 def test_the_command_writes_tables_plots_and_a_page(
-    data: ShardIndex, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: ShardIndex, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shards = str(Path(data.shards[0].path).parent)
     arguments = [
@@ -138,7 +139,7 @@ def test_the_command_writes_tables_plots_and_a_page(
         "--percentages", "[50]", "--gallery", "1", "--resamples", "20", "--device", "cpu",
     ]  # fmt: skip
     assert main(arguments, "evaluate.py") == 0, capsys.readouterr().err
-    results = json.loads((tmp_path / "results.json").read_text())
+    results = read_or_refused(tmp_path, tmp_path_factory.mktemp("elsewhere"))
     assert results["data"]["used"] == 8
     assert [c["corruption"] for c in results["conditions"]] == ["clean", "brightness", "motion_blur"]
     rows = list(csv.DictReader((tmp_path / "uncertainty.csv").read_text().splitlines()))
