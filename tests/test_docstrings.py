@@ -1,4 +1,4 @@
-"""Docstrings and pyproject.toml tell the truth: what they name exists, in the order in which it is passed."""
+"""Docstrings, pyproject.toml and private names tell the truth: what is named exists, and what is private stays so."""
 
 import ast
 import re
@@ -93,3 +93,56 @@ def test_whatever_is_imported_is_declared() -> None:
             imported.add(node.module.split(".")[0])
     outside = imported - sys.stdlib_module_names - {"lit_iba"}
     assert {IMPORTED_AS.get(name, name) for name in outside} <= declared
+
+
+THEIRS = {  # private names of torch, Lightning and jsonargparse for which these offer no public ones
+    "_BatchNorm",
+    "_C",
+    "_ConvNd",
+    "_actions",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_cdata",
+    "_convolution_pointwise",
+    "_convolution_transpose_pointwise",
+    "_current_graph_task_id",
+    "_ddp_kwargs",
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_new_shared",
+    "_overloadpacket",
+    "_reset_parameters",
+    "_reversed_padding_repeated_twice",
+    "_typehint",
+    "_version",
+}
+
+
+def private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def foreign_private_names(tree: ast.AST) -> set[str]:
+    """Private names that a file takes from another one, or from an object whose class it does not define."""
+    own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            found |= {alias.name for alias in node.names if private(alias.name)}
+        elif isinstance(node, ast.Attribute) and private(node.attr):
+            by = node.value.id if isinstance(node.value, ast.Name) else ""
+            if by in ("self", "cls"):
+                own.add(node.attr)
+            else:
+                found.add(node.attr)
+    return found - own
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_private_names_stay_in_their_file(path: Path) -> None:
+    assert foreign_private_names(TREES[path]) <= THEIRS
+
+
+@pytest.mark.parametrize("text", ["from lit_iba.iba import _x", "network._x", "self.network._x()"])
+def test_a_private_name_of_another_file_is_found(text: str) -> None:
+    assert foreign_private_names(ast.parse(text)) == {"_x"}

@@ -201,7 +201,7 @@ class HookedActivity:
 
     def __init__(self, classifier: FrozenClassifier, activity: Sequence[str]) -> None:
         self.model, self.activity = classifier.model, list(activity)
-        self._modules = {name: classifier._network._module(name) for name in activity if name != INPUT}  # type: ignore[union-attr]
+        self._modules = {name: classifier.cuttable.module_at(name) for name in activity if name != INPUT}  # type: ignore[union-attr]
 
     def attribute(self, images: Tensor, targets: Tensor) -> Attributions:
         """As :meth:`Decomposition.attribute`."""
@@ -248,7 +248,7 @@ def _with_gradients(layers: NetworkLayers, activity: dict[str, fx.Node], bias: d
     """A module from images to (logits, activations, outputs of the bias nodes, effective biases)."""
     network, graph = layers.network, fx.Graph()
     wanted = {*activity.values(), *bias.values()}
-    differentiated = {above for node in wanted for above in network._descendants(node)}
+    differentiated = {above for node in wanted for above in network.descendants(node)}
     env: dict[fx.Node, fx.Node] = {}
     tracked: dict[fx.Node, fx.Node] = {}
     effective: dict[fx.Node, fx.Node] = {}
@@ -274,7 +274,7 @@ def _with_gradients(layers: NetworkLayers, activity: dict[str, fx.Node], bias: d
         for source in overwritten:
             env[source] = env[node]  # what reads the source from here on sees what was written into it
     outputs = (
-        env[network._logits()],
+        env[network.logits_node()],
         [tracked[node] for node in activity.values()],
         [tracked[node] for node in bias.values()],
         [effective[node] for node in bias.values()],

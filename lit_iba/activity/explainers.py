@@ -136,7 +136,7 @@ class ActivityAttribution(LayerAggregate):
         super().__init__(classifier, layers, signed, forward_batch_size, seed, upsampling)
         self._pass: Decomposition | HookedActivity
         self._above: list[str] | None = None
-        if isinstance(classifier._network, HookedNetwork) and isinstance(layers, list):
+        if isinstance(classifier.cuttable, HookedNetwork) and isinstance(layers, list):
             say_if_inexact(classifier, ["it cannot be traced"])
             self.layers, self._pass = layers, HookedActivity(classifier, layers)
             return

@@ -50,7 +50,7 @@ class NetworkLayers:
     """
 
     def __init__(self, classifier: FrozenClassifier, names: Sequence[str] | None = None) -> None:
-        network = classifier._network
+        network = classifier.cuttable
         if isinstance(network, HookedNetwork):
             raise InputError(
                 f"{classifier.name} cannot be traced, so that its layers and biases are not known; "
@@ -64,7 +64,7 @@ class NetworkLayers:
             raise InputError(
                 "the list of a network's layers is empty or holds 'input', which is no layer; name its layers"
             )
-        found = self._discover() if names is None else {name: network._node(name) for name in names}
+        found = self._discover() if names is None else {name: network.node_of(name) for name in names}
         self._nodes = dict(sorted(found.items(), key=lambda item: self._place[item[1]]))
         self.names = list(self._nodes)
         self.bias_nodes = self._find_biases()
@@ -78,7 +78,7 @@ class NetworkLayers:
         Raises:
             InputError: There is none of that name.
         """
-        return self.network.input if layer == INPUT else self._nodes.get(layer) or self.network._node(layer)
+        return self.network.input if layer == INPUT else self._nodes.get(layer) or self.network.node_of(layer)
 
     def in_order(self, layers: Sequence[str]) -> list[str]:
         """Any of the network's layers, from the image upwards, each once."""
@@ -90,7 +90,7 @@ class NetworkLayers:
 
     def biases_above(self, layer: str) -> list[str]:
         """Names of the bias nodes that act on a layer's output: l' > l in equation 13."""
-        above = self.network._descendants(self.node(layer)) - {self.node(layer)}
+        above = self.network.descendants(self.node(layer)) - {self.node(layer)}
         return [name for name, node in self.bias_nodes.items() if node in above]
 
     def bias_layers(self) -> list[str]:
@@ -98,7 +98,7 @@ class NetworkLayers:
         return list(dict.fromkeys(self.owner.values()))
 
     def _owner(self, name: str, node: fx.Node) -> str:
-        above = self.network._descendants(node)
+        above = self.network.descendants(node)
         return next((layer for layer in self.names if self._nodes[layer] in above), name)
 
     def _find_biases(self) -> dict[str, fx.Node]:
@@ -123,7 +123,7 @@ class NetworkLayers:
         for node in candidates:
             around = _parents(names.get(node, node.name))
             block = next((name for name in around if type(model.get_submodule(name)) in blocks), None)
-            end = node if block is None else self.network._node(block)
+            end = node if block is None else self.network.node_of(block)
             if end in self._cuts:
                 kept[end] = block
         with_positions = self._with_positions(list(kept))
@@ -175,7 +175,7 @@ class NetworkLayers:
         name = self.network.names.get(node, node.name)
         for short in [*_parents(name), name]:
             inside = [n for n in others if self.network.names.get(n, n.name).startswith(short + ".") and n is not node]
-            if self.network._node(short) is node and not inside:
+            if self.network.node_of(short) is node and not inside:
                 return short
         return name
 
@@ -230,10 +230,10 @@ def _parents(name: str) -> list[str]:
 
 def _on_the_way(network: TracedNetwork) -> list[fx.Node]:
     """The operations between images and class scores, in order of execution, without those on shapes."""
-    needed = {network._logits()}
+    needed = {network.logits_node()}
     for node in reversed(network.nodes):
         if node in needed:
-            needed.update(n for n in node.all_input_nodes if n in network.of_images and not network._is_size(n))
+            needed.update(n for n in node.all_input_nodes if n in network.of_images and not network.is_size(n))
     return [node for node in network.nodes if node in needed and node is not network.input]
 
 

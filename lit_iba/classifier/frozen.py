@@ -119,7 +119,7 @@ class FrozenClassifier(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         # The traced graph holds a tracer, which cannot be pickled; it is made again where it is needed.
         return {
-            k: v for k, v in self.__dict__.items() if k not in ("_traced", "_network", "_splits", "_folded", "_tapped")
+            k: v for k, v in self.__dict__.items() if k not in ("_traced", "cuttable", "_splits", "_folded", "_tapped")
         }
 
     @functools.cached_property
@@ -134,7 +134,8 @@ class FrozenClassifier(nn.Module):
             return error
 
     @functools.cached_property
-    def _network(self) -> TracedNetwork | HookedNetwork:
+    def cuttable(self) -> TracedNetwork | HookedNetwork:
+        """The network as something that can be cut behind a layer: traced, or with hooks where it cannot be."""
         if isinstance(self._traced, TracedNetwork):
             return self._traced
         reason = str(self._traced).splitlines()[0] if str(self._traced) else type(self._traced).__name__
@@ -181,7 +182,7 @@ class FrozenClassifier(nn.Module):
         """
         names, folded, known = tuple(layers), self.folded(), self.__dict__.get("_tapped")
         if known is None or known[0] is not folded or known[1] != names:
-            network = self._network.logits_and_taps(names)
+            network = self.cuttable.logits_and_taps(names)
             if folded is not self and isinstance(network, fx.GraphModule):
                 network = made_fast(network)
             known = self.__dict__["_tapped"] = folded, names, network
@@ -189,7 +190,7 @@ class FrozenClassifier(nn.Module):
 
     def layers(self) -> list[str]:
         """Names of all the layers that can be cut or tapped, in order of execution."""
-        return self._network.layers()
+        return self.cuttable.layers()
 
     def split(self, layer: str, taps: Iterable[str] = ()) -> Split:
         """Cut behind a layer.
@@ -206,12 +207,12 @@ class FrozenClassifier(nn.Module):
         """
         key = (layer, *taps)
         if key not in self._splits:
-            self._splits[key] = self._network.split(layer, key[1:])
+            self._splits[key] = self.cuttable.split(layer, key[1:])
         return self._splits[key]
 
     def taps(self, layers: Iterable[str]) -> Any:
         """A function from images to a dict of the named layers' outputs, computed in one pass up to the last of them."""
-        return self._network.taps(list(layers))
+        return self.cuttable.taps(list(layers))
 
     @torch.no_grad()
     def feature_shape(self, layer: str, image_size: tuple[int, int] | None = None) -> torch.Size:

@@ -33,7 +33,8 @@ class HookedNetwork:
         """Names of the modules."""
         return [name for name, _ in self.model.named_modules() if name]
 
-    def _module(self, layer: str) -> nn.Module:
+    def module_at(self, layer: str) -> nn.Module:
+        """The module of that name, or an error that lists the nearest ones."""
         modules = dict(self.model.named_modules())
         if layer not in modules or not layer:
             raise unknown_name(f"layer of {self.name}", layer, self.layers(), "(see classifier.layers())")
@@ -41,7 +42,7 @@ class HookedNetwork:
 
     def taps(self, layers: Iterable[str]) -> Any:
         """A function from images to a dict of the named layers' outputs."""
-        modules = {name: self._module(name) for name in layers}
+        modules = {name: self.module_at(name) for name in layers}
 
         def collect(images: Tensor) -> dict[str, Tensor]:
             return self._collect(images, modules)[1]
@@ -50,7 +51,7 @@ class HookedNetwork:
 
     def logits_and_taps(self, layers: Iterable[str]) -> Any:
         """A function from images to logits and a dict of the named layers' outputs."""
-        modules = {name: self._module(name) for name in layers}
+        modules = {name: self.module_at(name) for name in layers}
         return lambda images: self._collect(images, modules)
 
     def _collect(self, images: Tensor, modules: dict[str, nn.Module]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -68,8 +69,8 @@ class HookedNetwork:
 
     def split(self, layer: str, taps: Sequence[str] = ()) -> Split:
         """Cut behind a module; the images are the carried value."""
-        module = self._module(layer)
-        tapped = {name: self._module(name) for name in taps}
+        module = self.module_at(layer)
+        tapped = {name: self.module_at(name) for name in taps}
 
         def head(images: Tensor) -> tuple[Tensor, Tensor]:
             found: list[Tensor] = []

@@ -121,20 +121,21 @@ class TracedNetwork:
         self.names: dict[fx.Node, str] = tracer.node_to_qualname
         self.nodes = list(self.graph.nodes)
         self.input = next(n for n in self.nodes if n.op == "placeholder")
-        self.of_images = self._descendants(self.input)
+        self.of_images = self.descendants(self.input)
 
     def layers(self) -> list[str]:
         """Every name that can be given to :meth:`split` or :meth:`taps`, in order of execution."""
         names: dict[str, None] = {}
         for node in self.nodes:
-            if node not in self.of_images or node.op in ("placeholder", "output") or self._is_size(node):
+            if node not in self.of_images or node.op in ("placeholder", "output") or self.is_size(node):
                 continue
             parts = self.names.get(node, node.name).split(".")
             for length in range(1, len(parts) + 1):
                 names.setdefault(".".join(parts[:length]))
         return list(names)
 
-    def _node(self, layer: str) -> fx.Node:
+    def node_of(self, layer: str) -> fx.Node:
+        """The node whose output is the layer's."""
         found = [
             n for n in self.nodes if self.names.get(n, "") == layer or self.names.get(n, "").startswith(layer + ".")
         ]
@@ -143,22 +144,24 @@ class TracedNetwork:
             raise unknown_name(f"layer of {self.name}", layer, self.layers(), "(see classifier.layers())")
         return found[-1]
 
-    def _descendants(self, start: fx.Node) -> set[fx.Node]:
+    def descendants(self, start: fx.Node) -> set[fx.Node]:
+        """The node and whatever depends on it."""
         reached = {start}
         for node in self.nodes:  # in order of execution, so that one pass is enough
             if any(n in reached for n in node.all_input_nodes):
                 reached.add(node)
         return reached
 
-    def _logits(self) -> fx.Node:
+    def logits_node(self) -> fx.Node:
+        """The node of the network's output."""
         return next(n for n in self.nodes if n.op == "output").all_input_nodes[0]
 
-    def _is_size(self, node: fx.Node) -> bool:
+    def is_size(self, node: fx.Node) -> bool:
         """Whether a node computes with shapes rather than with tensors: such values are made again behind the cut."""
         if _is_shape(node):
             return True
         return (
-            node.op == "call_function" and bool(node.all_input_nodes) and all(map(self._is_size, node.all_input_nodes))
+            node.op == "call_function" and bool(node.all_input_nodes) and all(map(self.is_size, node.all_input_nodes))
         )
 
     def _copy(self, target: fx.Graph, node: fx.Node, env: dict[fx.Node, fx.Node]) -> fx.Node:
@@ -194,25 +197,25 @@ class TracedNetwork:
 
     def whole(self) -> fx.GraphModule:
         """A module from images to logits: the network itself."""
-        return self.extract(self._logits())
+        return self.extract(self.logits_node())
 
     def split(self, layer: str, taps: Sequence[str] = ()) -> Split:
         """Cut behind ``layer``; ``taps`` name the layers that ``Split.observe`` returns besides."""
-        cut = self._node(layer)
-        behind = self._descendants(cut)
+        cut = self.node_of(layer)
+        behind = self.descendants(cut)
         carried: dict[fx.Node, None] = {}
 
         def find_carried(node: fx.Node) -> None:
             if node is cut or node in carried or node not in self.of_images:
                 return  # what does not depend on the images is computed again on the side that uses it
-            if self._is_size(node) and not _is_shape(node):
+            if self.is_size(node) and not _is_shape(node):
                 for source in node.all_input_nodes:
                     find_carried(source)
             else:
                 carried.setdefault(node)
 
         crossing = [n for n in self.nodes if n in behind and n is not cut]
-        if self._logits() not in behind or not crossing:
+        if self.logits_node() not in behind or not crossing:
             raise InputError(f"the classifier's output does not depend on layer {layer!r}; choose one before it")
         for node in crossing:
             for source in node.all_input_nodes:
@@ -228,23 +231,23 @@ class TracedNetwork:
                 env[node] = tail.call_method("clone", (env[node],))
         for node in crossing:
             if node.op == "output":
-                tail.output(env[self._logits()])
+                tail.output(env[self.logits_node()])
             else:
                 self._copy(tail, node, env)
         tail_module = graph_module(self.model, tail)
         tail_module.graph.eliminate_dead_code()
         tail_module.recompile()
         head = self.extract((cut, *carried))
-        observe = self.extract((cut, tuple(carried), {name: self._node(name) for name in taps})) if taps else None
+        observe = self.extract((cut, tuple(carried), {name: self.node_of(name) for name in taps})) if taps else None
         return Split(layer, head, tail_module, observe)
 
     def taps(self, layers: Iterable[str]) -> fx.GraphModule:
         """A module from images to a dict of the named layers' outputs."""
-        return self.extract({name: self._node(name) for name in layers})
+        return self.extract({name: self.node_of(name) for name in layers})
 
     def logits_and_taps(self, layers: Iterable[str]) -> fx.GraphModule:
         """A module from images to logits and a dict of the named layers' outputs."""
-        return self.extract((self._logits(), {name: self._node(name) for name in layers}))
+        return self.extract((self.logits_node(), {name: self.node_of(name) for name in layers}))
 
 
 def _is_shape(node: fx.Node) -> bool:

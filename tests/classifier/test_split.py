@@ -90,7 +90,7 @@ def test_an_untraceable_network_is_cut_with_hooks(caplog: pytest.LogCaptureFixtu
     assert not torch.allclose(doubled[2:], expected)
     _, _, taps = split.observe(images)
     assert torch.allclose(taps["first"], r)
-    assert isinstance(classifier._network, HookedNetwork)
+    assert isinstance(classifier.cuttable, HookedNetwork)
 
 
 def test_a_mistyped_layer_lists_the_nearest_names() -> None:
