@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "lit_iba").rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in FILES}
-IMPORTED_AS = {"sklearn": "scikit-learn", "PIL": "pillow", "yaml": "pyyaml"}
+IMPORTED_AS = {"docstring_parser": "docstring-parser", "sklearn": "scikit-learn", "PIL": "pillow", "yaml": "pyyaml"}
 
 
 def own_names() -> set[str]:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from types import GenericAlias
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from docstring_parser import parse
 
@@ -29,6 +29,7 @@ class _Lists:
 # How a command line and a YAML file write what our classes take.
 WRITTEN: dict[str, Any] = {
     "Any": Any,
+    "Literal": Literal,
     "FrozenClassifier": dict[str, Any],
     "Mapping": dict,
     "Named": dict[str, dict[str, Any]],

@@ -198,7 +198,7 @@ def test_a_second_run_trains_only_what_is_missing_and_other_settings_are_refused
         ({"recipe": {"epoch": 3}}, "epochs"),
         ({"recipe": {"epochs": 0}}, "epochs"),
         ({"percents": [0, 10]}, "percents"),
-        ({"target": "nonsense"}, "'label' or 'predicted'"),
+        ({"target": "nonsense"}, "'label', 'predicted'"),
         ({"seeds": []}, "seeds"),
     ],
 )
