@@ -59,9 +59,16 @@ class Run:
 
     def save(self) -> None:
         """Write ``<path>.json`` and ``<path>.md``."""
-        content = {"machine": machine(self.device), "small": self.small, "tables": self.tables, "parts": self.notes}
+        content = {
+            "machine": machine(self.device),
+            "small": self.small,
+            "tables": self.tables,
+            "parts": self.notes,
+        }
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        self.path.with_suffix(".json").write_text(
+            json.dumps(content, indent=1) + "\n", encoding="utf-8"
+        )
         self.path.with_suffix(".md").write_text(markdown(content), encoding="utf-8")
 
     def seconds(self, run: Callable[[], object], repeats: int = 3, warm_up: int = 1) -> float:
@@ -87,7 +94,9 @@ class Run:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        yield lambda: torch.cuda.max_memory_allocated() / 2**30 if self.device.type == "cuda" else 0.0
+        yield (
+            lambda: torch.cuda.max_memory_allocated() / 2**30 if self.device.type == "cuda" else 0.0
+        )
 
 
 @contextmanager
@@ -143,7 +152,9 @@ def markdown(content: Row) -> str:
     for name, rows in content["tables"].items():
         columns = list(dict.fromkeys(key for row in rows for key in row))
         lines += [f"## {name}", "", "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-        lines += ["| " + " | ".join(shown(row.get(c, "")) for c in columns) + " |" for row in rows] + [""]
+        lines += [
+            "| " + " | ".join(shown(row.get(c, "")) for c in columns) + " |" for row in rows
+        ] + [""]
     lines += ["## Parts", ""] + [f"- {part}: {note}" for part, note in content["parts"].items()]
     return "\n".join(lines) + "\n"
 
@@ -187,7 +198,10 @@ def main(arguments: argparse.Namespace) -> int:
             how = f"stopped at its limit of {limit * arguments.patience:.0f} s; the rows above are kept"
         except Exception as error:
             traceback.print_exc()
-            how, failed = f"failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", True
+            how, failed = (
+                f"failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+                True,
+            )
         run.note(part, f"{how} ({time.perf_counter() - start:.0f} s)")
         if device.type == "cuda":
             torch.cuda.empty_cache()
@@ -199,9 +213,13 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true", help="toys instead of real networks")
-    parser.add_argument("--kit", type=Path, default=Path("gpu_kit"), help="photographs and weights, see gpu_kit.py")
+    parser.add_argument(
+        "--kit", type=Path, default=Path("gpu_kit"), help="photographs and weights, see gpu_kit.py"
+    )
     parser.add_argument("--only", nargs="+", choices=list(parts()), help="these, in this order")
-    parser.add_argument("--patience", type=float, default=1.0, help="factor of every part's time limit")
+    parser.add_argument(
+        "--patience", type=float, default=1.0, help="factor of every part's time limit"
+    )
     parser.add_argument("--keep", type=Path, help="folder for the checkpoints that are trained")
     parser.add_argument("--out", default=str(RESULTS))
     raise SystemExit(main(parser.parse_args()))

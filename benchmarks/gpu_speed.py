@@ -36,10 +36,15 @@ def ceilings(run: Run) -> None:
         a, b = (torch.randn(side, side, device=run.device, dtype=dtype) for _ in range(2))
         with tf32(rounded):
             run.limits[name] = 2 * side**3 / run.seconds(lambda a=a, b=b: a @ b, 5, 2)  # type: ignore[misc]
-        run.add("ceilings", {"what": f"matrix product {side}, {name}, TFLOP/s", "value": run.limits[name] / TERA})
+        run.add(
+            "ceilings",
+            {"what": f"matrix product {side}, {name}, TFLOP/s", "value": run.limits[name] / TERA},
+        )
 
 
-def subject(run: Run, network: str, layer: str, side: int) -> tuple[nn.Module, FrozenClassifier, Any, Tensor]:
+def subject(
+    run: Run, network: str, layer: str, side: int
+) -> tuple[nn.Module, FrozenClassifier, Any, Tensor]:
     """The network as torchvision makes it, the same as ours, statistics of a layer, and 64 random images (4 if small)."""
     torch.manual_seed(0)
     model = torchvision.models.get_model(network, weights=None).eval().to(run.device)
@@ -59,7 +64,9 @@ def correlation(one: Tensor, other: Tensor) -> float:
 def per_sample(run: Run) -> None:
     """Per-Sample IBA in every precision and form, for batches of 1, 8 and 64, against the plain form one image at a time."""
     for network, layer in (SMALL_NETWORKS if run.small else NETWORKS).items():
-        model, classifier, statistics, images = subject(run, network, layer, 32 if run.small else 224)
+        model, classifier, statistics, images = subject(
+            run, network, layer, 32 if run.small else 224
+        )
         steps = {"steps": 2, "copies": 2} if run.small else {}
         plain = PlainPerSampleIBA(
             model.requires_grad_(True),
@@ -74,7 +81,10 @@ def per_sample(run: Run) -> None:
             with tf32(rounded):
                 bare[rounded] = run.seconds(one, 2)
             form = f"plain, {'tf32' if rounded else 'float32'}"
-            run.add("per_sample", {"network": network, "form": form, "batch": 1, "images/s": 1 / bare[rounded]})
+            run.add(
+                "per_sample",
+                {"network": network, "form": form, "batch": 1, "images/s": 1 / bare[rounded]},
+            )
         forms: dict[str, tuple[bool, dict[str, Any]]] = {
             "float32": (False, {}),
             "tf32": (True, {}),
@@ -88,8 +98,15 @@ def per_sample(run: Run) -> None:
         for batch in (1, 2) if run.small else (1, 8, 64):
             part, keys = images[:batch], [str(i) for i in range(batch)]
             for form, (rounded, settings) in forms.items():
-                iba = PerSampleIBA(classifier, layer, statistics, active_threshold=-1.0, **steps, **settings)
-                explain = lambda iba=iba, part=part, keys=keys: iba.attribute(part, target=0, keys=keys).values  # type: ignore[misc] # noqa: E731
+                iba = PerSampleIBA(
+                    classifier, layer, statistics, active_threshold=-1.0, **steps, **settings
+                )
+
+                def explain(
+                    iba: PerSampleIBA = iba, part: Tensor = part, keys: list[str] = keys
+                ) -> Tensor:
+                    return iba.attribute(part, target=0, keys=keys).values
+
                 with tf32(rounded), run.memory() as peak:
                     seconds = run.seconds(explain, 2)
                     maps = explain()
@@ -98,15 +115,19 @@ def per_sample(run: Run) -> None:
                 run.add(
                     "per_sample",
                     {
-                        "network": network, "form": form, "batch": batch, "images/s": batch / seconds,
+                        "network": network,
+                        "form": form,
+                        "batch": batch,
+                        "images/s": batch / seconds,
                         "ms an image": 1000 * seconds / batch,
                         "plain float32 / this": bare[False] * batch / seconds,
                         "plain tf32 / this": bare[True] * batch / seconds,
                         "GFLOP an image": work / 1e9,
                         "share of the limit": batch * work / seconds / limit if limit else 0.0,
-                        "correlation with float32": correlation(kept[batch], maps), "peak GiB": peak(),
+                        "correlation with float32": correlation(kept[batch], maps),
+                        "peak GiB": peak(),
                     },
-                )  # fmt: skip
+                )
 
 
 def input_iba(run: Run) -> None:
@@ -115,7 +136,9 @@ def input_iba(run: Run) -> None:
     _, classifier, statistics, images = subject(run, network, layer, 32 if run.small else 224)
     of_input = estimate_input(classifier, [images.cpu()])
     short = (
-        {"steps": 2, "generator_steps": 2, "critic_warm_up": 1, "feature_steps": 2, "copies": 2} if run.small else {}
+        {"steps": 2, "generator_steps": 2, "critic_warm_up": 1, "feature_steps": 2, "copies": 2}
+        if run.small
+        else {}
     )
     reference: dict[int, Tensor] = {}
     for batch in (2, 1) if run.small else (8, 1):
@@ -126,7 +149,11 @@ def input_iba(run: Run) -> None:
             last = [0.0]
 
             def seen(
-                stage: str, done: int, total: int, stages: dict[str, float] = stages, last: list[float] = last
+                stage: str,
+                done: int,
+                total: int,
+                stages: dict[str, float] = stages,
+                last: list[float] = last,
             ) -> None:
                 if done == total:
                     run.wait()
@@ -134,7 +161,14 @@ def input_iba(run: Run) -> None:
                     last[0] = time.perf_counter()
 
             iba = InputIBA(
-                classifier, layer, statistics, of_input, output="smoothed_lambda", on_step=seen, **short, **changes
+                classifier,
+                layer,
+                statistics,
+                of_input,
+                output="smoothed_lambda",
+                on_step=seen,
+                **short,
+                **changes,
             )
             with tf32(precision != "float32"), run.memory() as peak:
                 if precision != "float32":  # slow enough to do without
@@ -149,11 +183,15 @@ def input_iba(run: Run) -> None:
             run.add(
                 "input_iba",
                 {
-                    "network": network, "precision": precision, "batch": batch, "s an image": seconds / batch,
+                    "network": network,
+                    "precision": precision,
+                    "batch": batch,
+                    "s an image": seconds / batch,
                     **{f"{stage}, s an image": value / batch for stage, value in stages.items()},
-                    "correlation with float32": correlation(reference[batch], maps), "peak GiB": peak(),
+                    "correlation with float32": correlation(reference[batch], maps),
+                    "peak GiB": peak(),
                 },
-            )  # fmt: skip
+            )
 
 
 def metrics(run: Run) -> None:
@@ -189,11 +227,13 @@ def metrics(run: Run) -> None:
         run.add(
             "metrics",
             {
-                "metric": label, "forwards an image": passes // count, "images/s through the network": passes / seconds,
+                "metric": label,
+                "forwards an image": passes // count,
+                "images/s through the network": passes / seconds,
                 "bare / metric": bare["as it is"] * passes / seconds,
                 "bare folded / metric": bare["folded"] * passes / seconds,
             },
-        )  # fmt: skip
+        )
 
 
 def training(run: Run) -> None:
@@ -203,7 +243,10 @@ def training(run: Run) -> None:
 
     network, side = ("resnet18", 32) if run.small else ("resnet50", 224)
     for batch in (2,) if run.small else (16, 64):
-        for name, parts_of_step in (("readout", parts_of_readout_step), ("varsal", parts_of_varsal_step)):
+        for name, parts_of_step in (
+            ("readout", parts_of_readout_step),
+            ("varsal", parts_of_varsal_step),
+        ):
             runs = parts_of_step(network, side, batch, run.device)
             with (
                 tf32(True),
@@ -215,10 +258,15 @@ def training(run: Run) -> None:
             run.add(
                 "training",
                 {
-                    "module": name, "network": network, "batch": batch, "ms a step": 1000 * times["step"],
-                    "images/s": batch / times["step"], "floor / step": floor / times["step"], "peak GiB": peak(),
+                    "module": name,
+                    "network": network,
+                    "batch": batch,
+                    "ms a step": 1000 * times["step"],
+                    "images/s": batch / times["step"],
+                    "floor / step": floor / times["step"],
+                    "peak GiB": peak(),
                 },
-            )  # fmt: skip
+            )
 
 
 def compiled(run: Run) -> None:
@@ -228,7 +276,9 @@ def compiled(run: Run) -> None:
         return  # compiling is the one thing that a toy does not make shorter
     _, classifier, statistics, images = subject(run, network, layer, 224)
     for batch in (8, 64):
-        iba = PerSampleIBA(classifier, layer, statistics, active_threshold=-1.0, precision="bf16", compile=True)
+        iba = PerSampleIBA(
+            classifier, layer, statistics, active_threshold=-1.0, precision="bf16", compile=True
+        )
         explain = lambda iba=iba, batch=batch: iba.attribute(images[:batch], target=0)  # type: ignore[misc] # noqa: E731
         run.wait()
         start = time.perf_counter()
@@ -236,7 +286,12 @@ def compiled(run: Run) -> None:
         run.wait()
         first = time.perf_counter() - start
         seconds = run.seconds(explain, 2)
-        row = {"network": network, "form": "bf16, compiled tail", "batch": batch, "images/s": batch / seconds}
+        row = {
+            "network": network,
+            "form": "bf16, compiled tail",
+            "batch": batch,
+            "images/s": batch / seconds,
+        }
         run.add("compiled", row | {"first call, s": first})
 
 
@@ -261,8 +316,13 @@ def profile(run: Run) -> None:
     from readout_training import parts_of_readout_step
     from varsal_training import parts_of_varsal_step
 
-    for name, parts_of_step in (("readout", parts_of_readout_step), ("varsal", parts_of_varsal_step)):
-        step = parts_of_step(network, 32 if run.small else 224, 2 if run.small else 64, run.device)["step"]
+    for name, parts_of_step in (
+        ("readout", parts_of_readout_step),
+        ("varsal", parts_of_varsal_step),
+    ):
+        step = parts_of_step(network, 32 if run.small else 224, 2 if run.small else 64, run.device)[
+            "step"
+        ]
         with torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=not run.small):
             step()
             with torch.profiler.profile(activities=kinds) as profiler:

@@ -35,9 +35,21 @@ def cuda_tests(run: Run) -> None:
     report = Path(_folder.name) / "tests.log"
     environment = environment_of() | {"LIT_IBA_REHEARSE": "1" if run.device.type == "cpu" else "0"}
     which = ["tests/cuda/test_cuda_metrics.py"] if run.small else ["tests/cuda"]
-    command = [sys.executable, "-m", "pytest", *which, "-p", "no:cacheprovider", "-q", "-n", "1" if run.small else "8"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        *which,
+        "-p",
+        "no:cacheprovider",
+        "-q",
+        "-n",
+        "1" if run.small else "8",
+    ]
     with report.open("wb") as file:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT
+        )
         try:
             process.wait()
         finally:
@@ -84,7 +96,11 @@ def subjects(run: Run) -> dict[str, Subject]:
             make_quickstart(folder / "digits", QuickstartSettings(40, 8, 8))
         where = folder / "digits"
         toy = Subject(
-            "small_cnn", str(folder / "small.safetensors"), "layer2", str(where / "val"), str(where / "train")
+            "small_cnn",
+            str(folder / "small.safetensors"),
+            "layer2",
+            str(where / "val"),
+            str(where / "train"),
         )
         return {"resnet50": toy, "resnet18": toy}
     if run.kit is None or not (run.kit / "photographs").is_dir():
@@ -107,7 +123,14 @@ def environment_of() -> dict[str, str]:
 def begin_trainings(run: Run) -> None:
     """Start the readout and VarSal's readout encoder in programs of their own; :func:`trained` waits for them."""
     known = subjects(run)
-    small = ["--data.init_args.num_workers", "0", "--trainer.max_steps", "2", "--trainer.log_every_n_steps", "1"]
+    small = [
+        "--data.init_args.num_workers",
+        "0",
+        "--trainer.max_steps",
+        "2",
+        "--trainer.log_every_n_steps",
+        "1",
+    ]
     workers = small if run.small else ["--data.init_args.num_workers", "5"]
     for name, config, subject, options in (
         ("varsal", "varsal_readout_resnet18", known["resnet18"], []),
@@ -115,38 +138,74 @@ def begin_trainings(run: Run) -> None:
         ("readout", "readout_resnet50", known["resnet50"], ["--trainer.max_epochs", "20"]),
     ):
         folder = Path(_folder.name) / re.sub(r"\W+", "_", name)
-        data = ["--data.init_args.train", subject.train, "--data.init_args.val", subject.photographs]
+        data = [
+            "--data.init_args.train",
+            subject.train,
+            "--data.init_args.val",
+            subject.photographs,
+        ]
         parts = [f"--model.init_args.classifier={json.dumps(subject.record())}"]
         if name == "readout":
             layers = ["layer2", "layer3", "fc"] if run.small else None
             parts += ["--model.init_args.statistics_images", "8" if run.small else "800"]
-            parts += ["--model.init_args.layer", layers[0], f"--model.init_args.taps={layers}"] if layers else []
+            parts += (
+                ["--model.init_args.layer", layers[0], f"--model.init_args.taps={layers}"]
+                if layers
+                else []
+            )
         file = ROOT / "configs" / "train" / f"{config}.yaml"
         if not file.is_file():
             run.note(name, f"{file.name} is not there")
             continue
         command = [
-            sys.executable, str(ROOT / "train.py"), "fit", "--config", str(file), *parts, *data, *options, *workers,
-            "--trainer.default_root_dir", str(folder), "--trainer.accelerator", run.device.type,
+            sys.executable,
+            str(ROOT / "train.py"),
+            "fit",
+            "--config",
+            str(file),
+            *parts,
+            *data,
+            *options,
+            *workers,
+            "--trainer.default_root_dir",
+            str(folder),
+            "--trainer.accelerator",
+            run.device.type,
             *(["--trainer.precision", "32-true"] if run.device.type == "cpu" else []),
-            "--trainer.enable_progress_bar", "false",
-        ]  # fmt: skip
+            "--trainer.enable_progress_bar",
+            "false",
+        ]
         log = (folder.parent / f"{folder.name}.log").open("wb")
-        process = subprocess.Popen(command, cwd=ROOT, env=environment_of(), stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment_of(), stdout=log, stderr=subprocess.STDOUT
+        )
         _trainings[name] = process, folder
 
 
 def judge(
-    run: Run, table: str, subject: Subject, explainers: dict[str, Any], metrics: dict[str, Any], **settings: Any
+    run: Run,
+    table: str,
+    subject: Subject,
+    explainers: dict[str, Any],
+    metrics: dict[str, Any],
+    **settings: Any,
 ) -> None:
     """One benchmark, and a row for each of its explainers."""
     classifier = FrozenClassifier(**subject.record())
     start = time.perf_counter()
     benchmark = Benchmark(
-        classifier, subject.photographs, explainers, metrics, Path(_folder.name) / table / "_".join(explainers),
-        batch_size=4 if run.small else 32, gallery=0, statistics_data=subject.train, statistics_images=400,
-        statistics_folder=Path(_folder.name) / "statistics" / subject.network, **settings,
-    )  # fmt: skip
+        classifier,
+        subject.photographs,
+        explainers,
+        metrics,
+        Path(_folder.name) / table / "_".join(explainers),
+        batch_size=4 if run.small else 32,
+        gallery=0,
+        statistics_data=subject.train,
+        statistics_images=400,
+        statistics_folder=Path(_folder.name) / "statistics" / subject.network,
+        **settings,
+    )
     results = benchmark.run(Fabric(accelerator=run.device.type, devices=1))
     for name in explainers:
         row: dict[str, Any] = {"explainer": name, "images": results["data"]["used"]}
@@ -164,12 +223,22 @@ def table_1(run: Run) -> None:
     subject = subjects(run)["resnet50"]
     short: dict[str, Any] = {"steps": 2, "copies": 2} if run.small else {}
     groups: list[dict[str, Any]] = [
-        {"per_sample_iba": {"layer": subject.layer, "beta": 10.0, **short}, "grad_cam": layer_of(run), "random": {}},
+        {
+            "per_sample_iba": {"layer": subject.layer, "beta": 10.0, **short},
+            "grad_cam": layer_of(run),
+            "random": {},
+        },
         {"occlusion_14": {"forward_batch_size": 512}, "guided_backprop": {}, "centre": {}},
         {"saliency": {}, "integrated_gradients": {}, "constant": {}},
     ]
-    wide = {"preset": "reference", "points": 4 if run.small else 100, "forward_batch_size": 4 if run.small else 512}
-    tiles = {f"degradation_{tile}": {"metric": "degradation", "tile": tile, **wide} for tile in (14, 8)}
+    wide = {
+        "preset": "reference",
+        "points": 4 if run.small else 100,
+        "forward_batch_size": 4 if run.small else 512,
+    }
+    tiles = {
+        f"degradation_{tile}": {"metric": "degradation", "tile": tile, **wide} for tile in (14, 8)
+    }
     for group in groups[:1] if run.small else groups:
         judge(run, "table_1_box", subject, group, {"bounding_box": {}}, max_box_fraction=0.33)
         judge(run, "table_1_degradation", subject, group, tiles)
@@ -186,10 +255,24 @@ def table_2(run: Run) -> None:
     short = {"steps": 2, "generator_steps": 2, "critic_warm_up": 1, "feature_steps": 2, "copies": 2}
     quick = short if run.small else {"precision": "bf16", "forward_batch_size": 320}
     mask = {"explainer": "input_iba", "layer": subject.layer, "output": "smoothed_lambda", **quick}
-    iba = {"explainer": "per_sample_iba", "layer": subject.layer, "beta": 10.0, **({"steps": 2} if run.small else {})}
-    metrics = {"ehr": {}, "ehr_published": {"metric": "ehr", "preset": "reference"}, "bounding_box": {}}
+    iba = {
+        "explainer": "per_sample_iba",
+        "layer": subject.layer,
+        "beta": 10.0,
+        **({"steps": 2} if run.small else {}),
+    }
+    metrics = {
+        "ehr": {},
+        "ehr_published": {"metric": "ehr", "preset": "reference"},
+        "bounding_box": {},
+    }
     judge(
-        run, "table_2", subject, {"per_sample_iba": iba, "grad_cam": layer_of(run), **CONTROLS}, metrics, **SMALL_BOXES
+        run,
+        "table_2",
+        subject,
+        {"per_sample_iba": iba, "grad_cam": layer_of(run), **CONTROLS},
+        metrics,
+        **SMALL_BOXES,
     )
     judge(run, "table_2", subject, {"input_iba_mask": mask}, metrics, **SMALL_BOXES)
 
@@ -212,6 +295,15 @@ def trained(run: Run) -> None:
     if "readout" in checkpoints:
         explainers = {"readout_iba": {"checkpoint": checkpoints.pop("readout")}}
         judge(run, "readout", known["resnet50"], explainers, {"bounding_box": {}}, **SMALL_BOXES)
-    explainers = {name: {"explainer": "varsal", "checkpoint": path} for name, path in checkpoints.items()}
+    explainers = {
+        name: {"explainer": "varsal", "checkpoint": path} for name, path in checkpoints.items()
+    }
     explainers |= {"grad_cam": layer_of(run), **CONTROLS}
-    judge(run, "varsal", known["resnet18"], explainers, {"low_k_perturbation": {}, "bounding_box": {}}, **SMALL_BOXES)
+    judge(
+        run,
+        "varsal",
+        known["resnet18"],
+        explainers,
+        {"low_k_perturbation": {}, "bounding_box": {}},
+        **SMALL_BOXES,
+    )

@@ -26,7 +26,14 @@ from torch import Tensor, nn
 
 from lit_iba import FeatureStatistics, FrozenClassifier
 from lit_iba.iba.bottleneck import blur
-from lit_iba.input_iba.critic import LINEAR, Critic, CriticDesign, critic_loss, gradient_penalty, published_design
+from lit_iba.input_iba.critic import (
+    LINEAR,
+    Critic,
+    CriticDesign,
+    critic_loss,
+    gradient_penalty,
+    published_design,
+)
 from lit_iba.input_iba.explainer import InputIBA, estimate_input
 from lit_iba.input_iba.settings import InputIBASettings
 
@@ -34,8 +41,15 @@ from lit_iba.input_iba.settings import InputIBASettings
 class PlainInputIBA:
     """One image at a time, through hooks."""
 
-    def __init__(self, model: nn.Module, layer: str, moments: dict[str, Tensor], settings: InputIBASettings) -> None:
-        self.model, self.layer, self.m, self.s = model, model.get_submodule(layer), moments, settings
+    def __init__(
+        self, model: nn.Module, layer: str, moments: dict[str, Tensor], settings: InputIBASettings
+    ) -> None:
+        self.model, self.layer, self.m, self.s = (
+            model,
+            model.get_submodule(layer),
+            moments,
+            settings,
+        )
         self.published = False
 
     def features(self, images: Tensor) -> Tensor:
@@ -63,7 +77,10 @@ class PlainInputIBA:
         handle = self.layer.register_forward_hook(restrict)
         for _ in range(s.feature_steps):
             logits = self.model(image.expand(s.feature_copies, -1, -1, -1))
-            loss = F.cross_entropy(logits, target.expand(s.feature_copies)) + s.beta_feat * information[0]
+            loss = (
+                F.cross_entropy(logits, target.expand(s.feature_copies))
+                + s.beta_feat * information[0]
+            )
             adam.zero_grad()
             loss.backward()
             adam.step()
@@ -83,7 +100,10 @@ class PlainInputIBA:
         def fakes() -> Tensor:
             around = image + s.neighbourhood * torch.randn(s.samples, *image.shape[1:])
             lam, noise = torch.sigmoid(mask), torch.randn(s.samples, *image.shape[1:])
-            return ((self.features(lam * around + (1 - lam) * (mean + std * noise)) - m["mean"]) / m["std"])[:, None]
+            return (
+                (self.features(lam * around + (1 - lam) * (mean + std * noise)) - m["mean"])
+                / m["std"]
+            )[:, None]
 
         for step in range(s.generator_steps):
             for _ in range(s.critic_steps + (0 if step else s.critic_warm_up)):
@@ -91,7 +111,11 @@ class PlainInputIBA:
                 real = ((keep * r + (1 - keep) * noise - m["mean"]) / m["std"])[:, None]
                 fake = fakes().detach()
                 loss = critic_loss(critic, real, fake).sum()
-                loss = loss + s.penalty * gradient_penalty(critic, real, fake, torch.rand(s.samples, 1)).sum()
+                loss = (
+                    loss
+                    + s.penalty
+                    * gradient_penalty(critic, real, fake, torch.rand(s.samples, 1)).sum()
+                )
                 learner.zero_grad()
                 loss.backward()
                 learner.step()
@@ -111,7 +135,9 @@ class PlainInputIBA:
             nats = torch.log(whole / (1 - lam)) + (1 - lam) ** 2 / (2 * whole**2) - 0.5
             nats = nats + (image * (lam - prior * lam)) ** 2 / (2 * whole**2)
             z = lam * image + (1 - lam) * torch.randn(s.copies, *image.shape[1:])
-            loss = F.cross_entropy(self.model(z), target.expand(s.copies)) + s.beta_input * nats.mean()
+            loss = (
+                F.cross_entropy(self.model(z), target.expand(s.copies)) + s.beta_input * nats.mean()
+            )
             adam.zero_grad()
             loss.backward()
             adam.step()
@@ -123,7 +149,9 @@ class PlainInputIBA:
         return self.stage_c(image, target, self.stage_b(image, *self.stage_a(image, target)))
 
 
-def measure(network: str, layer: str, side: int, scale: float, repeats: int) -> list[dict[str, object]]:
+def measure(
+    network: str, layer: str, side: int, scale: float, repeats: int
+) -> list[dict[str, object]]:
     """Rows of the table."""
     torch.manual_seed(0)
     model = torchvision.models.get_model(network, weights=None).eval()
@@ -136,7 +164,10 @@ def measure(network: str, layer: str, side: int, scale: float, repeats: int) -> 
     names = ("feature_steps", "generator_steps", "critic_warm_up", "steps")
     short = {name: max(1, round(scale * getattr(paper, name))) for name in names}
     of_input = estimate_input(classifier, [images])
-    ours, none = (InputIBA(classifier, layer, statistics, of_input, gan=gan, **short) for gan in ("wgan", "none"))
+    ours, none = (
+        InputIBA(classifier, layer, statistics, of_input, gan=gan, **short)
+        for gan in ("wgan", "none")
+    )
     moments = {"mean": statistics.mean.float(), "std": statistics.std.float().clamp_min(0.01)}
     plain = PlainInputIBA(model, layer, moments, replace(paper, **short))
     one = images[:1]
@@ -152,16 +183,24 @@ def measure(network: str, layer: str, side: int, scale: float, repeats: int) -> 
         "ours, 8 images at once": lambda: ours.attribute(images, targets),
         "ours, gan none, 8 images at once": lambda: none.attribute(images, targets),
     }
-    times |= {k: v / 8 for k, v in median_seconds(eights, repeats, warm_up=False, clock=clock).items()}
+    times |= {
+        k: v / 8 for k, v in median_seconds(eights, repeats, warm_up=False, clock=clock).items()
+    }
     work = {name: flops(run) for name, run in runs.items()}
     work |= {name: work[name.replace("8 images at once", "1 image")] for name in eights}
     steps = " ".join(f"{k} {v}" for k, v in short.items())
     return [
-        {"network": f"{network}/{layer} {side}", "form": name, "CPU s an image": seconds,
-         "plain / this": times["plain"] / seconds, "TFLOP an image": work[name] / 1e12,
-         "FLOP floor": work["plain"] / work[name], "steps": steps}
+        {
+            "network": f"{network}/{layer} {side}",
+            "form": name,
+            "CPU s an image": seconds,
+            "plain / this": times["plain"] / seconds,
+            "TFLOP an image": work[name] / 1e12,
+            "FLOP floor": work["plain"] / work[name],
+            "steps": steps,
+        }
         for name, seconds in times.items()
-    ]  # fmt: skip
+    ]
 
 
 if __name__ == "__main__":

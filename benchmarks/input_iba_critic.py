@@ -27,7 +27,13 @@ from lit_iba.iba.bottleneck import channels_last
 from lit_iba.iba.masked_feature import MaskedFeature
 from lit_iba.input_iba.critic import Convolution, CriticDesign
 from lit_iba.input_iba.explainer import InputIBA, estimate_input
-from lit_iba.input_iba.generator import CriticView, InputPrior, LatentBottleneck, fit_prior, starting_logits
+from lit_iba.input_iba.generator import (
+    CriticView,
+    InputPrior,
+    LatentBottleneck,
+    fit_prior,
+    starting_logits,
+)
 from lit_iba.input_iba.settings import PRESETS, InputIBASettings
 from lit_iba.randomness import normal_copies, sample_generators
 
@@ -40,7 +46,10 @@ FITS: dict[str, tuple[InputIBASettings, CriticDesign | None]] = {
     "ours, clipped weights": (replace(OURS, lipschitz="clip"), None),
     "ours, convolutional critic": (OURS, CONVOLUTIONAL),
     "published, at its own Z*": (THEIRS, None),
-    "published, at the paper's Z*": (replace(THEIRS, z_star_mask="lambda", z_star_noise="estimated"), None),
+    "published, at the paper's Z*": (
+        replace(THEIRS, z_star_mask="lambda", z_star_noise="estimated"),
+        None,
+    ),
 }
 
 
@@ -52,7 +61,11 @@ def energy_distance(x: Tensor, y: Tensor) -> Tensor:
 
 
 def distances(
-    prior: InputPrior, images: Tensor, targets: Tensor, masked: MaskedFeature, head: Callable[[Tensor], Tensor]
+    prior: InputPrior,
+    images: Tensor,
+    targets: Tensor,
+    masked: MaskedFeature,
+    head: Callable[[Tensor], Tensor],
 ) -> dict[str, object]:
     """Means over images."""
     count = len(images)
@@ -65,10 +78,15 @@ def distances(
         ]
         fake = torch.cat([head(z).unflatten(0, (8, count)) for z in drawn])
         real, again = latent.sample(DRAWS), latent.sample(DRAWS)
-        behind = [masked.tail(f.flatten(0, 1), ()).softmax(dim=1).unflatten(0, (DRAWS, count)) for f in (fake, real)]
+        behind = [
+            masked.tail(f.flatten(0, 1), ()).softmax(dim=1).unflatten(0, (DRAWS, count))
+            for f in (fake, real)
+        ]
         probability = [p.mean(dim=0)[torch.arange(count), targets].mean() for p in behind]
         x, y, floor = (view(f).flatten(2) for f in (fake, real, again))
-        directions = F.normalize(torch.randn(x.shape[2], DIRECTIONS, generator=torch.Generator().manual_seed(0)), dim=0)
+        directions = F.normalize(
+            torch.randn(x.shape[2], DIRECTIONS, generator=torch.Generator().manual_seed(0)), dim=0
+        )
         a, b, c = ((f @ directions).sort(dim=0)[0] for f in (x, y, floor))
         energy = torch.stack([energy_distance(x[:, i], y[:, i]) for i in range(count)]).mean()
         return {
@@ -82,10 +100,16 @@ def distances(
         }
 
 
-def main(network: str, weights: str, layer: str, data: str, count: int, side: int, skip: bool) -> None:
+def main(
+    network: str, weights: str, layer: str, data: str, count: int, side: int, skip: bool
+) -> None:
     """Measure and report."""
     classifier = FrozenClassifier(network, weights)
-    pictures = [b for s in ShardIndex.load(data).shards for b in shard_batches(s, classifier.preprocessing, 64)][:2]
+    pictures = [
+        b
+        for s in ShardIndex.load(data).shards
+        for b in shard_batches(s, classifier.preprocessing, 64)
+    ][:2]
     everything = classifier.images(torch.cat([b["picture"][b["weight"] > 0] for b in pictures]))
     everything = F.interpolate(everything, size=(side, side), mode="area")
     labels = torch.cat([b["label"][b["weight"] > 0] for b in pictures])
@@ -96,7 +120,9 @@ def main(network: str, weights: str, layer: str, data: str, count: int, side: in
     statistics = FeatureStatistics.estimate(classifier, layer, everything)
     explainer = InputIBA(classifier, layer, statistics, estimate_input(classifier, [everything]))
     keys = [str(i) for i in range(count)]
-    masked = explainer.feature_iba.masked_feature(images, targets, sample_generators(0, keys, images.device))
+    masked = explainer.feature_iba.masked_feature(
+        images, targets, sample_generators(0, keys, images.device)
+    )
     noise = explainer.input_noise(images)
     rows: list[dict[str, object]] = []
 
@@ -105,7 +131,11 @@ def main(network: str, weights: str, layer: str, data: str, count: int, side: in
 
     def row(name: str, prior: InputPrior, seconds: float) -> None:
         rows.append(
-            {"prior": name, "CPU s an image": seconds / count, **distances(prior, images, targets, masked, head)}
+            {
+                "prior": name,
+                "CPU s an image": seconds / count,
+                **distances(prior, images, targets, masked, head),
+            }
         )
         report("input_iba_critic", rows)
 
@@ -119,7 +149,14 @@ def main(network: str, weights: str, layer: str, data: str, count: int, side: in
         begun = time.process_time()
         generators = sample_generators(1, keys, images.device)
         fitted = fit_prior(
-            start, images, settings.neighbourhood * noise.std, masked, head, settings, generators, design=design
+            start,
+            images,
+            settings.neighbourhood * noise.std,
+            masked,
+            head,
+            settings,
+            generators,
+            design=design,
         )
         row(name, fitted, time.process_time() - begun)
 

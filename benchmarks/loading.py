@@ -42,7 +42,9 @@ def pictures_of(index: ShardIndex) -> list[bytes]:
     for shard in index.shards:
         with closing(TarSamples(shard.path)) as reader:
             while (sample := reader.next()) is not None:
-                found.append(next(sample.members[e] for e in PICTURE_EXTENSIONS if e in sample.members))
+                found.append(
+                    next(sample.members[e] for e in PICTURE_EXTENSIONS if e in sample.members)
+                )
     return found
 
 
@@ -56,7 +58,12 @@ def enlarged(index: ShardIndex, folder: Path, longer: int) -> ShardIndex:
             file = io.BytesIO()
             size = (round(photograph.width * scale), round(photograph.height * scale))
             photograph.resize(size).save(file, "JPEG", quality=95)
-            yield {"key": f"{number:06d}", "jpg": file.getvalue(), "cls": 0, "json": {"bbox": [[0, 0, 9, 9]]}}
+            yield {
+                "key": f"{number:06d}",
+                "jpg": file.getvalue(),
+                "cls": 0,
+                "json": {"bbox": [[0, 0, 9, 9]]},
+            }
 
     return write_shards(samples(), folder, "enlarged", 200)
 
@@ -77,7 +84,9 @@ def bare_speed(pictures: list[bytes], preprocessing: Preprocessing, workers: int
     context = multiprocessing.get_context("fork")
     ready, go = context.Semaphore(0), context.Event()
     parts = [pictures[number::workers] for number in range(workers)]
-    processes = [context.Process(target=decode_all, args=(part, preprocessing, ready, go)) for part in parts]
+    processes = [
+        context.Process(target=decode_all, args=(part, preprocessing, ready, go)) for part in parts
+    ]
     for process in processes:
         process.start()
     for _ in processes:
@@ -107,7 +116,10 @@ def measure(
     kilobytes = sum(map(len, pictures)) / len(pictures) / 1000
     loader = shard_loader(index, preprocessing, batch_size, training=True, num_workers=workers)
     epoch_speed(loader)  # starts the workers
-    pairs = [(bare_speed(pictures, preprocessing, workers), epoch_speed(loader)) for _ in tqdm(range(rounds))]
+    pairs = [
+        (bare_speed(pictures, preprocessing, workers), epoch_speed(loader))
+        for _ in tqdm(range(rounds))
+    ]
     ratios = sorted(ours / bare for bare, ours in pairs)
     return {
         "pictures": f"{width} x {height}, {kilobytes:.0f} kB",
@@ -122,13 +134,21 @@ def measure(
 
 def main() -> None:
     """Read the command line and measure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("shards", nargs="?", help="folder, index or pattern; by default the embedded digits are made")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "shards",
+        nargs="?",
+        help="folder, index or pattern; by default the embedded digits are made",
+    )
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument(
-        "--longer-side", type=int, help="measure also with the photographs re-encoded at this size, such as 500"
+        "--longer-side",
+        type=int,
+        help="measure also with the photographs re-encoded at this size, such as 500",
     )
     arguments = parser.parse_args()
     settings = (arguments.workers, arguments.batch_size, arguments.rounds)

@@ -38,7 +38,10 @@ CLOCK = time.perf_counter if torch.cuda.is_available() else time.process_time
 JUDGED: dict[str, tuple[str, dict[str, Any]]] = {
     "degradation 8x8": ("degradation", {"tile": 8, "points": 17}),
     "degradation 14x14": ("degradation", {"tile": 14, "points": 17}),
-    "insertion from blur": ("insertion", {"preset": "rise", "target": "given", "pixels_per_step": 1568}),
+    "insertion from blur": (
+        "insertion",
+        {"preset": "rise", "target": "given", "pixels_per_step": 1568},
+    ),
     "deletion": ("deletion", {"pixels_per_step": 1568}),
     "decision flip": ("decision_flip", {"pixels_per_step": 1568, "noise_maps": 1}),
 }
@@ -56,10 +59,16 @@ def sample(count: int) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     heatmaps = torch.rand(count, 1, 28, 28, generator=generator)
     heatmaps = torch.nn.functional.interpolate(heatmaps, size=SIDE, mode="bilinear")[:, 0]
-    return torch.randn(count, 3, SIDE, SIDE, generator=generator), torch.arange(count) % 1000, heatmaps
+    return (
+        torch.randn(count, 3, SIDE, SIDE, generator=generator),
+        torch.arange(count) % 1000,
+        heatmaps,
+    )
 
 
-def judge(classifier: FrozenClassifier, name: str, settings: dict[str, Any], data: tuple[Tensor, ...]) -> Any:
+def judge(
+    classifier: FrozenClassifier, name: str, settings: dict[str, Any], data: tuple[Tensor, ...]
+) -> Any:
     """One metric over a batch."""
     metric = build_metric(name, settings)
     images, targets, heatmaps = data
@@ -76,7 +85,9 @@ def forwarded(classifier: FrozenClassifier, run: Callable[[], object]) -> int:
     """How many images a run sends through the classifier."""
     seen: list[int] = []
     with contextlib.ExitStack() as stack:
-        handle = classifier.register_forward_hook(lambda _m, inputs, _o: seen.append(len(inputs[0])))
+        handle = classifier.register_forward_hook(
+            lambda _m, inputs, _o: seen.append(len(inputs[0]))
+        )
         stack.callback(handle.remove)
         run()
     return sum(seen)
@@ -104,22 +115,34 @@ def against_bare(network: str, repeats: int) -> list[dict[str, object]]:
                 "bare": lambda: forward(classifier),
                 "folded": lambda: forward(classifier.folded()),
             },
-            repeats, warm_up=False, clock=CLOCK,
-        )  # fmt: skip
-        an_image = {"bare": times["bare"] / (batches * BATCH), "folded": times["folded"] / (batches * BATCH)}
+            repeats,
+            warm_up=False,
+            clock=CLOCK,
+        )
+        an_image = {
+            "bare": times["bare"] / (batches * BATCH),
+            "folded": times["folded"] / (batches * BATCH),
+        }
         rows.append(
             {
-                "measurement": label, "peer": "bare forward pass", "ours, s an image": times["metric"] / 2,
-                "peer, s an image": an_image["bare"] * count / 2, "peer / ours": an_image["bare"] * count / times["metric"],
+                "measurement": label,
+                "peer": "bare forward pass",
+                "ours, s an image": times["metric"] / 2,
+                "peer, s an image": an_image["bare"] * count / 2,
+                "peer / ours": an_image["bare"] * count / times["metric"],
                 "largest difference": 0.0,
                 "note": f"{count // 2} forwards; of the folded network's {an_image['folded'] * count / times['metric']:.2f}",
             }
-        )  # fmt: skip
+        )
     return rows
 
 
 def compared(
-    label: str, ours: Callable[[], Tensor], peers: dict[str, Callable[[], Tensor]], repeats: int, note: str
+    label: str,
+    ours: Callable[[], Tensor],
+    peers: dict[str, Callable[[], Tensor]],
+    repeats: int,
+    note: str,
 ) -> list[dict[str, object]]:
     """Rows of one measurement, on one image, that a peer offers as well; results are compared too."""
     results: dict[str, Tensor] = {}
@@ -132,12 +155,16 @@ def compared(
     size = results["ours"].abs().max()
     return [
         {
-            "measurement": label, "peer": peer, "ours, s an image": times["ours"], "peer, s an image": times[peer],
+            "measurement": label,
+            "peer": peer,
+            "ours, s an image": times["ours"],
+            "peer, s an image": times[peer],
             "peer / ours": times[peer] / times["ours"],
-            "largest difference": float((results[peer] - results["ours"]).abs().max() / size), "note": note,
+            "largest difference": float((results[peer] - results["ours"]).abs().max() / size),
+            "note": note,
         }
         for peer in peers
-    ]  # fmt: skip
+    ]
 
 
 def against_captum(network: str, repeats: int) -> list[dict[str, object]]:
@@ -145,21 +172,33 @@ def against_captum(network: str, repeats: int) -> list[dict[str, object]]:
     own, classifier = networks(network)
     images, targets, _ = sample(1)
     window = (3, TILE, TILE)
-    occlusion = build_explainer("occlusion_14", classifier, {"fill": "zero", "forward_batch_size": BATCH})
+    occlusion = build_explainer(
+        "occlusion_14", classifier, {"fill": "zero", "forward_batch_size": BATCH}
+    )
     integrated = build_explainer("integrated_gradients", classifier, {"forward_batch_size": BATCH})
 
     def captum_occlusion(model: torch.nn.Module) -> Tensor:
         with torch.inference_mode():
             return CaptumOcclusion(model).attribute(
-                images, window, strides=window, target=targets, perturbations_per_eval=BATCH // len(images)
+                images,
+                window,
+                strides=window,
+                target=targets,
+                perturbations_per_eval=BATCH // len(images),
             )
 
     def captum_integrated(model: torch.nn.Module) -> Tensor:
-        return CaptumIntegratedGradients(model).attribute(images, target=targets, internal_batch_size=BATCH)
+        return CaptumIntegratedGradients(model).attribute(
+            images, target=targets, internal_batch_size=BATCH
+        )
 
     rows = []
     for label, ours, theirs in (
-        ("integrated gradients, 50 steps", integrated, lambda model: captum_integrated(model).sum(dim=1)),
+        (
+            "integrated gradients, 50 steps",
+            integrated,
+            lambda model: captum_integrated(model).sum(dim=1),
+        ),
         ("occlusion 14", occlusion, lambda model: captum_occlusion(model)[:, 0]),
     ):
         rows += compared(
@@ -169,8 +208,9 @@ def against_captum(network: str, repeats: int) -> list[dict[str, object]]:
                 "Captum, own": lambda theirs=theirs: theirs(own),  # type: ignore[misc]
                 "Captum, same": lambda theirs=theirs: theirs(classifier),  # type: ignore[misc]
             },
-            repeats, f"forward batch {BATCH}",
-        )  # fmt: skip
+            repeats,
+            f"forward batch {BATCH}",
+        )
     return rows
 
 
@@ -180,7 +220,11 @@ def against_quantus(network: str, repeats: int) -> list[dict[str, object]]:
 
     own, classifier = networks(network)
     images, targets, heatmaps = sample(1)
-    arrays = {"x_batch": images.numpy(), "y_batch": targets.numpy(), "a_batch": heatmaps[:, None].numpy()}
+    arrays = {
+        "x_batch": images.numpy(),
+        "y_batch": targets.numpy(),
+        "a_batch": heatmaps[:, None].numpy(),
+    }
 
     def peer(metric: Any, model: torch.nn.Module) -> Tensor:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -190,7 +234,9 @@ def against_quantus(network: str, repeats: int) -> list[dict[str, object]]:
 
     selectivity = quantus.Selectivity(patch_size=TILE, perturb_baseline=0.0, disable_warnings=True)
     # As many steps as ours: Quantus orders and removes single values of the three channels, not pixels.
-    flipping = quantus.PixelFlipping(features_in_step=3 * SIDE**2 // STEPS, perturb_baseline=0.0, disable_warnings=True)
+    flipping = quantus.PixelFlipping(
+        features_in_step=3 * SIDE**2 // STEPS, perturb_baseline=0.0, disable_warnings=True
+    )
     data = images, targets, heatmaps
     deletion = {"pixels_per_step": -(-(SIDE**2) // STEPS), "forward_batch_size": BATCH}
     rows = compared(
@@ -200,8 +246,9 @@ def against_quantus(network: str, repeats: int) -> list[dict[str, object]]:
             "Quantus, own": lambda: peer(flipping, own),
             "Quantus, same": lambda: peer(flipping, classifier),
         },
-        repeats, "other pixels: theirs are single values",
-    )  # fmt: skip
+        repeats,
+        "other pixels: theirs are single values",
+    )
     tiles = {"tile": TILE, "forward_batch_size": BATCH}
     rows += compared(
         "Selectivity 14x14, 256 steps",
@@ -210,8 +257,9 @@ def against_quantus(network: str, repeats: int) -> list[dict[str, object]]:
             "Quantus, own": lambda: peer(selectivity, own),
             "Quantus, same": lambda: peer(selectivity, classifier),
         },
-        repeats, "ours halved: both directions, theirs one",
-    )  # fmt: skip
+        repeats,
+        "ours halved: both directions, theirs one",
+    )
     for row in rows[-2:]:
         row["ours, s an image"] = float(row["ours, s an image"]) / 2  # type: ignore[arg-type]
         row["peer / ours"] = float(row["peer / ours"]) * 2  # type: ignore[arg-type]
@@ -225,7 +273,9 @@ if __name__ == "__main__":
     parser.add_argument("--only", choices=["bare", "captum", "quantus"])
     arguments = parser.parse_args()
     if arguments.only in (None, "quantus") and not importlib.util.find_spec("quantus"):
-        raise SystemExit("Quantus is not installed; pip install 'lit_iba[peers]', or leave it out with --only")
+        raise SystemExit(
+            "Quantus is not installed; pip install 'lit_iba[peers]', or leave it out with --only"
+        )
     parts = {"captum": against_captum, "quantus": against_quantus, "bare": against_bare}
     found: list[dict[str, object]] = []
     for name, part in parts.items():

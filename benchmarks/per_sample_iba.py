@@ -38,7 +38,11 @@ class PlainPerSampleIBA:
     def _restrict(self, alpha: Tensor) -> Any:
         def hook(_module: nn.Module, _inputs: Any, r: Tensor) -> Tensor:
             copies = alpha.expand(len(r), -1, -1, -1)
-            lam = F.conv2d(F.pad(torch.sigmoid(copies), [2] * 4, mode="reflect"), self.kernel, groups=len(self.mean))
+            lam = F.conv2d(
+                F.pad(torch.sigmoid(copies), [2] * 4, mode="reflect"),
+                self.kernel,
+                groups=len(self.mean),
+            )
             mu_z, log_var = lam * (r - self.mean) / self.std, 2 * torch.log(1 - lam)
             self.information = 0.5 * (mu_z**2 + log_var.exp() - log_var - 1)
             return lam * r + (1 - lam) * (self.mean + self.std * torch.randn_like(r))
@@ -63,7 +67,9 @@ class PlainPerSampleIBA:
         return self.information.detach()[0].sum(dim=0)
 
 
-def measure(name: str, layer: str, repeats: int, with_compile: bool, with_bf16: bool) -> list[dict[str, object]]:
+def measure(
+    name: str, layer: str, repeats: int, with_compile: bool, with_bf16: bool
+) -> list[dict[str, object]]:
     """Rows of the table for one network."""
     torch.manual_seed(0)
     model = torchvision.models.get_model(name, weights=None).eval()
@@ -87,9 +93,18 @@ def measure(name: str, layer: str, repeats: int, with_compile: bool, with_bf16: 
         compiled = PerSampleIBA(classifier, layer, statistics, active_threshold=-1.0, compile=True)
         runs["ours, compiled tail"] = lambda: compiled.attribute(one, target=0)
     times = median_seconds(runs, repeats)
-    eight = median_seconds({"eight": lambda: ours.attribute(images, target=0)}, max(1, repeats // 2))["eight"] / 8
+    eight = (
+        median_seconds({"eight": lambda: ours.attribute(images, target=0)}, max(1, repeats // 2))[
+            "eight"
+        ]
+        / 8
+    )
     one_step, two_steps = (
-        flops(lambda n=n: PerSampleIBA(classifier, layer, statistics, active_threshold=-1.0, steps=n).attribute(one, 0))
+        flops(
+            lambda n=n: PerSampleIBA(
+                classifier, layer, statistics, active_threshold=-1.0, steps=n
+            ).attribute(one, 0)
+        )
         for n in (1, 2)
     )
     floor = (
@@ -99,13 +114,21 @@ def measure(name: str, layer: str, repeats: int, with_compile: bool, with_bf16: 
     )
     correlation = 1.0
     if with_bf16:
-        maps = torch.stack([e.attribute(one, target=0, keys=["a"]).values.flatten() for e in (ours, bf16)])
+        maps = torch.stack(
+            [e.attribute(one, target=0, keys=["a"]).values.flatten() for e in (ours, bf16)]
+        )
         correlation = float(torch.corrcoef(maps)[0, 1])
     rows: list[dict[str, object]] = [
-        {"network": f"{name}/{layer}", "form": form, "seconds an image": seconds, "plain / this": times["plain"] / seconds,
-         "FLOP floor": floor if form != "plain" else 1.0, "correlation with float32": correlation if "bf16" in form else 1.0}
+        {
+            "network": f"{name}/{layer}",
+            "form": form,
+            "seconds an image": seconds,
+            "plain / this": times["plain"] / seconds,
+            "FLOP floor": floor if form != "plain" else 1.0,
+            "correlation with float32": correlation if "bf16" in form else 1.0,
+        }
         for form, seconds in [*times.items(), ("ours, 8 images at once", eight)]
-    ]  # fmt: skip
+    ]
     return rows
 
 
@@ -113,13 +136,23 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--compile", action="store_true", help="also with the compiled tail; compiling takes minutes")
-    parser.add_argument("--bf16", action="store_true", help="also bfloat16 where the processor would emulate it")
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="also with the compiled tail; compiling takes minutes",
+    )
+    parser.add_argument(
+        "--bf16", action="store_true", help="also bfloat16 where the processor would emulate it"
+    )
     arguments = parser.parse_args()
     with_bf16 = arguments.bf16 or has_native_bf16() or torch.cuda.is_available()
     found: list[dict[str, object]] = []
     for network in arguments.networks:
-        found += measure(network, NETWORKS[network], arguments.repeats, arguments.compile, with_bf16)
+        found += measure(
+            network, NETWORKS[network], arguments.repeats, arguments.compile, with_bf16
+        )
         report("per_sample_iba", found)
     if not has_native_bf16():
-        print("this processor has no bfloat16 arithmetic: bf16 would be emulated, and is measured only with --bf16")
+        print(
+            "this processor has no bfloat16 arithmetic: bf16 would be emulated, and is measured only with --bf16"
+        )

@@ -24,10 +24,14 @@ def parts_of_readout_step(
     network: str, side: int, batch_size: int, device: torch.device
 ) -> dict[str, Callable[[], None]]:
     """A whole ``step``, and its floor: ``frozen forward`` and ``tail both ways``, and both as ``floor``."""
-    module = ReadoutTraining({"model": network, "weights": "random"}, layer="layer1", taps=[*TAPS]).to(device)
+    module = ReadoutTraining(
+        {"model": network, "weights": "random"}, layer="layer1", taps=[*TAPS]
+    ).to(device)
     module.network.images_measured.fill_(1)
     batch = {
-        "picture": torch.randint(0, 255, (batch_size, 3, side, side), dtype=torch.uint8, device=device),
+        "picture": torch.randint(
+            0, 255, (batch_size, 3, side, side), dtype=torch.uint8, device=device
+        ),
         "label": torch.zeros(batch_size, dtype=torch.int64, device=device),
         "key": [str(i) for i in range(batch_size)],
         "weight": torch.ones(batch_size, device=device),
@@ -37,7 +41,9 @@ def parts_of_readout_step(
 
     def step() -> None:
         parts = module._step(batch, 0)
-        (parts["cross_entropy"] + module.beta * parts["information_nats_per_element"]).mean().backward()
+        (
+            parts["cross_entropy"] + module.beta * parts["information_nats_per_element"]
+        ).mean().backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -56,13 +62,20 @@ def parts_of_readout_step(
         frozen_forward()
         tail_both_ways()
 
-    return {"step": step, "frozen forward": frozen_forward, "tail both ways": tail_both_ways, "floor": floor}
+    return {
+        "step": step,
+        "frozen forward": frozen_forward,
+        "tail both ways": tail_both_ways,
+        "floor": floor,
+    }
 
 
 def main(network: str, batch_size: int, repeats: int) -> None:
     """Measure and report."""
     runs = parts_of_readout_step(network, 224, batch_size, torch.device("cpu"))
-    times = median_seconds({name: runs[name] for name in ("step", "frozen forward", "tail both ways")}, repeats)
+    times = median_seconds(
+        {name: runs[name] for name in ("step", "frozen forward", "tail both ways")}, repeats
+    )
     floor = times["frozen forward"] + times["tail both ways"]
     flop_floor = flops(runs["floor"]) / flops(runs["step"])
     report(
@@ -75,7 +88,10 @@ def main(network: str, batch_size: int, repeats: int) -> None:
                 "floor / this": floor / seconds,
                 "FLOP floor": flop_floor if part == "step" else 1.0,
             }
-            for part, seconds in [("step", times["step"]), ("floor: frozen forward + tail both ways", floor)]
+            for part, seconds in [
+                ("step", times["step"]),
+                ("floor: frozen forward + tail both ways", floor),
+            ]
         ],
     )
 

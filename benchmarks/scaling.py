@@ -34,7 +34,11 @@ def simulate(counts: torch.Tensor, world: int, batch_size: int, workers: int) ->
     seen = torch.zeros(plan.total, dtype=torch.uint8)
     valid, opened = [], []
     for rank in range(world):
-        blocks = [order._block_positions(rank, lane, n) for lane in range(workers) for n in range(_blocks(plan, lane))]
+        blocks = [
+            order._block_positions(rank, lane, n)
+            for lane in range(workers)
+            for n in range(_blocks(plan, lane))
+        ]
         positions = torch.cat(blocks)
         positions = positions[positions < plan.total]
         seen[positions] += 1
@@ -79,5 +83,8 @@ if __name__ == "__main__":
     shards = torch.tensor(sizes)
     report(
         "scaling",
-        [simulate(shards, world, arguments.batch_size, arguments.workers) for world in (1, 2, 8, 32, 128, 512, 1024)],
+        [
+            simulate(shards, world, arguments.batch_size, arguments.workers)
+            for world in (1, 2, 8, 32, 128, 512, 1024)
+        ],
     )

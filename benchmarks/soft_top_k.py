@@ -66,7 +66,9 @@ def peak_mebibytes(run: Callable[[], object]) -> float:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
     held = peak = 0
-    changes = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    changes = [
+        event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"
+    ]
     for event in sorted(changes, key=lambda event: event.start_ns()):
         held += event.nbytes()
         peak = max(peak, held)
@@ -77,20 +79,30 @@ def main(pixels: int, batch_size: int, temperature: float, repeats: int) -> None
     """Measure and report."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     generator = torch.Generator().manual_seed(0)
-    scores = standardize(torch.randn(batch_size, pixels, generator=generator)).to(device).requires_grad_()
+    scores = (
+        standardize(torch.randn(batch_size, pixels, generator=generator))
+        .to(device)
+        .requires_grad_()
+    )
     k = torch.empty(batch_size).uniform_(0.1 * pixels, 0.9 * pixels, generator=generator)
     weights = torch.randn(batch_size, pixels, generator=generator).to(device)
     methods: dict[str, Callable[[], Tensor]] = {
         "soft_top_k": lambda: soft_top_k(scores, k, temperature=temperature),
-        "Sinkhorn, implicit backward": lambda: ImplicitSinkhorn.apply(scores, k.to(device), temperature),
-        "Sinkhorn, differentiated through": lambda: sinkhorn_mask(scores, k.to(device), temperature),
+        "Sinkhorn, implicit backward": lambda: ImplicitSinkhorn.apply(
+            scores, k.to(device), temperature
+        ),
+        "Sinkhorn, differentiated through": lambda: sinkhorn_mask(
+            scores, k.to(device), temperature
+        ),
     }
 
     def both_ways(method: Callable[[], Tensor]) -> Callable[[], Tensor]:
         return lambda: torch.autograd.grad((method() * weights).sum(), scores)[0]
 
     runs = {name: both_ways(method) for name, method in methods.items()}
-    times = median_seconds(runs, repeats, clock=time.perf_counter if device == "cuda" else time.process_time)
+    times = median_seconds(
+        runs, repeats, clock=time.perf_counter if device == "cuda" else time.process_time
+    )
     memory = {name: peak_mebibytes(run) for name, run in runs.items()}
     gradients = {name: run() for name, run in runs.items()}
     ours = "soft_top_k"

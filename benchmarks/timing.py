@@ -54,13 +54,17 @@ def flops(run: Callable[[], object]) -> float:
 def has_native_bf16() -> bool:
     """Whether the processor multiplies bfloat16 in hardware; without that, bfloat16 on the CPU is emulated and slow."""
     flags = Path("/proc/cpuinfo")
-    return flags.is_file() and any(flag in flags.read_text(encoding="utf-8") for flag in ("avx512_bf16", "amx_bf16"))
+    return flags.is_file() and any(
+        flag in flags.read_text(encoding="utf-8") for flag in ("avx512_bf16", "amx_bf16")
+    )
 
 
 def report(name: str, lines: Sequence[dict[str, object]]) -> None:
     """Print a table and keep it as JSON in benchmarks/results/."""
     columns = list(lines[0])
-    cells = [[f"{v:.3g}" if isinstance(v, float) else str(v) for v in line.values()] for line in lines]
+    cells = [
+        [f"{v:.3g}" if isinstance(v, float) else str(v) for v in line.values()] for line in lines
+    ]
     widths = [max(len(c), *(len(row[i]) for row in cells)) for i, c in enumerate(columns)]
     print(f"\n{name}")
     for row in [columns, *cells]:

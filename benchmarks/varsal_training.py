@@ -23,11 +23,21 @@ def parts_of_varsal_step(
     network: str, side: int, batch_size: int, device: torch.device, divide: int = 1
 ) -> dict[str, Callable[[], None]]:
     """A whole ``step``, and its floors with the classifier as it is and with its batch norms folded."""
-    record = {"model": network, "weights": "random", "preprocessing": {"resize": None, "crop": side}}
-    module = VarSalTraining(record, channels=[count // divide for count in PAPER_CHANNELS]).to(device).train()
+    record = {
+        "model": network,
+        "weights": "random",
+        "preprocessing": {"resize": None, "crop": side},
+    }
+    module = (
+        VarSalTraining(record, channels=[count // divide for count in PAPER_CHANNELS])
+        .to(device)
+        .train()
+    )
     module.log = lambda *_args, **_kwargs: None  # type: ignore[method-assign] # outside a Trainer there is no log
     batch = {
-        "picture": torch.randint(0, 255, (batch_size, 3, side, side), dtype=torch.uint8, device=device),
+        "picture": torch.randint(
+            0, 255, (batch_size, 3, side, side), dtype=torch.uint8, device=device
+        ),
         "key": [str(i) for i in range(batch_size)],
         "weight": torch.ones(batch_size, device=device),
     }

@@ -45,7 +45,9 @@ def literals_of(owner: Any) -> dict[str, tuple[Any, ...]]:
     found = {}
     for name, hint in get_type_hints(owner).items():
         parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-        if name != "return" and all(get_origin(part) is Literal or part is NoneType for part in parts):
+        if name != "return" and all(
+            get_origin(part) is Literal or part is NoneType for part in parts
+        ):
             found[name] = tuple(value for part in parts for value in (get_args(part) or (None,)))
     return {name: allowed for name, allowed in found.items() if allowed != (None,)}
 
@@ -53,7 +55,9 @@ def literals_of(owner: Any) -> dict[str, tuple[Any, ...]]:
 def check_numbers(at_least: float, *, exclusive: bool = False, **settings: float) -> None:
     """Refuse settings that are not finite numbers of at least (``exclusive``: above) this."""
     for setting, value in settings.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        number = (
+            isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        )
         if not number or value < at_least or (exclusive and value == at_least):
             raise InputError(
                 f"{setting} is {value!r}; it must be a number {'above' if exclusive else '>='} {at_least:g}"
@@ -62,15 +66,26 @@ def check_numbers(at_least: float, *, exclusive: bool = False, **settings: float
 
 def check_images(images: Tensor) -> Tensor:
     """The images as a detached float tensor, or an error that says what is wrong with them."""
-    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+    if (
+        not isinstance(images, Tensor)
+        or images.ndim != 4
+        or images.shape[1] != 3
+        or not images.is_floating_point()
+    ):
         given = (
-            f"{images.dtype} of shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+            f"{images.dtype} of shape {tuple(images.shape)}"
+            if isinstance(images, Tensor)
+            else type(images).__name__
         )
-        raise InputError(f"images must be a float tensor (B, 3, H, W), normalised (see classifier.images); got {given}")
+        raise InputError(
+            f"images must be a float tensor (B, 3, H, W), normalised (see classifier.images); got {given}"
+        )
     finite = torch.isfinite(images).flatten(1).all(dim=1)
     if not finite.all():
         bad = (~finite).nonzero().flatten().tolist()
-        raise InputError(f"image {bad} of the batch contains NaN or infinity; check how it was decoded and normalised")
+        raise InputError(
+            f"image {bad} of the batch contains NaN or infinity; check how it was decoded and normalised"
+        )
     return images.detach()
 
 
@@ -79,7 +94,9 @@ def check_targets(target: Tensor | int | Sequence[int], count: int, num_classes:
     targets = torch.as_tensor(target).detach().to(torch.int64).flatten()
     targets = targets.expand(count) if targets.numel() == 1 else targets
     if len(targets) != count:
-        raise InputError(f"{len(targets)} targets were given for {count} images; give one target an image")
+        raise InputError(
+            f"{len(targets)} targets were given for {count} images; give one target an image"
+        )
     outside = targets[(targets < 0) | (targets >= num_classes)]
     if len(outside):
         raise InputError(

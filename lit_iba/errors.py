@@ -31,5 +31,9 @@ def unknown_name(kind: str, given: str, known: Iterable[str], hint: str = "") ->
     """
     known = sorted(set(known))
     near = difflib.get_close_matches(given, known, n=3, cutoff=0.5)
-    guess = f"did you mean {' or '.join(repr(name) for name in near)}?" if near else f"known: {', '.join(known[:12])}"
+    guess = (
+        f"did you mean {' or '.join(repr(name) for name in near)}?"
+        if near
+        else f"known: {', '.join(known[:12])}"
+    )
     return InputError(f"{given!r} is not a known {kind}; {guess}{' ' + hint if hint else ''}")

@@ -133,17 +133,26 @@ class Explainer(ABC):
 
     @classmethod
     def from_settings(
-        cls, classifier: FrozenClassifier, settings: dict[str, Any], surroundings: Surroundings | None = None
+        cls,
+        classifier: FrozenClassifier,
+        settings: dict[str, Any],
+        surroundings: Surroundings | None = None,
     ) -> Explainer:
         """Build from a config's settings; explainers that need statistics or a checkpoint override this."""
         return cls(classifier, **settings)
 
     @abstractmethod
-    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+    def explain(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> Attribution:
         """Heatmaps of checked images (B, 3, H, W) for targets (B,); ``generators[i]`` belongs to image i."""
 
     def attribute(
-        self, inputs: Tensor, target: Tensor | int | None = None, *, keys: Sequence[str] | None = None
+        self,
+        inputs: Tensor,
+        target: Tensor | int | None = None,
+        *,
+        keys: Sequence[str] | None = None,
     ) -> Heatmap:
         """Explain a batch of images (Captum's calling convention).
 
@@ -163,10 +172,16 @@ class Explainer(ABC):
             with torch.no_grad():
                 targets = self.classifier(images).argmax(dim=1)
         else:
-            targets = check_targets(target, len(images), self.classifier.num_classes).to(images.device)
-        generators = sample_generators(self.seed, keys if keys is not None else content_keys(images), images.device)
+            targets = check_targets(target, len(images), self.classifier.num_classes).to(
+                images.device
+            )
+        generators = sample_generators(
+            self.seed, keys if keys is not None else content_keys(images), images.device
+        )
         if len(generators) != len(images):
-            raise InputError(f"{len(generators)} keys were given for {len(images)} images; give one key an image")
+            raise InputError(
+                f"{len(generators)} keys were given for {len(images)} images; give one key an image"
+            )
         result = self.explain(images, targets, generators)
         return Heatmap(
             result.values.detach(),

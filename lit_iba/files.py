@@ -28,7 +28,9 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         yield part
         with part.open("rb") as written:
             os.fsync(written.fileno())
-        part.chmod(0o666 & ~_UMASK)  # some writers make private files, which others on a cluster could not read
+        part.chmod(
+            0o666 & ~_UMASK
+        )  # some writers make private files, which others on a cluster could not read
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -38,13 +38,18 @@ def resize_keeping_total(maps: Tensor, size: tuple[int, int], edge: str = "clamp
     total = maps.sum(dim=(1, 2), keepdim=True)
     if edge == "mirror" and min(maps.shape[-2:]) > 1:
         height, width = maps.shape[-2:]
-        row, column = (round(size[0] / height), round(size[1] / width))  # pixels a position: whole numbers in practice
+        row, column = (
+            round(size[0] / height),
+            round(size[1] / width),
+        )  # pixels a position: whole numbers in practice
         padded = F.pad(maps[:, None], (1, 1, 1, 1), mode="reflect")
         large = (size[0] + 2 * row, size[1] + 2 * column)
         resized = F.interpolate(padded, size=large, mode="bilinear", align_corners=False)
         resized = resized[:, 0, row : row + size[0], column : column + size[1]]
     elif edge in ("clamp", "mirror"):
-        resized = F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+        resized = F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[
+            :, 0
+        ]
     else:
         raise InputError(f"resize edge is {edge!r}; it must be 'clamp' or 'mirror'")
     now = resized.sum(dim=(1, 2), keepdim=True)
@@ -52,7 +57,9 @@ def resize_keeping_total(maps: Tensor, size: tuple[int, int], edge: str = "clamp
     area = maps.shape[-2] * maps.shape[-1] / (size[0] * size[1])
     size_of_terms = resized.abs().sum(dim=(1, 2), keepdim=True)
     safe = (now.abs() > 1e-6 * size_of_terms) & (total.abs() > 0)
-    return resized * torch.where(safe, total / torch.where(safe, now, torch.ones_like(now)), torch.full_like(now, area))
+    return resized * torch.where(
+        safe, total / torch.where(safe, now, torch.ones_like(now)), torch.full_like(now, area)
+    )
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,9 @@ class Heatmap:
 
     def __post_init__(self) -> None:
         if self.values.ndim != 3:
-            raise InputError(f"a heatmap has shape (B, H, W), but its values have shape {tuple(self.values.shape)}")
+            raise InputError(
+                f"a heatmap has shape (B, H, W), but its values have shape {tuple(self.values.shape)}"
+            )
 
     def __len__(self) -> int:
         return len(self.values)
@@ -109,10 +118,15 @@ class Heatmap:
     def _each(self, change: Callable[[Tensor], Tensor]) -> Heatmap:
         """The same change made to every tensor."""
         undrawn, completeness, uncertainty = (
-            None if t is None else change(t) for t in (self.undrawn, self.completeness, self.uncertainty)
+            None if t is None else change(t)
+            for t in (self.undrawn, self.completeness, self.uncertainty)
         )
         return replace(
-            self, values=change(self.values), undrawn=undrawn, completeness=completeness, uncertainty=uncertainty
+            self,
+            values=change(self.values),
+            undrawn=undrawn,
+            completeness=completeness,
+            uncertainty=uncertainty,
         )
 
     @property
@@ -130,14 +144,23 @@ class Heatmap:
 
     def resize(self, size: tuple[int, int]) -> Heatmap:
         """Bilinear resize to (H, W) that keeps each map's total."""
-        uncertainty = None if self.uncertainty is None else resize_keeping_total(self.uncertainty, size)
-        return replace(self, values=resize_keeping_total(self.values, size), uncertainty=uncertainty)
+        uncertainty = (
+            None if self.uncertainty is None else resize_keeping_total(self.uncertainty, size)
+        )
+        return replace(
+            self, values=resize_keeping_total(self.values, size), uncertainty=uncertainty
+        )
 
     def deviation(self) -> Heatmap | None:
         """The uncertainty as a heatmap of its own, to be drawn and saved; None where the method knows none."""
         if self.uncertainty is None:
             return None
-        return Heatmap(self.uncertainty, self.unit, method=f"{self.method} deviation", normalization=self.normalization)
+        return Heatmap(
+            self.uncertainty,
+            self.unit,
+            method=f"{self.method} deviation",
+            normalization=self.normalization,
+        )
 
     def scaled(self) -> Tensor:
         """Values for drawing, (B, H, W): [0, 1], or [-1, 1] with zero kept at zero where the map is signed.
@@ -155,8 +178,12 @@ class Heatmap:
     def colored(self) -> Tensor:
         """The heatmap alone as pictures, uint8 (B, 3, H, W)."""
         scaled = self.scaled().cpu().numpy()
-        colors = colormaps["RdBu_r"](scaled / 2 + 0.5) if self.signed else colormaps["inferno"](scaled)
-        return torch.from_numpy((colors[..., :3] * 255).round().astype(np.uint8)).permute(0, 3, 1, 2)
+        colors = (
+            colormaps["RdBu_r"](scaled / 2 + 0.5) if self.signed else colormaps["inferno"](scaled)
+        )
+        return torch.from_numpy((colors[..., :3] * 255).round().astype(np.uint8)).permute(
+            0, 3, 1, 2
+        )
 
     def overlay(self, images: Tensor, strength: float = 0.85) -> Tensor:
         """Lay the heatmap over the images: strong attribution hides the image, weak attribution shows it in grey.
@@ -172,7 +199,11 @@ class Heatmap:
         Raises:
             InputError: The images are not as many, or not as large, as the heatmaps.
         """
-        if images.ndim != 4 or images.shape[0] != len(self) or images.shape[-2:] != self.values.shape[-2:]:
+        if (
+            images.ndim != 4
+            or images.shape[0] != len(self)
+            or images.shape[-2:] != self.values.shape[-2:]
+        ):
             raise InputError(
                 f"images of shape {tuple(images.shape)} do not fit heatmaps of shape {tuple(self.values.shape)}; "
                 f"give (B, 3, H, W) of the same B, H and W, or resize the heatmap"

@@ -33,7 +33,9 @@ def tile_index(size: tuple[int, int], tile: int, device: torch.device | None = N
 def tile_sums(heatmaps: Tensor, tile: int) -> Tensor:
     """Sum of the attribution in each tile: (B, H, W) to float64 (B, tiles)."""
     height, width = heatmaps.shape[-2:]
-    padded = F.pad(in_double(heatmaps), (0, -width % tile, 0, -height % tile))  # zeros: edge tiles sum what they have
+    padded = F.pad(
+        in_double(heatmaps), (0, -width % tile, 0, -height % tile)
+    )  # zeros: edge tiles sum what they have
     rows, columns = padded.shape[-2] // tile, padded.shape[-1] // tile
     return padded.view(-1, rows, tile, columns, tile).sum(dim=(2, 4)).flatten(1)
 
@@ -116,7 +118,9 @@ def score_jobs(
         which = picture[jobs]
         gone = removed(jobs)[:, index].view(len(jobs), 1, *images.shape[-2:])  # (c, 1, H, W)
         # Every version is made from its original: that costs about 1 % of the forward pass (benchmarks/metrics.py).
-        scores[jobs] = score(network(torch.where(gone, fill[which], images[which])), which).to(scores)
+        scores[jobs] = score(network(torch.where(gone, fill[which], images[which])), which).to(
+            scores
+        )
     return scores
 
 
@@ -150,9 +154,15 @@ def perturbed_scores(
     """
     picture = torch.arange(len(images), device=images.device).repeat_interleave(versions)
     scores = score_jobs(
-        classifier.folded(), images, fill, picture, removed, lambda logits, which: score(logits, targets[which]),
-        tile=tile, forward_batch_size=forward_batch_size,
-    )  # fmt: skip
+        classifier.folded(),
+        images,
+        fill,
+        picture,
+        removed,
+        lambda logits, which: score(logits, targets[which]),
+        tile=tile,
+        forward_batch_size=forward_batch_size,
+    )
     return scores.view(len(images), versions)
 
 
@@ -192,15 +202,26 @@ def removal_curves(
         return ranks[jobs // versions, order] < steps[jobs % points][:, None]
 
     scores = perturbed_scores(
-        classifier, images, targets, fill, removed, versions, tile=tile, forward_batch_size=forward_batch_size,
+        classifier,
+        images,
+        targets,
+        fill,
+        removed,
+        versions,
+        tile=tile,
+        forward_batch_size=forward_batch_size,
         score=score,
-    )  # fmt: skip
+    )
     return scores.view(len(images), ranks.shape[1], len(steps))
 
 
 @torch.inference_mode()
 def end_points(
-    classifier: FrozenClassifier, images: Tensor, targets: Tensor | None, fill: Tensor, forward_batch_size: int
+    classifier: FrozenClassifier,
+    images: Tensor,
+    targets: Tensor | None,
+    fill: Tensor,
+    forward_batch_size: int,
 ) -> Tensor:
     """What every curve from the images to ``fill`` begins and ends with, whatever the order.
 

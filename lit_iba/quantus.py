@@ -37,7 +37,9 @@ def quantus_explain_func(
 
     def explain_func(model: nn.Module, inputs: Any, targets: Any, **kwargs: Any) -> np.ndarray:
         if kwargs.keys() - {"device"}:
-            raise InputError(f"explain_func takes no settings, but got {sorted(kwargs)}; give them to the explainer")
+            raise InputError(
+                f"explain_func takes no settings, but got {sorted(kwargs)}; give them to the explainer"
+            )
         if not isinstance(explainer, Explainer):
             chosen = explainer(_frozen(model))
         elif model is explainer.classifier or model is explainer.classifier.model:
@@ -58,5 +60,7 @@ def quantus_explain_func(
 def _frozen(model: nn.Module) -> FrozenClassifier:
     """A classifier of the network as it is now: Quantus changes a copy, whose old identity does not hold any more."""
     if isinstance(model, FrozenClassifier):
-        return FrozenClassifier(model.model, preprocessing=model.preprocessing, class_names=model.class_names)
+        return FrozenClassifier(
+            model.model, preprocessing=model.preprocessing, class_names=model.class_names
+        )
     return FrozenClassifier(model)

@@ -23,14 +23,18 @@ def generator_for(*names: object) -> torch.Generator:
     return torch.Generator().manual_seed(seed_for(*names))
 
 
-def sample_generators(seed: int, keys: Sequence[str], device: torch.device) -> list[torch.Generator]:
+def sample_generators(
+    seed: int, keys: Sequence[str], device: torch.device
+) -> list[torch.Generator]:
     """One generator a sample, seeded by (seed, key): equal for equal samples, wherever and whenever they are drawn."""
     return [torch.Generator(device).manual_seed(seed_for(seed, key)) for key in keys]
 
 
 def content_keys(images: Tensor) -> list[str]:
     """A key an image that depends on nothing but its pixels."""
-    return [hashlib.sha256(image.contiguous().cpu().numpy().tobytes()).hexdigest() for image in images]
+    return [
+        hashlib.sha256(image.contiguous().cpu().numpy().tobytes()).hexdigest() for image in images
+    ]
 
 
 def normal(generators: Sequence[torch.Generator], *shape: int) -> Tensor:

@@ -26,7 +26,12 @@ def class_named(name: str, kind: str, registered: Mapping[str, str], base: type[
     """
     path = registered.get(name, name)
     if "." not in path:
-        raise unknown_name(kind, name, registered, f"(or give a class path such as my_package.My{kind.capitalize()})")
+        raise unknown_name(
+            kind,
+            name,
+            registered,
+            f"(or give a class path such as my_package.My{kind.capitalize()})",
+        )
     module, _, attribute = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), attribute)
@@ -36,5 +41,7 @@ def class_named(name: str, kind: str, registered: Mapping[str, str], base: type[
             "a class of my_file.py in the current folder, on PYTHONPATH, or installed"
         ) from error
     if not (inspect.isclass(found) and issubclass(found, base)):
-        raise InputError(f"{path!r} is no {base.__name__}; subclass {base.__module__}.{base.__name__}")
+        raise InputError(
+            f"{path!r} is no {base.__name__}; subclass {base.__module__}.{base.__name__}"
+        )
     return found

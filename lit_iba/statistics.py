@@ -43,7 +43,9 @@ class FeatureStatistics:
         self.identity: dict[str, Any] = identity or {}
         self.count = 0
         self.mean = torch.zeros(self.shape, dtype=torch.float64)
-        self.sum_of_squares = torch.zeros(self.shape, dtype=torch.float64)  # of the deviations from the mean
+        self.sum_of_squares = torch.zeros(
+            self.shape, dtype=torch.float64
+        )  # of the deviations from the mean
         self.nonzero = torch.zeros(self.shape, dtype=torch.int64)
 
     @classmethod
@@ -96,7 +98,9 @@ class FeatureStatistics:
             return
         delta = other.mean - self.mean
         self.mean += delta * (other.count / total)
-        self.sum_of_squares += other.sum_of_squares + delta.square() * (self.count * other.count / total)
+        self.sum_of_squares += other.sum_of_squares + delta.square() * (
+            self.count * other.count / total
+        )
         self.nonzero += other.nonzero
         self.count = total
 
@@ -104,10 +108,19 @@ class FeatureStatistics:
         """Merge the statistics of all processes, so that each has those of the whole stream."""
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return
-        device = torch.device("cuda") if torch.distributed.get_backend() == "nccl" else torch.device("cpu")
+        device = (
+            torch.device("cuda")
+            if torch.distributed.get_backend() == "nccl"
+            else torch.device("cpu")
+        )
         world = torch.distributed.get_world_size()
         packed = torch.stack(
-            [self.mean, self.sum_of_squares, self.nonzero.double(), torch.full_like(self.mean, self.count)]
+            [
+                self.mean,
+                self.sum_of_squares,
+                self.nonzero.double(),
+                torch.full_like(self.mean, self.count),
+            ]
         )
         gathered = [torch.empty_like(packed, device=device) for _ in range(world)]
         torch.distributed.all_gather(gathered, packed.to(device))
@@ -118,8 +131,11 @@ class FeatureStatistics:
             part.count = int(count.flatten()[0])
             merged.merge(part)
         self.mean, self.sum_of_squares, self.nonzero, self.count = (
-            merged.mean, merged.sum_of_squares, merged.nonzero, merged.count,
-        )  # fmt: skip
+            merged.mean,
+            merged.sum_of_squares,
+            merged.nonzero,
+            merged.count,
+        )
 
     @property
     def std(self) -> Tensor:
@@ -139,7 +155,11 @@ class FeatureStatistics:
 
     def save(self, path: str | Path) -> None:
         """Write as safetensors, with the identity in its metadata, by atomic rename."""
-        tensors = {"mean": self.mean, "sum_of_squares": self.sum_of_squares, "nonzero": self.nonzero}
+        tensors = {
+            "mean": self.mean,
+            "sum_of_squares": self.sum_of_squares,
+            "nonzero": self.nonzero,
+        }
         metadata = {
             "kind": "lit_iba.FeatureStatistics",
             "count": str(self.count),
@@ -167,17 +187,23 @@ class FeatureStatistics:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             if metadata.get("kind") != "lit_iba.FeatureStatistics":
-                raise InputError(f"{path} is a safetensors file, but holds no feature statistics; give another file")
+                raise InputError(
+                    f"{path} is a safetensors file, but holds no feature statistics; give another file"
+                )
             loaded = cls(tensors["mean"].shape, json.loads(metadata["identity"]))
             loaded.count = int(metadata["count"])
             loaded.mean, loaded.sum_of_squares = tensors["mean"], tensors["sum_of_squares"]
             loaded.nonzero = tensors["nonzero"]
         except (safetensors.SafetensorError, KeyError, OSError) as error:
-            raise InputError(f"statistics file {path} is damaged or cut short ({error}); estimate it again") from error
+            raise InputError(
+                f"statistics file {path} is damaged or cut short ({error}); estimate it again"
+            ) from error
         loaded.check(classifier, layer, str(path))
         return loaded
 
-    def check(self, classifier: FrozenClassifier | None, layer: str | None, source: str = "the statistics") -> None:
+    def check(
+        self, classifier: FrozenClassifier | None, layer: str | None, source: str = "the statistics"
+    ) -> None:
         """Refuse statistics of another classifier or layer."""
         if layer is not None and self.identity.get("layer", layer) != layer:
             raise InputError(
@@ -209,9 +235,13 @@ def estimate_layers(
             found[layer].update(r)
     for layer in layers:
         if layer not in found or not found[layer].count:
-            raise InputError(f"no images were given to estimate the statistics of {layer!r}; check the data")
+            raise InputError(
+                f"no images were given to estimate the statistics of {layer!r}; check the data"
+            )
         if not torch.isfinite(found[layer].mean).all():
-            raise InputError(f"the output of {layer!r} is not finite for some image; check images and weights")
+            raise InputError(
+                f"the output of {layer!r} is not finite for some image; check images and weights"
+            )
     return found
 
 

@@ -40,17 +40,23 @@ class Tiny(nn.Module):
         self.fc = nn.Linear(4 * 16, 10)
 
     def forward(self, images: Tensor) -> Tensor:
-        return 20 * self.fc(nn.functional.adaptive_avg_pool2d(self.conv(images).relu(), 4).flatten(1))
+        return 20 * self.fc(
+            nn.functional.adaptive_avg_pool2d(self.conv(images).relu(), 4).flatten(1)
+        )
 
 
 class Slow(Explainer):
     """Brightness, given with so much delay that it can be killed on the way."""
 
-    def __init__(self, classifier: FrozenClassifier, *, seconds: float = 0.0, seed: int = 0) -> None:
+    def __init__(
+        self, classifier: FrozenClassifier, *, seconds: float = 0.0, seed: int = 0
+    ) -> None:
         super().__init__(classifier, seed=seed)
         self.seconds = seconds
 
-    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+    def explain(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> Attribution:
         time.sleep(self.seconds)
         return Attribution(images.sum(dim=1))
 
@@ -58,7 +64,9 @@ class Slow(Explainer):
 class Incomplete(Explainer):
     """Promises that the map sums to one; it sums to the image's mean."""
 
-    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+    def explain(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> Attribution:
         values = images.mean(dim=1) / images[0, 0].numel()
         total = values.sum(dim=(1, 2))
         return Attribution(values, completeness=completeness_error(total, torch.ones_like(total)))
@@ -67,7 +75,9 @@ class Incomplete(Explainer):
 class Undefined(Explainer):
     """Gives NaN for the second image of a batch."""
 
-    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+    def explain(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> Attribution:
         values = images.sum(dim=1)
         values[1:2] = torch.nan
         return Attribution(values)
@@ -92,7 +102,9 @@ def digit(i: int) -> tuple[bytes, list[int]]:
     return data.getvalue(), [x, y, x + size, y + size]
 
 
-def make_data(folder: Path, count: int = 18, corrupt: tuple[int, ...] = (4,), shard_size: int = 5) -> ShardIndex:
+def make_data(
+    folder: Path, count: int = 18, corrupt: tuple[int, ...] = (4,), shard_size: int = 5
+) -> ShardIndex:
     """Write digits as shards; some of them cannot be decoded."""
     labels = load_digits().target
     samples = []
@@ -100,19 +112,25 @@ def make_data(folder: Path, count: int = 18, corrupt: tuple[int, ...] = (4,), sh
         data, box = digit(i)
         samples.append(
             {
-                "key": f"digit{i:03d}", "png": data[:60] if i in corrupt else data, "cls": int(labels[i]),
+                "key": f"digit{i:03d}",
+                "png": data[:60] if i in corrupt else data,
+                "cls": int(labels[i]),
                 "json": {"bbox": [box], "width": SIDE, "height": SIDE},
             }
-        )  # fmt: skip
+        )
     return write_shards(samples, folder, "val", shard_size)
 
 
 def benchmark(data: object, out: Path, **changes: object) -> Benchmark:
     """The benchmark of the tests, with changes."""
     settings = {
-        "explainers": EXPLAINERS, "metrics": METRICS, "batch_size": 2, "statistics_data": data, "statistics_images": 10,
+        "explainers": EXPLAINERS,
+        "metrics": METRICS,
+        "batch_size": 2,
+        "statistics_data": data,
+        "statistics_images": 10,
         "gallery": 4,
-    } | changes  # fmt: skip
+    } | changes
     return Benchmark(classifier(), data, out=out, **settings)
 
 

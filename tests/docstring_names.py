@@ -32,7 +32,9 @@ def shared_folder(folder: Path) -> Path:
     export_checkpoint(last, folder / "runs" / "exported", ["safetensors"], progress=False)
     explainers, metrics = {"saliency": {}, "random": {}}, {"bounding_box": {}}
     classifier = FrozenClassifier("small_cnn", "random")
-    Benchmark(classifier, folder / "digits" / "test", explainers, metrics, folder / "runs" / "digits").run()
+    Benchmark(
+        classifier, folder / "digits" / "test", explainers, metrics, folder / "runs" / "digits"
+    ).run()
     return folder
 
 
@@ -41,10 +43,20 @@ def _trained(runs: Path) -> None:
     data = ShardDataModule(train=str(runs.parent / "digits" / "train"), batch_size=4, num_workers=0)
     network = {"model": "small_cnn", "weights": "random"}
     for name, training in (
-        ("readout", ReadoutTraining(network, layer="layer2", taps=["layer2", "layer3"], statistics_images=8)),
+        (
+            "readout",
+            ReadoutTraining(
+                network, layer="layer2", taps=["layer2", "layer3"], statistics_images=8
+            ),
+        ),
         ("varsal", VarSalTraining(network, channels=[4, 4])),
     ):
-        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+        quiet = {
+            "logger": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "accelerator": "cpu",
+        }
         trainer = Trainer(max_steps=1, limit_val_batches=0, enable_checkpointing=False, **quiet)
         trainer.fit(training, data)
         trainer.save_checkpoint(runs / name / "last.ckpt")

@@ -16,15 +16,25 @@ def random_images(count: int, size: int, seed: int = 0) -> Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
 
-def trained_like(classifier: FrozenClassifier, layer: str, taps: list[str], **settings: Any) -> ReadoutIBA:
+def trained_like(
+    classifier: FrozenClassifier, layer: str, taps: list[str], **settings: Any
+) -> ReadoutIBA:
     """A readout with statistics, whose maps differ from image to image."""
     images = random_images(32, classifier.preprocessing.crop, seed=1)
-    explainer = ReadoutIBA(classifier, layer, taps, estimate_layers(classifier, {layer, *taps}, images), **settings)
+    explainer = ReadoutIBA(
+        classifier, layer, taps, estimate_layers(classifier, {layer, *taps}, images), **settings
+    )
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in explainer.network.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.5 / parameter[:1].numel() ** 0.5)
-        explainer.network.write.bias.sub_(4)  # lambda near one half, where the information changes most
+            parameter.add_(
+                torch.randn(parameter.shape, generator=generator)
+                * 0.5
+                / parameter[:1].numel() ** 0.5
+            )
+        explainer.network.write.bias.sub_(
+            4
+        )  # lambda near one half, where the information changes most
     return explainer
 
 
@@ -49,6 +59,8 @@ def tiny_transformer(kind: str) -> tuple[nn.Module, str, list[str]]:
         )
         blocks = [f"encoder.layers.encoder_layer_{i}" for i in (0, 1)]
     else:
-        network = SwinTransformer([4, 4], 16, depths=[2, 2], num_heads=[2, 2], window_size=[4, 4], num_classes=5)
+        network = SwinTransformer(
+            [4, 4], 16, depths=[2, 2], num_heads=[2, 2], window_size=[4, 4], num_classes=5
+        )
         blocks = ["features.1", "features.3"]
     return network, blocks[0], blocks

@@ -15,7 +15,9 @@ def read_or_refused(out: Path, elsewhere: Path) -> dict[str, Any]:
     found = RunFolder.read(out)
     assert list(found)[:3] == ["schema", "created", "command"]
     (elsewhere / "results.json").write_text(json.dumps(found | {"schema": 2}))
-    with pytest.raises(InputError, match="has schema 2, but this version reads schema 1; run") as refused:
+    with pytest.raises(
+        InputError, match="has schema 2, but this version reads schema 1; run"
+    ) as refused:
         RunFolder.read(elsewhere)
     assert "\n" not in str(refused.value)
     return found

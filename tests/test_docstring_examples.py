@@ -34,7 +34,9 @@ def public(home: str, name: str) -> Any:
 
 def example_of(home: str, name: str) -> doctest.DocTest:
     """The examples in an object's own docstring; of a class, not those of its base."""
-    docstring = inspect.cleandoc(vars(public(home, name)).get("__doc__") or public(home, name).__doc__ or "")
+    docstring = inspect.cleandoc(
+        vars(public(home, name)).get("__doc__") or public(home, name).__doc__ or ""
+    )
     return doctest.DocTestParser().get_doctest(docstring, {}, f"{home}.{name}", None, 0)
 
 
@@ -45,13 +47,23 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict
         yield shared_folder(tmp_path_factory.mktemp("examples")), shared_names()
 
 
-@pytest.mark.parametrize(("home", "name"), [place for place in PUBLIC if place[1] not in WITHOUT_EXAMPLE])
+@pytest.mark.parametrize(
+    ("home", "name"), [place for place in PUBLIC if place[1] not in WITHOUT_EXAMPLE]
+)
 def test_the_example_of_a_public_name_runs(
-    home: str, name: str, names: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: str,
+    name: str,
+    names: tuple[Path, dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     test = example_of(home, name)
-    assert test.examples, f"{home}.{name} has no example; add lines that begin with >>> to its docstring"
-    assert any(example.want for example in test.examples), f"the example of {home}.{name} shows no result"
+    assert test.examples, (
+        f"{home}.{name} has no example; add lines that begin with >>> to its docstring"
+    )
+    assert any(example.want for example in test.examples), (
+        f"the example of {home}.{name} shows no result"
+    )
     folder, given = names
     for path in folder.iterdir():
         (tmp_path / path.name).symlink_to(path)
@@ -60,7 +72,9 @@ def test_the_example_of_a_public_name_runs(
     said: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        result = doctest.DocTestRunner(verbose=False, optionflags=OPTIONS).run(test, out=said.append)
+        result = doctest.DocTestRunner(verbose=False, optionflags=OPTIONS).run(
+            test, out=said.append
+        )
     assert result.failed == 0, "".join(said)
 
 
@@ -69,4 +83,6 @@ def test_exceptions_are_public_names_without_an_example() -> None:
     for name in WITHOUT_EXAMPLE:
         assert name in found, f"{name} is not public any more; take it off the list"
         if inspect.isclass(public(found[name], name)):
-            assert not example_of(found[name], name).examples, f"{name} has an example; take it off the list"
+            assert not example_of(found[name], name).examples, (
+                f"{name} has an example; take it off the list"
+            )

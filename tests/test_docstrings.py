@@ -11,8 +11,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "lit_iba").rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
-MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in FILES}
-IMPORTED_AS = {"docstring_parser": "docstring-parser", "sklearn": "scikit-learn", "PIL": "pillow", "yaml": "pyyaml"}
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for path in FILES
+}
+IMPORTED_AS = {
+    "docstring_parser": "docstring-parser",
+    "sklearn": "scikit-learn",
+    "PIL": "pillow",
+    "yaml": "pyyaml",
+}
 
 
 def own_names() -> set[str]:
@@ -30,22 +38,33 @@ def broken_references(text: str, names: set[str]) -> list[str]:
     """What a text refers to as a class, function, method or module of ours that is nowhere."""
     given = re.findall(r":(class|func|meth|attr|mod):`~?([^`]+)`", text)
     return [
-        name for kind, name in given if name not in MODULES and (kind == "mod" or name.rsplit(".", 1)[-1] not in names)
+        name
+        for kind, name in given
+        if name not in MODULES and (kind == "mod" or name.rsplit(".", 1)[-1] not in names)
     ]
 
 
 def test_what_docstrings_refer_to_exists() -> None:
     names = own_names()
-    found = {path.name: broken_references(path.read_text(encoding="utf-8"), names) for path in FILES}
+    found = {
+        path.name: broken_references(path.read_text(encoding="utf-8"), names) for path in FILES
+    }
     assert not {path: broken for path, broken in found.items() if broken}
-    assert broken_references("a :class:`HookSplit`, :mod:`lit_iba.nowhere`", names) == ["HookSplit", "lit_iba.nowhere"]
+    assert broken_references("a :class:`HookSplit`, :mod:`lit_iba.nowhere`", names) == [
+        "HookSplit",
+        "lit_iba.nowhere",
+    ]
 
 
 def parameters(node: ast.ClassDef | ast.FunctionDef) -> list[str]:
     """Names in the signature, or the fields of a dataclass."""
     init = node
     if isinstance(node, ast.ClassDef):
-        inits = [part for part in node.body if isinstance(part, ast.FunctionDef) and part.name == "__init__"]
+        inits = [
+            part
+            for part in node.body
+            if isinstance(part, ast.FunctionDef) and part.name == "__init__"
+        ]
         if not inits:
             fields = [part.target for part in node.body if isinstance(part, ast.AnnAssign)]
             return [field.id for field in fields if isinstance(field, ast.Name)]
@@ -62,7 +81,9 @@ def out_of_order(tree: ast.AST) -> list[str]:
     for node in ast.walk(tree):
         if not isinstance(node, ast.ClassDef | ast.FunctionDef):
             continue
-        block = re.search(r"^Args:\n((?:(?: .*)?\n?)*)", ast.get_docstring(node) or "", re.MULTILINE)
+        block = re.search(
+            r"^Args:\n((?:(?: .*)?\n?)*)", ast.get_docstring(node) or "", re.MULTILINE
+        )
         heads = re.findall(r"^ {4}([*\w]+(?:, [*\w]+)*):", block[1], re.MULTILINE) if block else []
         said = [name.strip("* ") for head in heads for name in head.split(",")]
         given = parameters(node)

@@ -17,10 +17,16 @@ from lit_iba.heatmap import resize_keeping_total
 
 @settings(max_examples=40, deadline=None)
 @given(
-    h=st.integers(1, 9), w=st.integers(1, 9), scale=st.integers(1, 6), signed=st.booleans(),
-    edge=st.sampled_from(["clamp", "mirror"]), seed=st.integers(0, 99),
-)  # fmt: skip
-def test_resizing_keeps_the_total(h: int, w: int, scale: int, signed: bool, edge: str, seed: int) -> None:
+    h=st.integers(1, 9),
+    w=st.integers(1, 9),
+    scale=st.integers(1, 6),
+    signed=st.booleans(),
+    edge=st.sampled_from(["clamp", "mirror"]),
+    seed=st.integers(0, 99),
+)
+def test_resizing_keeps_the_total(
+    h: int, w: int, scale: int, signed: bool, edge: str, seed: int
+) -> None:
     generator = torch.Generator().manual_seed(seed)
     maps = torch.rand(2, h, w, generator=generator) + 0.01
     if signed:
@@ -31,7 +37,9 @@ def test_resizing_keeps_the_total(h: int, w: int, scale: int, signed: bool, edge
 
 
 def test_what_belongs_to_an_image_stays_with_it() -> None:
-    heatmap = Heatmap(torch.rand(3, 4, 4), undrawn=torch.arange(3.0), completeness=torch.arange(3.0) / 10)
+    heatmap = Heatmap(
+        torch.rand(3, 4, 4), undrawn=torch.arange(3.0), completeness=torch.arange(3.0) / 10
+    )
     one = heatmap[-1].to("cpu")
     assert torch.equal(one.values, heatmap.values[2:])
     assert one.undrawn == torch.tensor([2.0])
@@ -40,7 +48,9 @@ def test_what_belongs_to_an_image_stays_with_it() -> None:
 
 
 def test_a_broken_promise_is_measured_by_what_was_promised() -> None:
-    error = completeness_error(torch.tensor([1.0, -3.0, 0.0, 0.1]), torch.tensor([2.0, -2.0, 0.0, 0.0]))
+    error = completeness_error(
+        torch.tensor([1.0, -3.0, 0.0, 0.1]), torch.tensor([2.0, -2.0, 0.0, 0.0])
+    )
     assert torch.equal(error, torch.tensor([0.5, 0.5, 0.0, torch.inf]))
 
 
@@ -48,7 +58,9 @@ def test_the_mirrored_resize_is_that_of_scikit_image() -> None:
     # reflect-pad, interpolate, crop: stated independently through numpy's reflection and a larger interpolation.
     maps = torch.rand(1, 7, 7, generator=torch.Generator().manual_seed(0))
     padded = torch.from_numpy(np.pad(maps.numpy(), ((0, 0), (2, 2), (2, 2)), mode="reflect"))
-    large = F.interpolate(padded[:, None], scale_factor=8, mode="bilinear", align_corners=False)[0, 0, 16:-16, 16:-16]
+    large = F.interpolate(padded[:, None], scale_factor=8, mode="bilinear", align_corners=False)[
+        0, 0, 16:-16, 16:-16
+    ]
     ours = resize_keeping_total(maps, (56, 56), "mirror")[0]
     assert torch.allclose(ours / ours.sum(), large / large.sum(), atol=1e-7)
 
@@ -63,10 +75,14 @@ def test_overlays_and_files(tmp_path: Path) -> None:
     pictures = torch.randint(0, 255, (3, 3, 8, 8), dtype=torch.uint8)
     values = torch.rand(3, 8, 8)
     heatmap = Heatmap(values, unit="bits", method="x", normalization=preprocessing)
-    assert torch.equal(heatmap.overlay(pictures), heatmap.overlay(preprocessing.normalize(pictures)))
+    assert torch.equal(
+        heatmap.overlay(pictures), heatmap.overlay(preprocessing.normalize(pictures))
+    )
     assert heatmap.overlay(pictures).dtype == torch.uint8
     heatmap.save_png(tmp_path / "h.png", index=1)
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "h.png")), heatmap.colored()[1].permute(1, 2, 0).numpy())
+    assert np.array_equal(
+        np.asarray(Image.open(tmp_path / "h.png")), heatmap.colored()[1].permute(1, 2, 0).numpy()
+    )
     assert "bits" in heatmap._repr_html_()
     assert torch.equal(heatmap[-1].values[0], values[-1])
     assert torch.allclose(heatmap.total, values.sum(dim=(1, 2)))

@@ -25,13 +25,23 @@ def drawn_layers() -> list[list[str]]:
 
 def modules_of(package: Path) -> dict[str, Path]:
     """Every module of a package by its dotted name; a folder's name stands for its ``__init__``."""
-    named = {path.relative_to(package.parent).with_suffix("").parts: path for path in package.rglob("*.py")}
-    return {".".join(parts[:-1] if parts[-1] == "__init__" else parts): path for parts, path in sorted(named.items())}
+    named = {
+        path.relative_to(package.parent).with_suffix("").parts: path
+        for path in package.rglob("*.py")
+    }
+    return {
+        ".".join(parts[:-1] if parts[-1] == "__init__" else parts): path
+        for parts, path in sorted(named.items())
+    }
 
 
 def for_type_checkers(tree: ast.Module) -> set[ast.AST]:
     """Everything under ``if TYPE_CHECKING:``."""
-    blocks = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    blocks = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    ]
     return {node for block in blocks for statement in block.body for node in ast.walk(statement)}
 
 
@@ -41,7 +51,9 @@ class Imports:
     def __init__(self, package: Path) -> None:
         self.name = package.name
         self.files = modules_of(package)
-        self.trees = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in self.files.items()}
+        self.trees = {
+            name: ast.parse(path.read_text(encoding="utf-8")) for name, path in self.files.items()
+        }
         self.exported = {
             (module, alias.asname or alias.name): f"{node.module}.{alias.name}"
             for module, path in self.files.items()
@@ -77,7 +89,9 @@ class Imports:
                     found |= {self.home(node.module, alias.name) for alias in node.names}
             elif isinstance(node, ast.Import):
                 found |= {alias.name for alias in node.names if self.is_own(alias.name)}
-        return found - {self.name}  # the package itself is imported before any of its modules, and imports none of them
+        return found - {
+            self.name
+        }  # the package itself is imported before any of its modules, and imports none of them
 
     def room(self, module: str) -> str:
         """The folder, or the root module, that a module belongs to."""
@@ -91,7 +105,8 @@ class Imports:
             for module, targets in self.edges.items()
             if module != self.name
             for target in sorted(targets)
-            if self.room(target) != self.room(module) and row[self.room(target)] >= row[self.room(module)]
+            if self.room(target) != self.room(module)
+            and row[self.room(target)] >= row[self.room(module)]
         ]
 
     def circle(self) -> list[str]:
@@ -144,7 +159,14 @@ LAYERS = [["high"], ["low"], ["lazy"]]
 def toy(folder: Path, **files: str) -> Imports:
     """A package of two rooms, ``high`` over ``low``; a file ``low__a`` is ``low/a.py``."""
     package = folder / "toy"
-    whole = {"__init__": "", "lazy": "", "high____init__": "", "low____init__": "", "high__a": "", "low__a": ""} | files
+    whole = {
+        "__init__": "",
+        "lazy": "",
+        "high____init__": "",
+        "low____init__": "",
+        "high__a": "",
+        "low__a": "",
+    } | files
     for name, text in whole.items():
         path = package / f"{name.replace('__', '/', 1) if name != '__init__' else name}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -154,10 +176,17 @@ def toy(folder: Path, **files: str) -> Imports:
 
 @pytest.mark.parametrize(
     "text",
-    ["from toy.high.a import x", "import toy.high.a", "def f():\n    from toy.high import a", "from toy.high import x"],
+    [
+        "from toy.high.a import x",
+        "import toy.high.a",
+        "def f():\n    from toy.high import a",
+        "from toy.high import x",
+    ],
 )
 def test_an_import_uphill_is_found_wherever_it_stands(tmp_path: Path, text: str) -> None:
-    export = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from toy.high.a import x as x"
+    export = (
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from toy.high.a import x as x"
+    )
     assert toy(tmp_path, low__a=text, high____init__=export).uphill(LAYERS) == [
         "toy.low.a imports toy.high.a: high is not below low"
     ]
@@ -166,7 +195,11 @@ def test_an_import_uphill_is_found_wherever_it_stands(tmp_path: Path, text: str)
 def test_downhill_imports_and_public_names_are_no_circle(tmp_path: Path) -> None:
     export = "from typing import TYPE_CHECKING\nimport toy.lazy\nif TYPE_CHECKING:\n    from toy.low.b import y as y"
     found = toy(
-        tmp_path, low____init__=export, low__b="", low__a="from toy.low import y", high__a="from toy.low import y"
+        tmp_path,
+        low____init__=export,
+        low__b="",
+        low__a="from toy.low import y",
+        high__a="from toy.low import y",
     )
     assert found.edges["toy.high.a"] == {"toy.low.b"}
     assert (found.uphill(LAYERS), found.circle()) == ([], [])
@@ -175,6 +208,9 @@ def test_downhill_imports_and_public_names_are_no_circle(tmp_path: Path) -> None
 def test_a_circle_is_found_through_functions_and_public_names(tmp_path: Path) -> None:
     export = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from toy.low.b import y as y"
     found = toy(
-        tmp_path, low____init__=export, low__b="def y():\n    from toy.low import a", low__a="from toy.low import y"
+        tmp_path,
+        low____init__=export,
+        low__b="def y():\n    from toy.low import a",
+        low__a="from toy.low import y",
     )
     assert found.circle() == ["toy.low.a", "toy.low.b", "toy.low.a"]

@@ -18,13 +18,17 @@ from lit_iba.errors import InputError
 
 def choices_of_the_package() -> Iterator[tuple[type, str, tuple[Any, ...]]]:
     """Class, setting and allowed values of every dataclass and constructor, the command line's functions aside."""
-    modules = [importlib.import_module(m.name) for m in pkgutil.walk_packages(lit_iba.__path__, "lit_iba.")]
+    modules = [
+        importlib.import_module(m.name) for m in pkgutil.walk_packages(lit_iba.__path__, "lit_iba.")
+    ]
     for module in modules:
         for cls in vars(module).values():
             if inspect.isclass(cls) and cls.__module__ == module.__name__:
                 owner: Any = cls if is_dataclass(cls) else vars(cls).get("__init__")
                 if owner is not None:
-                    yield from ((cls, setting, allowed) for setting, allowed in literals_of(owner).items())
+                    yield from (
+                        (cls, setting, allowed) for setting, allowed in literals_of(owner).items()
+                    )
 
 
 FOUND = list(choices_of_the_package())
@@ -35,7 +39,9 @@ def concrete(cls: type) -> type:
     return concrete(cls.__subclasses__()[0]) if inspect.isabstract(cls) else cls
 
 
-@pytest.mark.parametrize(("cls", "setting", "allowed"), FOUND, ids=[f"{c.__name__}-{s}" for c, s, _ in FOUND])
+@pytest.mark.parametrize(
+    ("cls", "setting", "allowed"), FOUND, ids=[f"{c.__name__}-{s}" for c, s, _ in FOUND]
+)
 def test_a_value_that_the_type_does_not_name_is_refused_with_those_that_it_names(
     cls: type, setting: str, allowed: tuple[Any, ...], small_classifier: FrozenClassifier
 ) -> None:
@@ -54,7 +60,9 @@ def test_a_value_that_the_type_does_not_name_is_refused_with_those_that_it_names
 
 
 def test_a_hint_may_allow_none_and_other_hints_are_left_alone() -> None:
-    def function(a: Literal["x", "y"] | None, b: str, c: None = None, d: int | Literal["z"] = 1) -> Literal["r"]:
+    def function(
+        a: Literal["x", "y"] | None, b: str, c: None = None, d: int | Literal["z"] = 1
+    ) -> Literal["r"]:
         raise NotImplementedError
 
     check_literals(function, {"a": None, "b": "anything"})

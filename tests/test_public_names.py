@@ -17,7 +17,9 @@ from lit_iba.registry import class_named
 from lit_iba.training.trained_explainer import TRAINED_EXPLAINERS, TrainedExplainer
 
 PACKAGE = Path(lit_iba.__file__).parent
-ROOMS = sorted(".".join(path.parent.relative_to(PACKAGE.parent).parts) for path in PACKAGE.rglob("__init__.py"))
+ROOMS = sorted(
+    ".".join(path.parent.relative_to(PACKAGE.parent).parts) for path in PACKAGE.rglob("__init__.py")
+)
 EXPORTING = [room for room in ROOMS if room != "lit_iba.cli"]
 
 
@@ -27,7 +29,9 @@ def said_to_type_checkers(room: str) -> dict[str, str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     block = next(node for node in tree.body if isinstance(node, ast.If))
     found = [node for node in block.body if isinstance(node, ast.ImportFrom)]
-    assert all(alias.asname == alias.name for node in found for alias in node.names), "write `import X as X`"
+    assert all(alias.asname == alias.name for node in found for alias in node.names), (
+        "write `import X as X`"
+    )
     return {alias.name: str(node.module) for node in found for alias in node.names}
 
 
@@ -39,7 +43,9 @@ def test_type_checkers_and_python_are_told_the_same(room: str) -> None:
     for name, home in said.items():
         assert getattr(module, name) is getattr(importlib.import_module(home), name)
         assert home.startswith(f"{room}."), "a room exports what stands in it"
-        assert importlib.util.find_spec(f"{room}.{name}") is None, "importing the file would hide the name"
+        assert importlib.util.find_spec(f"{room}.{name}") is None, (
+            "importing the file would hide the name"
+        )
 
 
 def test_the_names_that_examples_use() -> None:
@@ -54,7 +60,9 @@ def test_the_names_that_examples_use() -> None:
         "ReadoutIBA",
         "build_explainer",
     }
-    assert nine | {"Attribution", "Benchmark", "HeatmapMetric", "InputIBA", "VarSal"} == set(lit_iba.__all__)
+    assert nine | {"Attribution", "Benchmark", "HeatmapMetric", "InputIBA", "VarSal"} == set(
+        lit_iba.__all__
+    )
     assert lit_iba.Preprocessing is Preprocessing
     with pytest.raises(AttributeError, match="module 'lit_iba' has no attribute 'Nothing'"):
         lit_iba.Nothing  # noqa: B018
@@ -64,7 +72,8 @@ def test_every_trained_explainer_is_exportable_and_named_by_its_training() -> No
     registered = {explainer_class(name) for name in EXPLAINERS}
     trained = {cls for cls in registered if issubclass(cls, TrainedExplainer)}
     found = {
-        training: class_named(training, "explainer", TRAINED_EXPLAINERS, Explainer) for training in TRAINED_EXPLAINERS
+        training: class_named(training, "explainer", TRAINED_EXPLAINERS, Explainer)
+        for training in TRAINED_EXPLAINERS
     }
     assert set(found.values()) == trained
     for training, cls in found.items():

@@ -27,7 +27,12 @@ else:
         {
             "lit_iba.activity.bias_decay": ["BiasDecay"],
             "lit_iba.activity.decomposition": ["Attributions", "Decomposition", "LayerSums"],
-            "lit_iba.activity.explainers": ["ActivityAttribution", "BiasAttribution", "FullGrad", "TopLayer"],
+            "lit_iba.activity.explainers": [
+                "ActivityAttribution",
+                "BiasAttribution",
+                "FullGrad",
+                "TopLayer",
+            ],
             "lit_iba.activity.layers": ["NetworkLayers"],
             "lit_iba.activity.survey": ["SurveySettings", "run_survey"],
             "lit_iba.activity.survey_report": ["write_survey"],

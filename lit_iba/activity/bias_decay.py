@@ -49,7 +49,12 @@ class BiasDecay(L.Callback):
         check_literals(BiasDecay.__init__, locals())
         if not 0 < end < 1:
             raise InputError(f"the decay's end is {end}; it must lie between 0 and 1")
-        self.decay_steps, self.every_n_steps, self.shape, self.end = decay_steps, every_n_steps, shape, end
+        self.decay_steps, self.every_n_steps, self.shape, self.end = (
+            decay_steps,
+            every_n_steps,
+            shape,
+            end,
+        )
         self._share: float | None = None
 
     def share(self, training_steps: int) -> float:
@@ -57,7 +62,11 @@ class BiasDecay(L.Callback):
         k = training_steps // self.every_n_steps + 1
         if k >= self.decay_steps:
             return 0.0
-        return 1 - k / self.decay_steps if self.shape == "linear" else float(self.end ** (k / self.decay_steps))
+        return (
+            1 - k / self.decay_steps
+            if self.shape == "linear"
+            else float(self.end ** (k / self.decay_steps))
+        )
 
     def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         """Refuse a module without biases to decay."""
@@ -66,7 +75,9 @@ class BiasDecay(L.Callback):
                 f"BiasDecay works with ZeroBiasTraining, not with {type(pl_module).__name__}; leave it out"
             )
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Set the biases where their share has changed, or training has just begun."""
         share = self.share(trainer.global_step)
         if share != self._share:
@@ -81,8 +92,11 @@ class BiasDecay(L.Callback):
     def state_dict(self) -> dict[str, Any]:
         """The schedule; the place in it is the trainer's step."""
         return {
-            "decay_steps": self.decay_steps, "every_n_steps": self.every_n_steps, "shape": self.shape, "end": self.end,
-        }  # fmt: skip
+            "decay_steps": self.decay_steps,
+            "every_n_steps": self.every_n_steps,
+            "shape": self.shape,
+            "end": self.end,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuse to go on with another schedule."""

@@ -20,6 +20,7 @@ from lit_iba.activity.layers import INPUT, NetworkLayers, layout_of
 from lit_iba.activity.operations import add_bias
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.folding import graph_module
+from lit_iba.classifier.hooked import HookedNetwork
 from lit_iba.classifier.layout import Layout
 from lit_iba.classifier.split import works_in_place
 from lit_iba.errors import InputError
@@ -99,10 +100,14 @@ class Decomposition:
         torch.Size([2, 16, 16])
     """
 
-    def __init__(self, layers: NetworkLayers, activity: Sequence[str], bias: Sequence[str] = ()) -> None:
+    def __init__(
+        self, layers: NetworkLayers, activity: Sequence[str], bias: Sequence[str] = ()
+    ) -> None:
         self.activity, self.bias = list(activity), list(bias)
         wanted = {name: layers.node(name) for name in activity}
-        self._run = _with_gradients(layers, wanted, {name: layers.bias_nodes[name] for name in bias})
+        self._run = _with_gradients(
+            layers, wanted, {name: layers.bias_nodes[name] for name in bias}
+        )
 
     def attribute(self, images: Tensor, targets: Tensor) -> Attributions:
         """One forward and one backward pass.
@@ -117,11 +122,13 @@ class Decomposition:
             logits, activations, outputs, biases = self._run(images.detach().clone())
             score = logits.gather(1, targets.to(logits.device)[:, None])[:, 0]
             taken = [*activations, *outputs]
-            gradients = torch.autograd.grad(score.sum(), taken, materialize_grads=True) if taken else ()
+            gradients = (
+                torch.autograd.grad(score.sum(), taken, materialize_grads=True) if taken else ()
+            )
         products = [
             value.detach() * gradient
             for value, gradient in zip([*activations, *biases], gradients, strict=True)
-        ]  # fmt: skip
+        ]
         terms = [Term(product, layout_of(product, size)) for product in products]
         split = len(self.activity)
         return Attributions(
@@ -160,7 +167,10 @@ class LayerSums:
 
 
 def layer_sums(
-    classifier: FrozenClassifier, images: Tensor, targets: Tensor, names: Sequence[str] | None = None
+    classifier: FrozenClassifier,
+    images: Tensor,
+    targets: Tensor,
+    names: Sequence[str] | None = None,
 ) -> LayerSums:
     """What the attributions of every layer add up to: equation 13 for all l.
 
@@ -185,10 +195,14 @@ def sums_of(layers: NetworkLayers, found: Attributions) -> LayerSums:
     bias = {name: term.total for name, term in found.bias.items()}
     shown = list(found.activity)
     activity = torch.stack([found.activity[name].total for name in shown], dim=1)
-    above = torch.stack([sum((bias[b] for b in layers.biases_above(name)), nothing) for name in shown], dim=1)
+    above = torch.stack(
+        [sum((bias[b] for b in layers.biases_above(name)), nothing) for name in shown], dim=1
+    )
     errors = [completeness_error(activity[:, i] + above[:, i], score) for i in range(len(shown))]
     undefined = torch.full_like(score, torch.nan)
-    errors = [e if layers.is_complete(name) else undefined for name, e in zip(shown, errors, strict=True)]
+    errors = [
+        e if layers.is_complete(name) else undefined for name, e in zip(shown, errors, strict=True)
+    ]
     by_layer = {
         owner: sum((bias[b] for b, whose in layers.owner.items() if whose == owner), nothing)
         for owner in layers.bias_layers()
@@ -201,7 +215,9 @@ class HookedActivity:
 
     def __init__(self, classifier: FrozenClassifier, activity: Sequence[str]) -> None:
         self.model, self.activity = classifier.model, list(activity)
-        self._modules = {name: classifier.cuttable.module_at(name) for name in activity if name != INPUT}  # type: ignore[union-attr]
+        network = classifier.cuttable
+        assert isinstance(network, HookedNetwork)
+        self._modules = {name: network.module_at(name) for name in activity if name != INPUT}
 
     def attribute(self, images: Tensor, targets: Tensor) -> Attributions:
         """As :meth:`Decomposition.attribute`."""
@@ -224,7 +240,9 @@ class HookedActivity:
         finally:
             for handle in handles:
                 handle.remove()
-        products = [value.detach() * gradient for value, gradient in zip(taken, gradients, strict=True)]
+        products = [
+            value.detach() * gradient for value, gradient in zip(taken, gradients, strict=True)
+        ]
         terms = [Term(product, layout_of(product, size)) for product in products]
         return Attributions(score.detach(), dict(zip(self.activity, terms, strict=True)), {})
 
@@ -235,8 +253,10 @@ def say_if_inexact(classifier: FrozenClassifier, inexact: Sequence[str]) -> None
         _told.add(classifier)
         logger.warning(
             "%s is not piecewise linear (%s): completeness does not hold, activity and bias attributions do not add up to the "
-            "class score", classifier.name, ", ".join(inexact),
-        )  # fmt: skip
+            "class score",
+            classifier.name,
+            ", ".join(inexact),
+        )
 
 
 def _tracked(value: Tensor) -> Tensor:
@@ -244,7 +264,9 @@ def _tracked(value: Tensor) -> Tensor:
     return value if value.requires_grad else value.detach().requires_grad_()
 
 
-def _with_gradients(layers: NetworkLayers, activity: dict[str, fx.Node], bias: dict[str, fx.Node]) -> nn.Module:
+def _with_gradients(
+    layers: NetworkLayers, activity: dict[str, fx.Node], bias: dict[str, fx.Node]
+) -> nn.Module:
     """A module from images to (logits, activations, outputs of the bias nodes, effective biases)."""
     network, graph = layers.network, fx.Graph()
     wanted = {*activity.values(), *bias.values()}
@@ -266,13 +288,19 @@ def _with_gradients(layers: NetworkLayers, activity: dict[str, fx.Node], bias: d
         env[node] = graph.node_copy(node, copied)
         if node in wanted:
             if node in bias.values():
-                constant = add_bias(graph, network.model, node, network.of_images, copied, env[node])
+                constant = add_bias(
+                    graph, network.model, node, network.of_images, copied, env[node]
+                )
                 if constant is None:
-                    raise InputError(f"{layers.classifier.name} has no bias at {node.name!r}; choose another layer")
+                    raise InputError(
+                        f"{layers.classifier.name} has no bias at {node.name!r}; choose another layer"
+                    )
                 effective[node] = constant
             env[node] = tracked[node] = graph.call_function(_tracked, (env[node],))
         for source in overwritten:
-            env[source] = env[node]  # what reads the source from here on sees what was written into it
+            env[source] = env[
+                node
+            ]  # what reads the source from here on sees what was written into it
     outputs = (
         env[network.logits_node()],
         [tracked[node] for node in activity.values()],

@@ -13,7 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_iba.activity.decomposition import Attributions, Decomposition, HookedActivity, say_if_inexact, sums_of
+from lit_iba.activity.decomposition import (
+    Attributions,
+    Decomposition,
+    HookedActivity,
+    say_if_inexact,
+    sums_of,
+)
 from lit_iba.activity.layers import INPUT, NetworkLayers, check_layers, chosen_layers
 from lit_iba.checks import check_literals
 from lit_iba.classifier import FrozenClassifier
@@ -23,7 +29,10 @@ from lit_iba.explainer import Attribution, Explainer, completeness_error
 
 Size = tuple[int, int]
 Upsampling = Literal["bilinear", "nearest"]
-_UPSAMPLING: dict[str, tuple[str, bool | None]] = {"bilinear": ("bilinear", False), "nearest": ("nearest-exact", None)}
+_UPSAMPLING: dict[str, tuple[str, bool | None]] = {
+    "bilinear": ("bilinear", False),
+    "nearest": ("nearest-exact", None),
+}
 
 
 def unit_range(maps: Tensor, eps: float = 0.0) -> Tensor:
@@ -146,7 +155,9 @@ class ActivityAttribution(LayerAggregate):
             self._above = known.biases_above(self.layers[0])
         self._pass = Decomposition(known, self.layers, self._above or [])
 
-    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+    def explain(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> Attribution:
         """Aggregated maps."""
         size = (images.shape[-2], images.shape[-1])
         values, undrawn, errors = [], [], []
@@ -155,14 +166,19 @@ class ActivityAttribution(LayerAggregate):
             maps = [_positions(found, layer, self.classifier) for layer in self.layers]
             values.append(self.aggregate(maps, size))
             outside = [
-                found.activity[layer].total - m.sum(dim=(1, 2)) for layer, m in zip(self.layers, maps, strict=True)
+                found.activity[layer].total - m.sum(dim=(1, 2))
+                for layer, m in zip(self.layers, maps, strict=True)
             ]
             undrawn.append(torch.stack(outside).mean(dim=0))  # that of class tokens
             if self._above is not None:
-                total = found.activity[self.layers[0]].total + sum(term.total for term in found.bias.values())
+                total = found.activity[self.layers[0]].total + sum(
+                    term.total for term in found.bias.values()
+                )
                 errors.append(completeness_error(total, found.score))
         return Attribution(
-            torch.cat(values), torch.cat(undrawn) if self.signed else None, torch.cat(errors) if errors else None
+            torch.cat(values),
+            torch.cat(undrawn) if self.signed else None,
+            torch.cat(errors) if errors else None,
         )
 
 
@@ -193,7 +209,11 @@ class TopLayer(ActivityAttribution):
         seed: int = 0,
     ) -> None:
         super().__init__(
-            classifier, layers=1, network_layers=network_layers, forward_batch_size=forward_batch_size, seed=seed
+            classifier,
+            layers=1,
+            network_layers=network_layers,
+            forward_batch_size=forward_batch_size,
+            seed=seed,
         )
 
 
@@ -240,12 +260,18 @@ class BiasAttribution(LayerAggregate):
         owner = self.trace(network_layers).owner
         known = [name for name in self.network_layers.names if name in owner.values()]
         if not known:
-            raise InputError(f"{classifier.name} has no biases below its last layer; use 'activity' instead")
+            raise InputError(
+                f"{classifier.name} has no biases below its last layer; use 'activity' instead"
+            )
         chosen = [name for name in chosen_layers(layers, known) if name != INPUT]
         self.layers = [known_name(name, known, self.network_layers) for name in chosen]
-        self._pass = Decomposition(self.network_layers, [], [b for b, layer in owner.items() if layer in self.layers])
+        self._pass = Decomposition(
+            self.network_layers, [], [b for b, layer in owner.items() if layer in self.layers]
+        )
 
-    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+    def explain(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> Attribution:
         """Aggregated maps."""
         size = (images.shape[-2], images.shape[-1])
         values = []
@@ -295,29 +321,44 @@ class FullGrad(LayerAggregate):
         check_literals(FullGrad.__init__, locals())
         super().__init__(classifier, "all", False, forward_batch_size, seed)
         if not self.trace(network_layers).bias_nodes:
-            raise InputError(f"{classifier.name} has no biases, which FullGrad is made of; use 'activity' instead")
+            raise InputError(
+                f"{classifier.name} has no biases, which FullGrad is made of; use 'activity' instead"
+            )
         self.per, self.rescale = per, rescale
-        self._pass = Decomposition(self.network_layers, [INPUT], list(self.network_layers.bias_nodes))
+        self._pass = Decomposition(
+            self.network_layers, [INPUT], list(self.network_layers.bias_nodes)
+        )
 
-    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+    def explain(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> Attribution:
         """Psi of the input's term plus Psi of the bias terms (equation 8)."""
         size = (images.shape[-2], images.shape[-1])
         values, errors = [], []
         for part, classes in self.parts(images, targets):
             found = self._pass.attribute(part, classes)
             errors.append(sums_of(self.network_layers, found).error[:, 0])
-            values.append(self._of_layers(found, size) if self.per == "layer" else self._of_features(found, size))
+            values.append(
+                self._of_layers(found, size)
+                if self.per == "layer"
+                else self._of_features(found, size)
+            )
         exact = self.network_layers.is_complete(INPUT)
         return Attribution(torch.cat(values), completeness=torch.cat(errors) if exact else None)
 
     def _of_layers(self, found: Attributions, size: Size) -> Tensor:
         layers = self.network_layers
         owners = [name for name in layers.names if name in layers.owner.values()]
-        maps = [found.activity[INPUT].map, *(layer_bias_map(found, layers, name) for name in owners)]
+        maps = [
+            found.activity[INPUT].map,
+            *(layer_bias_map(found, layers, name) for name in owners),
+        ]
         return torch.stack([saliency(m, size) for m in maps]).sum(dim=0)
 
     def _of_features(self, found: Attributions, size: Size) -> Tensor:
-        total = torch.zeros((len(found.score), *size), dtype=found.score.dtype, device=found.score.device)
+        total = torch.zeros(
+            (len(found.score), *size), dtype=found.score.dtype, device=found.score.device
+        )
         terms = [found.activity[INPUT], *found.bias.values()]
         for features in (term.features.abs() for term in terms if term.layout is not None):
             batch = features if self.rescale == "layer" else features.flatten(0, 1)
@@ -329,12 +370,18 @@ class FullGrad(LayerAggregate):
 
 def layer_bias_map(found: Attributions, layers: NetworkLayers, layer: str) -> Tensor:
     """Bias attributions of a layer (B, h, w), at the size of its last bias's; those of other sizes are pooled or spread."""
-    maps = [found.bias[b].map for b, owner in layers.owner.items() if owner == layer and b in found.bias]
+    maps = [
+        found.bias[b].map for b, owner in layers.owner.items() if owner == layer and b in found.bias
+    ]
     size = maps[-1].shape[-2:]
     total = torch.zeros_like(maps[-1])
     for m in maps:
         area = m.shape[-2] * m.shape[-1] / (size[0] * size[1])
-        total += m if m.shape[-2:] == size else F.interpolate(m[:, None], size=size, mode="area")[:, 0] * area
+        total += (
+            m
+            if m.shape[-2:] == size
+            else F.interpolate(m[:, None], size=size, mode="area")[:, 0] * area
+        )
     return total
 
 

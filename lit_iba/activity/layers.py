@@ -64,12 +64,16 @@ class NetworkLayers:
             raise InputError(
                 "the list of a network's layers is empty or holds 'input', which is no layer; name its layers"
             )
-        found = self._discover() if names is None else {name: network.node_of(name) for name in names}
+        found = (
+            self._discover() if names is None else {name: network.node_of(name) for name in names}
+        )
         self._nodes = dict(sorted(found.items(), key=lambda item: self._place[item[1]]))
         self.names = list(self._nodes)
         self.bias_nodes = self._find_biases()
         self.owner = {name: self._owner(name, node) for name, node in self.bias_nodes.items()}
-        found_inexact = (inexact_name(network.model, node, network.of_images) for node in self._relevant)
+        found_inexact = (
+            inexact_name(network.model, node, network.of_images) for node in self._relevant
+        )
         self.inexact = sorted({name for name in found_inexact if name})
 
     def node(self, layer: str) -> fx.Node:
@@ -78,7 +82,11 @@ class NetworkLayers:
         Raises:
             InputError: There is none of that name.
         """
-        return self.network.input if layer == INPUT else self._nodes.get(layer) or self.network.node_of(layer)
+        return (
+            self.network.input
+            if layer == INPUT
+            else self._nodes.get(layer) or self.network.node_of(layer)
+        )
 
     def in_order(self, layers: Sequence[str]) -> list[str]:
         """Any of the network's layers, from the image upwards, each once."""
@@ -110,9 +118,10 @@ class NetworkLayers:
             return stand_in if isinstance(given, fx.Node) else given
 
         nodes = [
-            node for node in self._relevant
+            node
+            for node in self._relevant
             if add_bias(trial, model, node, self.network.of_images, copied, stand_in) is not None
-        ]  # fmt: skip
+        ]
         return {self.network.names.get(node, node.name): node for node in nodes}
 
     def _discover(self) -> dict[str, fx.Node]:
@@ -122,12 +131,16 @@ class NetworkLayers:
         kept: dict[fx.Node, str | None] = {}
         for node in candidates:
             around = _parents(names.get(node, node.name))
-            block = next((name for name in around if type(model.get_submodule(name)) in blocks), None)
+            block = next(
+                (name for name in around if type(model.get_submodule(name)) in blocks), None
+            )
             end = node if block is None else self.network.node_of(block)
             if end in self._cuts:
                 kept[end] = block
         with_positions = self._with_positions(list(kept))
-        found = {kept[node] or self._short_name(node, with_positions): node for node in with_positions}
+        found = {
+            kept[node] or self._short_name(node, with_positions): node for node in with_positions
+        }
         if not found:
             raise InputError(
                 f"no layer with positions was found in {self.classifier.name}; name the layers (see classifier.layers())"
@@ -149,7 +162,9 @@ class NetworkLayers:
                 parents = [_parents(names.get(n, n.name)) for n in stretch]
                 common = takewhile(lambda level: len(set(level)) == 1, zip(*parents, strict=False))
                 inner = [model.get_submodule(level[0]) for level in common]
-                blocks |= {type(module) for module in inner[-1:] if not isinstance(module, nn.Sequential)}
+                blocks |= {
+                    type(module) for module in inner[-1:] if not isinstance(module, nn.Sequential)
+                }
             if any(is_weighted(model, n) for n in stretch):
                 found += [pending] if pending is not None else []
                 pending = node
@@ -167,14 +182,20 @@ class NetworkLayers:
         image = torch.zeros(2, 3, side, side, device=parameter.device, dtype=parameter.dtype)
         outputs = self.network.extract(tuple(nodes))(image)
         return [
-            node for node, output in zip(nodes, outputs, strict=True) if layout_of(output, (side, side)) is not None
+            node
+            for node, output in zip(nodes, outputs, strict=True)
+            if layout_of(output, (side, side)) is not None
         ]
 
     def _short_name(self, node: fx.Node, others: list[fx.Node]) -> str:
         """The outermost name whose last operation this is and that has no other layer inside."""
         name = self.network.names.get(node, node.name)
         for short in [*_parents(name), name]:
-            inside = [n for n in others if self.network.names.get(n, n.name).startswith(short + ".") and n is not node]
+            inside = [
+                n
+                for n in others
+                if self.network.names.get(n, n.name).startswith(short + ".") and n is not node
+            ]
             if self.network.node_of(short) is node and not inside:
                 return short
         return name
@@ -205,7 +226,9 @@ def chosen_layers(layers: str | int | Sequence[str], known: Sequence[str]) -> li
         return [INPUT, *known] if layers == "all" else list(known)
     if isinstance(layers, int):
         if layers > len(known):
-            raise InputError(f"layers is {layers}, but the network has {len(known)} to count from the top")
+            raise InputError(
+                f"layers is {layers}, but the network has {len(known)} to count from the top"
+            )
         return list(known[-layers:])
     return list(layers)
 
@@ -217,9 +240,15 @@ def check_layers(layers: object) -> None:
         InputError: Neither of the words, nor a positive number, nor a list of names.
     """
     number = isinstance(layers, int) and not isinstance(layers, bool) and layers >= 1
-    names = isinstance(layers, (list, tuple)) and bool(layers) and all(isinstance(name, str) for name in layers)
+    names = (
+        isinstance(layers, (list, tuple))
+        and bool(layers)
+        and all(isinstance(name, str) for name in layers)
+    )
     if not (number or names or layers in ("all", "all_but_input")):
-        raise InputError(f"layers is {layers!r}; it must be 'all', 'all_but_input', a number, or a list of layer names")
+        raise InputError(
+            f"layers is {layers!r}; it must be 'all', 'all_but_input', a number, or a list of layer names"
+        )
 
 
 def _parents(name: str) -> list[str]:
@@ -233,7 +262,9 @@ def _on_the_way(network: TracedNetwork) -> list[fx.Node]:
     needed = {network.logits_node()}
     for node in reversed(network.nodes):
         if node in needed:
-            needed.update(n for n in node.all_input_nodes if n in network.of_images and not network.is_size(n))
+            needed.update(
+                n for n in node.all_input_nodes if n in network.of_images and not network.is_size(n)
+            )
     return [node for node in network.nodes if node in needed and node is not network.input]
 
 

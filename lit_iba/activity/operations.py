@@ -15,26 +15,99 @@ import torch
 import torch.fx as fx
 from torch import Tensor, nn
 
-Copy = Callable[[Any], Any]  # a node's counterpart in the graph under construction; anything else as it is
+Copy = Callable[
+    [Any], Any
+]  # a node's counterpart in the graph under construction; anything else as it is
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+CONVOLUTIONS = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 CLIPPED = (nn.Hardtanh, nn.ReLU6)
 _HOMOGENEOUS = (
-    *CONVOLUTIONS, *CLIPPED, nn.Linear, nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.Identity, nn.Dropout, nn.Dropout2d, nn.Dropout3d,
-    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d,
-    nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d, nn.Flatten,
-    nn.Unflatten, nn.PixelShuffle, nn.ChannelShuffle, nn.Upsample, nn.ZeroPad2d,
-)  # fmt: skip
+    *CONVOLUTIONS,
+    *CLIPPED,
+    nn.Linear,
+    nn.ReLU,
+    nn.LeakyReLU,
+    nn.PReLU,
+    nn.Identity,
+    nn.Dropout,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.MaxPool1d,
+    nn.MaxPool2d,
+    nn.MaxPool3d,
+    nn.AvgPool1d,
+    nn.AvgPool2d,
+    nn.AvgPool3d,
+    nn.AdaptiveAvgPool1d,
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveAvgPool3d,
+    nn.AdaptiveMaxPool1d,
+    nn.AdaptiveMaxPool2d,
+    nn.AdaptiveMaxPool3d,
+    nn.Flatten,
+    nn.Unflatten,
+    nn.PixelShuffle,
+    nn.ChannelShuffle,
+    nn.Upsample,
+    nn.ZeroPad2d,
+)
 # Functions and methods, by name without a trailing underscore.
 _HOMOGENEOUS_NAMES = {
-    "conv2d", "linear", "relu", "relu6", "hardtanh", "leaky_relu", "prelu", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d",
-    "adaptive_max_pool2d", "dropout", "dropout2d", "flatten", "reshape", "view", "permute", "transpose", "contiguous", "clone",
-    "unsqueeze", "squeeze", "chunk", "split", "getitem", "cat", "concat", "stack", "mean", "sum", "interpolate", "add", "iadd",
-    "sub", "isub", "neg", "channel_shuffle", "expand", "stochastic_depth",
-}  # fmt: skip
+    "conv2d",
+    "linear",
+    "relu",
+    "relu6",
+    "hardtanh",
+    "leaky_relu",
+    "prelu",
+    "max_pool2d",
+    "avg_pool2d",
+    "adaptive_avg_pool2d",
+    "adaptive_max_pool2d",
+    "dropout",
+    "dropout2d",
+    "flatten",
+    "reshape",
+    "view",
+    "permute",
+    "transpose",
+    "contiguous",
+    "clone",
+    "unsqueeze",
+    "squeeze",
+    "chunk",
+    "split",
+    "getitem",
+    "cat",
+    "concat",
+    "stack",
+    "mean",
+    "sum",
+    "interpolate",
+    "add",
+    "iadd",
+    "sub",
+    "isub",
+    "neg",
+    "channel_shuffle",
+    "expand",
+    "stochastic_depth",
+}
 _POINTWISE_NAMES = {"relu", "relu6", "hardtanh", "leaky_relu", "prelu", "batch_norm"}
-_WEIGHTED_NAMES = {"conv2d", "linear", "scaled_dot_product_attention", "multi_head_attention_forward"}
+_WEIGHTED_NAMES = {
+    "conv2d",
+    "linear",
+    "scaled_dot_product_attention",
+    "multi_head_attention_forward",
+}
 
 
 def module_of(model: nn.Module, node: fx.Node) -> nn.Module | None:
@@ -46,21 +119,31 @@ def name_of(node: fx.Node) -> str:
     """Name of the function or method that a node calls: ``add_`` and ``add`` are both ``"add"``."""
     if node.op not in ("call_function", "call_method"):
         return ""
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+    name = (
+        node.target
+        if isinstance(node.target, str)
+        else getattr(node.target, "__name__", str(node.target))
+    )
     return name if name.endswith("__") else name.rstrip("_")
 
 
 def is_weighted(model: nn.Module, node: fx.Node) -> bool:
     """Whether an operation has weights that mix channels: a layer begins with one."""
     module = module_of(model, node)
-    return isinstance(module, (*CONVOLUTIONS, nn.Linear, nn.MultiheadAttention)) or name_of(node) in _WEIGHTED_NAMES
+    return (
+        isinstance(module, (*CONVOLUTIONS, nn.Linear, nn.MultiheadAttention))
+        or name_of(node) in _WEIGHTED_NAMES
+    )
 
 
 def is_pointwise(model: nn.Module, node: fx.Node) -> bool:
     """Whether an operation belongs to the layer before it: a batch norm or an activation."""
     module = module_of(model, node)
     if module is not None:
-        return isinstance(module, BATCH_NORMS) or type(module).__module__ == "torch.nn.modules.activation"
+        return (
+            isinstance(module, BATCH_NORMS)
+            or type(module).__module__ == "torch.nn.modules.activation"
+        )
     return name_of(node) in _POINTWISE_NAMES
 
 
@@ -76,14 +159,23 @@ def inexact_name(model: nn.Module, node: fx.Node, of_images: set[fx.Node]) -> st
         on_images = [i for i, given in enumerate(node.args) if given in of_images]
         return None if on_images == [0] or (on_images == [1] and name in ("mul", "imul")) else name
     if name == "batch_norm":
-        return name if _argument(node, 5, "training", False) or _argument(node, 1, "running_mean") is None else None
+        return (
+            name
+            if _argument(node, 5, "training", False) or _argument(node, 1, "running_mean") is None
+            else None
+        )
     if name in ("add", "sub") and "alpha" in node.kwargs:
         return name
     return None if not name or name in _HOMOGENEOUS_NAMES else name
 
 
 def add_bias(
-    graph: fx.Graph, model: nn.Module, node: fx.Node, of_images: set[fx.Node], copied: Copy, output: fx.Node
+    graph: fx.Graph,
+    model: nn.Module,
+    node: fx.Node,
+    of_images: set[fx.Node],
+    copied: Copy,
+    output: fx.Node,
 ) -> fx.Node | None:
     """Put into ``graph`` what computes a node's effective bias, broadcastable to its output; None where it has none.
 
@@ -98,12 +190,18 @@ def add_bias(
     module, name = module_of(model, node), name_of(node)
 
     def attribute(which: str) -> fx.Node | None:
-        return graph.get_attr(f"{node.target}.{which}") if getattr(module, which) is not None else None
+        return (
+            graph.get_attr(f"{node.target}.{which}") if getattr(module, which) is not None else None
+        )
 
     if isinstance(module, (*CONVOLUTIONS, nn.Linear)):
         bias = attribute("bias")
         shape = over_channels if isinstance(module, CONVOLUTIONS) else None
-        return graph.call_function(shape, (bias, output)) if bias is not None and shape is not None else bias
+        return (
+            graph.call_function(shape, (bias, output))
+            if bias is not None and shape is not None
+            else bias
+        )
     if isinstance(module, BATCH_NORMS) and module.running_mean is not None:
         tensors = [attribute(which) for which in ("weight", "bias", "running_mean", "running_var")]
         return graph.call_function(
@@ -113,7 +211,11 @@ def add_bias(
         return graph.call_function(clipping_bias, (output, module.min_val, module.max_val))
     if name in ("conv2d", "linear"):
         bias = copied(_argument(node, 2, "bias"))
-        return graph.call_function(over_channels, (bias, output)) if bias is not None and name == "conv2d" else bias
+        return (
+            graph.call_function(over_channels, (bias, output))
+            if bias is not None and name == "conv2d"
+            else bias
+        )
     if name == "batch_norm" and inexact_name(model, node, of_images) is None:
         places = {"weight": 3, "bias": 4, "running_mean": 1, "running_var": 2}
         tensors = [copied(_argument(node, place, which)) for which, place in places.items()]
@@ -143,7 +245,9 @@ def _added_constant(
     return graph.call_function(operator.neg, (constant,)) if negative else constant
 
 
-def batch_norm_bias(weight: Tensor | None, bias: Tensor | None, mean: Tensor, variance: Tensor, eps: float) -> Tensor:
+def batch_norm_bias(
+    weight: Tensor | None, bias: Tensor | None, mean: Tensor, variance: Tensor, eps: float
+) -> Tensor:
     """Effective bias of a batch norm in eval mode, beta - gamma mean / sqrt(var + eps), (C,) (equation S9)."""
     constant = -mean * torch.rsqrt(variance + eps) * (1 if weight is None else weight)
     return constant if bias is None else bias + constant
@@ -156,7 +260,9 @@ def over_channels(values: Tensor, output: Tensor) -> Tensor:
 
 def clipping_bias(output: Tensor, low: float, high: float) -> Tensor:
     """What an activation clipped to [low, high] adds where it is saturated and its gradient zero: the bound itself."""
-    return torch.where((output <= low) | (output >= high), output, torch.zeros_like(output)).detach()
+    return torch.where(
+        (output <= low) | (output >= high), output, torch.zeros_like(output)
+    ).detach()
 
 
 def _argument(node: fx.Node, place: int, name: str, default: Any = None) -> Any:

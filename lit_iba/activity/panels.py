@@ -66,7 +66,11 @@ def panels(
         with_bias = [name for name in known.names if name in sums[i].bias]
         bias = {name: layer_bias_map(found, known, name)[0] for name in with_bias} if biases else {}
         label = int(targets[i])
-        title = f"{names[i]}: {classifier.class_names[label]}" if names else classifier.class_names[label]
+        title = (
+            f"{names[i]}: {classifier.class_names[label]}"
+            if names
+            else classifier.class_names[label]
+        )
         title = title.replace("$", r"\$") + f", $f_c$ = {float(sums[i].score):.4g}"
         figures.append(_figure(pictures[i], activity, bias, sums[i], title))
     return figures, _joined(sums)
@@ -89,17 +93,24 @@ def write_panels(
             figure.savefig(part, format="png", dpi=110, facecolor="white")
     rows: dict[str, dict[str, Any]] = {
         name: {
-            "target": int(targets[i]), "score": float(sums.score[i]), "layers": sums.layers,
-            "activity": sums.activity[i].tolist(), "bias_above": sums.bias_above[i].tolist(),
+            "target": int(targets[i]),
+            "score": float(sums.score[i]),
+            "layers": sums.layers,
+            "activity": sums.activity[i].tolist(),
+            "bias_above": sums.bias_above[i].tolist(),
             "bias": {layer: float(value[i]) for layer, value in sums.bias.items()},
-            "completeness_error": [None if value != value else value for value in sums.error[i].tolist()],
+            "completeness_error": [
+                None if value != value else value for value in sums.error[i].tolist()
+            ],
         }
         for i, name in enumerate(names)
-    }  # fmt: skip
+    }
     write_text(folder / "sums.json", json.dumps(rows, indent=1) + "\n")
 
 
-def _figure(picture: Tensor, activity: list[Tensor], bias: dict[str, Tensor], sums: LayerSums, title: str) -> Figure:
+def _figure(
+    picture: Tensor, activity: list[Tensor], bias: dict[str, Tensor], sums: LayerSums, title: str
+) -> Figure:
     """The picture, then a column a layer, then the biases that have no place in the picture as numbers."""
     rows, columns = 2 if bias else 1, len(activity) + 2
     figure = Figure(figsize=(1.15 * columns + 0.4, 1.42 * rows + 0.3), layout="constrained")
@@ -124,9 +135,17 @@ def _figure(picture: Tensor, activity: list[Tensor], bias: dict[str, Tensor], su
 
 
 def _write(
-    axes: Axes, x: float, y: float, text: str, size: float, vertical: str = "center", color: str = "black"
+    axes: Axes,
+    x: float,
+    y: float,
+    text: str,
+    size: float,
+    vertical: str = "center",
+    color: str = "black",
 ) -> None:
-    axes.text(x, y, text, fontsize=size, ha="center", va=vertical, color=color, transform=axes.transAxes)
+    axes.text(
+        x, y, text, fontsize=size, ha="center", va=vertical, color=color, transform=axes.transAxes
+    )
 
 
 def _panel(axes: Axes, values: Tensor, total: float) -> None:
@@ -144,6 +163,7 @@ def _joined(sums: list[LayerSums]) -> LayerSums:
     first = sums[0]
     bias = {name: torch.cat([s.bias[name] for s in sums]) for name in first.bias}
     tensors = {
-        which: torch.cat([getattr(s, which) for s in sums]) for which in ("score", "activity", "bias_above", "error")
+        which: torch.cat([getattr(s, which) for s in sums])
+        for which in ("score", "activity", "bias_above", "error")
     }
     return LayerSums(layers=first.layers, bias=bias, **tensors)

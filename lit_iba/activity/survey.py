@@ -101,18 +101,28 @@ def run_survey(
         8
     """
     if not classifiers:
-        raise InputError("the survey has no classifiers; give a model and its weights for each name")
+        raise InputError(
+            "the survey has no classifiers; give a model and its weights for each name"
+        )
     results = {}
     for name, record in classifiers.items():
         classifier = FrozenClassifier(**({"model": name} | dict(record))).to(device)
-        made_of = [classifier.identity, classifier.preprocessing.to_dict(), data.identity(), asdict(settings)]
+        made_of = [
+            classifier.identity,
+            classifier.preprocessing.to_dict(),
+            data.identity(),
+            asdict(settings),
+        ]
         identity = json.loads(json.dumps(made_of))
         path = Path(out) / "classifiers" / f"{name}.json"
         stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if stored.get("identity") == identity:
             logger.info("%s is there already", name)
         else:
-            stored = {"identity": identity, "result": survey_classifier(classifier, data, settings, name)}
+            stored = {
+                "identity": identity,
+                "result": survey_classifier(classifier, data, settings, name),
+            }
             write_text(path, json.dumps(stored, indent=1) + "\n")
         results[name] = stored["result"]
     return results
@@ -132,19 +142,29 @@ def survey_classifier(
         they are and measured again, the latter None where there are none).
     """
     zero, norms = without_biases(classifier), _batch_norms(classifier)
-    variants = [("scaling", value) for value in settings.scales] + [("shift", value) for value in settings.shifts]
+    variants = [("scaling", value) for value in settings.scales] + [
+        ("shift", value) for value in settings.shifts
+    ]
     other, folded, measured = classifier, 0, dict[tuple[str, float], Statistics]()
     if norms and settings.reestimate_images:
         first = _first(classifier, data, settings)
-        other, folded = unfold_batch_norms(classifier, (classifier.images(batch) for batch in first))
+        other, folded = unfold_batch_norms(
+            classifier, (classifier.images(batch) for batch in first)
+        )
         for variant in track(variants, description="batch norms", transient=True):
-            changed = (_changed(classifier, classifier.images(batch), *variant) for batch in first if len(batch) > 1)
+            changed = (
+                _changed(classifier, classifier.images(batch), *variant)
+                for batch in first
+                if len(batch) > 1
+            )
             measured[variant] = reestimate_batch_norms(other, changed)
     hits: dict[Any, list[Tensor]] = {}
     relations: list[Tensor] = []
     total = sum(math.ceil(quota / settings.batch_size) for quota in _quotas(data, settings))
     batches = _batches(classifier, data, settings)
-    for pictures, labels in track(batches, description=name or classifier.name, total=total, transient=True):
+    for pictures, labels in track(
+        batches, description=name or classifier.name, total=total, transient=True
+    ):
         images = classifier.images(pictures)
         labels = labels.to(images.device)
         original, bare = classifier(images).float(), zero(images).float()
@@ -153,10 +173,14 @@ def survey_classifier(
         relations.append(torch.stack(output_relation(original, bare)).cpu())
         for variant in variants:
             inputs = _changed(classifier, images, *variant)
-            hits.setdefault(("fixed", *variant), []).append(top_hits(classifier(inputs).float(), labels, 1))
+            hits.setdefault(("fixed", *variant), []).append(
+                top_hits(classifier(inputs).float(), labels, 1)
+            )
             if variant in measured:
                 other.model.load_state_dict(measured[variant], strict=False)
-                hits.setdefault(("reestimated", *variant), []).append(top_hits(other(inputs).float(), labels, 1))
+                hits.setdefault(("reestimated", *variant), []).append(
+                    top_hits(other(inputs).float(), labels, 1)
+                )
     found = {key: torch.cat(rows).double().cpu() for key, rows in hits.items()}
     relation = torch.cat(relations, dim=1).double()
     kept = relation[:, : settings.regression_images]
@@ -164,16 +188,26 @@ def survey_classifier(
     def curve(kind: str, values: Sequence[float]) -> dict[str, Any]:
         def accuracy(how: str) -> list[float] | None:
             keys = [(how, kind, value) for value in values]
-            return [float(found[key].mean()) for key in keys] if keys[:1] and keys[0] in found else None
+            return (
+                [float(found[key].mean()) for key in keys]
+                if keys[:1] and keys[0] in found
+                else None
+            )
 
-        return {"values": list(values), "fixed": accuracy("fixed"), "reestimated": accuracy("reestimated")}
+        return {
+            "values": list(values),
+            "fixed": accuracy("fixed"),
+            "reestimated": accuracy("reestimated"),
+        }
 
     return {
         "images": len(found["original"]),
         "biases": sum(bias.numel() for bias in bias_tensors(classifier.model).values()),
         "batch_norms": norms,
         "unfolded_batch_norms": folded,
-        "accuracy": {which: found[which].mean(dim=0).tolist() for which in ("original", "without_biases")},
+        "accuracy": {
+            which: found[which].mean(dim=0).tolist() for which in ("original", "without_biases")
+        },
         "drop_top1": _mean_and_error(found["original"][:, 0] - found["without_biases"][:, 0]),
         "correlation": _mean_and_error(relation[0]),
         "regression": {
@@ -189,7 +223,11 @@ def top_hits(logits: Tensor, labels: Tensor, top: int = TOP) -> Tensor:
     """Whether the label is among the k best, for k = 1 to ``top``: bool (B, top)."""
     best = logits.topk(min(top, logits.shape[1]), dim=1).indices == labels[:, None]
     hits = best.cumsum(dim=1) > 0
-    return hits if hits.shape[1] == top else torch.cat([hits, hits[:, -1:].expand(-1, top - hits.shape[1])], dim=1)
+    return (
+        hits
+        if hits.shape[1] == top
+        else torch.cat([hits, hits[:, -1:].expand(-1, top - hits.shape[1])], dim=1)
+    )
 
 
 def output_relation(original: Tensor, changed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -226,12 +264,16 @@ def reestimate_batch_norms(classifier: FrozenClassifier, batches: Iterator[Tenso
         network(images)
     state = network.state_dict()
     return {
-        f"{name}.{which}": state[f"{name}.{which}"] for name in modules for which in ("running_mean", "running_var")
+        f"{name}.{which}": state[f"{name}.{which}"]
+        for name in modules
+        for which in ("running_mean", "running_var")
     }
 
 
 @torch.no_grad()
-def unfold_batch_norms(classifier: FrozenClassifier, batches: Iterator[Tensor]) -> tuple[FrozenClassifier, int]:
+def unfold_batch_norms(
+    classifier: FrozenClassifier, batches: Iterator[Tensor]
+) -> tuple[FrozenClassifier, int]:
     """A copy in which norms whose statistics were folded into gamma and beta have statistics again; the same function.
 
     Quantised weights are often published with running mean 0 and running variance 1. To measure such a norm again would undo
@@ -246,8 +288,15 @@ def unfold_batch_norms(classifier: FrozenClassifier, batches: Iterator[Tensor]) 
     """
     made = copy.deepcopy(classifier)
     made.__dict__.pop("identity", None)
-    norms = [module for module in made.model.modules() if isinstance(module, BATCH_NORMS) and _is_folded(module)]
-    sums = {norm: [torch.zeros(norm.num_features, dtype=torch.float64, device=classifier.device)] * 3 for norm in norms}
+    norms = [
+        module
+        for module in made.model.modules()
+        if isinstance(module, BATCH_NORMS) and _is_folded(module)
+    ]
+    sums = {
+        norm: [torch.zeros(norm.num_features, dtype=torch.float64, device=classifier.device)] * 3
+        for norm in norms
+    }
 
     def count(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         x = inputs[0].double().transpose(0, 1).flatten(1)  # (C, B h w)
@@ -278,7 +327,9 @@ def _is_folded(norm: Any) -> bool:
     return statistics and norm.affine
 
 
-def _first(classifier: FrozenClassifier, data: ShardIndex, settings: SurveySettings) -> list[Tensor]:
+def _first(
+    classifier: FrozenClassifier, data: ShardIndex, settings: SurveySettings
+) -> list[Tensor]:
     """The pictures that batch norms are measured over, in batches."""
     pictures: list[Tensor] = []
     for batch, _ in _batches(classifier, data, settings):
@@ -310,12 +361,16 @@ def _batches(
                 f"{classifier.name} knows 0..{classifier.num_classes - 1}; give labelled data with the classifier's classes"
             )
         yield from zip(
-            images.pictures.split(settings.batch_size), images.labels.split(settings.batch_size), strict=True
+            images.pictures.split(settings.batch_size),
+            images.labels.split(settings.batch_size),
+            strict=True,
         )
 
 
 def _quotas(data: ShardIndex, settings: SurveySettings) -> list[int]:
-    return Selection(settings.max_images, None, settings.seed).quotas([shard.count for shard in data.shards])
+    return Selection(settings.max_images, None, settings.seed).quotas(
+        [shard.count for shard in data.shards]
+    )
 
 
 def _batch_norms(classifier: FrozenClassifier) -> int:

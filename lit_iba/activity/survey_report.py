@@ -42,13 +42,18 @@ def write_survey(results: Results, out: str | Path) -> list[Path]:
     ordered = dict(sorted(results.items(), key=lambda item: item[1]["biases"]))  # as in figure 3
     rows = [survey_row(name, result) for name, result in ordered.items()]
     texts = {
-        "results.json": json.dumps(ordered, indent=1) + "\n", "survey.csv": _csv(rows), "survey.md": _markdown(rows),
-    }  # fmt: skip
+        "results.json": json.dumps(ordered, indent=1) + "\n",
+        "survey.csv": _csv(rows),
+        "survey.md": _markdown(rows),
+    }
     figures = {
-        "figure_3_accuracy.png": _accuracy(ordered), "figure_s1_scaling.png": _robustness(ordered, "scaling"),
-        "figure_s2_shift.png": _robustness(ordered, "shift"), "figure_s3_drop.png": _drop(ordered),
-        "figure_s4_correlation.png": _correlation(ordered), "figure_s5_regression.png": _regression(ordered),
-    }  # fmt: skip
+        "figure_3_accuracy.png": _accuracy(ordered),
+        "figure_s1_scaling.png": _robustness(ordered, "scaling"),
+        "figure_s2_shift.png": _robustness(ordered, "shift"),
+        "figure_s3_drop.png": _drop(ordered),
+        "figure_s4_correlation.png": _correlation(ordered),
+        "figure_s5_regression.png": _regression(ordered),
+    }
     for name, text in texts.items():
         write_text(folder / name, text)
     for name, figure in figures.items():
@@ -61,12 +66,20 @@ def survey_row(name: str, result: Mapping[str, Any]) -> dict[str, Any]:
     """One classifier as numbers of a table."""
     before, after = result["accuracy"]["original"], result["accuracy"]["without_biases"]
     row = {
-        "classifier": name, "images": result["images"], "biases": result["biases"], "batch_norms": result["batch_norms"],
-        "top1": before[0], "top1_without_biases": after[0], "top5": before[4], "top5_without_biases": after[4],
-        "drop_top1": result["drop_top1"]["mean"], "drop_top1_se": result["drop_top1"]["se"],
-        "correlation": result["correlation"]["mean"], "slope": result["regression"]["slope"]["mean"],
+        "classifier": name,
+        "images": result["images"],
+        "biases": result["biases"],
+        "batch_norms": result["batch_norms"],
+        "top1": before[0],
+        "top1_without_biases": after[0],
+        "top5": before[4],
+        "top5_without_biases": after[4],
+        "drop_top1": result["drop_top1"]["mean"],
+        "drop_top1_se": result["drop_top1"]["se"],
+        "correlation": result["correlation"]["mean"],
+        "slope": result["regression"]["slope"]["mean"],
         "offset": result["regression"]["offset"]["mean"],
-    }  # fmt: skip
+    }
     for kind in ("scaling", "shift"):
         curve = result[kind]
         for how in ("fixed", "reestimated"):
@@ -84,11 +97,24 @@ def _csv(rows: list[dict[str, Any]]) -> str:
 
 
 def _markdown(rows: list[dict[str, Any]]) -> str:
-    heads = ["classifier", "biases", "batch norms", "top-1", "without biases", "top-5", "without biases", "correlation",
-             "slope", "offset"]  # fmt: skip
+    heads = [
+        "classifier",
+        "biases",
+        "batch norms",
+        "top-1",
+        "without biases",
+        "top-5",
+        "without biases",
+        "correlation",
+        "slope",
+        "offset",
+    ]
     lines = ["| " + " | ".join(heads) + " |", "|---" + "|---:" * (len(heads) - 1) + "|"]
     for row in rows:
-        percent = [f"{100 * row[key]:.1f}" for key in ("top1", "top1_without_biases", "top5", "top5_without_biases")]
+        percent = [
+            f"{100 * row[key]:.1f}"
+            for key in ("top1", "top1_without_biases", "top5", "top5_without_biases")
+        ]
         numbers = [f"{row[key]:.3g}" for key in ("correlation", "slope", "offset")]
         cells = [row["classifier"], str(row["biases"]), str(row["batch_norms"]), *percent, *numbers]
         lines.append("| " + " | ".join(cells) + " |")
@@ -96,7 +122,9 @@ def _markdown(rows: list[dict[str, Any]]) -> str:
 
 
 def _figure(columns: int, rows: int = 1, classifiers: int = 1) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(max(3.6, 0.42 * classifiers + 1.6) * columns, 2.9 * rows), layout="constrained")
+    figure = Figure(
+        figsize=(max(3.6, 0.42 * classifiers + 1.6) * columns, 2.9 * rows), layout="constrained"
+    )
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for one in axes:
         one.spines[["top", "right"]].set_visible(False)
@@ -141,11 +169,25 @@ def _robustness(results: Results, kind: str) -> Figure:
             if curve[how] is not None:
                 style = "-" if result["batch_norms"] else "--"
                 color = palette((place + 0.5) / len(results))
-                axes.plot(curve["values"], curve[how], style, color=color, linewidth=1.3, marker=".", label=name)
+                axes.plot(
+                    curve["values"],
+                    curve[how],
+                    style,
+                    color=color,
+                    linewidth=1.3,
+                    marker=".",
+                    label=name,
+                )
         if kind == "scaling":
             axes.set_xscale("log")
-        axes.set(ylim=(0, 1), xlabel="factor of the input" if kind == "scaling" else "shift, in ranges of the pixels")
-        axes.set_title("batch norms as published" if how == "fixed" else "batch norms measured again", fontsize=9)
+        axes.set(
+            ylim=(0, 1),
+            xlabel="factor of the input" if kind == "scaling" else "shift, in ranges of the pixels",
+        )
+        axes.set_title(
+            "batch norms as published" if how == "fixed" else "batch norms measured again",
+            fontsize=9,
+        )
     panels[0].set_ylabel("top-1 accuracy")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=7)
@@ -157,7 +199,14 @@ def _drop(results: Results) -> Figure:
     figure, (axes,) = _figure(1, 1, len(results))
     for place, result in enumerate(results.values()):
         drop = result["drop_top1"]
-        axes.errorbar(place, 100 * drop["mean"], 100 * (drop["se"] or 0), fmt="o", color=_color(result), capsize=3)
+        axes.errorbar(
+            place,
+            100 * drop["mean"],
+            100 * (drop["se"] or 0),
+            fmt="o",
+            color=_color(result),
+            capsize=3,
+        )
     axes.axhline(0, color="grey", linewidth=0.6)
     axes.set_ylabel("loss of top-1 accuracy, %")
     _name(axes, results)
@@ -169,10 +218,17 @@ def _correlation(results: Results) -> Figure:
     figure, (axes,) = _figure(1, 1, len(results))
     for place, result in enumerate(results.values()):
         axes.bar(
-            place, result["correlation"]["mean"], yerr=result["correlation"]["se"], color=_color(result), width=0.7
+            place,
+            result["correlation"]["mean"],
+            yerr=result["correlation"]["se"],
+            color=_color(result),
+            width=0.7,
         )
     axes.axhline(0, color="grey", linewidth=0.6)
-    axes.set(ylim=(min(0, *(r["correlation"]["mean"] for r in results.values())), 1), ylabel="correlation of outputs")
+    axes.set(
+        ylim=(min(0, *(r["correlation"]["mean"] for r in results.values())), 1),
+        ylabel="correlation of outputs",
+    )
     _name(axes, results)
     return figure
 
@@ -182,7 +238,13 @@ def _regression(results: Results) -> Figure:
     figure, panels = _figure(2, 1, len(results))
     for axes, which in zip(panels, ("slope", "offset"), strict=True):
         values = [result["regression"][which]["values"] for result in results.values()]
-        axes.boxplot(values, positions=range(len(values)), widths=0.6, showfliers=False, medianprops={"color": "black"})
+        axes.boxplot(
+            values,
+            positions=range(len(values)),
+            widths=0.6,
+            showfliers=False,
+            medianprops={"color": "black"},
+        )
         axes.axhline(1 if which == "slope" else 0, color="grey", linewidth=0.6)
         axes.set_ylabel("scale" if which == "slope" else "offset")
         _name(axes, results)

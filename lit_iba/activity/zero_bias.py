@@ -109,7 +109,11 @@ def check_zero_bias(classifier: FrozenClassifier, images: Tensor | None = None) 
         0.0
     """
     layers = NetworkLayers(classifier)
-    biases = [float(value.abs().max()) for value in bias_tensors(classifier.model).values() if value.numel()]
+    biases = [
+        float(value.abs().max())
+        for value in bias_tensors(classifier.model).values()
+        if value.numel()
+    ]
     effective = [
         float(batch_norm_bias(m.weight, m.bias, m.running_mean, m.running_var, m.eps).abs().max())
         for m in classifier.model.modules()

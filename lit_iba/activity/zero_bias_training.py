@@ -65,7 +65,9 @@ class ZeroBiasTraining(TrainingWithFrozenClassifier):
             raise InputError(f"temperature is {temperature}; it must be positive, 100 in the paper")
         if output is not None and not output.endswith(".safetensors"):
             raise InputError(f"output is {output!r}; its name must end with .safetensors")
-        self.save_hyperparameters({"classifier": classifier, "temperature": temperature, "output": output})
+        self.save_hyperparameters(
+            {"classifier": classifier, "temperature": temperature, "output": output}
+        )
         self.temperature, self.output, self.optimizer = temperature, output, optimizer
         self.network = copy.deepcopy(self.classifier.model)
         fixed = {id(bias) for bias in bias_tensors(self.network).values()}
@@ -111,7 +113,12 @@ class ZeroBiasTraining(TrainingWithFrozenClassifier):
         step, weight = self._step(batch), batch["weight"]
         loss = (step["loss"] * weight).mean()
         self.log("train/loss", loss, prog_bar=True, batch_size=len(weight))
-        self.log("train/agreement", (step["agreement"] * weight).mean(), prog_bar=True, batch_size=len(weight))
+        self.log(
+            "train/agreement",
+            (step["agreement"] * weight).mean(),
+            prog_bar=True,
+            batch_size=len(weight),
+        )
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
@@ -133,18 +140,26 @@ class ZeroBiasTraining(TrainingWithFrozenClassifier):
             return
         original = self.classifier
         copied = FrozenClassifier(
-            copy.deepcopy(self.network), preprocessing=original.preprocessing, class_names=original.class_names
+            copy.deepcopy(self.network),
+            preprocessing=original.preprocessing,
+            class_names=original.class_names,
         )
         check = check_zero_bias(copied)
         rank_zero_info(
             f"largest bias {check.largest_bias:.3g}; f_c = sum a_h[l] over {check.layers} layers to {check.error:.1e}"
-            + ("" if check.holds() else ": this is no zero-bias network; train on to the end of the decay")
+            + (
+                ""
+                if check.holds()
+                else ": this is no zero-bias network; train on to the end of the decay"
+            )
         )
         if self.output:
             settings = {
-                "num_classes": original.num_classes, "preprocessing": original.preprocessing.to_dict(),
-                "class_names": original.class_names, "zero_bias": asdict(check) | {"holds": check.holds()},
-            }  # fmt: skip
+                "num_classes": original.num_classes,
+                "preprocessing": original.preprocessing.to_dict(),
+                "class_names": original.class_names,
+                "zero_bias": asdict(check) | {"holds": check.holds()},
+            }
             save_weights(Path(self.output), self.network.state_dict(), settings)
 
 

@@ -23,7 +23,9 @@ from lit_iba.classifier.folding import fold_batch_norms, graph_module
 from lit_iba.classifier.split import TracedNetwork, works_in_place
 from lit_iba.errors import InputError
 
-TOLERANCE = 1e-3  # of the largest logit; folding a batch norm moves float32 logits by about 1e-5 of it
+TOLERANCE = (
+    1e-3  # of the largest logit; folding a batch norm moves float32 logits by about 1e-5 of it
+)
 ELSEWHERE = "use a method that treats the network as a whole, such as integrated_gradients, smoothgrad or occlusion"
 
 
@@ -146,7 +148,9 @@ class _Translation:
                 in_place = bool(node.args) and works_in_place(self.traced.model, node, node.args[0])
                 if node.users or in_place:
                     self.found[node] = self._translated(node)
-                if in_place:  # whoever reads the argument from here on reads what it was overwritten with
+                if (
+                    in_place
+                ):  # whoever reads the argument from here on reads what it was overwritten with
                     self.found[node.args[0]] = self.found[node]
         return fx.GraphModule(self.modules, self.graph)
 
@@ -157,7 +161,11 @@ class _Translation:
             kind = type(module).__name__
             step = MODULES[type(module)](module) if type(module) in MODULES else None
         else:
-            kind = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+            kind = (
+                node.target
+                if isinstance(node.target, str)
+                else getattr(node.target, "__name__", str(node.target))
+            )
             step = FUNCTIONS[kind.strip("_")](node) if kind.strip("_") in FUNCTIONS else None
         if step is None or not all(source in self.found for source in inputs):
             raise InputError(
@@ -203,7 +211,10 @@ def _convolution(module: nn.Module) -> nn.Module | None:
     if made.padding_mode != "zeros":
         return None
     if isinstance(made.padding, str):
-        before, after = made._reversed_padding_repeated_twice[::2], made._reversed_padding_repeated_twice[1::2]
+        before, after = (
+            made._reversed_padding_repeated_twice[::2],
+            made._reversed_padding_repeated_twice[1::2],
+        )
         if before != after:
             return None
         made.padding = tuple(reversed(before))
@@ -270,7 +281,11 @@ def _product(node: fx.Node) -> nn.Module | None:
 def _concatenation(node: fx.Node) -> nn.Module | None:
     dimension = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
     shape = _shape(node)
-    return Concatenate() if shape and isinstance(dimension, int) and dimension % len(shape) == 1 else None
+    return (
+        Concatenate()
+        if shape and isinstance(dimension, int) and dimension % len(shape) == 1
+        else None
+    )
 
 
 def _reshaped(node: fx.Node) -> nn.Module | None:
@@ -278,13 +293,20 @@ def _reshaped(node: fx.Node) -> nn.Module | None:
     before, after = _shape(_sources(node)[0]), _shape(node)
     assert before is not None
     assert after is not None
-    return nn.Flatten() if after in (before, torch.Size([before[0], math.prod(before[1:])])) else None
+    return (
+        nn.Flatten() if after in (before, torch.Size([before[0], math.prod(before[1:])])) else None
+    )
 
 
 def _mean(node: fx.Node) -> nn.Module | None:
     settings = dict(zip(("dim", "keepdim"), node.args[1:], strict=False)) | node.kwargs
     axes, shape = settings.get("dim"), _shape(_sources(node)[0])
-    if not shape or len(shape) != 4 or not isinstance(axes, list | tuple) or sorted(a % 4 for a in axes) != [2, 3]:
+    if (
+        not shape
+        or len(shape) != 4
+        or not isinstance(axes, list | tuple)
+        or sorted(a % 4 for a in axes) != [2, 3]
+    ):
         return None
     return nn.AdaptiveAvgPool2d(1) if settings.get("keepdim") else GlobalMean()
 
@@ -302,20 +324,32 @@ def _switched_off(position: int) -> Callable[[fx.Node], nn.Module | None]:
     """Dropout in its various forms, which does nothing outside training."""
 
     def made(node: fx.Node) -> nn.Module | None:
-        training = node.kwargs.get("training", node.args[position] if len(node.args) > position else True)
+        training = node.kwargs.get(
+            "training", node.args[position] if len(node.args) > position else True
+        )
         return None if training else nn.Identity()
 
     return made
 
 
 _MAX = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
-_AVERAGE = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+_AVERAGE = (
+    "kernel_size",
+    "stride",
+    "padding",
+    "ceil_mode",
+    "count_include_pad",
+    "divisor_override",
+)
 FUNCTIONS: dict[str, Callable[[fx.Node], nn.Module | None]] = {
     "relu": lambda _: nn.ReLU(),
     **dict.fromkeys(("add", "iadd"), _sum),
     **dict.fromkeys(("sub", "isub"), lambda node: _multiple(node, lambda number: (1.0, -number))),
     **dict.fromkeys(("mul", "imul"), _product),
-    **dict.fromkeys(("truediv", "itruediv", "div"), lambda node: _multiple(node, lambda number: (1 / number, 0.0))),
+    **dict.fromkeys(
+        ("truediv", "itruediv", "div"),
+        lambda node: _multiple(node, lambda number: (1 / number, 0.0)),
+    ),
     **dict.fromkeys(("cat", "concat"), _concatenation),
     **dict.fromkeys(("flatten", "view", "reshape", "squeeze"), _reshaped),
     "mean": _mean,

@@ -34,12 +34,36 @@ CHANNELS: dict[Channels, Callable[[Tensor], Tensor]] = {
 SIGNED = ("sum", "mean")
 # Methods that draw no random numbers may run on a batch; all others run one image at a time, each with its own numbers.
 DETERMINISTIC = {
-    "IntegratedGradients", "Saliency", "InputXGradient", "Deconvolution", "GuidedBackprop", "GuidedGradCam", "DeepLift",
-    "DeepLiftShap", "FeatureAblation", "Occlusion", "LRP", "LayerGradCam", "LayerActivation", "LayerConductance",
-    "LayerGradientXActivation", "LayerIntegratedGradients", "LayerDeepLift", "InternalInfluence", "LayerLRP",
-}  # fmt: skip
+    "IntegratedGradients",
+    "Saliency",
+    "InputXGradient",
+    "Deconvolution",
+    "GuidedBackprop",
+    "GuidedGradCam",
+    "DeepLift",
+    "DeepLiftShap",
+    "FeatureAblation",
+    "Occlusion",
+    "LRP",
+    "LayerGradCam",
+    "LayerActivation",
+    "LayerConductance",
+    "LayerGradientXActivation",
+    "LayerIntegratedGradients",
+    "LayerDeepLift",
+    "InternalInfluence",
+    "LayerLRP",
+}
 OF_DISTRIBUTIONS = (captum.attr.GradientShap, captum.attr.DeepLiftShap)
-OURS = {"inputs", "target", "additional_forward_args", "return_convergence_delta", "self", "device_ids", "layer"}
+OURS = {
+    "inputs",
+    "target",
+    "additional_forward_args",
+    "return_convergence_delta",
+    "self",
+    "device_ids",
+    "layer",
+}
 
 
 class CaptumExplainer(Explainer):
@@ -103,7 +127,9 @@ class CaptumExplainer(Explainer):
         for setting in self.settings:
             if setting not in known:
                 raise unknown_name(f"setting of Captum's {name}", setting, sorted(known))
-        needed = [k for k, p in self.of_constructor.items() if p.default is p.empty and k not in OURS]
+        needed = [
+            k for k, p in self.of_constructor.items() if p.default is p.empty and k not in OURS
+        ]
         needed += [
             k
             for k, p in self.of_attribute.items()
@@ -111,15 +137,23 @@ class CaptumExplainer(Explainer):
         ]
         missing = [setting for setting in needed if setting not in self.settings]
         if missing:
-            raise InputError(f"Captum's {name} needs the setting {missing[0]!r}; give it beside 'method'")
+            raise InputError(
+                f"Captum's {name} needs the setting {missing[0]!r}; give it beside 'method'"
+            )
         if ("layer" in self.of_constructor) != (self.layer is not None):
-            needs = "needs a layer; name a module of" if self.layer is None else f"takes no layer ({self.layer!r});"
+            needs = (
+                "needs a layer; name a module of"
+                if self.layer is None
+                else f"takes no layer ({self.layer!r});"
+            )
             raise InputError(f"Captum's {name} {needs} {self.classifier.name}")
         modules = dict(self.classifier.model.named_modules())
         if self.layer is not None and self.layer not in modules:
             raise unknown_name(f"module of {self.classifier.name}", self.layer, modules)
 
-    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+    def explain(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> Attribution:
         """Captum's attribution, (B, C, h, w), reduced over channels and resized to (B, H, W)."""
         if self.method.__name__ in DETERMINISTIC and self.method.__module__.startswith("captum."):
             values = self._attribute(images, targets)
@@ -128,12 +162,16 @@ class CaptumExplainer(Explainer):
             parts = []
             for i, generator in enumerate(generators):
                 with torch.random.fork_rng(devices):
-                    torch.manual_seed(int(torch.randint(2**31, (), generator=generator, device=generator.device)))
+                    torch.manual_seed(
+                        int(torch.randint(2**31, (), generator=generator, device=generator.device))
+                    )
                     parts.append(self._attribute(images[i : i + 1], targets[i : i + 1]))
             values = torch.cat(parts)
         maps = CHANNELS[self.channels](values)
         if maps.shape[-2:] != images.shape[-2:]:
-            maps = F.interpolate(maps[:, None], size=images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+            maps = F.interpolate(
+                maps[:, None], size=images.shape[-2:], mode="bilinear", align_corners=False
+            )[:, 0]
         return Attribution(maps.to(images.dtype))
 
     def _attribute(self, images: Tensor, targets: Tensor) -> Tensor:
@@ -154,11 +192,15 @@ class CaptumExplainer(Explainer):
         if "target" in self.of_attribute:
             call["target"] = targets
         try:
-            values = self.method(classifier, **given).attribute(images.clone().requires_grad_(), **call)
+            values = self.method(classifier, **given).attribute(
+                images.clone().requires_grad_(), **call
+            )
         except torch.OutOfMemoryError:
             raise
         except (AssertionError, RuntimeError, TypeError) as error:
-            raise InputError(f"Captum's {self.method.__name__} failed on {classifier.name}: {error}") from error
+            raise InputError(
+                f"Captum's {self.method.__name__} failed on {classifier.name}: {error}"
+            ) from error
         if not isinstance(values, Tensor) or values.ndim != 4 or len(values) != len(images):
             shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise InputError(

@@ -25,7 +25,9 @@ class Constant(Explainer):
     name: ClassVar[str] = "constant"
     label: ClassVar[str] = "Constant"
 
-    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+    def explain(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> Attribution:
         """Ones, (B, H, W)."""
         return Attribution(torch.ones_like(images[:, 0]))
 
@@ -43,7 +45,9 @@ class Ramp(Explainer):
     name: ClassVar[str] = "ramp"
     label: ClassVar[str] = "Ramp"
 
-    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+    def explain(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> Attribution:
         """Row number over height, in (0, 1]."""
         height = images.shape[-2]
         rows = torch.arange(1, height + 1, device=images.device, dtype=images.dtype) / height
@@ -63,10 +67,14 @@ class Centre(Explainer):
     name: ClassVar[str] = "centre"
     label: ClassVar[str] = "Centre"
 
-    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+    def explain(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> Attribution:
         """1 at the centre, falling with the squared distance in units of the half sides, -1 in the corners."""
         y, x = (
-            torch.linspace(-1, 1, side, device=images.device, dtype=images.dtype) if side > 1 else images.new_zeros(1)
+            torch.linspace(-1, 1, side, device=images.device, dtype=images.dtype)
+            if side > 1
+            else images.new_zeros(1)
             for side in images.shape[-2:]
         )
         return Attribution((1 - y[:, None].square() - x.square()).expand_as(images[:, 0]).clone())

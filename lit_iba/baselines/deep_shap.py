@@ -32,10 +32,14 @@ from lit_iba.explainer import Attribution, Explainer, Surroundings, completeness
 
 def relu_multiplier(x: Tensor, reference: Tensor) -> Tensor:
     """(relu(x) - relu(reference)) / (x - reference), in [0, 1]; the derivative at x where the two are equal."""
-    return torch.where(x == reference, (x > 0).to(x.dtype), quotient(x.relu() - reference.relu(), x - reference))
+    return torch.where(
+        x == reference, (x > 0).to(x.dtype), quotient(x.relu() - reference.relu(), x - reference)
+    )
 
 
-def max_pool_multipliers(module: nn.Module, x: Tensor, reference: Tensor, arriving: Tensor) -> Tensor:
+def max_pool_multipliers(
+    module: nn.Module, x: Tensor, reference: Tensor, arriving: Tensor
+) -> Tensor:
     """What arrives at a max pooling's outputs, for its inputs, so that sum m (x - reference) is kept.
 
     A window's gain over the larger of the two maxima goes to the winner of x, what is left to the winner of the reference:
@@ -84,26 +88,39 @@ class DeepSHAP(Explainer):
         check_counts(forward_batch_size=forward_batch_size)
         self.background = None if background is None else check_images(background)
         if background is not None and not len(background):
-            raise InputError("the background has no images; give at least one, or none at all for the mean colour")
+            raise InputError(
+                "the background has no images; give at least one, or none at all for the mean colour"
+            )
         self.forward_batch_size = forward_batch_size
         self.network = canonical(classifier)
 
     @classmethod
     def from_settings(
-        cls, classifier: FrozenClassifier, settings: dict[str, Any], surroundings: Surroundings | None = None
+        cls,
+        classifier: FrozenClassifier,
+        settings: dict[str, Any],
+        surroundings: Surroundings | None = None,
     ) -> DeepSHAP:
         """Build from a config, where ``background_images`` says how many images of the statistics' data are compared with."""
         settings = dict(settings)
         if (count := settings.pop("background_images", None)) is not None:
             if surroundings is None:
-                raise InputError("background_images needs data to take them from; give the images as background")
+                raise InputError(
+                    "background_images needs data to take them from; give the images as background"
+                )
             check_counts(background_images=count)
             settings["background"] = surroundings.images(classifier, count)
         return cls(classifier, **settings)
 
-    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+    def explain(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> Attribution:
         """Mean over the background of multiplier * (image - background image), (B, H, W)."""
-        background = images.new_zeros(1, *images.shape[1:]) if self.background is None else self.background.to(images)
+        background = (
+            images.new_zeros(1, *images.shape[1:])
+            if self.background is None
+            else self.background.to(images)
+        )
         if background.shape[1:] != images.shape[1:]:
             raise InputError(
                 f"the background's images are {tuple(background.shape[2:])}, but those to explain {tuple(images.shape[2:])}; "
@@ -116,9 +133,13 @@ class DeepSHAP(Explainer):
             promised[at] += observed.logits.gather(1, targets[at, None])[:, 0]
             for some in background.split(max(1, self.forward_batch_size // len(at))):
                 reference = ForwardPass(network, some)
-                start = F.one_hot(targets[at], observed.logits.shape[1]).to(images).repeat(len(some), 1)
+                start = (
+                    F.one_hot(targets[at], observed.logits.shape[1]).to(images).repeat(len(some), 1)
+                )
                 back = observed.back(start, partial(_rescale, reference=reference, count=len(at)))
-                multipliers = back.unflatten(0, (len(some), len(at)))  # (background, images, 3, H, W)
+                multipliers = back.unflatten(
+                    0, (len(some), len(at))
+                )  # (background, images, 3, H, W)
                 differences = images[at] - some[:, None]
                 values[at] += (multipliers * differences).sum(dim=0) / len(background)
                 promised[at] -= reference.logits[:, targets[at]].sum(dim=0) / len(background)
@@ -126,7 +147,9 @@ class DeepSHAP(Explainer):
         return Attribution(total, completeness=completeness_error(total.sum(dim=(1, 2)), promised))
 
 
-def _rescale(step: Step, arriving: Tensor, reference: ForwardPass, count: int) -> tuple[Tensor, ...]:
+def _rescale(
+    step: Step, arriving: Tensor, reference: ForwardPass, count: int
+) -> tuple[Tensor, ...]:
     """DeepLIFT's rule for all pairs at once: row r * count + i is image i against background image r."""
     others = reference.steps[step.name].inputs
     pairs = len(arriving) // count
@@ -134,5 +157,9 @@ def _rescale(step: Step, arriving: Tensor, reference: ForwardPass, count: int) -
     if isinstance(step.module, nn.ReLU):
         return (arriving * relu_multiplier(inputs[0], others[0].repeat_interleave(count, dim=0)),)
     if isinstance(step.module, MAX_POOLINGS):
-        return (max_pool_multipliers(step.module, inputs[0], others[0].repeat_interleave(count, dim=0), arriving),)
+        return (
+            max_pool_multipliers(
+                step.module, inputs[0], others[0].repeat_interleave(count, dim=0), arriving
+            ),
+        )
     return transpose(step.module, inputs, arriving)

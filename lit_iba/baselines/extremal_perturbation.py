@@ -86,33 +86,52 @@ class ExtremalPerturbation(Explainer):
     ) -> None:
         super().__init__(classifier, seed=seed)
         if not areas or not all(isinstance(area, int | float) and 0 < area < 1 for area in areas):
-            raise InputError(f"areas is {areas!r}; give shares of the picture between 0 and 1, such as [0.1]")
+            raise InputError(
+                f"areas is {areas!r}; give shares of the picture between 0 and 1, such as [0.1]"
+            )
         check_literals(ExtremalPerturbation.__init__, locals())
         check_counts(steps=steps, cell=cell, sigma=sigma, forward_batch_size=forward_batch_size)
         check_numbers(0, exclusive=True, learning_rate=learning_rate, area_growth=area_growth)
         check_numbers(0, momentum=momentum, area_weight=area_weight, smoothing=smoothing)
         if momentum >= 1:
             raise InputError(f"momentum is {momentum}; it must be below 1")
-        self.areas, self.variant, self.reward, self.perturbation = tuple(areas), variant, reward, perturbation
+        self.areas, self.variant, self.reward, self.perturbation = (
+            tuple(areas),
+            variant,
+            reward,
+            perturbation,
+        )
         self.steps, self.learning_rate, self.momentum = steps, learning_rate, momentum
         self.cell, self.sigma, self.jitter, self.smoothing = cell, sigma, jitter, smoothing
         self.area_weight, self.area_growth = area_weight, area_growth
         self.forward_batch_size = forward_batch_size
 
-    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+    def explain(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> Attribution:
         """Sum over areas of the optimised masks, (B, H, W)."""
         size = (images.shape[-2], images.shape[-1])
         # Without a pyramid, fading to zero is blurring with two levels of which the first is black.
-        levels = blur_pyramid(images) if self.perturbation == "blur" else torch.stack([0 * images, images], dim=1)
+        levels = (
+            blur_pyramid(images)
+            if self.perturbation == "blur"
+            else torch.stack([0 * images, images], dim=1)
+        )
         areas = torch.tensor(self.areas, device=images.device).repeat(len(images))
         picture = torch.arange(len(images), device=images.device).repeat_interleave(len(self.areas))
         rows, columns = -(-size[0] // self.cell), -(-size[1] // self.cell)
-        cells = torch.ones(len(areas), rows, columns, device=images.device, requires_grad=True)  # (B * areas, h, w)
+        cells = torch.ones(
+            len(areas), rows, columns, device=images.device, requires_grad=True
+        )  # (B * areas, h, w)
         # SGD is elementwise and nothing couples two masks: each is optimised as if it were alone.
-        sgd = torch.optim.SGD([cells], lr=self.learning_rate, momentum=self.momentum, dampening=self.momentum)
+        sgd = torch.optim.SGD(
+            [cells], lr=self.learning_rate, momentum=self.momentum, dampening=self.momentum
+        )
         for step in range(self.steps):
             gradient = torch.zeros_like(cells)
-            for jobs in torch.arange(len(areas), device=images.device).split(self.forward_batch_size):
+            for jobs in torch.arange(len(areas), device=images.device).split(
+                self.forward_batch_size
+            ):
                 with torch.enable_grad():
                     part = cells[jobs]
                     masks = smooth_masks(part, size, cell=self.cell, sigma=self.sigma)
@@ -132,7 +151,9 @@ class ExtremalPerturbation(Explainer):
                 maps.append(masks[:, self.sigma : -self.sigma, self.sigma : -self.sigma])
             heatmaps = torch.cat(maps).view(len(images), len(self.areas), *size).sum(dim=1)
             return Attribution(
-                gaussian_blur(heatmaps[:, None], self.smoothing * min(size), border="replicate")[:, 0].to(images.dtype)
+                gaussian_blur(heatmaps[:, None], self.smoothing * min(size), border="replicate")[
+                    :, 0
+                ].to(images.dtype)
             )
 
     def _rewards(self, masks: Tensor, levels: Tensor, targets: Tensor, step: int) -> Tensor:
@@ -141,10 +162,14 @@ class ExtremalPerturbation(Explainer):
         for wanted, sign, shown in (("preserve", 1, masks), ("delete", -1, 1 - masks)):
             if self.variant in (wanted, "dual"):
                 perturbed = perturb(levels, shown)
-                logits = self.classifier(perturbed.flip(-1) if self.jitter and step % 2 == 0 else perturbed)
+                logits = self.classifier(
+                    perturbed.flip(-1) if self.jitter and step % 2 == 0 else perturbed
+                )
                 score = target_logits(logits, targets)
                 if self.reward == "contrastive":
-                    score = score - logits.float().scatter(1, targets[:, None], -torch.inf).amax(dim=1)
+                    score = score - logits.float().scatter(1, targets[:, None], -torch.inf).amax(
+                        dim=1
+                    )
                 total = total + sign * score
         return total
 
@@ -169,7 +194,10 @@ def smooth_masks(
     """
     before = -(-sigma // cell)  # cells that the margin takes
     reach = 1 + before  # cells looked at in each direction
-    after = [(side + sigma - 1) // cell + 1 - count for side, count in zip(size, cells.shape[1:], strict=True)]
+    after = [
+        (side + sigma - 1) // cell + 1 - count
+        for side, count in zip(size, cells.shape[1:], strict=True)
+    ]
     padded = F.pad(cells, (before + reach, after[1] + reach, before + reach, after[0] + reach))
     inside = torch.arange(cell, device=cells.device, dtype=cells.dtype) - (cell - 1) / 2
     offset = torch.arange(-reach, reach + 1, device=cells.device, dtype=cells.dtype) * cell
@@ -177,10 +205,14 @@ def smooth_masks(
     distance = (squared[:, None, :, None] + squared[None, :, None, :]).sqrt()
     kernel = torch.exp(-2 * (distance / sigma - 0.5).clamp_min(0).square()).flatten(2)
     rows, columns = padded.shape[1] - 2 * reach, padded.shape[2] - 2 * reach
-    masks = _SmoothMaximum.apply(padded, kernel, temperature).view(cell, cell, len(cells), rows, columns)
+    masks = _SmoothMaximum.apply(padded, kernel, temperature).view(
+        cell, cell, len(cells), rows, columns
+    )
     masks = masks.permute(2, 3, 0, 4, 1).reshape(len(cells), rows * cell, columns * cell)
     start = before * cell - sigma
-    return masks[:, start : start + size[0] + 2 * sigma, start : start + size[1] + 2 * sigma].clamp(0, 1)
+    return masks[:, start : start + size[0] + 2 * sigma, start : start + size[1] + 2 * sigma].clamp(
+        0, 1
+    )
 
 
 class _SmoothMaximum(torch.autograd.Function):
@@ -210,7 +242,9 @@ class _SmoothMaximum(torch.autograd.Function):
         slope = gradients[0] / norm
         constant = slope * (1 - t * result)  # d result / d v_i = e_i (1 + T (v_i - result)) / norm
         gradient = torch.zeros_like(padded)
-        for (k, seen), (_, place) in zip(_neighbours(padded, kernel), _neighbours(gradient, kernel), strict=True):
+        for (k, seen), (_, place) in zip(
+            _neighbours(padded, kernel), _neighbours(gradient, kernel), strict=True
+        ):
             v = torch.outer(k, seen.flatten())
             e = (t * v).exp_()
             place += (k @ torch.addcmul(constant, v, slope, value=t).mul_(e)).view(place.shape)
@@ -237,7 +271,9 @@ def area_excess(masks: Tensor, areas: Tensor) -> Tensor:
 def blur_pyramid(images: Tensor) -> Tensor:
     """Images (B, C, H, W) from the strongest blur to none, (B, LEVELS, C, H, W); beyond the edges there are zeros."""
     strengths = [STRONGEST_BLUR * (1 - level / (LEVELS - 1)) for level in range(LEVELS)]
-    return torch.stack([gaussian_blur(images, sigma, border="constant") for sigma in strengths], dim=1)
+    return torch.stack(
+        [gaussian_blur(images, sigma, border="constant") for sigma in strengths], dim=1
+    )
 
 
 def perturb(levels: Tensor, masks: Tensor) -> Tensor:

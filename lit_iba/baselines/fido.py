@@ -96,22 +96,31 @@ class FIDO(Explainer):
         self.total_variation, self.temperature, self.cell = total_variation, temperature, cell
         self.forward_batch_size = forward_batch_size
 
-    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+    def explain(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> Attribution:
         """Optimise the dropout probabilities of every image of the batch."""
         height, width = images.shape[-2:]
         grid = (len(images), 1, -(-height // self.cell), -(-width // self.cell))
-        blurred = gaussian_blur(images, BLUR_SIGMA, border="reflect") if self.infill == "blur" else None
+        blurred = (
+            gaussian_blur(images, BLUR_SIGMA, border="reflect") if self.infill == "blur" else None
+        )
 
         def gradient(logits: Tensor, step: int) -> Tensor:
             uniform = torch.stack(
-                [torch.rand((self.samples, 1, height, width), generator=g, device=images.device) for g in generators]
+                [
+                    torch.rand((self.samples, 1, height, width), generator=g, device=images.device)
+                    for g in generators
+                ]
             )
             fill = self._random_fill(images, generators) if self.infill == "random" else blurred
             warmth = min(1.0, step / max(self.warm_up, 1))
             return self._gradient(logits, images, targets, uniform, fill, warmth)
 
         start = torch.zeros(grid, device=images.device)  # of dropping
-        logits = descend(start, gradient, steps=self.steps, learning_rate=self.learning_rate, decays=True)
+        logits = descend(
+            start, gradient, steps=self.steps, learning_rate=self.learning_rate, decays=True
+        )
         with torch.no_grad():
             drop = self._probabilities(logits, (height, width))[:, 0]
             return Attribution((drop if self.objective == "sdr" else 1 - drop) - 0.5)
@@ -121,7 +130,13 @@ class FIDO(Explainer):
         return F.interpolate(logits.sigmoid(), size=size, mode="bilinear", align_corners=False)
 
     def _gradient(
-        self, logits: Tensor, images: Tensor, targets: Tensor, uniform: Tensor, fill: Tensor | None, warmth: float
+        self,
+        logits: Tensor,
+        images: Tensor,
+        targets: Tensor,
+        uniform: Tensor,
+        fill: Tensor | None,
+        warmth: float,
     ) -> Tensor:
         """Gradient of the loss, summed over images, with respect to the logits.
 
@@ -138,14 +153,22 @@ class FIDO(Explainer):
             drop = self._probabilities(logits, size)
             region = (drop if self.objective == "sdr" else 1 - drop).sum()
             rough = drop.diff(dim=2).square().sum() + drop.diff(dim=3).square().sum()
-            (gradient,) = torch.autograd.grad(warmth * (self.sparsity * region + self.total_variation * rough), logits)
-        for jobs in torch.arange(len(images) * self.samples, device=images.device).split(self.forward_batch_size):
+            (gradient,) = torch.autograd.grad(
+                warmth * (self.sparsity * region + self.total_variation * rough), logits
+            )
+        for jobs in torch.arange(len(images) * self.samples, device=images.device).split(
+            self.forward_batch_size
+        ):
             picture, sample = jobs // self.samples, jobs % self.samples
-            some_fill = None if fill is None else fill[picture if len(fill) == len(images) else jobs]
+            some_fill = (
+                None if fill is None else fill[picture if len(fill) == len(images) else jobs]
+            )
             with torch.enable_grad():
                 drop = self._probabilities(logits[picture], size)
                 keep = concrete_keep(drop, uniform[picture, sample], self.temperature)
-                filled = fill_in(images[picture], keep, some_fill, local=self.infill == "local_mean")
+                filled = fill_in(
+                    images[picture], keep, some_fill, local=self.infill == "local_mean"
+                )
                 score = log_odds(self.classifier(filled), targets[picture])
                 loss = (score if self.objective == "sdr" else -score).sum() / self.samples
                 gradient += torch.autograd.grad(loss, logits)[0]
@@ -157,7 +180,9 @@ class FIDO(Explainer):
         fills = []
         for generator in generators:
             colour = torch.rand((self.samples, 3, 1, 1), generator=generator, device=images.device)
-            noise = torch.randn((self.samples, *images.shape[1:]), generator=generator, device=images.device)
+            noise = torch.randn(
+                (self.samples, *images.shape[1:]), generator=generator, device=images.device
+            )
             fills.append(((colour + COLOUR_NOISE * noise).clamp(0, 1) - mean) / std)
         return torch.cat(fills)
 

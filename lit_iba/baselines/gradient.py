@@ -20,7 +20,10 @@ from lit_iba.classifier.layout import Layout
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer
 
-POOLING = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)  # they may keep VGG's 7x7, but add nothing to it
+POOLING = (
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveMaxPool2d,
+)  # they may keep VGG's 7x7, but add nothing to it
 
 
 class RandomMap(Explainer):
@@ -37,10 +40,14 @@ class RandomMap(Explainer):
     name: ClassVar[str] = "random"
     label: ClassVar[str] = "Random"
 
-    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+    def explain(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> Attribution:
         """One uniform number a pixel."""
         size = images.shape[-2:]
-        return Attribution(torch.stack([torch.rand(size, generator=g, device=images.device) for g in generators]))
+        return Attribution(
+            torch.stack([torch.rand(size, generator=g, device=images.device) for g in generators])
+        )
 
 
 class Gradient(Explainer):
@@ -59,7 +66,9 @@ class Gradient(Explainer):
     label: ClassVar[str] = "Gradient"
     signed = True
 
-    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+    def explain(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> Attribution:
         """Mean over channels of d logit / d image."""
         return Attribution(input_gradient(self.classifier, images, targets).mean(dim=1))
 
@@ -79,7 +88,9 @@ class Saliency(Explainer):
     name: ClassVar[str] = "saliency"
     label: ClassVar[str] = "Saliency"
 
-    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+    def explain(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> Attribution:
         """Maximum over channels of |d logit / d image|."""
         return Attribution(input_gradient(self.classifier, images, targets).abs().amax(dim=1))
 
@@ -99,7 +110,9 @@ class InputXGradient(Explainer):
     label: ClassVar[str] = "Input × gradient"
     signed = True
 
-    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+    def explain(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> Attribution:
         """Sum over channels of image * d logit / d image."""
         return Attribution((images * input_gradient(self.classifier, images, targets)).sum(dim=1))
 
@@ -107,7 +120,9 @@ class InputXGradient(Explainer):
 def input_gradient(classifier: FrozenClassifier, images: Tensor, targets: Tensor) -> Tensor:
     """d logit of the target / d image, (B, 3, H, W)."""
     # A copy, because Captum turns on requires_grad of the tensor it is given.
-    return CaptumSaliency(classifier).attribute(images.clone().requires_grad_(), target=targets, abs=False)
+    return CaptumSaliency(classifier).attribute(
+        images.clone().requires_grad_(), target=targets, abs=False
+    )
 
 
 class IntegratedGradients(Explainer):
@@ -150,11 +165,19 @@ class IntegratedGradients(Explainer):
         self.signed = not magnitude
         if steps < 1:
             raise InputError(f"steps is {steps}; integrated gradients need at least 1, usually 50")
-        self.steps, self.forward_batch_size, self.multiply_by_inputs = steps, forward_batch_size, multiply_by_inputs
+        self.steps, self.forward_batch_size, self.multiply_by_inputs = (
+            steps,
+            forward_batch_size,
+            multiply_by_inputs,
+        )
 
-    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+    def explain(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> Attribution:
         """Path integral of the gradient from zero, which is the mean colour after normalisation."""
-        method = CaptumIntegratedGradients(self.classifier.folded(), multiply_by_inputs=self.multiply_by_inputs)
+        method = CaptumIntegratedGradients(
+            self.classifier.folded(), multiply_by_inputs=self.multiply_by_inputs
+        )
         values = method.attribute(
             images.clone().requires_grad_(),
             target=targets,
@@ -188,7 +211,9 @@ class GradCAM(Explainer):
     name: ClassVar[str] = "grad_cam"
     label: ClassVar[str] = "Grad-CAM"
 
-    def __init__(self, classifier: FrozenClassifier, *, layer: str | None = None, seed: int = 0) -> None:
+    def __init__(
+        self, classifier: FrozenClassifier, *, layer: str | None = None, seed: int = 0
+    ) -> None:
         super().__init__(classifier, seed=seed)
         self.layer = layer or last_layer_with_positions(classifier)
         layout = classifier.layout(self.layer)
@@ -200,11 +225,17 @@ class GradCAM(Explainer):
             )
         self.module: nn.Module = modules[self.layer]
 
-    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+    def explain(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> Attribution:
         """Rectified weighted sum of the layer's channels, (B, h, w) resized to (B, H, W)."""
         method = LayerGradCam(self.classifier, self.module)
-        maps = method.attribute(images.clone().requires_grad_(), target=targets, relu_attributions=True)
-        return Attribution(F.interpolate(maps, size=images.shape[-2:], mode="bilinear", align_corners=False)[:, 0])
+        maps = method.attribute(
+            images.clone().requires_grad_(), target=targets, relu_attributions=True
+        )
+        return Attribution(
+            F.interpolate(maps, size=images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+        )
 
 
 def last_layer_with_positions(classifier: FrozenClassifier) -> str:

@@ -28,7 +28,9 @@ def with_relu_modules(classifier: FrozenClassifier) -> nn.Module:
     """
     found = _relu_counts(classifier)
     if found["functions"] + found["modules"] == 0:
-        raise InputError(f"guided backpropagation changes the gradient of ReLUs, of which {classifier.name} has none")
+        raise InputError(
+            f"guided backpropagation changes the gradient of ReLUs, of which {classifier.name} has none"
+        )
     if not found["functions"]:
         return copy.deepcopy(classifier.model)
     try:
@@ -43,8 +45,15 @@ def with_relu_modules(classifier: FrozenClassifier) -> nn.Module:
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
         if node.op in ("call_function", "call_method") and name in RELU_FUNCTIONS:
             replaced = f"relu_module_{node.name}"
-            network.add_submodule(replaced, nn.ReLU(inplace=name == "relu_" or bool(node.kwargs.get("inplace"))))
-            node.op, node.target, node.args, node.kwargs = "call_module", replaced, node.all_input_nodes[:1], {}
+            network.add_submodule(
+                replaced, nn.ReLU(inplace=name == "relu_" or bool(node.kwargs.get("inplace")))
+            )
+            node.op, node.target, node.args, node.kwargs = (
+                "call_module",
+                replaced,
+                node.all_input_nodes[:1],
+                {},
+            )
     network.recompile()
     return network
 
@@ -100,10 +109,14 @@ class GuidedBackprop(Explainer):
         super().__init__(classifier, seed=seed)
         self.network = with_relu_modules(classifier)
 
-    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+    def explain(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> Attribution:
         """Maximum over channels of the guided gradient's absolute value."""
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Setting backward hooks on ReLU activations")  # on our copy, and removed
+            warnings.filterwarnings(
+                "ignore", "Setting backward hooks on ReLU activations"
+            )  # on our copy, and removed
             method = CaptumGuidedBackprop(self.network.to(images))
             gradient = method.attribute(images.clone().requires_grad_(), target=targets)
         return Attribution(gradient.abs().amax(dim=1))
@@ -130,12 +143,19 @@ class GuidedGradCAM(Explainer):
     name: ClassVar[str] = "guided_grad_cam"
     label: ClassVar[str] = "Guided Grad-CAM"
 
-    def __init__(self, classifier: FrozenClassifier, *, layer: str | None = None, seed: int = 0) -> None:
+    def __init__(
+        self, classifier: FrozenClassifier, *, layer: str | None = None, seed: int = 0
+    ) -> None:
         super().__init__(classifier, seed=seed)
         self.grad_cam = GradCAM(classifier, layer=layer)
         self.guided = GuidedBackprop(classifier)
 
-    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+    def explain(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> Attribution:
         """The product at each pixel; Grad-CAM is never negative, so the reduction over channels commutes with it."""
-        maps = [method.explain(images, targets, generators).values for method in (self.grad_cam, self.guided)]
+        maps = [
+            method.explain(images, targets, generators).values
+            for method in (self.grad_cam, self.guided)
+        ]
         return Attribution(maps[0] * maps[1])

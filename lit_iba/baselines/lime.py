@@ -80,26 +80,43 @@ class LIME(Explainer):
         check_numbers(0, penalty=penalty)
         if samples < 2:
             raise InputError(f"samples is {samples}; a regression needs at least 2, usually 1000")
-        self.samples, self.superpixels, self.side, self.compactness = samples, superpixels, side, compactness
+        self.samples, self.superpixels, self.side, self.compactness = (
+            samples,
+            superpixels,
+            side,
+            compactness,
+        )
         self.fill, self.score, self.kernel_width = fill, score, kernel_width
-        self.regression, self.penalty, self.forward_batch_size = regression, penalty, forward_batch_size
+        self.regression, self.penalty, self.forward_batch_size = (
+            regression,
+            penalty,
+            forward_batch_size,
+        )
 
     @torch.no_grad()
-    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+    def explain(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> Attribution:
         """Coefficients of each image's own linear model, spread over its superpixels."""
         segments = self._segments(images)  # (B, H, W)
         fill = segment_means(images, segments) if self.fill == "mean" else torch.zeros_like(images)
         counts = (segments.flatten(1).amax(dim=1) + 1).tolist()
         kept = images.new_zeros(len(images), self.samples, max(counts), dtype=torch.bool)
         for i, generator in enumerate(generators):
-            coins = torch.randint(0, 2, (self.samples, counts[i]), generator=generator, device=images.device)
+            coins = torch.randint(
+                0, 2, (self.samples, counts[i]), generator=generator, device=images.device
+            )
             kept[i, :, : counts[i]] = coins.bool()
             kept[i, 0] = True
         measure = target_probabilities if self.score == "probability" else target_logits
         scores = images.new_zeros(len(images) * self.samples, dtype=torch.float32)
         for jobs in torch.arange(len(scores), device=images.device).split(self.forward_batch_size):
             picture, sample = jobs // self.samples, jobs % self.samples
-            shown = kept[picture, sample].gather(1, segments[picture].flatten(1)).view(-1, 1, *images.shape[-2:])
+            shown = (
+                kept[picture, sample]
+                .gather(1, segments[picture].flatten(1))
+                .view(-1, 1, *images.shape[-2:])
+            )
             perturbed = torch.where(shown, images[picture], fill[picture])
             scores[jobs] = measure(self.classifier(perturbed), targets[picture])
         maps = torch.zeros_like(images[:, 0])
@@ -145,7 +162,11 @@ def surrogate_coefficients(
     weights = (-(distance / kernel_width).square() / 2).exp()
     penalized = Ridge if regression == "ridge" else Lasso
     model = penalized(alpha=penalty) if penalty else LinearRegression()
-    model.fit(masks.double().cpu().numpy(), scores.double().cpu().numpy(), sample_weight=weights.cpu().numpy())
+    model.fit(
+        masks.double().cpu().numpy(),
+        scores.double().cpu().numpy(),
+        sample_weight=weights.cpu().numpy(),
+    )
     return torch.from_numpy(model.coef_)
 
 
@@ -154,7 +175,11 @@ def segment_means(images: Tensor, segments: Tensor) -> Tensor:
     index = segments.flatten(1)[:, None].expand(-1, images.shape[1], -1)
     sums = images.new_zeros(*images.shape[:2], int(segments.max()) + 1)
     sizes = sums.scatter_add(2, index, torch.ones_like(images).flatten(2))
-    return (sums.scatter_add(2, index, images.flatten(2)) / sizes.clamp_min(1)).gather(2, index).view_as(images)
+    return (
+        (sums.scatter_add(2, index, images.flatten(2)) / sizes.clamp_min(1))
+        .gather(2, index)
+        .view_as(images)
+    )
 
 
 def slic(colours: Tensor, side: int, compactness: float) -> Tensor:
@@ -173,17 +198,25 @@ def slic(colours: Tensor, side: int, compactness: float) -> Tensor:
     columns = -(-width // side)
     rows = -(-height // side)
     y, x = torch.meshgrid(
-        torch.arange(height, device=colours.device), torch.arange(width, device=colours.device), indexing="ij"
+        torch.arange(height, device=colours.device),
+        torch.arange(width, device=colours.device),
+        indexing="ij",
     )
-    features = torch.cat([colours / compactness, torch.stack([y, x]) / side]).flatten(1).T  # (pixels, 5)
+    features = (
+        torch.cat([colours / compactness, torch.stack([y, x]) / side]).flatten(1).T
+    )  # (pixels, 5)
     steps = torch.arange(-1, 2, device=colours.device)
     near_rows = (y.flatten()[:, None] // side + steps).clamp(0, rows - 1)  # (pixels, 3)
     near_columns = (x.flatten()[:, None] // side + steps).clamp(0, columns - 1)
-    candidates = (near_rows[:, :, None] * columns + near_columns[:, None, :]).flatten(1)  # (pixels, 9)
+    candidates = (near_rows[:, :, None] * columns + near_columns[:, None, :]).flatten(
+        1
+    )  # (pixels, 9)
     labels, ones = start.flatten(), features.new_ones(len(features))
     for _ in range(SLIC_ROUNDS):
         sums = features.new_zeros(rows * columns, 5).index_add_(0, labels, features)
-        sizes = features.new_zeros(rows * columns).index_add_(0, labels, ones)  # bincount would make the host wait
+        sizes = features.new_zeros(rows * columns).index_add_(
+            0, labels, ones
+        )  # bincount would make the host wait
         centres = sums / sizes.clamp_min(1)[:, None]
         distance = (centres[candidates] - features[:, None]).square().sum(dim=2)
         labels = candidates.gather(1, distance.argmin(dim=1, keepdim=True))[:, 0]

@@ -36,7 +36,9 @@ from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer, completeness_error
 
 
-def alpha_beta_shares(module: nn.Module, x: Tensor, r: Tensor, alpha: float, beta: float, epsilon: float) -> Tensor:
+def alpha_beta_shares(
+    module: nn.Module, x: Tensor, r: Tensor, alpha: float, beta: float, epsilon: float
+) -> Tensor:
     """The alpha-beta rule of a convolution or linear layer.
 
     R_i = sum_j (alpha z+_ij / z+_j - beta z-_ij / z-_j) R_j, where z+_j sums the positive contributions (x+ w+ and x- w-, so
@@ -63,7 +65,10 @@ def alpha_beta_shares(module: nn.Module, x: Tensor, r: Tensor, alpha: float, bet
         sign = "for" if alpha else "against"
         return shares(sign, summed(sign), r)
     z_for, z_against = summed("for"), summed("against")
-    r_for, r_against = torch.where(z_against == 0, r, alpha * r), torch.where(z_for == 0, r, -beta * r)
+    r_for, r_against = (
+        torch.where(z_against == 0, r, alpha * r),
+        torch.where(z_for == 0, r, -beta * r),
+    )
     return shares("for", z_for, r_for) + shares("against", z_against, r_against)
 
 
@@ -127,17 +132,27 @@ class LRP(Explainer):
         super().__init__(classifier, seed=seed)
         check_epsilon(epsilon)
         if not abs(alpha - beta - 1) < 1e-6:
-            raise InputError(f"alpha is {alpha} and beta {beta}; alpha - beta must be 1, or relevance is not conserved")
+            raise InputError(
+                f"alpha is {alpha} and beta {beta}; alpha - beta must be 1, or relevance is not conserved"
+            )
         self.alpha, self.beta, self.epsilon = alpha, beta, epsilon
         self.network = canonical(classifier)
 
-    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+    def explain(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> Attribution:
         """Relevance of each pixel, (B, H, W), and how far its total is from the logit."""
-        return propagated_relevance(ForwardPass(self.network.to(images), images), targets, self._rule)
+        return propagated_relevance(
+            ForwardPass(self.network.to(images), images), targets, self._rule
+        )
 
     def _rule(self, step: Step, r: Tensor) -> tuple[Tensor, ...]:
         if isinstance(step.module, WEIGHTED):
-            return (alpha_beta_shares(step.module, step.inputs[0], r, self.alpha, self.beta, self.epsilon),)
+            return (
+                alpha_beta_shares(
+                    step.module, step.inputs[0], r, self.alpha, self.beta, self.epsilon
+                ),
+            )
         return step_without_weights(step, r)
 
 
@@ -204,15 +219,21 @@ class LRPEpsilon(Explainer):
     label: ClassVar[str] = "LRP ε"
     signed = True
 
-    def __init__(self, classifier: FrozenClassifier, *, epsilon: float = 1e-6, seed: int = 0) -> None:
+    def __init__(
+        self, classifier: FrozenClassifier, *, epsilon: float = 1e-6, seed: int = 0
+    ) -> None:
         super().__init__(classifier, seed=seed)
         check_epsilon(epsilon)
         self.epsilon = epsilon
         self.network = canonical(classifier)
 
-    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+    def explain(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> Attribution:
         """Relevance of each pixel, (B, H, W), and how far its total is from the logit."""
-        return propagated_relevance(ForwardPass(self.network.to(images), images), targets, self._rule)
+        return propagated_relevance(
+            ForwardPass(self.network.to(images), images), targets, self._rule
+        )
 
     def _rule(self, step: Step, r: Tensor) -> tuple[Tensor, ...]:
         if isinstance(step.module, (*WEIGHTED, *MEANS, Add)):
@@ -224,7 +245,9 @@ def propagated_relevance(forward: ForwardPass, targets: Tensor, rule: Rule) -> A
     """Relevance of the target's logit after a pass back by ``rule``, summed over channels."""
     start = logit_start(forward.logits, targets)
     values = forward.back(start, rule).sum(dim=1)
-    return Attribution(values, completeness=completeness_error(values.sum(dim=(1, 2)), start.sum(dim=1)))
+    return Attribution(
+        values, completeness=completeness_error(values.sum(dim=(1, 2)), start.sum(dim=1))
+    )
 
 
 def check_epsilon(epsilon: float) -> None:

@@ -142,9 +142,13 @@ class MaskingNetwork(nn.Module):
         blocks = len(self.taps) - 1
         widths = settings.widths or tuple(LAST_WIDTH * 2**i for i in reversed(range(blocks)))
         if len(widths) != blocks:
-            raise InputError(f"widths are {widths}; {len(taps)} taps need {blocks}, one for each but the deepest")
+            raise InputError(
+                f"widths are {widths}; {len(taps)} taps need {blocks}, one for each but the deepest"
+            )
         check_counts(**{f"widths[{i}]": width for i, width in enumerate(widths)})
-        channels = {name: shapes[name][0 if layouts[name].kind == "BCHW" else -1] for name in self.taps}
+        channels = {
+            name: shapes[name][0 if layouts[name].kind == "BCHW" else -1] for name in self.taps
+        }
         deepest = channels[self.taps[-1]]
         self.embedding = nn.Embedding(num_classes, deepest)
         nn.init.normal_(self.embedding.weight, std=1 / deepest)
@@ -156,12 +160,16 @@ class MaskingNetwork(nn.Module):
             inputs, below = width, name
         self.write = nn.Conv2d(inputs, 2, 1)
 
-    def evidence(self, taps: dict[str, Tensor], layouts: dict[str, Layout], classes: Tensor) -> Tensor:
+    def evidence(
+        self, taps: dict[str, Tensor], layouts: dict[str, Layout], classes: Tensor
+    ) -> Tensor:
         """Evidence for each image's class (B,) at each position of the deepest tap: (B, h, w)."""
         deepest = self.taps[-1]
         return class_evidence(layouts[deepest].grid(taps[deepest]), self.embedding(classes))
 
-    def forward(self, taps: dict[str, Tensor], layouts: dict[str, Layout], classes: Tensor) -> Tensor:
+    def forward(
+        self, taps: dict[str, Tensor], layouts: dict[str, Layout], classes: Tensor
+    ) -> Tensor:
         """Mask (B, h, w) in [0, 1] at the size of the first tap, from the taps' outputs and classes (B,)."""
         deepest = self.taps[-1]
         gate = torch.sigmoid(self.evidence(taps, layouts, classes) - self.settings.confidence)
@@ -174,13 +182,22 @@ class MaskingNetwork(nn.Module):
 
 def _check_pyramid(taps: Sequence[str], layouts: dict[str, Layout]) -> None:
     if len(taps) < 2 or len(set(taps)) < len(taps):
-        raise InputError(f"taps are {list(taps)}; a masking network reads at least 2 different layers")
+        raise InputError(
+            f"taps are {list(taps)}; a masking network reads at least 2 different layers"
+        )
     for name in taps:
         if layouts[name].kind == "BC":
-            raise InputError(f"the output of layer {name!r} has no positions; choose taps before the pooling")
+            raise InputError(
+                f"the output of layer {name!r} has no positions; choose taps before the pooling"
+            )
     for before, after in pairwise(taps):
-        if layouts[before].height < layouts[after].height or layouts[before].width < layouts[after].width:
-            raise InputError(f"tap {before!r} is smaller than {after!r}; name the taps from the first to the deepest")
+        if (
+            layouts[before].height < layouts[after].height
+            or layouts[before].width < layouts[after].width
+        ):
+            raise InputError(
+                f"tap {before!r} is smaller than {after!r}; name the taps from the first to the deepest"
+            )
 
 
 class RealTimeSaliency(TrainedExplainer):
@@ -216,7 +233,12 @@ class RealTimeSaliency(TrainedExplainer):
     )
 
     def __init__(
-        self, classifier: FrozenClassifier, taps: Sequence[str] | None = None, *, seed: int = 0, **settings: Any
+        self,
+        classifier: FrozenClassifier,
+        taps: Sequence[str] | None = None,
+        *,
+        seed: int = 0,
+        **settings: Any,
     ) -> None:
         super().__init__(classifier, seed=seed)
         if not taps and classifier.name not in DEFAULT_TAPS:
@@ -235,7 +257,9 @@ class RealTimeSaliency(TrainedExplainer):
         with torch.no_grad():
             _, _, tapped = self.split.observe(torch.zeros(2, 3, *size, device=classifier.device))
         shapes = {name: tap.shape[1:] for name, tap in tapped.items()}
-        self.network = MaskingNetwork(self.taps, shapes, layouts_of(tapped, size), classifier.num_classes, chosen)
+        self.network = MaskingNetwork(
+            self.taps, shapes, layouts_of(tapped, size), classifier.num_classes, chosen
+        )
         self.network.to(classifier.device)
 
     def masks(self, images: Tensor, classes: Tensor) -> Tensor:
@@ -251,7 +275,9 @@ class RealTimeSaliency(TrainedExplainer):
         classes = self.split.tail(deepest, carried).argmax(dim=1)
         return at_size(self.network(taps, layouts_of(taps, size), classes), size)
 
-    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+    def explain(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> Attribution:
         """One pass."""
         with torch.no_grad():
             return Attribution(self.masks(images, targets))
@@ -264,7 +290,11 @@ class RealTimeSaliency(TrainedExplainer):
     @property
     def record(self) -> dict[str, Any]:
         """Layers, seed and the masking network's settings."""
-        return {"taps": list(self.taps), "seed": self.seed, "masking": dict(vars(self.network.settings))}
+        return {
+            "taps": list(self.taps),
+            "seed": self.seed,
+            "masking": dict(vars(self.network.settings)),
+        }
 
     @classmethod
     def from_record(cls, classifier: FrozenClassifier, record: dict[str, Any]) -> RealTimeSaliency:
@@ -280,7 +310,9 @@ class RealTimeSaliency(TrainedExplainer):
         return (self.masks_of_predictions(images),)
 
     @classmethod
-    def load(cls, path: str | Path, classifier: FrozenClassifier | None = None, **settings: Any) -> RealTimeSaliency:
+    def load(
+        cls, path: str | Path, classifier: FrozenClassifier | None = None, **settings: Any
+    ) -> RealTimeSaliency:
         """A trained masking network from a checkpoint of ``MaskingTraining``.
 
         Args:

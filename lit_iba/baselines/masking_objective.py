@@ -23,7 +23,10 @@ from lit_iba.checks import check_literals
 from lit_iba.errors import InputError
 from lit_iba.randomness import normal
 
-BLUR = (11.0, 2.5)  # standard deviation in pixels of a 224-pixel picture, and where its kernel ends: 55 taps there
+BLUR = (
+    11.0,
+    2.5,
+)  # standard deviation in pixels of a 224-pixel picture, and where its kernel ends: 55 taps there
 COLOUR, COLOUR_NOISE = (
     0.33,
     0.11,
@@ -77,19 +80,32 @@ class ObjectiveSettings:
         check_literals(self)
         for field in fields(self)[1:]:
             value = getattr(self, field.name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, (int, float))
+                or not 0 <= value < math.inf
+            ):
                 raise InputError(f"{field.name} is {value!r}; it must be a number of at least 0")
         if self.fake_probability >= 1:
-            raise InputError(f"fake_probability is {self.fake_probability}; some images must show their class: below 1")
+            raise InputError(
+                f"fake_probability is {self.fake_probability}; some images must show their class: below 1"
+            )
 
 
 PRESETS: dict[str, ObjectiveSettings] = {
     "default": ObjectiveSettings(),
     "reference": ObjectiveSettings(
-        terms="margin", area=8.0, area_power=0.3, area_offset=0.0005, smoothness=0.005 / 2, border=0.3, preserver=0.3,
-        destroyer=1.0, image_noise=0.03,
+        terms="margin",
+        area=8.0,
+        area_power=0.3,
+        area_offset=0.0005,
+        smoothness=0.005 / 2,
+        border=0.3,
+        preserver=0.3,
+        destroyer=1.0,
+        image_noise=0.03,
     ),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -110,7 +126,11 @@ class Draws:
 
 
 def draw(
-    images: Tensor, labels: Tensor, num_classes: int, settings: ObjectiveSettings, generators: list[torch.Generator]
+    images: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    settings: ObjectiveSettings,
+    generators: list[torch.Generator],
 ) -> Draws:
     """Draw the class to ask for and the alternative image of every image."""
     uniform = torch.stack([torch.rand(6, generator=g, device=images.device) for g in generators])
@@ -122,7 +142,9 @@ def draw(
     return Draws(classes, real, noisy, torch.where(blurred, strong_blur(noisy), colour))
 
 
-def ask(labels: Tensor, num_classes: int, fake_probability: float, uniform: Tensor) -> tuple[Tensor, Tensor]:
+def ask(
+    labels: Tensor, num_classes: int, fake_probability: float, uniform: Tensor
+) -> tuple[Tensor, Tensor]:
     """The class each image is asked for (B,), and whether it is its own (B,); ``uniform`` (B, 2) in [0, 1) decides."""
     real = uniform[:, 0] >= fake_probability
     # In double precision, or the largest float32 below 1 would round up to the image's own class.
@@ -153,7 +175,9 @@ def roughness(masks: Tensor, border: float = 0.0) -> Tensor:
     The border's four sides are summed each for itself, so that a corner counts twice.
     """
     inside = masks.diff(dim=1).square().sum(dim=(1, 2)) + masks.diff(dim=2).square().sum(dim=(1, 2))
-    squares = masks.square()  # the sides one by one: a list of them as index would be sent to the device
+    squares = (
+        masks.square()
+    )  # the sides one by one: a list of them as index would be sent to the device
     rows = squares[:, 0].sum(dim=1) + squares[:, -1].sum(dim=1)
     columns = squares[:, :, 0].sum(dim=1) + squares[:, :, -1].sum(dim=1)
     return inside + border * (rows + columns)
@@ -169,7 +193,9 @@ def preserver(logits: Tensor, labels: Tensor, settings: ObjectiveSettings) -> Te
 def destroyer(logits: Tensor, labels: Tensor, settings: ObjectiveSettings, lag: Tensor) -> Tensor:
     """Small where it does not; ``lag`` (B,) is how far the class must fall behind in the ``"margin"`` form."""
     if settings.terms == "likelihood":
-        return torch.exp(-settings.destroyer_power * F.cross_entropy(logits, labels, reduction="none"))
+        return torch.exp(
+            -settings.destroyer_power * F.cross_entropy(logits, labels, reduction="none")
+        )
     return F.relu(lead_of(logits, labels) + lag)
 
 
@@ -180,7 +206,12 @@ def lead_of(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def mask_losses(
-    masks: Tensor, kept: Tensor, removed: Tensor, labels: Tensor, real: Tensor, settings: ObjectiveSettings
+    masks: Tensor,
+    kept: Tensor,
+    removed: Tensor,
+    labels: Tensor,
+    real: Tensor,
+    settings: ObjectiveSettings,
 ) -> dict[str, Tensor]:
     """The objective's four terms, each (B,) and as it enters the sum.
 
@@ -196,13 +227,20 @@ def mask_losses(
         ``area``, ``smoothness``, ``preserver`` and ``destroyer``.
     """
     s = settings
-    seen, unseen = torch.where(real[:, None], kept, removed), torch.where(real[:, None], removed, kept)
+    seen, unseen = (
+        torch.where(real[:, None], kept, removed),
+        torch.where(real[:, None], removed, kept),
+    )
     # In the authors' code the weights belong to the images kept and removed, whatever is asked of them.
     own = real if s.terms == "margin" else torch.ones_like(real)
-    seen_weight, unseen_weight = torch.where(own, s.preserver, s.destroyer), torch.where(own, s.destroyer, s.preserver)
+    seen_weight, unseen_weight = (
+        torch.where(own, s.preserver, s.destroyer),
+        torch.where(own, s.destroyer, s.preserver),
+    )
     return {
         "area": s.area * area(masks, s.area_power, s.area_offset),
         "smoothness": s.smoothness * roughness(masks, s.border),
         "preserver": seen_weight * preserver(seen, labels, s),
-        "destroyer": unseen_weight * destroyer(unseen, labels, s, torch.where(real, s.destroyer_lag, s.lead)),
+        "destroyer": unseen_weight
+        * destroyer(unseen, labels, s, torch.where(real, s.destroyer_lag, s.lead)),
     }

@@ -17,7 +17,14 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
 from lit_iba.baselines.masking import RealTimeSaliency, at_size
-from lit_iba.baselines.masking_objective import PRESETS, ObjectiveSettings, ask, draw, mask_losses, mix
+from lit_iba.baselines.masking_objective import (
+    PRESETS,
+    ObjectiveSettings,
+    ask,
+    draw,
+    mask_losses,
+    mix,
+)
 from lit_iba.checks import check_literals
 from lit_iba.classifier.layout import Layout, layouts_of
 from lit_iba.errors import InputError
@@ -68,7 +75,9 @@ class MaskingTraining(TrainingWithFrozenClassifier):
         decay_steps: int = 4000,
         target: Literal["label", "predicted"] = "label",
         seed: int = 0,
-        optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(parameters, lr=1e-3, weight_decay=1e-4),
+        optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(
+            parameters, lr=1e-3, weight_decay=1e-4
+        ),
     ) -> None:
         super().__init__(classifier)
         check_literals(MaskingTraining.__init__, locals())
@@ -80,14 +89,30 @@ class MaskingTraining(TrainingWithFrozenClassifier):
         masking, self.objective = dict(masking or {}), _objective(preset, objective or {})
         self.explainer = RealTimeSaliency(self.classifier, taps, seed=seed, **masking)
         self.network = self.explainer.network
-        self.embedding_steps, self.embedding_fake_probability = embedding_steps, embedding_fake_probability
-        self.decay_steps, self.target, self.seed, self.optimizer = decay_steps, target, seed, optimizer
+        self.embedding_steps, self.embedding_fake_probability = (
+            embedding_steps,
+            embedding_fake_probability,
+        )
+        self.decay_steps, self.target, self.seed, self.optimizer = (
+            decay_steps,
+            target,
+            seed,
+            optimizer,
+        )
         self.save_hyperparameters(
-            {"classifier": classifier, "taps": self.explainer.taps, "masking": masking, "preset": preset,
-             "objective": dict(objective or {}), "embedding_steps": embedding_steps,
-             "embedding_fake_probability": embedding_fake_probability, "decay_steps": decay_steps, "target": target,
-             "seed": seed}
-        )  # fmt: skip
+            {
+                "classifier": classifier,
+                "taps": self.explainer.taps,
+                "masking": masking,
+                "preset": preset,
+                "objective": dict(objective or {}),
+                "embedding_steps": embedding_steps,
+                "embedding_fake_probability": embedding_fake_probability,
+                "decay_steps": decay_steps,
+                "target": target,
+                "seed": seed,
+            }
+        )
         self.scores = torch.nn.ModuleDict({name: MeanMetric() for name in _SCORES})
 
     def forward(self, images: Tensor) -> Heatmap:
@@ -101,23 +126,35 @@ class MaskingTraining(TrainingWithFrozenClassifier):
             deepest, carried, taps = split.observe(images)
             predicted = self.target == "predicted"
             labels = split.tail(deepest, carried).argmax(dim=1) if predicted else batch["label"]
-        generators = sample_generators(self.seed, [f"{number}/{key}" for key in batch["key"]], images.device)
+        generators = sample_generators(
+            self.seed, [f"{number}/{key}" for key in batch["key"]], images.device
+        )
         # Padding has no label, and weight 0.
-        return _Observed(images, labels.clamp_min(0), taps, layouts_of(taps, _size(images)), generators)
+        return _Observed(
+            images, labels.clamp_min(0), taps, layouts_of(taps, _size(images)), generators
+        )
 
     def _embedding_step(self, seen: _Observed) -> dict[str, Tensor]:
         """Cross-entropy (nats) of "the image shows the class asked for", and hits, each (B,)."""
-        uniform = torch.stack([torch.rand(2, generator=g, device=g.device) for g in seen.generators])
-        asked, real = ask(seen.labels, self.classifier.num_classes, self.embedding_fake_probability, uniform)
+        uniform = torch.stack(
+            [torch.rand(2, generator=g, device=g.device) for g in seen.generators]
+        )
+        asked, real = ask(
+            seen.labels, self.classifier.num_classes, self.embedding_fake_probability, uniform
+        )
         evidence = self.network.evidence(seen.taps, seen.layouts, asked).float().mean(dim=(1, 2))
         return {
-            "embedding_loss": F.binary_cross_entropy_with_logits(evidence, real.float(), reduction="none"),
+            "embedding_loss": F.binary_cross_entropy_with_logits(
+                evidence, real.float(), reduction="none"
+            ),
             "embedding_accuracy": ((evidence > 0) == real).float(),
         }
 
     def _decoder_step(self, seen: _Observed) -> dict[str, Tensor]:
         """The objective's terms and their sum, each (B,)."""
-        draws = draw(seen.images, seen.labels, self.classifier.num_classes, self.objective, seen.generators)
+        draws = draw(
+            seen.images, seen.labels, self.classifier.num_classes, self.objective, seen.generators
+        )
         masks = self.network(seen.taps, seen.layouts, draws.classes)  # (B, h, w)
         large = at_size(masks, _size(seen.images))
         both = torch.cat([mix(draws.images, draws.alternatives, m) for m in (large, 1 - large)])
@@ -135,7 +172,9 @@ class MaskingTraining(TrainingWithFrozenClassifier):
         means = {name: (values * weight).mean() for name, values in step.items()}
         loss = means["embedding_loss" if first else "loss"]
         for name, value in (means | {"loss": loss}).items():
-            self.log(f"train/{name}", value, prog_bar=name in ("loss", "area"), batch_size=len(weight))
+            self.log(
+                f"train/{name}", value, prog_bar=name in ("loss", "area"), batch_size=len(weight)
+            )
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
@@ -152,7 +191,10 @@ class MaskingTraining(TrainingWithFrozenClassifier):
             in_phase = step if step < self.embedding_steps else step - self.embedding_steps
             return 0.1 ** (in_phase // self.decay_steps) if self.decay_steps else 1.0
 
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"},
+        }
 
     def on_fit_start(self) -> None:
         """Check the disk, and that several processes can train one half of the network at a time."""
@@ -177,7 +219,9 @@ def _size(images: Tensor) -> tuple[int, int]:
 
 def _objective(preset: str, settings: dict[str, Any]) -> ObjectiveSettings:
     if preset not in PRESETS:
-        raise InputError(f"preset {preset!r} of MaskingTraining is unknown; it must be one of {', '.join(PRESETS)}")
+        raise InputError(
+            f"preset {preset!r} of MaskingTraining is unknown; it must be one of {', '.join(PRESETS)}"
+        )
     try:
         return replace(PRESETS[preset], **settings)
     except TypeError as error:

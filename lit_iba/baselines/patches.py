@@ -45,13 +45,17 @@ class PatchStatistics:
         torch.Size([3, 16, 16])
     """
 
-    def __init__(self, side: int, channels: int = 3, identity: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, side: int, channels: int = 3, identity: dict[str, Any] | None = None
+    ) -> None:
         check_counts(side=side, channels=channels)
         self.side, self.identity = side, identity or {}
         elements = side * side
         self.count = 0
         self.mean = torch.zeros(channels, elements, dtype=torch.float64)
-        self.scatter = torch.zeros(channels, elements, elements, dtype=torch.float64)  # of the deviations from the mean
+        self.scatter = torch.zeros(
+            channels, elements, elements, dtype=torch.float64
+        )  # of the deviations from the mean
         self.low = torch.full((channels, elements), torch.inf, dtype=torch.float64)
         self.high = torch.full((channels, elements), -torch.inf, dtype=torch.float64)
 
@@ -81,7 +85,10 @@ class PatchStatistics:
             InputError: Images smaller than a patch, or too few patches for a covariance.
         """
         check_counts(per_image=per_image)
-        identity = {"preprocessing": preprocessing.to_dict() if preprocessing else None, "data": data}
+        identity = {
+            "preprocessing": preprocessing.to_dict() if preprocessing else None,
+            "data": data,
+        }
         found = cls(side, identity=identity)
         for batch in images.split(batch_size) if isinstance(images, Tensor) else images:
             if min(batch.shape[-2:]) < side:
@@ -93,7 +100,9 @@ class PatchStatistics:
                 batch, sample_generators(0, content_keys(batch), torch.device("cpu")), strict=True
             ):
                 top, left = (
-                    torch.randint(length - side + 1, (per_image, 1, 1), generator=generator).to(image.device)
+                    torch.randint(length - side + 1, (per_image, 1, 1), generator=generator).to(
+                        image.device
+                    )
                     for length in image.shape[-2:]
                 )
                 offset = torch.arange(side, device=image.device)
@@ -118,9 +127,14 @@ class PatchStatistics:
         if not other.count:
             return
         total, delta = self.count + other.count, other.mean - self.mean
-        self.scatter += other.scatter + delta[:, :, None] * delta[:, None] * (self.count * other.count / total)
+        self.scatter += other.scatter + delta[:, :, None] * delta[:, None] * (
+            self.count * other.count / total
+        )
         self.mean += delta * (other.count / total)
-        self.low, self.high = torch.minimum(self.low, other.low), torch.maximum(self.high, other.high)
+        self.low, self.high = (
+            torch.minimum(self.low, other.low),
+            torch.maximum(self.high, other.high),
+        )
         self.count = total
 
     @property
@@ -164,14 +178,18 @@ class PatchStatistics:
             with safetensors.safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 if metadata.get("kind") != KIND:
-                    raise InputError(f"{path} is a safetensors file, but holds no patch statistics; give another file")
+                    raise InputError(
+                        f"{path} is a safetensors file, but holds no patch statistics; give another file"
+                    )
                 mean = file.get_tensor("mean")
                 loaded = cls(int(metadata["side"]), len(mean), json.loads(metadata["identity"]))
                 loaded.count, loaded.mean = int(metadata["count"]), mean
                 for name in ("scatter", "low", "high"):
                     setattr(loaded, name, file.get_tensor(name))
         except (safetensors.SafetensorError, KeyError, OSError) as error:
-            raise InputError(f"statistics file {path} is damaged or cut short ({error}); estimate it again") from error
+            raise InputError(
+                f"statistics file {path} is damaged or cut short ({error}); estimate it again"
+            ) from error
         return loaded
 
     def check(self, side: int, preprocessing: Preprocessing) -> None:

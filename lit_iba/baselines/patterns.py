@@ -106,12 +106,18 @@ def _weight_sums(step: Step, factor: Tensor) -> Tensor:
         return convolution_gradients(module, x, module.weight, factor, "weight")
     if isinstance(module, nn.Linear):
         return factor.flatten(0, -2).T @ x.flatten(0, -2)
-    return torch.stack([(factor * part).transpose(0, 1).flatten(1).sum(dim=1) for part in (x, *others)], dim=1)
+    return torch.stack(
+        [(factor * part).transpose(0, 1).flatten(1).sum(dim=1) for part in (x, *others)], dim=1
+    )
 
 
 def weight_of(module: nn.Module, like: Tensor) -> Tensor:
     """The weight of a convolution or linear layer, or the ones (C, 2) of an addition, as a tensor like another."""
-    return module.weight.to(like) if isinstance(module, nn.Conv2d | nn.Linear) else torch.ones_like(like)
+    return (
+        module.weight.to(like)
+        if isinstance(module, nn.Conv2d | nn.Linear)
+        else torch.ones_like(like)
+    )
 
 
 class Patterns:
@@ -165,7 +171,11 @@ class Patterns:
         """Write as safetensors, with the identity in its metadata, by atomic rename."""
         metadata = {"kind": "lit_iba.Patterns", "identity": json.dumps(self.identity)}
         with whole_file(path) as part:
-            save_file({name: t.cpu().contiguous() for name, t in self.tensors.items()}, part, metadata=metadata)
+            save_file(
+                {name: t.cpu().contiguous() for name, t in self.tensors.items()},
+                part,
+                metadata=metadata,
+            )
 
     @classmethod
     def load(cls, path: str | Path, classifier: FrozenClassifier | None = None) -> Patterns:
@@ -176,16 +186,22 @@ class Patterns:
         """
         path = Path(path)
         if not path.is_file():
-            raise InputError(f"pattern file {path} does not exist; make it with Patterns.estimate(...).save(path)")
+            raise InputError(
+                f"pattern file {path} does not exist; make it with Patterns.estimate(...).save(path)"
+            )
         try:
             with safetensors.safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 if metadata.get("kind") != "lit_iba.Patterns":
-                    raise InputError(f"{path} is a safetensors file, but holds no patterns; give another file")
+                    raise InputError(
+                        f"{path} is a safetensors file, but holds no patterns; give another file"
+                    )
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             loaded = cls(tensors, json.loads(metadata["identity"]))
         except (safetensors.SafetensorError, KeyError, OSError) as error:
-            raise InputError(f"pattern file {path} is damaged or cut short ({error}); estimate it again") from error
+            raise InputError(
+                f"pattern file {path} is damaged or cut short ({error}); estimate it again"
+            ) from error
         if classifier is not None:
             loaded.check(classifier, str(path))
         return loaded
@@ -211,7 +227,9 @@ class PatternStream:
         self.estimator = estimator or usual_estimator(classifier)
         self.classifier, self.network = classifier, canonical(classifier)
         two = self.estimator == "two_component"
-        self.rectified = {name: two and followed for name, followed in _rectified(self.network).items()}
+        self.rectified = {
+            name: two and followed for name, followed in _rectified(self.network).items()
+        }
         self.sums: dict[str, PatternSums] = {}
 
     @torch.no_grad()
@@ -239,20 +257,28 @@ class PatternStream:
         """
         if not self.sums:
             raise InputError("no images were given to estimate the patterns from; check the data")
-        identity = {"classifier": self.classifier.identity, "data": data, "estimator": self.estimator}
+        identity = {
+            "classifier": self.classifier.identity,
+            "data": data,
+            "estimator": self.estimator,
+        }
         tensors, dtype = {}, next(self.network.parameters()).dtype
         for name, sums in self.sums.items():
             module = self.network.get_submodule(name)
             pattern = sums.pattern(weight_of(module, sums.x))
             if not torch.isfinite(pattern).all():
-                raise InputError(f"the patterns of {name!r} are not finite; check images and weights")
+                raise InputError(
+                    f"the patterns of {name!r} are not finite; check images and weights"
+                )
             tensors[name] = pattern.to(dtype)
         return Patterns(tensors, identity)
 
 
 def usual_estimator(classifier: FrozenClassifier) -> Estimator:
     """The paper's where it is sound: see the head of this file."""
-    norms = any(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) for module in classifier.model.modules())
+    norms = any(
+        isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) for module in classifier.model.modules()
+    )
     return "linear" if norms else "two_component"
 
 
@@ -260,11 +286,13 @@ def _rectified(network: fx.GraphModule) -> dict[str, bool]:
     """The steps that have patterns, and whether their output goes through a ReLU and nowhere else."""
     return {
         node.name: all(
-            user.op == "call_module" and isinstance(network.get_submodule(str(user.target)), nn.ReLU)
+            user.op == "call_module"
+            and isinstance(network.get_submodule(str(user.target)), nn.ReLU)
             for user in node.users
         )
         for node in network.graph.nodes
-        if node.op == "call_module" and isinstance(network.get_submodule(node.target), (*WEIGHTED, Add))
+        if node.op == "call_module"
+        and isinstance(network.get_submodule(node.target), (*WEIGHTED, Add))
     }
 
 
@@ -295,7 +323,9 @@ class PatternAttribution(Explainer):
     label: ClassVar[str] = "PatternAttribution"
     signed = True
 
-    def __init__(self, classifier: FrozenClassifier, patterns: Patterns | str | Path, *, seed: int = 0) -> None:
+    def __init__(
+        self, classifier: FrozenClassifier, patterns: Patterns | str | Path, *, seed: int = 0
+    ) -> None:
         super().__init__(classifier, seed=seed)
         if not isinstance(patterns, Patterns):
             patterns = Patterns.load(patterns, classifier)
@@ -309,28 +339,39 @@ class PatternAttribution(Explainer):
 
     @classmethod
     def from_settings(
-        cls, classifier: FrozenClassifier, settings: dict[str, Any], surroundings: Surroundings | None = None
+        cls,
+        classifier: FrozenClassifier,
+        settings: dict[str, Any],
+        surroundings: Surroundings | None = None,
     ) -> PatternAttribution:
         """Build from a config: without ``patterns``, they are estimated once on the run's own images."""
         estimator = settings.get("estimator") or usual_estimator(classifier)
         settings = {name: value for name, value in settings.items() if name != "estimator"}
         if "patterns" not in settings:
             if surroundings is None:
-                raise InputError("pattern_attribution needs a pattern file; make one with Patterns.estimate(...).save")
+                raise InputError(
+                    "pattern_attribution needs a pattern file; make one with Patterns.estimate(...).save"
+                )
             patterns = surroundings.estimated(
                 classifier,
                 f"patterns_{estimator}",
                 lambda path: Patterns.load(path, classifier),
-                lambda batches, data: Patterns.estimate(classifier, batches, data=data, estimator=estimator),
+                lambda batches, data: Patterns.estimate(
+                    classifier, batches, data=data, estimator=estimator
+                ),
             )
             settings = settings | {"patterns": patterns}
         return cls(classifier, **settings)
 
-    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+    def explain(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> Attribution:
         """Attribution of each pixel, (B, H, W)."""
         self.products = {name: product.to(images) for name, product in self.products.items()}
         forward = ForwardPass(self.network.to(images), images)
-        return Attribution(forward.back(logit_start(forward.logits, targets), self._rule).sum(dim=1))
+        return Attribution(
+            forward.back(logit_start(forward.logits, targets), self._rule).sum(dim=1)
+        )
 
     def _rule(self, step: Step, arriving: Tensor) -> tuple[Tensor, ...]:
         (x, *_), module = step.inputs, step.module

@@ -22,7 +22,9 @@ from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer, Surroundings
 from lit_iba.perturbation import target_probabilities
 
-REFERENCES = 100  # images that marginal samples are taken from when the explainer is built from a config
+REFERENCES = (
+    100  # images that marginal samples are taken from when the explainer is built from a config
+)
 
 
 class PDA(Explainer):
@@ -78,11 +80,17 @@ class PDA(Explainer):
         super().__init__(classifier, seed=seed)
         check_literals(PDA.__init__, locals())
         check_counts(
-            window=window, border=border, stride=stride, samples=samples, forward_batch_size=forward_batch_size
+            window=window,
+            border=border,
+            stride=stride,
+            samples=samples,
+            forward_batch_size=forward_batch_size,
         )
         check_numbers(0, exclusive=True, laplace=laplace)
         if stride > window:
-            raise InputError(f"stride {stride} is larger than window {window}; some pixels would be in no window")
+            raise InputError(
+                f"stride {stride} is larger than window {window}; some pixels would be in no window"
+            )
         self.sampler: WindowSampler
         if sampler == "conditional":
             if statistics is None:
@@ -104,7 +112,10 @@ class PDA(Explainer):
 
     @classmethod
     def from_settings(
-        cls, classifier: FrozenClassifier, settings: dict[str, Any], surroundings: Surroundings | None = None
+        cls,
+        classifier: FrozenClassifier,
+        settings: dict[str, Any],
+        surroundings: Surroundings | None = None,
     ) -> PDA:
         """Build from a config: what the sampler needs comes from the run's own images, if it is not given."""
         settings = dict(settings)
@@ -124,7 +135,9 @@ class PDA(Explainer):
         return cls(classifier, **settings)
 
     @torch.no_grad()
-    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+    def explain(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> Attribution:
         """Weight of evidence of every window, averaged over the windows that cover each pixel."""
         height, width = images.shape[-2:]
         if min(height, width) < self.sampler.side:
@@ -140,7 +153,9 @@ class PDA(Explainer):
             found[:, 0, top, lefts] = evidence[:, None] - self._evidence(without)
             looked_at[0, 0, top, lefts] = 1
         ones = images.new_ones(1, 1, self.window, self.window)
-        return Attribution((F.conv_transpose2d(found, ones) / F.conv_transpose2d(looked_at, ones))[:, 0])
+        return Attribution(
+            (F.conv_transpose2d(found, ones) / F.conv_transpose2d(looked_at, ones))[:, 0]
+        )
 
     def _starts(self, length: int) -> list[int]:
         """Where windows begin along a side of the picture."""
@@ -149,14 +164,21 @@ class PDA(Explainer):
 
     def _evidence(self, probabilities: Tensor) -> Tensor:
         """log2 of the odds, with the Laplace correction."""
-        p = (probabilities.double() * self.laplace + 1) / (self.laplace + self.classifier.num_classes)
+        p = (probabilities.double() * self.laplace + 1) / (
+            self.laplace + self.classifier.num_classes
+        )
         return (p.log2() - (1 - p).log2()).to(probabilities.dtype)
 
     def _probabilities_of(self, images: Tensor, targets: Tensor) -> Tensor:
         return target_probabilities(self.classifier(images), targets)
 
     def _row_of_windows(
-        self, images: Tensor, targets: Tensor, generators: list[torch.Generator], top: int, lefts: list[int]
+        self,
+        images: Tensor,
+        targets: Tensor,
+        generators: list[torch.Generator],
+        top: int,
+        lefts: list[int],
     ) -> Tensor:
         """Probability of the target with a window unknown, for the windows that begin in one row of pixels, (B, windows)."""
         # Drawn row by row, so that the numbers depend on the picture's size, but neither on the batch nor on its size.
@@ -173,6 +195,8 @@ class PDA(Explainer):
             picture, place = jobs // (len(lefts) * self.samples), jobs // self.samples % len(lefts)
             changed = images[picture]
             rows = changed[:, :, top : top + self.window]
-            rows.scatter_(3, columns[place][:, None, None].expand(-1, 3, self.window, -1), windows[jobs])
+            rows.scatter_(
+                3, columns[place][:, None, None].expand(-1, 3, self.window, -1), windows[jobs]
+            )
             probabilities[jobs] = self._probabilities_of(changed, targets[picture])
         return probabilities.view(len(images), len(lefts), self.samples).mean(dim=2)

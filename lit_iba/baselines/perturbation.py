@@ -59,11 +59,17 @@ class Occlusion(Explainer):
         check_literals(Occlusion.__init__, locals())
         self.tile, self.fill, self.forward_batch_size = tile, fill, forward_batch_size
 
-    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+    def explain(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> Attribution:
         """Logit of the whole image minus logit with the tile covered."""
         index = tile_index((images.shape[-2], images.shape[-1]), self.tile, images.device)
         tiles = int(index.max()) + 1
-        colour = images.mean(dim=(2, 3), keepdim=True) if self.fill == "mean" else images.new_zeros(1, 3, 1, 1)
+        colour = (
+            images.mean(dim=(2, 3), keepdim=True)
+            if self.fill == "mean"
+            else images.new_zeros(1, 3, 1, 1)
+        )
         number = torch.arange(tiles, device=images.device)
         scores = perturbed_scores(
             self.classifier,
@@ -150,7 +156,9 @@ class SmoothGrad(Explainer):
             raise InputError(f"noise is {noise}; it is a fraction of the image's range, 0 or more")
         self.samples, self.noise, self.forward_batch_size = samples, noise, forward_batch_size
 
-    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+    def explain(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> Attribution:
         """Mean over noise, then over channels."""
         std = self.noise * (images.amax(dim=(1, 2, 3)) - images.amin(dim=(1, 2, 3)))
         total = torch.zeros_like(images)
@@ -166,7 +174,9 @@ class SmoothGrad(Explainer):
                 ]
             )
             noisy = images[chosen] + std[chosen, None, None, None] * unit
-            total.index_add_(0, chosen, self.of_one_copy(input_gradient(self.classifier, noisy, targets[chosen])))
+            total.index_add_(
+                0, chosen, self.of_one_copy(input_gradient(self.classifier, noisy, targets[chosen]))
+            )
         return Attribution(total.mean(dim=1) / self.samples)
 
     def of_one_copy(self, gradient: Tensor) -> Tensor:

@@ -31,7 +31,9 @@ class Step:
     output: Tensor
 
 
-Rule = Callable[[Step, Tensor], Sequence[Tensor]]  # what arrives at the output -> what each input receives
+Rule = Callable[
+    [Step, Tensor], Sequence[Tensor]
+]  # what arrives at the output -> what each input receives
 
 
 class ForwardPass:
@@ -95,17 +97,32 @@ def quotient(numerator: Tensor, denominator: Tensor, epsilon: float = 0.0) -> Te
 def weighted_sum(module: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
     """What a convolution or linear layer gives with another weight and without its bias."""
     if isinstance(module, nn.Conv2d):
-        return F.conv2d(x, weight, None, module.stride, module.padding, module.dilation, module.groups)
+        return F.conv2d(
+            x, weight, None, module.stride, module.padding, module.dilation, module.groups
+        )
     return F.linear(x, weight)
 
 
-def convolution_gradients(module: nn.Conv2d, x: Tensor, weight: Tensor, arriving: Tensor, of: str) -> Tensor:
+def convolution_gradients(
+    module: nn.Conv2d, x: Tensor, weight: Tensor, arriving: Tensor, of: str
+) -> Tensor:
     """J^T ``arriving`` of a convolution with respect to its ``"input"`` or its ``"weight"``, without running it first."""
-    assert not isinstance(module.padding, str)  # for the type checker: canonical() writes them as numbers
+    assert not isinstance(
+        module.padding, str
+    )  # for the type checker: canonical() writes them as numbers
     return torch.ops.aten.convolution_backward(
-        arriving, x, weight, None, module.stride, module.padding, module.dilation, False, [0, 0], module.groups,
+        arriving,
+        x,
+        weight,
+        None,
+        module.stride,
+        module.padding,
+        module.dilation,
+        False,
+        [0, 0],
+        module.groups,
         [of == "input", of == "weight", False],
-    )[of == "weight"]  # fmt: skip
+    )[of == "weight"]
 
 
 def weighted_transpose(module: nn.Module, x: Tensor, arriving: Tensor, weight: Tensor) -> Tensor:
@@ -142,7 +159,13 @@ def winners(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
         return F.adaptive_max_pool2d(x, module.output_size, return_indices=True)  # type: ignore[call-overload]
     assert isinstance(module, nn.MaxPool2d)  # the only other kind
     return F.max_pool2d(
-        x, module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode, return_indices=True
+        x,
+        module.kernel_size,
+        module.stride,
+        module.padding,
+        module.dilation,
+        module.ceil_mode,
+        return_indices=True,
     )
 
 

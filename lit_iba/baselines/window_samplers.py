@@ -21,7 +21,9 @@ class WindowSampler(Protocol):
 
     side: int
 
-    def draw(self, image: Tensor, generator: torch.Generator, top: int, lefts: list[int], samples: int) -> Tensor:
+    def draw(
+        self, image: Tensor, generator: torch.Generator, top: int, lefts: list[int], samples: int
+    ) -> Tensor:
         """Contents of the windows that begin at row ``top`` and each of ``lefts``, (windows, samples, C, k, k)."""
         ...
 
@@ -38,27 +40,48 @@ class ConditionalSampler:
     """
 
     def __init__(self, statistics: PatchStatistics, window: int, border: int) -> None:
-        self.statistics, self.window, self.border, self.side = statistics, window, border, window + 2 * border
-        self._conditionals: dict[tuple[int, int], WindowConditional] = {}  # by place in the patch: some 25
+        self.statistics, self.window, self.border, self.side = (
+            statistics,
+            window,
+            border,
+            window + 2 * border,
+        )
+        self._conditionals: dict[
+            tuple[int, int], WindowConditional
+        ] = {}  # by place in the patch: some 25
 
-    def draw(self, image: Tensor, generator: torch.Generator, top: int, lefts: list[int], samples: int) -> Tensor:
+    def draw(
+        self, image: Tensor, generator: torch.Generator, top: int, lefts: list[int], samples: int
+    ) -> Tensor:
         """See :class:`WindowSampler`."""
         noise = torch.randn(
             (len(lefts), samples, len(image), self.window, self.window),
-            generator=generator, device=image.device, dtype=image.dtype,
-        )  # fmt: skip
+            generator=generator,
+            device=image.device,
+            dtype=image.dtype,
+        )
         patch_top = min(max(top - self.border, 0), image.shape[-2] - self.side)
-        patch_lefts = [min(max(left - self.border, 0), image.shape[-1] - self.side) for left in lefts]
-        patches = image[:, patch_top : patch_top + self.side].unfold(2, self.side, 1)[:, :, patch_lefts]
+        patch_lefts = [
+            min(max(left - self.border, 0), image.shape[-1] - self.side) for left in lefts
+        ]
+        patches = image[:, patch_top : patch_top + self.side].unfold(2, self.side, 1)[
+            :, :, patch_lefts
+        ]
         patches = patches.permute(2, 0, 1, 3)  # (windows, C, side, side)
         windows = torch.empty_like(noise)
-        offsets = torch.tensor([left - start for left, start in zip(lefts, patch_lefts, strict=True)])
-        for offset in offsets.unique().tolist():  # one for the interior, a few for the left and right edge
+        offsets = torch.tensor(
+            [left - start for left, start in zip(lefts, patch_lefts, strict=True)]
+        )
+        for (
+            offset
+        ) in offsets.unique().tolist():  # one for the interior, a few for the left and right edge
             chosen = (offsets == offset).nonzero().flatten().to(image.device)
             place = (top - patch_top, offset)
             if place not in self._conditionals:
                 self._conditionals[place] = WindowConditional(self.statistics, self.window, *place)
-            windows[chosen] = self._conditionals[place].to(image).sample(patches[chosen], noise[chosen])
+            windows[chosen] = (
+                self._conditionals[place].to(image).sample(patches[chosen], noise[chosen])
+            )
         return windows
 
 
@@ -75,10 +98,14 @@ class MarginalSampler:
 
     def __init__(self, references: Tensor, window: int) -> None:
         if references.ndim != 4 or not len(references):
-            raise InputError(f"references are of shape {tuple(references.shape)}; give images (n, 3, H, W)")
+            raise InputError(
+                f"references are of shape {tuple(references.shape)}; give images (n, 3, H, W)"
+            )
         self.references, self.side = references, window
 
-    def draw(self, image: Tensor, generator: torch.Generator, top: int, lefts: list[int], samples: int) -> Tensor:
+    def draw(
+        self, image: Tensor, generator: torch.Generator, top: int, lefts: list[int], samples: int
+    ) -> Tensor:
         """See :class:`WindowSampler`."""
         self.references = self.references.to(image)
         if self.references.shape[1:] != image.shape:
@@ -86,10 +113,14 @@ class MarginalSampler:
                 f"the references are {tuple(self.references.shape[1:])}, but the image is {tuple(image.shape)}; "
                 "give references of its size"
             )
-        which = torch.randint(len(self.references), (len(lefts), samples), generator=generator, device=image.device)
+        which = torch.randint(
+            len(self.references), (len(lefts), samples), generator=generator, device=image.device
+        )
         rows = self.references[:, :, top : top + self.side].unfold(3, self.side, 1)[:, :, :, lefts]
         # (n, C, k, windows, k) to (n, windows, C, k, k)
-        return rows.permute(0, 3, 1, 2, 4)[which, torch.arange(len(lefts), device=image.device)[:, None]]
+        return rows.permute(0, 3, 1, 2, 4)[
+            which, torch.arange(len(lefts), device=image.device)[:, None]
+        ]
 
 
 class WindowConditional:
@@ -111,15 +142,22 @@ class WindowConditional:
         order = torch.cat([self.around, hidden])
         covariance = statistics.covariance[:, order[:, None], order]
         variance = covariance.diagonal(dim1=1, dim2=2)
-        ridge = RIDGE * variance.mean(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        ridge = RIDGE * variance.mean(dim=1, keepdim=True).clamp_min(
+            torch.finfo(torch.float32).tiny
+        )
         # With the window last, one Cholesky factor holds both: L21 L11^-1 = S21 S11^-1, and L22 is the conditional's factor.
         factor = torch.linalg.cholesky(covariance + torch.diag_embed(ridge.expand_as(variance)))
         known = len(self.around)
         corner = factor[:, :known, :known]
-        regression = torch.linalg.solve_triangular(corner, factor[:, known:, :known], upper=False, left=False)
+        regression = torch.linalg.solve_triangular(
+            corner, factor[:, known:, :known], upper=False, left=False
+        )
         self.regression = regression.float()  # (C, window^2, around)
         self.factor = factor[:, known:, known:].float()  # (C, window^2, window^2)
-        self.mean_around, self.mean = statistics.mean[:, self.around].float(), statistics.mean[:, hidden].float()
+        self.mean_around, self.mean = (
+            statistics.mean[:, self.around].float(),
+            statistics.mean[:, hidden].float(),
+        )
         self.low, self.high = statistics.low[:, hidden].float(), statistics.high[:, hidden].float()
 
     def to(self, image: Tensor) -> WindowConditional:

@@ -9,7 +9,9 @@ from torchvision.models.resnet import BasicBlock
 def _stage(inputs: int, outputs: int, stride: int) -> BasicBlock:
     shortcut = None
     if stride != 1 or inputs != outputs:
-        shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs))
+        shortcut = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
+        )
     return BasicBlock(inputs, outputs, stride, shortcut)
 
 

@@ -34,7 +34,9 @@ def fold_batch_norms(network: fx.GraphModule) -> fx.GraphModule:
     """
     folded = graph_module(network, copy.deepcopy(network.graph))
     for node in list(folded.graph.nodes):
-        if node.op != "call_module" or not isinstance(folded.get_submodule(node.target), nn.BatchNorm2d):
+        if node.op != "call_module" or not isinstance(
+            folded.get_submodule(node.target), nn.BatchNorm2d
+        ):
             continue
         source = node.args[0]
         if source.op != "call_module" or len(source.users) != 1:

@@ -65,7 +65,11 @@ class FrozenClassifier(nn.Module):
         super().__init__()
         if isinstance(preprocessing, dict):
             preprocessing = Preprocessing.from_dict(preprocessing)
-        loaded = build_network(model, weights, num_classes) if isinstance(model, str) else from_module(model, weights)
+        loaded = (
+            build_network(model, weights, num_classes)
+            if isinstance(model, str)
+            else from_module(model, weights)
+        )
         self.model, own_preprocessing, own_names = loaded
         self.name = model if isinstance(model, str) else type(model).__name__
         self.weights = str(weights) if weights is not None else "as given"
@@ -101,7 +105,11 @@ class FrozenClassifier(nn.Module):
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
         """What this classifier is: model, weights, and a hash over every parameter."""
-        return {"model": self.name, "weights": Path(self.weights).name, "sha256": fingerprint(self.model)}
+        return {
+            "model": self.name,
+            "weights": Path(self.weights).name,
+            "sha256": fingerprint(self.model),
+        }
 
     def check_identity(self, other: dict[str, Any], what: str) -> None:
         """Refuse something that belongs to another classifier.
@@ -119,7 +127,9 @@ class FrozenClassifier(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         # The traced graph holds a tracer, which cannot be pickled; it is made again where it is needed.
         return {
-            k: v for k, v in self.__dict__.items() if k not in ("_traced", "cuttable", "_splits", "_folded", "_tapped")
+            k: v
+            for k, v in self.__dict__.items()
+            if k not in ("_traced", "cuttable", "_splits", "_folded", "_tapped")
         }
 
     @functools.cached_property
@@ -138,11 +148,14 @@ class FrozenClassifier(nn.Module):
         """The network as something that can be cut behind a layer: traced, or with hooks where it cannot be."""
         if isinstance(self._traced, TracedNetwork):
             return self._traced
-        reason = str(self._traced).splitlines()[0] if str(self._traced) else type(self._traced).__name__
+        reason = (
+            str(self._traced).splitlines()[0] if str(self._traced) else type(self._traced).__name__
+        )
         logger.warning(
             "%s cannot be traced (%s); cutting it with hooks instead, which runs the whole network each time",
-            self.name, reason,
-        )  # fmt: skip
+            self.name,
+            reason,
+        )
         return HookedNetwork(self.model, self.name)
 
     def folded(self) -> Callable[[Tensor], Tensor]:
@@ -152,11 +165,16 @@ class FrozenClassifier(nn.Module):
         weights are kept in the order in which convolutions read them (:mod:`lit_iba.classifier.packing`).
         Networks that cannot be traced, and such as have forward hooks, are run as they are.
         """
-        if any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in self.modules()):
+        if any(
+            m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in self.modules()
+        ):
             return self
         tensors = [*self.parameters(), *self.buffers()]
         # Weights that were moved, or changed in place, are to be folded anew.
-        state = [(t.data_ptr(), t.device, t.dtype, 0 if t.is_inference() else t._version) for t in tensors]
+        state = [
+            (t.data_ptr(), t.device, t.dtype, 0 if t.is_inference() else t._version)
+            for t in tensors
+        ]
         known = self.__dict__.get("_folded")
         if known is None or known[0] != state:
             with torch.inference_mode(False), torch.no_grad():
@@ -165,16 +183,22 @@ class FrozenClassifier(nn.Module):
 
     def _fold(self) -> Callable[[Tensor], Tensor]:
         network: nn.Module = self.model
-        if any(isinstance(m, nn.Conv2d) for m in self.modules()) and isinstance(self._traced, TracedNetwork):
+        if any(isinstance(m, nn.Conv2d) for m in self.modules()) and isinstance(
+            self._traced, TracedNetwork
+        ):
             network = made_fast(self._traced.whole())
         channels_last = any(
-            p.ndim == 4 and p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous()
+            p.ndim == 4
+            and p.is_contiguous(memory_format=torch.channels_last)
+            and not p.is_contiguous()
             for p in self.parameters()
         )
         layout = torch.channels_last if channels_last else torch.contiguous_format
         return lambda images: network(images.contiguous(memory_format=layout))
 
-    def folded_with_taps(self, layers: Iterable[str]) -> Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]:
+    def folded_with_taps(
+        self, layers: Iterable[str]
+    ) -> Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]:
         """Images to logits and a dict of the named layers' outputs: :meth:`folded`, whose one pass also gives these.
 
         Raises:
@@ -231,11 +255,15 @@ class FrozenClassifier(nn.Module):
         logits = self.model(torch.zeros(2, 3, size, size, device=self.device))
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise InputError(f"{self.name} must map images (B, 3, H, W) to logits (B, K), but gives {shape}; wrap it")
+            raise InputError(
+                f"{self.name} must map images (B, 3, H, W) to logits (B, K), but gives {shape}; wrap it"
+            )
         return logits.shape[1]
 
 
 def _class_names(names: Sequence[str], num_classes: int) -> list[str]:
     if names and len(names) != num_classes:
-        raise InputError(f"{len(names)} class names were given for {num_classes} classes; give one a class")
+        raise InputError(
+            f"{len(names)} class names were given for {num_classes} classes; give one a class"
+        )
     return list(names) if names else [str(i) for i in range(num_classes)]

@@ -58,7 +58,9 @@ class FusedConv2d(nn.Module):
             return self.plain(x, skip)
         dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
         x, skip = x.to(dtype), None if skip is None else skip.to(dtype)
-        if torch.is_grad_enabled() and (x.requires_grad or (skip is not None and skip.requires_grad)):
+        if torch.is_grad_enabled() and (
+            x.requires_grad or (skip is not None and skip.requires_grad)
+        ):
             return _Fused.apply(x, skip, self)
         return self.run(x, skip)
 
@@ -77,7 +79,12 @@ class FusedConv2d(nn.Module):
             and torch.backends.cudnn.enabled
             and not torch.compiler.is_compiling()
             and x.numel() > 0
-            and not (own._forward_hooks or own._forward_pre_hooks or own._backward_hooks or own._backward_pre_hooks)
+            and not (
+                own._forward_hooks
+                or own._forward_pre_hooks
+                or own._backward_hooks
+                or own._backward_pre_hooks
+            )
         )
 
     def weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
@@ -102,7 +109,9 @@ class FusedConv2d(nn.Module):
             channels_last = x.is_contiguous(memory_format=torch.channels_last)
             layout = torch.channels_last if channels_last else torch.contiguous_format
             if skip.is_contiguous(memory_format=layout):
-                return torch.cudnn_convolution_add_relu(x, weight, skip, 1.0, bias, *where, own.groups)
+                return torch.cudnn_convolution_add_relu(
+                    x, weight, skip, 1.0, bias, *where, own.groups
+                )
         y = F.conv2d(x, weight, bias, *where, own.groups)
         y = y if skip is None else y.add_(skip)
         return y.relu_() if self.relu else y
@@ -139,7 +148,9 @@ def fuse_convolutions(network: fx.GraphModule) -> fx.GraphModule:
     """
     fused = graph_module(network, copy.deepcopy(network.graph))
     for node in list(fused.graph.nodes):
-        if node.op != "call_module" or not FusedConv2d.suits(module := fused.get_submodule(str(node.target))):
+        if node.op != "call_module" or not FusedConv2d.suits(
+            module := fused.get_submodule(str(node.target))
+        ):
             continue
         last, skip = node, None
         addition = _only_user(node)
@@ -147,14 +158,21 @@ def fuse_convolutions(network: fx.GraphModule) -> fx.GraphModule:
             (other,) = [argument for argument in addition.args if argument is not node] or [None]
             relu = _only_user(addition)
             # What is computed after the convolution cannot go into it.
-            if isinstance(other, fx.Node) and relu is not None and _is_relu(fused, relu) and _before(other, node):
+            if (
+                isinstance(other, fx.Node)
+                and relu is not None
+                and _is_relu(fused, relu)
+                and _before(other, node)
+            ):
                 last, skip = relu, other
         elif addition is not None and _is_relu(fused, addition):
             last = addition
         name = f"fused_{node.name}"
         fused.add_submodule(name, FusedConv2d(module, relu=last is not node))  # type: ignore[arg-type]
         with fused.graph.inserting_after(node):
-            made = fused.graph.call_module(name, (node.args[0],) if skip is None else (node.args[0], skip))
+            made = fused.graph.call_module(
+                name, (node.args[0],) if skip is None else (node.args[0], skip)
+            )
         last.replace_all_uses_with(made)
         while last is not node:
             last, done = next(n for n in last.all_input_nodes if n is not skip), last

@@ -37,7 +37,9 @@ class HookedNetwork:
         """The module of that name, or an error that lists the nearest ones."""
         modules = dict(self.model.named_modules())
         if layer not in modules or not layer:
-            raise unknown_name(f"layer of {self.name}", layer, self.layers(), "(see classifier.layers())")
+            raise unknown_name(
+                f"layer of {self.name}", layer, self.layers(), "(see classifier.layers())"
+            )
         return modules[layer]
 
     def taps(self, layers: Iterable[str]) -> Any:
@@ -54,10 +56,14 @@ class HookedNetwork:
         modules = {name: self.module_at(name) for name in layers}
         return lambda images: self._collect(images, modules)
 
-    def _collect(self, images: Tensor, modules: dict[str, nn.Module]) -> tuple[Tensor, dict[str, Tensor]]:
+    def _collect(
+        self, images: Tensor, modules: dict[str, nn.Module]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         found: dict[str, Tensor] = {}
         handles = [
-            module.register_forward_hook(lambda _m, _i, output, name=name: found.__setitem__(name, output.clone()))
+            module.register_forward_hook(
+                lambda _m, _i, output, name=name: found.__setitem__(name, output.clone())
+            )
             for name, module in modules.items()
         ]
         try:

@@ -53,7 +53,11 @@ class Layout:
             # Rows and columns shrink alike, so that their ratio is the image's; channels come first where both fit.
             first = abs(math.log(shape[2] / shape[3]) - aspect)
             last = abs(math.log(shape[1] / shape[2]) - aspect)
-            return cls("BHWC", shape[1], shape[2]) if last < first - 1e-9 else cls("BCHW", shape[2], shape[3])
+            return (
+                cls("BHWC", shape[1], shape[2])
+                if last < first - 1e-9
+                else cls("BCHW", shape[2], shape[3])
+            )
         raise InputError(
             f"a feature map of shape {tuple(shape)} has no positions that can be laid over an image of size "
             f"{image_size}; choose a layer whose output is (B, C, h, w), (B, h, w, C) or (B, tokens, C)"
@@ -66,7 +70,11 @@ class Layout:
         if self.kind == "BHWC":
             return values.movedim(-1, -3)
         if self.kind == "BTC":
-            return values[..., self.prefix :, :].unflatten(-2, (self.height, self.width)).movedim(-1, -3)
+            return (
+                values[..., self.prefix :, :]
+                .unflatten(-2, (self.height, self.width))
+                .movedim(-1, -3)
+            )
         return values[..., None, None]
 
     def ungrid(self, grid: Tensor, prefix: Tensor | None = None) -> Tensor:

@@ -38,7 +38,9 @@ def from_module(model: nn.Module, weights: str | None) -> Loaded:
 
 
 def _stored_preprocessing(settings: dict[str, Any], usual: Preprocessing) -> Preprocessing:
-    return Preprocessing.from_dict(settings["preprocessing"]) if "preprocessing" in settings else usual
+    return (
+        Preprocessing.from_dict(settings["preprocessing"]) if "preprocessing" in settings else usual
+    )
 
 
 def build_network(name: str, weights: str | None, num_classes: int | None = None) -> Loaded:
@@ -51,7 +53,9 @@ def build_network(name: str, weights: str | None, num_classes: int | None = None
         torch.Size([2, 4])
     """
     if weights is None:
-        raise InputError(f"say which weights {name!r} gets: an enum name such as 'DEFAULT', a file, or 'random'")
+        raise InputError(
+            f"say which weights {name!r} gets: an enum name such as 'DEFAULT', a file, or 'random'"
+        )
     enum = preprocessing = None
     names: Sequence[str] = []
     state, settings = read_weights(weights) if is_file_name(weights) else ({}, {})
@@ -60,12 +64,20 @@ def build_network(name: str, weights: str | None, num_classes: int | None = None
         model = _own_function(name)(**({} if num_classes is None else {"num_classes": num_classes}))
         if state:
             load_into(model, state, weights)
-        return model, _stored_preprocessing(settings, Preprocessing()), settings.get("class_names", names)
+        return (
+            model,
+            _stored_preprocessing(settings, Preprocessing()),
+            settings.get("class_names", names),
+        )
     if name in OWN_MODELS:
         side = OWN_MODELS[name].picture_side
-        preprocessing = Preprocessing(resize=None, crop=side, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+        preprocessing = Preprocessing(
+            resize=None, crop=side, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)
+        )
         if not state and weights != "random":
-            raise InputError(f"{name!r} has no published weights; give a weights file that you trained, or 'random'")
+            raise InputError(
+                f"{name!r} has no published weights; give a weights file that you trained, or 'random'"
+            )
     elif name in torchvision.models.list_models(module=torchvision.models):
         enum = None if state or weights == "random" else torchvision_weights(name, weights)
         preprocessing, names = torchvision_preprocessing(name, enum)
@@ -73,7 +85,12 @@ def build_network(name: str, weights: str | None, num_classes: int | None = None
         return _from_timm(name, weights, classes, state, settings)
     else:
         known = [*torchvision.models.list_models(module=torchvision.models), *OWN_MODELS]
-        raise unknown_name("torchvision classifier", name, known, "(timm's names need: pip install 'lit_iba[timm]')")
+        raise unknown_name(
+            "torchvision classifier",
+            name,
+            known,
+            "(timm's names need: pip install 'lit_iba[timm]')",
+        )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         arguments: dict[str, Any] = {} if classes is None else {"num_classes": classes}
@@ -95,7 +112,9 @@ def _own_function(path: str) -> Any:
     try:
         return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
-        raise InputError(f"model {path!r} cannot be imported ({error}); give package.module:function") from error
+        raise InputError(
+            f"model {path!r} cannot be imported ({error}); give package.module:function"
+        ) from error
 
 
 def _torchvision_model(name: str, enum: Any | None, arguments: dict[str, Any]) -> nn.Module:
@@ -108,7 +127,11 @@ def _torchvision_model(name: str, enum: Any | None, arguments: dict[str, Any]) -
                     setattr(model, auxiliary, None)
         return model
     state = download_torchvision(enum)
-    extra = {"transform_input": True, "aux_logits": True} if name in ("googlenet", "inception_v3") else {}
+    extra = (
+        {"transform_input": True, "aux_logits": True}
+        if name in ("googlenet", "inception_v3")
+        else {}
+    )
     model = torchvision.models.get_model(name, weights=None, **(arguments | extra))
     load_into(model, state, str(enum))
     return model
@@ -120,7 +143,11 @@ def _from_timm(
     import timm
 
     if not timm.is_model(name.partition(".")[0]):
-        known = [*torchvision.models.list_models(module=torchvision.models), *OWN_MODELS, *timm.list_models()]
+        known = [
+            *torchvision.models.list_models(module=torchvision.models),
+            *OWN_MODELS,
+            *timm.list_models(),
+        ]
         raise unknown_name("torchvision or timm classifier", name, known)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)

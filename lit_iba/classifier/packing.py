@@ -19,14 +19,18 @@ from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 from lit_iba.classifier.folding import graph_module
 
 _OPERATIONS = (
-    "_convolution_pointwise", "_convolution_transpose_pointwise", "_reorder_convolution_weight",
+    "_convolution_pointwise",
+    "_convolution_transpose_pointwise",
+    "_reorder_convolution_weight",
     "_reorder_convolution_transpose_weight",
-)  # fmt: skip
+)
 
 
 def can_pack() -> bool:
     """Whether this build of torch has what is needed; ``torch.backends.mkldnn.enabled = False`` turns it off."""
-    return bool(torch.backends.mkldnn.enabled) and all(hasattr(torch.ops.mkldnn, name) for name in _OPERATIONS)
+    return bool(torch.backends.mkldnn.enabled) and all(
+        hasattr(torch.ops.mkldnn, name) for name in _OPERATIONS
+    )
 
 
 def _count_operations() -> None:
@@ -63,9 +67,12 @@ class PackedConv2d(nn.Module):
     def suits(module: nn.Module) -> bool:
         """Whether a module is a convolution of the kind that can be packed."""
         return (
-            type(module) is nn.Conv2d and module.groups == 1 and module.padding_mode == "zeros"
-            and not isinstance(module.padding, str) and not module.weight.requires_grad
-        )  # fmt: skip
+            type(module) is nn.Conv2d
+            and module.groups == 1
+            and module.padding_mode == "zeros"
+            and not isinstance(module.padding, str)
+            and not module.weight.requires_grad
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C', H', W')."""
@@ -78,19 +85,32 @@ class PackedConv2d(nn.Module):
     def _usable(self, x: Tensor) -> bool:
         own = self.convolution
         return (
-            type(x) is Tensor and x.device.type == "cpu" and x.dtype == own.weight.dtype == torch.float32
-            and own.weight.device.type == "cpu" and not own.weight.requires_grad
-            and x.is_contiguous(memory_format=torch.channels_last) and x.numel() > 0 and can_pack()
-            and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
-            and not (own._forward_hooks or own._forward_pre_hooks or own._backward_hooks or own._backward_pre_hooks)
-        )  # fmt: skip
+            type(x) is Tensor
+            and x.device.type == "cpu"
+            and x.dtype == own.weight.dtype == torch.float32
+            and own.weight.device.type == "cpu"
+            and not own.weight.requires_grad
+            and x.is_contiguous(memory_format=torch.channels_last)
+            and x.numel() > 0
+            and can_pack()
+            and not torch.is_autocast_enabled("cpu")
+            and not torch.compiler.is_compiling()
+            and not (
+                own._forward_hooks
+                or own._forward_pre_hooks
+                or own._backward_hooks
+                or own._backward_pre_hooks
+            )
+        )
 
     def run(self, x: Tensor) -> Tensor:
         """The convolution."""
         own = self.convolution
         where = (own.padding, own.stride, own.dilation, own.groups)
         weight = self._weight(
-            "forward", x.shape, lambda: _op("_reorder_convolution_weight")(own.weight, *where, x.shape)
+            "forward",
+            x.shape,
+            lambda: _op("_reorder_convolution_weight")(own.weight, *where, x.shape),
         )
         return _op("_convolution_pointwise")(x, weight, own.bias, *where, "none", [], "")
 
@@ -101,14 +121,26 @@ class PackedConv2d(nn.Module):
         rest = [
             size - ((out - 1) * stride - 2 * padding + dilation * (kernel - 1) + 1)
             for size, out, stride, padding, dilation, kernel in zip(
-                shape[2:], gradient.shape[2:], own.stride, own.padding, own.dilation, own.kernel_size, strict=True
+                shape[2:],
+                gradient.shape[2:],
+                own.stride,
+                own.padding,
+                own.dilation,
+                own.kernel_size,
+                strict=True,
             )
         ]
         where = (own.padding, rest, own.stride, own.dilation, own.groups)
         weight = self._weight(
-            "backward", shape, lambda: _op("_reorder_convolution_transpose_weight")(own.weight, *where, gradient.shape)
+            "backward",
+            shape,
+            lambda: _op("_reorder_convolution_transpose_weight")(
+                own.weight, *where, gradient.shape
+            ),
         )
-        return _op("_convolution_transpose_pointwise")(gradient, weight, None, *where, "none", [], "")
+        return _op("_convolution_transpose_pointwise")(
+            gradient, weight, None, *where, "none", [], ""
+        )
 
     def _weight(self, direction: str, shape: torch.Size, pack: Any) -> Tensor:
         weight = self.convolution.weight
@@ -145,7 +177,9 @@ def pack_convolutions(network: fx.GraphModule) -> fx.GraphModule:
     """A graph module whose frozen convolutions are :class:`PackedConv2d`; all weights are shared with ``network``."""
     packed = graph_module(network, copy.deepcopy(network.graph))
     for node in packed.graph.nodes:
-        if node.op == "call_module" and PackedConv2d.suits(module := packed.get_submodule(node.target)):
+        if node.op == "call_module" and PackedConv2d.suits(
+            module := packed.get_submodule(node.target)
+        ):
             node.target = f"packed_{node.name}"
             packed.add_submodule(node.target, PackedConv2d(module))  # type: ignore[arg-type]
     packed.recompile()

@@ -68,7 +68,9 @@ class Preprocessing:
             return np.array(photograph.crop((left, top, left + self.crop, top + self.crop)))
         across, down = photograph.width / size[0], photograph.height / size[1]
         box = (left * across, top * down, (left + self.crop) * across, (top + self.crop) * down)
-        return np.array(photograph.resize((self.crop, self.crop), _FILTERS[self.interpolation], box=box))
+        return np.array(
+            photograph.resize((self.crop, self.crop), _FILTERS[self.interpolation], box=box)
+        )
 
     def crop_offset(self, size: tuple[int, int]) -> tuple[int, int]:
         """(left, top) of the central square in a resized photograph of this (width, height)."""
@@ -95,7 +97,9 @@ class Preprocessing:
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> Preprocessing:
         """The inverse of :meth:`to_dict`."""
-        known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+        known: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()
+        }
         return cls(**known)
 
 

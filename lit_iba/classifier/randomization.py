@@ -58,9 +58,15 @@ def cascade(classifier: FrozenClassifier) -> list[list[str]]:
                 continue
             if _can_reset(module):
                 covered.append(name)
-                handles.append(module.register_forward_hook(lambda _m, _i, _o, name=name: record([name])))
-            elif own := [f"{name}.{p}".lstrip(".") for p, _ in module.named_parameters(recurse=False)]:
-                handles.append(module.register_forward_pre_hook(lambda _m, _i, own=own: record(own)))
+                handles.append(
+                    module.register_forward_hook(lambda _m, _i, _o, name=name: record([name]))
+                )
+            elif own := [
+                f"{name}.{p}".lstrip(".") for p, _ in module.named_parameters(recurse=False)
+            ]:
+                handles.append(
+                    module.register_forward_pre_hook(lambda _m, _i, own=own: record(own))
+                )
         side = classifier.preprocessing.crop
         with torch.no_grad():
             classifier(torch.zeros(2, 3, side, side, device=classifier.device))
@@ -75,7 +81,11 @@ def cascade(classifier: FrozenClassifier) -> list[list[str]]:
             layers.append([name])
     layers.reverse()
     reached = [name for layer in layers for name in layer]
-    left = [p for p, _ in model.named_parameters() if not any(p == n or p.startswith(f"{n}.") for n in reached)]
+    left = [
+        p
+        for p, _ in model.named_parameters()
+        if not any(p == n or p.startswith(f"{n}.") for n in reached)
+    ]
     if layers:
         layers[-1] += left
     return layers
@@ -134,13 +144,17 @@ def randomized(
             else:
                 owner, _, parameter = name.rpartition(".")
                 drawn = _like(modules[owner].get_parameter(parameter))
-                modules[owner].register_parameter(parameter, nn.Parameter(drawn, requires_grad=False))
+                modules[owner].register_parameter(
+                    parameter, nn.Parameter(drawn, requires_grad=False)
+                )
     return made
 
 
 def _redraw(module: nn.Module, initialization: str) -> None:
     """Give a module new tensors; the old ones, which may be shared, are left alone."""
-    device = next((t.device for t in [*module.parameters(), *module.buffers()]), torch.device("cpu"))
+    device = next(
+        (t.device for t in [*module.parameters(), *module.buffers()]), torch.device("cpu")
+    )
     fresh = copy.deepcopy(module).cpu()
     if isinstance(fresh, nn.MultiheadAttention):
         fresh.out_proj.reset_parameters()

@@ -28,9 +28,15 @@ class SmallCNN(nn.Module):
 
     def __init__(self, num_classes: int = 10, width: int = 16) -> None:
         super().__init__()
-        self.layer1 = nn.Sequential(_block(3, width, stride=2), _block(width, 2 * width, stride=2))  # (B, 32, 16, 16)
-        self.layer2 = nn.Sequential(_block(2 * width, 4 * width), _block(4 * width, 4 * width))  # (B, 64, 16, 16)
-        self.layer3 = nn.Sequential(nn.MaxPool2d(2), _block(4 * width, 6 * width), _block(6 * width, 6 * width))
+        self.layer1 = nn.Sequential(
+            _block(3, width, stride=2), _block(width, 2 * width, stride=2)
+        )  # (B, 32, 16, 16)
+        self.layer2 = nn.Sequential(
+            _block(2 * width, 4 * width), _block(4 * width, 4 * width)
+        )  # (B, 64, 16, 16)
+        self.layer3 = nn.Sequential(
+            nn.MaxPool2d(2), _block(4 * width, 6 * width), _block(6 * width, 6 * width)
+        )
         self.pool = nn.AdaptiveMaxPool2d(1)
         self.fc = nn.Linear(6 * width, num_classes)
 

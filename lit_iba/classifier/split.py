@@ -20,7 +20,9 @@ from lit_iba.classifier.folding import graph_module
 from lit_iba.classifier.fusing import made_fast
 from lit_iba.errors import InputError, unknown_name
 
-Carried = tuple[Any, ...]  # tensors whose rows belong to the images, and shapes whose first entry counts them
+Carried = tuple[
+    Any, ...
+]  # tensors whose rows belong to the images, and shapes whose first entry counts them
 
 
 def repeat_carried(carried: Carried, copies: int) -> Carried:
@@ -89,7 +91,10 @@ class Split:
         return r, tuple(carried), taps
 
     def _fold(self, part: str, run: Any, inputs: Tensor) -> Any:
-        made_for = (inputs.device, inputs.dtype)  # the copies do not follow when the classifier is moved
+        made_for = (
+            inputs.device,
+            inputs.dtype,
+        )  # the copies do not follow when the classifier is moved
         if part not in self._folded or self._folded[part][0] != made_for:
             made = made_fast(run) if isinstance(run, fx.GraphModule) else run
             self._folded[part] = made_for, made
@@ -127,7 +132,11 @@ class TracedNetwork:
         """Every name that can be given to :meth:`split` or :meth:`taps`, in order of execution."""
         names: dict[str, None] = {}
         for node in self.nodes:
-            if node not in self.of_images or node.op in ("placeholder", "output") or self.is_size(node):
+            if (
+                node not in self.of_images
+                or node.op in ("placeholder", "output")
+                or self.is_size(node)
+            ):
                 continue
             parts = self.names.get(node, node.name).split(".")
             for length in range(1, len(parts) + 1):
@@ -137,11 +146,15 @@ class TracedNetwork:
     def node_of(self, layer: str) -> fx.Node:
         """The node whose output is the layer's."""
         found = [
-            n for n in self.nodes if self.names.get(n, "") == layer or self.names.get(n, "").startswith(layer + ".")
+            n
+            for n in self.nodes
+            if self.names.get(n, "") == layer or self.names.get(n, "").startswith(layer + ".")
         ]
         found = [n for n in found if n in self.of_images]
         if not found:
-            raise unknown_name(f"layer of {self.name}", layer, self.layers(), "(see classifier.layers())")
+            raise unknown_name(
+                f"layer of {self.name}", layer, self.layers(), "(see classifier.layers())"
+            )
         return found[-1]
 
     def descendants(self, start: fx.Node) -> set[fx.Node]:
@@ -161,7 +174,9 @@ class TracedNetwork:
         if _is_shape(node):
             return True
         return (
-            node.op == "call_function" and bool(node.all_input_nodes) and all(map(self.is_size, node.all_input_nodes))
+            node.op == "call_function"
+            and bool(node.all_input_nodes)
+            and all(map(self.is_size, node.all_input_nodes))
         )
 
     def _copy(self, target: fx.Graph, node: fx.Node, env: dict[fx.Node, fx.Node]) -> fx.Node:
@@ -216,7 +231,9 @@ class TracedNetwork:
 
         crossing = [n for n in self.nodes if n in behind and n is not cut]
         if self.logits_node() not in behind or not crossing:
-            raise InputError(f"the classifier's output does not depend on layer {layer!r}; choose one before it")
+            raise InputError(
+                f"the classifier's output does not depend on layer {layer!r}; choose one before it"
+            )
         for node in crossing:
             for source in node.all_input_nodes:
                 if source not in behind:
@@ -238,7 +255,11 @@ class TracedNetwork:
         tail_module.graph.eliminate_dead_code()
         tail_module.recompile()
         head = self.extract((cut, *carried))
-        observe = self.extract((cut, tuple(carried), {name: self.node_of(name) for name in taps})) if taps else None
+        observe = (
+            self.extract((cut, tuple(carried), {name: self.node_of(name) for name in taps}))
+            if taps
+            else None
+        )
         return Split(layer, head, tail_module, observe)
 
     def taps(self, layers: Iterable[str]) -> fx.GraphModule:
@@ -254,7 +275,11 @@ def _is_shape(node: fx.Node) -> bool:
     """``x.shape`` or ``x.size(...)``: its first entry counts the images."""
     if node.op == "call_function" and node.target is getattr:
         return bool(node.args[1] == "shape")
-    return node.op == "call_method" and node.target == "size" and bool(len(node.args) == 1 or node.args[1] == 0)
+    return (
+        node.op == "call_method"
+        and node.target == "size"
+        and bool(len(node.args) == 1 or node.args[1] == 0)
+    )
 
 
 def works_in_place(model: nn.Module, user: fx.Node, value: fx.Node) -> bool:
@@ -273,7 +298,11 @@ def works_in_place(model: nn.Module, user: fx.Node, value: fx.Node) -> bool:
             "imul",
             "itruediv",
         )
-        return in_place_operator or bool(_argument(user, "inplace")) or (name.endswith("_") and not name.endswith("__"))
+        return (
+            in_place_operator
+            or bool(_argument(user, "inplace"))
+            or (name.endswith("_") and not name.endswith("__"))
+        )
     return False
 
 

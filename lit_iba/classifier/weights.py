@@ -51,7 +51,9 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"weights file {path} does not exist; give the path of a {', '.join(SUFFIXES)} file")
+        raise InputError(
+            f"weights file {path} does not exist; give the path of a {', '.join(SUFFIXES)} file"
+        )
     try:
         if path.name.endswith((".safetensors", ".safetensors.xz")):
             data = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
@@ -62,10 +64,14 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             state = torch.load(path, map_location="cpu", weights_only=True)
             state = state.get("state_dict", state) if isinstance(state, dict) else state
             if not (isinstance(state, dict) and all(isinstance(v, Tensor) for v in state.values())):
-                raise InputError(f"{path} holds no state dict; save one with torch.save(model.state_dict(), path)")
+                raise InputError(
+                    f"{path} holds no state dict; save one with torch.save(model.state_dict(), path)"
+                )
             return state, {}
     except pickle.UnpicklingError as error:
-        raise InputError(f"{path} needs code to load and is refused; save a plain state dict or safetensors") from error
+        raise InputError(
+            f"{path} needs code to load and is refused; save a plain state dict or safetensors"
+        ) from error
     except (
         safetensors.SafetensorError,
         lzma.LZMAError,
@@ -77,7 +83,9 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     ) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path} is damaged or cut short ({error}); fetch or make it again") from error
+        raise InputError(
+            f"{path} is damaged or cut short ({error}); fetch or make it again"
+        ) from error
     raise InputError(f"{path} has an unknown suffix; weights are read from {', '.join(SUFFIXES)}")
 
 
@@ -141,7 +149,12 @@ def torchvision_weights(model: str, weights: str) -> Any:
     if weights == "DEFAULT":
         return enum.DEFAULT
     if weights not in enum.__members__:
-        raise unknown_name(f"weights of {model}", weights, [*enum.__members__, "DEFAULT", "random"], "(or give a file)")
+        raise unknown_name(
+            f"weights of {model}",
+            weights,
+            [*enum.__members__, "DEFAULT", "random"],
+            "(or give a file)",
+        )
     return enum[weights]
 
 
@@ -157,7 +170,9 @@ def torchvision_preprocessing(model: str, weights: Any | None) -> tuple[Preproce
         crop=crop,
         mean=tuple(usual.mean),
         std=tuple(usual.std),
-        interpolation=usual.interpolation.value if usual.interpolation.value == "bicubic" else "bilinear",
+        interpolation=usual.interpolation.value
+        if usual.interpolation.value == "bicubic"
+        else "bilinear",
     ), names
 
 

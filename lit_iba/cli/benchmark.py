@@ -32,7 +32,9 @@ def benchmark(
     from lit_iba.report import write_report
 
     strategy = "ddp" if devices * num_nodes > 1 else "auto"
-    fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy=strategy)
+    fabric = Fabric(
+        accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy=strategy
+    )
     fabric.launch()
     run = Benchmark(classifier_from(classifier, None, "cpu"), **settings)
     run.run(fabric)

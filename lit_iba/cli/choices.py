@@ -9,7 +9,9 @@ from jsonargparse import ArgumentParser
 
 from lit_iba.errors import InputError
 
-_REFUSED = re.compile(r'Parser key "([\w.]+)":\s+Expected a typing\.Literal\[(.*?)\]\. Got value: (.*)')
+_REFUSED = re.compile(
+    r'Parser key "([\w.]+)":\s+Expected a typing\.Literal\[(.*?)\]\. Got value: (.*)'
+)
 
 
 class ChoicesInOneSentence(ArgumentParser):
@@ -20,5 +22,7 @@ class ChoicesInOneSentence(ArgumentParser):
         # Parsers of a class within exit never: what they say is part of the message of the one around them.
         if self.exit_on_error and (refused := _REFUSED.search(message)):
             setting, allowed, value = refused.groups()
-            raise InputError(f"{setting.rpartition('.')[2]} is {value!r}; it must be one of {allowed}") from ex
+            raise InputError(
+                f"{setting.rpartition('.')[2]} is {value!r}; it must be one of {allowed}"
+            ) from ex
         super().error(message, ex)

@@ -57,7 +57,10 @@ def with_arguments_of(path: str, leave: Collection[str] = ()) -> Callable[[_Comm
         left = {*own, *leave}
         taken = {p.name: p for p in _parameters(node, left)}
         said = parse(inspect.getdoc(command) or "")
-        docs = {p.arg_name: p.description for p in [*parse(ast.get_docstring(node) or "").params, *said.params]}
+        docs = {
+            p.arg_name: p.description
+            for p in [*parse(ast.get_docstring(node) or "").params, *said.params]
+        }
         # The class's come first, and among them those that must be given: they say what the command is about.
         parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in (*taken.values(), *own.values())]
         parameters.sort(key=lambda p: p.default is not p.empty)
@@ -90,7 +93,10 @@ def _parameters(node: ast.ClassDef, left: Collection[str]) -> Iterator[inspect.P
         if isinstance(item, ast.FunctionDef) and item.name == "__init__":
             args, defaults = item.args.args[1:], item.args.defaults
             given = [*[None] * (len(args) - len(defaults)), *defaults]
-            pairs = [*zip(args, given, strict=True), *zip(item.args.kwonlyargs, item.args.kw_defaults, strict=True)]
+            pairs = [
+                *zip(args, given, strict=True),
+                *zip(item.args.kwonlyargs, item.args.kw_defaults, strict=True),
+            ]
             found = [(arg.arg, arg.annotation, default) for arg, default in pairs]
             break
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
@@ -102,4 +108,6 @@ def _parameters(node: ast.ClassDef, left: Collection[str]) -> Iterator[inspect.P
         annotation = eval(ast.unparse(written), dict(WRITTEN))
         value = inspect.Parameter.empty if default is None else ast.literal_eval(default)
         value = list(value) if isinstance(value, tuple) else value
-        yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=annotation)
+        yield inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=annotation
+        )

@@ -56,18 +56,36 @@ def explain(
         from lit_iba.text.benchmark import StoredWordStatistics
 
         texts = gather_texts(text, text_file)
-        statistics = StoredWordStatistics(statistics_folder or f"{out}/statistics", statistics_data, statistics_images)
+        statistics = StoredWordStatistics(
+            statistics_folder or f"{out}/statistics", statistics_data, statistics_images
+        )
         explain_texts(
-            texts, explainer or "input_iba", text_classifier_from(checkpoint, device), dict(settings or {}), target, out,
-            statistics, batch_size,
-        )  # fmt: skip
+            texts,
+            explainer or "input_iba",
+            text_classifier_from(checkpoint, device),
+            dict(settings or {}),
+            target,
+            out,
+            statistics,
+            batch_size,
+        )
         return
     if not images:
-        raise InputError("there is nothing to explain: give photographs, or texts as --text or --text_file")
+        raise InputError(
+            "there is nothing to explain: give photographs, or texts as --text or --text_file"
+        )
     from lit_iba.cli.classifier import classifier_from
     from lit_iba.cli.photographs import explain_photographs
 
     explain_photographs(
-        images, explainer or "per_sample_iba", classifier_from(classifier, settings, device), dict(settings or {}), target,
-        out, statistics_data, statistics_images, statistics_folder, batch_size,
-    )  # fmt: skip
+        images,
+        explainer or "per_sample_iba",
+        classifier_from(classifier, settings, device),
+        dict(settings or {}),
+        target,
+        out,
+        statistics_data,
+        statistics_images,
+        statistics_folder,
+        batch_size,
+    )

@@ -30,9 +30,15 @@ EVALUATION = {
     "report": "a self-contained HTML page, Markdown and LaTeX tables of a benchmark's folder",
     "export": "a trained explainer as .pt2, ONNX or safetensors",
 }
-WEIGHTS = {"randomize": "a classifier's weights with its last layers drawn anew, as in the sanity check"}
+WEIGHTS = {
+    "randomize": "a classifier's weights with its last layers drawn anew, as in the sanity check"
+}
 DATA = {"shards": "write shards from a folder of pictures, CIFAR-10, arrays, or the embedded data"}
-COMMANDS = {"train.py": TRAINING, "evaluate.py": EVALUATION, "lit-iba": {**TRAINING, **EVALUATION, **WEIGHTS, **DATA}}
+COMMANDS = {
+    "train.py": TRAINING,
+    "evaluate.py": EVALUATION,
+    "lit-iba": {**TRAINING, **EVALUATION, **WEIGHTS, **DATA},
+}
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "lit-iba") -> int:
@@ -50,7 +56,9 @@ def main(arguments: Sequence[str] | None = None, program: str = "lit-iba") -> in
         return 0 if arguments else 2
     command = arguments[0]
     here = str(Path.cwd())
-    if here not in sys.path:  # classes of the user's own; last, so that a file here hides no installed package
+    if (
+        here not in sys.path
+    ):  # classes of the user's own; last, so that a file here hides no installed package
         sys.path.append(here)
     try:
         if command == "--version":
@@ -85,7 +93,9 @@ def _run(command: str, arguments: list[str], program: str) -> None:
     name = command.replace("-", "_")
     module = importlib.import_module(f"lit_iba.cli.{name}")
     function = getattr(module, name)
-    parser = ChoicesInOneSentence(prog=f"{program} {command}", description=(function.__doc__ or "").split("\n")[0])
+    parser = ChoicesInOneSentence(
+        prog=f"{program} {command}", description=(function.__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("-c", "--config", action="config", help="YAML file; later arguments win")
     # Arguments without a name of their own, or of several words: name, how many, help.
     own: list[tuple[str, str | None, str]] = getattr(module, "ARGUMENTS", [])

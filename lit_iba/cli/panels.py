@@ -44,16 +44,28 @@ def panels(
         targets = torch.full((len(images),), class_index(target, network))
     else:
         with torch.no_grad():
-            found = [network(network.images(picture)).argmax(dim=1) for picture in pictures.split(1)]
+            found = [
+                network(network.images(picture)).argmax(dim=1) for picture in pictures.split(1)
+            ]
         targets = torch.cat(found).cpu()
-    figures, sums = drawing.panels(network, pictures, targets, layers=layers, biases=biases, names=names)
+    figures, sums = drawing.panels(
+        network, pictures, targets, layers=layers, biases=biases, names=names
+    )
     drawing.write_panels(folder, figures, sums, targets, names)
     table = Table("image", "class", "f_c", "layer", "activity", "biases above", "relative error")
     for i, name in enumerate(names):
         for j, layer in enumerate(sums.layers):
-            first = [name, network.class_names[int(targets[i])], f"{sums.score[i]:.5g}"] if j == 0 else ["", "", ""]
+            first = (
+                [name, network.class_names[int(targets[i])], f"{sums.score[i]:.5g}"]
+                if j == 0
+                else ["", "", ""]
+            )
             table.add_row(
-                *first, layer, f"{sums.activity[i, j]:.5g}", f"{sums.bias_above[i, j]:.5g}", f"{sums.error[i, j]:.1e}"
+                *first,
+                layer,
+                f"{sums.activity[i, j]:.5g}",
+                f"{sums.bias_above[i, j]:.5g}",
+                f"{sums.error[i, j]:.1e}",
             )
     Console().print(table)
     print(f"wrote {folder}")

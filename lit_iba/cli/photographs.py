@@ -53,7 +53,10 @@ def explain_photographs(
     explainer = build_explainer(explainer_name, classifier, settings, surroundings)
     table = Table("image", "target", "probability", "total")
     with Progress(transient=True) as bar:
-        images_done, stage_done = bar.add_task(explainer_name, total=len(paths)), bar.add_task("", visible=False)
+        images_done, stage_done = (
+            bar.add_task(explainer_name, total=len(paths)),
+            bar.add_task("", visible=False),
+        )
         # The second bar appears once an explainer tells of its steps: InputIBA takes long enough.
         explainer.on_step = lambda stage, done, total: bar.update(
             stage_done, description=stage, completed=done, total=total, visible=True
@@ -63,14 +66,21 @@ def explain_photographs(
             images = classifier.images(batch)
             with torch.no_grad():
                 probabilities = classifier(images).softmax(dim=1)
-            targets = probabilities.argmax(dim=1) if wanted is None else torch.full((len(batch),), wanted)
+            targets = (
+                probabilities.argmax(dim=1) if wanted is None else torch.full((len(batch),), wanted)
+            )
             heatmap = explainer.attribute(images, target=targets).cpu()
             for i, name in enumerate(names[start : start + batch_size]):
                 label = int(targets[i])
                 _write(heatmap[i], batch[i], folder / f"{name}.{explainer_name.rpartition('.')[2]}")
-                unit = f"{float(heatmap[i].total):,.1f} {heatmap.unit}" if heatmap.unit != "1" else "-"
+                unit = (
+                    f"{float(heatmap[i].total):,.1f} {heatmap.unit}" if heatmap.unit != "1" else "-"
+                )
                 table.add_row(
-                    name, f"{label} {classifier.class_names[label]}", f"{float(probabilities[i, label]):.3f}", unit
+                    name,
+                    f"{label} {classifier.class_names[label]}",
+                    f"{float(probabilities[i, label]):.3f}",
+                    unit,
                 )
             bar.update(images_done, completed=min(start + batch_size, len(paths)))
     Console().print(table)

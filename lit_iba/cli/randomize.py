@@ -9,7 +9,9 @@ from lit_iba.errors import InputError
 ARGUMENTS = [("out", None, "file for the weights, .safetensors")]
 
 
-def randomize(out: str, layers: int, classifier: dict[str, Any] | None = None, seed: int = 0) -> None:
+def randomize(
+    out: str, layers: int, classifier: dict[str, Any] | None = None, seed: int = 0
+) -> None:
     """Write a classifier's weights with its last layers drawn anew, exactly as the sanity check draws them.
 
     For explainers that must be trained for each randomised classifier (VarSal).
@@ -27,7 +29,9 @@ def randomize(out: str, layers: int, classifier: dict[str, Any] | None = None, s
     whole = classifier_from(classifier, None, "cpu")
     order = cascade(whole)
     if not 1 <= layers <= len(order):
-        raise InputError(f"layers is {layers}; {whole.name} has 1 to {len(order)} layers with weights")
+        raise InputError(
+            f"layers is {layers}; {whole.name} has 1 to {len(order)} layers with weights"
+        )
     made = randomized(whole, order[:layers], seed=seed)
     settings = {
         "num_classes": whole.num_classes,
@@ -35,4 +39,6 @@ def randomize(out: str, layers: int, classifier: dict[str, Any] | None = None, s
         "class_names": list(whole.class_names),
     }
     save_weights(out, made.model.state_dict(), settings)
-    print(f"wrote {out}: {whole.name} with {layers} of {len(order)} layers random, down to {order[layers - 1][0]}")
+    print(
+        f"wrote {out}: {whole.name} with {layers} of {len(order)} layers random, down to {order[layers - 1][0]}"
+    )

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 ARGUMENTS = [
-    ("folder", None, "pictures, a folder for each class; CIFAR-10's folder; an .npz; or the word embedded"),
+    (
+        "folder",
+        None,
+        "pictures, a folder for each class; CIFAR-10's folder; an .npz; or the word embedded",
+    ),
     ("out", None, "where to"),
 ]
 
@@ -39,7 +43,9 @@ def shards(
     elif folder == "embedded":
         written = {f"{out}/{split}": index for split, index in shards_from_quickstart(out).items()}
     else:
-        index = shards_from_folder(folder, out, boxes, shard_size, class_names, prefix=prefix, seed=seed)
+        index = shards_from_folder(
+            folder, out, boxes, shard_size, class_names, prefix=prefix, seed=seed
+        )
         written = {out: index}
     for place, index in written.items():
         print(f"{place}: {index.total} samples in {len(index.shards)} shards")

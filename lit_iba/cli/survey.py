@@ -28,7 +28,9 @@ def survey(
     from lit_iba.cli.classifier import device_named
     from lit_iba.data import ShardIndex
 
-    lists: dict[str, Any] = {name: tuple(value) for name, value in settings.items() if isinstance(value, list)}
+    lists: dict[str, Any] = {
+        name: tuple(value) for name, value in settings.items() if isinstance(value, list)
+    }
     chosen = SurveySettings(**(settings | lists))
     results = run_survey(classifiers, ShardIndex.load(data), out, chosen, device_named(device))
     for path in write_survey(results, out):

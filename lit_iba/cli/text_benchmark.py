@@ -7,7 +7,9 @@ from typing import Any
 from lit_iba.cli.declared import with_arguments_of
 
 
-@with_arguments_of("lit_iba.text.benchmark.TextBenchmark", leave=("reviews", "source", "classifier"))
+@with_arguments_of(
+    "lit_iba.text.benchmark.TextBenchmark", leave=("reviews", "source", "classifier")
+)
 def text_benchmark(
     data: str,
     checkpoint: str,
@@ -44,7 +46,9 @@ def text_benchmark(
         text_classifier_from(checkpoint, device),
         draw(read_reviews(data), max_texts, seed),
         out=out,
-        source=StoredWordStatistics(statistics_folder or f"{out}/statistics", statistics_data, statistics_texts),
+        source=StoredWordStatistics(
+            statistics_folder or f"{out}/statistics", statistics_data, statistics_texts
+        ),
         seed=seed,
         **settings,
     )

@@ -22,7 +22,9 @@ from lit_iba.text.reviews import read_reviews
 def text_classifier_from(checkpoint: str | None, device: str) -> TextClassifier:
     """The text classifier of a checkpoint."""
     if checkpoint is None:
-        raise InputError("name the text classifier: --checkpoint runs/imdb_lstm/checkpoints/best.ckpt")
+        raise InputError(
+            "name the text classifier: --checkpoint runs/imdb_lstm/checkpoints/best.ckpt"
+        )
     return TextClassifier.from_checkpoint(checkpoint, device_named(device))
 
 
@@ -36,14 +38,18 @@ def gather_texts(text: list[str] | None, text_file: str | None) -> list[tuple[st
     if text_file is not None:
         path = Path(text_file)
         if not path.is_file():
-            raise InputError(f"text file {path} does not exist; give a file with a text a line, or a .jsonl file")
+            raise InputError(
+                f"text file {path} does not exist; give a file with a text a line, or a .jsonl file"
+            )
         if path.suffix == ".jsonl":
             found += [(review.key, review.text) for review in read_reviews(path)]
         else:
             lines = enumerate(path.read_text(encoding="utf-8").split("\n"), start=1)
             found += [(f"{path.name}:{number}", line) for number, line in lines if line.strip()]
     if not found:
-        raise InputError("there are no texts to explain; give some as text, or a text_file that is not empty")
+        raise InputError(
+            "there are no texts to explain; give some as text, or a text_file that is not empty"
+        )
     return found
 
 
@@ -67,11 +73,15 @@ def explain_texts(
         try:
             classifier.words([text])
         except InputError as error:
-            raise InputError(f"{name}: it has no words; give letters, digits or punctuation") from error
+            raise InputError(
+                f"{name}: it has no words; give letters, digits or punctuation"
+            ) from error
     explainer = build_text_explainer(explainer_name, classifier, settings, statistics)
     heatmaps: list[TokenHeatmap] = []
     for start in range(0, len(texts), batch_size):
-        heatmaps += explainer.attribute([text for _, text in texts[start : start + batch_size]], wanted)
+        heatmaps += explainer.attribute(
+            [text for _, text in texts[start : start + batch_size]], wanted
+        )
     console = Console()
     for (name, _), heatmap in zip(texts, heatmaps, strict=True):
         console.print(Text(f"{name}  {facts(heatmap, classifier.class_names)}", style="bold"))
@@ -81,13 +91,22 @@ def explain_texts(
     write_text(stem.with_name(f"{stem.name}.html"), html_page(named, classifier.class_names))
     content = [
         {
-            "name": name, "explainer": heatmap.method, "target": classifier.class_names[heatmap.target],
-            "probability": heatmap.probability, "unit": heatmap.unit, "total": heatmap.total,
-            "tokens": heatmap.tokens, "values": heatmap.values.tolist(), "known": heatmap.known,
+            "name": name,
+            "explainer": heatmap.method,
+            "target": classifier.class_names[heatmap.target],
+            "probability": heatmap.probability,
+            "unit": heatmap.unit,
+            "total": heatmap.total,
+            "tokens": heatmap.tokens,
+            "values": heatmap.values.tolist(),
+            "known": heatmap.known,
         }
         for (name, _), heatmap in zip(texts, heatmaps, strict=True)
-    ]  # fmt: skip
-    write_text(stem.with_name(f"{stem.name}.json"), json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+    ]
+    write_text(
+        stem.with_name(f"{stem.name}.json"),
+        json.dumps(content, ensure_ascii=False, indent=1) + "\n",
+    )
     print(f"wrote {stem}.html and .json")
 
 

@@ -17,7 +17,12 @@ from typing import Any, get_args
 
 import lightning as L
 from jsonargparse import ArgumentParser
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import (
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ProgressBar,
+    TQDMProgressBar,
+)
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
@@ -26,7 +31,12 @@ from lit_iba.cli.choices import ChoicesInOneSentence
 from lit_iba.data.stream import killed_worker_message, worker_killed
 from lit_iba.errors import InputError
 from lit_iba.files import FolderLock, write_text
-from lit_iba.training.callbacks import DurableCheckpointIO, FiniteLoss, HeatmapImages, ResumeCheckpoint
+from lit_iba.training.callbacks import (
+    DurableCheckpointIO,
+    FiniteLoss,
+    HeatmapImages,
+    ResumeCheckpoint,
+)
 from lit_iba.training.callbacks.resume import PreemptedError
 from lit_iba.training.checkpoint import newest_checkpoint
 
@@ -76,11 +86,16 @@ class TrainingCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Callbacks every run has, tunable as ``--checkpoint.*`` and ``--heatmaps.*``."""
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.set_defaults({
-            "checkpoint.monitor": "val/loss", "checkpoint.mode": "min", "checkpoint.filename": "best",
-            "checkpoint.save_last": True, "checkpoint.enable_version_counter": False,
-            "checkpoint.auto_insert_metric_name": False,
-        })  # fmt: skip
+        parser.set_defaults(
+            {
+                "checkpoint.monitor": "val/loss",
+                "checkpoint.mode": "min",
+                "checkpoint.filename": "best",
+                "checkpoint.save_last": True,
+                "checkpoint.enable_version_counter": False,
+                "checkpoint.auto_insert_metric_name": False,
+            }
+        )
         parser.add_lightning_class_args(HeatmapImages, "heatmaps")
         parser.add_lightning_class_args(ResumeCheckpoint, "resume")
         parser.set_defaults({"trainer.default_root_dir": "runs/default", "trainer.max_epochs": 10})
@@ -101,14 +116,18 @@ class TrainingCLI(LightningCLI):
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str((root / "checkpoints").absolute())
         if config["trainer"]["logger"] in (None, True) and not config["trainer"]["fast_dev_run"]:
-            kwargs["logger"] = TensorBoardLogger(root, name="tensorboard", version="", default_hp_metric=False)
+            kwargs["logger"] = TensorBoardLogger(
+                root, name="tensorboard", version="", default_hp_metric=False
+            )
             kwargs["callbacks"].append(LearningRateMonitor("step"))
         kwargs["callbacks"].append(FiniteLoss())
         if config["trainer"]["enable_progress_bar"] is not False and not self._has_progress_bar():
             kwargs["callbacks"].append(TQDMProgressBar())  # one line, also in a job's log file
         kwargs["plugins"] = [*(config["trainer"]["plugins"] or []), DurableCheckpointIO()]
         trainer = super().instantiate_trainer(**kwargs)
-        if self.subcommand == "fit" and trainer.is_global_zero:  # which only the trainer knows, whatever launched us
+        if (
+            self.subcommand == "fit" and trainer.is_global_zero
+        ):  # which only the trainer knows, whatever launched us
             TrainingCLI.lock = FolderLock(root)
         return trainer
 
@@ -125,7 +144,9 @@ class TrainingCLI(LightningCLI):
         """``--ckpt_path last`` means the newest whole checkpoint of the run's folder; without any, the beginning."""
         settings = self.config_init["fit"]
         if settings["ckpt_path"] == "last":
-            folder = Path(next(c.dirpath for c in self.trainer.callbacks if isinstance(c, ModelCheckpoint)))  # type: ignore
+            callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+            dirpath = next(c.dirpath for c in callbacks if isinstance(c, ModelCheckpoint))
+            folder = Path(str(dirpath))  # which instantiate_trainer has set
             settings["ckpt_path"] = newest_checkpoint(folder)
             if settings["ckpt_path"] is None:
                 rank_zero_info(f"{folder} holds no checkpoint yet: training begins anew")
@@ -152,7 +173,9 @@ def run_training(arguments: Sequence[str]) -> None:
         InputError: Settings that do not fit, as one sentence.
         PreemptedError: A signal ended the run; its checkpoint is written.
     """
-    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # they are about LightningCLI's own calls
+    os.environ.setdefault(
+        "JSONARGPARSE_DEPRECATION_WARNINGS", "off"
+    )  # they are about LightningCLI's own calls
     for message in SILENCED:
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
@@ -160,10 +183,16 @@ def run_training(arguments: Sequence[str]) -> None:
     )
     try:
         TrainingCLI(
-            L.LightningModule, L.LightningDataModule, subclass_mode_model=True, subclass_mode_data=True,
-            save_config_callback=KeepConfig, seed_everything_default=0, auto_configure_optimizers=False,
-            args=list(arguments), parser_class=TrainingParser,
-        )  # fmt: skip
+            L.LightningModule,
+            L.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=KeepConfig,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            args=list(arguments),
+            parser_class=TrainingParser,
+        )
     except Exception as error:
         cause: BaseException | None = error
         while cause is not None:

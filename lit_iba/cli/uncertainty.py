@@ -36,9 +36,15 @@ def uncertainty(
     from lit_iba.varsal.uncertainty_run import UncertaintySettings, run_uncertainty
 
     measuring |= {} if corruptions is None else {"corruptions": corruptions}
-    lists: dict[str, Any] = {name: tuple(value) for name, value in measuring.items() if isinstance(value, list)}
+    lists: dict[str, Any] = {
+        name: tuple(value) for name, value in measuring.items() if isinstance(value, list)
+    }
     chosen = UncertaintySettings(**(measuring | lists))
     found = classifier_from(classifier, settings, device)
-    measured = run_uncertainty(found, explainer, dict(settings or {}), ShardIndex.load(data), out, chosen)
-    for path in write_uncertainty(results_of(measured, chosen), table_rows(measured, chosen), measured.figure, out):
+    measured = run_uncertainty(
+        found, explainer, dict(settings or {}), ShardIndex.load(data), out, chosen
+    )
+    for path in write_uncertainty(
+        results_of(measured, chosen), table_rows(measured, chosen), measured.figure, out
+    ):
         print(f"wrote {path}")

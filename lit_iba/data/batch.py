@@ -18,7 +18,13 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from lit_iba.classifier.preprocessing import Preprocessing
-from lit_iba.data.decode import PICTURE_EXTENSIONS, decode_boxes, decode_label, decode_mask, decode_photograph
+from lit_iba.data.decode import (
+    PICTURE_EXTENSIONS,
+    decode_boxes,
+    decode_label,
+    decode_mask,
+    decode_photograph,
+)
 from lit_iba.data.tar_samples import RawSample
 from lit_iba.data.view import box_mask, central_centres, pixel_mask, random_view
 from lit_iba.errors import InputError
@@ -51,7 +57,9 @@ class BatchMaker:
     augment: bool = False
     seed: int = 0
 
-    def __call__(self, slots: Sequence[RawSample | Hole | None], epoch: int = 0) -> tuple[Batch, list[Hole]]:
+    def __call__(
+        self, slots: Sequence[RawSample | Hole | None], epoch: int = 0
+    ) -> tuple[Batch, list[Hole]]:
         """Make one batch.
 
         Args:
@@ -93,11 +101,17 @@ class BatchMaker:
         rows.weights[i] = 1
         return None
 
-    def _seen(self, photograph: Image.Image, key: str, epoch: int) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    def _seen(
+        self, photograph: Image.Image, key: str, epoch: int
+    ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
         """The picture, uint8 (crop, crop, 3), and where its pixel centres lie in the photograph, x and y (crop,)."""
         if not self.augment:
-            return self.preprocessing.pixels(photograph), central_centres(self.preprocessing, *photograph.size)
-        view = random_view(*photograph.size, self.preprocessing.crop, generator_for(self.seed, epoch, key))
+            return self.preprocessing.pixels(photograph), central_centres(
+                self.preprocessing, *photograph.size
+            )
+        view = random_view(
+            *photograph.size, self.preprocessing.crop, generator_for(self.seed, epoch, key)
+        )
         return view.pixels(photograph, self.preprocessing.interpolation), view.centres()
 
 
@@ -151,4 +165,6 @@ def _photograph(sample: RawSample, name: str) -> Image.Image:
     for extension in PICTURE_EXTENSIONS:
         if extension in sample.members:
             return decode_photograph(sample.members[extension], name)
-    raise InputError(f"{name} has no picture, only {', '.join(sample.members)}; write it again with a .jpg or .png")
+    raise InputError(
+        f"{name} has no picture, only {', '.join(sample.members)}; write it again with a .jpg or .png"
+    )

@@ -22,19 +22,35 @@ PICTURE_EXTENSIONS = ("jpg", "jpeg", "png")
 EXTENSIONS = (*PICTURE_EXTENSIONS, "cls", "json", "mask.png")
 
 # What Pillow raises for bytes that are no picture, or only half of one.
-_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, EOFError, struct.error, Image.DecompressionBombError)
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    EOFError,
+    struct.error,
+    Image.DecompressionBombError,
+)
 
 
 def _opened(data: bytes, name: str) -> Image.Image:
     try:
         # ImageNet holds a PNG that is named .JPEG, so either format is welcome under either name.
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about EXIF, which is not used; ImageNet has many that are corrupt
+            warnings.simplefilter(
+                "ignore"
+            )  # about EXIF, which is not used; ImageNet has many that are corrupt
             image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
             image.load()
     except _DAMAGE as error:
-        reason = "it is neither JPEG nor PNG" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise InputError(f"{name} cannot be decoded ({reason}); replace the file or leave it out") from error
+        reason = (
+            "it is neither JPEG nor PNG"
+            if isinstance(error, UnidentifiedImageError)
+            else str(error)
+        )
+        raise InputError(
+            f"{name} cannot be decoded ({reason}); replace the file or leave it out"
+        ) from error
     return image
 
 
@@ -75,7 +91,9 @@ def decode_mask(data: bytes, size: tuple[int, int], name: str) -> np.ndarray:
     image = _opened(data, name)
     values = np.asarray(image)
     if values.ndim != 2:
-        raise InputError(f"the mask of {name} has mode {image.mode}; write it with one channel (8-bit grey)")
+        raise InputError(
+            f"the mask of {name} has mode {image.mode}; write it with one channel (8-bit grey)"
+        )
     if image.size != size:
         raise InputError(
             f"the mask of {name} has {image.size[0]} x {image.size[1]} pixels, but its photograph has "
@@ -93,7 +111,9 @@ def decode_boxes(data: bytes, name: str) -> list[list[float]]:
     try:
         described = json.loads(data)
     except ValueError as error:
-        raise InputError(f"the json of {name} cannot be read ({error}); write a JSON object") from error
+        raise InputError(
+            f"the json of {name} cannot be read ({error}); write a JSON object"
+        ) from error
     boxes = described.get("bbox") if isinstance(described, dict) else None
     if not isinstance(described, dict) or not (boxes is None or _are_boxes(boxes)):
         raise InputError(
@@ -104,7 +124,8 @@ def decode_boxes(data: bytes, name: str) -> list[list[float]]:
 
 def _are_boxes(boxes: object) -> bool:
     return isinstance(boxes, Sequence) and all(
-        isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box) for box in boxes
+        isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)
+        for box in boxes
     )
 
 
@@ -117,7 +138,9 @@ def decode_label(data: bytes, name: str, num_classes: int | None = None) -> int:
     try:
         label = int(data.strip())
     except ValueError as error:
-        raise InputError(f"the class of {name} is {data[:40]!r}; it must be a whole number") from error
+        raise InputError(
+            f"the class of {name} is {data[:40]!r}; it must be a whole number"
+        ) from error
     if label < 0 or (num_classes is not None and label >= num_classes):
         known = "0 or more" if num_classes is None else f"0..{num_classes - 1}"
         raise InputError(

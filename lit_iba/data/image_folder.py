@@ -87,7 +87,10 @@ class ImageFolder:
 
     @classmethod
     def load(
-        cls, folder: str | Path, boxes: str | Path | None = None, class_names: Sequence[str] | None = None
+        cls,
+        folder: str | Path,
+        boxes: str | Path | None = None,
+        class_names: Sequence[str] | None = None,
     ) -> ImageFolder:
         """Find the pictures, and the annotation of each.
 
@@ -102,16 +105,26 @@ class ImageFolder:
         """
         folder = Path(folder)
         if not folder.is_dir():
-            raise InputError(f"{folder} is not a folder; give one that holds a folder of pictures for each class")
-        found = sorted(part.name for part in folder.iterdir() if part.is_dir() and not part.name.startswith("."))
+            raise InputError(
+                f"{folder} is not a folder; give one that holds a folder of pictures for each class"
+            )
+        found = sorted(
+            part.name
+            for part in folder.iterdir()
+            if part.is_dir() and not part.name.startswith(".")
+        )
         names = list(class_names) if class_names is not None else found
         if unknown := set(found) - set(names):
-            raise InputError(f"folder {folder / min(unknown)} is none of the {len(names)} classes given; add its name")
+            raise InputError(
+                f"folder {folder / min(unknown)} is none of the {len(names)} classes given; add its name"
+            )
         images: list[FolderImage] = []
         for label, name in enumerate(names):
             images += _class_images(folder / name, label)
         if not images:
-            raise InputError(f"{folder} holds no pictures; expected {folder}/<class>/<name>.jpg (or .jpeg, .png)")
+            raise InputError(
+                f"{folder} holds no pictures; expected {folder}/<class>/<name>.jpg (or .jpeg, .png)"
+            )
         return cls(tuple(images if boxes is None else _with_boxes(images, Path(boxes))), names)
 
 
@@ -123,7 +136,9 @@ def _class_images(folder: Path, label: int) -> Iterator[FolderImage]:
             key = path.relative_to(folder.parent).with_suffix("").as_posix().replace(".", "_")
             key = f"{key}_{extension}" if key in keys else key
             if key in keys:
-                raise InputError(f"the name of {path} is taken by another picture of its folder; rename one of them")
+                raise InputError(
+                    f"the name of {path} is taken by another picture of its folder; rename one of them"
+                )
             keys.add(key)
             yield FolderImage(key, path, label)
 
@@ -131,15 +146,21 @@ def _class_images(folder: Path, label: int) -> Iterator[FolderImage]:
 def _with_boxes(images: list[FolderImage], boxes: Path) -> list[FolderImage]:
     if boxes.is_dir():
         files = {path.stem: path for path in sorted(boxes.rglob("*.xml"))}
-        annotated = [FolderImage(i.key, i.path, i.label, voc_file=files.get(i.path.stem)) for i in images]
+        annotated = [
+            FolderImage(i.key, i.path, i.label, voc_file=files.get(i.path.stem)) for i in images
+        ]
     elif boxes.is_file():
         table = read_box_table(boxes)
         annotated = [FolderImage(i.key, i.path, i.label, boxes=_of(table, i.path)) for i in images]
     else:
-        raise InputError(f"the boxes {boxes} do not exist; give a folder of VOC .xml files or a .csv file")
+        raise InputError(
+            f"the boxes {boxes} do not exist; give a folder of VOC .xml files or a .csv file"
+        )
     without = sum(image.voc_file is None and not image.boxes for image in annotated)
     if without == len(annotated):
-        raise InputError(f"{boxes} has boxes for none of the {without} pictures; file names must match the pictures'")
+        raise InputError(
+            f"{boxes} has boxes for none of the {without} pictures; file names must match the pictures'"
+        )
     if without:
         _log.info("%d of %d pictures have no boxes in %s", without, len(annotated), boxes)
     return annotated
@@ -159,11 +180,14 @@ def read_voc_boxes(path: Path) -> tuple[list[list[float]], tuple[float, float] |
     try:
         root = ElementTree.parse(path).getroot()
         boxes = [
-            [float(box.findtext(edge, "")) for edge in ("xmin", "ymin", "xmax", "ymax")] for box in root.iter("bndbox")
+            [float(box.findtext(edge, "")) for edge in ("xmin", "ymin", "xmax", "ymax")]
+            for box in root.iter("bndbox")
         ]
         size = (float(root.findtext("size/width", "0")), float(root.findtext("size/height", "0")))
     except (OSError, ElementTree.ParseError, ValueError) as error:
-        raise InputError(f"{path} is not a Pascal VOC file with boxes ({error}); correct or remove it") from error
+        raise InputError(
+            f"{path} is not a Pascal VOC file with boxes ({error}); correct or remove it"
+        ) from error
     return boxes, size if min(size) > 0 else None
 
 
@@ -184,7 +208,9 @@ def read_box_table(path: Path) -> dict[str, list[tuple[float, ...]]]:
             try:
                 box = tuple(float(row[name]) for name in BOX_COLUMNS[1:])
             except (TypeError, ValueError) as error:
-                raise InputError(f"line {rows.line_num} of {path} is no box: {row}; give four numbers") from error
+                raise InputError(
+                    f"line {rows.line_num} of {path} is no box: {row}; give four numbers"
+                ) from error
             table.setdefault(row["filename"], []).append(box)
     return table
 

@@ -12,12 +12,24 @@ import torch
 from PIL import Image
 from rich.progress import track
 
-from lit_iba.data.shards import ShardIndex, write_shards
+from lit_iba.data.shard_writer import write_shards
+from lit_iba.data.shards import ShardIndex
 from lit_iba.errors import InputError
 from lit_iba.randomness import generator_for
 
 CIFAR10 = "cifar-10-batches-py"
-CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR10_CLASSES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
 Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
@@ -55,17 +67,27 @@ def shards_from_arrays(
     """
     path = Path(path)
     sets = _from_npz(path) if path.suffix == ".npz" else _from_cifar10(path)
-    names = list(class_names) if class_names else list(CIFAR10_CLASSES) if path.suffix != ".npz" else None
+    names = (
+        list(class_names)
+        if class_names
+        else list(CIFAR10_CLASSES)
+        if path.suffix != ".npz"
+        else None
+    )
     written = {}
     for name, (pictures, labels) in sets.items():
         order = torch.randperm(len(labels), generator=generator_for(seed, name)).tolist()
         samples = _samples(name, pictures, labels, order)
-        shown = track(samples, f"writing {name}", total=len(order), transient=True, disable=not progress)
+        shown = track(
+            samples, f"writing {name}", total=len(order), transient=True, disable=not progress
+        )
         written[name] = write_shards(shown, Path(out) / name, name, shard_size, names)
     return written
 
 
-def _samples(name: str, pictures: np.ndarray, labels: np.ndarray, order: list[int]) -> Iterator[dict[str, Any]]:
+def _samples(
+    name: str, pictures: np.ndarray, labels: np.ndarray, order: list[int]
+) -> Iterator[dict[str, Any]]:
     for i in order:
         buffer = io.BytesIO()
         Image.fromarray(pictures[i]).save(buffer, "PNG")
@@ -79,7 +101,9 @@ def _from_cifar10(path: Path) -> Arrays:
     try:
         sets = {"train": Dataset(str(root), train=True), "test": Dataset(str(root), train=False)}
     except RuntimeError as error:  # torchvision compares checksums before it unpickles
-        raise InputError(f"{root / CIFAR10} is not a complete CIFAR-10 ({error}); fetch it again") from error
+        raise InputError(
+            f"{root / CIFAR10} is not a complete CIFAR-10 ({error}); fetch it again"
+        ) from error
     return {name: (found.data, np.asarray(found.targets)) for name, found in sets.items()}
 
 
@@ -88,11 +112,20 @@ def _from_npz(path: Path) -> Arrays:
         with np.load(path, allow_pickle=False) as file:
             sets = {name: (file[f"x_{name}"], file[f"y_{name}"]) for name in ("train", "test")}
     except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; give an .npz with x_train, y_train, x_test and y_test") from error
+        raise InputError(
+            f"{path} does not exist; give an .npz with x_train, y_train, x_test and y_test"
+        ) from error
     except (KeyError, ValueError, OSError) as error:
-        raise InputError(f"{path} cannot be read ({error}); it must hold x_train, y_train, x_test, y_test") from error
+        raise InputError(
+            f"{path} cannot be read ({error}); it must hold x_train, y_train, x_test, y_test"
+        ) from error
     for name, (pictures, labels) in sets.items():
-        good = pictures.dtype == np.uint8 and pictures.ndim == 4 and pictures.shape[3] == 3 and labels.ndim == 1
+        good = (
+            pictures.dtype == np.uint8
+            and pictures.ndim == 4
+            and pictures.shape[3] == 3
+            and labels.ndim == 1
+        )
         if not good or len(labels) != len(pictures) or not np.issubdtype(labels.dtype, np.integer):
             raise InputError(
                 f"{path}: x_{name} is {pictures.dtype} {pictures.shape} and y_{name} {labels.dtype} {labels.shape}; they must be "

@@ -11,7 +11,8 @@ from rich.progress import track
 
 from lit_iba.data.image_folder import FolderImage, ImageFolder
 from lit_iba.data.quickstart import QuickstartSettings, make_quickstart
-from lit_iba.data.shards import ShardIndex, write_shards
+from lit_iba.data.shard_writer import write_shards
+from lit_iba.data.shards import ShardIndex
 from lit_iba.randomness import generator_for
 
 
@@ -46,7 +47,11 @@ def shards_from_folder(
     found = ImageFolder.load(folder, boxes, class_names)
     order = torch.randperm(len(found.images), generator=generator_for(seed, "shards")).tolist()
     images = track(
-        (found.images[i] for i in order), "writing shards", total=len(order), transient=True, disable=not progress
+        (found.images[i] for i in order),
+        "writing shards",
+        total=len(order),
+        transient=True,
+        disable=not progress,
     )
     return write_shards(_samples(images), out, prefix, shard_size, found.class_names)
 
@@ -56,10 +61,17 @@ def _samples(images: Any) -> Iterator[dict[str, Any]]:
     for image in images:
         width, height = image.size()
         described = {"bbox": image.stored_boxes(), "width": width, "height": height}
-        yield {"key": image.key, image.extension: image.path.read_bytes(), "cls": image.label, "json": described}
+        yield {
+            "key": image.key,
+            image.extension: image.path.read_bytes(),
+            "cls": image.label,
+            "json": described,
+        }
 
 
-def shards_from_quickstart(out: str | Path, settings: QuickstartSettings | None = None) -> dict[str, ShardIndex]:
+def shards_from_quickstart(
+    out: str | Path, settings: QuickstartSettings | None = None
+) -> dict[str, ShardIndex]:
     """Write the embedded digits to ``out/train``, ``out/val`` and ``out/test``; returns their indices by name.
 
     Raises:

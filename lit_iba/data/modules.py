@@ -25,7 +25,12 @@ from lit_iba.data.shards import ShardIndex
 from lit_iba.data.stream import BatchStream, SampleLoader, SampleMaker, SampleSource, ShardSource
 from lit_iba.errors import InputError
 
-_STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
+_STAGES = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": ("predict",),
+}
 
 
 class SampleDataModule(LightningDataModule):
@@ -79,7 +84,9 @@ class SampleDataModule(LightningDataModule):
         self._sources: dict[str, tuple[SampleSource, list[str] | None]] = {}
         self._train_loader: SampleLoader | None = None
         self._resumed: dict[str, Any] | None = None
-        self._reload: int | None = None  # the trainer's own setting, while this class has changed it
+        self._reload: int | None = (
+            None  # the trainer's own setting, while this class has changed it
+        )
 
     @abstractmethod
     def load(self, split: str) -> tuple[SampleSource, list[str] | None] | None:
@@ -104,7 +111,10 @@ class SampleDataModule(LightningDataModule):
         if self.trainer and self.trainer.global_step == 0 and self.trainer.current_epoch == 0:
             self._train_loader = None  # a new run, perhaps with the data module of an earlier one
         state = self.state_dict() if self._resumed is None else self._resumed
-        self._train_loader, self._resumed = self._resume(state) if state else self._loader("train"), None
+        self._train_loader, self._resumed = (
+            self._resume(state) if state else self._loader("train"),
+            None,
+        )
         if self.trainer and (self._train_loader.parts or self._reload is not None):
             # The rest of an epoch has its own plan; Lightning asks for the next epoch's loader when told to reload.
             if self._reload is None:
@@ -124,7 +134,9 @@ class SampleDataModule(LightningDataModule):
         if batches and not same:
             parts.append({**arrangement, "batches": batches})
             batches = 0
-        loader = self._loader("train", lanes=saved["lanes"] if same else None, parts=parts, epoch=state["epoch"])
+        loader = self._loader(
+            "train", lanes=saved["lanes"] if same else None, parts=parts, epoch=state["epoch"]
+        )
         loader.seek(state["epoch"], batches)
         return loader
 
@@ -171,7 +183,9 @@ class SampleDataModule(LightningDataModule):
     def _plan(self, split: str, lanes: int | None = None, alone: bool = False) -> SamplePlan:
         """The order of a split on these processes, or as if this one were alone."""
         if split not in self._sources:
-            raise InputError(f"there is no {split} data; give {type(self).__name__} its {split!r} (and call setup)")
+            raise InputError(
+                f"there is no {split} data; give {type(self).__name__} its {split!r} (and call setup)"
+            )
         return SamplePlan(
             self._sources[split][0].counts(),
             self.batch_size,
@@ -198,13 +212,19 @@ class SampleDataModule(LightningDataModule):
         make = self.batch_maker(names, self.augment and plan.training and not alone)
         rank = self.trainer.global_rank if self.trainer and not alone else 0
         stream = BatchStream(source, plan, make, rank, left)
-        return SampleLoader(stream, self.num_workers, self.max_corrupt_fraction, self.multiprocessing_context, parts)
+        return SampleLoader(
+            stream, self.num_workers, self.max_corrupt_fraction, self.multiprocessing_context, parts
+        )
 
 
 def _check_plan(saved: dict[str, Any], plan: SamplePlan) -> None:
     """A position means something in its own order of its own samples only."""
     now = plan.settings()
-    changed = [f"{name} {saved[name]} (now {now[name]})" for name in ("total", "seed") if saved[name] != now[name]]
+    changed = [
+        f"{name} {saved[name]} (now {now[name]})"
+        for name in ("total", "seed")
+        if saved[name] != now[name]
+    ]
     if changed:
         raise InputError(
             f"the checkpoint's position in the data is for {', '.join(changed)}; resume with the same values, "
@@ -356,5 +376,7 @@ class ImageFolderDataModule(SampleDataModule):
         folder = self.folders[split]
         if folder is None:
             return None
-        found = ImageFolder.load(folder, None if split == "train" else self.boxes, self._class_names)
+        found = ImageFolder.load(
+            folder, None if split == "train" else self.boxes, self._class_names
+        )
         return FolderSource(found.images), found.class_names

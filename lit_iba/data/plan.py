@@ -142,7 +142,9 @@ class EpochOrder:
         batches = min(plan.block, plan.lane_steps(lane) - begin)
         start = plan.lane_start(rank, lane) + begin * plan.batch_size
         positions = torch.arange(start, start + batches * plan.batch_size)
-        positions[positions >= plan.share(rank)[1]] += plan.total  # padding, each slot with a place of its own
+        positions[positions >= plan.share(rank)[1]] += (
+            plan.total
+        )  # padding, each slot with a place of its own
         if plan.training:
             order = generator_for(plan.seed, self.epoch, rank, lane, number)
             positions = positions[torch.randperm(len(positions), generator=order)]
@@ -172,7 +174,9 @@ class EpochOrder:
             for lane in range(plan.lanes):
                 taken = batches // plan.lanes + (lane < batches % plan.lanes)
                 whole, start = taken // plan.block, plan.lane_start(rank, lane)
-                left[start : min(start + whole * plan.block * plan.batch_size, plan.share(rank)[1])] = False
+                left[
+                    start : min(start + whole * plan.block * plan.batch_size, plan.share(rank)[1])
+                ] = False
                 if part := taken % plan.block:
                     positions = self._block_positions(rank, lane, whole)[: part * plan.batch_size]
                     left[positions[positions < plan.total]] = False

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from lit_iba.classifier.preprocessing import Preprocessing
-from lit_iba.data.shards import write_shards
+from lit_iba.data.shard_writer import write_shards
 from lit_iba.errors import InputError
 from lit_iba.files import write_text
 
@@ -104,11 +104,17 @@ def _write(folder: Path, settings: QuickstartSettings) -> None:
     for split in SPLITS:
         size = settings.shard_size if split == "train" else settings.val_shard_size
         write_shards(
-            quickstart_samples(split, getattr(settings, split), settings.seed), folder / split, split, size, CLASS_NAMES
+            quickstart_samples(split, getattr(settings, split), settings.seed),
+            folder / split,
+            split,
+            size,
+            CLASS_NAMES,
         )
     (folder / "examples").mkdir()
     for sample in quickstart_samples("test", EXAMPLES, settings.seed):
-        (folder / "examples" / f"digit_{sample['cls']}_{sample['key']}.jpg").write_bytes(sample["jpg"])
+        (folder / "examples" / f"digit_{sample['cls']}_{sample['key']}.jpg").write_bytes(
+            sample["jpg"]
+        )
     write_text(folder / SETTINGS_NAME, json.dumps({"version": _VERSION, **asdict(settings)}) + "\n")
 
 
@@ -117,7 +123,9 @@ def _check(folder: Path, settings: QuickstartSettings) -> None:
     try:
         made = json.loads((folder / SETTINGS_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{folder} exists, but is not a finished quickstart data set ({error}); {mend}") from error
+        raise InputError(
+            f"{folder} exists, but is not a finished quickstart data set ({error}); {mend}"
+        ) from error
     if made != {"version": _VERSION, **asdict(settings)}:
         raise InputError(f"{folder} was made with {made}, not with {asdict(settings)}; {mend}")
 
@@ -132,7 +140,9 @@ def quickstart_samples(split: str, count: int, seed: int = 0) -> Iterator[dict[s
     """
     rng = np.random.default_rng([seed, SPLITS.index(split)])
     digits, labels = _digits(split)
-    order = np.concatenate([rng.permutation(len(digits)) for _ in range(-(-count // len(digits)))])[:count]
+    order = np.concatenate([rng.permutation(len(digits)) for _ in range(-(-count // len(digits)))])[
+        :count
+    ]
     for number, which in enumerate(order):
         picture, mask = _compose(digits[which], _background(rng), rng)
         rows, columns = np.nonzero(mask.any(axis=1))[0], np.nonzero(mask.any(axis=0))[0]
@@ -168,13 +178,20 @@ def _background(rng: np.random.Generator) -> np.ndarray:
     """A random square of a random photograph, perhaps mirrored; float (64, 64, 3), 0..255."""
     photograph = _photographs()[rng.integers(2)]
     side = int(rng.integers(SIDE, 257))
-    left, top = int(rng.integers(photograph.width - side)), int(rng.integers(photograph.height - side))
-    crop = photograph.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+    left, top = (
+        int(rng.integers(photograph.width - side)),
+        int(rng.integers(photograph.height - side)),
+    )
+    crop = photograph.resize(
+        (SIDE, SIDE), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side)
+    )
     pixels = np.asarray(crop, dtype=np.float64)
     return pixels[:, ::-1] if rng.random() < 0.5 else pixels
 
 
-def _compose(digit: np.ndarray, background: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _compose(
+    digit: np.ndarray, background: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Lay a digit over a background; returns uint8 (64, 64, 3) and the digit's pixels, bool (64, 64)."""
     ink = Image.fromarray(np.uint8(digit * 255)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     ink = ink.rotate(rng.uniform(-_TILT, _TILT), Image.Resampling.BILINEAR, expand=True)

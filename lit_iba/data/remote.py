@@ -75,7 +75,10 @@ class Remote:
                 path = Path(folder) / "shard.tar"
                 self._fetch(url, path, size, sha256)
                 return path.open("rb")  # stays readable after its name is gone
-        path = Path(self.cache_dir) / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{file_name(url)}"
+        path = (
+            Path(self.cache_dir)
+            / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{file_name(url)}"
+        )
         for _ in range(3):
             try:
                 file = path.open("rb")
@@ -100,7 +103,9 @@ class Remote:
         Raises:
             InputError: As :meth:`open`.
         """
-        with Remote(None, attempts=self.attempts, timeout=self.timeout, allow_pipe=self.allow_pipe).open(url) as file:
+        with Remote(
+            None, attempts=self.attempts, timeout=self.timeout, allow_pipe=self.allow_pipe
+        ).open(url) as file:
             return file.read()
 
     def _fetch(self, url: str, path: Path, size: int | None, sha256: str | None) -> None:
@@ -110,15 +115,21 @@ class Remote:
             self._download(url, path)
         found = path.stat().st_size
         if size is not None and found != size:
-            raise InputError(f"{url} has {found:,} bytes, but the index says {size:,}; index the shards anew")
+            raise InputError(
+                f"{url} has {found:,} bytes, but the index says {size:,}; index the shards anew"
+            )
         if sha256 is not None and sha256_of(path) != sha256:
             raise InputError(f"the content of {url} is not what was indexed; index the shards anew")
 
     def _run(self, command: str, path: Path) -> None:
         if not self.allow_pipe:
-            raise InputError(f"'pipe:{command}' would run a command; set remote.allow_pipe to true if that is wanted")
+            raise InputError(
+                f"'pipe:{command}' would run a command; set remote.allow_pipe to true if that is wanted"
+            )
         with path.open("wb") as file:
-            done = subprocess.run(command, shell=True, stdout=file, stderr=subprocess.PIPE, check=False)
+            done = subprocess.run(
+                command, shell=True, stdout=file, stderr=subprocess.PIPE, check=False
+            )
         if done.returncode != 0:
             said = done.stderr.decode("utf-8", "replace").strip().splitlines()
             raise InputError(
@@ -137,12 +148,22 @@ class Remote:
                     raise InputError(
                         f"{url} cannot be had: {error.code} {error.reason}; correct the address"
                     ) from error
-                reason, pause = f"{error.code} {error.reason}", _seconds(error.headers.get("Retry-After"))
+                reason, pause = (
+                    f"{error.code} {error.reason}",
+                    _seconds(error.headers.get("Retry-After")),
+                )
             except (OSError, http.client.HTTPException) as error:
                 reason, pause = str(getattr(error, "reason", error)) or type(error).__name__, None
             if attempt < self.attempts:
                 pause = min(30.0, 0.5 * 2**attempt) if pause is None else pause
-                _log.warning("%s: %s; attempt %d of %d in %.1f s", url, reason, attempt + 1, self.attempts, pause)
+                _log.warning(
+                    "%s: %s; attempt %d of %d in %.1f s",
+                    url,
+                    reason,
+                    attempt + 1,
+                    self.attempts,
+                    pause,
+                )
                 time.sleep(pause)
         raise InputError(
             f"{url} cannot be had after {self.attempts} attempts ({reason}); check the server and the network"
@@ -153,13 +174,17 @@ class Remote:
         tag = tags[-1]
         have = path.stat().st_size if path.exists() else 0
         headers = {"Range": f"bytes={have}-", "If-Range": tag} if have and tag else {}
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=self.timeout) as answer:
+        with urllib.request.urlopen(
+            urllib.request.Request(url, headers=headers), timeout=self.timeout
+        ) as answer:
             tags.append(answer.headers.get("ETag") or answer.headers.get("Last-Modified"))
             expected = answer.headers.get("Content-Length")
             with path.open("ab" if answer.status == 206 else "wb") as file:
                 got = _copy(answer.read, file)
             if expected is not None and got < int(expected):
-                raise ConnectionError(f"the connection broke after {got:,} of {int(expected):,} bytes")
+                raise ConnectionError(
+                    f"the connection broke after {got:,} of {int(expected):,} bytes"
+                )
 
     def _make_room(self, keep: Path) -> None:
         """Throw out the least recently used files until the cache fits; never the newest one."""

@@ -8,27 +8,23 @@ of one sample are contiguous and share a key: ``<key>.jpg`` or ``.png``, ``<key>
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
 import os
 import re
 import shutil
-import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lit_iba.data.decode import EXTENSIONS, PICTURE_EXTENSIONS
 from lit_iba.data.remote import Remote, file_name, is_remote
 from lit_iba.data.tar_samples import TarSamples, open_shard
 from lit_iba.errors import InputError
-from lit_iba.files import sha256_of, whole_file, write_text
+from lit_iba.files import sha256_of, write_text
 
 SCHEMA = 1
 INDEX_NAME = "index.json"
@@ -117,9 +113,16 @@ class ShardIndex:
         """
         if isinstance(source, str) and is_remote(source):
             return remote_index(source, remote or Remote())
-        if isinstance(source, Sequence) and not isinstance(source, str) and any(map(is_remote, source)):
+        if (
+            isinstance(source, Sequence)
+            and not isinstance(source, str)
+            and any(map(is_remote, source))
+        ):
             parts = [cls.load(part, remote) for part in source]
-            return cls(tuple(s for part in parts for s in part.shards), _common([p.class_names for p in parts]))
+            return cls(
+                tuple(s for part in parts for s in part.shards),
+                _common([p.class_names for p in parts]),
+            )
         if isinstance(source, str | Path):
             path = Path(source)
             if path.suffix == ".json":
@@ -146,7 +149,9 @@ class ShardIndex:
             if shard.url is not None:
                 continue  # compared when it is fetched
             if not shard.path.is_file():
-                raise InputError(f"shard {shard.path} does not exist, but the index names it; fetch it again")
+                raise InputError(
+                    f"shard {shard.path} does not exist, but the index names it; fetch it again"
+                )
             size = shard.path.stat().st_size
             if size != shard.bytes:
                 raise InputError(
@@ -154,7 +159,9 @@ class ShardIndex:
                     f"fetch it again, or delete {INDEX_NAME} to have the shards counted anew"
                 )
             if hashes and shard.sha256 is not None and sha256_of(shard.path) != shard.sha256:
-                raise InputError(f"the content of shard {shard.path} is not what was indexed; fetch it again")
+                raise InputError(
+                    f"the content of shard {shard.path} is not what was indexed; fetch it again"
+                )
 
     def identity(self) -> str:
         """SHA-256 over the shards' names, counts, sizes and hashes: equal for equal data, wherever it lies."""
@@ -170,12 +177,19 @@ class ShardIndex:
         folder = Path(folder)
         for shard in self.shards:
             if shard.path.parent.resolve() != folder.resolve():
-                raise InputError(f"shard {shard.path} is not in {folder}; an index lies beside its shards")
+                raise InputError(
+                    f"shard {shard.path} is not in {folder}; an index lies beside its shards"
+                )
         content = {
             "schema": SCHEMA,
             "class_names": self.class_names,
             "shards": [
-                {"name": s.name, "count": s.count, "bytes": s.bytes, "sha256": s.sha256 or sha256_of(s.path)}
+                {
+                    "name": s.name,
+                    "count": s.count,
+                    "bytes": s.bytes,
+                    "sha256": s.sha256 or sha256_of(s.path),
+                }
                 for s in self.shards
             ],
         }
@@ -187,10 +201,14 @@ def _read_index(path: Path) -> ShardIndex:
     try:
         return parse_index(path.read_bytes(), path, lambda name: {"path": path.parent / name})
     except FileNotFoundError as error:
-        raise InputError(f"index {path} does not exist; give a folder of shards or the path of its index") from error
+        raise InputError(
+            f"index {path} does not exist; give a folder of shards or the path of its index"
+        ) from error
 
 
-def parse_index(data: bytes, path: str | Path, place: Callable[[str], dict[str, Any]]) -> ShardIndex:
+def parse_index(
+    data: bytes, path: str | Path, place: Callable[[str], dict[str, Any]]
+) -> ShardIndex:
     """An index from the bytes of an ``index.json``.
 
     Args:
@@ -204,15 +222,24 @@ def parse_index(data: bytes, path: str | Path, place: Callable[[str], dict[str, 
     try:
         content = json.loads(data)
         if content["schema"] != SCHEMA:
-            raise InputError(f"{path} has schema {content['schema']}, but this version reads {SCHEMA}; index anew")
+            raise InputError(
+                f"{path} has schema {content['schema']}, but this version reads {SCHEMA}; index anew"
+            )
         shards = tuple(
-            Shard(count=int(s["count"]), bytes=int(s["bytes"]), sha256=s.get("sha256"), **place(s["name"]))
+            Shard(
+                count=int(s["count"]),
+                bytes=int(s["bytes"]),
+                sha256=s.get("sha256"),
+                **place(s["name"]),
+            )
             for s in content["shards"]
         )
     except InputError:
         raise
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is not an index of shards ({error!r}); delete it to have them counted") from error
+        raise InputError(
+            f"{path} is not an index of shards ({error!r}); delete it to have them counted"
+        ) from error
     if not shards:
         raise InputError(f"{path} names no shards; write some, or give another folder")
     return ShardIndex(shards, content.get("class_names"))
@@ -232,10 +259,16 @@ def _tars(source: Source) -> list[Path]:
         found = []
         for name in _braces(text):
             root = Path(Path(name).anchor)
-            matches = sorted(root.glob(str(Path(name).relative_to(root)))) if re.search(r"[*?\[]", name) else []
+            matches = (
+                sorted(root.glob(str(Path(name).relative_to(root))))
+                if re.search(r"[*?\[]", name)
+                else []
+            )
             found += matches or [Path(name)]
     if not found:
-        raise InputError(f"no shards found at {text!r}; give a folder of .tar files, a list, or a pattern")
+        raise InputError(
+            f"no shards found at {text!r}; give a folder of .tar files, a list, or a pattern"
+        )
     for tar in found:
         if not tar.is_file():
             raise InputError(f"shard {tar} does not exist; correct the path or fetch it")
@@ -251,7 +284,11 @@ def _braces(pattern: str) -> list[str]:
         values = match[3].split(",")
     else:
         values = [str(n).zfill(len(match[1])) for n in range(int(match[1]), int(match[2]) + 1)]
-    return [head for v in values for head in _braces(pattern[: match.start()] + v + pattern[match.end() :])]
+    return [
+        head
+        for v in values
+        for head in _braces(pattern[: match.start()] + v + pattern[match.end() :])
+    ]
 
 
 def _gather(tars: list[Path]) -> ShardIndex:
@@ -259,7 +296,9 @@ def _gather(tars: list[Path]) -> ShardIndex:
     known: dict[Path, Shard] = {}
     names: list[list[str] | None] = []
     for folder in dict.fromkeys(tar.parent for tar in tars):
-        index = _read_index(folder / INDEX_NAME) if (folder / INDEX_NAME).exists() else ShardIndex(())
+        index = (
+            _read_index(folder / INDEX_NAME) if (folder / INDEX_NAME).exists() else ShardIndex(())
+        )
         known.update({shard.path: shard for shard in index.shards})
         names.append(index.class_names)
     uncounted = [tar for tar in tars if tar not in known]
@@ -289,7 +328,9 @@ def remote_index(source: str, remote: Remote) -> ShardIndex:
         address = source if source.endswith(".json") else source + INDEX_NAME
         base = address.rpartition("/")[0]
         return parse_index(
-            remote.read(address), address, lambda n: {"path": Path(n), "url": f"{base}/{n}", "remote": remote}
+            remote.read(address),
+            address,
+            lambda n: {"path": Path(n), "url": f"{base}/{n}", "remote": remote},
         )
     urls = _braces(source)
     known: dict[str | None, Shard] = {}
@@ -299,8 +340,12 @@ def remote_index(source: str, remote: Remote) -> ShardIndex:
             index = remote_index(urls[0].rpartition("/")[0] + "/", remote)
             known, names = {shard.url: shard for shard in index.shards}, index.class_names
         except InputError as error:
-            _log.warning("no index beside %s (%s): its shards are fetched once to count them", urls[0], error)
-    return ShardIndex(tuple(known[url] if url in known else _count_remote(url, remote) for url in urls), names)
+            _log.warning(
+                "no index beside %s (%s): its shards are fetched once to count them", urls[0], error
+            )
+    return ShardIndex(
+        tuple(known[url] if url in known else _count_remote(url, remote) for url in urls), names
+    )
 
 
 def _count_remote(url: str, remote: Remote) -> Shard:
@@ -321,79 +366,12 @@ def count_shard(path: Path) -> Shard:
     with closing(TarSamples(path)) as samples:
         while (sample := samples.next(wanted=False)) is not None:
             if sample.key in keys:
-                raise InputError(f"shard {path} holds two samples with key {sample.key!r}; keys must be unique")
+                raise InputError(
+                    f"shard {path} holds two samples with key {sample.key!r}; keys must be unique"
+                )
             keys.add(sample.key)
     if samples.damage:
         raise InputError(f"shard {path} is damaged: {samples.damage}; fetch or write it again")
     if not keys:
         raise InputError(f"shard {path} holds no samples; leave it out")
     return Shard(path, len(keys), path.stat().st_size)
-
-
-def write_shards(
-    samples: Iterable[Mapping[str, Any]],
-    folder: str | Path,
-    prefix: str = "shard",
-    shard_size: int = 1000,
-    class_names: Sequence[str] | None = None,
-) -> ShardIndex:
-    """Write samples as ``<prefix>-000000.tar`` and so on, and their index last.
-
-    Equal samples give equal bytes. Each shard appears whole or not at all; a folder without an index is unfinished.
-
-    Args:
-        samples: Mappings with ``key`` (unique, no dot), a picture under ``jpg`` or ``png`` (bytes), and optionally
-            ``cls`` (int), ``json`` (a dict with ``bbox``) and ``mask.png`` (bytes).
-        folder: Where to; must not hold an index yet.
-        prefix: How shard names begin.
-        shard_size: Samples in each shard but the last.
-        class_names: Name of each class, for the index.
-
-    Raises:
-        InputError: The folder holds shards already, a key repeats or has a dot, a member is unknown, or nothing came.
-
-    Example:
-        >>> from lit_iba.data import write_shards
-        >>> from pathlib import Path
-        >>> jpeg = Path("photographs/cat/0.jpg").read_bytes()
-        >>> write_shards([{"key": "a", "jpg": jpeg, "cls": 0}], "new", class_names=["cat"]).total
-        1
-    """
-    folder = Path(folder)
-    if (folder / INDEX_NAME).exists():
-        raise InputError(f"{folder} holds shards already; choose another folder, or delete it first")
-    if shard_size < 1:
-        raise InputError(f"shard_size is {shard_size}; a shard holds at least one sample")
-    shards: list[Shard] = []
-    keys: set[str] = set()
-    stream = iter(samples)
-    for first in stream:
-        path = folder / f"{prefix}-{len(shards):06d}.tar"
-        before = len(keys)
-        with whole_file(path) as part, tarfile.open(part, "w") as tar:
-            for sample in chain([first], islice(stream, shard_size - 1)):
-                _add_sample(tar, sample, keys)
-        shards.append(Shard(path, len(keys) - before, path.stat().st_size, sha256_of(path)))
-    if not shards:
-        raise InputError(f"there are no samples to write to {folder}; check where they come from")
-    index = ShardIndex(tuple(shards), list(class_names) if class_names is not None else None)
-    index.save(folder)
-    return index
-
-
-def _add_sample(tar: tarfile.TarFile, sample: Mapping[str, Any], keys: set[str]) -> None:
-    key = str(sample["key"])
-    if not key or "." in key.rpartition("/")[2] or key in keys:
-        raise InputError(f"{key!r} cannot be a sample's key; it must be new, not empty and without a dot")
-    if not any(extension in sample for extension in PICTURE_EXTENSIONS):
-        raise InputError(f"sample {key!r} has no picture; give its bytes under 'jpg' or 'png'")
-    keys.add(key)
-    for extension, value in sample.items():
-        if extension == "key":
-            continue
-        if extension not in EXTENSIONS:
-            raise InputError(f"sample {key!r} has a member {extension!r}; known are {', '.join(EXTENSIONS)}")
-        data = value if isinstance(value, bytes) else json.dumps(value).encode()
-        member = tarfile.TarInfo(f"{key}.{extension}")  # its defaults are fixed: time 0, owner 0, mode 644
-        member.size = len(data)
-        tar.addfile(member, io.BytesIO(data))

@@ -79,7 +79,9 @@ class _ShardReader:
     def read(self, slots: Sequence[int]) -> Iterator[RawSample | Hole]:
         for slot, sample in zip(slots, self._samples.read(slots), strict=True):
             damage = self._samples.damage or "it holds fewer samples than the index counts"
-            yield sample or Hole(f"{self._shard.stem}[{slot}]", f"shard {self._shard.path}: {damage}")
+            yield sample or Hole(
+                f"{self._shard.stem}[{slot}]", f"shard {self._shard.path}: {damage}"
+            )
 
     def close(self) -> None:
         self._samples.close()
@@ -131,7 +133,9 @@ class BatchStream(IterableDataset[Any]):
         worker = get_worker_info()
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         epoch, done = self._position.tolist()
-        reading = _Reading(self.source, self.order(epoch), self.rank, range(done + first, self.plan.steps, stride))
+        reading = _Reading(
+            self.source, self.order(epoch), self.rank, range(done + first, self.plan.steps, stride)
+        )
         try:
             for step in reading.steps:
                 batch, holes = self.make(reading.slots(step), epoch)
@@ -156,7 +160,9 @@ class _Reading:
         self._order = order
         self._rank = rank
         self._readers: dict[int, tuple[int, Reader]] = {}  # lane -> the shard it is in
-        self._blocks: dict[int, tuple[int, dict[int, Slot]]] = {}  # lane -> number of its block, position -> sample
+        self._blocks: dict[
+            int, tuple[int, dict[int, Slot]]
+        ] = {}  # lane -> number of its block, position -> sample
 
     def slots(self, step: int) -> list[Slot]:
         """The raw samples of one batch; their memory is given back."""
@@ -170,7 +176,11 @@ class _Reading:
         """Everything of a block that this worker will deliver, from a step on."""
         plan = self._order.plan
         last = (number + 1) * plan.block * plan.lanes  # the block's steps end before this one
-        mine = [s for s in range(step, min(last, plan.steps), self.steps.step) if plan.block_of(s) == (lane, number)]
+        mine = [
+            s
+            for s in range(step, min(last, plan.steps), self.steps.step)
+            if plan.block_of(s) == (lane, number)
+        ]
         positions = torch.cat([self._order.positions(self._rank, s) for s in mine]).sort().values
         shards, slots = self._order.locate(positions)
         fetched: dict[int, Slot] = {}
@@ -227,7 +237,9 @@ class SampleLoader:
         self.stream = stream
         self.plan = stream.plan
         default = 0.01 if self.plan.training else 0.0
-        self.max_corrupt_fraction = default if max_corrupt_fraction is None else max_corrupt_fraction
+        self.max_corrupt_fraction = (
+            default if max_corrupt_fraction is None else max_corrupt_fraction
+        )
         self._loader: DataLoader[Any] = DataLoader(
             stream,
             batch_size=None,
@@ -266,7 +278,9 @@ class SampleLoader:
     def __iter__(self) -> Iterator[Batch]:
         if not self._sought and self.batches > 0:
             if self.parts:
-                raise RuntimeError("this loader is for the rest of one epoch; make another for the next one")
+                raise RuntimeError(
+                    "this loader is for the rest of one epoch; make another for the next one"
+                )
             self.epoch, self.batches = (self.epoch + 1 if self.plan.training else 0), 0
         self._sought = False
         first = self.batches
@@ -277,7 +291,9 @@ class SampleLoader:
             if isinstance(item, Failure):
                 raise InputError(item.message)
             small, lost = item
-            batch = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in small.items()}
+            batch = {
+                k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in small.items()
+            }
             holes += lost
             valid += int(batch["weight"].sum())
             if len(holes) > self.max_corrupt_fraction * self.plan.total:
@@ -286,7 +302,9 @@ class SampleLoader:
             yield batch
         expected = self.stream.order(self.epoch).samples(self.stream.rank, first)
         if valid + len(holes) != expected:
-            raise RuntimeError(f"{valid} valid and {len(holes)} corrupt samples do not add up to {expected}")
+            raise RuntimeError(
+                f"{valid} valid and {len(holes)} corrupt samples do not add up to {expected}"
+            )
         if holes:
             report_holes(holes, expected, f"epoch {self.epoch}")
 
@@ -389,6 +407,10 @@ def shard_loader(
         torch.Size([4, 3, 64, 64])
     """
     source = ShardSource(index.shards)
-    plan = SamplePlan(source.counts(), batch_size, lanes=max(1, num_workers), seed=seed, training=training)
+    plan = SamplePlan(
+        source.counts(), batch_size, lanes=max(1, num_workers), seed=seed, training=training
+    )
     num_classes = len(index.class_names) if index.class_names else None
-    return SampleLoader(BatchStream(source, plan, BatchMaker(preprocessing, num_classes)), num_workers)
+    return SampleLoader(
+        BatchStream(source, plan, BatchMaker(preprocessing, num_classes)), num_workers
+    )

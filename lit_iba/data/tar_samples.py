@@ -61,7 +61,9 @@ def open_shard(shard: Path | ShardFile) -> BinaryIO:
     try:
         return shard.open("rb", buffering=_BUFFER)
     except FileNotFoundError as error:
-        raise InputError(f"shard {shard} does not exist; fetch it again or correct the path") from error
+        raise InputError(
+            f"shard {shard} does not exist; fetch it again or correct the path"
+        ) from error
 
 
 class TarSamples:
@@ -92,7 +94,11 @@ class TarSamples:
         if first is None:
             return None
         members: dict[str, bytes] = {}
-        while self._ahead is not None and self._ahead.key == first.key and self._ahead.extension not in members:
+        while (
+            self._ahead is not None
+            and self._ahead.key == first.key
+            and self._ahead.extension not in members
+        ):
             members[self._ahead.extension] = self._content(self._ahead) if wanted else b""
             self._ahead = self._next_member()
         self.slot += 1
@@ -131,7 +137,9 @@ class TarSamples:
             folder, _, base = (long_name or _name(header)).removeprefix("./").rpartition("/")
             stem, _, extension = base.partition(".")
             if kind in (b"0", b"\0") and stem:  # no folders, links or hidden files
-                return _Member(f"{folder}/{stem}" if folder else stem, extension.lower(), size, offset)
+                return _Member(
+                    f"{folder}/{stem}" if folder else stem, extension.lower(), size, offset
+                )
             long_name, long_size = "", None
         return None
 
@@ -154,7 +162,8 @@ def _is_header(header: bytes) -> bool:
     return (
         stored.isdigit()
         # Adler-32's lower half is the sum of all bytes plus one, modulo 65521, at C's speed.
-        and (int(stored, 8) + sum(header[148:156]) - 8 * 32 + 1) % 65521 == zlib.adler32(header) & 0xFFFF
+        and (int(stored, 8) + sum(header[148:156]) - 8 * 32 + 1) % 65521
+        == zlib.adler32(header) & 0xFFFF
         and (header[124] & 0x80 > 0 or not size or size.isdigit())
     )
 

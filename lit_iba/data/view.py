@@ -57,13 +57,17 @@ class View:
 
 
 @lru_cache(maxsize=64)
-def central_centres(preprocessing: Preprocessing, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+def central_centres(
+    preprocessing: Preprocessing, width: int, height: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Where pixel centres of ``preprocessing.picture`` lie in a photograph of width x height: x, y (crop,)."""
     size = preprocessing.scaled_size(width, height)
     left, top = preprocessing.crop_offset(size)
     centre = np.arange(preprocessing.crop, dtype=np.float32) + np.float32(0.5)
     # In float32, as Preprocessing.object_mask counts: the two agree to the pixel.
-    return (centre + left) * np.float32(width / size[0]), (centre + top) * np.float32(height / size[1])
+    return (centre + left) * np.float32(width / size[0]), (centre + top) * np.float32(
+        height / size[1]
+    )
 
 
 def pixel_mask(mask: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:

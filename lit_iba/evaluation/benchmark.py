@@ -165,7 +165,9 @@ class Benchmark:
         """Until every process has explained its shards."""
         for shard in self.plan.data.shards:
             for name in self.plan.explainers:
-                while not self.plan.heatmaps.complete(name, shard.stem, self.plan.fingerprint(shard, name)):
+                while not self.plan.heatmaps.complete(
+                    name, shard.stem, self.plan.fingerprint(shard, name)
+                ):
                     time.sleep(POLL)
 
     def _prepare(self, fabric: Fabric) -> None:
@@ -180,7 +182,9 @@ class Benchmark:
         if fabric.global_rank == 0:
             self.out.mkdir(parents=True, exist_ok=True)
             if swept := sweep_abandoned(self.out):
-                _log.warning("deleted %d unfinished files that a killed run left in %s", swept, self.out)
+                _log.warning(
+                    "deleted %d unfinished files that a killed run left in %s", swept, self.out
+                )
             RunFolder.write_config(self.out, config)
 
     def _checked_config(self) -> dict[str, Any]:
@@ -212,11 +216,16 @@ class Benchmark:
                 f"no image of {self.source} is left to evaluate (max_images {plan.selection.max_images}, "
                 f"max_box_fraction {plan.selection.max_box_fraction}); loosen them or check the data"
             )
-        results = summarize_metrics(plan.rows, plan.metrics, list(plan.explainers), plan.stems, self.out)
+        results = summarize_metrics(
+            plan.rows, plan.metrics, list(plan.explainers), plan.stems, self.out
+        )
         content = RunFolder.heading() | {
             "classifier": plan.classifier.identity,
             "data": {
-                "source": self.source, "images": plan.data.total, "used": sum(used), "corrupt": corrupt,
+                "source": self.source,
+                "images": plan.data.total,
+                "used": sum(used),
+                "corrupt": corrupt,
                 "identity": plan.data.identity(),
             },
             "explainers": described,
@@ -224,13 +233,17 @@ class Benchmark:
                 name: {**metric.identity, "definition": metric.definition, "better": metric.better}
                 for name, metric in plan.metrics.items()
             },
-            "results": {m: {e: r.to_dict() for e, r in by_name.items()} for m, by_name in results.items()},
-        }  # fmt: skip
+            "results": {
+                m: {e: r.to_dict() for e, r in by_name.items()} for m, by_name in results.items()
+            },
+        }
         self._write_gallery(used, described)
         console = Console()
         console.print(summary_table(RunFolder.write(self.out, content)))
         if corrupt:
-            console.print(f"{corrupt} of {plan.data.total} samples could not be decoded and were left out")
+            console.print(
+                f"{corrupt} of {plan.data.total} samples could not be decoded and were left out"
+            )
 
     def _explainers_described(self) -> tuple[dict[str, dict[str, Any]], list[int], int]:
         """For ``results.json``: each explainer; the images used of each shard; how many samples were corrupt."""
@@ -247,9 +260,12 @@ class Benchmark:
                 seconds += float(metadata["seconds"])
                 corrupt += int(metadata["corrupt"])
             described[name] = {
-                "class": cls, "settings": settings, "unit": metadata["unit"], "signed": metadata["signed"] == "1",
+                "class": cls,
+                "settings": settings,
+                "unit": metadata["unit"],
+                "signed": metadata["signed"] == "1",
                 "seconds_per_image": seconds / max(sum(used), 1),
-            }  # fmt: skip
+            }
             if errors:  # of the sum that the method promises, relative to it
                 described[name]["completeness_error"] = sum(errors) / len(errors)
         return described, used, corrupt
@@ -258,7 +274,9 @@ class Benchmark:
         plan, gallery = self.plan, Gallery(self.plan.heatmaps, list(self.plan.explainers))
         for shard, rows in zip(plan.data.shards, spread(used, self.gallery), strict=True):
             if rows:
-                images = plan.selection.select(shard, plan.quotas[shard.stem], plan.classifier.preprocessing)
+                images = plan.selection.select(
+                    shard, plan.quotas[shard.stem], plan.classifier.preprocessing
+                )
                 gallery.add(shard, images, rows)
         gallery.save(self.out, described, plan.classifier.class_names)
         if self.panels:
@@ -268,12 +286,20 @@ class Benchmark:
         from lit_iba.activity.panels import panels, write_panels
 
         classifier, keys = self.plan.classifier, gallery.keys[: self.panels]
-        pictures, targets = (torch.cat(gallery.parts[name])[: self.panels] for name in ("pictures", "labels"))
+        pictures, targets = (
+            torch.cat(gallery.parts[name])[: self.panels] for name in ("pictures", "labels")
+        )
         if self.plan.target == "predicted":
             with torch.no_grad():
                 targets = classifier(classifier.images(pictures)).argmax(dim=1).cpu()
         figures, sums = panels(classifier, pictures, targets, names=keys)
-        write_panels(self.out / "panels", figures, sums, targets, [re.sub(r"[^\w.+-]", "_", key) for key in keys])
+        write_panels(
+            self.out / "panels",
+            figures,
+            sums,
+            targets,
+            [re.sub(r"[^\w.+-]", "_", key) for key in keys],
+        )
 
 
 def _index_of(data: ShardIndex | Source) -> ShardIndex:

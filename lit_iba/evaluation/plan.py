@@ -22,7 +22,9 @@ from lit_iba.resumable.store import ShardStore, plain
 Named = Mapping[str, Mapping[str, Any] | None]
 
 
-def class_and_settings(kind: str, name: str, given: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
+def class_and_settings(
+    kind: str, name: str, given: Mapping[str, Any] | None
+) -> tuple[str, dict[str, Any]]:
     """Split a config entry: ``{explainer: grad_cam, layer: layer4}`` under any name, or settings under the class's own.
 
     A class of the user's own is named as ``{explainer: my_file.MyMap, ...}``, or as elsewhere in Lightning's configs:
@@ -37,7 +39,9 @@ def class_and_settings(kind: str, name: str, given: Mapping[str, Any] | None) ->
             f"name; use letters, digits and _ . + -, and say {kind}: <class> in its settings"
         )
     if not isinstance(given, Mapping | None):
-        raise InputError(f"the settings of {kind} {name!r} are {given!r}; give a mapping, or nothing")
+        raise InputError(
+            f"the settings of {kind} {name!r} are {given!r}; give a mapping, or nothing"
+        )
     settings = dict(given or {})
     if "class_path" in settings:
         unknown = settings.keys() - {"class_path", "init_args"}
@@ -45,7 +49,9 @@ def class_and_settings(kind: str, name: str, given: Mapping[str, Any] | None) ->
             raise InputError(
                 f"{kind} {name!r} has class_path and {sorted(unknown)[0]!r} side by side; put its settings under init_args"
             )
-        return class_and_settings(kind, name, {**(settings.get("init_args") or {}), kind: settings["class_path"]})
+        return class_and_settings(
+            kind, name, {**(settings.get("init_args") or {}), kind: settings["class_path"]}
+        )
     return str(settings.pop(kind, name)), settings
 
 
@@ -66,11 +72,15 @@ class EvaluationPlan:
     def __post_init__(self) -> None:
         check_literals(self)
         if not self.explainers:
-            raise InputError("no explainers are given; name at least one, such as {grad_cam: {layer: layer4}}")
+            raise InputError(
+                "no explainers are given; name at least one, such as {grad_cam: {layer: layer4}}"
+            )
         if self.batch_size < 1:
             raise InputError(f"batch_size is {self.batch_size}; it must be 1 or more")
         if len(self.stems) != len(set(self.stems)):
-            raise InputError("two shards of the data have the same file name, by which results are kept; rename one")
+            raise InputError(
+                "two shards of the data have the same file name, by which results are kept; rename one"
+            )
         for name, _ in self.explainers.values():
             explainer_class(name)
 
@@ -78,8 +88,14 @@ class EvaluationPlan:
     def from_names(cls, explainers: Named, metrics: Named, **rest: Any) -> EvaluationPlan:
         """Build from the settings by name of a config."""
         return cls(
-            explainers={name: class_and_settings("explainer", name, given) for name, given in explainers.items()},
-            metrics={name: build_metric(*class_and_settings("metric", name, given)) for name, given in metrics.items()},
+            explainers={
+                name: class_and_settings("explainer", name, given)
+                for name, given in explainers.items()
+            },
+            metrics={
+                name: build_metric(*class_and_settings("metric", name, given))
+                for name, given in metrics.items()
+            },
             **rest,
         )
 
@@ -116,10 +132,12 @@ class EvaluationPlan:
 
     def files(self) -> list[Path]:
         """Every file of heatmaps and rows that a finished run has."""
-        groups = [f"{metric}/{explainer}" for metric in self.metrics for explainer in self.explainers]
-        return [self.heatmaps.path(name, stem) for name in self.explainers for stem in self.stems] + [
-            self.rows.path(group, stem) for group in groups for stem in self.stems
+        groups = [
+            f"{metric}/{explainer}" for metric in self.metrics for explainer in self.explainers
         ]
+        return [
+            self.heatmaps.path(name, stem) for name in self.explainers for stem in self.stems
+        ] + [self.rows.path(group, stem) for group in groups for stem in self.stems]
 
     def config(self) -> dict[str, Any]:
         """Everything that the results depend on, as plain values."""
@@ -133,7 +151,9 @@ class EvaluationPlan:
                 "max_box_fraction": self.selection.max_box_fraction,
                 "seed": self.selection.seed,
                 "statistics": self.statistics,
-                "explainers": {name: {"explainer": c, **s} for name, (c, s) in self.explainers.items()},
+                "explainers": {
+                    name: {"explainer": c, **s} for name, (c, s) in self.explainers.items()
+                },
                 "metrics": {name: metric.identity for name, metric in self.metrics.items()},
             }
         )
@@ -141,7 +161,10 @@ class EvaluationPlan:
     @cached_property
     def _explainer_identities(self) -> dict[str, dict[str, Any]]:
         """Of each explainer, see :func:`explainer_identity`."""
-        return {name: explainer_identity(cls, settings) for name, (cls, settings) in self.explainers.items()}
+        return {
+            name: explainer_identity(cls, settings)
+            for name, (cls, settings) in self.explainers.items()
+        }
 
     def fingerprint(self, shard: Shard, explainer: str) -> dict[str, Any]:
         """What the heatmaps of a shard depend on."""
@@ -149,7 +172,12 @@ class EvaluationPlan:
             "classifier": self.classifier.identity,
             "preprocessing": self.classifier.preprocessing.to_dict(),
             "explainer": self._explainer_identities[explainer],
-            "shard": {"name": shard.name, "count": shard.count, "bytes": shard.bytes, "sha256": shard.sha256},
+            "shard": {
+                "name": shard.name,
+                "count": shard.count,
+                "bytes": shard.bytes,
+                "sha256": shard.sha256,
+            },
             "selection": self.selection.identity(self.quotas[shard.stem]),
             "target": self.target,
             "statistics": self.statistics,
@@ -161,5 +189,8 @@ class EvaluationPlan:
         identity = judge.identity | source_of(type(judge))
         found = {"metric": identity, "heatmaps": self.fingerprint(shard, explainer)}
         if judge.others_wanted:  # drawn from the heatmaps of all shards
-            found["others"] = {"data": self.data.identity(), "max_images": self.selection.max_images}
+            found["others"] = {
+                "data": self.data.identity(),
+                "max_images": self.selection.max_images,
+            }
         return found

@@ -63,5 +63,9 @@ class HeatmapPool:
         for shard in sorted({entry[1] for entry in wanted}):
             with self.store.opened(self.explainer, shard) as file:
                 values = file.get_slice("values")
-                found |= {e: values[e[2] : e[2] + 1][0] for e in wanted if e[1] == shard and e not in found}
+                found |= {
+                    e: values[e[2] : e[2] + 1][0]
+                    for e in wanted
+                    if e[1] == shard and e not in found
+                }
         return torch.stack([found[entry] for entry in wanted]).unflatten(0, (len(keys), count))

@@ -65,7 +65,10 @@ def spread(counts: Sequence[int], wanted: int) -> list[list[int]]:
     total = sum(counts)
     chosen = sorted({i * total // wanted for i in range(wanted)}) if total and wanted else []
     starts = [sum(counts[:s]) for s in range(len(counts))]
-    return [[i - start for i in chosen if start <= i < start + n] for start, n in zip(starts, counts, strict=True)]
+    return [
+        [i - start for i in chosen if start <= i < start + n]
+        for start, n in zip(starts, counts, strict=True)
+    ]
 
 
 class Gallery:
@@ -92,12 +95,16 @@ class Gallery:
         for explainer in self.explainers:
             with self.store.opened(explainer, shard.stem) as file:
                 values = file.get_slice("values")
-                tensors[f"heatmap/{explainer}"] = torch.stack([values[row : row + 1][0] for row in rows])
+                tensors[f"heatmap/{explainer}"] = torch.stack(
+                    [values[row : row + 1][0] for row in rows]
+                )
         for name, tensor in tensors.items():
             self.parts.setdefault(name, []).append(tensor)
         self.keys += [images.keys[row] for row in rows]
 
-    def save(self, out: Path, described: dict[str, dict[str, Any]], class_names: Sequence[str]) -> None:
+    def save(
+        self, out: Path, described: dict[str, dict[str, Any]], class_names: Sequence[str]
+    ) -> None:
         """Write it into the run ``out``; ``described`` holds each explainer's unit and whether it is signed."""
         tensors = {name: torch.cat(parts) for name, parts in self.parts.items()}
         labels = tensors["labels"].tolist() if tensors else []
@@ -105,7 +112,10 @@ class Gallery:
             "keys": self.keys,
             "units": {name: described[name]["unit"] for name in self.explainers},
             "signed": {name: described[name]["signed"] for name in self.explainers},
-            "class_names": [class_names[label] if 0 <= label < len(class_names) else str(label) for label in labels],
+            "class_names": [
+                class_names[label] if 0 <= label < len(class_names) else str(label)
+                for label in labels
+            ],
         }
         with whole_file(out / GALLERY) as part:
             save_file(tensors, part, metadata={k: json.dumps(v) for k, v in metadata.items()})
@@ -123,7 +133,9 @@ def summary_table(results: dict[str, Any]) -> Table:
         2
     """
     images = results["data"]["used"]
-    table = Table(title=f"{results['classifier'].get('model', 'classifier')}, {images} images, mean ± standard error")
+    table = Table(
+        title=f"{results['classifier'].get('model', 'classifier')}, {images} images, mean ± standard error"
+    )
     table.add_column("explainer")
     scores = results["results"]
     for metric in scores:
@@ -140,4 +152,6 @@ def _cell(result: dict[str, Any], images: int) -> str:
     if result["score"] is None:
         return f"undefined (n={result['n']})"
     error = "" if result["standard_error"] is None else f" ± {result['standard_error']:.3f}"
-    return f"{result['score']:.3f}{error}" + ("" if result["n"] == images else f" (n={result['n']})")
+    return f"{result['score']:.3f}{error}" + (
+        "" if result["n"] == images else f" (n={result['n']})"
+    )

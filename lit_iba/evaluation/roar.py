@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from torch import Tensor
 
 from lit_iba.checks import check_literals
@@ -28,10 +35,10 @@ from lit_iba.errors import InputError
 from lit_iba.evaluation.benchmark import Benchmark
 from lit_iba.evaluation.plan import Named
 from lit_iba.evaluation.results import summary_table
+from lit_iba.evaluation.roar_ranks import most_relevant, relevance_ranks
 from lit_iba.evaluation.roar_training import Pictures, Recipe, Retraining, hits, retrain
 from lit_iba.files import FolderLock, whole_file
 from lit_iba.metrics.base import Result, mean_and_error
-from lit_iba.randomness import sample_generators
 from lit_iba.report.run_folder import GALLERY, RunFolder
 from lit_iba.resumable.selection import Selection
 from lit_iba.resumable.store import ShardStore, sweep_abandoned
@@ -40,24 +47,6 @@ if TYPE_CHECKING:
     from lightning import Fabric
 
 ORIGINAL = "original"  # the group of the cells from which nothing is removed
-
-
-def relevance_ranks(maps: Tensor, keys: Sequence[str]) -> Tensor:
-    """Rank of each pixel, 0 for the most relevant: (N, H, W) to int32 (N, H, W).
-
-    Equal pixels, such as the zeros of a rectified map, come in a random order that follows from the picture's key.
-    """
-    flat = maps.flatten(1)
-    generators = sample_generators(0, keys, flat.device)
-    tie = torch.stack([torch.randperm(flat.shape[1], generator=g, device=g.device) for g in generators])
-    order = tie.gather(1, flat.gather(1, tie).argsort(dim=1, descending=True, stable=True))
-    ranks = torch.arange(flat.shape[1], dtype=torch.int32, device=flat.device).expand_as(order)
-    return torch.empty_like(order, dtype=torch.int32).scatter_(1, order, ranks).view_as(maps)
-
-
-def most_relevant(ranks: Tensor, percent: float) -> Tensor:
-    """The top ``percent`` of the pixels of each picture, bool (N, H, W)."""
-    return ranks < round(percent / 100 * ranks[0].numel())
 
 
 class Roar:
@@ -138,8 +127,11 @@ class Roar:
         self.out, self.classifier, self.explainers = Path(out), classifier, dict(explainers)
         self.size = size if classifier is None else classifier.preprocessing.crop
         self.explaining: dict[str, Any] = {
-            "batch_size": batch_size, "target": target, "statistics_images": statistics_images, "gallery": gallery,
-        }  # fmt: skip
+            "batch_size": batch_size,
+            "target": target,
+            "statistics_images": statistics_images,
+            "gallery": gallery,
+        }
         self.fresh = fresh
         self.cells = ShardStore(self.out / "cells")
 
@@ -188,8 +180,12 @@ class Roar:
         loaded = {name: self._load(name) for name in self.sets}
         pictures = {name: data for name, (data, _) in loaded.items()}
         columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-        )  # fmt: skip
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
         console = Console(stderr=True)
         with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
             accuracies = {(ORIGINAL, 0.0): self._original(pictures, fabric.device, progress)}
@@ -198,12 +194,21 @@ class Roar:
         with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
             for method in self.explainers:
                 missing = [
-                    (p, seed) for p in self.percents for seed in self.seeds
-                    if not self.cells.complete(method, _cell(p, seed), self._fingerprint(p, seed, benchmarks, method))
-                ]  # fmt: skip
-                ranks = {
-                    name: relevance_ranks(_maps(benchmarks[name], method), keys) for name, (_, keys) in loaded.items()
-                } if missing else {}  # fmt: skip
+                    (p, seed)
+                    for p in self.percents
+                    for seed in self.seeds
+                    if not self.cells.complete(
+                        method, _cell(p, seed), self._fingerprint(p, seed, benchmarks, method)
+                    )
+                ]
+                ranks = (
+                    {
+                        name: relevance_ranks(_maps(benchmarks[name], method), keys)
+                        for name, (_, keys) in loaded.items()
+                    }
+                    if missing
+                    else {}
+                )
                 for p, seed in missing:
                     kept = {
                         name: Pictures(data.pictures, data.labels, most_relevant(ranks[name], p))
@@ -212,7 +217,9 @@ class Roar:
                     fingerprint = self._fingerprint(p, seed, benchmarks, method)
                     self._train(method, p, seed, kept, fingerprint, fabric.device, progress)
                     if not console.is_terminal:
-                        console.print(f"{method}: {p:g} % removed, seed {seed} done", highlight=False)
+                        console.print(
+                            f"{method}: {p:g} % removed, seed {seed} done", highlight=False
+                        )
                 for p in self.percents:
                     accuracies[method, p] = self._read(method, p)
         return self._finish(accuracies, explained)
@@ -221,12 +228,23 @@ class Roar:
         """All pictures of a set, with their keys."""
         index, selection = self.sets[name], Selection(self.limits[name])
         quotas = selection.quotas([shard.count for shard in index.shards])
-        crop = Preprocessing(resize=None, crop=self.size) if self.classifier is None else self.classifier.preprocessing
-        parts = [selection.select(shard, quota, crop) for shard, quota in zip(index.shards, quotas, strict=True)]
+        crop = (
+            Preprocessing(resize=None, crop=self.size)
+            if self.classifier is None
+            else self.classifier.preprocessing
+        )
+        parts = [
+            selection.select(shard, quota, crop)
+            for shard, quota in zip(index.shards, quotas, strict=True)
+        ]
         labels = torch.cat([part.labels for part in parts])
         if not len(labels) or int(labels.min()) < 0:
-            raise InputError(f"ROAR trains on labels, but the {name} data has pictures without one; add .cls members")
-        return Pictures(torch.cat([p.pictures for p in parts]), labels), [key for part in parts for key in part.keys]
+            raise InputError(
+                f"ROAR trains on labels, but the {name} data has pictures without one; add .cls members"
+            )
+        return Pictures(torch.cat([p.pictures for p in parts]), labels), [
+            key for part in parts for key in part.keys
+        ]
 
     def _colours(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation per channel, (3,), of pictures scaled to [0, 1]."""
@@ -256,13 +274,23 @@ class Roar:
         mean, std = self._colours(data["train"].pictures)
         task = progress.add_task(f"{group}, {percent:g} %, seed {seed}", total=self.recipe.epochs)
         classes = self._classes(data["train"].labels)
-        trained = retrain(data["train"], classes, self.recipe, mean, std, seed, device, lambda: progress.advance(task))
+        trained = retrain(
+            data["train"],
+            classes,
+            self.recipe,
+            mean,
+            std,
+            seed,
+            device,
+            lambda: progress.advance(task),
+        )
         progress.remove_task(task)
         if group == ORIGINAL and self.classifier is None and seed == self.seeds[0]:
             self._keep_classifier(trained, classes)
         tensors = {
-            "accuracy": hits(trained, data["test"]).float().mean(), "validation": torch.tensor(trained.best_accuracy),
-        }  # fmt: skip
+            "accuracy": hits(trained, data["test"]).float().mean(),
+            "validation": torch.tensor(trained.best_accuracy),
+        }
         self.cells.write(group, _cell(percent, seed), tensors, fingerprint, {})
         return trained
 
@@ -270,15 +298,20 @@ class Roar:
         mean, std = (tuple(t.flatten().tolist()) for t in (trained.mean, trained.std))
         settings = {
             "num_classes": classes,
-            "preprocessing": Preprocessing(resize=None, crop=self.size, mean=mean, std=std).to_dict(),
+            "preprocessing": Preprocessing(
+                resize=None, crop=self.size, mean=mean, std=std
+            ).to_dict(),
         }
         names = self.sets["train"].class_names
         save_weights(
-            self.out / "classifier.safetensors", trained.network.state_dict(),
+            self.out / "classifier.safetensors",
+            trained.network.state_dict(),
             settings | ({"class_names": names} if names else {}),
-        )  # fmt: skip
+        )
 
-    def _original(self, pictures: dict[str, Pictures], device: torch.device, progress: Progress) -> Tensor:
+    def _original(
+        self, pictures: dict[str, Pictures], device: torch.device, progress: Progress
+    ) -> Tensor:
         """Accuracy with all pixels, (seeds,); trains, and loads, the classifier where none was given."""
         weights = self.out / "classifier.safetensors"
         for seed in self.seeds:
@@ -292,24 +325,41 @@ class Roar:
 
     def _read(self, group: str, percent: float) -> Tensor:
         """Accuracy of each seed, (seeds,)."""
-        return torch.stack([self.cells.read(group, _cell(percent, seed))[0]["accuracy"] for seed in self.seeds])
+        return torch.stack(
+            [self.cells.read(group, _cell(percent, seed))[0]["accuracy"] for seed in self.seeds]
+        )
 
     def _benchmark(self, name: str) -> Benchmark:
         """The heatmaps of a set."""
         assert self.classifier is not None  # _original() has seen to it
         return Benchmark(
-            self.classifier, self.sets[name], self.explainers, {}, self.out / name, max_images=self.limits[name],
-            statistics_data=self.sets["train"], statistics_folder=self.out / "statistics", **self.explaining,
-        )  # fmt: skip
+            self.classifier,
+            self.sets[name],
+            self.explainers,
+            {},
+            self.out / name,
+            max_images=self.limits[name],
+            statistics_data=self.sets["train"],
+            statistics_folder=self.out / "statistics",
+            **self.explaining,
+        )
 
     def _fingerprint(
-        self, percent: float, seed: int, benchmarks: dict[str, Benchmark] | None = None, method: str = ""
+        self,
+        percent: float,
+        seed: int,
+        benchmarks: dict[str, Benchmark] | None = None,
+        method: str = "",
     ) -> dict[str, Any]:
         """What a cell depends on."""
         found: dict[str, Any] = {
-            "recipe": asdict(self.recipe), "percent": percent, "seed": seed, "size": self.size,
-            "data": {name: index.identity() for name, index in self.sets.items()}, "limits": self.limits,
-        }  # fmt: skip
+            "recipe": asdict(self.recipe),
+            "percent": percent,
+            "seed": seed,
+            "size": self.size,
+            "data": {name: index.identity() for name, index in self.sets.items()},
+            "limits": self.limits,
+        }
         for name, benchmark in (benchmarks or {}).items():
             found[name] = benchmark.plan.fingerprint(benchmark.plan.data.shards[0], method)
         return found
@@ -322,17 +372,24 @@ class Roar:
             score, error = mean_and_error(torch.stack(points[1:]).mean(dim=0))
             means = [mean_and_error(point) for point in points]
             line = {
-                "x": [0.0, *map(float, self.percents)], "y": [float(m) for m, _ in means], "se": [float(e) for _, e in means],
-            }  # fmt: skip
+                "x": [0.0, *map(float, self.percents)],
+                "y": [float(m) for m, _ in means],
+                "se": [float(e) for _, e in means],
+            }
             extra = {f"accuracy_at_{x:g}": y for x, y in zip(line["x"], line["y"], strict=True)}
             extra |= {
                 f"spread_at_{x:g}": float(p.double().std()) if len(p) > 1 else float("nan")
                 for x, p in zip(line["x"], points, strict=True)
             }
             found[method] = Result(
-                float(score), float(error), len(self.seeds), extra, {"accuracy": line},
-                "pixels removed (%)", "test accuracy after retraining",
-            )  # fmt: skip
+                float(score),
+                float(error),
+                len(self.seeds),
+                extra,
+                {"accuracy": line},
+                "pixels removed (%)",
+                "test accuracy after retraining",
+            )
         return found
 
     def _finish(
@@ -345,7 +402,12 @@ class Roar:
             "data": test["data"] | {"train": explained["train"]["data"]},
             "explainers": test["explainers"],
             "metrics": {
-                "roar": {"class": "roar", "settings": settings, "definition": self.definition, "better": "lower"}
+                "roar": {
+                    "class": "roar",
+                    "settings": settings,
+                    "definition": self.definition,
+                    "better": "lower",
+                }
             },
             "results": {"roar": {method: result.to_dict() for method, result in results.items()}},
         }
@@ -358,7 +420,9 @@ class Roar:
         Console().print(summary_table(written))
         return written
 
-    def _rows(self, accuracies: dict[tuple[str, float], Tensor]) -> Iterator[tuple[str, str, str, str, float]]:
+    def _rows(
+        self, accuracies: dict[tuple[str, float], Tensor]
+    ) -> Iterator[tuple[str, str, str, str, float]]:
         """For the run's rows: each seed's accuracies, and their mean as its score."""
         for method in self.explainers:
             points = {f"accuracy_at_{p:g}": accuracies[method, p].double() for p in self.percents}

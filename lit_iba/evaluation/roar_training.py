@@ -59,7 +59,9 @@ class Recipe:
     def __post_init__(self) -> None:
         check_counts(epochs=self.epochs, batch_size=self.batch_size, decay_every=self.decay_every)
         if not 0 < self.validation_fraction < 1:
-            raise InputError(f"validation_fraction is {self.validation_fraction}; it must lie between 0 and 1")
+            raise InputError(
+                f"validation_fraction is {self.validation_fraction}; it must lie between 0 and 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -100,21 +102,29 @@ class Batches:
 
     def __iter__(self) -> Iterator[Pictures]:
         count = len(self.data)
-        order = torch.arange(count) if self.generator is None else torch.randperm(count, generator=self.generator)
+        order = (
+            torch.arange(count)
+            if self.generator is None
+            else torch.randperm(count, generator=self.generator)
+        )
         return (self.data[part] for part in order.to(self.data.labels.device).split(self.size))
 
 
 def shifted_and_mirrored(images: Tensor, generator: torch.Generator) -> Tensor:
     """Each image moved by up to 4 pixels either way, the rest 0, and mirrored or not; (B, C, H, W) to the same shape."""
     count, _, height, width = images.shape
-    down, right = torch.randint(0, 2 * CROP_PADDING + 1, (2, count, 1), generator=generator).to(images.device)
+    down, right = torch.randint(0, 2 * CROP_PADDING + 1, (2, count, 1), generator=generator).to(
+        images.device
+    )
     mirror = (torch.rand(count, generator=generator) < 0.5).to(images.device)
     rows = down + torch.arange(height, device=images.device)  # (B, H)
     columns = right + torch.arange(width, device=images.device)
     columns = torch.where(mirror[:, None], columns.flip(1), columns)
     padded = F.pad(images, [CROP_PADDING] * 4)
     image = torch.arange(count, device=images.device)[:, None, None]
-    return padded.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return padded.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]].permute(
+        0, 3, 1, 2
+    )
 
 
 class Retraining(L.LightningModule):
@@ -128,7 +138,12 @@ class Retraining(L.LightningModule):
     """
 
     def __init__(
-        self, network: nn.Module, recipe: Recipe, mean: Tensor, std: Tensor, generator: torch.Generator
+        self,
+        network: nn.Module,
+        recipe: Recipe,
+        mean: Tensor,
+        std: Tensor,
+        generator: torch.Generator,
     ) -> None:
         super().__init__()
         self.network, self.recipe, self.generator = network, recipe, generator
@@ -146,7 +161,11 @@ class Retraining(L.LightningModule):
     def images(self, batch: Pictures) -> Tensor:
         """Normalised images with the removed pixels at the mean colour, float (B, 3, H, W)."""
         images = (batch.pictures.to(self.device).float() / 255 - self.mean) / self.std
-        return images if batch.removed is None else images.masked_fill(batch.removed.to(self.device)[:, None], 0)
+        return (
+            images
+            if batch.removed is None
+            else images.masked_fill(batch.removed.to(self.device)[:, None], 0)
+        )
 
     def training_step(self, batch: Pictures, batch_index: int) -> Tensor:
         """Cross-entropy."""
@@ -168,10 +187,13 @@ class Retraining(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam; the learning rate falls every so many epochs."""
         r = self.recipe
-        adam = torch.optim.Adam(self.network.parameters(), lr=r.learning_rate, weight_decay=r.weight_decay)
+        adam = torch.optim.Adam(
+            self.network.parameters(), lr=r.learning_rate, weight_decay=r.weight_decay
+        )
         return {
-            "optimizer": adam, "lr_scheduler": torch.optim.lr_scheduler.StepLR(adam, r.decay_every, r.decay),
-        }  # fmt: skip
+            "optimizer": adam,
+            "lr_scheduler": torch.optim.lr_scheduler.StepLR(adam, r.decay_every, r.decay),
+        }
 
 
 class _EpochEnd(L.Callback):
@@ -230,7 +252,9 @@ def retrain(
     order = torch.randperm(len(train), generator=generator)
     train = train.to(device)
     training, validation = (train[part.to(device)] for part in (order[held_out:], order[:held_out]))
-    module = Retraining(new_network(recipe.network, num_classes, seed), recipe, mean, std, generator)
+    module = Retraining(
+        new_network(recipe.network, num_classes, seed), recipe, mean, std, generator
+    )
     # What Lightning says at every start is said once by the run that trains hundreds of networks.
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
@@ -238,13 +262,26 @@ def retrain(
         logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
-            warnings.filterwarnings("ignore", message="The `srun` command is available")  # said once by the run already
+            warnings.filterwarnings(
+                "ignore", message="The `srun` command is available"
+            )  # said once by the run already
             trainer = L.Trainer(
-                max_epochs=recipe.epochs, accelerator=device.type, devices=1 if device.index is None else [device.index],
-                logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-                num_sanity_val_steps=0, use_distributed_sampler=False, callbacks=[_EpochEnd(epoch_done)],
-            )  # fmt: skip
-            trainer.fit(module, Batches(training, recipe.batch_size, generator), Batches(validation, recipe.batch_size))
+                max_epochs=recipe.epochs,
+                accelerator=device.type,
+                devices=1 if device.index is None else [device.index],
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+                use_distributed_sampler=False,
+                callbacks=[_EpochEnd(epoch_done)],
+            )
+            trainer.fit(
+                module,
+                Batches(training, recipe.batch_size, generator),
+                Batches(validation, recipe.batch_size),
+            )
     finally:
         logger.setLevel(level)
     module.network.load_state_dict(module.best_state)
@@ -255,6 +292,7 @@ def retrain(
 def hits(module: Retraining, data: Pictures) -> Tensor:
     """Whether each picture is classified correctly, bool (N,) in main memory."""
     parts = [
-        (module(b).argmax(dim=1) == b.labels.to(module.device)).cpu() for b in Batches(data, module.recipe.batch_size)
+        (module(b).argmax(dim=1) == b.labels.to(module.device)).cpu()
+        for b in Batches(data, module.recipe.batch_size)
     ]
     return torch.cat(parts)

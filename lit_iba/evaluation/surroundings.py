@@ -40,14 +40,29 @@ class StoredStatistics:
     """
 
     def __init__(
-        self, folder: str | Path, data: ShardIndex | None, images: int = 1000, batch_size: int = 32, rank: int = 0
+        self,
+        folder: str | Path,
+        data: ShardIndex | None,
+        images: int = 1000,
+        batch_size: int = 32,
+        rank: int = 0,
     ) -> None:
-        self.folder, self.data, self.count, self.batch_size, self.rank = Path(folder), data, images, batch_size, rank
+        self.folder, self.data, self.count, self.batch_size, self.rank = (
+            Path(folder),
+            data,
+            images,
+            batch_size,
+            rank,
+        )
 
     @property
     def identity(self) -> dict[str, Any] | None:
         """What the statistics are measured on; None if only the folder knows."""
-        return None if self.data is None else {"data": self.data.identity(), "images": min(self.count, self.data.total)}
+        return (
+            None
+            if self.data is None
+            else {"data": self.data.identity(), "images": min(self.count, self.data.total)}
+        )
 
     def statistics(self, classifier: FrozenClassifier, layer: str) -> FeatureStatistics:
         """Statistics of one layer, from the file or else from the data.
@@ -96,7 +111,11 @@ class StoredStatistics:
             InputError: There is neither a file nor data, or the file is of another classifier or data set.
         """
         what, path = what or name, self.folder / f"{name.replace('/', '_')}.safetensors"
-        measured_on = "" if self.identity is None else f"{self.identity['images']} images of {self.identity['data']}"
+        measured_on = (
+            ""
+            if self.identity is None
+            else f"{self.identity['images']} images of {self.identity['data']}"
+        )
         if not path.is_file():
             if self.data is None:
                 raise InputError(
@@ -115,19 +134,29 @@ class StoredStatistics:
             )
         return found
 
-    def batches(self, classifier: FrozenClassifier, progress: str = "", count: int | None = None) -> Iterator[Tensor]:
+    def batches(
+        self, classifier: FrozenClassifier, progress: str = "", count: int | None = None
+    ) -> Iterator[Tensor]:
         """The images that statistics are estimated from, as batches for a classifier; with a progress bar of this name.
 
         Raises:
             InputError: There is no data.
         """
         if self.data is None:
-            raise InputError("statistics are to be estimated, but there is no data; give statistics_data (shards)")
-        quotas = Selection(max_images=count or self.count).quotas([shard.count for shard in self.data.shards])
+            raise InputError(
+                "statistics are to be estimated, but there is no data; give statistics_data (shards)"
+            )
+        quotas = Selection(max_images=count or self.count).quotas(
+            [shard.count for shard in self.data.shards]
+        )
         shards = zip(self.data.shards, quotas, strict=True)
-        for shard, quota in track(list(shards), description=progress, transient=True, disable=not progress):
+        for shard, quota in track(
+            list(shards), description=progress, transient=True, disable=not progress
+        ):
             left = quota
-            for batch in shard_batches(shard, classifier.preprocessing, self.batch_size) if left else ():
+            for batch in (
+                shard_batches(shard, classifier.preprocessing, self.batch_size) if left else ()
+            ):
                 pictures = batch["picture"][batch["weight"] > 0][:left]
                 left -= len(pictures)
                 if len(pictures):

@@ -69,8 +69,15 @@ class ShardWorker:
         Raises:
             InputError: Files of other settings, images without a label, or an explainer that gives NaN.
         """
-        metrics = [name for name, metric in self.plan.metrics.items() if bool(metric.others_wanted) == comparing]
-        unexplained, unjudged = [] if comparing else self._unexplained(shard), self._unjudged(shard, metrics)
+        metrics = [
+            name
+            for name, metric in self.plan.metrics.items()
+            if bool(metric.others_wanted) == comparing
+        ]
+        unexplained, unjudged = (
+            [] if comparing else self._unexplained(shard),
+            self._unjudged(shard, metrics),
+        )
         to_do = len(unexplained) + sum(len(names) for names in unjudged.values())
         quota = self.plan.quotas[shard.stem]
         evaluations = len(self.explainers) * (len(metrics) + (not comparing))
@@ -82,7 +89,9 @@ class ShardWorker:
         work = TargetedShard(shard, images, *self._targets(shard, images))
         for name in unexplained:
             self._explain(work, name)
-        keys = Counter(self.plan.metrics[metric].shared_key for metric, names in unjudged.items() if names)
+        keys = Counter(
+            self.plan.metrics[metric].shared_key for metric, names in unjudged.items() if names
+        )
         shared: dict[tuple[Hashable, int], Tensor] = {}
         for metric, names in unjudged.items():
             # A metric that needs the explainer has nothing to share, and may keep what belongs to the one it judges.
@@ -95,20 +104,24 @@ class ShardWorker:
         """Explainers without heatmaps of the shard."""
         plan = self.plan
         return [
-            name for name in plan.explainers
+            name
+            for name in plan.explainers
             if not plan.heatmaps.complete(name, shard.stem, plan.fingerprint(shard, name))
-        ]  # fmt: skip
+        ]
 
     def _unjudged(self, shard: Shard, metrics: Iterable[str]) -> dict[str, list[str]]:
         """For each metric the explainers without rows of the shard."""
         plan = self.plan
         return {
             metric: [
-                name for name in plan.explainers
-                if not plan.rows.complete(f"{metric}/{name}", shard.stem, plan.row_fingerprint(shard, metric, name))
+                name
+                for name in plan.explainers
+                if not plan.rows.complete(
+                    f"{metric}/{name}", shard.stem, plan.row_fingerprint(shard, metric, name)
+                )
             ]
             for metric in metrics
-        }  # fmt: skip
+        }
 
     def _extra(self, metric: HeatmapMetric, explainer: str, keys: Sequence[str]) -> dict[str, Any]:
         """What some metrics want beside the heatmaps: the explainer, or heatmaps of other images."""
@@ -156,24 +169,39 @@ class ShardWorker:
             if heatmap.completeness is not None:
                 completeness.append(heatmap.completeness.float().cpu())
             if not torch.isfinite(values[-1]).all():
-                bad = [key for key, v in zip(keys, values[-1], strict=True) if not torch.isfinite(v).all()]
+                bad = [
+                    key
+                    for key, v in zip(keys, values[-1], strict=True)
+                    if not torch.isfinite(v).all()
+                ]
                 raise InputError(
                     f"explainer {name!r} gave NaN or infinity for {', '.join(bad[:5])} of {work.shard.path}; "
                     "check its settings, statistics or checkpoint"
                 )
             self.progress.advance(len(heatmap), f"explain: {name}")
         metadata = {
-            "keys": images.keys, "unit": unit, "signed": "1" if signed else "0", "corrupt": images.corrupt,
+            "keys": images.keys,
+            "unit": unit,
+            "signed": "1" if signed else "0",
+            "corrupt": images.corrupt,
             "seconds": time.monotonic() - start,
-        }  # fmt: skip
-        tensors = {"values": torch.cat(values), "targets": work.targets, "probabilities": work.probabilities}
+        }
+        tensors = {
+            "values": torch.cat(values),
+            "targets": work.targets,
+            "probabilities": work.probabilities,
+        }
         if completeness:
             tensors["completeness"] = torch.cat(completeness)
         fingerprint = self.plan.fingerprint(work.shard, name)
         self.plan.heatmaps.write(name, work.shard.stem, tensors, fingerprint, metadata)
 
     def _judge(
-        self, work: TargetedShard, metric_name: str, names: list[str], kept: dict[tuple[Hashable, int], Tensor]
+        self,
+        work: TargetedShard,
+        metric_name: str,
+        names: list[str],
+        kept: dict[tuple[Hashable, int], Tensor],
     ) -> None:
         """Rows of one metric for several explainers, with the passes that they can share made once.
 
@@ -183,12 +211,18 @@ class ShardWorker:
         rows: dict[str, list[dict[str, Tensor]]] = {name: [] for name in names}
         self.progress.begin(metric_name)
         with ExitStack() as stack:
-            files = {name: stack.enter_context(self.plan.heatmaps.opened(name, stem)) for name in names}
+            files = {
+                name: stack.enter_context(self.plan.heatmaps.opened(name, stem)) for name in names
+            }
             for part in self._batches(len(work.images)):
                 images = self.classifier.images(work.images.pictures[part])
                 targets, keys = work.targets[part].to(images.device), work.images.keys[part]
                 mask = work.images.object_mask[part]
-                shared = kept.get((metric.shared_key, part.start)) if metric.shared_key is not None else None
+                shared = (
+                    kept.get((metric.shared_key, part.start))
+                    if metric.shared_key is not None
+                    else None
+                )
                 if shared is None:
                     shared = metric.shared_scores(self.classifier, images, targets)
                 if metric.shared_key is not None and shared is not None:
@@ -197,21 +231,31 @@ class ShardWorker:
                     heatmaps = file.get_slice("values")[part.start : part.stop]
                     metric.reset()
                     metric.update(
-                        self.classifier, images, targets, heatmaps, object_mask=mask, keys=keys, shared=shared,
+                        self.classifier,
+                        images,
+                        targets,
+                        heatmaps,
+                        object_mask=mask,
+                        keys=keys,
+                        shared=shared,
                         **self._extra(metric, name, keys),
-                    )  # fmt: skip
+                    )
                     rows[name].append({row: values.cpu() for row, values in metric.rows().items()})
                     self.progress.advance(len(keys), f"{metric_name}: {name}")
         for name, parts in rows.items():
             tensors = {row: torch.cat([p[row] for p in parts]) for row in parts[0]} if parts else {}
             fingerprint = self.plan.row_fingerprint(work.shard, metric_name, name)
-            self.plan.rows.write(f"{metric_name}/{name}", stem, tensors, fingerprint, {"keys": work.images.keys})
+            self.plan.rows.write(
+                f"{metric_name}/{name}", stem, tensors, fingerprint, {"keys": work.images.keys}
+            )
 
 
 def _check_labels(shard: Shard, images: SelectedImages, num_classes: int) -> None:
     for key, label in zip(images.keys, images.labels.tolist(), strict=True):
         if label < 0:
-            raise InputError(f"sample {key!r} of {shard.path} has no label; add .cls members or use target: predicted")
+            raise InputError(
+                f"sample {key!r} of {shard.path} has no label; add .cls members or use target: predicted"
+            )
         if label >= num_classes:
             raise InputError(
                 f"sample {key!r} of {shard.path} has label {label}, but the classifier knows 0..{num_classes - 1}; "

@@ -16,6 +16,11 @@ else:
         __name__,
         {
             "lit_iba.export.artefact": ["check_export", "load_exported"],
-            "lit_iba.export.write": ["ExportReport", "FORMATS", "export_checkpoint", "export_explainer"],
+            "lit_iba.export.write": [
+                "ExportReport",
+                "FORMATS",
+                "export_checkpoint",
+                "export_explainer",
+            ],
         },
     )

@@ -33,10 +33,16 @@ def plain_values(values: Any) -> Any:
     return json.loads(json.dumps(values, default=str))
 
 
-def describe(explainer: TrainedExplainer, checkpoint: dict[str, Any] | None = None) -> dict[str, Any]:
+def describe(
+    explainer: TrainedExplainer, checkpoint: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """What every file of an export carries: the contract of the program, and how to rebuild the explainer."""
     classifier, crop = explainer.classifier, explainer.classifier.preprocessing.crop
-    record = {"model": classifier.name, "weights": classifier.weights, "num_classes": classifier.num_classes}
+    record = {
+        "model": classifier.name,
+        "weights": classifier.weights,
+        "num_classes": classifier.num_classes,
+    }
     cls = type(explainer)
     return {
         "schema": SCHEMA,
@@ -49,7 +55,9 @@ def describe(explainer: TrainedExplainer, checkpoint: dict[str, Any] | None = No
         },
         "classifier": {
             **classifier.identity,
-            "record": None if classifier.weights == "as given" else record,  # a module of the user's own has no name
+            "record": None
+            if classifier.weights == "as given"
+            else record,  # a module of the user's own has no name
         },
         "preprocessing": classifier.preprocessing.to_dict(),
         "input": {
@@ -60,12 +68,22 @@ def describe(explainer: TrainedExplainer, checkpoint: dict[str, Any] | None = No
             "channel; the batch size is free, the picture's size is fixed",
         },
         "outputs": [
-            {"name": o.name, "shape": ["batch", crop, crop], "dtype": "float32", "unit": o.unit, "meaning": o.meaning}
+            {
+                "name": o.name,
+                "shape": ["batch", crop, crop],
+                "dtype": "float32",
+                "unit": o.unit,
+                "meaning": o.meaning,
+            }
             for o in explainer.outputs
         ],
         "class_names": list(classifier.class_names),
         "checkpoint": plain_values(checkpoint) if checkpoint else None,
-        "packages": {"python": platform.python_version(), "lit_iba": lit_iba.__version__, **_versions()},
+        "packages": {
+            "python": platform.python_version(),
+            "lit_iba": lit_iba.__version__,
+            **_versions(),
+        },
     }
 
 
@@ -93,7 +111,9 @@ def read_description(folder: str | Path) -> dict[str, Any]:
     """
     path = Path(folder) / METADATA_FILE
     if not path.is_file():
-        raise InputError(f"{folder} holds no {METADATA_FILE}; give a folder that 'evaluate.py export' wrote")
+        raise InputError(
+            f"{folder} holds no {METADATA_FILE}; give a folder that 'evaluate.py export' wrote"
+        )
     return _check_description(path.read_text(encoding="utf-8"), path)
 
 
@@ -103,7 +123,9 @@ def _check_description(text: str, path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{path} is damaged ({error}); export the explainer again") from error
     if not isinstance(description, dict) or description.get("kind") != KIND:
-        raise InputError(f"{path} does not describe an exported explainer; give one that 'evaluate.py export' wrote")
+        raise InputError(
+            f"{path} does not describe an exported explainer; give one that 'evaluate.py export' wrote"
+        )
     if description["schema"] > SCHEMA:
         raise InputError(
             f"{path} has schema {description['schema']}, this lit_iba reads up to {SCHEMA}; update lit_iba"
@@ -133,7 +155,9 @@ def check_export(folder: str | Path, names: Sequence[str] | None = None) -> dict
                 f"{folder / name} is missing; export it with --format {Path(name).suffix[1:]} into this folder"
             )
         if not is_whole(folder, description, name):
-            raise InputError(f"{folder / name} is not the file that was exported (its sha256 differs); export it again")
+            raise InputError(
+                f"{folder / name} is not the file that was exported (its sha256 differs); export it again"
+            )
     return description
 
 
@@ -167,12 +191,16 @@ def load_exported(path: str | Path, classifier: FrozenClassifier | None = None) 
             embedded = (file.metadata() or {}).get(METADATA_KEY, "null")
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (safetensors.SafetensorError, OSError) as error:
-        raise InputError(f"{path} is no safetensors file, or damaged ({error}); export the explainer again") from error
+        raise InputError(
+            f"{path} is no safetensors file, or damaged ({error}); export the explainer again"
+        ) from error
     description = _check_description(embedded, path)
     name = description["explainer"]["name"]
     found = explainer_class(name) if name in EXPLAINERS else None
     if found is None or not issubclass(found, TrainedExplainer):
-        raise InputError(f"{path} holds an explainer {name!r} that this lit_iba does not know; update it")
+        raise InputError(
+            f"{path} holds an explainer {name!r} that this lit_iba does not know; update it"
+        )
     classifier = _classifier_for(description, path, classifier)
     explainer = found.rebuild(classifier, description["explainer"]["settings"], state, str(path))
     if fingerprint(explainer.trained) != description["explainer"]["sha256"]:
@@ -182,9 +210,14 @@ def load_exported(path: str | Path, classifier: FrozenClassifier | None = None) 
     return explainer
 
 
-def _classifier_for(description: dict[str, Any], path: Path, classifier: FrozenClassifier | None) -> FrozenClassifier:
+def _classifier_for(
+    description: dict[str, Any], path: Path, classifier: FrozenClassifier | None
+) -> FrozenClassifier:
     """The classifier that an export belongs to: built from its record, or the one given, checked."""
-    exported, preprocessing = description["classifier"], Preprocessing.from_dict(description["preprocessing"])
+    exported, preprocessing = (
+        description["classifier"],
+        Preprocessing.from_dict(description["preprocessing"]),
+    )
     if classifier is None:
         if exported["record"] is None:
             raise InputError(
@@ -193,7 +226,9 @@ def _classifier_for(description: dict[str, Any], path: Path, classifier: FrozenC
             )
         try:
             classifier = FrozenClassifier(
-                **exported["record"], preprocessing=preprocessing, class_names=description["class_names"]
+                **exported["record"],
+                preprocessing=preprocessing,
+                class_names=description["class_names"],
             )
         except InputError as error:
             raise InputError(

@@ -54,7 +54,10 @@ def trace_program(explainer: TrainedExplainer, size: int) -> ExportedProgram:
     try:
         with torch.no_grad():
             program = torch.export.export(
-                HeatmapProgram(explainer).eval(), (example,), dynamic_shapes={"images": batch}, strict=False
+                HeatmapProgram(explainer).eval(),
+                (example,),
+                dynamic_shapes={"images": batch},
+                strict=False,
             )
     except Exception as error:
         reason = str(error).strip().splitlines()
@@ -78,9 +81,13 @@ def _forget_source_lines(program: ExportedProgram) -> None:
 def _known_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         # torch.export.save says so of every weight in channels_last order, which it stores and loads correctly on the CPU.
-        warnings.filterwarnings("ignore", message="No complete tensor found in the group", category=UserWarning)
+        warnings.filterwarnings(
+            "ignore", message="No complete tensor found in the group", category=UserWarning
+        )
         # torch 2.11's own use of its own pytree, while it copies the program for ONNX.
-        warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning)
+        warnings.filterwarnings(
+            "ignore", message=r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning
+        )
         yield
 
 
@@ -96,7 +103,11 @@ def require_onnx() -> None:
     Raises:
         InputError: A package for writing or checking ONNX is missing.
     """
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+    missing = [
+        name
+        for name in ("onnx", "onnxscript", "onnxruntime")
+        if importlib.util.find_spec(name) is None
+    ]
     if missing:
         raise InputError(
             f"exporting to onnx needs {', '.join(missing)}; install it with: pip install 'lit_iba[export]'"
@@ -114,16 +125,22 @@ def write_onnx(program: ExportedProgram, outputs: Sequence[str], path: Path, met
     try:
         with torch.no_grad(), _known_warnings():
             written = torch.onnx.export(
-                program.run_decompositions({torch.ops.aten.adaptive_max_pool2d.default: _global_max}),
+                program.run_decompositions(
+                    {torch.ops.aten.adaptive_max_pool2d.default: _global_max}
+                ),
                 dynamo=True,
                 input_names=["images"],
                 output_names=list(outputs),
-                dynamic_shapes={"images": {0: "batch"}},  # the program has it already; this names it
+                dynamic_shapes={
+                    "images": {0: "batch"}
+                },  # the program has it already; this names it
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
         reason = _first_cause(error)
-        raise InputError(f"ONNX cannot express this program ({reason}); export pt2, or update torch") from error
+        raise InputError(
+            f"ONNX cannot express this program ({reason}); export pt2, or update torch"
+        ) from error
     assert written is not None
     for node in written.model.graph:
         node.metadata_props.clear()  # the exporter's own traces, which name files of this machine
@@ -189,7 +206,10 @@ def run_onnx(path: Path, batches: Sequence[Tensor]) -> Results:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return [tuple(map(torch.from_numpy, session.run(None, {"images": images.numpy()}))) for images in batches]
+    return [
+        tuple(map(torch.from_numpy, session.run(None, {"images": images.numpy()})))
+        for images in batches
+    ]
 
 
 def relative_errors(given: Tensor, expected: Tensor) -> Tensor:
@@ -207,7 +227,9 @@ def largest_errors(given: Results, expected: Results) -> dict[int, float]:
     """Largest relative error by batch size, over all batches of that size and all outputs."""
     found: dict[int, Tensor] = {}
     for given_maps, expected_maps in zip(given, expected, strict=True):
-        errors = torch.cat([relative_errors(g, e) for g, e in zip(given_maps, expected_maps, strict=True)])
+        errors = torch.cat(
+            [relative_errors(g, e) for g, e in zip(given_maps, expected_maps, strict=True)]
+        )
         size = len(expected_maps[0])
         found[size] = torch.cat([found.get(size, errors[:0]), errors])
     return {size: float(errors.max()) for size, errors in found.items()}

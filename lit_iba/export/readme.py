@@ -56,7 +56,11 @@ heatmap = explainer.attribute(explainer.classifier.images(pictures))
 
 def readme(description: dict[str, Any]) -> str:
     """Markdown for the content of an ``explainer.json``."""
-    made, classifier, outputs = description["preprocessing"], description["classifier"], description["outputs"]
+    made, classifier, outputs = (
+        description["preprocessing"],
+        description["classifier"],
+        description["outputs"],
+    )
     size, names = description["input"]["shape"][-1], [output["name"] for output in outputs]
     words = {
         "name": description["explainer"]["name"],
@@ -70,7 +74,8 @@ def readme(description: dict[str, Any]) -> str:
         "only": "[0]" if len(names) == 1 else "",
         "classifier": "" if classifier["record"] else ", classifier=your_frozen_classifier",
         "outputs": " ".join(
-            f"Output `{o['name']}` (batch, {size}, {size}) in {o['unit']}: {o['meaning']}" for o in outputs
+            f"Output `{o['name']}` (batch, {size}, {size}) in {o['unit']}: {o['meaning']}"
+            for o in outputs
         ),
         "resize": f"Pictures are {_geometry(made)} first.",
     }

@@ -25,7 +25,13 @@ from lit_iba.checks import check_images
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError, unknown_name
 from lit_iba.explainer import EXPLAINERS, Explainer, explainer_class
-from lit_iba.export.artefact import describe, is_whole, load_exported, plain_values, read_description
+from lit_iba.export.artefact import (
+    describe,
+    is_whole,
+    load_exported,
+    plain_values,
+    read_description,
+)
 from lit_iba.export.program import (
     METADATA_FILE,
     METADATA_KEY,
@@ -133,15 +139,22 @@ def export_explainer(
         on_cpu = explainer.classifier.device.type == "cpu"
         expected = [(trained if on_cpu else twin).program_expected(images) for images in batches]
     if not all(torch.isfinite(maps).all() for results in expected for maps in results):
-        raise InputError("the explainer's heatmaps are not finite, so that no file can be checked; train it again")
+        raise InputError(
+            "the explainer's heatmaps are not finite, so that no file can be checked; train it again"
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
         described = describe(twin, checkpoint)
         export = _Export(twin, batches, expected, described, Path(scratch))
         _write_formats(export, formats, tolerance, console)
         description = _publish(export, folder)
-    errors = {name: {int(size): e for size, e in export.formats[name]["relative_error"].items()} for name in formats}
-    files = {name: [folder / file for file in description["formats"][name]["files"]] for name in formats}
+    errors = {
+        name: {int(size): e for size, e in export.formats[name]["relative_error"].items()}
+        for name in formats
+    }
+    files = {
+        name: [folder / file for file in description["formats"][name]["files"]] for name in formats
+    }
     return ExportReport(folder, files, errors, description)
 
 
@@ -180,14 +193,18 @@ def export_checkpoint(
             f"checkpoint {checkpoint} was written by {trained_by}, which has no export; give one of {known}"
         )
     training = {
-        k: v for k, v in saved.get("hyper_parameters", {}).items() if k != "classifier" and not k.startswith("_")
+        k: v
+        for k, v in saved.get("hyper_parameters", {}).items()
+        if k != "classifier" and not k.startswith("_")
     }
     record = {"file": checkpoint.name, "sha256": sha256_of(checkpoint), "training": training} | {
         k: saved[k] for k in ("epoch", "global_step") if k in saved
     }
     base: Any = TrainedExplainer  # only to compare with
     cls: type[TrainedExplainer] = class_named(trained_by, "explainer", TRAINED_EXPLAINERS, base)
-    return export_explainer(cls.load(checkpoint, classifier), folder, formats, checkpoint=record, **options)
+    return export_explainer(
+        cls.load(checkpoint, classifier), folder, formats, checkpoint=record, **options
+    )
 
 
 def _check_explainer(explainer: Explainer) -> TrainedExplainer:
@@ -221,7 +238,9 @@ def _check_folder(folder: Path) -> None:
     if (folder / METADATA_FILE).exists():
         read_description(folder)
     elif (folder / "README.md").exists():
-        raise InputError(f"{folder} has a README.md of something else; give the export a folder of its own")
+        raise InputError(
+            f"{folder} has a README.md of something else; give the export a folder of its own"
+        )
 
 
 def _check_batches(size: int, examples: Tensor | None) -> list[Tensor]:
@@ -232,7 +251,9 @@ def _check_batches(size: int, examples: Tensor | None) -> list[Tensor]:
         examples = check_images(examples).float().cpu()
         if not len(examples) or examples.shape[-2:] != (size, size):
             given = tuple(examples.shape)
-            raise InputError(f"example_images have shape {given}; give at least one image (N, 3, {size}, {size})")
+            raise InputError(
+                f"example_images have shape {given}; give at least one image (N, 3, {size}, {size})"
+            )
         batches += [examples[torch.arange(count) % len(examples)] for count in BATCH_SIZES]
     return batches
 
@@ -255,7 +276,9 @@ def _step(console: Console, what: str) -> Iterator[None]:
     console.print(f"{what}: {time.perf_counter() - start:.1f} s", highlight=False)
 
 
-def _write_formats(export: _Export, formats: Sequence[str], tolerance: float, console: Console) -> None:
+def _write_formats(
+    export: _Export, formats: Sequence[str], tolerance: float, console: Console
+) -> None:
     """Write and check every format in the scratch folder."""
     embedded = json.dumps(export.description)
     program = None
@@ -285,7 +308,12 @@ def _write_formats(export: _Export, formats: Sequence[str], tolerance: float, co
                 "over too few images make it so), train it again with more statistics_images, or raise the tolerance"
             )
         relative = {str(size): error for size, error in errors.items()}
-        export.formats[name] = {"files": files, "relative_error": relative, "tolerance": tolerance, **facts}
+        export.formats[name] = {
+            "files": files,
+            "relative_error": relative,
+            "tolerance": tolerance,
+            **facts,
+        }
 
 
 def _run(export: _Export, name: str, path: Path) -> Results:
@@ -311,7 +339,9 @@ def _publish(export: _Export, folder: Path) -> dict[str, Any]:
         with whole_file(folder / name) as part:
             (export.scratch / name).replace(part)
     names = [file for facts in formats.values() for file in facts["files"]]
-    files = {n: {"sha256": sha256_of(folder / n), "bytes": (folder / n).stat().st_size} for n in names}
+    files = {
+        n: {"sha256": sha256_of(folder / n), "bytes": (folder / n).stat().st_size} for n in names
+    }
     description = export.description | {"formats": formats, "files": files}
     write_text(folder / METADATA_FILE, json.dumps(description, indent=1, ensure_ascii=False) + "\n")
     write_text(folder / "README.md", readme(description))
@@ -329,4 +359,6 @@ def _formats_to_keep(folder: Path, export: _Export) -> dict[str, Any]:
     if any(old.get(key) != new[key] for key in same):
         return {}
     others = {name: facts for name, facts in old["formats"].items() if name not in export.formats}
-    return {n: f for n, f in others.items() if all(is_whole(folder, old, file) for file in f["files"])}
+    return {
+        n: f for n, f in others.items() if all(is_whole(folder, old, file) for file in f["files"])
+    }

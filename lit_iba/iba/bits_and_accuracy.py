@@ -65,8 +65,14 @@ class BitsAndAccuracy(ExplainerMetric):
     label = "Bits and accuracy"
     better = "lower"
     scalars = (
-        "bits", "total_bits", "nats_as_printed", "accuracy_top1", "accuracy_top5", "original_top1", "original_top5",
-    )  # fmt: skip
+        "bits",
+        "total_bits",
+        "nats_as_printed",
+        "accuracy_top1",
+        "accuracy_top5",
+        "original_top1",
+        "original_top5",
+    )
 
     def __init__(self, samples: int = 10, seed: int = 0) -> None:
         check_counts(samples=samples)
@@ -83,7 +89,12 @@ class BitsAndAccuracy(ExplainerMetric):
         )
 
     def subject_rows(
-        self, subject: Subject, images: Tensor, targets: Tensor, heatmaps: Tensor, keys: Sequence[str] | None
+        self,
+        subject: Subject,
+        images: Tensor,
+        targets: Tensor,
+        heatmaps: Tensor,
+        keys: Sequence[str] | None,
     ) -> dict[str, Tensor]:
         """Bits and accuracies, each (B,)."""
         explainer = subject.explainer
@@ -94,8 +105,12 @@ class BitsAndAccuracy(ExplainerMetric):
             )
         keys = content_keys(images) if keys is None else keys
         # The very numbers that the heatmap was made with, so that lambda is the one that the heatmap shows.
-        masked = explainer.masked_feature(images, targets, sample_generators(explainer.seed, keys, images.device))
-        generators = sample_generators(self.seed, [f"bits_and_accuracy/{key}" for key in keys], images.device)
+        masked = explainer.masked_feature(
+            images, targets, sample_generators(explainer.seed, keys, images.device)
+        )
+        generators = sample_generators(
+            self.seed, [f"bits_and_accuracy/{key}" for key in keys], images.device
+        )
         draws = [masked.logits(generators).float() for _ in range(self.samples)]
         with torch.no_grad():
             original = explainer.classifier(images).float()
@@ -103,15 +118,22 @@ class BitsAndAccuracy(ExplainerMetric):
             "bits": masked.nats.flatten(1).mean(dim=1) / NATS_PER_BIT,
             "total_bits": masked.nats.flatten(1).sum(dim=1) / NATS_PER_BIT,
             "nats_as_printed": nats_as_printed(masked),
-            "accuracy_top1": torch.stack([share_in_top(logits, targets, 1) for logits in draws]).mean(dim=0),
-            "accuracy_top5": torch.stack([share_in_top(logits, targets, 5) for logits in draws]).mean(dim=0),
+            "accuracy_top1": torch.stack(
+                [share_in_top(logits, targets, 1) for logits in draws]
+            ).mean(dim=0),
+            "accuracy_top5": torch.stack(
+                [share_in_top(logits, targets, 5) for logits in draws]
+            ).mean(dim=0),
             "original_top1": share_in_top(original, targets, 1),
             "original_top5": share_in_top(original, targets, 5),
         }
 
     def scores(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
         """Per image: bits an element, and the rest."""
-        return {"score": rows["bits"], **{name: rows[name] for name in self.scalars if name != "bits"}}
+        return {
+            "score": rows["bits"],
+            **{name: rows[name] for name in self.scalars if name != "bits"},
+        }
 
     def summarize(self, rows: dict[str, Tensor]) -> Result:
         """Means over images."""

@@ -40,7 +40,9 @@ def blur(maps: Tensor, sigma: float) -> Tensor:
         return maps
     if maps.device.type != "cpu":
         return _blur_by_shifts(maps, sigma)
-    kernel = gaussian_kernel(sigma, maps.device).to(maps)  # made there: sending it would make the host wait
+    kernel = gaussian_kernel(sigma, maps.device).to(
+        maps
+    )  # made there: sending it would make the host wait
     radius, channels = len(kernel) // 2, maps.shape[1]
     if radius == 0:
         return maps
@@ -82,7 +84,9 @@ class _Shifts(torch.autograd.Function):
                 x.narrow(axis, length - 1 - radius, radius).flip(axis),
             ]
         else:
-            ends = [end.expand(*x.shape[:axis], radius, *x.shape[axis + 1 :]) for end in (before, after)]
+            ends = [
+                end.expand(*x.shape[:axis], radius, *x.shape[axis + 1 :]) for end in (before, after)
+            ]
         padded = torch.cat([ends[0], x, ends[1]], dim=axis)
         total = padded.narrow(axis, radius, length) * weights[radius]
         for k in range(1, radius + 1):
@@ -97,7 +101,9 @@ class _Shifts(torch.autograd.Function):
         radius, length = len(weights) // 2, gradient.shape[axis]
         if radius == 0:
             return gradient.clone(), None, None, None
-        padded = gradient.new_zeros(*gradient.shape[:axis], length + 2 * radius, *gradient.shape[axis + 1 :])
+        padded = gradient.new_zeros(
+            *gradient.shape[:axis], length + 2 * radius, *gradient.shape[axis + 1 :]
+        )
         for k, weight in enumerate(weights):
             padded.narrow(axis, k, length).add_(gradient, alpha=weight)
         of_x = padded.narrow(axis, radius, length).clone()
@@ -113,7 +119,9 @@ class _Shifts(torch.autograd.Function):
 
 def channels_last(features: Tensor) -> Tensor:
     """(B, C, h, w) with its channels side by side in memory; other shapes contiguous."""
-    return features.contiguous(memory_format=torch.channels_last if features.ndim == 4 else torch.contiguous_format)
+    return features.contiguous(
+        memory_format=torch.channels_last if features.ndim == 4 else torch.contiguous_format
+    )
 
 
 def mask_from_logits(alpha: Tensor, sigma: float, layout: Layout) -> tuple[Tensor, Tensor]:
@@ -138,7 +146,13 @@ def mask_from_logits(alpha: Tensor, sigma: float, layout: Layout) -> tuple[Tenso
 
 
 def mix(
-    r: Tensor, keep: Tensor, drop: Tensor, mean: Tensor, std: Tensor, unit_noise: Tensor, offset: Tensor | float = 0.0
+    r: Tensor,
+    keep: Tensor,
+    drop: Tensor,
+    mean: Tensor,
+    std: Tensor,
+    unit_noise: Tensor,
+    offset: Tensor | float = 0.0,
 ) -> Tensor:
     """Z = lambda R + (1 - lambda) eps, with eps = mean + std * unit_noise (equation 2). All broadcast.
 

@@ -53,6 +53,8 @@ class MaskedFeature:
 class MasksFeatures(Protocol):
     """An explainer with a bottleneck behind a layer."""
 
-    def masked_feature(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> MaskedFeature:
+    def masked_feature(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> MaskedFeature:
         """The bottleneck's state for checked images (B, 3, H, W) and targets (B,)."""
         ...

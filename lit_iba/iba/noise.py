@@ -91,17 +91,34 @@ class NoiseModel:
 
     def to(self, device: torch.device) -> NoiseModel:
         """The same on another device."""
-        with torch.inference_mode(False):  # it is kept, and what inference mode makes cannot be trained with
-            return NoiseModel(*(t.to(device) for t in (self.mean, self.std, self.active, self.inactive_value)))
+        with torch.inference_mode(
+            False
+        ):  # it is kept, and what inference mode makes cannot be trained with
+            return NoiseModel(
+                *(t.to(device) for t in (self.mean, self.std, self.active, self.inactive_value))
+            )
 
     def channels_last(self) -> NoiseModel:
         """The same with its channels side by side in memory, where elements are (C, h, w)."""
-        return NoiseModel(*(channels_last(t[None])[0] for t in (self.mean, self.std, self.active, self.inactive_value)))
+        return NoiseModel(
+            *(
+                channels_last(t[None])[0]
+                for t in (self.mean, self.std, self.active, self.inactive_value)
+            )
+        )
 
     def restrict(self, r: Tensor, keep: Tensor, drop: Tensor, unit_noise: Tensor) -> Tensor:
         """Z: the feature map (B, *R) as it passes the bottleneck, with copies in front where the noise has them."""
         inactive = (1 - self.active) * self.inactive_value
-        return mix(r, keep * self.active, drop * self.active, self.mean, self.std, unit_noise, offset=inactive)
+        return mix(
+            r,
+            keep * self.active,
+            drop * self.active,
+            self.mean,
+            self.std,
+            unit_noise,
+            offset=inactive,
+        )
 
     def fit_to(self, r: Tensor, layout: Layout) -> NoiseModel:
         """The noise model for feature maps ``r`` (B, *R), resampled where the images have another size than the statistics.
@@ -113,7 +130,11 @@ class NoiseModel:
         """
         if r.shape[1:] == self.mean.shape:
             return self
-        own = layout.grid(self.mean).shape if layout.kind in ("BCHW", "BHWC") and self.mean.ndim == 3 else None
+        own = (
+            layout.grid(self.mean).shape
+            if layout.kind in ("BCHW", "BHWC") and self.mean.ndim == 3
+            else None
+        )
         if own is None or own[0] != layout.grid(r).shape[1]:
             raise InputError(
                 f"the feature map {tuple(r.shape[1:])} does not fit statistics for {tuple(self.mean.shape)}; "
@@ -121,13 +142,18 @@ class NoiseModel:
             )
         logger.warning(
             "statistics for a feature map of %s are interpolated to %s; estimate them at this image size for exact bits",
-            tuple(self.mean.shape), tuple(r.shape[1:]),
-        )  # fmt: skip
+            tuple(self.mean.shape),
+            tuple(r.shape[1:]),
+        )
 
         def resample(values: Tensor) -> Tensor:
             grid = layout.grid(values)[None]
             size = (layout.height, layout.width)
-            return layout.ungrid(F.interpolate(grid, size=size, mode="bilinear", align_corners=False)[0])
+            return layout.ungrid(
+                F.interpolate(grid, size=size, mode="bilinear", align_corners=False)[0]
+            )
 
         active = (resample(self.active) >= 0.5).float()
-        return NoiseModel(resample(self.mean), resample(self.std), active, resample(self.inactive_value))
+        return NoiseModel(
+            resample(self.mean), resample(self.std), active, resample(self.inactive_value)
+        )

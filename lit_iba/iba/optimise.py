@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 Loss = Callable[[Tensor], Tensor]  # from logits (B, ...) to the sum of the images' losses
-Gradient = Callable[[Tensor, int], Tensor]  # from logits and the step's number, from 0, to the gradient of that sum
+Gradient = Callable[
+    [Tensor, int], Tensor
+]  # from logits and the step's number, from 0, to the gradient of that sum
 WARM_UP = 2  # plain steps before a capture, in which kernels are chosen and workspaces made
 
 
@@ -84,7 +86,9 @@ class GraphedSteps:
         loss, draw, learning_rate: As for :func:`optimise_mask`.
     """
 
-    def __init__(self, start: Tensor, loss: Loss, draw: Callable[[], object], learning_rate: float) -> None:
+    def __init__(
+        self, start: Tensor, loss: Loss, draw: Callable[[], object], learning_rate: float
+    ) -> None:
         self.draw = draw
         self.alpha = start.detach().clone().requires_grad_()
         self.adam = torch.optim.Adam([self.alpha], lr=learning_rate, capturable=True)
@@ -113,7 +117,9 @@ class GraphedSteps:
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Bfloat16 arithmetic where ``precision`` is ``"bf16"``, else none; frozen weights are not worth caching."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
+    return torch.autocast(
+        device.type, dtype=torch.bfloat16, enabled=precision == "bf16", cache_enabled=False
+    )
 
 
 def _gradient(alpha: Tensor, loss: Loss) -> Tensor:

@@ -93,7 +93,9 @@ class PerSampleSettings:
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.beta < 0:
-            raise InputError(f"beta is {self.beta}; a negative weight would reward information, give 0 or more")
+            raise InputError(
+                f"beta is {self.beta}; a negative weight would reward information, give 0 or more"
+            )
 
 
 PRESETS: dict[str, PerSampleSettings] = {
@@ -102,7 +104,11 @@ PRESETS: dict[str, PerSampleSettings] = {
     "reference": PerSampleSettings(read_after="T-1", inactive="zero", resize_edge="mirror"),
     # What the paper's evaluation code does, with which its tables were made.
     "reference_paper": PerSampleSettings(
-        read_after="T-1", statistics_kind="relu_rms", active_threshold=-1.0, relu_clamp=True, unit="minmax"
+        read_after="T-1",
+        statistics_kind="relu_rms",
+        active_threshold=-1.0,
+        relu_clamp=True,
+        unit="minmax",
     ),
 }
 
@@ -176,29 +182,46 @@ class PerSampleIBA(Explainer):
             inactive=s.inactive,
         )
         self.unit = "bits" if s.unit == "bits" else "1"  # the authors' maps have no unit
-        self.tail = torch.compile(self.split.folded_tail, dynamic=True) if s.compile else self.split.folded_tail
+        self.tail = (
+            torch.compile(self.split.folded_tail, dynamic=True)
+            if s.compile
+            else self.split.folded_tail
+        )
         self._graphed: tuple[Any, _Problem, GraphedSteps] | None = None
 
     @classmethod
     def from_settings(
-        cls, classifier: FrozenClassifier, settings: dict[str, Any], surroundings: Surroundings | None = None
+        cls,
+        classifier: FrozenClassifier,
+        settings: dict[str, Any],
+        surroundings: Surroundings | None = None,
     ) -> PerSampleIBA:
         """Build from a config: without ``statistics``, they are estimated once on the run's own images."""
         if "layer" not in settings:
-            raise InputError("per_sample_iba needs a layer, such as layer2 of resnet50 or features.17 of vgg16")
+            raise InputError(
+                "per_sample_iba needs a layer, such as layer2 of resnet50 or features.17 of vgg16"
+            )
         if "statistics" not in settings:
             if surroundings is None:
-                raise InputError("per_sample_iba needs a statistics file; make one with FeatureStatistics.estimate")
-            settings = settings | {"statistics": surroundings.statistics(classifier, settings["layer"])}
+                raise InputError(
+                    "per_sample_iba needs a statistics file; make one with FeatureStatistics.estimate"
+                )
+            settings = settings | {
+                "statistics": surroundings.statistics(classifier, settings["layer"])
+            }
         return cls(classifier, **settings)
 
-    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+    def explain(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> Attribution:
         """Optimise the mask of every image of the batch; see :meth:`Explainer.attribute`."""
         masked = self.masked_feature(images, targets, generators)
         bits, undrawn = bits_per_position(masked.nats / NATS_PER_BIT, masked.layout)
         return Attribution(self._to_pixels(bits, images), undrawn)
 
-    def masked_feature(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> MaskedFeature:
+    def masked_feature(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> MaskedFeature:
         """The optimised mask of every image of the batch, with all that Z is made of."""
         with torch.no_grad():
             r, carried = self.split.head(images)
@@ -235,9 +258,13 @@ class PerSampleIBA(Explainer):
         if not s.cuda_graph:
             problem = _Problem(self, r, carried, targets, noise, layout)
             problem.generators = generators
-            return optimise_mask(start, problem.loss, problem.draw, steps=steps, learning_rate=s.learning_rate)
+            return optimise_mask(
+                start, problem.loss, problem.draw, steps=steps, learning_rate=s.learning_rate
+            )
         if r.device.type != "cuda":
-            raise InputError(f"cuda_graph needs a CUDA device, but the images are on {r.device}; leave it out")
+            raise InputError(
+                f"cuda_graph needs a CUDA device, but the images are on {r.device}; leave it out"
+            )
         # One graph is kept, of the last shape: batches of a run have one shape, but for the last.
         key = [(t.shape, t.dtype, t.device) for t in (r, *carried) if isinstance(t, Tensor)]
         if self._graphed is None or self._graphed[0] != key:
@@ -255,7 +282,9 @@ class PerSampleIBA(Explainer):
         return graphed.run(start, steps)
 
     def _to_pixels(self, bits: Tensor, images: Tensor) -> Tensor:
-        maps = resize_keeping_total(bits, (images.shape[-2], images.shape[-1]), self.settings.resize_edge)
+        maps = resize_keeping_total(
+            bits, (images.shape[-2], images.shape[-1]), self.settings.resize_edge
+        )
         if self.settings.unit == "bits":
             return maps
         low, high = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
@@ -271,7 +300,13 @@ class _Problem:
     generators: list[torch.Generator]
 
     def __init__(
-        self, iba: PerSampleIBA, r: Tensor, carried: Carried, targets: Tensor, noise: NoiseModel, layout: Layout
+        self,
+        iba: PerSampleIBA,
+        r: Tensor,
+        carried: Carried,
+        targets: Tensor,
+        noise: NoiseModel,
+        layout: Layout,
     ) -> None:
         s = iba.settings
         self.iba, self.noise, self.layout = iba, noise, layout
@@ -288,7 +323,9 @@ class _Problem:
         """Take another batch of the same shapes."""
         self.r.copy_(r)
         self.targets.copy_(targets.repeat(self.iba.settings.copies))
-        for mine, other in zip(self.carried, repeat_carried(carried, self.iba.settings.copies), strict=True):
+        for mine, other in zip(
+            self.carried, repeat_carried(carried, self.iba.settings.copies), strict=True
+        ):
             if isinstance(mine, Tensor):
                 mine.copy_(other)
 

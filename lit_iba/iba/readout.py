@@ -36,7 +36,10 @@ from lit_iba.training.trained_explainer import Output, TrainedExplainer, load_tr
 
 PAPER_TAPS = {
     "resnet50": ("layer1", ["layer1", "layer2", "layer3", "layer4", "fc"]),
-    "vgg16": ("features.10", ["features.10", "features.17", "features.24", "features.28", "classifier.6"]),
+    "vgg16": (
+        "features.10",
+        ["features.10", "features.17", "features.24", "features.28", "classifier.6"],
+    ),
 }
 
 
@@ -128,7 +131,9 @@ class ReadoutNetwork(nn.Module):
             self.register_buffer(f"tap_mean_{i}", torch.zeros(shapes[name]))
             self.register_buffer(f"tap_std_{i}", torch.ones(shapes[name]))
         for part in ("mean", "std", "active"):
-            self.register_buffer(f"noise_{part}", torch.full(shapes[layer], 0.0 if part == "mean" else 1.0))
+            self.register_buffer(
+                f"noise_{part}", torch.full(shapes[layer], 0.0 if part == "mean" else 1.0)
+            )
         self.register_buffer("images_measured", torch.zeros((), dtype=torch.int64))
         self.images_measured: Tensor
 
@@ -136,7 +141,9 @@ class ReadoutNetwork(nn.Module):
         """Store the statistics of the taps and of the bottleneck's layer."""
         s = self.settings
         for i, name in enumerate(self.taps):
-            tap = NoiseModel.from_statistics(statistics[name], min_std=s.min_std, active_threshold=-1.0)
+            tap = NoiseModel.from_statistics(
+                statistics[name], min_std=s.min_std, active_threshold=-1.0
+            )
             centre = tap.mean if s.tap_norm == "mean_std" else torch.zeros_like(tap.mean)
             self.get_buffer(f"tap_mean_{i}").copy_(centre)
             self.get_buffer(f"tap_std_{i}").copy_(tap.std)
@@ -160,7 +167,9 @@ class ReadoutNetwork(nn.Module):
         everywhere, reads = self.bias[:, None, None], []  # taps without positions add a constant
         for i, name in enumerate(self.taps):
             mean, std = self.get_buffer(f"tap_mean_{i}"), self.get_buffer(f"tap_std_{i}")
-            tap = NoiseModel(mean, std, torch.ones_like(std), mean).fit_to(taps[name], layouts[name])
+            tap = NoiseModel(mean, std, torch.ones_like(std), mean).fit_to(
+                taps[name], layouts[name]
+            )
             standard = layouts[name].grid((taps[name] - tap.mean) / tap.std)
             read = self.read[i](standard.contiguous(memory_format=torch.channels_last))
             if read.shape[-2:] == (1, 1):
@@ -253,27 +262,42 @@ class ReadoutIBA(TrainedExplainer):
         super().__init__(classifier, seed=seed)
         if layer is None or taps is None:
             if classifier.name not in PAPER_TAPS:
-                raise InputError(f"the paper names no readout layers for {classifier.name}; give layer and taps")
-            layer, taps = layer or PAPER_TAPS[classifier.name][0], taps or PAPER_TAPS[classifier.name][1]
+                raise InputError(
+                    f"the paper names no readout layers for {classifier.name}; give layer and taps"
+                )
+            layer, taps = (
+                layer or PAPER_TAPS[classifier.name][0],
+                taps or PAPER_TAPS[classifier.name][1],
+            )
         if preset not in PRESETS:
-            raise InputError(f"preset {preset!r} of ReadoutIBA is unknown; it must be one of {', '.join(PRESETS)}")
+            raise InputError(
+                f"preset {preset!r} of ReadoutIBA is unknown; it must be one of {', '.join(PRESETS)}"
+            )
         try:
             chosen = ReadoutSettings(**{**vars(PRESETS[preset]), **settings})
         except TypeError as error:
-            raise InputError(f"ReadoutIBA: {error}; its settings are {', '.join(vars(PRESETS[preset]))}") from error
+            raise InputError(
+                f"ReadoutIBA: {error}; its settings are {', '.join(vars(PRESETS[preset]))}"
+            ) from error
         self.layer, self.taps, self._measured = layer, list(taps), False
         self.split = classifier.split(layer, taps)
         image_size = (classifier.preprocessing.crop, classifier.preprocessing.crop)
         with torch.no_grad():
-            r, _, tapped = self.split.observe(torch.zeros(2, 3, *image_size, device=classifier.device))
+            r, _, tapped = self.split.observe(
+                torch.zeros(2, 3, *image_size, device=classifier.device)
+            )
         shapes = {name: tap.shape[1:] for name, tap in tapped.items()} | {layer: r.shape[1:]}
-        self.network = ReadoutNetwork(layer, self.taps, shapes, self.layouts(r, tapped, image_size), chosen)
+        self.network = ReadoutNetwork(
+            layer, self.taps, shapes, self.layouts(r, tapped, image_size), chosen
+        )
         require_positions(self.layouts(r, tapped, image_size)[layer], layer)
         if statistics is not None:
             self.network.set_statistics(statistics)
         self.network.to(classifier.device)
 
-    def layouts(self, r: Tensor, taps: dict[str, Tensor], image_size: tuple[int, int]) -> dict[str, Layout]:
+    def layouts(
+        self, r: Tensor, taps: dict[str, Tensor], image_size: tuple[int, int]
+    ) -> dict[str, Layout]:
         """Layout of every tap and of R for images of this size."""
         found = layouts_of(taps, image_size)
         return found | {self.layer: Layout.of(r.shape, image_size)}
@@ -286,7 +310,9 @@ class ReadoutIBA(TrainedExplainer):
         alpha = self.network(taps, layouts)
         noise = self.network.noise(r, layout)
         with torch.autocast(r.device.type, enabled=False):  # logarithms need float32
-            keep, drop = mask_from_logits(alpha.float(), self.network.settings.smoothing_sigma, layout)
+            keep, drop = mask_from_logits(
+                alpha.float(), self.network.settings.smoothing_sigma, layout
+            )
             nats = information_nats((r.float() - noise.mean) / noise.std, keep, drop) * noise.active
         return keep, drop, nats, noise
 
@@ -300,14 +326,20 @@ class ReadoutIBA(TrainedExplainer):
         return resize_keeping_total(bits, size), undrawn
 
     @torch.no_grad()
-    def masked_feature(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> MaskedFeature:
+    def masked_feature(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> MaskedFeature:
         """The predicted mask of every image of the batch, with all that Z is made of."""
         r, carried, taps = self.split.observe(images)
         layouts = self.layouts(r, taps, (images.shape[-2], images.shape[-1]))
         keep, drop, nats, noise = self.bottleneck(r, taps, layouts)
-        return MaskedFeature(r, keep, drop, nats, noise, layouts[self.layer], carried, self.split.tail)
+        return MaskedFeature(
+            r, keep, drop, nats, noise, layouts[self.layer], carried, self.split.tail
+        )
 
-    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+    def explain(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> Attribution:
         """One pass; the targets do not matter, for the readout was trained to keep what the prediction needs."""
         # Asked until it is so, for the question makes the host wait.
         self._measured = self._measured or bool(int(self.network.images_measured))
@@ -332,7 +364,9 @@ class ReadoutIBA(TrainedExplainer):
     @classmethod
     def from_record(cls, classifier: FrozenClassifier, record: dict[str, Any]) -> ReadoutIBA:
         """See the base class."""
-        readout: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record["readout"].items()}
+        readout: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in record["readout"].items()
+        }
         return cls(classifier, record["layer"], record["taps"], seed=record["seed"], **readout)
 
     def program_modules(self) -> dict[str, nn.Module]:
@@ -347,7 +381,9 @@ class ReadoutIBA(TrainedExplainer):
         return (self.heatmap_values(images)[0],)
 
     @classmethod
-    def load(cls, path: str | Path, classifier: FrozenClassifier | None = None, **settings: Any) -> ReadoutIBA:
+    def load(
+        cls, path: str | Path, classifier: FrozenClassifier | None = None, **settings: Any
+    ) -> ReadoutIBA:
         """A trained readout from a checkpoint of ``ReadoutTraining``.
 
         Args:
@@ -361,7 +397,11 @@ class ReadoutIBA(TrainedExplainer):
         checkpoint, classifier = cls.read(path, classifier)
         saved = checkpoint["hyper_parameters"]
         explainer = cls(
-            classifier, saved["layer"], saved["taps"], preset=saved["preset"], **{**saved["readout"], **settings}
+            classifier,
+            saved["layer"],
+            saved["taps"],
+            preset=saved["preset"],
+            **{**saved["readout"], **settings},
         )
         load_trained(explainer.network, checkpoint["state_dict"], "network.", str(path))
         return explainer

@@ -70,7 +70,9 @@ class ReadoutTraining(TrainingWithFrozenClassifier):
         super().__init__(classifier)
         check_literals(ReadoutTraining.__init__, locals())
         readout = dict(readout or {})
-        self.explainer = ReadoutIBA(self.classifier, layer, taps, seed=seed, preset=preset, **readout)
+        self.explainer = ReadoutIBA(
+            self.classifier, layer, taps, seed=seed, preset=preset, **readout
+        )
         self.network = self.explainer.network
         self.beta, self.target, self.seed = beta, target, seed
         self.beta_warmup_steps = beta_warmup_steps
@@ -80,10 +82,19 @@ class ReadoutTraining(TrainingWithFrozenClassifier):
             self.explainer.taps,
         )  # as chosen, not as asked for: they rebuild the explainer
         self.save_hyperparameters(
-            {"classifier": classifier, "layer": layer, "taps": taps, "beta": beta, "beta_warmup_steps": beta_warmup_steps,
-             "readout": readout, "preset": preset,
-             "target": target, "statistics_images": statistics_images, "seed": seed}
-        )  # fmt: skip
+            {
+                "classifier": classifier,
+                "layer": layer,
+                "taps": taps,
+                "beta": beta,
+                "beta_warmup_steps": beta_warmup_steps,
+                "readout": readout,
+                "preset": preset,
+                "target": target,
+                "statistics_images": statistics_images,
+                "seed": seed,
+            }
+        )
         self.scores = torch.nn.ModuleDict({name: MeanMetric() for name in _SCORES})
 
     def forward(self, images: Tensor) -> Heatmap:
@@ -96,10 +107,14 @@ class ReadoutTraining(TrainingWithFrozenClassifier):
         explainer = self.explainer
         with torch.no_grad():
             r, carried, taps = explainer.split.folded_observe(images)
-            r = channels_last(r)  # elementwise work wants one order of memory, and convolutions want this one
+            r = channels_last(
+                r
+            )  # elementwise work wants one order of memory, and convolutions want this one
         layouts = explainer.layouts(r, taps, (images.shape[-2], images.shape[-1]))
         keep, drop, nats, noise = explainer.bottleneck(r, taps, layouts)
-        generators = sample_generators(self.seed, [f"{draw}/{key}" for key in batch["key"]], r.device)
+        generators = sample_generators(
+            self.seed, [f"{draw}/{key}" for key in batch["key"]], r.device
+        )
         z = noise.channels_last().restrict(r.float(), keep, drop, noise_like(r, generators))
         logits = explainer.split.folded_tail(z, carried).float()
         targets = batch["label"]
@@ -123,11 +138,18 @@ class ReadoutTraining(TrainingWithFrozenClassifier):
         # Divided by the batch's slots, not by the weights' sum: so two processes at batch b equal one at 2b.
         loss = (losses * weight).mean()
         self.log("train/loss", loss, prog_bar=True, batch_size=len(weight))
-        self.log("train/cross_entropy", (step["cross_entropy"] * weight).mean(), batch_size=len(weight))
         self.log(
-            "train/information_bits", (step["information_bits"] * weight).mean(), prog_bar=True, batch_size=len(weight)
+            "train/cross_entropy", (step["cross_entropy"] * weight).mean(), batch_size=len(weight)
         )
-        self.log("train/accuracy_top1", (step["accuracy_top1"] * weight).mean(), batch_size=len(weight))
+        self.log(
+            "train/information_bits",
+            (step["information_bits"] * weight).mean(),
+            prog_bar=True,
+            batch_size=len(weight),
+        )
+        self.log(
+            "train/accuracy_top1", (step["accuracy_top1"] * weight).mean(), batch_size=len(weight)
+        )
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
@@ -155,4 +177,6 @@ class ReadoutTraining(TrainingWithFrozenClassifier):
         for layer in sorted(statistics):
             statistics[layer].reduce_across_processes()
         self.network.set_statistics(statistics)
-        rank_zero_info(f"feature statistics measured over {int(self.network.images_measured)} images")
+        rank_zero_info(
+            f"feature statistics measured over {int(self.network.images_measured)} images"
+        )

@@ -112,13 +112,16 @@ class PriorGenerator(nn.Module):
         if not self.widths:
             raise InputError("widths are empty; give the generator at least one level")
         check_counts(**{f"widths[{i}]": width for i, width in enumerate(self.widths)})
-        channels = [shapes[n][0] if layouts[n].kind in ("BCHW", "BC") else shapes[n][-1] for n in self.taps]
+        channels = [
+            shapes[n][0] if layouts[n].kind in ("BCHW", "BC") else shapes[n][-1] for n in self.taps
+        ]
         lowest = self.widths[-1]
         self.enter = _block(3, self.widths[0])
         self.down = nn.ModuleList(_block(a, b, stride=2) for a, b in pairwise(self.widths))
         # Standardised over all elements of an image's tap: their scales are far apart.
         self.read = nn.ModuleList(
-            nn.Sequential(nn.GroupNorm(1, c, affine=False), nn.Conv2d(c, lowest, 1)) for c in channels
+            nn.Sequential(nn.GroupNorm(1, c, affine=False), nn.Conv2d(c, lowest, 1))
+            for c in channels
         )
         self.lowest = nn.Sequential(_block(lowest, lowest), _block(lowest, lowest))
         self.up = nn.ModuleList(_block(a + b, a) for a, b in reversed(list(pairwise(self.widths))))
@@ -128,14 +131,19 @@ class PriorGenerator(nn.Module):
             self.write.weight.mul_(0.1)
             for parameter in (self.write.bias, self.noise.weight, self.noise.bias):
                 parameter.zero_()  # type: ignore[union-attr]
-        self.feature_statistics, self.input_statistics = StoredStatistics(feature_shape), StoredStatistics(image_shape)
+        self.feature_statistics, self.input_statistics = (
+            StoredStatistics(feature_shape),
+            StoredStatistics(image_shape),
+        )
 
     def set_statistics(self, features: FeatureStatistics, images: FeatureStatistics) -> None:
         """Store the statistics of the bottleneck's layer and of the images."""
         self.feature_statistics.store(features)
         self.input_statistics.store(images)
 
-    def forward(self, images: Tensor, taps: dict[str, Tensor], layouts: dict[str, Layout]) -> InputPrior:
+    def forward(
+        self, images: Tensor, taps: dict[str, Tensor], layouts: dict[str, Layout]
+    ) -> InputPrior:
         """The prior of images (B, 3, H, W), in float32, from them and the taps' outputs."""
         levels = [self.enter(images)]
         for down in self.down:
@@ -214,7 +222,9 @@ class AmortisedInputIBA(TrainedExplainer):
             raise unknown_name("output of amortised_input_iba", str(output), known)
         self.layer, self.output = paper_layer(classifier, layer), output
         self.taps = list(taps or DEFAULT_TAPS.get(classifier.name, [self.layer]))
-        self.settings = settings_from("default", settings | {"output": "bits" if output == PRIOR_BITS else output})
+        self.settings = settings_from(
+            "default", settings | {"output": "bits" if output == PRIOR_BITS else output}
+        )
         self.unit = "bits" if output in ("bits", PRIOR_BITS) else "1"  # masks have no unit
         self.observe = classifier.taps(self.taps)
         size = (classifier.preprocessing.crop, classifier.preprocessing.crop)
@@ -223,7 +233,11 @@ class AmortisedInputIBA(TrainedExplainer):
         shapes = {name: tapped[name].shape[1:] for name in self.taps}
         feature_shape = classifier.feature_shape(self.layer)
         self.generator = PriorGenerator(
-            shapes, layouts_of(tapped, size), feature_shape, (3, *size), tuple(widths or DEFAULT_WIDTHS)
+            shapes,
+            layouts_of(tapped, size),
+            feature_shape,
+            (3, *size),
+            tuple(widths or DEFAULT_WIDTHS),
         ).to(classifier.device)
         self._input_iba: InputIBA | None = None
 
@@ -236,13 +250,16 @@ class AmortisedInputIBA(TrainedExplainer):
         """
         if self._input_iba is None:
             if not int(self.generator.input_statistics.count):
-                raise InputError("this generator has no statistics yet; train it, or load a checkpoint")
+                raise InputError(
+                    "this generator has no statistics yet; train it, or load a checkpoint"
+                )
             features, images = (
                 stored.restored(identity_of(self.classifier, layer, "training"))
                 for layer, stored in (
-                    (self.layer, self.generator.feature_statistics), (INPUT, self.generator.input_statistics)
+                    (self.layer, self.generator.feature_statistics),
+                    (INPUT, self.generator.input_statistics),
                 )
-            )  # fmt: skip
+            )
             self._input_iba = InputIBA(
                 self.classifier, self.layer, features, images, seed=self.seed, **vars(self.settings)
             )
@@ -259,9 +276,13 @@ class AmortisedInputIBA(TrainedExplainer):
         """Information that Z_G keeps of each pixel, bits (B, H, W); this is what is exported."""
         prior = self.prior(images)
         with torch.autocast(images.device.type, enabled=False):  # logarithms need float32
-            return information_bits((images.float() - prior.mean) / prior.std, *prior.masks()).sum(dim=1)
+            return information_bits((images.float() - prior.mean) / prior.std, *prior.masks()).sum(
+                dim=1
+            )
 
-    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+    def explain(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> Attribution:
         """One pass of the generator, and stage (c) unless the prior itself is asked for."""
         input_iba = self.input_iba  # whatever the output: without statistics nothing was trained
         if self.output == PRIOR_BITS:
@@ -272,7 +293,9 @@ class AmortisedInputIBA(TrainedExplainer):
             part = slice(start, start + together)
             with torch.no_grad():
                 prior = self.prior(images[part])
-            _, keep, alpha, bits = input_iba.find_mask(images[part], targets[part], generators[part], prior)
+            _, keep, alpha, bits = input_iba.find_mask(
+                images[part], targets[part], generators[part], prior
+            )
             maps.append(input_iba.drawn(keep, alpha, bits).values)
         return Attribution(torch.cat(maps))
 
@@ -285,13 +308,19 @@ class AmortisedInputIBA(TrainedExplainer):
     def record(self) -> dict[str, Any]:
         """Layers, the generator's widths, the output, the seed, and the settings of stage (c)."""
         settings = {k: v for k, v in vars(self.settings).items() if k != "output"}
-        place = {"layer": self.layer, "taps": list(self.taps), "widths": list(self.generator.widths)}
+        place = {
+            "layer": self.layer,
+            "taps": list(self.taps),
+            "widths": list(self.generator.widths),
+        }
         return place | {"output": self.output, "seed": self.seed, "settings": settings}
 
     @classmethod
     def from_record(cls, classifier: FrozenClassifier, record: dict[str, Any]) -> AmortisedInputIBA:
         """See the base class."""
-        return cls(classifier, **{k: v for k, v in record.items() if k != "settings"}, **record["settings"])
+        return cls(
+            classifier, **{k: v for k, v in record.items() if k != "settings"}, **record["settings"]
+        )
 
     def program_modules(self) -> dict[str, nn.Module]:
         """See the base class."""
@@ -309,7 +338,9 @@ class AmortisedInputIBA(TrainedExplainer):
         return self.program(images)
 
     @classmethod
-    def load(cls, path: str | Path, classifier: FrozenClassifier | None = None, **settings: Any) -> AmortisedInputIBA:
+    def load(
+        cls, path: str | Path, classifier: FrozenClassifier | None = None, **settings: Any
+    ) -> AmortisedInputIBA:
         """A trained generator from a checkpoint of ``InputIBATraining``.
 
         Args:
@@ -322,6 +353,12 @@ class AmortisedInputIBA(TrainedExplainer):
         """
         checkpoint, classifier = cls.read(path, classifier)
         saved = checkpoint["hyper_parameters"]
-        explainer = cls(classifier, saved["layer"], saved["taps"], saved["widths"], **{**saved["settings"], **settings})
+        explainer = cls(
+            classifier,
+            saved["layer"],
+            saved["taps"],
+            saved["widths"],
+            **{**saved["settings"], **settings},
+        )
         load_trained(explainer.generator, checkpoint["state_dict"], "generator.", str(path))
         return explainer

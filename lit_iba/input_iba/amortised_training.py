@@ -23,16 +23,33 @@ from lit_iba.heatmap import Heatmap
 from lit_iba.input_iba.amortised import PRIOR_BITS, AmortisedInputIBA
 from lit_iba.input_iba.critic import SLOPE, clip_weights
 from lit_iba.input_iba.explainer import INPUT
-from lit_iba.input_iba.generator import CriticView, InputPrior, LatentBottleneck, critic_objective, prior_features
+from lit_iba.input_iba.generator import (
+    CriticView,
+    InputPrior,
+    LatentBottleneck,
+    critic_objective,
+    prior_features,
+)
 from lit_iba.randomness import sample_generators
 from lit_iba.statistics import FeatureStatistics, estimate_layers, identity_of
 from lit_iba.training.frozen import TrainingWithFrozenClassifier
 
 # Settings of InputIBA that say how one image's prior is fitted, or what one critic for all images cannot know.
 NOT_HERE = (
-    "gan", "generator_steps", "critic_warm_up", "critic", "critic_learning_rate", "mask_learning_rate",
-    "noise_learning_rate", "step_size", "decay", "z_star_noise", "standardise", "output", "prior_smoothing_sigma",
-)  # fmt: skip
+    "gan",
+    "generator_steps",
+    "critic_warm_up",
+    "critic",
+    "critic_learning_rate",
+    "mask_learning_rate",
+    "noise_learning_rate",
+    "step_size",
+    "decay",
+    "z_star_noise",
+    "standardise",
+    "output",
+    "prior_smoothing_sigma",
+)
 _SCORES = ("loss", "start", "lambda_g", "prior_bits")
 
 
@@ -146,7 +163,9 @@ class InputIBATraining(TrainingWithFrozenClassifier):
         statistics_images: int = 1000,
         seed: int = 0,
         optimizer: OptimizerCallable = lambda parameters: torch.optim.RMSprop(parameters, lr=5e-5),
-        critic_optimizer: OptimizerCallable = lambda parameters: torch.optim.RMSprop(parameters, lr=5e-5),
+        critic_optimizer: OptimizerCallable = lambda parameters: torch.optim.RMSprop(
+            parameters, lr=5e-5
+        ),
     ) -> None:
         super().__init__(classifier)
         self.automatic_optimization = False
@@ -158,15 +177,32 @@ class InputIBATraining(TrainingWithFrozenClassifier):
             self.classifier, layer, taps, widths, output=PRIOR_BITS, seed=seed, **settings
         )
         self.settings, self.generator = self.explainer.settings, self.explainer.generator
-        shape = self.classifier.layout(self.explainer.layer).grid(self.generator.feature_statistics.mean).shape
+        shape = (
+            self.classifier.layout(self.explainer.layer)
+            .grid(self.generator.feature_statistics.mean)
+            .shape
+        )
         self.critic = ConditionalCritic(shape[0], critic_width)
         self.start_batches, self.target, self.seed = start_batches, target, seed
-        self.statistics_images, self.optimizer, self.critic_optimizer = statistics_images, optimizer, critic_optimizer
+        self.statistics_images, self.optimizer, self.critic_optimizer = (
+            statistics_images,
+            optimizer,
+            critic_optimizer,
+        )
         self.save_hyperparameters(
-            {"classifier": classifier, "layer": self.explainer.layer, "taps": self.explainer.taps,
-             "widths": list(self.generator.widths), "critic_width": critic_width, "start_batches": start_batches,
-             "settings": settings, "target": target, "statistics_images": statistics_images, "seed": seed}
-        )  # fmt: skip
+            {
+                "classifier": classifier,
+                "layer": self.explainer.layer,
+                "taps": self.explainer.taps,
+                "widths": list(self.generator.widths),
+                "critic_width": critic_width,
+                "start_batches": start_batches,
+                "settings": settings,
+                "target": target,
+                "statistics_images": statistics_images,
+                "seed": seed,
+            }
+        )
         self.scores = torch.nn.ModuleDict({name: MeanMetric() for name in _SCORES})
 
     def forward(self, images: Tensor) -> Heatmap:
@@ -179,21 +215,39 @@ class InputIBATraining(TrainingWithFrozenClassifier):
         if images.is_inference():  # validation, while a mask is to be optimised
             images = images.clone()
         with torch.no_grad():
-            targets = batch["label"] if self.target == "label" else self.classifier(images).argmax(dim=1)
-        generators = sample_generators(self.seed, [f"{draw}/{key}" for key in batch["key"]], images.device)
+            targets = (
+                batch["label"] if self.target == "label" else self.classifier(images).argmax(dim=1)
+            )
+        generators = sample_generators(
+            self.seed, [f"{draw}/{key}" for key in batch["key"]], images.device
+        )
         # Padding has no label, and weight 0.
         masked = input_iba.feature_iba.masked_feature(images, targets.clamp_min(0), generators)
-        latent, view = LatentBottleneck(masked, self.settings, generators), CriticView(masked, standardise=True)
+        latent, view = (
+            LatentBottleneck(masked, self.settings, generators),
+            CriticView(masked, standardise=True),
+        )
         noise, grid = input_iba.input_noise(images), masked.layout.grid
         return Batch(
-            images, generators, latent, view, view(masked.r), grid(latent.keep), grid(latent.drop),
-            self.settings.neighbourhood * noise.std, input_iba.starting_prior(masked, noise),
-        )  # fmt: skip
+            images,
+            generators,
+            latent,
+            view,
+            view(masked.r),
+            grid(latent.keep),
+            grid(latent.drop),
+            self.settings.neighbourhood * noise.std,
+            input_iba.starting_prior(masked, noise),
+        )
 
     def _fakes(self, seen: Batch, prior: InputPrior) -> Tensor:
         """Standardised draws of f(Z_G), (S, B, C, h, w)."""
         features = self.explainer.input_iba.features
-        return seen.view(prior_features(prior, seen.images, seen.spread, features, self.settings, seen.generators))
+        return seen.view(
+            prior_features(
+                prior, seen.images, seen.spread, features, self.settings, seen.generators
+            )
+        )
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> None:
         """Updates of the critic, then one of the generator."""
@@ -208,7 +262,10 @@ class InputIBATraining(TrainingWithFrozenClassifier):
             self._update_critic(seen, prior, fakes.detach(), weight)
             losses = self._start_gap(seen, prior) if starting else None
             self._update_generator(seen, losses, fakes, weight)
-        means = {"lambda_g": prior.masks()[0].detach().mean(dim=(1, 2, 3)), "start_gap": self._start_gap(seen, prior)}
+        means = {
+            "lambda_g": prior.masks()[0].detach().mean(dim=(1, 2, 3)),
+            "start_gap": self._start_gap(seen, prior),
+        }
         for name, values in means.items():
             self._log_mean(name, values.detach(), weight)
 
@@ -232,7 +289,9 @@ class InputIBATraining(TrainingWithFrozenClassifier):
             if s.lipschitz == "clip":
                 clip_weights(self.critic, s.clip)
 
-    def _update_generator(self, seen: Batch, losses: Tensor | None, fakes: Tensor, weight: Tensor) -> None:
+    def _update_generator(
+        self, seen: Batch, losses: Tensor | None, fakes: Tensor, weight: Tensor
+    ) -> None:
         """A step down ``losses`` (B,), or else up the critic's scores of the fakes."""
         optimizer, score = self.optimizers()[0], self._score(seen, fakes)  # type: ignore[index]
         self.critic.requires_grad_(False)
@@ -263,7 +322,10 @@ class InputIBATraining(TrainingWithFrozenClassifier):
                 seen = self._restrict(batch, 0)
             prior = self.explainer.prior(seen.images)
             with torch.autocast(self.device.type, enabled=False):
-                scores = {name: self.distance(seen, p) for name, p in (("loss", prior), ("start", seen.start))}
+                scores = {
+                    name: self.distance(seen, p)
+                    for name, p in (("loss", prior), ("start", seen.start))
+                }
                 scores["lambda_g"] = prior.masks()[0].mean(dim=(1, 2, 3))
                 scores["prior_bits"] = self.explainer.prior_bits(seen.images).sum(dim=(1, 2))
         self.update_scores(scores, batch["weight"])
@@ -278,7 +340,9 @@ class InputIBATraining(TrainingWithFrozenClassifier):
             (B,).
         """
         fakes = self._fakes(seen, prior)
-        gap = (fakes.mean(dim=0) - seen.keep * seen.r).square() + (fakes.std(dim=0) - seen.drop).square()
+        gap = (fakes.mean(dim=0) - seen.keep * seen.r).square() + (
+            fakes.std(dim=0) - seen.drop
+        ).square()
         counts = (seen.view.layout.grid(seen.view.scale) > 0).float()  # (C, h, w)
         return ((gap * counts).flatten(1).sum(dim=1) / counts.sum()).sqrt()
 
@@ -303,7 +367,9 @@ class InputIBATraining(TrainingWithFrozenClassifier):
         if not int(self.generator.input_statistics.count):
             self.classifier.to(self.trainer.strategy.root_device)
             self.measure(self.images_to_measure(self.statistics_images), self.data_name)
-            rank_zero_info(f"statistics measured over {int(self.generator.input_statistics.count)} images")
+            rank_zero_info(
+                f"statistics measured over {int(self.generator.input_statistics.count)} images"
+            )
 
     def measure(self, batches: Iterator[Tensor], data: str = "") -> None:
         """Measure and keep the statistics of features and images, over all processes' batches (B, 3, H, W)."""
@@ -316,9 +382,9 @@ class InputIBATraining(TrainingWithFrozenClassifier):
                 of_images.update(images)
                 yield images
 
-        of_features = estimate_layers(self.classifier, [self.explainer.layer], watched(), data=data)[
-            self.explainer.layer
-        ]
+        of_features = estimate_layers(
+            self.classifier, [self.explainer.layer], watched(), data=data
+        )[self.explainer.layer]
         for statistics in (of_features, of_images):
             statistics.reduce_across_processes()
         self.generator.set_statistics(of_features, of_images)
@@ -327,6 +393,8 @@ class InputIBATraining(TrainingWithFrozenClassifier):
 def _check(settings: dict[str, Any], start_batches: int) -> None:
     for name in NOT_HERE:
         if name in settings:
-            raise InputError(f"the setting {name} is of a fit to one image; leave it out where a generator is trained")
+            raise InputError(
+                f"the setting {name} is of a fit to one image; leave it out where a generator is trained"
+            )
     if start_batches < 0:
         raise InputError(f"start_batches is {start_batches}; it must be 0 or more")

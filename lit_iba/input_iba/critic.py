@@ -53,7 +53,11 @@ LINEAR = CriticDesign(())  # one weight an element of the feature map
 def published_design(channels: int) -> CriticDesign:
     """The authors' published critic for a feature map of so many channels; 64 million weights at VGG-16's conv4_1."""
     return CriticDesign(
-        (Convolution(2 * channels, 4, 2, 1), Convolution(4 * channels, 4, 2, 1), Convolution(channels, 3, 1, 1)),
+        (
+            Convolution(2 * channels, 4, 2, 1),
+            Convolution(4 * channels, 4, 2, 1),
+            Convolution(channels, 3, 1, 1),
+        ),
         (512, 256),
         batch_norm=True,
     )
@@ -78,7 +82,9 @@ class Critic(nn.Module):
         torch.Size([5, 2])
     """
 
-    def __init__(self, shape: Sequence[int], design: CriticDesign, generators: Sequence[torch.Generator]) -> None:
+    def __init__(
+        self, shape: Sequence[int], design: CriticDesign, generators: Sequence[torch.Generator]
+    ) -> None:
         super().__init__()
         self.design, self.count = design, len(generators)
         channels, height, width = shape
@@ -89,7 +95,10 @@ class Critic(nn.Module):
         def drawn(fan_in: int, *sizes: int) -> nn.Parameter:
             """(N, *sizes), uniform within 1 / sqrt(fan_in), as torch's layers."""
             bound = fan_in**-0.5
-            each = [torch.empty(sizes, device=g.device).uniform_(-bound, bound, generator=g) for g in generators]
+            each = [
+                torch.empty(sizes, device=g.device).uniform_(-bound, bound, generator=g)
+                for g in generators
+            ]
             return nn.Parameter(torch.stack(each))
 
         for layer in design.convolutions:
@@ -101,7 +110,9 @@ class Critic(nn.Module):
                 self.scales.append(nn.Parameter(ones))
                 self.shifts.append(nn.Parameter(torch.zeros_like(ones)))
             channels = layer.channels
-            height, width = ((n + 2 * layer.padding - layer.kernel) // layer.stride + 1 for n in (height, width))
+            height, width = (
+                (n + 2 * layer.padding - layer.kernel) // layer.stride + 1 for n in (height, width)
+            )
         inputs = channels * height * width
         for outputs in (*design.hidden, 1):
             self.matrices.append(drawn(inputs, inputs, outputs))

@@ -115,7 +115,9 @@ class InputIBA(Explainer):
         self.feature_iba = PerSampleIBA(
             classifier, self.layer, statistics, preset=s.feature_preset, **s.feature_changes()
         )
-        self.input_statistics = self._input_statistics(input_statistics) if s.input_noise == "estimated" else None
+        self.input_statistics = (
+            self._input_statistics(input_statistics) if s.input_noise == "estimated" else None
+        )
         self.unit = "bits" if s.output == "bits" else "1"  # masks have no unit
 
     def _input_statistics(self, given: FeatureStatistics | str | Path | None) -> NoiseModel:
@@ -130,7 +132,10 @@ class InputIBA(Explainer):
 
     @classmethod
     def from_settings(
-        cls, classifier: FrozenClassifier, settings: dict[str, Any], surroundings: Surroundings | None = None
+        cls,
+        classifier: FrozenClassifier,
+        settings: dict[str, Any],
+        surroundings: Surroundings | None = None,
     ) -> InputIBA:
         """Build from a config: statistics that are not given are estimated once on the run's own images."""
         settings = dict(settings)
@@ -138,7 +143,8 @@ class InputIBA(Explainer):
         if surroundings is not None:
             settings.setdefault("statistics", surroundings.statistics(classifier, layer))
             wanted = settings_from(
-                settings.get("preset", "default"), {k: settings[k] for k in ("input_noise",) if k in settings}
+                settings.get("preset", "default"),
+                {k: settings[k] for k in ("input_noise",) if k in settings},
             )
             if wanted.input_noise == "estimated" and "input_statistics" not in settings:
                 settings["input_statistics"] = surroundings.estimated(
@@ -149,7 +155,9 @@ class InputIBA(Explainer):
                 )
         return cls(classifier, **settings)
 
-    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+    def explain(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> Attribution:
         """Heatmaps of the images; see :meth:`Explainer.attribute`."""
         stages = self.find_stages(images, targets, generators)
         return self.drawn(stages.keep, stages.alpha, stages.bits)
@@ -161,7 +169,9 @@ class InputIBA(Explainer):
         mask = keep if self.settings.output == "smoothed_lambda" else torch.sigmoid(alpha)
         return Attribution(mask.mean(dim=1))
 
-    def find_stages(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> InputStages:
+    def find_stages(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> InputStages:
         """All masks of checked images (B, 3, H, W) for targets (B,); ``generators[i]`` belongs to image i."""
         # An image's result does not depend on its batch, so that a batch may be taken in parts.
         s = self.settings
@@ -172,7 +182,9 @@ class InputIBA(Explainer):
             parts.append(self._find_part(images[part], targets[part], generators[part]))
         return join(parts)
 
-    def _find_part(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> InputStages:
+    def _find_part(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> InputStages:
         # The GAN makes percents of a rounding, and how a sum rounds depends on the size of the batch: up to the prior, each image
         # is alone. What follows enlarges nothing. On a GPU one image leaves most of the device idle (0.6 s an image instead of
         # 0.11 on an H100, VGG-16), so that there the batch stays together, and maps agree as far as roundings let them.
@@ -215,13 +227,26 @@ class InputIBA(Explainer):
         )
 
     def find_prior(
-        self, images: Tensor, masked: MaskedFeature, noise: NoiseModel, generators: list[torch.Generator]
+        self,
+        images: Tensor,
+        masked: MaskedFeature,
+        noise: NoiseModel,
+        generators: list[torch.Generator],
     ) -> InputPrior:
         """Stage b: the prior of every image, from its feature bottleneck."""
         s, start = self.settings, self.starting_prior(masked, noise)
         if s.gan == "none":
             return start
-        return fit_prior(start, images, s.neighbourhood * noise.std, masked, self.features, s, generators, self.on_step)
+        return fit_prior(
+            start,
+            images,
+            s.neighbourhood * noise.std,
+            masked,
+            self.features,
+            s,
+            generators,
+            self.on_step,
+        )
 
     def features(self, images: Tensor) -> Tensor:
         """f: feature maps (N, *R) of images (N, 3, H, W), made fast for many passes."""
@@ -229,7 +254,9 @@ class InputIBA(Explainer):
             return self.feature_iba.split.folded_head(channels_last(images))[0].float()
 
     def _mask(self, alpha: Tensor) -> tuple[Tensor, Tensor]:
-        return mask_from_logits(alpha, self.settings.smoothing_sigma, Layout("BCHW", *alpha.shape[-2:]))
+        return mask_from_logits(
+            alpha, self.settings.smoothing_sigma, Layout("BCHW", *alpha.shape[-2:])
+        )
 
     def _optimise(
         self,
@@ -251,12 +278,20 @@ class InputIBA(Explainer):
 
         def loss(alpha: Tensor) -> Tensor:
             keep, drop = self._mask(alpha)
-            through = (keep, drop) if s.passes == "image" else (keep * prior_keep, drop + keep * prior_drop)
+            through = (
+                (keep, drop)
+                if s.passes == "image"
+                else (keep * prior_keep, drop + keep * prior_drop)
+            )
             z = mix(images, *through, noise.mean, noise.std, unit_noise)  # (copies, B, 3, H, W)
             with autocast(images.device, s.precision):
                 logits = network(z.flatten(0, 1))
-            cross_entropy = F.cross_entropy(logits.float(), repeated_targets, reduction="sum") / s.copies
-            information = input_information_nats(r, keep, drop, prior_drop).flatten(1).mean(dim=1).sum()
+            cross_entropy = (
+                F.cross_entropy(logits.float(), repeated_targets, reduction="sum") / s.copies
+            )
+            information = (
+                input_information_nats(r, keep, drop, prior_drop).flatten(1).mean(dim=1).sum()
+            )
             return cross_entropy + s.beta_input * information
 
         return optimise_mask(
@@ -274,7 +309,9 @@ class InputIBA(Explainer):
             zero = torch.zeros_like(images[0])
             return NoiseModel(zero, zero + 1, zero + 1, zero)
         layout = Layout("BCHW", images.shape[-2], images.shape[-1])
-        self.input_statistics = self.input_statistics.to(images.device)  # once, not with every batch
+        self.input_statistics = self.input_statistics.to(
+            images.device
+        )  # once, not with every batch
         return self.input_statistics.fit_to(images, layout)
 
     def _tell(self, stage: str, done: int, total: int) -> None:
@@ -312,7 +349,9 @@ def paper_layer(classifier: FrozenClassifier, layer: str | None) -> str:
     return layer or PAPER_LAYERS[classifier.name]
 
 
-def estimate_input(classifier: FrozenClassifier, batches: Any, *, data: str = "") -> FeatureStatistics:
+def estimate_input(
+    classifier: FrozenClassifier, batches: Any, *, data: str = ""
+) -> FeatureStatistics:
     """Statistics of the images themselves, element by element, over batches (B, 3, H, W); ``data`` says what they are.
 
     Raises:

@@ -32,10 +32,12 @@ from lit_iba.input_iba.critic import (
 from lit_iba.input_iba.settings import InputIBASettings
 from lit_iba.randomness import normal_copies
 
-GROUPS, GROUP_MEAN, GROUP_STD = 10, 2.0, 5.0  # of z_star_noise = "uniform_groups": means in [-2, 2], scales in [0, 5]
-LARGEST_START = (
-    3.0  # prior_start = "capped_bits": lambda_G up to 0.95, for where it is 1 nothing moves it and no bits are needed
-)
+GROUPS, GROUP_MEAN, GROUP_STD = (
+    10,
+    2.0,
+    5.0,
+)  # of z_star_noise = "uniform_groups": means in [-2, 2], scales in [0, 5]
+LARGEST_START = 3.0  # prior_start = "capped_bits": lambda_G up to 0.95, for where it is 1 nothing moves it and no bits are needed
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,9 @@ class InputPrior:
 
     def masks(self) -> tuple[Tensor, Tensor]:
         """lambda_G and 1 - lambda_G, (B, 3, H, W)."""
-        return mask_from_logits(self.logits, self.smoothing_sigma, Layout("BCHW", *self.logits.shape[-2:]))
+        return mask_from_logits(
+            self.logits, self.smoothing_sigma, Layout("BCHW", *self.logits.shape[-2:])
+        )
 
     def sample(self, images: Tensor, unit_noise: Tensor) -> Tensor:
         """Z_G of images (..., B, 3, H, W), one for each unit noise of that shape."""
@@ -89,7 +93,9 @@ def starting_logits(masked: MaskedFeature, size: tuple[int, int], kind: str) -> 
 
 def uniform(generators: Sequence[torch.Generator], *shape: int) -> Tensor:
     """Numbers uniform in [0, 1), (*shape, B), each image's from its own generator."""
-    return torch.stack([torch.rand(shape, generator=g, device=g.device) for g in generators], dim=-1)
+    return torch.stack(
+        [torch.rand(shape, generator=g, device=g.device) for g in generators], dim=-1
+    )
 
 
 class LatentBottleneck:
@@ -102,11 +108,16 @@ class LatentBottleneck:
     """
 
     def __init__(
-        self, masked: MaskedFeature, settings: InputIBASettings, generators: Sequence[torch.Generator]
+        self,
+        masked: MaskedFeature,
+        settings: InputIBASettings,
+        generators: Sequence[torch.Generator],
     ) -> None:
         self.masked, self.generators = masked, generators
         capacity = settings.z_star_mask == "capacity"
-        self.keep, self.drop = (masked.nats, 1 - masked.nats) if capacity else (masked.keep, masked.drop)
+        self.keep, self.drop = (
+            (masked.nats, 1 - masked.nats) if capacity else (masked.keep, masked.drop)
+        )
         self.groups: tuple[Tensor, Tensor] | None = None
         if settings.z_star_noise == "uniform_groups":
             mean, std = uniform(generators, 2, GROUPS)
@@ -155,7 +166,9 @@ class RMSpropByImage(torch.optim.Optimizer):
                 state["weight"] = decay * state.get("weight", 0.0) + 1 - decay
                 state["moment"] = decay * state.get("moment", 0.0) + (1 - decay) * squares
                 scale = (state["moment"] / state["weight"]).sqrt().clamp_min(1e-30)
-                parameter.sub_(group["lr"] * parameter.grad / scale[(...,) + (None,) * (parameter.ndim - 1)])
+                parameter.sub_(
+                    group["lr"] * parameter.grad / scale[(...,) + (None,) * (parameter.ndim - 1)]
+                )
 
 
 @torch.enable_grad()
@@ -192,14 +205,18 @@ def fit_prior(
     design = design or (LINEAR if s.critic == "linear" else published_design(shape[0]))
     critic = Critic(shape, design, generators)
     critics = torch.optim.RMSprop(critic.parameters(), lr=s.critic_learning_rate)
-    logits, mean, std = (t.detach().clone().requires_grad_() for t in (start.logits, start.mean, start.std))
+    logits, mean, std = (
+        t.detach().clone().requires_grad_() for t in (start.logits, start.mean, start.std)
+    )
     prior = InputPrior(logits, mean, std, start.smoothing_sigma)
     groups = [
         {"params": [logits], "lr": s.mask_learning_rate},
         {"params": [mean], "lr": s.noise_learning_rate},
         {"params": [std], "lr": s.noise_learning_rate / 2},
     ]
-    mover: torch.optim.Optimizer = RMSpropByImage(groups) if s.step_size == "image" else torch.optim.RMSprop(groups)
+    mover: torch.optim.Optimizer = (
+        RMSpropByImage(groups) if s.step_size == "image" else torch.optim.RMSprop(groups)
+    )
 
     def fakes() -> Tensor:
         return view(prior_features(prior, images, spread, head, s, generators))
@@ -211,7 +228,9 @@ def fit_prior(
         for update in range(s.critic_steps + (0 if step else s.critic_warm_up)):
             if update and not s.reuse_fakes:
                 fake = fakes()
-            losses = critic_objective(critic, view(latent.sample(s.samples)), fake.detach(), s, generators)
+            losses = critic_objective(
+                critic, view(latent.sample(s.samples)), fake.detach(), s, generators
+            )
             critics.zero_grad()
             losses.sum().backward()
             critics.step()
@@ -246,7 +265,11 @@ def prior_features(
 
 
 def critic_objective(
-    critic: Scorer, real: Tensor, fake: Tensor, settings: InputIBASettings, generators: Sequence[torch.Generator]
+    critic: Scorer,
+    real: Tensor,
+    fake: Tensor,
+    settings: InputIBASettings,
+    generators: Sequence[torch.Generator],
 ) -> Tensor:
     """What a critic minimises on samples (S, B, C, h, w), with the gradient penalty where that is wanted: (B,)."""
     loss = critic_loss(critic, real, fake)

@@ -9,14 +9,32 @@ from lit_iba.checks import check_literals
 from lit_iba.errors import InputError, unknown_name
 
 AT_LEAST_1 = (
-    "feature_steps", "feature_copies", "generator_steps", "critic_steps", "samples", "steps", "copies",
+    "feature_steps",
+    "feature_copies",
+    "generator_steps",
+    "critic_steps",
+    "samples",
+    "steps",
+    "copies",
     "forward_batch_size",
-)  # fmt: skip
+)
 NOT_NEGATIVE = (
-    "beta_feat", "feature_smoothing_sigma", "beta_input", "smoothing_sigma", "neighbourhood", "critic_warm_up",
-    "penalty", "prior_smoothing_sigma",
-)  # fmt: skip
-POSITIVE = ("learning_rate", "critic_learning_rate", "mask_learning_rate", "noise_learning_rate", "clip")
+    "beta_feat",
+    "feature_smoothing_sigma",
+    "beta_input",
+    "smoothing_sigma",
+    "neighbourhood",
+    "critic_warm_up",
+    "penalty",
+    "prior_smoothing_sigma",
+)
+POSITIVE = (
+    "learning_rate",
+    "critic_learning_rate",
+    "mask_learning_rate",
+    "noise_learning_rate",
+    "clip",
+)
 
 
 @dataclass(frozen=True)
@@ -129,24 +147,44 @@ class InputIBASettings:
     def feature_changes(self) -> dict[str, Any]:
         """Settings of the feature stage's :class:`PerSampleIBA` besides its preset."""
         return {
-            "beta": self.beta_feat, "steps": self.feature_steps, "copies": self.feature_copies,
-            "smoothing_sigma": self.feature_smoothing_sigma, "learning_rate": self.learning_rate,
-            "initial_alpha": self.initial_alpha, "precision": self.precision,
-        }  # fmt: skip
+            "beta": self.beta_feat,
+            "steps": self.feature_steps,
+            "copies": self.feature_copies,
+            "smoothing_sigma": self.feature_smoothing_sigma,
+            "learning_rate": self.learning_rate,
+            "initial_alpha": self.initial_alpha,
+            "precision": self.precision,
+        }
 
 
 PRESETS: dict[str, InputIBASettings] = {
     "default": InputIBASettings(),
     # What the published code does for ImageNet, but for 140 critic updates, which are 160 here.
     "reference": InputIBASettings(
-        beta_feat=20.0, feature_smoothing_sigma=0.0, feature_preset="reference", z_star_mask="capacity",
-        z_star_noise="uniform_groups", prior_start="bits", neighbourhood=0.0, generator_steps=40, critic_steps=4,
-        critic_warm_up=0, samples=32, reuse_fakes=False, critic="published", standardise=False, lipschitz="clip",
-        critic_learning_rate=5e-5, mask_learning_rate=0.003, noise_learning_rate=0.1,
-        step_size="element", decay=False, input_noise="standard",
+        beta_feat=20.0,
+        feature_smoothing_sigma=0.0,
+        feature_preset="reference",
+        z_star_mask="capacity",
+        z_star_noise="uniform_groups",
+        prior_start="bits",
+        neighbourhood=0.0,
+        generator_steps=40,
+        critic_steps=4,
+        critic_warm_up=0,
+        samples=32,
+        reuse_fakes=False,
+        critic="published",
+        standardise=False,
+        lipschitz="clip",
+        critic_learning_rate=5e-5,
+        mask_learning_rate=0.003,
+        noise_learning_rate=0.1,
+        step_size="element",
+        decay=False,
+        input_noise="standard",
         output="sigmoid_alpha",
     ),
-}  # fmt: skip
+}
 
 
 def settings_from(preset: str, changes: dict[str, Any]) -> InputIBASettings:

@@ -122,7 +122,9 @@ class HeatmapMetric(Metric):
     row_curves: ClassVar[tuple[str, ...]] = ()  # rows of shape (N, K)
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     needs_object_mask: ClassVar[bool] = False
-    others_wanted: int = 0  # heatmaps of other images, by the same explainer, that each image is compared with
+    others_wanted: int = (
+        0  # heatmaps of other images, by the same explainer, that each image is compared with
+    )
     seed: int = 0  # of whatever is drawn
 
     images_seen: Tensor
@@ -134,7 +136,9 @@ class HeatmapMetric(Metric):
         self.settings = settings
         for row in (*self.scalars, *self.row_curves):
             self.add_state(row, default=[], dist_reduce_fx="cat")
-        self.add_state("images_seen", default=torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state(
+            "images_seen", default=torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum"
+        )
 
     @property
     @abstractmethod
@@ -152,7 +156,9 @@ class HeatmapMetric(Metric):
         """What :meth:`shared_scores` depends on beside the images; metrics of equal keys share. None: nobody else."""
         return None
 
-    def shared_scores(self, classifier: FrozenClassifier, images: Tensor, targets: Tensor) -> Tensor | None:
+    def shared_scores(
+        self, classifier: FrozenClassifier, images: Tensor, targets: Tensor
+    ) -> Tensor | None:
         """What the classifier says about the images whatever the heatmaps, (B, ...); None if there is nothing.
 
         Pass it to :meth:`update` as ``shared`` to judge several explainers at the price of one.
@@ -213,7 +219,9 @@ class HeatmapMetric(Metric):
         object_mask = check_object_mask(object_mask, images, self.needs_object_mask and self.name)
         extra = {"others": self._check_others(others, heatmaps)} if self.others_wanted else {}
         with torch.inference_mode():
-            rows = self.score_rows(classifier, images, targets, heatmaps, object_mask, shared, **extra)
+            rows = self.score_rows(
+                classifier, images, targets, heatmaps, object_mask, shared, **extra
+            )
         for row in (*self.scalars, *self.row_curves):
             # States are one-dimensional, so that a process that saw no image can still take part in gathering them;
             # the clone, made outside inference mode, is an ordinary tensor.
@@ -234,9 +242,14 @@ class HeatmapMetric(Metric):
         """The rows of every image since the last reset, float32: (N,) for scalars, (N, K) for curves."""
         count = int(self.images_seen)
         flat = {row: getattr(self, row) for row in (*self.scalars, *self.row_curves)}
-        found = {row: dim_zero_cat(parts) if len(parts) else torch.zeros(0) for row, parts in flat.items()}
+        found = {
+            row: dim_zero_cat(parts) if len(parts) else torch.zeros(0)
+            for row, parts in flat.items()
+        }
         return {
-            row: values if row in self.scalars else values.reshape(count, len(values) // max(count, 1))
+            row: values
+            if row in self.scalars
+            else values.reshape(count, len(values) // max(count, 1))
             for row, values in found.items()
         }
 
@@ -250,21 +263,29 @@ def check_heatmaps(heatmaps: Tensor, images: Tensor, keys: Sequence[str] | None 
     wanted = (len(images), *images.shape[-2:])
     if not isinstance(heatmaps, Tensor) or tuple(heatmaps.shape) != wanted:
         given = tuple(heatmaps.shape) if isinstance(heatmaps, Tensor) else type(heatmaps).__name__
-        raise InputError(f"heatmaps must be a tensor (B, H, W) = {wanted}, as the images are; got {given}")
+        raise InputError(
+            f"heatmaps must be a tensor (B, H, W) = {wanted}, as the images are; got {given}"
+        )
     finite = torch.isfinite(heatmaps).flatten(1).all(dim=1)
     if not finite.all():
-        bad = [keys[i] if keys is not None else str(i) for i in (~finite).nonzero().flatten().tolist()]
+        bad = [
+            keys[i] if keys is not None else str(i) for i in (~finite).nonzero().flatten().tolist()
+        ]
         raise InputError(
             f"the heatmaps of {', '.join(bad[:5])} contain NaN or infinity; check the explainer that made them"
         )
     return heatmaps.detach().float()
 
 
-def check_object_mask(object_mask: Tensor | None, images: Tensor, needed_by: str | bool = False) -> Tensor | None:
+def check_object_mask(
+    object_mask: Tensor | None, images: Tensor, needed_by: str | bool = False
+) -> Tensor | None:
     """The object mask as bool on the images' device, or an error where it is missing or does not fit."""
     if object_mask is None:
         if needed_by:
-            raise InputError(f"{needed_by} needs object_mask, bool (B, H, W); give data with bounding boxes or masks")
+            raise InputError(
+                f"{needed_by} needs object_mask, bool (B, H, W); give data with bounding boxes or masks"
+            )
         return None
     if object_mask.shape != (len(images), *images.shape[-2:]):
         raise InputError(

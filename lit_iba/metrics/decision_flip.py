@@ -54,12 +54,20 @@ def first_flips(
     while len(searching) and start < len(steps):
         block = steps[start : start + max(1, forward_batch_size // len(searching))]
         search, step = searching.repeat_interleave(len(block)), block.repeat(len(searching))
-        flipped = score_jobs(
-            network, images, fill, search // orders,
-            lambda jobs, search=search, step=step: flat[search[jobs]] < step[jobs][:, None],  # type: ignore[misc]
-            lambda logits, picture: logits.argmax(dim=1) != classes[picture],
-            tile=1, forward_batch_size=forward_batch_size,
-        ).view(len(searching), len(block)).bool()  # fmt: skip
+        flipped = (
+            score_jobs(
+                network,
+                images,
+                fill,
+                search // orders,
+                lambda jobs, search=search, step=step: flat[search[jobs]] < step[jobs][:, None],  # type: ignore[misc]
+                lambda logits, picture: logits.argmax(dim=1) != classes[picture],
+                tile=1,
+                forward_batch_size=forward_batch_size,
+            )
+            .view(len(searching), len(block))
+            .bool()
+        )
         done = flipped.any(dim=1)
         found[searching[done]] = start + flipped[done].int().argmax(dim=1)
         searching, start = searching[~done], start + len(block)
@@ -104,16 +112,30 @@ class DecisionFlip(HeatmapMetric):
     scalars = ("e_minus", "e_plus", "e_minus_noise", "e_plus_noise", "unflipped")
 
     def __init__(
-        self, pixels_per_step: int = 224, noise_maps: int = 5, seed: int = 0, forward_batch_size: int = 16
+        self,
+        pixels_per_step: int = 224,
+        noise_maps: int = 5,
+        seed: int = 0,
+        forward_batch_size: int = 16,
     ) -> None:
-        check_counts(pixels_per_step=pixels_per_step, noise_maps=noise_maps, forward_batch_size=forward_batch_size)
+        check_counts(
+            pixels_per_step=pixels_per_step,
+            noise_maps=noise_maps,
+            forward_batch_size=forward_batch_size,
+        )
         super().__init__(
             {
-                "pixels_per_step": pixels_per_step, "noise_maps": noise_maps, "seed": seed,
+                "pixels_per_step": pixels_per_step,
+                "noise_maps": noise_maps,
+                "seed": seed,
                 "forward_batch_size": forward_batch_size,
             }
-        )  # fmt: skip
-        self.pixels_per_step, self.seed, self.forward_batch_size = pixels_per_step, seed, forward_batch_size
+        )
+        self.pixels_per_step, self.seed, self.forward_batch_size = (
+            pixels_per_step,
+            seed,
+            forward_batch_size,
+        )
         self.others_wanted = noise_maps
 
     @property
@@ -131,10 +153,14 @@ class DecisionFlip(HeatmapMetric):
         return "decision"
 
     @torch.inference_mode()
-    def shared_scores(self, classifier: FrozenClassifier, images: Tensor, targets: Tensor) -> Tensor:
+    def shared_scores(
+        self, classifier: FrozenClassifier, images: Tensor, targets: Tensor
+    ) -> Tensor:
         """What the classifier says about the originals, int64 (B,)."""
         network = classifier.folded()
-        return torch.cat([network(part).argmax(dim=1) for part in images.split(self.forward_batch_size)])
+        return torch.cat(
+            [network(part).argmax(dim=1) for part in images.split(self.forward_batch_size)]
+        )
 
     def score_rows(
         self,
@@ -151,9 +177,14 @@ class DecisionFlip(HeatmapMetric):
         classes = self.shared_scores(classifier, images, targets) if shared is None else shared
         maps = torch.cat([heatmaps[:, None], others], dim=1).flatten(2)  # (B, 1 + n, H * W)
         count, pixels = maps.shape[1:]
-        orders = [removal_ranks(maps.flatten(0, 1), most_first).view_as(maps) for most_first in (False, True)]
+        orders = [
+            removal_ranks(maps.flatten(0, 1), most_first).view_as(maps)
+            for most_first in (False, True)
+        ]
         ranks = torch.cat(orders, dim=1)  # (B, 2 (1 + n), H * W)
-        steps = torch.arange(self.pixels_per_step, pixels + self.pixels_per_step, self.pixels_per_step)
+        steps = torch.arange(
+            self.pixels_per_step, pixels + self.pixels_per_step, self.pixels_per_step
+        )
         steps = steps.clamp_max(pixels).to(images.device)
         flips = first_flips(classifier, images, classes, ranks, steps, self.forward_batch_size)
         e = removed_share(images, ranks, steps[flips.clamp_max(len(steps) - 1)])
@@ -168,7 +199,9 @@ class DecisionFlip(HeatmapMetric):
 
     def scores(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
         """Per image: delta e- as the score, every e and every delta e (equations 17-20, supplement F.1)."""
-        minus, plus, minus_noise, plus_noise, unflipped = (in_double(rows[name]) for name in self.scalars)
+        minus, plus, minus_noise, plus_noise, unflipped = (
+            in_double(rows[name]) for name in self.scalars
+        )
         return {
             "score": minus - minus_noise,
             "e_minus": minus,
@@ -194,6 +227,14 @@ class DecisionFlip(HeatmapMetric):
         for name, values in scores.items():
             values = values[used]
             extra[name] = float(values.mean())
-            for quantile, label in ((0.25, "lower_quartile"), (0.5, "median"), (0.75, "upper_quartile")):
-                extra[f"{name}_{label}"] = float(values.quantile(quantile)) if len(values) else float("nan")
-        return Result(score=float(mean), standard_error=float(error), n=int(used.sum()), extra=extra)
+            for quantile, label in (
+                (0.25, "lower_quartile"),
+                (0.5, "median"),
+                (0.75, "upper_quartile"),
+            ):
+                extra[f"{name}_{label}"] = (
+                    float(values.quantile(quantile)) if len(values) else float("nan")
+                )
+        return Result(
+            score=float(mean), standard_error=float(error), n=int(used.sum()), extra=extra
+        )

@@ -64,7 +64,9 @@ class Degradation(HeatmapMetric):
     label = "Degradation"
     scalars = ("tiles",)
     row_curves = ("morf", "lerf")  # probability of the target at each point of the curve
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"reference": {"points": 100, "baseline": "mean_of_image"}}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "reference": {"points": 100, "baseline": "mean_of_image"}
+    }
 
     def __init__(
         self,
@@ -75,11 +77,23 @@ class Degradation(HeatmapMetric):
     ) -> None:
         check_counts(tile=tile, forward_batch_size=forward_batch_size)
         if points is not None and (not isinstance(points, int) or points < 2):
-            raise InputError(f"points is {points!r}; a curve has at least 2 (both its ends), or None for every tile")
+            raise InputError(
+                f"points is {points!r}; a curve has at least 2 (both its ends), or None for every tile"
+            )
         check_literals(Degradation.__init__, locals())
-        settings = {"tile": tile, "points": points, "baseline": baseline, "forward_batch_size": forward_batch_size}
+        settings = {
+            "tile": tile,
+            "points": points,
+            "baseline": baseline,
+            "forward_batch_size": forward_batch_size,
+        }
         super().__init__(settings)
-        self.tile, self.points, self.baseline, self.forward_batch_size = tile, points, baseline, forward_batch_size
+        self.tile, self.points, self.baseline, self.forward_batch_size = (
+            tile,
+            points,
+            baseline,
+            forward_batch_size,
+        )
 
     @property
     def definition(self) -> str:
@@ -101,7 +115,9 @@ class Degradation(HeatmapMetric):
     def shared_key(self) -> Hashable:
         return "end_points", self.baseline, "given"
 
-    def shared_scores(self, classifier: FrozenClassifier, images: Tensor, targets: Tensor) -> Tensor:
+    def shared_scores(
+        self, classifier: FrozenClassifier, images: Tensor, targets: Tensor
+    ) -> Tensor:
         """Target, and its probability on the original and on the fully degraded image, (B, 3): ends of both curves."""
         return end_points(classifier, images, targets, self._fill(images), self.forward_batch_size)
 
@@ -119,9 +135,15 @@ class Degradation(HeatmapMetric):
         ranks = both_orders(tile_sums(heatmaps, self.tile))
         tiles = ranks.shape[2]
         inner = removal_curves(
-            classifier, images, targets, self._fill(images), ranks, curve_steps(tiles, self.points)[1:-1],
-            tile=self.tile, forward_batch_size=self.forward_batch_size,
-        )  # fmt: skip
+            classifier,
+            images,
+            targets,
+            self._fill(images),
+            ranks,
+            curve_steps(tiles, self.points)[1:-1],
+            tile=self.tile,
+            forward_batch_size=self.forward_batch_size,
+        )
         first, last = (ends[:, None, end : end + 1].to(inner).expand(-1, 2, -1) for end in (1, 2))
         curves = torch.cat([first, inner, last], dim=2)  # (B, 2, K)
         count = torch.full((len(images),), tiles, device=images.device)
@@ -132,7 +154,9 @@ class Degradation(HeatmapMetric):
         morf, lerf = in_double(rows["morf"]), in_double(rows["lerf"])
         sizes = rows["tiles"].unique().tolist()
         if len(sizes) != 1:
-            raise InputError(f"pictures of {sizes} tiles cannot share one degradation curve; give pictures of one size")
+            raise InputError(
+                f"pictures of {sizes} tiles cannot share one degradation curve; give pictures of one size"
+            )
         fractions = curve_steps(int(sizes[0]), self.points, morf.device).double() / sizes[0]
         t1, b = float(morf[:, 0].mean()), float(morf[:, -1].mean())
         scale = t1 - b if t1 != b else float("nan")
@@ -142,7 +166,11 @@ class Degradation(HeatmapMetric):
         """Per image: its integral (with the data set's t1 and b), and the probability at both ends."""
         fractions, morf, lerf, _, _ = self._scaled(rows)
         integral = torch.trapezoid(lerf - morf, fractions, dim=1)
-        return {"score": integral, "probability": rows["morf"][:, 0], "degraded_probability": rows["morf"][:, -1]}
+        return {
+            "score": integral,
+            "probability": rows["morf"][:, 0],
+            "degraded_probability": rows["morf"][:, -1],
+        }
 
     def summarize(self, rows: dict[str, Tensor]) -> Result:
         """Score, curves and the areas under them; NaN where t1 equals b, because equation 9 has no value there."""

@@ -31,7 +31,9 @@ def rescaled(heatmaps: Tensor, scale: str) -> Tensor:
     values = in_double(heatmaps).flatten(1)
     values = values - values.amin(dim=1, keepdim=True) if scale == "minmax" else values.clamp_min(0)
     largest = values.amax(dim=1, keepdim=True)
-    return values if scale == "none" else values / largest.where(largest > 0, torch.ones_like(largest))
+    return (
+        values if scale == "none" else values / largest.where(largest > 0, torch.ones_like(largest))
+    )
 
 
 def heat_ratios(
@@ -52,14 +54,22 @@ def heat_ratios(
     """
     ranked, order = values.sort(dim=1, descending=True)
     ranked = ranked.where(ranked >= base_threshold, torch.zeros_like(ranked))
-    counted = (ranked >= base_threshold).sum(dim=1, keepdim=True)  # of these, the quantiles: ranks 0 .. counted - 1
+    counted = (ranked >= base_threshold).sum(
+        dim=1, keepdim=True
+    )  # of these, the quantiles: ranks 0 .. counted - 1
     # Linear interpolation between order statistics, as numpy's and torch's quantile.
-    place = (1 - torch.linspace(0, 1, points, dtype=values.dtype, device=values.device)) * (counted - 1).clamp_min(0)
-    place = place.round().where((place - place.round()).abs() < 1e-9, place)  # rounding must not move t off a value
+    place = (1 - torch.linspace(0, 1, points, dtype=values.dtype, device=values.device)) * (
+        counted - 1
+    ).clamp_min(0)
+    place = place.round().where(
+        (place - place.round()).abs() < 1e-9, place
+    )  # rounding must not move t off a value
     low, high = ranked.gather(1, place.ceil().long()), ranked.gather(1, place.floor().long())
     threshold = low + (high - low) * (place.ceil() - place)
     threshold = torch.minimum(threshold, top * ranked[:, :1])
-    marked = torch.searchsorted(-ranked, -threshold, right=True).clamp_max(counted)  # how many pixels are >= t
+    marked = torch.searchsorted(-ranked, -threshold, right=True).clamp_max(
+        counted
+    )  # how many pixels are >= t
     heat = torch.stack([ranked * inside.gather(1, order), ranked]).cumsum(dim=2)  # (2, B, pixels)
     last = (marked - 1).clamp_min(0)
     within, everywhere = (sums.gather(1, last) * (marked > 0) for sums in heat)
@@ -99,7 +109,9 @@ class EffectiveHeatRatio(HeatmapMetric):
     label = "Effective heat ratio"
     scalars = ("box_fraction",)
     row_curves = ("ratio", "share")
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"reference": {"base_threshold": 0.1, "top": 0.99}}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "reference": {"base_threshold": 0.1, "top": 0.99}
+    }
     needs_object_mask = True
 
     def __init__(
@@ -114,15 +126,20 @@ class EffectiveHeatRatio(HeatmapMetric):
             raise InputError(f"points is {points!r}; the area under a curve needs at least 2")
         check_literals(EffectiveHeatRatio.__init__, locals())
         if not 0 <= base_threshold < 1 or not 0 < top <= 1:
-            raise InputError(f"base_threshold {base_threshold!r} must lie in [0, 1), and top {top!r} in (0, 1]")
+            raise InputError(
+                f"base_threshold {base_threshold!r} must lie in [0, 1), and top {top!r} in (0, 1]"
+            )
         if not 0 < max_box_fraction <= 1:
             raise InputError(f"max_box_fraction is {max_box_fraction!r}; it must lie in (0, 1]")
         super().__init__(
             {
-                "points": points, "scale": scale, "base_threshold": base_threshold, "top": top,
+                "points": points,
+                "scale": scale,
+                "base_threshold": base_threshold,
+                "top": top,
                 "max_box_fraction": max_box_fraction,
             }
-        )  # fmt: skip
+        )
         self.points, self.scale, self.base_threshold, self.top = points, scale, base_threshold, top
         self.max_box_fraction = max_box_fraction
 
@@ -151,7 +168,9 @@ class EffectiveHeatRatio(HeatmapMetric):
         inside = object_mask.flatten(1)
         fraction = inside.float().mean(dim=1)
         values = rescaled(heatmaps, self.scale)
-        ratios = heat_ratios(values, inside.to(values.device), self.points, self.base_threshold, self.top)
+        ratios = heat_ratios(
+            values, inside.to(values.device), self.points, self.base_threshold, self.top
+        )
         used = ((fraction > 0) & (fraction < self.max_box_fraction))[:, None].to(values.device)
         ratio, share = (r.where(used, torch.full_like(r, torch.nan)) for r in ratios)
         return {"ratio": ratio, "share": share, "box_fraction": fraction}
@@ -180,10 +199,11 @@ class EffectiveHeatRatio(HeatmapMetric):
             standard_error=float(error),
             n=int(used.sum()),
             extra={
-                "scale_free": float(scale_free), "scale_free_standard_error": float(scale_free_error),
+                "scale_free": float(scale_free),
+                "scale_free_standard_error": float(scale_free_error),
                 "left_out": float((~used).sum()),
             },
             curves={"ratio": curve(x, rows["ratio"][used]), "share": curve(x, rows["share"][used])},
             x_label="quantile of the attribution",
             y_label="effective heat ratio",
-        )  # fmt: skip
+        )

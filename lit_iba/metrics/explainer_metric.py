@@ -43,11 +43,17 @@ class Subject:
 
     @classmethod
     def named(
-        cls, explainer: Explainer, name: str, settings: dict[str, Any], surroundings: Surroundings | None = None
+        cls,
+        explainer: Explainer,
+        name: str,
+        settings: dict[str, Any],
+        surroundings: Surroundings | None = None,
     ) -> Subject:
         """An explainer that :func:`build_explainer` made of a name and settings."""
         return cls(
-            explainer, lambda classifier, found: build_explainer(name, classifier, settings, found), surroundings
+            explainer,
+            lambda classifier, found: build_explainer(name, classifier, settings, found),
+            surroundings,
         )
 
 
@@ -62,7 +68,12 @@ class ExplainerMetric(HeatmapMetric):
 
     @abstractmethod
     def subject_rows(
-        self, subject: Subject, images: Tensor, targets: Tensor, heatmaps: Tensor, keys: Sequence[str] | None
+        self,
+        subject: Subject,
+        images: Tensor,
+        targets: Tensor,
+        heatmaps: Tensor,
+        keys: Sequence[str] | None,
     ) -> dict[str, Tensor]:
         """The rows of a checked batch, each (B,) or (B, K); outside inference mode, so that gradients can be taken."""
 
@@ -100,7 +111,9 @@ class ExplainerMetric(HeatmapMetric):
             )
         self._given = subject, keys
         try:
-            super().update(classifier, images, targets, heatmaps, object_mask=object_mask, keys=keys)
+            super().update(
+                classifier, images, targets, heatmaps, object_mask=object_mask, keys=keys
+            )
         finally:
             del self._given
 
@@ -115,5 +128,8 @@ class ExplainerMetric(HeatmapMetric):
     ) -> dict[str, Tensor]:
         """The rows of :meth:`subject_rows`."""
         subject, keys = self._given
-        with torch.inference_mode(False), torch.enable_grad():  # update() and torchmetrics have switched gradients off
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+        ):  # update() and torchmetrics have switched gradients off
             return self.subject_rows(subject, images, targets, heatmaps, keys)

@@ -84,30 +84,60 @@ class PixelExchange(HeatmapMetric):
         staircase: int | None = None,
         forward_batch_size: int = 16,
     ) -> None:
-        check_counts(pixels_per_step=pixels_per_step, blur_kernel=blur_kernel, forward_batch_size=forward_batch_size)
+        check_counts(
+            pixels_per_step=pixels_per_step,
+            blur_kernel=blur_kernel,
+            forward_batch_size=forward_batch_size,
+        )
         check_counts(staircase=1 if staircase is None else staircase)
         check_literals(PixelExchange.__init__, locals())
         if blur_kernel % 2 == 0 or not blur_sigma > 0:
-            raise InputError(f"blur_kernel {blur_kernel} must be odd, and blur_sigma {blur_sigma} more than 0")
-        blur = {"blur_sigma": float(blur_sigma), "blur_kernel": blur_kernel, "blur_edges": blur_edges}
+            raise InputError(
+                f"blur_kernel {blur_kernel} must be odd, and blur_sigma {blur_sigma} more than 0"
+            )
+        blur = {
+            "blur_sigma": float(blur_sigma),
+            "blur_kernel": blur_kernel,
+            "blur_edges": blur_edges,
+        }
         settings = {
-            "pixels_per_step": pixels_per_step, "baseline": baseline, **(blur if baseline == "blur" else {}),
-            "target": target, "unperturbed": unperturbed, "staircase": staircase,
+            "pixels_per_step": pixels_per_step,
+            "baseline": baseline,
+            **(blur if baseline == "blur" else {}),
+            "target": target,
+            "unperturbed": unperturbed,
+            "staircase": staircase,
             "forward_batch_size": forward_batch_size,
-        }  # fmt: skip
+        }
         super().__init__(settings)
         self.pixels_per_step, self.baseline, self.target = pixels_per_step, baseline, target
         self.blur = (float(blur_sigma), blur_kernel, blur_edges)
-        self.unperturbed, self.staircase, self.forward_batch_size = unperturbed, staircase, forward_batch_size
+        self.unperturbed, self.staircase, self.forward_batch_size = (
+            unperturbed,
+            staircase,
+            forward_batch_size,
+        )
 
     @property
     def definition(self) -> str:
         sigma, kernel, edges = self.blur
         blur = f"the picture blurred (Gaussian of sigma {sigma}, kernel {kernel}x{kernel}, edges: {edges})"
-        baseline = blur if self.baseline == "blur" else "zero after normalisation (the data set's mean colour)"
-        act = f"inserted into {baseline}" if self.inserts else f"deleted, that is replaced by {baseline}"
+        baseline = (
+            blur
+            if self.baseline == "blur"
+            else "zero after normalisation (the data set's mean colour)"
+        )
+        act = (
+            f"inserted into {baseline}"
+            if self.inserts
+            else f"deleted, that is replaced by {baseline}"
+        )
         whose = "class predicted on the original" if self.target == "predicted" else "given class"
-        stairs = f"; every {self.staircase} steps all have the score of the last of them" if self.staircase else ""
+        stairs = (
+            f"; every {self.staircase} steps all have the score of the last of them"
+            if self.staircase
+            else ""
+        )
         first = "with" if self.unperturbed else "without"
         return (
             f"Area under the curve of the softmax probability of the {whose} as pixels are {act}, highest attribution "
@@ -122,16 +152,26 @@ class PixelExchange(HeatmapMetric):
         if self.staircase:
             step = (-(-step // self.staircase) * self.staircase).clamp_max(steps)
         exchanged = (step * self.pixels_per_step).clamp_max(pixels)
-        return torch.cat([torch.zeros(1, dtype=torch.int64), exchanged]) if self.unperturbed else exchanged
+        return (
+            torch.cat([torch.zeros(1, dtype=torch.int64), exchanged])
+            if self.unperturbed
+            else exchanged
+        )
 
     def _fill(self, images: Tensor) -> Tensor:
         return blurred(images, *self.blur) if self.baseline == "blur" else torch.zeros_like(images)
 
     @property
     def shared_key(self) -> Hashable:
-        return "end_points", *(self.blur if self.baseline == "blur" else (self.baseline,)), self.target
+        return (
+            "end_points",
+            *(self.blur if self.baseline == "blur" else (self.baseline,)),
+            self.target,
+        )
 
-    def shared_scores(self, classifier: FrozenClassifier, images: Tensor, targets: Tensor) -> Tensor:
+    def shared_scores(
+        self, classifier: FrozenClassifier, images: Tensor, targets: Tensor
+    ) -> Tensor:
         """The class, and its probability on the original and on the baseline, (B, 3)."""
         given = targets if self.target == "given" else None
         return end_points(classifier, images, given, self._fill(images), self.forward_batch_size)
@@ -155,12 +195,21 @@ class PixelExchange(HeatmapMetric):
         between = between[(between > 0) & (between < pixels)]
         ranks = removal_ranks(heatmaps.flatten(1), True)[:, None]
         inner = removal_curves(
-            classifier, start, ends[:, 0].long().to(images.device), finish, ranks, between,
+            classifier,
+            start,
+            ends[:, 0].long().to(images.device),
+            finish,
+            ranks,
+            between,
             forward_batch_size=self.forward_batch_size,
-        )[:, 0]  # fmt: skip
+        )[:, 0]
         first, last = (2, 1) if self.inserts else (1, 2)
-        known = torch.cat([ends[:, first, None].to(inner), inner, ends[:, last, None].to(inner)], dim=1)
-        where = torch.searchsorted(torch.cat([torch.tensor([0]), between, torch.tensor([pixels])]), points)
+        known = torch.cat(
+            [ends[:, first, None].to(inner), inner, ends[:, last, None].to(inner)], dim=1
+        )
+        where = torch.searchsorted(
+            torch.cat([torch.tensor([0]), between, torch.tensor([pixels])]), points
+        )
         count = torch.full((len(images),), pixels, device=images.device)
         return {"probability": known[:, where.to(known.device)], "pixels": count}
 
@@ -177,7 +226,9 @@ class PixelExchange(HeatmapMetric):
 
     def scores(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
         """Per image: the area under its curve."""
-        return {"score": torch.trapezoid(in_double(rows["probability"]).cpu(), self._x(rows), dim=1)}
+        return {
+            "score": torch.trapezoid(in_double(rows["probability"]).cpu(), self._x(rows), dim=1)
+        }
 
     def summarize(self, rows: dict[str, Tensor]) -> Result:
         """Mean area and mean curve."""
@@ -190,7 +241,9 @@ class PixelExchange(HeatmapMetric):
             n=len(rows["probability"]),
             curves={self.name: curve(self._x(rows), rows["probability"])},
             x_label=f"share of the steps done ({'inserting' if self.inserts else 'deleting'} pixels)",
-            y_label="probability of the target" if self.target == "given" else "probability of the predicted class",
+            y_label="probability of the target"
+            if self.target == "given"
+            else "probability of the predicted class",
         )
 
 

@@ -111,7 +111,14 @@ class Latency(ExplainerMetric):
     name = "latency"
     label = "Latency"
     better = "lower"
-    scalars = ("seconds", "peak_bytes", "forward_passes", "backward_passes", "operations", "together")
+    scalars = (
+        "seconds",
+        "peak_bytes",
+        "forward_passes",
+        "backward_passes",
+        "operations",
+        "together",
+    )
 
     def __init__(self, batch_size: int = 1, repeats: int = 3, warm_up: int = 1) -> None:
         check_counts(batch_size=batch_size, repeats=repeats)
@@ -132,7 +139,12 @@ class Latency(ExplainerMetric):
         )
 
     def subject_rows(
-        self, subject: Subject, images: Tensor, targets: Tensor, heatmaps: Tensor, keys: Sequence[str] | None
+        self,
+        subject: Subject,
+        images: Tensor,
+        targets: Tensor,
+        heatmaps: Tensor,
+        keys: Sequence[str] | None,
     ) -> dict[str, Tensor]:
         """The cost of each image, (B,): that of its batch, shared out evenly."""
         bare = operations_of_a_pass(subject.explainer.classifier, images)
@@ -146,7 +158,12 @@ class Latency(ExplainerMetric):
         return {name: torch.cat(values) for name, values in parts.items()}
 
     def _cost(
-        self, subject: Subject, images: Tensor, targets: Tensor, keys: Sequence[str] | None, bare: int
+        self,
+        subject: Subject,
+        images: Tensor,
+        targets: Tensor,
+        keys: Sequence[str] | None,
+        bare: int,
     ) -> dict[str, float]:
         device, count = images.device, len(images)
 
@@ -169,19 +186,24 @@ class Latency(ExplainerMetric):
         with Ledger() as ledger:
             run()
         return {
-            "seconds": seconds / count, "peak_bytes": float(peak or ledger.peak),
+            "seconds": seconds / count,
+            "peak_bytes": float(peak or ledger.peak),
             "operations": (ledger.forward + ledger.backward) / count,
             "forward_passes": ledger.forward / (count * bare) if bare else float("nan"),
-            "backward_passes": ledger.backward / (count * bare) if bare else float("nan"), "together": float(count),
-        }  # fmt: skip
+            "backward_passes": ledger.backward / (count * bare) if bare else float("nan"),
+            "together": float(count),
+        }
 
     def scores(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
         """Per image: seconds, peak memory of its batch in MiB, passes, operations in GFLOP, images explained together."""
         return {
-            "score": rows["seconds"], "peak_mebibytes": rows["peak_bytes"] / MEBIBYTE,
-            "forward_passes": rows["forward_passes"], "backward_passes": rows["backward_passes"],
-            "gigaflop": rows["operations"] / 1e9, "images_together": rows["together"],
-        }  # fmt: skip
+            "score": rows["seconds"],
+            "peak_mebibytes": rows["peak_bytes"] / MEBIBYTE,
+            "forward_passes": rows["forward_passes"],
+            "backward_passes": rows["backward_passes"],
+            "gigaflop": rows["operations"] / 1e9,
+            "images_together": rows["together"],
+        }
 
     def summarize(self, rows: dict[str, Tensor]) -> Result:
         """Mean seconds; the median over images, and the means of the rest, beside it."""
@@ -191,4 +213,9 @@ class Latency(ExplainerMetric):
         seconds = scores.pop("score")
         score, error = mean_and_error(seconds)
         extra = {name: float(mean_and_error(values)[0]) for name, values in scores.items()}
-        return Result(float(score), float(error), len(seconds), {"median_seconds": float(seconds.median()), **extra})
+        return Result(
+            float(score),
+            float(error),
+            len(seconds),
+            {"median_seconds": float(seconds.median()), **extra},
+        )

@@ -49,9 +49,15 @@ def low_k_divergences(
     gone = (torch.tensor(percentages, dtype=torch.float64) / 100 * values.shape[2]).round().long()
     ranks = removal_ranks(values.flatten(0, 1), False).view_as(values)
     return removal_curves(
-        classifier, images, reference, torch.zeros_like(images[:, :, :1, :1]), ranks, gone,
-        forward_batch_size=forward_batch_size, score=kl_divergence,
-    )  # fmt: skip
+        classifier,
+        images,
+        reference,
+        torch.zeros_like(images[:, :, :1, :1]),
+        ranks,
+        gone,
+        forward_batch_size=forward_batch_size,
+        score=kl_divergence,
+    )
 
 
 class LowKPerturbation(HeatmapMetric):
@@ -79,12 +85,20 @@ class LowKPerturbation(HeatmapMetric):
     row_curves = ("kl",)
 
     def __init__(
-        self, percentages: Sequence[float] = (10, 20, 30, 40, 50, 60, 70, 80, 90), forward_batch_size: int = 16
+        self,
+        percentages: Sequence[float] = (10, 20, 30, 40, 50, 60, 70, 80, 90),
+        forward_batch_size: int = 16,
     ) -> None:
         check_counts(forward_batch_size=forward_batch_size)
         percentages = list(percentages)
-        if not percentages or not all(0 <= k <= 100 for k in percentages) or sorted(set(percentages)) != percentages:
-            raise InputError(f"percentages are {percentages!r}; give increasing numbers from 0 to 100")
+        if (
+            not percentages
+            or not all(0 <= k <= 100 for k in percentages)
+            or sorted(set(percentages)) != percentages
+        ):
+            raise InputError(
+                f"percentages are {percentages!r}; give increasing numbers from 0 to 100"
+            )
         super().__init__({"percentages": percentages, "forward_batch_size": forward_batch_size})
         self.percentages, self.forward_batch_size = percentages, forward_batch_size
 
@@ -101,10 +115,15 @@ class LowKPerturbation(HeatmapMetric):
         return "log_probabilities"
 
     @torch.inference_mode()
-    def shared_scores(self, classifier: FrozenClassifier, images: Tensor, targets: Tensor) -> Tensor:
+    def shared_scores(
+        self, classifier: FrozenClassifier, images: Tensor, targets: Tensor
+    ) -> Tensor:
         """Log-probabilities of the originals, (B, classes)."""
         network = classifier.folded()
-        parts = [in_double(network(part)).log_softmax(dim=1) for part in images.split(self.forward_batch_size)]
+        parts = [
+            in_double(network(part)).log_softmax(dim=1)
+            for part in images.split(self.forward_batch_size)
+        ]
         return torch.cat(parts).float().to(images.device)
 
     def score_rows(
@@ -119,7 +138,12 @@ class LowKPerturbation(HeatmapMetric):
         """KL divergence at each k, (B, K)."""
         reference = self.shared_scores(classifier, images, targets) if shared is None else shared
         kl = low_k_divergences(
-            classifier, images, reference, heatmaps[:, None], self.percentages, self.forward_batch_size
+            classifier,
+            images,
+            reference,
+            heatmaps[:, None],
+            self.percentages,
+            self.forward_batch_size,
         )
         return {"kl": kl[:, 0]}
 

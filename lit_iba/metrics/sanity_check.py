@@ -44,17 +44,27 @@ def rescaled(maps: Tensor, low: float = 0.01, high: float = 0.99) -> Tensor:
     # One map at a time, because torch.quantile takes 2^24 numbers at most.
     found = torch.stack([torch.quantile(row, ends) for row in flat]).to(maps)  # (B, 2)
     bottom, top = found[:, 0, None, None], found[:, 1, None, None]
-    return (maps.clamp(bottom, top) - bottom) / (top - bottom).clamp_min(torch.finfo(maps.dtype).tiny)
+    return (maps.clamp(bottom, top) - bottom) / (top - bottom).clamp_min(
+        torch.finfo(maps.dtype).tiny
+    )
 
 
-def ssim(first: Tensor, second: Tensor, window: int = 5, definition: str = "torchmetrics") -> Tensor:
+def ssim(
+    first: Tensor, second: Tensor, window: int = 5, definition: str = "torchmetrics"
+) -> Tensor:
     """SSIM of maps in [0, 1] under a uniform window, (B, H, W) twice to (B,); K1 = 0.01, K2 = 0.03, data range 1."""
     # Sample variances are n / (n - 1) times the window's; so is every term beside C2, which shrinks instead.
     n, skimage = window * window, definition == "skimage"
     mean, picture = structural_similarity_index_measure(
-        in_double(first)[:, None], in_double(second)[:, None], gaussian_kernel=False, kernel_size=window,
-        reduction="none", data_range=1.0, k2=0.03 * math.sqrt((n - 1) / n) if skimage else 0.03, return_full_image=True,
-    )  # fmt: skip
+        in_double(first)[:, None],
+        in_double(second)[:, None],
+        gaussian_kernel=False,
+        kernel_size=window,
+        reduction="none",
+        data_range=1.0,
+        k2=0.03 * math.sqrt((n - 1) / n) if skimage else 0.03,
+        return_full_image=True,
+    )
     edge = window // 2
     return picture[:, 0, edge:-edge, edge:-edge].mean(dim=(1, 2)) if skimage else mean
 
@@ -93,8 +103,12 @@ class Reestimated:
     def statistics(self, classifier: FrozenClassifier, layer: str) -> FeatureStatistics:
         """Statistics of one layer, estimated on the trained network's images unless its features are the same."""
         side = classifier.preprocessing.crop
-        probe = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0)).to(classifier.device)
-        before, now = (network.taps([layer])(probe)[layer] for network in (self.original, classifier))
+        probe = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0)).to(
+            classifier.device
+        )
+        before, now = (
+            network.taps([layer])(probe)[layer] for network in (self.original, classifier)
+        )
         if torch.equal(before, now):
             return self.trained.statistics(self.original, layer)
         return FeatureStatistics.estimate(classifier, layer, self.trained.batches(classifier))
@@ -138,18 +152,28 @@ class SanityCheck(ExplainerMetric):
     name = "sanity_check"
     label = "Sanity check"
     better = "lower"
-    row_curves = ("ssim", "spearman", "randomized")  # at each point; randomized: how many layers are
+    row_curves = (
+        "ssim",
+        "spearman",
+        "randomized",
+    )  # at each point; randomized: how many layers are
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "iba": {"ssim": "skimage", "points": None},
         "input_iba": {
             "ssim": "skimage",
             "initialization": "xavier",
             "layers": [
-                "classifier.6", "classifier.0", "features.28", "features.24", "features.21", "features.17", "features.12",
+                "classifier.6",
+                "classifier.0",
+                "features.28",
+                "features.24",
+                "features.21",
+                "features.17",
+                "features.12",
                 "features.7",
             ],
         },
-    }  # fmt: skip
+    }
 
     def __init__(
         self,
@@ -181,7 +205,13 @@ class SanityCheck(ExplainerMetric):
                 "statistics": statistics,
             }
         )
-        self.points, self.layers, self.window, self.flip, self.seed = points, layers, window, flip, seed
+        self.points, self.layers, self.window, self.flip, self.seed = (
+            points,
+            layers,
+            window,
+            flip,
+            seed,
+        )
         self.kind, self.statistics = ssim, statistics  # a state is called ssim
         self.drawn = {"seed": seed, "initialization": initialization, "batch_norm": batch_norm}
         self._cascade: tuple[Subject, list[tuple[int, Explainer]]] | None = None
@@ -206,15 +236,24 @@ class SanityCheck(ExplainerMetric):
             ends = []
             for wanted in self.layers:
                 found = [
-                    i + 1 for i, names in enumerate(order)
+                    i + 1
+                    for i, names in enumerate(order)
                     if any(name == wanted or name.startswith(f"{wanted}.") for name in names)
-                ]  # fmt: skip
+                ]
                 if not found:
-                    raise unknown_name(f"layer with weights of {model}", wanted, [names[0] for names in order])
+                    raise unknown_name(
+                        f"layer with weights of {model}", wanted, [names[0] for names in order]
+                    )
                 ends.append(found[-1])
             return sorted(set(ends))
         count = len(order) if self.points is None else min(self.points, len(order))
-        return torch.linspace(1, len(order), count, dtype=torch.float64).round().long().unique().tolist()
+        return (
+            torch.linspace(1, len(order), count, dtype=torch.float64)
+            .round()
+            .long()
+            .unique()
+            .tolist()
+        )
 
     def _explainers(self, subject: Subject) -> list[tuple[int, Explainer]]:
         """How many layers are randomised, and the explainer of that network, at each point of the cascade."""
@@ -232,7 +271,12 @@ class SanityCheck(ExplainerMetric):
         return self._cascade[1]
 
     def subject_rows(
-        self, subject: Subject, images: Tensor, targets: Tensor, heatmaps: Tensor, keys: Sequence[str] | None
+        self,
+        subject: Subject,
+        images: Tensor,
+        targets: Tensor,
+        heatmaps: Tensor,
+        keys: Sequence[str] | None,
     ) -> dict[str, Tensor]:
         """SSIM and rank correlation at each point, (B, K)."""
         rows: dict[str, list[Tensor]] = {name: [] for name in self.row_curves}
@@ -241,7 +285,9 @@ class SanityCheck(ExplainerMetric):
             maps = found.values.float()
             similarity = ssim(rescaled(heatmaps), rescaled(maps), self.window, self.kind)
             if self.flip and found.signed:
-                similarity = similarity.maximum(ssim(rescaled(heatmaps), rescaled(-maps), self.window, self.kind))
+                similarity = similarity.maximum(
+                    ssim(rescaled(heatmaps), rescaled(-maps), self.window, self.kind)
+                )
             rows["ssim"].append(similarity)
             rows["spearman"].append(rank_correlation(heatmaps, maps))
             rows["randomized"].append(torch.full((len(images),), float(stop)))
@@ -250,9 +296,11 @@ class SanityCheck(ExplainerMetric):
     def scores(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
         """Per image: the mean SSIM and rank correlation over the points, and SSIM at the first and the last of them."""
         return {
-            "score": rows["ssim"].mean(dim=1), "spearman": rows["spearman"].mean(dim=1),
-            "ssim_at_first_point": rows["ssim"][:, 0], "ssim_at_last_point": rows["ssim"][:, -1],
-        }  # fmt: skip
+            "score": rows["ssim"].mean(dim=1),
+            "spearman": rows["spearman"].mean(dim=1),
+            "ssim_at_first_point": rows["ssim"][:, 0],
+            "ssim_at_last_point": rows["ssim"][:, -1],
+        }
 
     def summarize(self, rows: dict[str, Tensor]) -> Result:
         """Mean similarity, and its curves over the number of randomised layers."""

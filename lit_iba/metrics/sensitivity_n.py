@@ -95,9 +95,14 @@ class SensitivityN(HeatmapMetric):
                 f"min_fraction {min_fraction!r} and max_fraction {max_fraction!r} must satisfy 0 <= min <= max <= 1"
             )
         settings = {
-            "tile": tile, "points": points, "masks": masks, "min_fraction": min_fraction, "max_fraction": max_fraction,
-            "seed": seed, "forward_batch_size": forward_batch_size,
-        }  # fmt: skip
+            "tile": tile,
+            "points": points,
+            "masks": masks,
+            "min_fraction": min_fraction,
+            "max_fraction": max_fraction,
+            "seed": seed,
+            "forward_batch_size": forward_batch_size,
+        }
         super().__init__(settings)
         self.tile, self.points, self.masks, self.seed = tile, points, masks, seed
         self.fractions = (min_fraction, max_fraction)
@@ -120,23 +125,39 @@ class SensitivityN(HeatmapMetric):
         """The random sets for pictures of so many tiles, bool (K, masks, tiles)."""
         if self._bank is None or self._bank[0] != tiles:
             sizes = set_sizes(tiles, self.points, *self.fractions)
-            self._bank = tiles, random_sets(tiles, sizes, self.masks, torch.Generator().manual_seed(self.seed))
+            self._bank = (
+                tiles,
+                random_sets(tiles, sizes, self.masks, torch.Generator().manual_seed(self.seed)),
+            )
         self._bank = tiles, self._bank[1].to(device)
         return self._bank[1]
 
     @torch.inference_mode()
-    def shared_scores(self, classifier: FrozenClassifier, images: Tensor, targets: Tensor) -> Tensor:
+    def shared_scores(
+        self, classifier: FrozenClassifier, images: Tensor, targets: Tensor
+    ) -> Tensor:
         """Drop of the target's logit for every random set, float32 (B, K, masks); within rounding it is exactly 0."""
         tiles = int(tile_index((images.shape[-2], images.shape[-1]), self.tile).max()) + 1
         sets = self.sets(tiles, images.device)
-        flat = torch.cat([torch.zeros_like(sets[0, :1]), sets.flatten(0, 1)])  # the empty set first: the original
+        flat = torch.cat(
+            [torch.zeros_like(sets[0, :1]), sets.flatten(0, 1)]
+        )  # the empty set first: the original
         fill = images.new_zeros(1, 3, 1, 1)
         logits = perturbed_scores(
-            classifier, images, targets, fill, lambda jobs: flat[jobs % len(flat)], len(flat), tile=self.tile,
-            forward_batch_size=self.forward_batch_size, score=target_logits,
-        )  # fmt: skip
+            classifier,
+            images,
+            targets,
+            fill,
+            lambda jobs: flat[jobs % len(flat)],
+            len(flat),
+            tile=self.tile,
+            forward_batch_size=self.forward_batch_size,
+            score=target_logits,
+        )
         drops = logits[:, :1] - logits[:, 1:]
-        drops = torch.where(drops.abs() > ROUNDING_OF_LOGITS * logits[:, :1].abs(), drops, torch.zeros_like(drops))
+        drops = torch.where(
+            drops.abs() > ROUNDING_OF_LOGITS * logits[:, :1].abs(), drops, torch.zeros_like(drops)
+        )
         return drops.view(len(images), *sets.shape[:2])
 
     def score_rows(
@@ -149,7 +170,9 @@ class SensitivityN(HeatmapMetric):
         shared: Tensor | None,
     ) -> dict[str, Tensor]:
         """Correlation at each n, (B, K)."""
-        drops = in_double(self.shared_scores(classifier, images, targets) if shared is None else shared)
+        drops = in_double(
+            self.shared_scores(classifier, images, targets) if shared is None else shared
+        )
         sums = tile_sums(heatmaps, self.tile)  # (B, tiles)
         sets = self.sets(sums.shape[1], sums.device)
         magnitude = ROUNDING_OF_SUMS * sums.abs().sum(dim=1)
@@ -157,7 +180,11 @@ class SensitivityN(HeatmapMetric):
         for k in range(len(sets)):  # one n at a time: all sets of all n in float64 would be large
             attribution = sums @ sets[k].to(sums.dtype).T  # (B, masks)
             drop = drops[:, k].to(sums.device)
-            columns.append(correlation(attribution, drop, magnitude, ROUNDING_OF_LOGITS * drop.abs().amax(dim=1)))
+            columns.append(
+                correlation(
+                    attribution, drop, magnitude, ROUNDING_OF_LOGITS * drop.abs().amax(dim=1)
+                )
+            )
         count = torch.full((len(images),), sums.shape[1], device=images.device)
         return {"correlation": torch.stack(columns, dim=1), "tiles": count}
 
@@ -171,7 +198,9 @@ class SensitivityN(HeatmapMetric):
             return Result(float("nan"), float("nan"), 0)
         sizes = rows["tiles"].unique().tolist()
         if len(sizes) != 1:
-            raise InputError(f"pictures of {sizes} tiles cannot share one sensitivity curve; give pictures of one size")
+            raise InputError(
+                f"pictures of {sizes} tiles cannot share one sensitivity curve; give pictures of one size"
+            )
         score, error = mean_and_error(self.scores(rows)["score"])
         x = set_sizes(int(sizes[0]), self.points, *self.fractions).double()
         return Result(
@@ -179,6 +208,8 @@ class SensitivityN(HeatmapMetric):
             standard_error=float(error),
             n=len(rows["correlation"]),
             curves={"correlation": curve(x, rows["correlation"])},
-            x_label="pixels removed" if self.tile == 1 else f"tiles of {self.tile}x{self.tile} pixels removed",
+            x_label="pixels removed"
+            if self.tile == 1
+            else f"tiles of {self.tile}x{self.tile} pixels removed",
             y_label="correlation",
         )

@@ -35,9 +35,15 @@ def box_plots(table: MetricTable, colors: Mapping[str, int]) -> list[BoxPlot]:
     boxes = []
     for row in table.rows:
         if len(row.values) > 1:
-            low, lower, middle, upper, high = np.percentile(row.values, (5, 25, 50, 75, 95)).tolist()
+            low, lower, middle, upper, high = np.percentile(
+                row.values, (5, 25, 50, 75, 95)
+            ).tolist()
             mean = sum(row.values) / len(row.values)
-            boxes.append(BoxPlot(row.name, row.label, colors[row.name], (low, lower, middle, upper, high), mean))
+            boxes.append(
+                BoxPlot(
+                    row.name, row.label, colors[row.name], (low, lower, middle, upper, high), mean
+                )
+            )
     return boxes
 
 

@@ -11,13 +11,33 @@ from lit_iba.report.tables import MetricTable
 
 # Distinct for colour-blind readers in the first eight; grey is kept for the random control.
 COLORS_LIGHT = (
-    "#0b66a3", "#c8452f", "#2b8a5a", "#a9760a", "#7650a8", "#00868b", "#b03a73", "#5d6b1f", "#3d58b8", "#94593a",
-    "#4a7d94", "#8a3ffc",
-)  # fmt: skip
+    "#0b66a3",
+    "#c8452f",
+    "#2b8a5a",
+    "#a9760a",
+    "#7650a8",
+    "#00868b",
+    "#b03a73",
+    "#5d6b1f",
+    "#3d58b8",
+    "#94593a",
+    "#4a7d94",
+    "#8a3ffc",
+)
 COLORS_DARK = (
-    "#6cb8ee", "#f2846e", "#6fcf9b", "#e2b44c", "#b99aea", "#56c9cd", "#ea86b6", "#b3c266", "#93a9fb", "#d79c7b",
-    "#93bfd2", "#c9a6ff",
-)  # fmt: skip
+    "#6cb8ee",
+    "#f2846e",
+    "#6fcf9b",
+    "#e2b44c",
+    "#b99aea",
+    "#56c9cd",
+    "#ea86b6",
+    "#b3c266",
+    "#93a9fb",
+    "#d79c7b",
+    "#93bfd2",
+    "#c9a6ff",
+)
 GREY_LIGHT, GREY_DARK = "#80807a", "#9a9a94"
 
 
@@ -62,7 +82,11 @@ def colors_of(names: list[str]) -> dict[str, int]:
 
 def color_class(color: int) -> str:
     """Style sheet classes of a method's colour; ``again`` where the colours are used a second time."""
-    return "cx" if color < 0 else f"c{color % len(COLORS_LIGHT)}{' again' if color >= len(COLORS_LIGHT) else ''}"
+    return (
+        "cx"
+        if color < 0
+        else f"c{color % len(COLORS_LIGHT)}{' again' if color >= len(COLORS_LIGHT) else ''}"
+    )
 
 
 def area_panels(table: MetricTable, colors: Mapping[str, int]) -> list[AreaPanel]:
@@ -72,7 +96,11 @@ def area_panels(table: MetricTable, colors: Mapping[str, int]) -> list[AreaPanel
         curves = {name.lower(): curve for name, curve in row.result.curves.items()}
         if "morf" in curves and "lerf" in curves:
             color = colors[row.name]
-            panels.append(AreaPanel(row.name, row.label, color, curves["morf"], curves["lerf"], row.result.score))
+            panels.append(
+                AreaPanel(
+                    row.name, row.label, color, curves["morf"], curves["lerf"], row.result.score
+                )
+            )
     return panels
 
 
@@ -85,7 +113,9 @@ def line_charts(table: MetricTable, colors: Mapping[str, int]) -> list[LineChart
             if row.name in with_areas and name.lower() in ("morf", "lerf"):
                 continue
             if curve.x:
-                lines.setdefault(name, []).append(Line(row.name, row.label, colors[row.name], curve))
+                lines.setdefault(name, []).append(
+                    Line(row.name, row.label, colors[row.name], curve)
+                )
     labels = next((row.result for row in table.rows if row.result.curves), None)
     return [_line_chart(name, members, labels) for name, members in lines.items()]
 
@@ -93,7 +123,9 @@ def line_charts(table: MetricTable, colors: Mapping[str, int]) -> list[LineChart
 def _line_chart(name: str, lines: list[Line], labels: MethodResult | None) -> LineChart:
     x = [value for line in lines for value in line.curve.x if math.isfinite(value)]
     log_x = bool(x) and min(x) > 0 and max(x) / min(x) >= 50
-    return LineChart(name, lines, labels.x_label if labels else "", labels.y_label if labels else "", log_x)
+    return LineChart(
+        name, lines, labels.x_label if labels else "", labels.y_label if labels else "", log_x
+    )
 
 
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:

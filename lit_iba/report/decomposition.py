@@ -65,7 +65,9 @@ def read_decompositions(folder: Path) -> Decompositions | None:
             largest = math.nan if None in errors else max(errors)
             rows.append((str(layer), activity, above, activity + above, score, largest))
     except (ValueError, KeyError, IndexError, TypeError, StopIteration, AttributeError) as error:
-        raise InputError(f"{path} is damaged ({error}); delete it, or run the benchmark again") from error
+        raise InputError(
+            f"{path} is damaged ({error}); delete it, or run the benchmark again"
+        ) from error
     figures = {name: folder / f"{name}.panels.png" for name in images}
     return Decompositions({name: file for name, file in figures.items() if file.is_file()}, rows)
 

@@ -7,15 +7,44 @@ from __future__ import annotations
 
 from lit_iba.report.naming import interval, number, printed
 from lit_iba.report.run_folder import RunFolder
-from lit_iba.report.tables import MetricRow, MetricTable, agreement_note, overview_order, published_notes
+from lit_iba.report.tables import (
+    MetricRow,
+    MetricTable,
+    agreement_note,
+    overview_order,
+    published_notes,
+)
 
 _SPECIAL = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "×": r"$\times$", "²": r"$^2$", "α": r"$\alpha$", "β": r"$\beta$", "ε": r"$\epsilon$", "≈": r"$\approx$", "–": "--",
-    "−": r"$-$", "±": r"$\pm$", "∞": r"$\infty$", "≤": r"$\le$", "ρ": r"$\rho$", "τ": r"$\tau$", "◇": r"$\diamond$",
-    "δ": r"$\delta$", "\u202f": r"\,",
-}  # fmt: skip
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "×": r"$\times$",
+    "²": r"$^2$",
+    "α": r"$\alpha$",
+    "β": r"$\beta$",
+    "ε": r"$\epsilon$",
+    "≈": r"$\approx$",
+    "–": "--",
+    "−": r"$-$",
+    "±": r"$\pm$",
+    "∞": r"$\infty$",
+    "≤": r"$\le$",
+    "ρ": r"$\rho$",
+    "τ": r"$\tau$",
+    "◇": r"$\diamond$",
+    "δ": r"$\delta$",
+    "\u202f": r"\,",
+}
 
 
 def latex_text(text: str) -> str:
@@ -25,14 +54,19 @@ def latex_text(text: str) -> str:
 
 def latex(run: RunFolder, tables: list[MetricTable], title: str) -> str:
     """All tables, bold by the rule of :mod:`lit_iba.report.tables`."""
-    beside = [_beside_published(run, table) for table in tables if any(row.published for row in table.rows)]
+    beside = [
+        _beside_published(run, table)
+        for table in tables
+        if any(row.published for row in table.rows)
+    ]
     return "\n".join(["% needs \\usepackage{booktabs}", _overview(run, tables, title), *beside])
 
 
 def _overview(run: RunFolder, tables: list[MetricTable], title: str) -> str:
     """A row a method, a column a metric."""
     heads = [
-        latex_text(table.label) + (r" $\downarrow$" if table.info.better == "lower" else r" $\uparrow$")
+        latex_text(table.label)
+        + (r" $\downarrow$" if table.info.better == "lower" else r" $\uparrow$")
         for table in tables
     ]
     lines = []
@@ -40,7 +74,9 @@ def _overview(run: RunFolder, tables: list[MetricTable], title: str) -> str:
         found = [next((row for row in table.rows if row.name == name), None) for table in tables]
         lines.append(" & ".join([latex_text(label), *(_cell(row) for row in found)]) + r" \\")
     model = str(run.classifier.get("model") or "")
-    caption = f"{title}{'' if model in title else f', {model}'}. Mean ± standard error over the images; "
+    caption = (
+        f"{title}{'' if model in title else f', {model}'}. Mean ± standard error over the images; "
+    )
     caption += "bold: best and separated from every other method "
     caption += "(paired Wilcoxon signed-rank test, Holm-corrected, p < 0.05)."
     return _table(caption, "l" + "r" * len(tables), ["Method", *heads], lines)
@@ -80,6 +116,9 @@ def _table(caption: str, columns: str, heads: list[str], lines: list[str]) -> st
 def _cell(row: MetricRow | None) -> str:
     if row is None:
         return "--"
-    score, error = latex_text(number(row.result.score)), latex_text(number(row.result.standard_error))
+    score, error = (
+        latex_text(number(row.result.score)),
+        latex_text(number(row.result.standard_error)),
+    )
     score = rf"\textbf{{{score}}}" if row.bold else score
     return rf"{score} {{\footnotesize $\pm$ {error}}}"

@@ -34,7 +34,9 @@ from lit_iba.report.tables import (
 )
 
 
-def markdown(run: RunFolder, tables: list[MetricTable], plots: Mapping[str, list[Path]], title: str) -> str:
+def markdown(
+    run: RunFolder, tables: list[MetricTable], plots: Mapping[str, list[Path]], title: str
+) -> str:
     """The whole document.
 
     Args:
@@ -44,11 +46,20 @@ def markdown(run: RunFolder, tables: list[MetricTable], plots: Mapping[str, list
         title: Heading.
     """
     parts = [f"# {plain(title)}", *(f"> {plain(text)}" for text in shortfalls(run))]
-    parts += ["## Results", _overview(run, tables), f"Mean ± standard error over the images. {plain(RULE)}"]
+    parts += [
+        "## Results",
+        _overview(run, tables),
+        f"Mean ± standard error over the images. {plain(RULE)}",
+    ]
     for table in tables:
         parts += _metric(table, run, plots.get(table.name, []))
     parts += _decomposition(run)
-    parts += ["## Methods", _methods(run), "## Reproduce", code_block(run.command or "(no command was recorded)")]
+    parts += [
+        "## Methods",
+        _methods(run),
+        "## Reproduce",
+        code_block(run.command or "(no command was recorded)"),
+    ]
     parts += ["### Classifier", _identity(run.classifier), "### Data", _identity(run.data)]
     parts += ["### Configuration", code_block(run.config)] if run.config else []
     parts += [f"Results of {plain(run.created)}."] if run.created else []
@@ -81,7 +92,11 @@ def _score(row: MetricRow) -> str:
 
 
 def _overview(run: RunFolder, tables: list[MetricTable]) -> str:
-    heads = ["Method", *(f"{plain(table.label)} {_arrow(table)}" for table in tables), "Time an image"]
+    heads = [
+        "Method",
+        *(f"{plain(table.label)} {_arrow(table)}" for table in tables),
+        "Time an image",
+    ]
     rows = []
     for name, label in overview_order(run, tables):
         found = [next((row for row in table.rows if row.name == name), None) for table in tables]
@@ -117,14 +132,18 @@ def _metric(table: MetricTable, run: RunFolder, plots: list[Path]) -> list[str]:
     ]
     parts = [f"## {plain(table.label)}"]
     parts += [f"{plain(table.info.definition)}"] if table.info.definition else []
-    parts += [f"{table.info.better.capitalize()} is better. {plain(table.verdict)}", _rows(heads, rows)]
+    parts += [
+        f"{table.info.better.capitalize()} is better. {plain(table.verdict)}",
+        _rows(heads, rows),
+    ]
     parts += [plain(agreement_note(table))] if agreement_note(table) else []
     parts += [plain(f"{RULE} {INTERVAL}"), *(plain(note) for note in published_notes(table, run))]
     parts += [f"![{plain(table.label)}]({path.relative_to(run.path).as_posix()})" for path in plots]
     extras = list(dict.fromkeys(name for row in table.rows for name in row.result.extra))
     if extras:
         lines = [
-            [plain(row.label), *(number(row.result.extra.get(name, math.nan)) for name in extras)] for row in table.rows
+            [plain(row.label), *(number(row.result.extra.get(name, math.nan)) for name in extras)]
+            for row in table.rows
         ]
         parts += ["Further quantities:", _rows(["Method", *map(plain, extras)], lines)]
     return parts
@@ -146,11 +165,14 @@ def _methods(run: RunFolder) -> str:
     labels = method_labels(run.explainers)
     rows = [
         [
-            plain(labels[name]), plain(name), plain(settings_text(info.settings)) or "defaults", plain(unit_text(info)),
+            plain(labels[name]),
+            plain(name),
+            plain(settings_text(info.settings)) or "defaults",
+            plain(unit_text(info)),
             sum_error(info),
         ]
         for name, info in run.explainers.items()
-    ]  # fmt: skip
+    ]
     return _rows(["Method", "Name", "Settings", "Values", "Error of its sum"], rows)
 
 
@@ -158,11 +180,17 @@ def _decomposition(run: RunFolder) -> list[str]:
     found = read_decompositions(run.path / "panels")
     if found is None:
         return []
-    pictures = [f"![{plain(name)}]({file.relative_to(run.path).as_posix()})" for name, file in found.figures.items()]
+    pictures = [
+        f"![{plain(name)}]({file.relative_to(run.path).as_posix()})"
+        for name, file in found.figures.items()
+    ]
     table = _rows(list(HEADS), [[plain(cell) for cell in cells(row)] for row in found.rows])
     note = f"Means over {len(found.figures)} images, in logits. {found.verdict}"
     return ["## Decomposition by layers", LEAD, *pictures, table, plain(note)]
 
 
 def _identity(values: Mapping[str, Any]) -> str:
-    return "\n".join(f"- {plain(str(name))}: {plain(str(value))}" for name, value in values.items()) or "Not recorded."
+    return (
+        "\n".join(f"- {plain(str(name))}: {plain(str(value))}" for name, value in values.items())
+        or "Not recorded."
+    )

@@ -45,7 +45,9 @@ def metric_labels(run: RunFolder) -> dict[str, str]:
         label = metric_class(kind).label if kind in METRICS else _STUDIES.get(kind)
         labels[name] = name if label is None else f"{label}{suffix}"
     counts = Counter(labels.values())
-    return {name: label if counts[label] == 1 else f"{label} ({name})" for name, label in labels.items()}
+    return {
+        name: label if counts[label] == 1 else f"{label} ({name})" for name, label in labels.items()
+    }
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -79,7 +81,9 @@ def bits(value: float) -> str:
 def printed(value: Published) -> str:
     """A published number as the paper states it: relation, value, standard error, unit."""
     error = f" ± {number(value.standard_error)}" if value.standard_error is not None else ""
-    in_text = bool(value.relation or value.unit)  # a table has three decimals, a sentence as many as it says
+    in_text = bool(
+        value.relation or value.unit
+    )  # a table has three decimals, a sentence as many as it says
     text = f"{value.value:g}".replace("-", "−") if in_text else number(value.value)
     return f"{value.relation} {text}{error} {value.unit}".strip()
 
@@ -107,7 +111,13 @@ def settings_text(settings: Mapping[str, Any]) -> str:
 
 def unit_text(info: ExplainerInfo) -> str:
     """What the values of a heatmap are, in words."""
-    unit = "bits per pixel" if info.unit == "bits" else "relative (order only)" if info.unit == "1" else info.unit
+    unit = (
+        "bits per pixel"
+        if info.unit == "bits"
+        else "relative (order only)"
+        if info.unit == "1"
+        else info.unit
+    )
     return f"{unit}, signed" if info.signed else unit
 
 

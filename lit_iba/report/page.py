@@ -31,9 +31,14 @@ def page(run: RunFolder, tables: list[MetricTable], title: str, pictures: int) -
     sections = [("results", "Results", _results(run, tables, colors))]
     gallery = gallery_section(run, tables, colors, pictures)
     sections += [("pictures", "Pictures", gallery)] if gallery else []
-    sections += [(f"metric-{i}", table.label, metric_section(table, run, colors)) for i, table in enumerate(tables)]
+    sections += [
+        (f"metric-{i}", table.label, metric_section(table, run, colors))
+        for i, table in enumerate(tables)
+    ]
     decompositions = read_decompositions(run.path / "panels")
-    sections += [("layers", "Layers", decomposition_section(decompositions))] if decompositions else []
+    sections += (
+        [("layers", "Layers", decomposition_section(decompositions))] if decompositions else []
+    )
     sections += [
         ("methods", "Methods", methods_section(run, colors)),
         ("guide", "How to read", guide_section()),
@@ -98,7 +103,10 @@ def _facts(run: RunFolder) -> list[tuple[str, object]]:
         ("classifier", run.classifier.get("model")),
         ("weights", run.classifier.get("weights")),
     ]
-    facts += [("images", run.data.get("used", run.data.get("images"))), ("data", run.data.get("source"))]
+    facts += [
+        ("images", run.data.get("used", run.data.get("images"))),
+        ("data", run.data.get("source")),
+    ]
     facts += [("methods", len(run.explainers)), ("metrics", len(run.results))]
     return [(name, value) for name, value in facts if value not in (None, "")]
 

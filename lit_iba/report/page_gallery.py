@@ -14,7 +14,9 @@ from lit_iba.report.run_folder import Gallery, RunFolder, score_rows
 from lit_iba.report.tables import MetricTable, overview_order
 from lit_iba.report.templates import Markup, render
 
-_PIXELATED_BELOW = 128  # pixels a side: smaller pictures are shown with visible pixels instead of blur
+_PIXELATED_BELOW = (
+    128  # pixels a side: smaller pictures are shown with visible pixels instead of blur
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,9 @@ class _Figure:
         return max(self.height, self.width) < _PIXELATED_BELOW
 
 
-def gallery_section(run: RunFolder, tables: list[MetricTable], colors: Mapping[str, int], pictures: int) -> Markup:
+def gallery_section(
+    run: RunFolder, tables: list[MetricTable], colors: Mapping[str, int], pictures: int
+) -> Markup:
     """The inside of the section, or nothing where the run has no pictures."""
     gallery = run.gallery
     if gallery is None or not len(gallery.pictures) or not gallery.heatmaps:
@@ -59,7 +63,10 @@ def gallery_section(run: RunFolder, tables: list[MetricTable], colors: Mapping[s
     labels = dict(overview_order(run, tables))
     names = [name for name in labels if name in gallery.heatmaps]
     names += [name for name in gallery.heatmaps if name not in labels]
-    methods = [_Method(name, labels.get(name, name), colors.get(name, -1), _kind(run, name)) for name in names]
+    methods = [
+        _Method(name, labels.get(name, name), colors.get(name, -1), _kind(run, name))
+        for name in names
+    ]
     rows = {table.label: score_rows(run, table.name) for table in tables}
     count = min(pictures, len(gallery.pictures))
     return render(
@@ -95,7 +102,13 @@ def _figure(
     for method in methods:
         values = gallery.heatmaps[method.name][index]
         scores = {metric: rows[metric].get(method.name, {}).get(key) for metric in rows}
-        layers.append((method, _caption(values, method.kind, scores), layer_uri(values, method.kind == "signed")))
+        layers.append(
+            (
+                method,
+                _caption(values, method.kind, scores),
+                layer_uri(values, method.kind == "signed"),
+            )
+        )
     return _Figure(
         key=key,
         title=gallery.labels[index] or key,
@@ -114,6 +127,8 @@ def _caption(values: torch.Tensor, kind: str, scores: Mapping[str, float | None]
     if not torch.isfinite(values).all():
         parts.append("contains values that are no numbers, drawn as zero")
     elif kind == "bits":
-        parts.append(f"{bits(float(values.sum()))} bits, at most {bits(float(values.max()))} per pixel")
+        parts.append(
+            f"{bits(float(values.sum()))} bits, at most {bits(float(values.max()))} per pixel"
+        )
     parts += [f"{metric} {number(score)}" for metric, score in scores.items() if score is not None]
     return "\n".join(parts)

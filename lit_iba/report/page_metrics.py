@@ -12,7 +12,14 @@ from lit_iba.report.published import Published
 from lit_iba.report.run_folder import RunFolder
 from lit_iba.report.significance import SIGNIFICANCE
 from lit_iba.report.svg import area_panel, box_axis, box_strip, line_chart, strip, strip_range
-from lit_iba.report.tables import INTERVAL, RULE, MetricTable, agreement_note, published_for, published_notes
+from lit_iba.report.tables import (
+    INTERVAL,
+    RULE,
+    MetricTable,
+    agreement_note,
+    published_for,
+    published_notes,
+)
 from lit_iba.report.templates import Markup, render
 
 
@@ -58,10 +65,15 @@ class _PairCell:
 
 def _pairs(table: MetricTable) -> list[tuple[str, list[_PairCell | None]]]:
     """Every method against every other one, as a square table."""
-    names = {row.name: row.label for row in table.rows if any(row.name in pair for pair in table.pairs)}
+    names = {
+        row.name: row.label for row in table.rows if any(row.name in pair for pair in table.pairs)
+    }
     if len(names) < 3:  # two methods are in the table above
         return []
-    return [(label, [_pair_cell(table, name, other) for other in names]) for name, label in names.items()]
+    return [
+        (label, [_pair_cell(table, name, other) for other in names])
+        for name, label in names.items()
+    ]
 
 
 def _pair_cell(table: MetricTable, name: str, other: str) -> _PairCell | None:
@@ -86,7 +98,12 @@ def _areas(table: MetricTable, colors: Mapping[str, int]) -> dict[str, Any]:
 
 def _charts(table: MetricTable, colors: Mapping[str, int]) -> dict[str, Any]:
     charts = line_charts(table, colors)
-    return {"charts": [(chart, line_chart(chart), any(line.curve.se for line in chart.lines)) for chart in charts]}
+    return {
+        "charts": [
+            (chart, line_chart(chart), any(line.curve.se for line in chart.lines))
+            for chart in charts
+        ]
+    }
 
 
 def _extras(table: MetricTable, run: RunFolder) -> dict[str, Any]:
@@ -123,10 +140,14 @@ def _published_table(members: list[Published]) -> _PublishedTable:
     values: dict[tuple[str, str], dict[str, Published]] = {}
     for item in members:
         values.setdefault((item.label, item.quantity), {})[_column(item)] = item
-    texts = dict.fromkeys(text for item in members for text in (_sentence(item.data), item.note) if text)
+    texts = dict.fromkeys(
+        text for item in members for text in (_sentence(item.data), item.note) if text
+    )
     return _PublishedTable(
         first=members[0],
-        notes=" ".join(text for text in texts if not any(text in other for other in texts if other != text)),
+        notes=" ".join(
+            text for text in texts if not any(text in other for other in texts if other != text)
+        ),
         several=any(item.quantity != "score" for item in members),
         columns=columns,
         rows=[

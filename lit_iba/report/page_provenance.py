@@ -9,7 +9,10 @@ from lit_iba.report.run_folder import RunFolder
 from lit_iba.report.templates import Markup, render
 
 GUIDE = (
-    ("Mean ± standard error", "Every score is the mean over n images; ± is one standard error of that mean."),
+    (
+        "Mean ± standard error",
+        "Every score is the mean over n images; ± is one standard error of that mean.",
+    ),
     (
         "Bold and ≈",
         "Bold is given only where the best method beats every other one image by image (paired Wilcoxon test, "

@@ -50,7 +50,9 @@ def backdrop_uri(picture: Tensor) -> str:
 
 def layer_uri(values: Tensor, signed: bool) -> str:
     """One heatmap (H, W) as a transparent PNG of at most 256 colours; what is not a number counts as zero."""
-    heatmap = Heatmap(torch.nan_to_num(values.float(), nan=0.0, posinf=0.0, neginf=0.0)[None], signed=signed)
+    heatmap = Heatmap(
+        torch.nan_to_num(values.float(), nan=0.0, posinf=0.0, neginf=0.0)[None], signed=signed
+    )
     alpha = (heatmap.scaled()[0].abs() ** 0.7).numpy()  # the exponent of Heatmap.overlay
     colors = heatmap.colored()[0].permute(1, 2, 0).reshape(-1, 3).numpy()
     codes = colors.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
@@ -58,9 +60,13 @@ def layer_uri(values: Tensor, signed: bool) -> str:
     palette, index = colors[first], index.reshape(-1)
     # The colour map has at most 256 steps, so a colour fixes its opacity up to half a step.
     opacity = np.bincount(index, alpha.reshape(-1)) / np.bincount(index)
-    picture = Image.frombytes("P", (values.shape[-1], values.shape[-2]), index.astype(np.uint8).tobytes())
+    picture = Image.frombytes(
+        "P", (values.shape[-1], values.shape[-2]), index.astype(np.uint8).tobytes()
+    )
     picture.putpalette(palette.tobytes())
-    return _uri(picture, "PNG", optimize=True, transparency=bytes((opacity * 255).round().astype(np.uint8)))
+    return _uri(
+        picture, "PNG", optimize=True, transparency=bytes((opacity * 255).round().astype(np.uint8))
+    )
 
 
 def outline(mask: Tensor) -> str:
@@ -79,4 +85,8 @@ def outline(mask: Tensor) -> str:
 def _runs(line: np.ndarray) -> list[tuple[int, int]]:
     """Start and end of each run of ones."""
     change = np.diff(np.concatenate(([0], line, [0])))
-    return list(zip(np.flatnonzero(change == 1).tolist(), np.flatnonzero(change == -1).tolist(), strict=True))
+    return list(
+        zip(
+            np.flatnonzero(change == 1).tolist(), np.flatnonzero(change == -1).tolist(), strict=True
+        )
+    )

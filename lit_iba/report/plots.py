@@ -12,7 +12,14 @@ from matplotlib.figure import Figure
 
 from lit_iba.files import whole_file
 from lit_iba.report.box_plots import BoxPlot, box_plots
-from lit_iba.report.curves import COLORS_LIGHT, GREY_LIGHT, AreaPanel, LineChart, area_panels, line_charts
+from lit_iba.report.curves import (
+    COLORS_LIGHT,
+    GREY_LIGHT,
+    AreaPanel,
+    LineChart,
+    area_panels,
+    line_charts,
+)
 from lit_iba.report.naming import number
 from lit_iba.report.run_folder import Curve
 from lit_iba.report.tables import MetricTable
@@ -20,7 +27,9 @@ from lit_iba.report.tables import MetricTable
 INK, PALE = "#2b2b28", "#dcdad2"
 
 
-def write_plots(table: MetricTable, index: int, colors: Mapping[str, int], folder: Path) -> list[Path]:
+def write_plots(
+    table: MetricTable, index: int, colors: Mapping[str, int], folder: Path
+) -> list[Path]:
     """Draw every curve of one metric into ``folder``; the paths, in the order in which they should be shown.
 
     ``index`` is the metric's place in the report: it keeps apart names that differ in what no file name can hold.
@@ -65,7 +74,14 @@ def _style(axes: Axes) -> None:
 def _band(axes: Axes, curve: Curve, color: str) -> None:
     if curve.se:
         pairs = list(zip(curve.y, curve.se, strict=True))
-        axes.fill_between(curve.x, [y - e for y, e in pairs], [y + e for y, e in pairs], color=color, alpha=0.2, lw=0)
+        axes.fill_between(
+            curve.x,
+            [y - e for y, e in pairs],
+            [y + e for y, e in pairs],
+            color=color,
+            alpha=0.2,
+            lw=0,
+        )
 
 
 def _box_figure(boxes: list[BoxPlot], x_label: str) -> Figure:
@@ -75,12 +91,20 @@ def _box_figure(boxes: list[BoxPlot], x_label: str) -> Figure:
     axes.grid(visible=False, axis="y")
     axes.grid(axis="x", color=PALE, linewidth=0.6)
     keys = ("whislo", "q1", "med", "q3", "whishi")
-    stats = [{**dict(zip(keys, box.percentiles, strict=True)), "mean": box.mean, "label": box.label} for box in boxes]
+    stats = [
+        {**dict(zip(keys, box.percentiles, strict=True)), "mean": box.mean, "label": box.label}
+        for box in boxes
+    ]
     drawn = axes.bxp(
-        [{**item, "label": _plain(str(item["label"]))} for item in stats], orientation="horizontal", showfliers=False,
-        showmeans=True, patch_artist=True, widths=0.6, medianprops={"color": INK, "linewidth": 1.6},
+        [{**item, "label": _plain(str(item["label"]))} for item in stats],
+        orientation="horizontal",
+        showfliers=False,
+        showmeans=True,
+        patch_artist=True,
+        widths=0.6,
+        medianprops={"color": INK, "linewidth": 1.6},
         meanprops={"marker": "o", "markersize": 4, "markeredgecolor": INK, "markerfacecolor": INK},
-    )  # fmt: skip
+    )
     for patch, box in zip(drawn["boxes"], boxes, strict=True):
         patch.set(facecolor=_color(box.color), alpha=0.45, edgecolor=_color(box.color))
     axes.invert_yaxis()
@@ -97,11 +121,15 @@ def _area_figure(panels: list[AreaPanel], x_label: str) -> Figure:
         _style(axes)
         color = _color(panel.color)
         if panel.morf.x == panel.lerf.x:
-            axes.fill_between(panel.morf.x, panel.morf.y, panel.lerf.y, color=color, alpha=0.16, lw=0)
+            axes.fill_between(
+                panel.morf.x, panel.morf.y, panel.lerf.y, color=color, alpha=0.16, lw=0
+            )
         for curve, style in ((panel.lerf, (0, (4, 2))), (panel.morf, "solid")):
             _band(axes, curve, color)
             axes.plot(curve.x, curve.y, color=color, linestyle=style, linewidth=1.4)
-        axes.set_title(f"{_plain(panel.label)}  {number(panel.score)}", fontsize=9, color=INK, loc="left")
+        axes.set_title(
+            f"{_plain(panel.label)}  {number(panel.score)}", fontsize=9, color=INK, loc="left"
+        )
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
     figure.supxlabel(f"{_plain(x_label)}   (solid: MoRF, dashed: LeRF)", fontsize=8, color=INK)
@@ -118,8 +146,14 @@ def _line_figure(chart: LineChart) -> Figure:
         marker = "o" if len(line.curve.x) == 1 else None
         style = "dashed" if line.color >= len(COLORS_LIGHT) else "solid"
         axes.plot(
-            line.curve.x, line.curve.y, color=color, linestyle=style, linewidth=1.5, marker=marker, label=_plain(line.label)
-        )  # fmt: skip
+            line.curve.x,
+            line.curve.y,
+            color=color,
+            linestyle=style,
+            linewidth=1.5,
+            marker=marker,
+            label=_plain(line.label),
+        )
     if chart.log_x:
         axes.set_xscale("log")
     axes.set_xlabel(_plain(chart.x_label), fontsize=8, color=INK)

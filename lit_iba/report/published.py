@@ -116,7 +116,10 @@ def _values_of(table: Mapping[str, Any]) -> Iterable[Published]:
                 condition=column.get("label", ""),
                 settings=column.get("settings", {}),
                 explainer=row["explainer"],
-                explainer_settings={**column.get("explainer_settings", {}), **row.get("settings", {})},
+                explainer_settings={
+                    **column.get("explainer_settings", {}),
+                    **row.get("settings", {}),
+                },
                 quantity=row.get("quantity", "score"),
                 label=row["label"],
                 value=float(value),
@@ -125,7 +128,9 @@ def _values_of(table: Mapping[str, Any]) -> Iterable[Published]:
                 citation=f"{source['citation']} ({source['venue']})",
                 table=table["table"],
                 data=table["data"],
-                note=" ".join(part for part in (row.get("note", ""), table.get("note", "")) if part),
+                note=" ".join(
+                    part for part in (row.get("note", ""), table.get("note", "")) if part
+                ),
             )
 
 

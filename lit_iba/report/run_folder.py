@@ -26,7 +26,9 @@ from torch import Tensor
 from lit_iba.errors import InputError
 from lit_iba.files import whole_file, write_text
 
-SCHEMA = 1  # of results.json; raise it when what is written here can no longer be read by what is below
+SCHEMA = (
+    1  # of results.json; raise it when what is written here can no longer be read by what is below
+)
 RESULTS, ROWS, GALLERY = "results.json", "rows.csv", "gallery.safetensors"
 CONFIG, COMMAND = "config.yaml", "command.txt"
 COLUMNS = ("key", "explainer", "metric", "quantity", "value")
@@ -64,7 +66,9 @@ class ExplainerInfo:
     unit: str
     signed: bool
     seconds_per_image: float
-    completeness_error: float = math.nan  # relative to the sum that the method promises; NaN where it promises none
+    completeness_error: float = (
+        math.nan
+    )  # relative to the sum that the method promises; NaN where it promises none
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,9 @@ class RunFolder:
     explainers: Mapping[str, ExplainerInfo]
     metrics: Mapping[str, MetricInfo]
     results: Mapping[str, Mapping[str, MethodResult]]
-    rows: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]  # metric, explainer, quantity, key
+    rows: Mapping[
+        str, Mapping[str, Mapping[str, Mapping[str, float]]]
+    ]  # metric, explainer, quantity, key
     gallery: Gallery | None
 
     @staticmethod
@@ -137,7 +143,10 @@ class RunFolder:
     @staticmethod
     def write_rows(folder: Path, rows: Iterable[tuple[str, str, str, str, float]]) -> None:
         """Write ``rows.csv``: for each number its image's key, explainer, metric, quantity and value."""
-        with whole_file(folder / ROWS) as part, part.open("w", newline="", encoding="utf-8") as file:
+        with (
+            whole_file(folder / ROWS) as part,
+            part.open("w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.writer(file)
             writer.writerow(COLUMNS)
             writer.writerows(rows)
@@ -153,7 +162,10 @@ class RunFolder:
         Returns:
             The same, as it is read again.
         """
-        write_text(folder / RESULTS, json.dumps(_finite(results), indent=1, default=str, allow_nan=False) + "\n")
+        write_text(
+            folder / RESULTS,
+            json.dumps(_finite(results), indent=1, default=str, allow_nan=False) + "\n",
+        )
         return RunFolder.read(folder)
 
     @staticmethod
@@ -200,7 +212,9 @@ def read_run(folder: str | Path) -> RunFolder:
         classifier, data = dict(document.get("classifier") or {}), dict(document.get("data") or {})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         said = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise InputError(f"{folder / RESULTS} is not a complete table of results ({said}); {MEND}") from error
+        raise InputError(
+            f"{folder / RESULTS} is not a complete table of results ({said}); {MEND}"
+        ) from error
     for metric, methods in results.items():
         metrics.setdefault(metric, MetricInfo(metric, {}, "", "higher"))
         for name in methods:
@@ -231,7 +245,9 @@ def _read_results(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is damaged ({error}); {MEND}") from error
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         schema = document.get("schema") if isinstance(document, dict) else type(document).__name__
-        raise InputError(f"{path} has schema {schema!r}, but this version reads schema {SCHEMA}; {MEND}")
+        raise InputError(
+            f"{path} has schema {schema!r}, but this version reads schema {SCHEMA}; {MEND}"
+        )
     return document
 
 
@@ -255,7 +271,9 @@ def _metric(value: Mapping[str, Any]) -> MetricInfo:
     if better not in ("higher", "lower"):
         raise ValueError(f"'better' is {better!r} where 'higher' or 'lower' was expected")
     settings = dict(value.get("settings") or {})
-    return MetricInfo(str(value.get("class", "")), settings, str(value.get("definition", "")), better)
+    return MetricInfo(
+        str(value.get("class", "")), settings, str(value.get("definition", "")), better
+    )
 
 
 def _result(value: Mapping[str, Any]) -> MethodResult:
@@ -264,7 +282,9 @@ def _result(value: Mapping[str, Any]) -> MethodResult:
         x, y = ([_float(item) for item in curve[axis]] for axis in ("x", "y"))
         se = [_float(item) for item in curve.get("se") or []]
         if len(x) != len(y) or (se and len(se) != len(x)):
-            raise ValueError(f"curve {name!r} has {len(x)} x, {len(y)} y and {len(se)} standard errors")
+            raise ValueError(
+                f"curve {name!r} has {len(x)} x, {len(y)} y and {len(se)} standard errors"
+            )
         curves[str(name)] = Curve(x, y, se)
     return MethodResult(
         score=_float(value["score"]),
@@ -290,12 +310,18 @@ def _read_rows(path: Path) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         if not set(COLUMNS) <= set(reader.fieldnames or ()):
-            raise InputError(f"{path} starts with {reader.fieldnames}, not {','.join(COLUMNS)}; {MEND}")
+            raise InputError(
+                f"{path} starts with {reader.fieldnames}, not {','.join(COLUMNS)}; {MEND}"
+            )
         try:
             for row in reader:
-                rows[row["metric"]][row["explainer"]][row["quantity"]][row["key"]] = float(row["value"])
+                rows[row["metric"]][row["explainer"]][row["quantity"]][row["key"]] = float(
+                    row["value"]
+                )
         except (ValueError, TypeError) as error:
-            raise InputError(f"{path}, line {reader.line_num}, is damaged ({error}); {MEND}") from error
+            raise InputError(
+                f"{path}, line {reader.line_num}, is damaged ({error}); {MEND}"
+            ) from error
     return rows
 
 
@@ -310,8 +336,16 @@ def score_rows(run: RunFolder, metric: str) -> dict[str, dict[str, float]]:
     scores = {name: result.score for name, result in run.results.get(metric, {}).items()}
 
     def explains_the_score(quantity: str) -> bool:
-        means = [(_mean(methods[name].get(quantity, {})), score) for name, score in scores.items() if name in methods]
-        return all(abs(mean - score) <= 1e-4 * max(1.0, abs(score)) for mean, score in means if math.isfinite(score))
+        means = [
+            (_mean(methods[name].get(quantity, {})), score)
+            for name, score in scores.items()
+            if name in methods
+        ]
+        return all(
+            abs(mean - score) <= 1e-4 * max(1.0, abs(score))
+            for mean, score in means
+            if math.isfinite(score)
+        )
 
     for preferred in ("score", metric):
         if preferred in names:
@@ -344,7 +378,9 @@ def _read_gallery(path: Path) -> Gallery | None:
         keys = [str(key) for key in json.loads(metadata.get("keys", "[]"))]
         class_names = json.loads(metadata.get("class_names", "null"))
     except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise InputError(f"{path} is damaged ({error}); delete it to report without pictures, or {MEND}") from error
+        raise InputError(
+            f"{path} is damaged ({error}); delete it to report without pictures, or {MEND}"
+        ) from error
     if pictures.ndim != 4 or pictures.shape[1] != 3 or pictures.dtype != torch.uint8:
         raise InputError(
             f"{path}: pictures are {pictures.dtype} {tuple(pictures.shape)}, not uint8 (G, 3, H, W); {MEND}"
@@ -352,10 +388,16 @@ def _read_gallery(path: Path) -> Gallery | None:
     count, size = len(pictures), pictures.shape[-2:]
     mask = tensors.get("object_mask", torch.zeros(count, *size, dtype=torch.bool)).bool()
     prefix = "heatmap/"
-    heatmaps = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    heatmaps = {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
     for name, value in {"object_mask": mask, **heatmaps}.items():
         if value.shape != (count, *size):
-            raise InputError(f"{path}: {name!r} has shape {tuple(value.shape)}, not {(count, *size)}; {MEND}")
+            raise InputError(
+                f"{path}: {name!r} has shape {tuple(value.shape)}, not {(count, *size)}; {MEND}"
+            )
     labels = tensors.get("labels", torch.full((count,), -1)).tolist()
     return Gallery(
         pictures=pictures,

@@ -65,13 +65,18 @@ def signed_rank_test(first: np.ndarray, second: np.ndarray) -> tuple[float, floa
         return 1.0, 0.0
     signed = float((np.sign(difference) * rankdata(np.abs(difference))).sum())
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # small samples and ties are judged by the p-value, not by a message
+        warnings.simplefilter(
+            "ignore"
+        )  # small samples and ties are judged by the p-value, not by a message
         p_value = float(wilcoxon(difference).pvalue)
     return (1.0 if math.isnan(p_value) else p_value), signed
 
 
 def compare_to_best(
-    scores: Mapping[str, float], rows: Mapping[str, Mapping[str, float]], better: str, level: float = SIGNIFICANCE
+    scores: Mapping[str, float],
+    rows: Mapping[str, Mapping[str, float]],
+    better: str,
+    level: float = SIGNIFICANCE,
 ) -> Comparison:
     """Test the method with the best mean against every other one.
 
@@ -96,9 +101,13 @@ def compare_to_best(
         raw[name], direction[name] = signed_rank_test(first, second)
         pairs[name] = int((np.isfinite(first) & np.isfinite(second)).sum())
     adjusted = dict(zip(raw, holm(list(raw.values())), strict=True))
-    separated = frozenset(name for name, p in adjusted.items() if p < level and direction[name] * sign > 0)
+    separated = frozenset(
+        name for name, p in adjusted.items() if p < level and direction[name] * sign > 0
+    )
     others = finite.keys() - {best}
-    return Comparison(best, adjusted, separated, clear=bool(others) and others == separated, pairs=pairs)
+    return Comparison(
+        best, adjusted, separated, clear=bool(others) and others == separated, pairs=pairs
+    )
 
 
 @dataclass(frozen=True)
@@ -116,7 +125,9 @@ class Pair:
     images: int
 
 
-def compare_all(rows: Mapping[str, Mapping[str, float]], better: str) -> dict[tuple[str, str], Pair]:
+def compare_all(
+    rows: Mapping[str, Mapping[str, float]], better: str
+) -> dict[tuple[str, str], Pair]:
     """Test every method against every other one; each pair is there once, in the order of ``rows``.
 
     Args:
@@ -125,7 +136,9 @@ def compare_all(rows: Mapping[str, Mapping[str, float]], better: str) -> dict[tu
     """
     sign = -1.0 if better == "lower" else 1.0
     keys = sorted(set().union(*rows.values()))
-    columns = {name: np.array([values.get(key, math.nan) for key in keys]) for name, values in rows.items()}
+    columns = {
+        name: np.array([values.get(key, math.nan) for key in keys]) for name, values in rows.items()
+    }
     found: dict[tuple[str, str], tuple[float, int, int]] = {}
     for one, other in combinations(rows, 2):
         first, second = columns[one], columns[other]
@@ -150,9 +163,14 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tu
     if len(data) < 2:
         return math.nan, math.nan
     found = bootstrap(
-        (data,), np.mean, n_resamples=RESAMPLES, batch=max(1, 10**7 // len(data)), confidence_level=confidence,
-        method="percentile", random_state=np.random.default_rng(0),
-    ).confidence_interval  # fmt: skip
+        (data,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        batch=max(1, 10**7 // len(data)),
+        confidence_level=confidence,
+        method="percentile",
+        random_state=np.random.default_rng(0),
+    ).confidence_interval
     return float(found.low), float(found.high)
 
 
@@ -173,4 +191,8 @@ def rank_agreement(ours: Sequence[float], published: Sequence[float]) -> Agreeme
     first, second = zip(*pairs, strict=True)
     if len(set(first)) == 1 or len(set(second)) == 1:
         return Agreement(math.nan, math.nan, len(pairs))
-    return Agreement(float(spearmanr(first, second).statistic), float(kendalltau(first, second).statistic), len(pairs))
+    return Agreement(
+        float(spearmanr(first, second).statistic),
+        float(kendalltau(first, second).statistic),
+        len(pairs),
+    )

@@ -51,7 +51,11 @@ class Frame:
 
 def path(points: Sequence[tuple[float, float]], closed: bool = False) -> str:
     """SVG path data through the points."""
-    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points) + ("Z" if closed else "") if points else ""
+    return (
+        "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points) + ("Z" if closed else "")
+        if points
+        else ""
+    )
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,9 @@ def line_chart(chart: LineChart) -> Markup:
     curves = [line.curve for line in chart.lines]
     xs = [x for curve in curves for x in curve.x if math.isfinite(x)] or [0.0, 1.0]
     frame = Frame(52, 12, width - 66, height - 62, min(xs), max(xs), *bounds(curves), chart.log_x)
-    x_ticks = _decades(frame.x_low, frame.x_high) if chart.log_x else ticks(frame.x_low, frame.x_high, 8)
+    x_ticks = (
+        _decades(frame.x_low, frame.x_high) if chart.log_x else ticks(frame.x_low, frame.x_high, 8)
+    )
     return _draw(
         "line_chart",
         title=f"{chart.title} of {len(chart.lines)} methods",
@@ -127,7 +133,9 @@ def _decades(low: float, high: float) -> list[float]:
     found = [10.0**power for power in powers if low * 0.999 <= 10.0**power <= high * 1.001]
     if len(found) >= 3:
         return found
-    return [f * 10.0**p for p in powers for f in (1, 2, 5) if low * 0.999 <= f * 10.0**p <= high * 1.001]
+    return [
+        f * 10.0**p for p in powers for f in (1, 2, 5) if low * 0.999 <= f * 10.0**p <= high * 1.001
+    ]
 
 
 def _named(values: list[float]) -> list[tuple[float, str]]:

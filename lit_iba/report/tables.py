@@ -40,7 +40,9 @@ class MetricRow:
     name: str
     label: str
     result: MethodResult
-    interval: tuple[float, float]  # bootstrap interval of the score; NaN where the rows do not make up the score
+    interval: tuple[
+        float, float
+    ]  # bootstrap interval of the score; NaN where the rows do not make up the score
     values: list[float]  # the score of each image that has one
     bold: bool
     tied: bool  # the best, or not separated from it, where tests could be made
@@ -88,12 +90,20 @@ class MetricTable:
         if self.comparison.clear:
             return "Separated from every other method."
         tied = [row.label for row in self.rows if row.tied]
-        return f"Not separated from {_listed(tied)}." if tied else "Not every method could be tested against it."
+        return (
+            f"Not separated from {_listed(tied)}."
+            if tied
+            else "Not every method could be tested against it."
+        )
 
     @property
     def verdict(self) -> str:
         """The best method and what the tests say about it."""
-        return self.remark if self.best is None else f"{self.best.label} has the best mean. {self.remark}"
+        return (
+            self.remark
+            if self.best is None
+            else f"{self.best.label} has the best mean. {self.remark}"
+        )
 
 
 def _listed(names: list[str]) -> str:
@@ -183,7 +193,9 @@ def overview_order(run: RunFolder, tables: list[MetricTable]) -> list[tuple[str,
     """Names and labels of all methods: best first by the first metric, then those that it does not have."""
     labels = method_labels(run.explainers)
     first = [row.name for row in tables[0].rows] if tables else []
-    return [(name, labels[name]) for name in [*first, *(name for name in labels if name not in first)]]
+    return [
+        (name, labels[name]) for name in [*first, *(name for name in labels if name not in first)]
+    ]
 
 
 def shortfalls(run: RunFolder) -> list[str]:
@@ -193,10 +205,14 @@ def shortfalls(run: RunFolder) -> list[str]:
     if isinstance(images, int) and isinstance(used, int) and used < images:
         notices.append(f"{used} of {images} images were used.")
     if isinstance(corrupt, int) and corrupt > 0:
-        notices.append(f"{corrupt} could not be decoded and {'are' if corrupt > 1 else 'is'} not in the numbers.")
+        notices.append(
+            f"{corrupt} could not be decoded and {'are' if corrupt > 1 else 'is'} not in the numbers."
+        )
     labels, metrics = method_labels(run.explainers), metric_labels(run)
     for metric, methods in run.results.items():
-        broken = [labels[name] for name, result in methods.items() if not math.isfinite(result.score)]
+        broken = [
+            labels[name] for name, result in methods.items() if not math.isfinite(result.score)
+        ]
         if broken:
             notices.append(f"{metrics[metric]}: no number for {_listed(broken)}.")
     return notices
@@ -208,7 +224,9 @@ def published_notes(table: MetricTable, run: RunFolder) -> list[str]:
     elsewhere = [row.published for row in table.rows if row.published and not row.same_network]
     notes = []
     for numbers in (here, elsewhere):
-        for origin in dict.fromkeys((item.citation, item.table, item.network_label, item.data) for item in numbers):
+        for origin in dict.fromkeys(
+            (item.citation, item.table, item.network_label, item.data) for item in numbers
+        ):
             notes.append(f"◇ Published: {', '.join(origin[:3])}. {origin[3]}.")
     if elsewhere:
         network = run.classifier.get("model") or "this classifier"

@@ -40,9 +40,15 @@ def write_report(run: str | Path, title: str | None = None, *, pictures: int = 2
     """
     folder = read_run(run)
     tables = build_tables(folder)
-    heading = title or f"Attribution methods on {folder.classifier.get('model') or 'an unnamed classifier'}"
+    heading = (
+        title
+        or f"Attribution methods on {folder.classifier.get('model') or 'an unnamed classifier'}"
+    )
     colors = colors_of(list(folder.explainers))
-    plots = {table.name: write_plots(table, i, colors, folder.path / "plots") for i, table in enumerate(tables)}
+    plots = {
+        table.name: write_plots(table, i, colors, folder.path / "plots")
+        for i, table in enumerate(tables)
+    }
     texts = {
         "report.html": page(folder, tables, heading, pictures),
         "report.md": markdown(folder, tables, plots, heading),
@@ -50,4 +56,7 @@ def write_report(run: str | Path, title: str | None = None, *, pictures: int = 2
     }
     for name, text in texts.items():
         write_text(folder.path / name, text)
-    return [*(folder.path / name for name in texts), *(path for paths in plots.values() for path in paths)]
+    return [
+        *(folder.path / name for name in texts),
+        *(path for paths in plots.values() for path in paths),
+    ]

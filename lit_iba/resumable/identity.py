@@ -34,4 +34,8 @@ def source_of(cls: type) -> dict[str, str]:
 
 
 def _hashes_of_files(settings: Mapping[str, Any]) -> dict[str, str]:
-    return {k: sha256_of(v) for k, v in settings.items() if isinstance(v, str | Path) and Path(v).is_file()}
+    return {
+        k: sha256_of(v)
+        for k, v in settings.items()
+        if isinstance(v, str | Path) and Path(v).is_file()
+    }

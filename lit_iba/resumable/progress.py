@@ -6,7 +6,14 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 LINE_SECONDS = 60.0  # between two lines of a log file
 
@@ -29,7 +36,13 @@ class EvaluationProgress:
 
     def __init__(self, total: int, shards: int, shown: bool = True) -> None:
         self.console = Console(stderr=True)
-        self.total, self.done, self.shards, self.shards_done, self.shown = total, 0, shards, 0, shown
+        self.total, self.done, self.shards, self.shards_done, self.shown = (
+            total,
+            0,
+            shards,
+            0,
+            shown,
+        )
         self._stored = 0  # of those done, what earlier runs did
         self._begun = self._said = time.monotonic()
         columns = (
@@ -39,7 +52,9 @@ class EvaluationProgress:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        self._bar = Progress(*columns, console=self.console, disable=not (shown and self.console.is_terminal))
+        self._bar = Progress(
+            *columns, console=self.console, disable=not (shown and self.console.is_terminal)
+        )
         self._task = self._bar.add_task("images", total=total)
 
     def __enter__(self) -> EvaluationProgress:
@@ -47,7 +62,10 @@ class EvaluationProgress:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._bar.stop()
 
@@ -60,8 +78,12 @@ class EvaluationProgress:
         """So many images more are done."""
         self.done += images
         self._bar.update(self._task, advance=images, description=what)
-        left = (time.monotonic() - self._begun) / (self.done - self._stored) * (self.total - self.done)
-        self._line_a_minute(f"{what}: {self.done}/{self.total} image evaluations, about {left / 60:.0f} min left")
+        left = (
+            (time.monotonic() - self._begun) / (self.done - self._stored) * (self.total - self.done)
+        )
+        self._line_a_minute(
+            f"{what}: {self.done}/{self.total} image evaluations, about {left / 60:.0f} min left"
+        )
 
     def stored(self, images: int) -> None:
         """So many images were done by an earlier run; they say nothing of this one's speed."""
@@ -77,7 +99,9 @@ class EvaluationProgress:
     def shard_done(self, name: str) -> None:
         """Another shard is complete."""
         self.shards_done += 1
-        self._line(f"{name} done: {self.shards_done}/{self.shards} shards, {self.done}/{self.total} image evaluations")
+        self._line(
+            f"{name} done: {self.shards_done}/{self.shards} shards, {self.done}/{self.total} image evaluations"
+        )
 
     def _line_a_minute(self, text: str) -> None:
         if (now := time.monotonic()) - self._said >= LINE_SECONDS:

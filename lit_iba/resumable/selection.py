@@ -101,14 +101,20 @@ class Selection:
                 row = {name: batch[name][i].clone() for name in ("picture", "label", "object_mask")}
                 kept.append(row | {"key": batch["key"][i], "position": position + i})
             position += len(batch["key"])
-            if len(kept) > quota:  # drop the losers of the draw at once: a shard may be larger than memory
+            if (
+                len(kept) > quota
+            ):  # drop the losers of the draw at once: a shard may be larger than memory
                 kept = sorted(kept, key=lambda row: self._draw(row["key"]))[:quota]
         kept.sort(key=lambda row: row["position"])
         side = preprocessing.crop
         return SelectedImages(
-            torch.stack([row["picture"] for row in kept]) if kept else torch.zeros(0, 3, side, side, dtype=torch.uint8),
+            torch.stack([row["picture"] for row in kept])
+            if kept
+            else torch.zeros(0, 3, side, side, dtype=torch.uint8),
             torch.tensor([int(row["label"]) for row in kept], dtype=torch.int64),
-            torch.stack([row["object_mask"] for row in kept]) if kept else torch.zeros(0, side, side, dtype=torch.bool),
+            torch.stack([row["object_mask"] for row in kept])
+            if kept
+            else torch.zeros(0, side, side, dtype=torch.bool),
             [row["key"] for row in kept],
             corrupt,
         )

@@ -24,7 +24,9 @@ from lit_iba.files import whole_file
 _log = logging.getLogger(__name__)
 ABANDONED_AFTER = 600.0  # seconds: no single file takes that long to write
 # Classes of ours that stood elsewhere when older results were written: what they computed has not changed.
-MOVED_CLASSES = {"lit_iba.metrics.bits_and_accuracy.BitsAndAccuracy": "lit_iba.iba.bits_and_accuracy.BitsAndAccuracy"}
+MOVED_CLASSES = {
+    "lit_iba.metrics.bits_and_accuracy.BitsAndAccuracy": "lit_iba.iba.bits_and_accuracy.BitsAndAccuracy"
+}
 
 
 class ShardStore:
@@ -87,7 +89,9 @@ class ShardStore:
         texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
         texts["fingerprint"] = json.dumps(plain(fingerprint), sort_keys=True)
         with whole_file(path) as part:
-            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part, metadata=texts)
+            save_file(
+                {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part, metadata=texts
+            )
         return path
 
     @contextmanager
@@ -102,7 +106,9 @@ class ShardStore:
             with safetensors.safe_open(path, framework="pt") as file:
                 yield file
         except (FileNotFoundError, safetensors.SafetensorError) as error:
-            raise InputError(f"{path} cannot be read ({error}); run the benchmark again to mend it") from error
+            raise InputError(
+                f"{path} cannot be read ({error}); run the benchmark again to mend it"
+            ) from error
 
     def read(self, group: str, shard: str) -> tuple[dict[str, Tensor], dict[str, str]]:
         """All tensors and the metadata of one file."""
@@ -143,5 +149,7 @@ def first_difference(stored: Any, wanted: Any, where: str = "") -> str:
     if isinstance(stored, dict) and isinstance(wanted, dict):
         for key in sorted(stored.keys() | wanted.keys()):
             if stored.get(key) != wanted.get(key):
-                return first_difference(stored.get(key), wanted.get(key), f"{where}.{key}" if where else key)
+                return first_difference(
+                    stored.get(key), wanted.get(key), f"{where}.{key}" if where else key
+                )
     return f"{where}: {str(stored)[:60]} then, {str(wanted)[:60]} now"

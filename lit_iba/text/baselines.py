@@ -32,7 +32,9 @@ class RandomWords(TextExplainer):
     def explain(self, words: Words, targets: Tensor, generators: list[torch.Generator]) -> Tensor:
         """One uniform number a word."""
         values = torch.zeros(words.numbers.shape, device=words.numbers.device)
-        for i, (generator, length) in enumerate(zip(generators, words.lengths.tolist(), strict=True)):
+        for i, (generator, length) in enumerate(
+            zip(generators, words.lengths.tolist(), strict=True)
+        ):
             values[i, :length] = torch.rand(length, generator=generator, device=values.device)
         return values
 
@@ -70,12 +72,18 @@ class TextIntegratedGradients(TextExplainer):
         super().__init__(classifier, seed=seed)
         check_literals(TextIntegratedGradients.__init__, locals())
         check_counts(steps=steps, forward_batch_size=forward_batch_size)
-        self.steps, self.fill, self.forward_batch_size = steps, classifier.fill(baseline), forward_batch_size
+        self.steps, self.fill, self.forward_batch_size = (
+            steps,
+            classifier.fill(baseline),
+            forward_batch_size,
+        )
 
     def explain(self, words: Words, targets: Tensor, generators: list[torch.Generator]) -> Tensor:
         """Path integral of the gradient of the target's logit."""
         embeddings = self.classifier.embeddings(words)
-        values = IntegratedGradients(self.classifier.logits).attribute(
+        values = IntegratedGradients(
+            self.classifier.logits
+        ).attribute(
             embeddings.clone().requires_grad_(),  # a copy, because Captum turns on requires_grad of what it is given
             baselines=self.fill.expand_as(embeddings),
             target=targets,
@@ -138,7 +146,11 @@ class TextLIME(TextExplainer):
         if samples < 2:
             raise InputError(f"samples is {samples}; a regression needs at least 2, usually 1000")
         self.samples, self.score, self.fill = samples, score, classifier.fill(baseline)
-        self.surrogate: dict[str, Any] = {"kernel_width": kernel_width, "regression": regression, "penalty": penalty}
+        self.surrogate: dict[str, Any] = {
+            "kernel_width": kernel_width,
+            "regression": regression,
+            "penalty": penalty,
+        }
         self.forward_batch_size = forward_batch_size
 
     @torch.no_grad()
@@ -150,11 +162,19 @@ class TextLIME(TextExplainer):
         ]
         score = target_probabilities if self.score == "probability" else target_logits
         scores = scores_without(
-            self.classifier, words, targets, removed, self.fill, score=score, forward_batch_size=self.forward_batch_size
+            self.classifier,
+            words,
+            targets,
+            removed,
+            self.fill,
+            score=score,
+            forward_batch_size=self.forward_batch_size,
         )
         values = torch.zeros(words.numbers.shape, device=words.numbers.device)
         for i, (gone, found) in enumerate(zip(removed, scores, strict=True)):
-            values[i, : gone.shape[1]] = surrogate_coefficients(~gone, found, **self.surrogate).to(values)
+            values[i, : gone.shape[1]] = surrogate_coefficients(~gone, found, **self.surrogate).to(
+                values
+            )
         return values
 
 
@@ -163,5 +183,9 @@ def random_versions(length: int, samples: int, generator: torch.Generator) -> Te
     device = generator.device
     counts = torch.randint(1, length + 1, (samples, 1), generator=generator, device=device)
     counts[0] = 0
-    ranks = torch.rand(samples, length, generator=generator, device=device).argsort(dim=1).argsort(dim=1)
+    ranks = (
+        torch.rand(samples, length, generator=generator, device=device)
+        .argsort(dim=1)
+        .argsort(dim=1)
+    )
     return ranks < counts

@@ -55,14 +55,23 @@ class StoredWordStatistics:
         Raises:
             InputError: They are not kept, and no reviews are given.
         """
-        said = json.dumps([classifier.identity["sha256"], classifier.max_length, self.data, self.texts])
-        path = self.folder / f"layer{layer}_{hashlib.sha256(said.encode()).hexdigest()[:12]}.safetensors"
+        said = json.dumps(
+            [classifier.identity["sha256"], classifier.max_length, self.data, self.texts]
+        )
+        path = (
+            self.folder
+            / f"layer{layer}_{hashlib.sha256(said.encode()).hexdigest()[:12]}.safetensors"
+        )
         if path.is_file():
             return FeatureStatistics.load(path)
         if self.data is None:
-            raise InputError("this explainer needs statistics of words; give training reviews as statistics_data")
+            raise InputError(
+                "this explainer needs statistics of words; give training reviews as statistics_data"
+            )
         reviews = draw(read_reviews(self.data), self.texts, 0)
-        found = word_statistics(classifier, [review.text for review in reviews], [layer], data=str(self.data))[layer]
+        found = word_statistics(
+            classifier, [review.text for review in reviews], [layer], data=str(self.data)
+        )[layer]
         found.save(path)
         return found
 
@@ -119,9 +128,16 @@ class TextBenchmark:
         seed: int = 0,
     ) -> None:
         check_literals(TextBenchmark.__init__, locals())
-        self.classifier, self.out, self.batch_size, self.seed = classifier, Path(out), batch_size, seed
+        self.classifier, self.out, self.batch_size, self.seed = (
+            classifier,
+            Path(out),
+            batch_size,
+            seed,
+        )
         # Texts of like length together: the shorter ones are padded less.
-        self.reviews = sorted(reviews, key=lambda review: (len(classifier.words([review.text]).tokens[0]), review.key))
+        self.reviews = sorted(
+            reviews, key=lambda review: (len(classifier.words([review.text]).tokens[0]), review.key)
+        )
         self.target = target
         self.metrics: dict[str, TextMetric] = {}
         for name, given in metrics.items():
@@ -131,7 +147,9 @@ class TextBenchmark:
         self.explainers: dict[str, TextExplainer] = {}
         for name, settings in self.settings.items():
             rest = {key: value for key, value in settings.items() if key != "explainer"}
-            self.explainers[name] = build_text_explainer(settings.get("explainer", name), classifier, rest, source)
+            self.explainers[name] = build_text_explainer(
+                settings.get("explainer", name), classifier, rest, source
+            )
         self.source = source
 
     def run(self) -> dict[str, Any]:
@@ -151,22 +169,35 @@ class TextBenchmark:
             lock.release()
 
     def _batches(self) -> list[list[Review]]:
-        return [self.reviews[i : i + self.batch_size] for i in range(0, len(self.reviews), self.batch_size)]
+        return [
+            self.reviews[i : i + self.batch_size]
+            for i in range(0, len(self.reviews), self.batch_size)
+        ]
 
     def _targets(self, batch: Sequence[Review]) -> torch.Tensor:
         if self.target == "label":
             return torch.tensor([review.label for review in batch], device=self.classifier.device)
         words = self.classifier.words([review.text for review in batch])
         with torch.no_grad():
-            return self.classifier.logits(self.classifier.embeddings(words), words.lengths).argmax(dim=1)
+            return self.classifier.logits(self.classifier.embeddings(words), words.lengths).argmax(
+                dim=1
+            )
 
     def _heatmaps(self, name: str) -> tuple[list[torch.Tensor], float]:
         """Values of each review's words by one explainer, and seconds a review; from the folder where they are there."""
         path = self.out / "heatmaps" / f"{name}.json"
-        made_of = json.dumps([
-            self.classifier.identity, type(self.explainers[name]).__qualname__, self.settings[name], self.target,
-            self.source.data, self.source.texts, [[review.key, review.label, review.text] for review in self.reviews],
-        ], default=str)  # fmt: skip
+        made_of = json.dumps(
+            [
+                self.classifier.identity,
+                type(self.explainers[name]).__qualname__,
+                self.settings[name],
+                self.target,
+                self.source.data,
+                self.source.texts,
+                [[review.key, review.label, review.text] for review in self.reviews],
+            ],
+            default=str,
+        )
         fingerprint = hashlib.sha256(made_of.encode()).hexdigest()
         if path.is_file():
             kept = json.loads(path.read_text(encoding="utf-8"))
@@ -175,55 +206,91 @@ class TextBenchmark:
         began, found, tokens = time.perf_counter(), [], []
         for batch in track(self._batches(), description=name, transient=True):
             keys = [review.key for review in batch]
-            explained = self.explainers[name].attribute([r.text for r in batch], self._targets(batch), keys=keys)
+            explained = self.explainers[name].attribute(
+                [r.text for r in batch], self._targets(batch), keys=keys
+            )
             found += [heatmap.values for heatmap in explained]
             tokens += [heatmap.tokens for heatmap in explained]
         seconds = (time.perf_counter() - began) / len(self.reviews)
         content = {
-            "fingerprint": fingerprint, "seconds": seconds, "keys": [review.key for review in self.reviews],
-            "tokens": tokens, "values": [values.tolist() for values in found],
-        }  # fmt: skip
+            "fingerprint": fingerprint,
+            "seconds": seconds,
+            "keys": [review.key for review in self.reviews],
+            "tokens": tokens,
+            "values": [values.tolist() for values in found],
+        }
         write_text(path, json.dumps(content, ensure_ascii=False) + "\n")
         return found, seconds
 
-    def _rows(self, metric: TextMetric, heatmaps: dict[str, list[torch.Tensor]]) -> dict[str, torch.Tensor]:
+    def _rows(
+        self, metric: TextMetric, heatmaps: dict[str, list[torch.Tensor]]
+    ) -> dict[str, torch.Tensor]:
         parts: dict[str, list[torch.Tensor]] = {name: [] for name in heatmaps}
         start = 0
         for batch in track(self._batches(), description=metric.name, transient=True):
             here = {name: values[start : start + len(batch)] for name, values in heatmaps.items()}
-            generators = sample_generators(self.seed, [review.key for review in batch], self.classifier.device)
+            generators = sample_generators(
+                self.seed, [review.key for review in batch], self.classifier.device
+            )
             words = self.classifier.words([review.text for review in batch])
-            for name, rows in metric.rows(self.classifier, words, self._targets(batch), here, generators).items():
+            for name, rows in metric.rows(
+                self.classifier, words, self._targets(batch), here, generators
+            ).items():
                 parts[name].append(rows)
             start += len(batch)
         return {name: torch.cat(rows) for name, rows in parts.items()}
 
-    def _write(self, rows: dict[str, dict[str, torch.Tensor]], seconds: dict[str, float]) -> dict[str, Any]:
-        config = {"explainers": self.settings, "metrics": {n: m.settings for n, m in self.metrics.items()}}
+    def _write(
+        self, rows: dict[str, dict[str, torch.Tensor]], seconds: dict[str, float]
+    ) -> dict[str, Any]:
+        config = {
+            "explainers": self.settings,
+            "metrics": {n: m.settings for n, m in self.metrics.items()},
+        }
         content = RunFolder.heading() | {
             "classifier": self.classifier.identity,
-            "data": {"images": len(self.reviews), "used": len(self.reviews), "kind": "reviews", "target": self.target,
-                     "statistics": str(self.source.data), "statistics_texts": self.source.texts},
+            "data": {
+                "images": len(self.reviews),
+                "used": len(self.reviews),
+                "kind": "reviews",
+                "target": self.target,
+                "statistics": str(self.source.data),
+                "statistics_texts": self.source.texts,
+            },
             "explainers": {
-                name: {"class": f"{type(e).__module__}.{type(e).__qualname__}", "settings": self.settings[name],
-                       "unit": e.unit, "signed": e.signed, "seconds_per_image": seconds[name]}
+                name: {
+                    "class": f"{type(e).__module__}.{type(e).__qualname__}",
+                    "settings": self.settings[name],
+                    "unit": e.unit,
+                    "signed": e.signed,
+                    "seconds_per_image": seconds[name],
+                }
                 for name, e in self.explainers.items()
             },
             "metrics": {
-                name: {"class": type(metric).__qualname__, "settings": metric.settings,
-                       "definition": metric.definition, "better": metric.better}
+                name: {
+                    "class": type(metric).__qualname__,
+                    "settings": metric.settings,
+                    "definition": metric.definition,
+                    "better": metric.better,
+                }
                 for name, metric in self.metrics.items()
             },
             "results": {
-                name: {method: self.metrics[name].summarize(found).to_dict() for method, found in by_method.items()}
+                name: {
+                    method: self.metrics[name].summarize(found).to_dict()
+                    for method, found in by_method.items()
+                }
                 for name, by_method in rows.items()
             },
-        }  # fmt: skip
+        }
         scores = (
             (review.key, method, name, "score", score)
             for name, by_method in rows.items()
             for method, found in by_method.items()
-            for review, score in zip(self.reviews, self.metrics[name].scores(found).tolist(), strict=True)
+            for review, score in zip(
+                self.reviews, self.metrics[name].scores(found).tolist(), strict=True
+            )
         )
         RunFolder.write_rows(self.out, scores)
         RunFolder.write_config(self.out, config)

@@ -90,12 +90,17 @@ class TextClassifier:
         self.vocabulary, self.max_length, self.weights = vocabulary, max_length, weights
         self.class_names, self.num_classes = list(class_names), network.linear.out_features
         self.identity: dict[str, Any] = {
-            "model": "lstm", "weights": Path(weights).name, "sha256": fingerprint(network),
-            "vocabulary": vocabulary.sha256, "max_length": max_length,
-        }  # fmt: skip
+            "model": "lstm",
+            "weights": Path(weights).name,
+            "sha256": fingerprint(network),
+            "vocabulary": vocabulary.sha256,
+            "max_length": max_length,
+        }
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, device: str | torch.device = "cpu") -> TextClassifier:
+    def from_checkpoint(
+        cls, path: str | Path, device: str | torch.device = "cpu"
+    ) -> TextClassifier:
         """Load what ``SentimentTraining`` wrote.
 
         Raises:
@@ -105,10 +110,14 @@ class TextClassifier:
         vocabulary = Vocabulary.from_json(checkpoint[VOCABULARY_KEY], f"checkpoint {path}")
         network = LSTMClassifier(len(vocabulary), **checkpoint[TEXT_KEY]["shape"])
         state = checkpoint["state_dict"].items()
-        network.load_state_dict({k.removeprefix("network."): v for k, v in state if k.startswith("network.")})
+        network.load_state_dict(
+            {k.removeprefix("network."): v for k, v in state if k.startswith("network.")}
+        )
         classes = checkpoint[TEXT_KEY]["shape"]["classes"]
         names = CLASS_NAMES if classes == len(CLASS_NAMES) else [str(i) for i in range(classes)]
-        return cls(network.to(device), vocabulary, checkpoint[TEXT_KEY]["max_length"], names, str(path))
+        return cls(
+            network.to(device), vocabulary, checkpoint[TEXT_KEY]["max_length"], names, str(path)
+        )
 
     @property
     def device(self) -> torch.device:

@@ -64,10 +64,14 @@ class ReviewBatchMaker:
     vocabulary: Vocabulary
     max_length: int
 
-    def __call__(self, slots: Sequence[RawSample | Hole | None], epoch: int = 0) -> tuple[Batch, list[Hole]]:
+    def __call__(
+        self, slots: Sequence[RawSample | Hole | None], epoch: int = 0
+    ) -> tuple[Batch, list[Hole]]:
         """Make one batch; there are no holes, since reviews are checked when they are read."""
         samples = [slot if isinstance(slot, RawSample) else None for slot in slots]
-        texts = [tokenize(s.members["txt"].decode())[: self.max_length] if s else [] for s in samples]
+        texts = [
+            tokenize(s.members["txt"].decode())[: self.max_length] if s else [] for s in samples
+        ]
         words = np.zeros((len(texts), max(1, *map(len, texts))), dtype=np.int64)
         for row, text in zip(words, texts, strict=True):
             row[: len(text)] = self.vocabulary.numbers(text)
@@ -130,9 +134,15 @@ class IMDBDataModule(SampleDataModule):
             **loading,
         )
         if not 0 < val_fraction < 1 or max_length < 1:
-            raise InputError(f"val_fraction {val_fraction} must lie between 0 and 1, max_length {max_length} above 0")
+            raise InputError(
+                f"val_fraction {val_fraction} must lie between 0 and 1, max_length {max_length} above 0"
+            )
         self.paths = {"train": train, "val": train, "test": test, "predict": predict}
-        self.vocabulary_path, self.vocabulary_size, self.min_count = vocabulary, vocabulary_size, min_count
+        self.vocabulary_path, self.vocabulary_size, self.min_count = (
+            vocabulary,
+            vocabulary_size,
+            min_count,
+        )
         self.val_fraction, self.max_length = val_fraction, max_length
         self._vocabulary: Vocabulary | None = None
         self._read: dict[str, list[Review]] = {}
@@ -154,7 +164,9 @@ class IMDBDataModule(SampleDataModule):
                 "give more reviews or another fraction"
             )
         # By key, so that the order of the file does not matter.
-        order = torch.randperm(len(found), generator=generator_for(self.seed, "validation")).tolist()
+        order = torch.randperm(
+            len(found), generator=generator_for(self.seed, "validation")
+        ).tolist()
         held_out = {sorted(review.key for review in found)[i] for i in order[:count]}
         return [review for review in found if (review.key in held_out) == (split == "val")]
 
@@ -172,7 +184,9 @@ class IMDBDataModule(SampleDataModule):
                 texts = [review.text for review in reviews]
                 self._vocabulary = Vocabulary.build(texts, self.vocabulary_size, self.min_count)
             else:
-                raise InputError("the vocabulary comes from training reviews: give data.train, or data.vocabulary")
+                raise InputError(
+                    "the vocabulary comes from training reviews: give data.train, or data.vocabulary"
+                )
         return self._vocabulary
 
     def load(self, split: str) -> tuple[ReviewSource, list[str] | None] | None:

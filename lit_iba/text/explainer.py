@@ -100,7 +100,10 @@ class TextExplainer(ABC):
 
     @classmethod
     def from_settings(
-        cls, classifier: TextClassifier, settings: dict[str, Any], source: WordStatisticsSource | None = None
+        cls,
+        classifier: TextClassifier,
+        settings: dict[str, Any],
+        source: WordStatisticsSource | None = None,
     ) -> TextExplainer:
         """Build from a config's settings; explainers that need statistics override this."""
         return cls(classifier, **settings)
@@ -110,7 +113,11 @@ class TextExplainer(ABC):
         """Values (B, T) of texts for targets (B,); what is behind a text's end is ignored."""
 
     def attribute(
-        self, texts: Sequence[str], target: Tensor | int | None = None, *, keys: Sequence[str] | None = None
+        self,
+        texts: Sequence[str],
+        target: Tensor | int | None = None,
+        *,
+        keys: Sequence[str] | None = None,
     ) -> list[TokenHeatmap]:
         """Explain texts together; no result depends on the others.
 
@@ -127,22 +134,36 @@ class TextExplainer(ABC):
         """
         words = self.classifier.words(texts)
         with torch.no_grad():
-            probabilities = self.classifier.logits(self.classifier.embeddings(words), words.lengths).softmax(dim=1)
+            probabilities = self.classifier.logits(
+                self.classifier.embeddings(words), words.lengths
+            ).softmax(dim=1)
         if target is None:
             targets = probabilities.argmax(dim=1)
         else:
-            targets = check_targets(target, len(words), self.classifier.num_classes).to(self.classifier.device)
+            targets = check_targets(target, len(words), self.classifier.num_classes).to(
+                self.classifier.device
+            )
         if keys is not None and len(keys) != len(words):
-            raise InputError(f"{len(keys)} keys were given for {len(words)} texts; give one key a text")
+            raise InputError(
+                f"{len(keys)} keys were given for {len(words)} texts; give one key a text"
+            )
         names = [" ".join(tokens) for tokens in words.tokens] if keys is None else keys
-        values = self.explain(words, targets, sample_generators(self.seed, names, self.classifier.device)).detach()
+        values = self.explain(
+            words, targets, sample_generators(self.seed, names, self.classifier.device)
+        ).detach()
         return [
             TokenHeatmap(
-                tokens, values[i, : len(tokens)].float().cpu(), self.unit, self.signed, self.name or type(self).__name__,
-                int(targets[i]), float(probabilities[i, targets[i]]), [t in self.classifier.vocabulary for t in tokens],
+                tokens,
+                values[i, : len(tokens)].float().cpu(),
+                self.unit,
+                self.signed,
+                self.name or type(self).__name__,
+                int(targets[i]),
+                float(probabilities[i, targets[i]]),
+                [t in self.classifier.vocabulary for t in tokens],
             )
             for i, tokens in enumerate(words.tokens)
-        ]  # fmt: skip
+        ]
 
 
 TEXT_EXPLAINERS: dict[str, str] = {

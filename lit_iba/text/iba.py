@@ -28,7 +28,12 @@ from lit_iba.text.explainer import TextExplainer, WordStatisticsSource
 
 @torch.no_grad()
 def word_statistics(
-    classifier: TextClassifier, texts: Sequence[str], layers: Iterable[int], *, data: str = "", batch_size: int = 32
+    classifier: TextClassifier,
+    texts: Sequence[str],
+    layers: Iterable[int],
+    *,
+    data: str = "",
+    batch_size: int = 32,
 ) -> dict[int, FeatureStatistics]:
     """Mean and standard deviation of each dimension of some layers' outputs over the words of texts.
 
@@ -61,7 +66,11 @@ class WordNoise:
 
     @classmethod
     def of(
-        cls, statistics: FeatureStatistics | str | Path, classifier: TextClassifier, layer: int, min_std: float = 0.01
+        cls,
+        statistics: FeatureStatistics | str | Path,
+        classifier: TextClassifier,
+        layer: int,
+        min_std: float = 0.01,
     ) -> WordNoise:
         """From statistics of a layer, or a file of them.
 
@@ -90,11 +99,17 @@ def masks(alpha: Tensor) -> tuple[Tensor, Tensor]:
     return 1 - drop, drop
 
 
-def normal_words(generators: Sequence[torch.Generator], samples: int, words: Words, size: int) -> Tensor:
+def normal_words(
+    generators: Sequence[torch.Generator], samples: int, words: Words, size: int
+) -> Tensor:
     """Standard normal numbers (samples, B, T, size), each text's from its own generator, whatever it is padded to."""
-    drawn = torch.zeros(samples, len(words), words.numbers.shape[1], size, device=words.numbers.device)
+    drawn = torch.zeros(
+        samples, len(words), words.numbers.shape[1], size, device=words.numbers.device
+    )
     for i, (generator, length) in enumerate(zip(generators, words.lengths.tolist(), strict=True)):
-        drawn[:, i, :length] = torch.randn((samples, length, size), generator=generator, device=drawn.device)
+        drawn[:, i, :length] = torch.randn(
+            (samples, length, size), generator=generator, device=drawn.device
+        )
     return drawn
 
 
@@ -240,24 +255,34 @@ class TextIBA(TextExplainer):
         super().__init__(classifier, seed=seed)
         self.layer = classifier.check_layer(layer)
         if classifier.network.pooling == "last" and self.layer == classifier.depth:
-            raise InputError(f"layer {self.layer} is read at the last word only; give iba a layer below it")
+            raise InputError(
+                f"layer {self.layer} is read at the last word only; give iba a layer below it"
+            )
         self.noise = WordNoise.of(statistics, classifier, self.layer)
         self.fit = MaskFit(beta, steps, learning_rate, copies)
 
     @classmethod
     def from_settings(
-        cls, classifier: TextClassifier, settings: dict[str, Any], source: WordStatisticsSource | None = None
+        cls,
+        classifier: TextClassifier,
+        settings: dict[str, Any],
+        source: WordStatisticsSource | None = None,
     ) -> TextIBA:
         """Build from a config: without ``statistics``, they are estimated on the run's own texts."""
         return cls(classifier, **with_statistics(cls.name, classifier, settings, source))
 
     def explain(self, words: Words, targets: Tensor, generators: list[torch.Generator]) -> Tensor:
         """Bits a word."""
-        return layer_mask(self.classifier, self.layer, self.noise, self.fit, words, targets, generators).bits(words)
+        return layer_mask(
+            self.classifier, self.layer, self.noise, self.fit, words, targets, generators
+        ).bits(words)
 
 
 def with_statistics(
-    name: str, classifier: TextClassifier, settings: dict[str, Any], source: WordStatisticsSource | None
+    name: str,
+    classifier: TextClassifier,
+    settings: dict[str, Any],
+    source: WordStatisticsSource | None,
 ) -> dict[str, Any]:
     """The settings with the layer's statistics among them.
 

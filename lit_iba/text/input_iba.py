@@ -25,7 +25,15 @@ from lit_iba.input_iba.generator import uniform
 from lit_iba.statistics import FeatureStatistics
 from lit_iba.text.classifier import TextClassifier, Words
 from lit_iba.text.explainer import TextExplainer, WordStatisticsSource
-from lit_iba.text.iba import LayerMask, MaskFit, WordNoise, layer_mask, masks, normal_words, with_statistics
+from lit_iba.text.iba import (
+    LayerMask,
+    MaskFit,
+    WordNoise,
+    layer_mask,
+    masks,
+    normal_words,
+    with_statistics,
+)
 
 
 @dataclass(frozen=True)
@@ -80,14 +88,34 @@ class TextInputIBASettings:
 
     def __post_init__(self) -> None:
         check_literals(self)
-        counts = ("feature_steps", "generator_steps", "critic_steps", "samples", "critic_width", "steps", "copies")
+        counts = (
+            "feature_steps",
+            "generator_steps",
+            "critic_steps",
+            "samples",
+            "critic_width",
+            "steps",
+            "copies",
+        )
         check_counts(**{name: getattr(self, name) for name in counts})
-        check_numbers(0, beta_feat=self.beta_feat, beta_input=self.beta_input, neighbourhood=self.neighbourhood)
-        rates = ("critic_learning_rate", "mask_learning_rate", "noise_learning_rate", "learning_rate")
+        check_numbers(
+            0,
+            beta_feat=self.beta_feat,
+            beta_input=self.beta_input,
+            neighbourhood=self.neighbourhood,
+        )
+        rates = (
+            "critic_learning_rate",
+            "mask_learning_rate",
+            "noise_learning_rate",
+            "learning_rate",
+        )
         check_numbers(0, exclusive=True, **{name: getattr(self, name) for name in rates})
 
 
-LEAST_SHARE = 0.05  # prior_start = "share" lies in [0.05, 0.95]: at the ends a sigmoid would not move
+LEAST_SHARE = (
+    0.05  # prior_start = "share" lies in [0.05, 0.95]: at the ends a sigmoid would not move
+)
 PENALTY, CLIP = 10.0, 0.01  # Gulrajani et al. 2017; Arjovsky et al. 2017
 
 
@@ -104,7 +132,9 @@ class WordCritics(nn.Module):
         generators: One a text, from which its weights are drawn.
     """
 
-    def __init__(self, words: Words, size: int, width: int, generators: Sequence[torch.Generator]) -> None:
+    def __init__(
+        self, words: Words, size: int, width: int, generators: Sequence[torch.Generator]
+    ) -> None:
         super().__init__()
         self.texts, self.mask = len(words), words.mask[:, None]  # (B, 1, T)
 
@@ -118,8 +148,16 @@ class WordCritics(nn.Module):
         for generator, length in zip(generators, words.lengths.tolist(), strict=True):
             mixing.append(drawn(generator, size, width, size, 1))
             looking.append(drawn(generator, 3 * width, width, width, 3))
-            weighing.append(F.pad(drawn(generator, width * length, width, length), (0, self.mask.shape[2] - length)))
-        self.mixing, self.looking = nn.Parameter(torch.cat(mixing)), nn.Parameter(torch.cat(looking))
+            weighing.append(
+                F.pad(
+                    drawn(generator, width * length, width, length),
+                    (0, self.mask.shape[2] - length),
+                )
+            )
+        self.mixing, self.looking = (
+            nn.Parameter(torch.cat(mixing)),
+            nn.Parameter(torch.cat(looking)),
+        )
         self.weighing = nn.Parameter(torch.stack(weighing))  # (B, width, T)
         self.biases = nn.Parameter(self.weighing.new_zeros(2, len(self.mixing)))
 
@@ -128,7 +166,9 @@ class WordCritics(nn.Module):
         x = features.transpose(2, 3).flatten(1, 2)  # (S, B * D, T)
         x = F.leaky_relu(F.conv1d(x, self.mixing, self.biases[0], groups=self.texts), SLOPE)
         x = (x.unflatten(1, (self.texts, -1)) * self.mask).flatten(1, 2)
-        x = F.leaky_relu(F.conv1d(x, self.looking, self.biases[1], padding=1, groups=self.texts), SLOPE)
+        x = F.leaky_relu(
+            F.conv1d(x, self.looking, self.biases[1], padding=1, groups=self.texts), SLOPE
+        )
         return (x.unflatten(1, (self.texts, -1)) * (self.weighing * self.mask)).sum(dim=(2, 3))
 
 
@@ -153,7 +193,9 @@ def starting_prior(bits: Tensor, noise: WordNoise, embeddings: Tensor, kind: str
         logits = torch.logit(LEAST_SHARE + (1 - 2 * LEAST_SHARE) * share)
     each = torch.ones_like(embeddings[..., :1])
     return WordPrior(
-        logits[..., None].expand_as(embeddings), each * noise.mean.mean(), each * noise.std.square().mean().sqrt()
+        logits[..., None].expand_as(embeddings),
+        each * noise.mean.mean(),
+        each * noise.std.square().mean().sqrt(),
     )
 
 
@@ -209,7 +251,10 @@ class TextInputIBA(TextExplainer):
 
     @classmethod
     def from_settings(
-        cls, classifier: TextClassifier, settings: dict[str, Any], source: WordStatisticsSource | None = None
+        cls,
+        classifier: TextClassifier,
+        settings: dict[str, Any],
+        source: WordStatisticsSource | None = None,
     ) -> TextInputIBA:
         """Build from a config: without ``statistics``, they are estimated on the run's own texts."""
         settings = with_statistics(cls.name, classifier, settings, source)
@@ -226,26 +271,44 @@ class TextInputIBA(TextExplainer):
         for start in range(0, len(words), together):
             part = slice(start, start + together)
             some = words.part(part)
-            values[part, : some.numbers.shape[1]] = self._explain_part(some, targets[part], generators[part])
+            values[part, : some.numbers.shape[1]] = self._explain_part(
+                some, targets[part], generators[part]
+            )
         return values
 
-    def _explain_part(self, words: Words, targets: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    def _explain_part(
+        self, words: Words, targets: Tensor, generators: Sequence[torch.Generator]
+    ) -> Tensor:
         with torch.no_grad():
             embeddings = self.classifier.embeddings(words)
-        masked = layer_mask(self.classifier, self.layer, self.noise, self.feature_fit, words, targets, generators)
+        masked = layer_mask(
+            self.classifier, self.layer, self.noise, self.feature_fit, words, targets, generators
+        )
         prior = self.find_prior(embeddings, masked, words, generators)
         prior_drop = masks(prior.logits)[1]
         alpha = self.input_fit.alpha(
-            embeddings, words, self.input_noise, prior_drop, self.classifier.logits, targets, generators
+            embeddings,
+            words,
+            self.input_noise,
+            prior_drop,
+            self.classifier.logits,
+            targets,
+            generators,
         )
         keep, drop = masks(alpha)
         if self.settings.output == "mask":
             return keep.mean(dim=2) * words.mask
-        nats = input_information_nats(self.input_noise.standardise(embeddings), keep, drop, prior_drop)
+        nats = input_information_nats(
+            self.input_noise.standardise(embeddings), keep, drop, prior_drop
+        )
         return nats.sum(dim=2) * words.mask / NATS_PER_BIT
 
     def find_prior(
-        self, embeddings: Tensor, masked: LayerMask, words: Words, generators: Sequence[torch.Generator]
+        self,
+        embeddings: Tensor,
+        masked: LayerMask,
+        words: Words,
+        generators: Sequence[torch.Generator],
     ) -> WordPrior:
         """Stage b: lambda_G, mu_G and sigma_G of every text."""
         s, noise = self.settings, self.input_noise
@@ -255,12 +318,17 @@ class TextInputIBA(TextExplainer):
         inside = words.mask[..., None]
         critic = WordCritics(words, masked.features.shape[2], s.critic_width, generators)
         critics = torch.optim.RMSprop(critic.parameters(), lr=s.critic_learning_rate)
-        logits, mean, std = (t.clone().requires_grad_() for t in (start.logits, start.mean, start.std))
+        logits, mean, std = (
+            t.clone().requires_grad_() for t in (start.logits, start.mean, start.std)
+        )
         prior = WordPrior(logits, mean, std)
-        mover = torch.optim.RMSprop([
-            {"params": [logits], "lr": s.mask_learning_rate}, {"params": [mean], "lr": s.noise_learning_rate},
-            {"params": [std], "lr": s.noise_learning_rate / 2},
-        ])  # fmt: skip
+        mover = torch.optim.RMSprop(
+            [
+                {"params": [logits], "lr": s.mask_learning_rate},
+                {"params": [mean], "lr": s.noise_learning_rate},
+                {"params": [std], "lr": s.noise_learning_rate / 2},
+            ]
+        )
 
         def draw(size: int) -> Tensor:
             return normal_words(generators, s.samples, words, size)
@@ -273,14 +341,18 @@ class TextInputIBA(TextExplainer):
 
         def reals() -> Tensor:
             noises = draw(masked.features.shape[2])
-            z_star = mix(masked.features, masked.keep, masked.drop, self.noise.mean, self.noise.std, noises)
+            z_star = mix(
+                masked.features, masked.keep, masked.drop, self.noise.mean, self.noise.std, noises
+            )
             return self.noise.standardise(z_star) * inside
 
         # RMSProp is elementwise and every loss a sum over texts: each text is fitted as if it were alone.
         for _ in range(s.generator_steps):
             with torch.enable_grad():
                 fake = fakes()
-            for _ in range(s.critic_steps):  # on the same fakes, which cost a pass through the network
+            for _ in range(
+                s.critic_steps
+            ):  # on the same fakes, which cost a pass through the network
                 _update_critics(critic, critics, reals(), fake.detach(), s.lipschitz, generators)
             with torch.enable_grad():
                 loss = -critic(fake).mean(dim=0).sum()
@@ -301,7 +373,11 @@ def _update_critics(
     with torch.enable_grad():
         loss = critic_loss(critic, real, fake).sum()
         if lipschitz == "gradient_penalty":
-            loss = loss + PENALTY * gradient_penalty(critic, real, fake, uniform(generators, len(real))).sum()
+            loss = (
+                loss
+                + PENALTY
+                * gradient_penalty(critic, real, fake, uniform(generators, len(real))).sum()
+            )
         optimizer.zero_grad()
         loss.backward()
     optimizer.step()

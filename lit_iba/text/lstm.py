@@ -54,7 +54,10 @@ class LSTMClassifier(nn.Module):
         pooling: Pooling = "mean",
     ) -> None:
         super().__init__()
-        if min(vocabulary_size - 1, classes - 1, embedding_size, hidden_size, depth) < 1 or not 0 <= dropout < 1:
+        if (
+            min(vocabulary_size - 1, classes - 1, embedding_size, hidden_size, depth) < 1
+            or not 0 <= dropout < 1
+        ):
             raise InputError(
                 f"embedding_size {embedding_size}, hidden_size {hidden_size} and depth {depth} must be at least 1, "
                 f"dropout {dropout} in [0, 1)"

@@ -62,10 +62,17 @@ class SentimentTraining(L.LightningModule):
         if not 0 <= word_dropout < 1:
             raise InputError(f"word_dropout is {word_dropout}; it must be in [0, 1)")
         self.shape: dict[str, Any] = {
-            "embedding_size": embedding_size, "hidden_size": hidden_size, "depth": depth, "pooling": pooling,
+            "embedding_size": embedding_size,
+            "hidden_size": hidden_size,
+            "depth": depth,
+            "pooling": pooling,
             "classes": num_classes,
-        }  # fmt: skip
-        self.word_dropout, self.learning_rate, self.weight_decay = word_dropout, learning_rate, weight_decay
+        }
+        self.word_dropout, self.learning_rate, self.weight_decay = (
+            word_dropout,
+            learning_rate,
+            weight_decay,
+        )
         self.dropout, self.glove = dropout, glove
         self.network: LSTMClassifier | None = None
         self.scores = nn.ModuleDict({"cross_entropy": MeanMetric(), "accuracy": MeanMetric()})
@@ -83,7 +90,9 @@ class SentimentTraining(L.LightningModule):
         """
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, IMDBDataModule):
-            raise InputError(f"SentimentTraining needs an IMDBDataModule as data, not {type(data).__name__}")
+            raise InputError(
+                f"SentimentTraining needs an IMDBDataModule as data, not {type(data).__name__}"
+            )
         self.vocabulary, self.max_length = data.vocabulary, data.max_length
         if self.network is None:
             self.network = LSTMClassifier(len(self.vocabulary), dropout=self.dropout, **self.shape)
@@ -105,7 +114,9 @@ class SentimentTraining(L.LightningModule):
     def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
         """Loss and hits."""
         logits, labels = self(batch["words"], batch["length"]), batch["label"].clamp_min(0)
-        self.scores["cross_entropy"].update(F.cross_entropy(logits, labels, reduction="none"), batch["weight"])  # type: ignore[operator]
+        self.scores["cross_entropy"].update(
+            F.cross_entropy(logits, labels, reduction="none"), batch["weight"]
+        )  # type: ignore[operator]
         self.scores["accuracy"].update((logits.argmax(dim=1) == labels).float(), batch["weight"])  # type: ignore[operator]
 
     def test_step(self, batch: dict[str, Any], batch_index: int) -> None:
@@ -114,7 +125,9 @@ class SentimentTraining(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam."""
-        return torch.optim.AdamW(self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+        return torch.optim.AdamW(
+            self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
+        )
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores, reduced over all processes."""
@@ -143,7 +156,9 @@ class SentimentTraining(L.LightningModule):
         """
         kind = checkpoint.get(KIND_KEY)
         if kind != type(self).__name__:
-            raise InputError(f"the checkpoint was written by {kind or 'another program'}, not by SentimentTraining")
+            raise InputError(
+                f"the checkpoint was written by {kind or 'another program'}, not by SentimentTraining"
+            )
         saved = Vocabulary.from_json(checkpoint[VOCABULARY_KEY], "the checkpoint")
         self.vocabulary.check(saved.sha256, "the checkpoint")
         if checkpoint[TEXT_KEY]["shape"] != self.shape:
@@ -164,7 +179,9 @@ def load_glove(path: str | Path, vocabulary: Vocabulary, embedding: nn.Embedding
     """
     path, size, found = Path(path), embedding.embedding_dim, 0
     if not path.is_file():
-        raise InputError(f"GloVe file {path} does not exist; give a text file such as glove.6B.{size}d.txt")
+        raise InputError(
+            f"GloVe file {path} does not exist; give a text file such as glove.6B.{size}d.txt"
+        )
     with path.open(encoding="utf-8") as file:
         for line_number, line in enumerate(file, start=1):
             word, *numbers = line.rstrip("\n").split(" ")
@@ -173,11 +190,17 @@ def load_glove(path: str | Path, vocabulary: Vocabulary, embedding: nn.Embedding
             try:
                 vector = torch.tensor([float(number) for number in numbers])
             except ValueError as error:
-                raise InputError(f"{path}:{line_number} is no word vector ({error}); fetch the file again") from error
+                raise InputError(
+                    f"{path}:{line_number} is no word vector ({error}); fetch the file again"
+                ) from error
             if len(vector) != size:
-                raise InputError(f"{path}:{line_number} has {len(vector)} numbers, but embedding_size is {size}")
+                raise InputError(
+                    f"{path}:{line_number} has {len(vector)} numbers, but embedding_size is {size}"
+                )
             embedding.weight[vocabulary.numbers([word])[0]] = vector
             found += 1
     if not found:
-        raise InputError(f"{path} has none of the vocabulary's {len(vocabulary)} words; is it in lower case?")
+        raise InputError(
+            f"{path} has none of the vocabulary's {len(vocabulary)} words; is it in lower case?"
+        )
     return found

@@ -89,7 +89,14 @@ class TextMetric(ABC):
         """Mean over texts, with the mean curve."""
         score, error = mean_and_error(self.scores(rows))
         curves = {self.name: curve(self.x, rows)}
-        return Result(float(score), float(error), len(rows), curves=curves, x_label=self.x_label, y_label=self.y_label)
+        return Result(
+            float(score),
+            float(error),
+            len(rows),
+            curves=curves,
+            x_label=self.x_label,
+            y_label=self.y_label,
+        )
 
 
 class SensitivityN(TextMetric):
@@ -117,8 +124,15 @@ class SensitivityN(TextMetric):
         forward_batch_size: int = 64,
     ) -> None:
         if masks < 2 or not percents or not all(0 < percent <= 100 for percent in percents):
-            raise InputError(f"percents {list(percents)} must lie in (0, 100], and masks {masks} be at least 2")
-        super().__init__(percents=list(percents), masks=masks, baseline=baseline, forward_batch_size=forward_batch_size)
+            raise InputError(
+                f"percents {list(percents)} must lie in (0, 100], and masks {masks} be at least 2"
+            )
+        super().__init__(
+            percents=list(percents),
+            masks=masks,
+            baseline=baseline,
+            forward_batch_size=forward_batch_size,
+        )
 
     @property
     def definition(self) -> str:
@@ -137,7 +151,11 @@ class SensitivityN(TextMetric):
         """The random sets of a text, bool (K, masks, length)."""
         counts = [max(1, count) for count in word_counts(length, self.settings["percents"])]
         shape = (len(counts), self.settings["masks"], length)
-        ranks = torch.rand(shape, generator=generator, device=generator.device).argsort(dim=2).argsort(dim=2)
+        ranks = (
+            torch.rand(shape, generator=generator, device=generator.device)
+            .argsort(dim=2)
+            .argsort(dim=2)
+        )
         return ranks < torch.tensor(counts, device=ranks.device)[:, None, None]
 
     def rows(
@@ -150,11 +168,18 @@ class SensitivityN(TextMetric):
     ) -> dict[str, Tensor]:
         """Correlation at each percentage, (B, K); the drops are the same for all explainers."""
         sets = [self.sets(n, g) for n, g in zip(words.lengths.tolist(), generators, strict=True)]
-        removed = [torch.cat([torch.zeros_like(s[0, :1]), s.flatten(0, 1)]) for s in sets]  # the whole text first
+        removed = [
+            torch.cat([torch.zeros_like(s[0, :1]), s.flatten(0, 1)]) for s in sets
+        ]  # the whole text first
         logits = scores_without(
-            classifier, words, targets, removed, classifier.fill(self.settings["baseline"]), score=target_logits,
+            classifier,
+            words,
+            targets,
+            removed,
+            classifier.fill(self.settings["baseline"]),
+            score=target_logits,
             forward_batch_size=self.settings["forward_batch_size"],
-        )  # fmt: skip
+        )
         found: dict[str, list[Tensor]] = {name: [] for name in heatmaps}
         for i, (chosen, scores) in enumerate(zip(sets, logits, strict=True)):
             drops = in_double(scores[0] - scores[1:]).view(chosen.shape[:2])
@@ -162,7 +187,11 @@ class SensitivityN(TextMetric):
             for name, values in heatmaps.items():
                 given = in_double(values[i].to(chosen.device))
                 sums = chosen.to(given) @ given
-                found[name].append(correlation(sums, drops, ROUNDING_OF_SUMS * given.abs().sum(), noise).float().cpu())
+                found[name].append(
+                    correlation(sums, drops, ROUNDING_OF_SUMS * given.abs().sum(), noise)
+                    .float()
+                    .cpu()
+                )
         return {name: torch.stack(rows) for name, rows in found.items()}
 
     def scores(self, rows: Tensor) -> Tensor:
@@ -183,7 +212,10 @@ class WordExchange(TextMetric):
     y_label = "probability of the target"
 
     def __init__(
-        self, points: int = 20, baseline: Literal["unk", "zero"] = "unk", forward_batch_size: int = 64
+        self,
+        points: int = 20,
+        baseline: Literal["unk", "zero"] = "unk",
+        forward_batch_size: int = 64,
     ) -> None:
         check_counts(points=points)
         super().__init__(points=points, baseline=baseline, forward_batch_size=forward_batch_size)
@@ -202,7 +234,9 @@ class WordExchange(TextMetric):
 
     @property
     def x(self) -> Tensor:
-        return torch.arange(self.settings["points"] + 1, dtype=torch.float64) / self.settings["points"]
+        return (
+            torch.arange(self.settings["points"] + 1, dtype=torch.float64) / self.settings["points"]
+        )
 
     def rows(
         self,
@@ -222,9 +256,14 @@ class WordExchange(TextMetric):
                 exchanged = order.argsort() < counts[:, None].to(order.device)
                 removed.append((~exchanged if self.inserts else exchanged).to(words.numbers.device))
             rows = scores_without(
-                classifier, words, targets, removed, classifier.fill(self.settings["baseline"]),
-                score=target_probabilities, forward_batch_size=self.settings["forward_batch_size"],
-            )  # fmt: skip
+                classifier,
+                words,
+                targets,
+                removed,
+                classifier.fill(self.settings["baseline"]),
+                score=target_probabilities,
+                forward_batch_size=self.settings["forward_batch_size"],
+            )
             found[name] = torch.stack(rows).cpu()
         return found
 
@@ -274,4 +313,6 @@ def build_text_metric(name: str, settings: dict[str, Any] | None = None) -> Text
     try:
         return TEXT_METRICS[name](**(settings or {}))
     except TypeError as error:
-        raise InputError(f"the settings {settings} do not fit text metric {name!r}: {error}") from error
+        raise InputError(
+            f"the settings {settings} do not fit text metric {name!r}: {error}"
+        ) from error

@@ -27,14 +27,21 @@ def strengths(heatmap: TokenHeatmap) -> list[float]:
 
 def facts(heatmap: TokenHeatmap, class_names: Sequence[str]) -> str:
     """What is explained and how, in a line."""
-    total = f", {heatmap.total:.1f} {heatmap.unit} in {len(heatmap.tokens)} words" if heatmap.unit != "1" else ""
+    total = (
+        f", {heatmap.total:.1f} {heatmap.unit} in {len(heatmap.tokens)} words"
+        if heatmap.unit != "1"
+        else ""
+    )
     return f"{heatmap.method}: {class_names[heatmap.target]} (probability {heatmap.probability:.3f}){total}"
 
 
-def html_page(texts: Sequence[tuple[str, Sequence[TokenHeatmap]]], class_names: Sequence[str]) -> str:
+def html_page(
+    texts: Sequence[tuple[str, Sequence[TokenHeatmap]]], class_names: Sequence[str]
+) -> str:
     """A page of texts, each under its name, with a paragraph for each of its heatmaps. Everything is escaped."""
     shown = [
-        (name, [(facts(heatmap, class_names), _words(heatmap)) for heatmap in heatmaps]) for name, heatmaps in texts
+        (name, [(facts(heatmap, class_names), _words(heatmap)) for heatmap in heatmaps])
+        for name, heatmaps in texts
     ]
     return str(render("text/tokens.html", texts=shown))
 
@@ -64,6 +71,8 @@ def terminal_text(heatmap: TokenHeatmap) -> Text:
         else:
             colour = FOR if strength >= 0 else AGAINST
             red, green, blue = (round(255 + share * (c - 255)) for c in colour)
-            line.append(token, style=f"{'white' if share > DARK else 'black'} on rgb({red},{green},{blue})")
+            line.append(
+                token, style=f"{'white' if share > DARK else 'black'} on rgb({red},{green},{blue})"
+            )
         line.append(" ")
     return line

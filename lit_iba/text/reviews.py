@@ -48,11 +48,17 @@ def read_reviews(path: str | Path) -> list[Review]:
         reviews = _of_folder(path)
     elif path.is_file():
         lines = path.read_text(encoding="utf-8").split("\n")
-        reviews = [_of_line(line, f"{path}:{n}") for n, line in enumerate(lines, start=1) if line.strip()]
+        reviews = [
+            _of_line(line, f"{path}:{n}") for n, line in enumerate(lines, start=1) if line.strip()
+        ]
     else:
-        raise InputError(f"reviews {path} do not exist; give a folder with pos/ and neg/, or a .jsonl file")
+        raise InputError(
+            f"reviews {path} do not exist; give a folder with pos/ and neg/, or a .jsonl file"
+        )
     if not reviews:
-        raise InputError(f"{path} holds no reviews; give a folder with pos/*.txt and neg/*.txt, or a .jsonl file")
+        raise InputError(
+            f"{path} holds no reviews; give a folder with pos/*.txt and neg/*.txt, or a .jsonl file"
+        )
     for review in reviews:
         if not tokenize(review.text):
             raise InputError(f"review {review.key} has no words; remove it")
@@ -67,7 +73,10 @@ def _of_folder(path: Path) -> list[Review]:
         if not folder.is_dir():
             raise InputError(f"{path} has no folder {folder.name}/; give one such as aclImdb/train")
     files = [(file, label) for folder, label in names for file in sorted(folder.glob("*.txt"))]
-    return [Review(f"{f.parent.name}/{f.stem}", label, f.read_text(encoding="utf-8")) for f, label in files]
+    return [
+        Review(f"{f.parent.name}/{f.stem}", label, f.read_text(encoding="utf-8"))
+        for f, label in files
+    ]
 
 
 def _of_line(line: str, where: str) -> Review:
@@ -75,7 +84,9 @@ def _of_line(line: str, where: str) -> Review:
         found = json.loads(line)
         text, label = found["text"], found["label"]
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{where} is no review ({error}); a line is a JSON object with text and label") from error
+        raise InputError(
+            f"{where} is no review ({error}); a line is a JSON object with text and label"
+        ) from error
     if not isinstance(text, str) or isinstance(label, bool) or label not in (0, 1):
         raise InputError(
             f"{where} has label {label!r} and a {type(text).__name__} as text; label is 0 or 1, text a string"

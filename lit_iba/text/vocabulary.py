@@ -46,7 +46,9 @@ class Vocabulary:
         self.words = list(words)
         self._numbers = {word: number for number, word in enumerate(self.words)}
         if self.words[:2] != [PAD, UNKNOWN] or len(self._numbers) < len(self.words):
-            raise InputError(f"a vocabulary begins with {PAD} and {UNKNOWN} and has each word once; build it again")
+            raise InputError(
+                f"a vocabulary begins with {PAD} and {UNKNOWN} and has each word once; build it again"
+            )
 
     @classmethod
     def build(cls, texts: Iterable[str], size: int = 25_000, min_count: int = 1) -> Vocabulary:
@@ -61,7 +63,9 @@ class Vocabulary:
             InputError: A setting is out of range, or no word is left.
         """
         if size < 1 or min_count < 1:
-            raise InputError(f"vocabulary size {size} and min_count {min_count} must both be at least 1")
+            raise InputError(
+                f"vocabulary size {size} and min_count {min_count} must both be at least 1"
+            )
         counts = Counter(word for text in texts for word in tokenize(text))
         frequent = sorted((-count, word) for word, count in counts.items() if count >= min_count)
         if not frequent:
@@ -87,7 +91,10 @@ class Vocabulary:
 
     def to_json(self) -> str:
         """Words and fingerprint."""
-        return json.dumps({"sha256": self.sha256, "words": self.words}, ensure_ascii=False, indent=0) + "\n"
+        return (
+            json.dumps({"sha256": self.sha256, "words": self.words}, ensure_ascii=False, indent=0)
+            + "\n"
+        )
 
     @classmethod
     def from_json(cls, text: str, source: str) -> Vocabulary:
@@ -104,7 +111,9 @@ class Vocabulary:
                 f"{source} holds no vocabulary ({error}); give the vocabulary.json of a training"
             ) from error
         if vocabulary.sha256 != sha256:
-            raise InputError(f"the words in {source} were changed (their SHA-256 differs); take the original file")
+            raise InputError(
+                f"the words in {source} were changed (their SHA-256 differs); take the original file"
+            )
         return vocabulary
 
     def save(self, path: str | Path) -> None:
@@ -119,7 +128,9 @@ class Vocabulary:
             InputError: The file is missing, or not as it was written.
         """
         if not Path(path).is_file():
-            raise InputError(f"vocabulary {path} does not exist; training writes one into its run's folder")
+            raise InputError(
+                f"vocabulary {path} does not exist; training writes one into its run's folder"
+            )
         return cls.from_json(Path(path).read_text(encoding="utf-8"), str(path))
 
     def check(self, sha256: str, what: str) -> None:

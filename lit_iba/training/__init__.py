@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 from lit_iba.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from lit_iba.training.callbacks.durable_checkpoint import DurableCheckpointIO as DurableCheckpointIO
+    from lit_iba.training.callbacks.durable_checkpoint import (
+        DurableCheckpointIO as DurableCheckpointIO,
+    )
     from lit_iba.training.callbacks.heatmap_images import HeatmapImages as HeatmapImages
     from lit_iba.training.callbacks.resume import FiniteLoss as FiniteLoss
     from lit_iba.training.callbacks.resume import ResumeCheckpoint as ResumeCheckpoint
@@ -23,7 +25,11 @@ else:
             "lit_iba.training.callbacks.durable_checkpoint": ["DurableCheckpointIO"],
             "lit_iba.training.callbacks.heatmap_images": ["HeatmapImages"],
             "lit_iba.training.callbacks.resume": ["FiniteLoss", "ResumeCheckpoint"],
-            "lit_iba.training.checkpoint": ["classifier_of", "newest_checkpoint", "read_checkpoint"],
+            "lit_iba.training.checkpoint": [
+                "classifier_of",
+                "newest_checkpoint",
+                "read_checkpoint",
+            ],
             "lit_iba.training.classifier": ["ClassifierTraining"],
             "lit_iba.training.frozen": ["TrainingWithFrozenClassifier"],
             "lit_iba.training.trained_explainer": ["Output", "TrainedExplainer"],

@@ -35,12 +35,16 @@ def read_checkpoint(path: str | Path, kind: str | None = None) -> dict[str, Any]
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"checkpoint {path} does not exist; give the path of a .ckpt file that training wrote")
+        raise InputError(
+            f"checkpoint {path} does not exist; give the path of a .ckpt file that training wrote"
+        )
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged is not None:
-            raise InputError(f"checkpoint {path} is damaged (in {damaged}); use an older one, or train again")
+            raise InputError(
+                f"checkpoint {path} is damaged (in {damaged}); use an older one, or train again"
+            )
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (zipfile.BadZipFile, EOFError, RuntimeError, OSError) as error:
         raise InputError(

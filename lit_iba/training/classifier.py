@@ -59,7 +59,11 @@ class ClassifierTraining(L.LightningModule):
         network, self.preprocessing, _ = build_network(model, weights, num_classes)
         self.network = network.to(memory_format=torch.channels_last)
         self.num_classes, self.output = num_classes, output
-        self.learning_rate, self.weight_decay, self.label_smoothing = learning_rate, weight_decay, label_smoothing
+        self.learning_rate, self.weight_decay, self.label_smoothing = (
+            learning_rate,
+            weight_decay,
+            label_smoothing,
+        )
         self.hits, self.losses = MeanMetric(), MeanMetric()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -75,7 +79,9 @@ class ClassifierTraining(L.LightningModule):
             self.preprocessing = data.preprocessing
 
     def _logits(self, pictures: Tensor) -> Tensor:
-        return self(self.preprocessing.normalize(pictures).contiguous(memory_format=torch.channels_last))
+        return self(
+            self.preprocessing.normalize(pictures).contiguous(memory_format=torch.channels_last)
+        )
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         """Cross-entropy of one batch; empty slots weigh nothing, and batch normalisation does not see them."""
@@ -83,7 +89,9 @@ class ClassifierTraining(L.LightningModule):
         full = batch["weight"].nonzero().flatten()
         full = full if len(full) else batch["weight"].new_zeros(1, dtype=torch.int64)
         logits, labels = self._logits(batch["picture"][full]), batch["label"][full].clamp_min(0)
-        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing)
+        losses = F.cross_entropy(
+            logits, labels, reduction="none", label_smoothing=self.label_smoothing
+        )
         loss = (losses * batch["weight"][full]).sum() / slots
         self.log("train/cross_entropy", loss, prog_bar=True, batch_size=len(labels))
         return loss
@@ -114,7 +122,9 @@ class ClassifierTraining(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW, one cycle over the whole run."""
-        adam = torch.optim.AdamW(self.network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+        adam = torch.optim.AdamW(
+            self.network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
+        )
         steps = int(self.trainer.estimated_stepping_batches)
         cycle = _OneCycle(adam, max_lr=self.learning_rate, total_steps=steps)
         return {"optimizer": adam, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
@@ -128,7 +138,9 @@ class ClassifierTraining(L.LightningModule):
                 "preprocessing": self.preprocessing.to_dict(),
             }
             save_weights(
-                Path(self.output), self.network.state_dict(), settings | ({"class_names": list(names)} if names else {})
+                Path(self.output),
+                self.network.state_dict(),
+                settings | ({"class_names": list(names)} if names else {}),
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

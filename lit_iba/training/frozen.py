@@ -43,12 +43,16 @@ class TrainingWithFrozenClassifier(L.LightningModule):
     draws_heatmaps: ClassVar[bool] = True  # whether ``forward`` gives a Heatmap
     headline: ClassVar[str] = "loss"  # the score that the progress bar shows
 
-    scores: nn.ModuleDict  # MeanMetrics of what validation measures, by name; ``validation_step`` updates them
+    scores: (
+        nn.ModuleDict
+    )  # MeanMetrics of what validation measures, by name; ``validation_step`` updates them
 
     def __init__(self, classifier: dict[str, Any]) -> None:
         super().__init__()
         self.classifier = FrozenClassifier(**classifier)
-        self.strict_loading = False  # the classifier's keys are absent; on_load_checkpoint compares the rest
+        self.strict_loading = (
+            False  # the classifier's keys are absent; on_load_checkpoint compares the rest
+        )
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override] # it has overloads
         """Everything but the classifier."""
@@ -113,8 +117,12 @@ class TrainingWithFrozenClassifier(L.LightningModule):
             InputError: DDP that does not look for unused parameters; ``reason`` says why there are such.
         """
         strategy = self.trainer.strategy
-        if isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters"):
-            raise InputError(f"{reason}; give several processes trainer.strategy ddp_find_unused_parameters_true")
+        if isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get(
+            "find_unused_parameters"
+        ):
+            raise InputError(
+                f"{reason}; give several processes trainer.strategy ddp_find_unused_parameters_true"
+            )
 
     @property
     def data_name(self) -> str:
@@ -128,7 +136,9 @@ class TrainingWithFrozenClassifier(L.LightningModule):
         left = count
         with tqdm(total=left, desc="feature statistics", unit="image", disable=not shown) as bar:
             for number, batch in enumerate(loader):
-                images = self.classifier.images(batch["picture"])[batch["weight"].to(self.classifier.device) > 0][:left]
+                images = self.classifier.images(batch["picture"])[
+                    batch["weight"].to(self.classifier.device) > 0
+                ][:left]
                 left -= len(images)
                 bar.update(len(images))
                 if number % self.trainer.world_size == self.trainer.global_rank:
@@ -160,5 +170,6 @@ class TrainingWithFrozenClassifier(L.LightningModule):
 
     def _log_scores(self, stage: str) -> None:
         for name, metric in self.scores.items():
-            self.log(f"{stage}/{name}", metric.compute(), prog_bar=name == self.headline, sync_dist=False)  # type: ignore[operator]
+            value = metric.compute()  # type: ignore[operator]
+            self.log(f"{stage}/{name}", value, prog_bar=name == self.headline, sync_dist=False)
             metric.reset()  # type: ignore[operator]

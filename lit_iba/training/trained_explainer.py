@@ -93,7 +93,11 @@ class TrainedExplainer(Explainer):
 
     @classmethod
     def rebuild(
-        cls, classifier: FrozenClassifier, record: dict[str, Any], state: dict[str, Tensor], source: str
+        cls,
+        classifier: FrozenClassifier,
+        record: dict[str, Any],
+        state: dict[str, Tensor],
+        source: str,
     ) -> Self:
         """The explainer again, from its record and the tensors of its network.
 
@@ -106,7 +110,10 @@ class TrainedExplainer(Explainer):
 
     @classmethod
     def from_settings(
-        cls, classifier: FrozenClassifier, settings: dict[str, Any], surroundings: Surroundings | None = None
+        cls,
+        classifier: FrozenClassifier,
+        settings: dict[str, Any],
+        surroundings: Surroundings | None = None,
     ) -> Self:
         """Build from a config: ``checkpoint`` is the file that training wrote."""
         if "checkpoint" not in settings:
@@ -118,7 +125,9 @@ class TrainedExplainer(Explainer):
 
     @classmethod
     @abstractmethod
-    def load(cls, path: str | Path, classifier: FrozenClassifier | None = None, **settings: Any) -> Self:
+    def load(
+        cls, path: str | Path, classifier: FrozenClassifier | None = None, **settings: Any
+    ) -> Self:
         """A trained explainer from a checkpoint of its training module.
 
         Args:
@@ -131,7 +140,9 @@ class TrainedExplainer(Explainer):
         """
 
     @classmethod
-    def read(cls, path: str | Path, classifier: FrozenClassifier | None) -> tuple[dict[str, Any], FrozenClassifier]:
+    def read(
+        cls, path: str | Path, classifier: FrozenClassifier | None
+    ) -> tuple[dict[str, Any], FrozenClassifier]:
         """A checkpoint of the training module and the classifier that it was trained for; see :meth:`load`."""
         checkpoint = read_checkpoint(path, cls.training)
         if classifier is None:
@@ -146,5 +157,9 @@ def load_trained(network: nn.Module, state: dict[str, Tensor], prefix: str, sour
     Raises:
         InputError: The tensors do not fit; ``source`` says where they come from.
     """
-    load_into(network, {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}, source)
+    load_into(
+        network,
+        {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)},
+        source,
+    )
     network.eval().requires_grad_(False)

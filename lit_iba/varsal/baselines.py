@@ -73,7 +73,9 @@ def draw_baselines(
         if kind not in KINDS:
             raise unknown_name("baseline of the perturbation", kind, KINDS)
     if len(generators) != len(images):
-        raise InputError(f"{len(generators)} generators were given for {len(images)} images; give one an image")
+        raise InputError(
+            f"{len(generators)} generators were given for {len(images)} images; give one an image"
+        )
     number, noise = [], []
     for generator in generators:
         number.append(torch.randint(len(kinds), (), generator=generator, device=generator.device))
@@ -82,7 +84,9 @@ def draw_baselines(
     made = {
         "noise": lambda: strengths.noise * unit,
         "mean": lambda: images.mean(dim=(2, 3), keepdim=True) + strengths.mean_noise * unit,
-        "blur": lambda: gaussian_blur(images, strengths.blur * min(images.shape[-2:]) / 224, "reflect"),
+        "blur": lambda: gaussian_blur(
+            images, strengths.blur * min(images.shape[-2:]) / 224, "reflect"
+        ),
     }
     drawn = torch.stack(number).to(images.device)[:, None, None, None]
     # All kinds are made and one is taken: which one is known on the device only, and asking would make the host wait.

@@ -52,7 +52,9 @@ def corrupt(pixels: Tensor, kind: str, severity: int, generators: Generators) ->
     """
     check_corruption(kind, severity)
     if len(generators) != len(pixels):
-        raise InputError(f"{len(generators)} generators were given for {len(pixels)} images; give one an image")
+        raise InputError(
+            f"{len(generators)} generators were given for {len(pixels)} images; give one an image"
+        )
     return _KINDS[kind](pixels, STRENGTHS[kind][severity - 1], generators).clamp(0, 1)
 
 
@@ -60,7 +62,10 @@ def corrupt_images(
     images: Tensor, kind: str, severity: int, generators: Generators, preprocessing: Preprocessing
 ) -> Tensor:
     """:func:`corrupt` for normalised images (B, 3, H, W)."""
-    mean, std = (torch.tensor(c, device=images.device).view(-1, 1, 1) for c in (preprocessing.mean, preprocessing.std))
+    mean, std = (
+        torch.tensor(c, device=images.device).view(-1, 1, 1)
+        for c in (preprocessing.mean, preprocessing.std)
+    )
     return (corrupt((images * std + mean).clamp(0, 1), kind, severity, generators) - mean) / std
 
 
@@ -87,7 +92,9 @@ def _motion_blur(pixels: Tensor, strength: float, generators: Generators) -> Ten
     low, high = MOTION_ANGLES
     drawn = [torch.rand((), generator=g, device=g.device).to(pixels) for g in generators]
     angles = low + (high - low) * torch.stack(drawn)
-    return motion_blur(pixels, size, angles, torch.zeros_like(angles), border_type="reflect", mode="bilinear")
+    return motion_blur(
+        pixels, size, angles, torch.zeros_like(angles), border_type="reflect", mode="bilinear"
+    )
 
 
 def _gaussian_blur(pixels: Tensor, strength: float, generators: Generators) -> Tensor:
@@ -100,7 +107,9 @@ def _gaussian_noise(pixels: Tensor, strength: float, generators: Generators) -> 
 
 
 def _impulse_noise(pixels: Tensor, strength: float, generators: Generators) -> Tensor:
-    drawn = torch.stack([torch.rand(pixels.shape[1:], generator=g, device=g.device) for g in generators]).to(pixels)
+    drawn = torch.stack(
+        [torch.rand(pixels.shape[1:], generator=g, device=g.device) for g in generators]
+    ).to(pixels)
     return torch.where(drawn < strength, (drawn < strength / 2).to(pixels), pixels)
 
 

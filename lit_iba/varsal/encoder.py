@@ -64,12 +64,18 @@ class VarSalEncoder(nn.Module):
         inputs = 3
         for outputs in self.channels:
             # Batch norm has the bias. In place: batch norm keeps its input for the backward pass, not its output.
-            layers += [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(True)]
+            layers += [
+                nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+                nn.BatchNorm2d(outputs),
+                nn.ReLU(True),
+            ]
             inputs = outputs
         self.layers = nn.Sequential(*layers, nn.Conv2d(inputs, 2, 3, padding=1))
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, images: Tensor, features: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, images: Tensor, features: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Mean and log variance, float32 (B, H, W) each, of images (B, 3, H, W); features are not read."""
         return bounded_posterior(self.layers(images.contiguous(memory_format=torch.channels_last)))
 

@@ -32,7 +32,9 @@ AVERAGE = "average.module."  # where a checkpoint has the averaged encoder, if i
 
 def sample_map(mean: Tensor, deviation: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """One map an image, mean + deviation * noise, (B, H, W); the noise is drawn from the image's own generator."""
-    noise = torch.stack([torch.randn(mean.shape[1:], generator=g, device=mean.device) for g in generators])
+    noise = torch.stack(
+        [torch.randn(mean.shape[1:], generator=g, device=mean.device) for g in generators]
+    )
     return mean + deviation * noise
 
 
@@ -94,13 +96,21 @@ class VarSal(TrainedExplainer):
         super().__init__(classifier, seed=seed)
         check_literals(VarSal.__init__, locals())
         if encoder == "paper" and taps is not None:
-            raise InputError(f"taps are {list(taps)}, but the paper's encoder reads none; set encoder to readout")
+            raise InputError(
+                f"taps are {list(taps)}, but the paper's encoder reads none; set encoder to readout"
+            )
         self.map, self.kind = map, encoder
-        made = VarSalEncoder(channels) if encoder == "paper" else ReadoutEncoder(check_taps(classifier, taps), width)
+        made = (
+            VarSalEncoder(channels)
+            if encoder == "paper"
+            else ReadoutEncoder(check_taps(classifier, taps), width)
+        )
         self.encoder: Encoder = made.to(classifier.device)
         self.taps: tuple[str, ...] = made.taps if isinstance(made, ReadoutEncoder) else ()
         # A graph that ends with the last tap, or a function that runs the whole network; None where nothing is read.
-        self.trunk: Callable[[Tensor], dict[str, Tensor]] | None = classifier.taps(self.taps) if self.taps else None
+        self.trunk: Callable[[Tensor], dict[str, Tensor]] | None = (
+            classifier.taps(self.taps) if self.taps else None
+        )
 
     @property
     def shape(self) -> dict[str, Any]:
@@ -122,7 +132,9 @@ class VarSal(TrainedExplainer):
         logits, taps = self.classifier.folded_with_taps(self.taps)(images)
         return logits, grids(taps, _size(images))
 
-    def posterior(self, images: Tensor, features: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    def posterior(
+        self, images: Tensor, features: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation, (B, H, W) each; this is what is exported.
 
         Args:
@@ -133,7 +145,9 @@ class VarSal(TrainedExplainer):
         if training:  # in which an image's result would depend on its batch
             self.encoder.eval()
         try:
-            mean, log_variance = self.encoder(images, self.features(images) if features is None else features)
+            mean, log_variance = self.encoder(
+                images, self.features(images) if features is None else features
+            )
         finally:
             if training:
                 self.encoder.train()
@@ -152,12 +166,16 @@ class VarSal(TrainedExplainer):
             (B, count, H, W); the first of each image is the heatmap of ``map="sampled"``.
         """
         images = check_images(images)
-        generators = sample_generators(self.seed, keys if keys is not None else content_keys(images), images.device)
+        generators = sample_generators(
+            self.seed, keys if keys is not None else content_keys(images), images.device
+        )
         mean, deviation = self.posterior(images)
         return torch.stack([sample_map(mean, deviation, generators) for _ in range(count)], dim=1)
 
     @torch.no_grad()
-    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+    def explain(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> Attribution:
         """One pass of the encoder, and of the layers that it reads; the targets do not matter."""
         mean, deviation = self.posterior(images)
         values = mean if self.map == "mean" else sample_map(mean, deviation, generators)
@@ -196,7 +214,10 @@ class VarSal(TrainedExplainer):
 
     @classmethod
     def from_settings(
-        cls, classifier: FrozenClassifier, settings: dict[str, Any], surroundings: Surroundings | None = None
+        cls,
+        classifier: FrozenClassifier,
+        settings: dict[str, Any],
+        surroundings: Surroundings | None = None,
     ) -> VarSal:
         """Build from a config: ``checkpoint`` is the file that training wrote.
 
@@ -209,7 +230,9 @@ class VarSal(TrainedExplainer):
         return super().from_settings(classifier, settings, surroundings)
 
     @classmethod
-    def load(cls, path: str | Path, classifier: FrozenClassifier | None = None, **settings: Any) -> VarSal:
+    def load(
+        cls, path: str | Path, classifier: FrozenClassifier | None = None, **settings: Any
+    ) -> VarSal:
         """A trained encoder from a checkpoint of ``VarSalTraining``.
 
         The paper's encoder knows the classifier through training alone, so that randomised weights are refused: its map would
@@ -245,7 +268,11 @@ class VarSal(TrainedExplainer):
 
 def encoder_shape(saved: Mapping[str, Any]) -> dict[str, Any]:
     """Of a checkpoint's or an export's settings, those that say how the encoder is built; older ones have the paper's."""
-    names = ("encoder", "taps", "width") if saved.get("encoder") == "readout" else ("encoder", "channels")
+    names = (
+        ("encoder", "taps", "width")
+        if saved.get("encoder") == "readout"
+        else ("encoder", "channels")
+    )
     return {name: saved.get(name, "paper") if name == "encoder" else saved[name] for name in names}
 
 

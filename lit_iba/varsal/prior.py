@@ -52,7 +52,8 @@ class SoftTVPrior:
         factors = [_cholesky(size, alpha) for size in (height, width)]
         self._factors = tuple(factors)
         self._inverses = tuple(
-            torch.linalg.solve_triangular(f, torch.eye(len(f)).double(), upper=False) for f in factors
+            torch.linalg.solve_triangular(f, torch.eye(len(f)).double(), upper=False)
+            for f in factors
         )
         log_determinants = [2 * float(factor.diagonal().log().sum()) for factor in factors]
         self._constant = log_determinants[0] / height + log_determinants[1] / width - 1  # per pixel
@@ -92,8 +93,12 @@ class SoftTVPrior:
         if place not in self._kept:
             rows, columns = self._inverses
             precision = torch.outer(rows.square().sum(dim=0), columns.square().sum(dim=0))
-            with torch.inference_mode(False):  # a validation may come first, and what it makes cannot be trained with
-                self._kept[place] = tuple(c.to(*place, copy=True) for c in (rows, columns, precision))  # type: ignore[assignment]
+            with torch.inference_mode(
+                False
+            ):  # a validation may come first, and what it makes cannot be trained with
+                self._kept[place] = tuple(
+                    c.to(*place, copy=True) for c in (rows, columns, precision)
+                )  # type: ignore[assignment]
         return self._kept[place]
 
 
@@ -123,7 +128,9 @@ class StandardNormalPrior:
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """As :meth:`SoftTVPrior.sample`."""
-        return torch.randn(count, self.height, self.width, generator=generator, device=generator.device)
+        return torch.randn(
+            count, self.height, self.width, generator=generator, device=generator.device
+        )
 
 
 def _cholesky(size: int, alpha: float) -> Tensor:

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from lit_iba.checks import check_counts
 from lit_iba.varsal.encoder import bounded_posterior, raw_for_deviation
 
-WIDTH = (
-    32  # channels on the coarse grids; a half of it on the finest grid and the picture's own, a quarter for the picture
-)
+WIDTH = 32  # channels on the coarse grids; a half of it on the finest grid and the picture's own, a quarter for the picture
 
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+    )
 
 
 class ReadoutEncoder(nn.Module):
@@ -46,7 +46,9 @@ class ReadoutEncoder(nn.Module):
         fine, picture = width // 2, width // 4
         # The finest tap has its own way in; a single tap is finest and deepest at once.
         self.coarse = self.taps[1:] or self.taps
-        self.scale = nn.ModuleList(nn.BatchNorm2d(channels, affine=False) for channels in taps.values())
+        self.scale = nn.ModuleList(
+            nn.BatchNorm2d(channels, affine=False) for channels in taps.values()
+        )
         self.lateral = nn.ModuleList(nn.Conv2d(taps[name], width, 1) for name in self.coarse)
         self.merge = nn.ModuleList(_block(width, width) for _ in self.coarse)
         self.fine = _block(width, fine)
@@ -67,9 +69,13 @@ class ReadoutEncoder(nn.Module):
             Float32 (B, H, W) each.
         """
         images = images.contiguous(memory_format=torch.channels_last)
-        scaled = {name: scale(features[name]) for name, scale in zip(self.taps, self.scale, strict=True)}
+        scaled = {
+            name: scale(features[name]) for name, scale in zip(self.taps, self.scale, strict=True)
+        }
         hidden: Tensor | None = None
-        for name, lateral, merge in reversed(list(zip(self.coarse, self.lateral, self.merge, strict=True))):
+        for name, lateral, merge in reversed(
+            list(zip(self.coarse, self.lateral, self.merge, strict=True))
+        ):
             read = lateral(scaled[name])  # (B, width, h, w)
             hidden = merge(read if hidden is None else read + _resized(hidden, read))
         assert hidden is not None

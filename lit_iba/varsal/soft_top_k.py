@@ -16,7 +16,9 @@ from torch import Tensor
 
 from lit_iba.errors import InputError
 
-ASKED_EVERY = 8  # iterations; elsewhere than on the CPU the question whether all is done makes the host wait
+ASKED_EVERY = (
+    8  # iterations; elsewhere than on the CPU the question whether all is done makes the host wait
+)
 ITERATIONS = 64  # a bisection halves a bracket of 1e9 temperatures to 1e-10 in so many; Newton needs 3 to 6 of them
 TOLERANCE = 1e-14  # of the sum, relative
 CONSTANT = 1e-6  # scores that spread by less than this share of their size are equal up to rounding
@@ -47,7 +49,9 @@ def soft_top_k(scores: Tensor, k: Tensor, *, temperature: float) -> Tensor:
     if not (math.isfinite(temperature) and temperature > 0):
         raise InputError(f"temperature is {temperature}; it must be positive")
     if k.device.type == "cpu" and not bool(((k > 0) & (k < scores.shape[1])).all()):
-        raise InputError(f"k is {k.tolist()}; each must be above 0 and below the number of scores, {scores.shape[1]}")
+        raise InputError(
+            f"k is {k.tolist()}; each must be above 0 and below the number of scores, {scores.shape[1]}"
+        )
     wide = scores if scores.dtype == torch.float64 else scores.float()
     mask: Tensor = _SoftTopK.apply(wide, k.to(scores.device, torch.float64), float(temperature))
     return mask
@@ -89,7 +93,9 @@ class _SoftTopK(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (mask,), (gradient,) = ctx.saved_tensors, gradients
         weight = mask * (1 - mask)  # m' in the unit of the logits
-        total = weight.sum(dim=1, keepdim=True).clamp_min(torch.finfo(mask.dtype).tiny)  # all 0 where all are saturated
+        total = weight.sum(dim=1, keepdim=True).clamp_min(
+            torch.finfo(mask.dtype).tiny
+        )  # all 0 where all are saturated
         mean = (weight * gradient).sum(dim=1, keepdim=True) / total
         return ctx.slope * weight * (gradient - mean), None, None
 
@@ -104,7 +110,9 @@ def _balance(x: Tensor, share: Tensor) -> Tensor:
     target = torch.logit(share)
     low, high = target - x.amax(dim=1, keepdim=True), target - x.amin(dim=1, keepdim=True)
     variance, mean = torch.var_mean(x, dim=1, keepdim=True, correction=0)
-    u = (target * torch.sqrt(1 + math.pi / 8 * variance) - mean).clamp(low, high)  # the root for normal x, nearly
+    u = (target * torch.sqrt(1 + math.pi / 8 * variance) - mean).clamp(
+        low, high
+    )  # the root for normal x, nearly
     step = high - low
     work = torch.empty_like(x)
     for iteration in range(ITERATIONS):

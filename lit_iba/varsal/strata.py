@@ -11,7 +11,9 @@ import math
 import torch
 from torch import Tensor
 
-GOLDEN = (math.sqrt(5) - 1) / 2  # any run of its multiples, modulo 1, leaves gaps of at most three sizes (Steinhaus)
+GOLDEN = (
+    math.sqrt(5) - 1
+) / 2  # any run of its multiples, modulo 1, leaves gaps of at most three sizes (Steinhaus)
 
 
 def golden_uniform(first: int, count: int, offset: float, device: torch.device) -> Tensor:

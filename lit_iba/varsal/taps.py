@@ -38,7 +38,9 @@ def check_taps(classifier: FrozenClassifier, taps: Sequence[str] | None) -> dict
     """
     names = last_of_each_resolution(classifier) if taps is None else list(taps)
     if not names or len(set(names)) < len(names):
-        raise InputError(f"taps are {names}; name one or more different layers (see classifier.layers())")
+        raise InputError(
+            f"taps are {names}; name one or more different layers (see classifier.layers())"
+        )
     images = _probe(classifier)
     with torch.no_grad():
         found = grids(classifier.taps(names)(images), (images.shape[-2], images.shape[-1]))
@@ -80,7 +82,11 @@ def _resolutions(classifier: FrozenClassifier) -> dict[str, tuple[int, int]]:
     handles: list[Any] = []
 
     def record(name: str, output: Any) -> None:
-        if not isinstance(output, Tensor) or output.ndim not in (3, 4) or len(output) != len(images):
+        if (
+            not isinstance(output, Tensor)
+            or output.ndim not in (3, 4)
+            or len(output) != len(images)
+        ):
             return
         try:
             layout = Layout.of(output.shape, (images.shape[-2], images.shape[-1]))
@@ -94,7 +100,9 @@ def _resolutions(classifier: FrozenClassifier) -> dict[str, tuple[int, int]]:
     try:
         for name, module in classifier.model.named_modules():
             if name in known:
-                handles.append(module.register_forward_hook(lambda _m, _i, o, name=name: record(name, o)))
+                handles.append(
+                    module.register_forward_hook(lambda _m, _i, o, name=name: record(name, o))
+                )
         with torch.no_grad():
             classifier(images)
     finally:

@@ -71,9 +71,15 @@ def correlation(x: Array, y: Array, kind: str, resamples: int = 1000, seed: int 
     value = float(of_rows(everyone))
     at_once = max(1, 2_000_000 // x.size)
     interval = bootstrap(
-        (everyone,), of_rows, n_resamples=resamples, batch=at_once, vectorized=True, method="percentile",
-        confidence_level=CONFIDENCE, rng=np.random.default_rng(seed),
-    ).confidence_interval  # fmt: skip
+        (everyone,),
+        of_rows,
+        n_resamples=resamples,
+        batch=at_once,
+        vectorized=True,
+        method="percentile",
+        confidence_level=CONFIDENCE,
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
     return Correlation(value, float(interval.low), float(interval.high))
 
 
@@ -141,7 +147,10 @@ class AbstainCurve:
 def abstain_curve(error: Array, uncertainty: Array) -> AbstainCurve:
     """The curve of errors (N,) by uncertainties (N,); equal uncertainties are withheld in random order, in expectation."""
     values, group = np.unique(uncertainty, return_inverse=True)
-    totals, counts = np.bincount(group, error, len(values)), np.bincount(group, minlength=len(values))
+    totals, counts = (
+        np.bincount(group, error, len(values)),
+        np.bincount(group, minlength=len(values)),
+    )
     in_order = (totals / counts)[np.sort(group)]
     number = np.arange(1, len(error) + 1)
     return AbstainCurve(

@@ -102,21 +102,43 @@ def write_uncertainty(results: Results, rows: Rows, figure: Rows, out: str | Pat
     for name, text in texts.items():
         write_text(folder / name, text)
     RunFolder.write(folder, results)
-    return [folder / RESULTS, *(folder / name for name in texts), *(folder / f"{name}.png" for name in plots)]
+    return [
+        folder / RESULTS,
+        *(folder / name for name in texts),
+        *(folder / f"{name}.png" for name in plots),
+    ]
 
 
 def condition_table(results: Results) -> tuple[list[str], list[list[str]]]:
     """Heads and cells: a row a condition, and one for all."""
-    heads = ["condition", "images", "deviation", "× clean", "standardised", "low-k KL", "Spearman", "Pearson",
-             "Spearman, standardised", "Pearson, standardised"]  # fmt: skip
+    heads = [
+        "condition",
+        "images",
+        "deviation",
+        "× clean",
+        "standardised",
+        "low-k KL",
+        "Spearman",
+        "Pearson",
+        "Spearman, standardised",
+        "Pearson, standardised",
+    ]
     table = []
     for found in results["conditions"]:
         parts = [
-            _with_error(found[key]) for key in ("deviation", "deviation_over_clean", "standardized_deviation", "error")
+            _with_error(found[key])
+            for key in ("deviation", "deviation_over_clean", "standardized_deviation", "error")
         ]
         name = condition_label(found["corruption"], found["severity"])
         table.append([name, str(found["images"]), *parts, *_correlations(found)])
-    table.append(["all", str(results["conditions"][0]["images"]), *[ABSENT] * 4, *_correlations(results["all"])])
+    table.append(
+        [
+            "all",
+            str(results["conditions"][0]["images"]),
+            *[ABSENT] * 4,
+            *_correlations(results["all"]),
+        ]
+    )
     return heads, table
 
 
@@ -128,7 +150,9 @@ def abstain_table(results: Results) -> tuple[list[str], list[list[str]]]:
         for measure, curve in curves.items():
             numbers = [curve[key] for key in ("area", "oracle_area", "random", "gain")]
             cells = [ABSENT if value is None else number(value) for value in numbers]
-            table.append(["clean" if part == "clean" else "all conditions", MEASURES[measure], *cells])
+            table.append(
+                ["clean" if part == "clean" else "all conditions", MEASURES[measure], *cells]
+            )
     return heads, table
 
 
@@ -147,9 +171,12 @@ def calibration_table(results: Results) -> tuple[list[str], list[list[str]]]:
 
 TABLES = {"severity": condition_table, "calibration": calibration_table, "abstain": abstain_table}
 NAMES = {
-    "figure_7": "Figure 7", "severity": "Corruption", "relation": "Uncertainty and error", "calibration": "Calibration",
+    "figure_7": "Figure 7",
+    "severity": "Corruption",
+    "relation": "Uncertainty and error",
+    "calibration": "Calibration",
     "abstain": "Abstaining",
-}  # fmt: skip
+}
 
 
 def _with_error(value: Mapping[str, float | None]) -> str:
@@ -162,7 +189,11 @@ def _correlations(found: Mapping[str, Any]) -> list[str]:
     for measure in MEASURES:
         for kind in ("spearman", "pearson"):
             one = found["correlation"][measure][kind]
-            text = ABSENT if one["value"] is None else f"{one['value']:.2f} [{one['low']:.2f}, {one['high']:.2f}]"
+            text = (
+                ABSENT
+                if one["value"] is None
+                else f"{one['value']:.2f} [{one['low']:.2f}, {one['high']:.2f}]"
+            )
             cells.append(text)
     return cells
 
@@ -208,7 +239,9 @@ def page(results: Results, plots: Mapping[str, bytes], figure: Rows) -> str:
             table=table,
         )
         sections.append((name, NAMES[name], body))
-    about = json.dumps({key: results[key] for key in ("classifier", "explainer", "data", "settings")}, indent=1)
+    about = json.dumps(
+        {key: results[key] for key in ("classifier", "explainer", "data", "settings")}, indent=1
+    )
     reproduce = render("varsal/uncertainty_reproduce.html", command=results["command"], about=about)
     sections.append(("reproduce", "Reproduce", reproduce))
     facts = [
@@ -225,7 +258,9 @@ def _figure_row(row: Mapping[str, Any]) -> dict[str, Any]:
     pictures, means, deviations = zip(*drawn(row), strict=True)
     return {
         "key": row["key"],
-        "labels": [condition_label(panel["corruption"], panel["severity"]) for panel in row["panels"]],
+        "labels": [
+            condition_label(panel["corruption"], panel["severity"]) for panel in row["panels"]
+        ],
         "lines": [
             ("image", [photograph_uri(picture) for picture in pictures]),
             ("mean", [picture_uri(mean) for mean in means]),

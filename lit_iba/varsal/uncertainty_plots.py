@@ -13,7 +13,10 @@ from lit_iba.heatmap import Heatmap
 from lit_iba.report.curves import COLORS_LIGHT, GREY_LIGHT
 
 MOST_POINTS = 3000  # of a scatter plot
-MEASURES = {"deviation": "mean deviation", "standardized_deviation": "deviation / spread of the mean map"}
+MEASURES = {
+    "deviation": "mean deviation",
+    "standardized_deviation": "deviation / spread of the mean map",
+}
 
 Results = Mapping[str, Any]
 
@@ -26,7 +29,11 @@ def condition_label(corruption: str, severity: int) -> str:
 def severity_figure(results: Results) -> Figure:
     """Uncertainty and error over the severity of each corruption, mean and standard error over images."""
     clean, *rest = results["conditions"]
-    panels = {"deviation_over_clean": "deviation / the clean image's", **MEASURES, "error": "low-k KL, nats"}
+    panels = {
+        "deviation_over_clean": "deviation / the clean image's",
+        **MEASURES,
+        "error": "low-k KL, nats",
+    }
     panels.pop("deviation")
     figure, axes = _figure(len(panels))
     corruptions = list(dict.fromkeys(one["corruption"] for one in rest))
@@ -37,11 +44,23 @@ def severity_figure(results: Results) -> Figure:
             y, errors = ([c[measure][part] or 0 for c in points] for part in ("mean", "se"))
             color = COLORS_LIGHT[place % len(COLORS_LIGHT)]
             one.errorbar(
-                x, y, errors, color=color, marker=".", capsize=2, linewidth=1.3, label=corruption.replace("_", " ")
+                x,
+                y,
+                errors,
+                color=color,
+                marker=".",
+                capsize=2,
+                linewidth=1.3,
+                label=corruption.replace("_", " "),
             )
         one.set(xlabel="severity (0: clean)", ylabel=label)
     if corruptions:
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
+        figure.legend(
+            *axes[0].get_legend_handles_labels(),
+            loc="outside right center",
+            frameon=False,
+            fontsize=8,
+        )
     return figure
 
 
@@ -50,15 +69,26 @@ def relation_figure(results: Results, rows: Sequence[Mapping[str, Any]]) -> Figu
     figure, axes = _figure(len(MEASURES))
     some = rows[:: max(1, len(rows) // MOST_POINTS)]
     for one, (measure, label) in zip(axes, MEASURES.items(), strict=True):
-        for clean, color, name in ((False, GREY_LIGHT, "corrupted"), (True, COLORS_LIGHT[0], "clean")):
+        for clean, color, name in (
+            (False, GREY_LIGHT, "corrupted"),
+            (True, COLORS_LIGHT[0], "clean"),
+        ):
             chosen = [row for row in some if (row["severity"] == 0) == clean]
             one.scatter(
-                [r[measure] for r in chosen], [r["error"] for r in chosen], s=7, color=color, alpha=0.6, label=name
+                [r[measure] for r in chosen],
+                [r["error"] for r in chosen],
+                s=7,
+                color=color,
+                alpha=0.6,
+                label=name,
             )
         found = results["all"]["correlation"][measure]["spearman"]
         one.set(xlabel=label, ylabel="low-k KL, nats")
         if found["value"] is not None:
-            one.set_title(f"Spearman {found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}]", fontsize=9)
+            one.set_title(
+                f"Spearman {found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}]",
+                fontsize=9,
+            )
     axes[0].legend(frameon=False, fontsize=8)
     return figure
 
@@ -70,8 +100,16 @@ def calibration_figure(results: Results) -> Figure:
         one.plot([0, 1], [0, 1], color="grey", linewidth=0.7)
         for which, color in (("mean_map", COLORS_LIGHT[0]), ("held_out", GREY_LIGHT)):
             label = f"{which.replace('_', ' ')}, mean rank {found[which]['mean_rank']:.2f}"
-            one.plot(found["levels"], found[which]["coverage"], marker=".", color=color, label=label)
-        one.set(xlabel="nominal level", ylabel="share inside the band", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+            one.plot(
+                found["levels"], found[which]["coverage"], marker=".", color=color, label=label
+            )
+        one.set(
+            xlabel="nominal level",
+            ylabel="share inside the band",
+            xlim=(0, 1),
+            ylim=(0, 1),
+            aspect="equal",
+        )
         one.set_title(condition_label(found["corruption"], found["severity"]), fontsize=9)
         one.legend(frameon=False, fontsize=7)
     return figure
@@ -85,7 +123,14 @@ def abstain_figure(results: Results) -> Figure:
             curve = curves[measure]
             one.plot(curve["kept"], curve["error"], color=COLORS_LIGHT[place], label=f"by {label}")
         one.axhline(curve["random"], color="grey", linewidth=0.8, label="random")
-        one.plot(curve["kept"], curve["oracle"], color="grey", linestyle="--", linewidth=1, label="oracle")
+        one.plot(
+            curve["kept"],
+            curve["oracle"],
+            color="grey",
+            linestyle="--",
+            linewidth=1,
+            label="oracle",
+        )
         one.set(xlabel="share of the maps kept", ylabel="their mean low-k KL, nats", xlim=(0, 1))
         one.set_title("clean images" if part == "clean" else "all conditions", fontsize=9)
     axes[0].legend(frameon=False, fontsize=7)
@@ -98,9 +143,13 @@ def figure_7(rows: Sequence[Mapping[str, Any]]) -> Figure:
     figure = Figure(figsize=(1.25 * columns, 1.35 * len(rows) + 0.4), layout="constrained")
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for line, row in zip(grid, rows, strict=True):
-        for place, (panel, (picture, mean, deviation)) in enumerate(zip(row["panels"], drawn(row), strict=True)):
+        for place, (panel, (picture, mean, deviation)) in enumerate(
+            zip(row["panels"], drawn(row), strict=True)
+        ):
             title = condition_label(panel["corruption"], panel["severity"])
-            for offset, (drawing, name) in enumerate(((picture, title), (mean, "mean"), (deviation, "deviation"))):
+            for offset, (drawing, name) in enumerate(
+                ((picture, title), (mean, "mean"), (deviation, "deviation"))
+            ):
                 axes = line[3 * place + offset]
                 axes.imshow(drawing.permute(1, 2, 0).numpy())
                 axes.set_axis_off()
@@ -115,7 +164,9 @@ def drawn(row: Mapping[str, Any]) -> list[tuple[torch.Tensor, torch.Tensor, torc
     Otherwise every deviation would look equally strong, and what the corruption does to it would not be seen.
     """
     means = Heatmap(torch.stack([panel["mean"] for panel in row["panels"]]), signed=True).colored()
-    beside = torch.cat([panel["deviation"] for panel in row["panels"]], dim=1)  # one map, so that there is one scale
+    beside = torch.cat(
+        [panel["deviation"] for panel in row["panels"]], dim=1
+    )  # one map, so that there is one scale
     deviations = Heatmap(beside[None]).colored()[0].chunk(len(row["panels"]), dim=2)
     return [(p["picture"], m, d) for p, m, d in zip(row["panels"], means, deviations, strict=True)]
 

@@ -41,12 +41,18 @@ def results_of(measured: Measurements, settings: UncertaintySettings) -> dict[st
     for column, (name, severity) in enumerate(settings.conditions):
         conditions.append(
             {
-                "corruption": name, "severity": severity, "images": len(error),
-                **{which: _mean_and_error(rows[which][:, column]) for which in (*MEASURES, "error")},
-                "deviation_over_clean": _mean_and_error(rows["deviation"][:, column] / np.maximum(clean[:, 0], 1e-12)),
+                "corruption": name,
+                "severity": severity,
+                "images": len(error),
+                **{
+                    which: _mean_and_error(rows[which][:, column]) for which in (*MEASURES, "error")
+                },
+                "deviation_over_clean": _mean_and_error(
+                    rows["deviation"][:, column] / np.maximum(clean[:, 0], 1e-12)
+                ),
                 "correlation": _relations(rows, slice(column, column + 1), settings),
             }
-        )  # fmt: skip
+        )
     calibration = []
     for place, (name, severity) in enumerate(settings.calibrated):
         outcomes = rows["outcomes"][:, place]
@@ -55,11 +61,18 @@ def results_of(measured: Measurements, settings: UncertaintySettings) -> dict[st
         ranks = {which: band_ranks(outcomes[:, :-1], values) for which, values in tested.items()}
         calibration.append(
             {
-                "corruption": name, "severity": severity, "images": len(error), "samples": settings.samples,
-                "levels": list(LEVELS), "sampled_error": _mean_and_error(outcomes.mean(axis=1)),
-                **{which: {"coverage": coverage(r), "mean_rank": float(r.mean())} for which, r in ranks.items()},
+                "corruption": name,
+                "severity": severity,
+                "images": len(error),
+                "samples": settings.samples,
+                "levels": list(LEVELS),
+                "sampled_error": _mean_and_error(outcomes.mean(axis=1)),
+                **{
+                    which: {"coverage": coverage(r), "mean_rank": float(r.mean())}
+                    for which, r in ranks.items()
+                },
             }
-        )  # fmt: skip
+        )
     return measured.about | {
         "settings": asdict(settings),
         "conditions": conditions,
@@ -67,11 +80,14 @@ def results_of(measured: Measurements, settings: UncertaintySettings) -> dict[st
         "calibration": calibration,
         "abstain": {
             which: {
-                measure: _curve(abstain_curve(error[:, part].ravel(), rows[measure][:, part].ravel())) for measure in MEASURES
+                measure: _curve(
+                    abstain_curve(error[:, part].ravel(), rows[measure][:, part].ravel())
+                )
+                for measure in MEASURES
             }
             for which, part in PARTS.items()
         },
-    }  # fmt: skip
+    }
 
 
 def table_rows(measured: Measurements, settings: UncertaintySettings) -> list[dict[str, Any]]:
@@ -84,20 +100,32 @@ def table_rows(measured: Measurements, settings: UncertaintySettings) -> list[di
     ]
 
 
-def _relations(rows: Mapping[str, Array], columns: slice, settings: UncertaintySettings) -> dict[str, Any]:
+def _relations(
+    rows: Mapping[str, Array], columns: slice, settings: UncertaintySettings
+) -> dict[str, Any]:
     def between(measure: str, kind: str) -> dict[str, float | None]:
         sides = rows[measure][:, columns], rows["error"][:, columns]
         return asdict(correlation(*sides, kind, settings.resamples, settings.seed))
 
-    return {measure: {kind: between(measure, kind) for kind in ("spearman", "pearson")} for measure in MEASURES}
+    return {
+        measure: {kind: between(measure, kind) for kind in ("spearman", "pearson")}
+        for measure in MEASURES
+    }
 
 
 def _curve(curve: AbstainCurve) -> dict[str, Any]:
-    some = np.unique(np.linspace(0, len(curve.kept) - 1, min(CURVE_POINTS, len(curve.kept))).round().astype(int))
+    some = np.unique(
+        np.linspace(0, len(curve.kept) - 1, min(CURVE_POINTS, len(curve.kept))).round().astype(int)
+    )
     return {
-        "kept": curve.kept[some].tolist(), "error": curve.error[some].tolist(), "oracle": curve.oracle[some].tolist(),
-        "random": curve.random, "area": curve.area, "oracle_area": curve.oracle_area, "gain": curve.gain,
-    }  # fmt: skip
+        "kept": curve.kept[some].tolist(),
+        "error": curve.error[some].tolist(),
+        "oracle": curve.oracle[some].tolist(),
+        "random": curve.random,
+        "area": curve.area,
+        "oracle_area": curve.oracle_area,
+        "gain": curve.gain,
+    }
 
 
 def _mean_and_error(values: Array) -> dict[str, float | None]:

@@ -86,14 +86,22 @@ class UncertaintySettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_counts(batch_size=self.batch_size, resamples=self.resamples, forward_batch_size=self.forward_batch_size)
+        check_counts(
+            batch_size=self.batch_size,
+            resamples=self.resamples,
+            forward_batch_size=self.forward_batch_size,
+        )
         for kind in self.corruptions:
             for severity in self.severities:
                 check_corruption(kind, severity)
         if len(set(self.conditions)) < len(self.conditions):
-            raise InputError(f"a corruption or severity is named twice: {self.corruptions}, {self.severities}")
+            raise InputError(
+                f"a corruption or severity is named twice: {self.corruptions}, {self.severities}"
+            )
         if self.samples < 0 or self.gallery < 0:
-            raise InputError(f"samples is {self.samples} and gallery {self.gallery}; both must be 0 or more")
+            raise InputError(
+                f"samples is {self.samples} and gallery {self.gallery}; both must be 0 or more"
+            )
         if unknown := set(self.calibrated_severities) - {0, *self.severities}:
             raise InputError(
                 f"calibrated_severities names {sorted(unknown)}, which are not among the severities (or 0)"
@@ -103,12 +111,19 @@ class UncertaintySettings:
     @property
     def conditions(self) -> list[tuple[str, int]]:
         """Clean first, then every corruption at every severity."""
-        return [CLEAN, *((kind, severity) for kind in self.corruptions for severity in self.severities)]
+        return [
+            CLEAN,
+            *((kind, severity) for kind in self.corruptions for severity in self.severities),
+        ]
 
     @property
     def calibrated(self) -> list[tuple[str, int]]:
         """The conditions under which maps are sampled."""
-        return [c for c in self.conditions if c[1] in self.calibrated_severities] if self.samples else []
+        return (
+            [c for c in self.conditions if c[1] in self.calibrated_severities]
+            if self.samples
+            else []
+        )
 
     def identity(self) -> dict[str, Any]:
         """What an image's measurements depend on."""
@@ -168,7 +183,9 @@ def run_uncertainty(
     """
     built = build_explainer(explainer, classifier, explainer_settings)
     if not isinstance(built, PosteriorExplainer):
-        raise InputError(f"{explainer!r} gives no uncertainty (it has no posterior); use varsal with a checkpoint")
+        raise InputError(
+            f"{explainer!r} gives no uncertainty (it has no posterior); use varsal with a checkpoint"
+        )
     lock = FolderLock(out)
     try:
         sweep_abandoned(Path(out))
@@ -183,9 +200,14 @@ def run_uncertainty(
         }
         pictures: list[Tensor] = []
         keys: list[str] = []
-        with EvaluationProgress(sum(quotas) * len(settings.conditions), len(data.shards)) as progress:
+        with EvaluationProgress(
+            sum(quotas) * len(settings.conditions), len(data.shards)
+        ) as progress:
             for shard, quota in zip(data.shards, quotas, strict=True):
-                fingerprint = made_of | {"shard": _identity(shard), "selection": selection.identity(quota)}
+                fingerprint = made_of | {
+                    "shard": _identity(shard),
+                    "selection": selection.identity(quota),
+                }
                 chosen = None
                 if not store.complete(GROUP, shard.stem, fingerprint):
                     chosen = selection.select(shard, quota, classifier.preprocessing)
@@ -199,7 +221,9 @@ def run_uncertainty(
         read = [store.read(GROUP, shard.stem) for shard in data.shards]
         rows = {name: torch.cat([tensors[name] for tensors, _ in read]) for name in read[0][0]}
         if not len(rows["error"]):
-            raise InputError(f"no image of the data is left to measure (max_images {settings.max_images})")
+            raise InputError(
+                f"no image of the data is left to measure (max_images {settings.max_images})"
+            )
         names = [key for _, metadata in read for key in _keys(metadata)]
         about = RunFolder.heading() | {
             "classifier": classifier.identity,
@@ -207,7 +231,9 @@ def run_uncertainty(
             "data": {"images": data.total, "used": len(names), "identity": data.identity()},
         }
         figure = figure_7(classifier, built, torch.cat(pictures), keys, settings) if keys else []
-        return Measurements({name: value.numpy() for name, value in rows.items()}, names, figure, about)
+        return Measurements(
+            {name: value.numpy() for name, value in rows.items()}, names, figure, about
+        )
     finally:
         lock.release()
 
@@ -223,8 +249,13 @@ def _measure(
 ) -> dict[str, Tensor]:
     """The rows of a shard's images, see :class:`Measurements`."""
     conditions, calibrated = settings.conditions, settings.calibrated
-    rows = {m: torch.zeros(len(chosen), len(conditions), dtype=torch.float64) for m in (*MEASURES, "error")}
-    rows["outcomes"] = torch.zeros(len(chosen), len(calibrated), settings.samples + 1, dtype=torch.float64)
+    rows = {
+        m: torch.zeros(len(chosen), len(conditions), dtype=torch.float64)
+        for m in (*MEASURES, "error")
+    }
+    rows["outcomes"] = torch.zeros(
+        len(chosen), len(calibrated), settings.samples + 1, dtype=torch.float64
+    )
     for which in torch.arange(len(chosen)).split(settings.batch_size):
         images = classifier.images(chosen.pictures[which])
         keys = [chosen.keys[int(i)] for i in which]
@@ -233,7 +264,9 @@ def _measure(
             mean, deviation = explainer.posterior(changed)
             maps = [mean]
             if condition in calibrated:
-                generators = sample_generators(settings.seed, [f"{k}/{condition}/samples" for k in keys], images.device)
+                generators = sample_generators(
+                    settings.seed, [f"{k}/{condition}/samples" for k in keys], images.device
+                )
                 maps += [_sampled(mean, deviation, generators) for _ in range(settings.samples + 1)]
             error = errors(classifier, changed, torch.stack(maps, dim=1), settings).cpu()
             for measure, value in zip(MEASURES, mean_deviation(mean, deviation), strict=True):
@@ -246,7 +279,11 @@ def _measure(
 
 
 def changed_images(
-    classifier: FrozenClassifier, images: Tensor, keys: Sequence[str], condition: tuple[str, int], seed: int
+    classifier: FrozenClassifier,
+    images: Tensor,
+    keys: Sequence[str],
+    condition: tuple[str, int],
+    seed: int,
 ) -> Tensor:
     """Normalised images (B, 3, H, W) under a condition; what is random follows from each image's key."""
     if condition == CLEAN:
@@ -255,11 +292,17 @@ def changed_images(
     return corrupt_images(images, *condition, generators, classifier.preprocessing)
 
 
-def errors(classifier: FrozenClassifier, images: Tensor, maps: Tensor, settings: UncertaintySettings) -> Tensor:
+def errors(
+    classifier: FrozenClassifier, images: Tensor, maps: Tensor, settings: UncertaintySettings
+) -> Tensor:
     """Low-k perturbation scores of D maps an image: (B, D, H, W) to float64 (B, D)."""
     metric = LowKPerturbation(settings.percentages, settings.forward_batch_size)
-    reference = metric.shared_scores(classifier, images, torch.zeros(len(images), dtype=torch.int64))
-    kl = low_k_divergences(classifier, images, reference, maps, settings.percentages, settings.forward_batch_size)
+    reference = metric.shared_scores(
+        classifier, images, torch.zeros(len(images), dtype=torch.int64)
+    )
+    kl = low_k_divergences(
+        classifier, images, reference, maps, settings.percentages, settings.forward_batch_size
+    )
     return kl.double().mean(dim=2)
 
 
@@ -295,7 +338,13 @@ def figure_7(
             for row, picture, m, d in zip(rows[here], seen, mean, deviation, strict=True):
                 name, severity = condition
                 row["panels"].append(
-                    {"corruption": name, "severity": severity, "picture": picture, "mean": m, "deviation": d}
+                    {
+                        "corruption": name,
+                        "severity": severity,
+                        "picture": picture,
+                        "mean": m,
+                        "deviation": d,
+                    }
                 )
     return rows
 

@@ -129,10 +129,20 @@ class VarSalTraining(TrainingWithFrozenClassifier):
         self.beta = 1 / (10 * side**2) if beta is None else beta
         self.prior = PRIORS[prior](side, side, **({"alpha": alpha} if prior == "soft_tv" else {}))
         self.map, self.k, self.strengths = map, k, strengths
-        self.temperature, self.baselines, self.seed, self.optimizer = temperature, tuple(baselines), seed, optimizer
+        self.temperature, self.baselines, self.seed, self.optimizer = (
+            temperature,
+            tuple(baselines),
+            seed,
+            optimizer,
+        )
         self.warmup_steps, self.schedule, self.processes = warmup_steps, schedule, 1
         self.explainer = VarSal(
-            self.classifier, channels or PAPER_CHANNELS, encoder=encoder, taps=taps, width=width, seed=seed
+            self.classifier,
+            channels or PAPER_CHANNELS,
+            encoder=encoder,
+            taps=taps,
+            width=width,
+            seed=seed,
         )
         self.encoder = self.explainer.encoder
         self.encoder.start_near(initial_deviation)
@@ -140,15 +150,31 @@ class VarSalTraining(TrainingWithFrozenClassifier):
         if ema_decay is not None:
             # Of the batch norms' statistics too: they belong to the weights that they were measured with.
             averaging = get_ema_multi_avg_fn(ema_decay)
-            self.average = AveragedModel(self.encoder, multi_avg_fn=averaging, use_buffers=True).requires_grad_(False)
+            self.average = AveragedModel(
+                self.encoder, multi_avg_fn=averaging, use_buffers=True
+            ).requires_grad_(False)
             self.explainer.encoder = cast(Encoder, self.average.module)
         self.low_k, self.random = LowKPerturbation(low_k), RandomMap(self.classifier, seed=seed)
         self.save_hyperparameters(
-            {"classifier": classifier, **self.explainer.shape, "initial_deviation": initial_deviation,
-             "beta": beta, "prior": prior, "alpha": alpha,
-             "temperature": temperature, "baselines": list(baselines), "strengths": asdict(strengths), "k": k, "map": map,
-             "low_k": list(low_k), "warmup_steps": warmup_steps, "schedule": schedule, "ema_decay": ema_decay, "seed": seed}
-        )  # fmt: skip
+            {
+                "classifier": classifier,
+                **self.explainer.shape,
+                "initial_deviation": initial_deviation,
+                "beta": beta,
+                "prior": prior,
+                "alpha": alpha,
+                "temperature": temperature,
+                "baselines": list(baselines),
+                "strengths": asdict(strengths),
+                "k": k,
+                "map": map,
+                "low_k": list(low_k),
+                "warmup_steps": warmup_steps,
+                "schedule": schedule,
+                "ema_decay": ema_decay,
+                "seed": seed,
+            }
+        )
         self.scores = torch.nn.ModuleDict({name: MeanMetric() for name in _SCORES})
 
     def forward(self, images: Tensor) -> Heatmap:
@@ -170,17 +196,25 @@ class VarSalTraining(TrainingWithFrozenClassifier):
             features: What the encoder reads, where it is known already.
             uniform: Numbers in [0, 1), (B,), that k follows from; by default drawn with the keys.
         """
-        encoder = self.encoder if self.training else self.explainer.encoder  # the average, if there is one
-        mean, log_variance = encoder(images, self.explainer.features(images) if features is None else features)
+        encoder = (
+            self.encoder if self.training else self.explainer.encoder
+        )  # the average, if there is one
+        mean, log_variance = encoder(
+            images, self.explainer.features(images) if features is None else features
+        )
         generators = sample_generators(self.seed, keys, images.device)
         with torch.autocast(images.device.type, enabled=False):  # ranks and logarithms need float32
             scores = mean
             if self.map == "sampled":
                 scores = sample_map(mean, (0.5 * log_variance).exp(), generators)
             if uniform is None:
-                uniform = torch.cat([torch.rand(1, generator=g, device=images.device) for g in generators])
+                uniform = torch.cat(
+                    [torch.rand(1, generator=g, device=images.device) for g in generators]
+                )
             k = (KEPT[0] + (KEPT[1] - KEPT[0]) * uniform) * mean[0].numel()
-            mask = soft_top_k(standardize(scores.flatten(1)), k, temperature=self.temperature).view_as(mean)
+            mask = soft_top_k(
+                standardize(scores.flatten(1)), k, temperature=self.temperature
+            ).view_as(mean)
             baselines = draw_baselines(images, generators, self.baselines, self.strengths)
             return Perturbed(mean, log_variance, mask, perturb(images, mask, baselines))
 
@@ -196,9 +230,11 @@ class VarSalTraining(TrainingWithFrozenClassifier):
             prediction = (reference.exp() * (reference - found)).sum(dim=1)
             prior = self.prior.kl(perturbed.mean, perturbed.log_variance)
         return perturbed, {
-            "loss": prediction + self.beta * prior, "prediction_kl": prediction, "prior_kl": prior,
+            "loss": prediction + self.beta * prior,
+            "prediction_kl": prediction,
+            "prior_kl": prior,
             "deviation": (0.5 * perturbed.log_variance.detach()).exp().mean(dim=(1, 2)),
-        }  # fmt: skip
+        }
 
     def _stratified(self, count: int, batch_index: int, device: torch.device) -> Tensor:
         """The numbers that k follows from, (count,), for this process's part of a step; processes take turns in the sequence."""
@@ -212,12 +248,23 @@ class VarSalTraining(TrainingWithFrozenClassifier):
         # Empty slots would enter batch norm's statistics: a picture of the batch stands in for them, with weight 0.
         slots = torch.arange(len(weight), device=weight.device)
         images = images[torch.where(weight > 0, slots, (weight > 0).int().argmax())]
-        uniform = self._stratified(len(weight), batch_index, images.device) if self.k == "stratified" else None
-        _, terms = self._terms(images, [f"{self.current_epoch}/{key}" for key in batch["key"]], uniform)
+        uniform = (
+            self._stratified(len(weight), batch_index, images.device)
+            if self.k == "stratified"
+            else None
+        )
+        _, terms = self._terms(
+            images, [f"{self.current_epoch}/{key}" for key in batch["key"]], uniform
+        )
         # Divided by the batch's slots, not by the weights' sum: so two processes at batch b equal one at 2b.
         means = {name: (values * weight).mean() for name, values in terms.items()}
         for name, value in means.items():
-            self.log(f"train/{name}", value, prog_bar=name in ("loss", "prediction_kl"), batch_size=len(weight))
+            self.log(
+                f"train/{name}",
+                value,
+                prog_bar=name in ("loss", "prediction_kl"),
+                batch_size=len(weight),
+            )
         return means["loss"]
 
     def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
@@ -225,12 +272,17 @@ class VarSalTraining(TrainingWithFrozenClassifier):
         images = self.images_of(batch)
         perturbed, terms = self._terms(images, [f"0/{key}" for key in batch["key"]])
         control = self.random.attribute(images, target=0, keys=batch["key"]).values
-        terms |= {"low_k_kl": self._low_k(images, perturbed.mean), "low_k_kl_random": self._low_k(images, control)}
+        terms |= {
+            "low_k_kl": self._low_k(images, perturbed.mean),
+            "low_k_kl_random": self._low_k(images, control),
+        }
         self.update_scores(terms, batch["weight"])
 
     def _low_k(self, images: Tensor, maps: Tensor) -> Tensor:
         """KL divergence (nats) without the least salient pixels, meaned over ``low_k``: (B,)."""
-        targets = torch.zeros(len(images), dtype=torch.int64, device=images.device)  # the measure needs none
+        targets = torch.zeros(
+            len(images), dtype=torch.int64, device=images.device
+        )  # the measure needs none
         rows = self.low_k.score_rows(self.classifier, images, targets, maps, None, None)
         return self.low_k.scores(rows)["score"].to(images.device)
 
@@ -250,8 +302,12 @@ class VarSalTraining(TrainingWithFrozenClassifier):
             return optimizer
         steps = math.inf if self.schedule == "constant" else self.trainer.estimated_stepping_batches
         if self.schedule == "cosine" and not math.isfinite(steps):
-            raise InputError("schedule cosine needs to know where the run ends; set trainer.max_epochs or max_steps")
-        schedule = LambdaLR(optimizer, lambda step: learning_rate_share(step, self.warmup_steps, steps))
+            raise InputError(
+                "schedule cosine needs to know where the run ends; set trainer.max_epochs or max_steps"
+            )
+        schedule = LambdaLR(
+            optimizer, lambda step: learning_rate_share(step, self.warmup_steps, steps)
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

@@ -39,7 +39,9 @@ class OutOfPlace(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         one = F.relu(self.first(x - 0.1) + 0.2)
         norm = self.norm
-        two = F.batch_norm(self.second(one), norm.running_mean, norm.running_var, norm.weight, norm.bias, False)
+        two = F.batch_norm(
+            self.second(one), norm.running_mean, norm.running_var, norm.weight, norm.bias, False
+        )
         three = F.relu(two + one)
         return F.linear(F.max_pool2d(three, 2).mean(dim=(2, 3)), self.fc.weight, self.fc.bias)
 
@@ -56,7 +58,9 @@ class InPlace(OutOfPlace):
         one += 0.2
         self.relu(one)  # its result is not used; the later readers of `one` see it all the same
         norm = self.norm
-        two = F.batch_norm(self.second(one), norm.running_mean, norm.running_var, norm.weight, norm.bias, False)
+        two = F.batch_norm(
+            self.second(one), norm.running_mean, norm.running_var, norm.weight, norm.bias, False
+        )
         two += one
         three = F.relu(self.relu(two), True)
         return F.linear(F.max_pool2d(three, 2).mean(dim=(2, 3)), self.fc.weight, self.fc.bias)
@@ -72,4 +76,6 @@ class Untraceable(OutOfPlace):
 def plain_network() -> nn.Module:
     """No batch norms, ten classes."""
     torch.manual_seed(1)
-    return nn.Sequential(nn.Conv2d(3, 8, 5, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 5, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)
+    )

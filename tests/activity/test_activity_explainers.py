@@ -11,11 +11,17 @@ from lit_iba.activity.decomposition import layer_sums
 from lit_iba.classifier.preprocessing import Preprocessing
 
 SETTINGS = [
-    ("activity", {}), ("activity", {"layers": "all"}), ("activity", {"layers": 2, "signed": True}),
-    ("activity", {"layers": ["layer2.0", "input"]}), ("top_layer", {}), ("bias_attribution", {}),
-    ("bias_attribution", {"layers": ["layer3"], "signed": True}), ("fullgrad", {}), ("fullgrad", {"per": "layer"}),
+    ("activity", {}),
+    ("activity", {"layers": "all"}),
+    ("activity", {"layers": 2, "signed": True}),
+    ("activity", {"layers": ["layer2.0", "input"]}),
+    ("top_layer", {}),
+    ("bias_attribution", {}),
+    ("bias_attribution", {"layers": ["layer3"], "signed": True}),
+    ("fullgrad", {}),
+    ("fullgrad", {"per": "layer"}),
     ("fullgrad", {"rescale": "feature"}),
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +42,9 @@ def from_zero_to_one(a: Tensor) -> Tensor:
     return (a - a.min()) / (a.max() - a.min())
 
 
-def activities(classifier: FrozenClassifier, image: Tensor, target: int, layers: list[str]) -> list[Tensor]:
+def activities(
+    classifier: FrozenClassifier, image: Tensor, target: int, layers: list[str]
+) -> list[Tensor]:
     """h * df/dh of each layer, (C, h, w), a pass each, by cutting."""
     found = []
     for layer in layers:
@@ -51,7 +59,10 @@ def test_saliency_is_the_mean_of_rescaled_maps(resnet: FrozenClassifier, images:
     heatmap = build_explainer("activity", resnet, {"layers": 3}).attribute(images[:2], target=7)
     top = build_explainer("top_layer", resnet).attribute(images[:2], target=7)
     for i in range(2):
-        maps = [a.sum(dim=0).abs() for a in activities(resnet, images[i], 7, ["layer3.1", "layer4.0", "layer4.1"])]
+        maps = [
+            a.sum(dim=0).abs()
+            for a in activities(resnet, images[i], 7, ["layer3.1", "layer4.0", "layer4.1"])
+        ]
         expected = torch.stack([resized(from_zero_to_one(m)) for m in maps])
         assert torch.allclose(heatmap.values[i], expected.mean(dim=0), atol=1e-4)
         assert torch.allclose(top.values[i], expected[-1], atol=1e-4)
@@ -59,32 +70,50 @@ def test_saliency_is_the_mean_of_rescaled_maps(resnet: FrozenClassifier, images:
     assert heatmap.completeness.max() < 1e-3
 
 
-def test_a_signed_map_sums_to_the_attribution_of_its_layer(resnet: FrozenClassifier, images: Tensor) -> None:
-    heatmap = build_explainer("activity", resnet, {"layers": ["layer2.0"], "signed": True}).attribute(images, target=7)
-    expected = torch.stack([activities(resnet, image, 7, ["layer2.0"])[0].sum() for image in images])
+def test_a_signed_map_sums_to_the_attribution_of_its_layer(
+    resnet: FrozenClassifier, images: Tensor
+) -> None:
+    heatmap = build_explainer(
+        "activity", resnet, {"layers": ["layer2.0"], "signed": True}
+    ).attribute(images, target=7)
+    expected = torch.stack(
+        [activities(resnet, image, 7, ["layer2.0"])[0].sum() for image in images]
+    )
     assert torch.allclose(heatmap.total, expected, rtol=1e-3, atol=1e-3)
     assert heatmap.signed
     assert heatmap.unit == "logit"
 
 
-def test_nearest_upsampling_draws_a_block_a_position(resnet: FrozenClassifier, images: Tensor) -> None:
+def test_nearest_upsampling_draws_a_block_a_position(
+    resnet: FrozenClassifier, images: Tensor
+) -> None:
     settings = {"layers": ["layer2.1"], "signed": True, "upsampling": "nearest"}
     heatmap = build_explainer("activity", resnet, settings).attribute(images[:2], target=7)
     for image, values in zip(images, heatmap.values, strict=False):
-        expected = activities(resnet, image, 7, ["layer2.1"])[0].sum(dim=0) / 64  # 8 x 8 positions of 64 pixels each
-        assert torch.allclose(values, expected.repeat_interleave(8, 0).repeat_interleave(8, 1), rtol=1e-3, atol=1e-4)
-    with pytest.raises(InputError, match="upsampling is 'linear'; it must be one of 'bilinear', 'nearest'"):
+        expected = (
+            activities(resnet, image, 7, ["layer2.1"])[0].sum(dim=0) / 64
+        )  # 8 x 8 positions of 64 pixels each
+        assert torch.allclose(
+            values, expected.repeat_interleave(8, 0).repeat_interleave(8, 1), rtol=1e-3, atol=1e-4
+        )
+    with pytest.raises(
+        InputError, match="upsampling is 'linear'; it must be one of 'bilinear', 'nearest'"
+    ):
         build_explainer("bias_attribution", resnet, {"upsampling": "linear"})
 
 
-def bias_terms(classifier: FrozenClassifier, image: Tensor, target: int) -> tuple[Tensor, list[Tensor]]:
+def bias_terms(
+    classifier: FrozenClassifier, image: Tensor, target: int
+) -> tuple[Tensor, list[Tensor]]:
     """x * df/dx, and b * df/dz (C, h, w) of every convolution of a VGG, by hooks on modules made out of place."""
     outputs = {}
     handles = []
     for name, module in classifier.model.features.named_children():
         if isinstance(module, torch.nn.Conv2d):
             handles.append(
-                module.register_forward_hook(lambda _m, _i, o, name=name: outputs.setdefault(name, o).clone())
+                module.register_forward_hook(
+                    lambda _m, _i, o, name=name: outputs.setdefault(name, o).clone()
+                )
             )
     image = image[None].clone().requires_grad_()
     score = classifier(image)[0, target]
@@ -97,14 +126,18 @@ def bias_terms(classifier: FrozenClassifier, image: Tensor, target: int) -> tupl
 
 
 @pytest.mark.parametrize("rescale", ["layer", "feature"])
-def test_fullgrad_is_the_loop_over_feature_maps(vgg: FrozenClassifier, images: Tensor, rescale: str) -> None:
+def test_fullgrad_is_the_loop_over_feature_maps(
+    vgg: FrozenClassifier, images: Tensor, rescale: str
+) -> None:
     heatmap = build_explainer("fullgrad", vgg, {"rescale": rescale}).attribute(images[:1], target=5)
     first, terms = bias_terms(vgg, images[0], 5)
     expected = torch.zeros(64, 64)
     for term in [first, *terms]:
         for feature in term.abs():
             over = term.abs() if rescale == "layer" else feature
-            expected += resized((feature - over.min()) / (over.max() - over.min() + 1e-6), corners=True)
+            expected += resized(
+                (feature - over.min()) / (over.max() - over.min() + 1e-6), corners=True
+            )
     assert torch.allclose(heatmap.values[0], expected, rtol=1e-3, atol=1e-3)
     assert heatmap.completeness.max() < 1e-3
 
@@ -115,14 +148,18 @@ def test_fullgrad_per_layer_sums_channels_first(vgg: FrozenClassifier, images: T
     expected = sum(resized(from_zero_to_one(term.sum(dim=0).abs())) for term in [first, *terms])
     assert torch.allclose(heatmap.values[0], expected, atol=1e-3)
     alone = build_explainer("bias_attribution", vgg, {"layers": ["features.4"], "signed": True})
-    assert torch.allclose(alone.attribute(images[:1], target=5).total[0], terms[1].sum(), rtol=1e-3, atol=1e-4)
+    assert torch.allclose(
+        alone.attribute(images[:1], target=5).total[0], terms[1].sum(), rtol=1e-3, atol=1e-4
+    )
 
 
 def test_a_block_sums_its_biases_of_all_sizes(resnet: FrozenClassifier, images: Tensor) -> None:
     """ResNet-18's layer2.0 changes the size between its batch norms and its shortcut."""
     heatmap = build_explainer("bias_attribution", resnet, {"layers": ["layer2.0"], "signed": True})
     sums = layer_sums(resnet, images[:2], torch.tensor([5, 5])).bias
-    assert torch.allclose(heatmap.attribute(images[:2], target=5).total, sums["layer2.0"], rtol=1e-3, atol=1e-3)
+    assert torch.allclose(
+        heatmap.attribute(images[:2], target=5).total, sums["layer2.0"], rtol=1e-3, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize(("name", "settings"), SETTINGS)
@@ -133,7 +170,9 @@ def test_maps_do_not_depend_on_the_batch_and_leave_no_trace(
     given, state = images.clone(), {k: v.clone() for k, v in resnet.state_dict().items()}
     together = explainer.attribute(given, target=2)
     alone = explainer.attribute(images[4:5], target=2)
-    assert torch.allclose(together.values[4], alone.values[0], rtol=0, atol=1e-4 * float(alone.values.abs().max()))
+    assert torch.allclose(
+        together.values[4], alone.values[0], rtol=0, atol=1e-4 * float(alone.values.abs().max())
+    )
     assert torch.equal(given, images)
     assert not given.requires_grad
     assert not together.values.requires_grad
@@ -143,7 +182,9 @@ def test_maps_do_not_depend_on_the_batch_and_leave_no_trace(
     assert (together.values >= 0).all() or settings.get("signed")
 
 
-def test_images_of_inference_mode_are_explained_too(resnet: FrozenClassifier, images: Tensor) -> None:
+def test_images_of_inference_mode_are_explained_too(
+    resnet: FrozenClassifier, images: Tensor
+) -> None:
     with torch.inference_mode():
         made = images[:2] * 1
     for name in ("activity", "fullgrad", "top_layer"):
@@ -172,7 +213,13 @@ def test_a_network_that_cannot_be_traced_is_explained_with_hooks(images: Tensor)
 
 def test_settings_are_checked(resnet: FrozenClassifier, images: Tensor) -> None:
     refused = {
-        "it must be 'all'": [{"layers": "some"}, {"layers": 0}, {"layers": True}, {"layers": []}, {"layers": [3]}],
+        "it must be 'all'": [
+            {"layers": "some"},
+            {"layers": 0},
+            {"layers": True},
+            {"layers": []},
+            {"layers": [3]},
+        ],
         "has 9 to count": [{"layers": 10}],
         "did you mean": [{"layers": ["layer9"]}],
         "at least 1": [{"forward_batch_size": 0}],

@@ -17,11 +17,15 @@ TARGETS = torch.tensor([3, 71])
 
 
 def double_images(size: int) -> Tensor:
-    return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    return torch.randn(
+        2, 3, size, size, generator=torch.Generator().manual_seed(5), dtype=torch.float64
+    )
 
 
 def own(model: nn.Module) -> FrozenClassifier:
-    return FrozenClassifier(model.double().eval().float(), preprocessing=Preprocessing(resize=None, crop=16)).double()
+    return FrozenClassifier(
+        model.double().eval().float(), preprocessing=Preprocessing(resize=None, crop=16)
+    ).double()
 
 
 @pytest.mark.parametrize(
@@ -35,7 +39,9 @@ def own(model: nn.Module) -> FrozenClassifier:
         ("alexnet", 5),
     ],
 )
-def test_activity_and_the_biases_above_add_up_to_the_class_score_at_every_layer(name: str, layers: int) -> None:
+def test_activity_and_the_biases_above_add_up_to_the_class_score_at_every_layer(
+    name: str, layers: int
+) -> None:
     classifier, images = with_biases(name), double_images(96)
     expected, targets = classifier(images).max(dim=1)
     sums = layer_sums(classifier, images, targets)
@@ -117,7 +123,9 @@ def test_in_place_reused_and_functional_operations_are_right() -> None:
     expected = layer_sums(own(plain), images, targets)
     classifier = own(tricky)
     found = layer_sums(classifier, images, targets)
-    assert torch.allclose(found.score, classifier(images).gather(1, targets[:, None])[:, 0], rtol=1e-12)
+    assert torch.allclose(
+        found.score, classifier(images).gather(1, targets[:, None])[:, 0], rtol=1e-12
+    )
     assert len(found.layers) == len(expected.layers) == 3
     assert torch.allclose(found.activity, expected.activity, rtol=1e-9)
     assert torch.allclose(found.bias_above, expected.bias_above, rtol=1e-9)
@@ -138,7 +146,9 @@ def test_a_pass_leaves_network_and_images_as_they_were() -> None:
     assert not given.requires_grad
     assert all(torch.equal(value, before[key]) for key, value in classifier.state_dict().items())
     assert all(p.grad is None and not p.requires_grad for p in classifier.parameters())
-    assert not any(m._forward_hooks or m._backward_hooks or m._forward_pre_hooks for m in classifier.modules())
+    assert not any(
+        m._forward_hooks or m._backward_hooks or m._forward_pre_hooks for m in classifier.modules()
+    )
 
 
 def test_weights_that_change_later_count() -> None:
@@ -150,7 +160,9 @@ def test_weights_that_change_later_count() -> None:
     classifier.model.load_state_dict({k: v * 0.9 for k, v in classifier.model.state_dict().items()})
     second = passes.attribute(images, TARGETS)
     assert not torch.allclose(first.score, second.score)
-    assert torch.allclose(second.score, classifier(images).gather(1, TARGETS[:, None])[:, 0], rtol=1e-12)
+    assert torch.allclose(
+        second.score, classifier(images).gather(1, TARGETS[:, None])[:, 0], rtol=1e-12
+    )
     assert not torch.allclose(first.bias["bn1"].total, second.bias["bn1"].total)
 
 
@@ -159,11 +171,21 @@ def test_weights_that_change_later_count() -> None:
     [
         ("vgg11", [f"features.{i}" for i in (1, 4, 7, 9, 12, 14, 17, 19)]),
         ("resnet18", ["relu", *[f"layer{i}.{j}" for i in (1, 2, 3, 4) for j in (0, 1)]]),
-        ("squeezenet1_1", ["features.1", *[f"features.{i}" for i in (3, 4, 6, 7, 9, 10, 11, 12)], "classifier.2"]),
+        (
+            "squeezenet1_1",
+            ["features.1", *[f"features.{i}" for i in (3, 4, 6, 7, 9, 10, 11, 12)], "classifier.2"],
+        ),
         ("small_cnn", ["layer1.0", "layer1.1", "layer2.0", "layer2.1", "layer3.1", "layer3.2"]),
-        ("shufflenet_v2_x0_5", ["conv1", *[f"stage{i}.{j}" for i, n in ((2, 4), (3, 8), (4, 4)) for j in range(n)], "conv5"]),
+        (
+            "shufflenet_v2_x0_5",
+            [
+                "conv1",
+                *[f"stage{i}.{j}" for i, n in ((2, 4), (3, 8), (4, 4)) for j in range(n)],
+                "conv5",
+            ],
+        ),
     ],
-)  # fmt: skip
+)
 def test_layers_are_found(name: str, expected: list[str]) -> None:
     layers = NetworkLayers(FrozenClassifier(name, "random"))
     assert layers.names == expected
@@ -171,7 +193,9 @@ def test_layers_are_found(name: str, expected: list[str]) -> None:
     assert all(layers.is_complete(name) for name in [INPUT, *expected])
 
 
-def test_an_attention_network_has_layers_but_no_completeness(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_attention_network_has_layers_but_no_completeness(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     classifier = FrozenClassifier("mobilenet_v3_small", "random")
     layers = NetworkLayers(classifier)
     assert "Hardswish" in layers.inexact

@@ -16,7 +16,9 @@ from lit_iba.cli.main import main
 
 def test_every_panel_carries_its_sum() -> None:
     classifier = with_biases("resnet18").float()
-    pictures = torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pictures = torch.randint(
+        0, 256, (2, 3, 96, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     targets = torch.tensor([4, 5])
     figures, sums = panels(classifier, pictures, targets, names=["one", "other $1"])
     expected = layer_sums(classifier, classifier.images(pictures), targets)
@@ -27,7 +29,9 @@ def test_every_panel_carries_its_sum() -> None:
         for value in [*sums.activity[i], *(sums.bias[name][i] for name in sums.layers[1:])]:
             assert f"{float(value):.4g}" in titles
         shown = [axes for axes in figure.axes if axes.images]
-        assert len(shown) == 1 + 10 + 9  # the picture, input and nine layers, the biases of nine layers
+        assert (
+            len(shown) == 1 + 10 + 9
+        )  # the picture, input and nine layers, the biases of nine layers
         figure.canvas.draw()
 
 
@@ -35,9 +39,25 @@ def test_panels_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     rng = np.random.default_rng(0)
     for name in ("a.png", "b.png"):
         Image.fromarray(rng.integers(0, 256, (80, 90, 3), dtype=np.uint8)).save(tmp_path / name)
-    command = ["panels", str(tmp_path / "a.png"), str(tmp_path / "b.png"), "--out", str(tmp_path / "out")]
-    classifier = ["--classifier.model", "small_cnn", "--classifier.weights", "random", "--device", "cpu"]
-    assert main([*command, *classifier, "--layers", '["layer1", "layer2", "layer3"]'], "evaluate.py") == 0
+    command = [
+        "panels",
+        str(tmp_path / "a.png"),
+        str(tmp_path / "b.png"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    classifier = [
+        "--classifier.model",
+        "small_cnn",
+        "--classifier.weights",
+        "random",
+        "--device",
+        "cpu",
+    ]
+    assert (
+        main([*command, *classifier, "--layers", '["layer1", "layer2", "layer3"]'], "evaluate.py")
+        == 0
+    )
     sums = json.loads((tmp_path / "out" / "sums.json").read_text())
     assert list(sums) == ["a", "b"]
     assert sums["a"]["layers"] == ["input", "layer1", "layer2", "layer3"]

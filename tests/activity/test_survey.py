@@ -26,7 +26,9 @@ from lit_iba.cli.main import main
 from lit_iba.data import ShardIndex, shard_batches
 from lit_iba.data.quickstart import QuickstartSettings, make_quickstart
 
-SETTINGS = SurveySettings(7, scales=(0.5, 1.0, 100.0), shifts=(-0.5, 0.0), reestimate_images=14, regression_images=5)
+SETTINGS = SurveySettings(
+    7, scales=(0.5, 1.0, 100.0), shifts=(-0.5, 0.0), reestimate_images=14, regression_images=5
+)
 
 
 @pytest.fixture(scope="module")
@@ -67,17 +69,29 @@ def test_the_survey_is_the_loop_over_images(folder: Path, data: ShardIndex, tmp_
     ranks = np.array(ranks)
     assert result["images"] == len(ranks) == 24
     for column, which in enumerate(("original", "without_biases")):
-        assert result["accuracy"][which] == pytest.approx([(ranks[:, column] < k).mean() for k in (1, 2, 3, 4, 5)])
+        assert result["accuracy"][which] == pytest.approx(
+            [(ranks[:, column] < k).mean() for k in (1, 2, 3, 4, 5)]
+        )
     drop = (ranks[:, 0] < 1).astype(float) - (ranks[:, 1] < 1)
     assert result["drop_top1"]["mean"] == pytest.approx(drop.mean())
     assert result["drop_top1"]["se"] == pytest.approx(drop.std(ddof=1) / 24**0.5)
     assert result["correlation"]["mean"] == pytest.approx(np.mean(correlations), rel=1e-4)
-    assert result["regression"]["slope"]["values"] == pytest.approx([s[0] for s in slopes[:5]], rel=1e-3, abs=1e-5)
-    assert result["regression"]["offset"]["mean"] == pytest.approx(np.mean([s[1] for s in slopes]), rel=1e-3, abs=1e-4)
+    assert result["regression"]["slope"]["values"] == pytest.approx(
+        [s[0] for s in slopes[:5]], rel=1e-3, abs=1e-5
+    )
+    assert result["regression"]["offset"]["mean"] == pytest.approx(
+        np.mean([s[1] for s in slopes]), rel=1e-3, abs=1e-4
+    )
     assert result["shift"]["fixed"] == pytest.approx([np.mean(shifted), (ranks[:, 0] < 1).mean()])
-    assert result["scaling"]["fixed"][1:] == pytest.approx([(ranks[:, 0] < 1).mean(), np.mean(scaled)])
+    assert result["scaling"]["fixed"][1:] == pytest.approx(
+        [(ranks[:, 0] < 1).mean(), np.mean(scaled)]
+    )
     assert result["batch_norms"] == 6
-    biases = {n: v for n, v in classifier.model.state_dict().items() if n.endswith((".bias", ".running_mean"))}
+    biases = {
+        n: v
+        for n, v in classifier.model.state_dict().items()
+        if n.endswith((".bias", ".running_mean"))
+    }
     assert result["biases"] == sum(v.numel() for v in biases.values())
     # Measured again, batch norms undo a scaling of the input: every factor gives about the same accuracy.
     again = result["scaling"]["reestimated"]
@@ -118,7 +132,9 @@ def test_folded_batch_norms_get_their_statistics_back() -> None:
         assert torch.allclose(unfolded(batches[0]), original(batches[0]), atol=1e-4)
         brighter = [batch * 50 for batch in batches]
         for network in (original, unfolded):
-            network.model.load_state_dict(reestimate_batch_norms(network, iter(brighter)), strict=False)
+            network.model.load_state_dict(
+                reestimate_batch_norms(network, iter(brighter)), strict=False
+            )
         assert torch.allclose(unfolded(brighter[0]), original(brighter[0]), atol=0.02)
         assert not any(m._forward_pre_hooks for m in unfolded.modules())
         assert unfold_batch_norms(original, iter(batches))[1] == 0
@@ -129,7 +145,9 @@ def test_hits_and_relations_of_edge_cases() -> None:
     assert hits.tolist() == [[False, True, True, True, True], [True] * 5]
     f = torch.randn(2, 6)
     correlation, slope, offset = output_relation(f, 0.4 * f + 2)
-    assert torch.allclose(torch.stack([correlation, slope, offset]), torch.tensor([[1.0], [0.4], [2.0]]), atol=1e-5)
+    assert torch.allclose(
+        torch.stack([correlation, slope, offset]), torch.tensor([[1.0], [0.4], [2.0]]), atol=1e-5
+    )
     constant = output_relation(torch.ones(1, 6), f[:1])
     assert [float(x) for x in constant[:2]] == [0.0, 0.0]
 
@@ -142,7 +160,15 @@ def test_the_command_writes_tables_and_figures_and_goes_on(
         "two": {"model": "small_cnn", "weights": str(folder / "small.safetensors")},
         "plain": {"model": "activity_toys:plain_network", "weights": "random"},
     }
-    command = ["survey", "--data", str(folder / "data" / "val"), "--out", str(tmp_path), "--device", "cpu"]
+    command = [
+        "survey",
+        "--data",
+        str(folder / "data" / "val"),
+        "--out",
+        str(tmp_path),
+        "--device",
+        "cpu",
+    ]
     few = [
         "--max_images",
         "9",
@@ -155,12 +181,22 @@ def test_the_command_writes_tables_and_figures_and_goes_on(
         "--batch_size",
         "4",
     ]
-    assert main([*command, *few, "--classifiers", json.dumps({"one": classifiers["one"]})], "evaluate.py") == 0
+    assert (
+        main(
+            [*command, *few, "--classifiers", json.dumps({"one": classifiers["one"]})],
+            "evaluate.py",
+        )
+        == 0
+    )
     first = (tmp_path / "classifiers" / "one.json").stat().st_mtime_ns
     assert main([*command, *few, "--classifiers", json.dumps(classifiers)], "evaluate.py") == 0
     assert (tmp_path / "classifiers" / "one.json").stat().st_mtime_ns == first
     results = json.loads((tmp_path / "results.json").read_text())
-    assert {name: result["images"] for name, result in results.items()} == {"plain": 9, "one": 9, "two": 9}
+    assert {name: result["images"] for name, result in results.items()} == {
+        "plain": 9,
+        "one": 9,
+        "two": 9,
+    }
     assert results["plain"]["scaling"]["reestimated"] is None
     assert len((tmp_path / "survey.csv").read_text().splitlines()) == 4
     assert (tmp_path / "survey.md").read_text().count("\n|") == 4
@@ -173,7 +209,9 @@ def test_the_command_writes_tables_and_figures_and_goes_on(
     assert "has no classifiers" in capsys.readouterr().err
 
 
-def test_labels_that_a_classifier_does_not_know_are_refused(data: ShardIndex, tmp_path: Path) -> None:
+def test_labels_that_a_classifier_does_not_know_are_refused(
+    data: ShardIndex, tmp_path: Path
+) -> None:
     small = {"model": "small_cnn", "weights": "random", "num_classes": 3}
     with pytest.raises(InputError, match=r"knows 0\.\.2"):
         run_survey({"small": small}, data, tmp_path, SETTINGS)

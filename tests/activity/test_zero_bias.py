@@ -58,7 +58,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fit(folder: Path, run: str, *options: str) -> int:
-    root = ["--trainer.default_root_dir", str(folder / run), "--model.output", str(folder / run / "zero.safetensors")]
+    root = [
+        "--trainer.default_root_dir",
+        str(folder / run),
+        "--model.output",
+        str(folder / run / "zero.safetensors"),
+    ]
     return main(["fit", "--config", str(folder / "config.yaml"), *root, *options], "train.py")
 
 
@@ -147,10 +152,14 @@ def test_the_result_is_an_ordinary_state_dict_without_biases(folder: Path, finis
     assert check_zero_bias(zero).holds()
 
 
-def test_training_follows_the_original_better_than_brute_force(folder: Path, finished: Path) -> None:
+def test_training_follows_the_original_better_than_brute_force(
+    folder: Path, finished: Path
+) -> None:
     original = FrozenClassifier("small_cnn", str(folder / "classifier.safetensors"))
     zero = FrozenClassifier("small_cnn", str(finished / "zero.safetensors"))
-    data = QuickstartDataModule(str(folder / "data"), train_samples=96, val_samples=40, test_samples=20, batch_size=40)
+    data = QuickstartDataModule(
+        str(folder / "data"), train_samples=96, val_samples=40, test_samples=20, batch_size=40
+    )
     data.preprocessing = original.preprocessing
     data.setup("fit")
     images = original.images(next(iter(data.val_dataloader()))["picture"])
@@ -163,7 +172,9 @@ def test_training_follows_the_original_better_than_brute_force(folder: Path, fin
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [5, 18])
-def test_a_run_interrupted_in_the_decay_ends_with_the_same_bits(folder: Path, finished: Path, stop: int) -> None:
+def test_a_run_interrupted_in_the_decay_ends_with_the_same_bits(
+    folder: Path, finished: Path, stop: int
+) -> None:
     run = f"half{stop}"
     assert fit(folder, run, "--trainer.max_steps", str(stop), "--resume.every_n_steps", "1") == 0
     checkpoint = torch.load(folder / run / "checkpoints" / "last.ckpt", weights_only=True)
@@ -174,14 +185,30 @@ def test_a_run_interrupted_in_the_decay_ends_with_the_same_bits(folder: Path, fi
     assert torch.allclose(saved, original["layer1.0.1.running_mean"] * share)
     assert not read_weights(folder / run / "zero.safetensors")[1]["zero_bias"]["holds"]
     assert fit(folder, run, "--ckpt_path", "last") == 0
-    found, expected = (read_weights(root / "zero.safetensors")[0] for root in (folder / run, finished))
+    found, expected = (
+        read_weights(root / "zero.safetensors")[0] for root in (folder / run, finished)
+    )
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_what_does_not_fit_is_refused(folder: Path, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_does_not_fit_is_refused(
+    folder: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     last = str(finished / "checkpoints" / "last.ckpt")
     other = '[{"class_path": "lit_iba.activity.BiasDecay", "init_args": {"decay_steps": 11, "every_n_steps": 4}}]'
-    assert fit(folder, "run", "--ckpt_path", last, "--trainer.callbacks", other, "--trainer.max_steps", "70") == 2
+    assert (
+        fit(
+            folder,
+            "run",
+            "--ckpt_path",
+            last,
+            "--trainer.callbacks",
+            other,
+            "--trainer.max_steps",
+            "70",
+        )
+        == 2
+    )
     assert "resume with the same" in capsys.readouterr().err
     with pytest.raises(InputError, match="works with ZeroBiasTraining"):
         BiasDecay().setup(None, torch.nn.Linear(1, 1), "fit")
@@ -205,5 +232,7 @@ def test_only_weights_are_trained_and_the_copy_stays_in_eval_mode() -> None:
     pictures = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
     step = module._step({"picture": pictures, "label": torch.tensor([1, -1])})
     assert torch.equal(step["agreement"], torch.ones(2))
-    expected: Tensor = F.one_hot(module.classifier(module.classifier.images(pictures)).argmax(1), 1000)[0, 1].float()
+    expected: Tensor = F.one_hot(
+        module.classifier(module.classifier.images(pictures)).argmax(1), 1000
+    )[0, 1].float()
     assert step["accuracy_top1"][0] == step["original_accuracy_top1"][0] == expected

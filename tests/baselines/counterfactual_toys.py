@@ -33,7 +33,8 @@ class Curved(nn.Module):
 def frozen(module: nn.Module, side: int) -> FrozenClassifier:
     """A module as the frozen classifier of pictures of this size."""
     return FrozenClassifier(
-        module, preprocessing=Preprocessing(resize=None, crop=side, mean=(0.5,) * 3, std=(0.25,) * 3)
+        module,
+        preprocessing=Preprocessing(resize=None, crop=side, mean=(0.5,) * 3, std=(0.25,) * 3),
     )
 
 
@@ -54,4 +55,6 @@ def looking_at(square: tuple[slice, slice], side: int, strength: float) -> Froze
 
 def pictures(count: int, side: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
     """Random images (count, 3, side, side)."""
-    return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(seed)).to(
+        dtype
+    )

@@ -42,10 +42,15 @@ class Plain(nn.Module):
     def __init__(self, bias: bool = True) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(3, 4, 3, padding=1, bias=bias), nn.ReLU(inplace=True), nn.MaxPool2d(2),
-            nn.Conv2d(4, 5, 3, padding=1, bias=bias), nn.ReLU(inplace=True),
-        )  # fmt: skip
-        self.classifier = nn.Sequential(nn.Linear(5 * 16, 7, bias=bias), nn.ReLU(), nn.Linear(7, 5, bias=bias))
+            nn.Conv2d(3, 4, 3, padding=1, bias=bias),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+            nn.Conv2d(4, 5, 3, padding=1, bias=bias),
+            nn.ReLU(inplace=True),
+        )
+        self.classifier = nn.Sequential(
+            nn.Linear(5 * 16, 7, bias=bias), nn.ReLU(), nn.Linear(7, 5, bias=bias)
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classifier(self.features(images).flatten(1))
@@ -67,7 +72,9 @@ def toy(network: type[nn.Module], seed: int = 0, **settings: bool) -> FrozenClas
 
 def toy_images(count: int = 4, seed: int = 1) -> Tensor:
     """Random images (count, 3, 8, 8), float64."""
-    return torch.randn(count, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.randn(
+        count, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
 
 
 def dense(linear: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:

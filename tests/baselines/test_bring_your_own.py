@@ -29,9 +29,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     rng = np.random.default_rng(0)
     samples = []
     for i in range(8):
-        Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "picture.png")
+        Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(
+            tmp_path / "picture.png"
+        )
         box = {"bbox": [[8, 8, 40, 40]], "width": 64, "height": 64}
-        samples.append({"key": f"s{i}", "png": (tmp_path / "picture.png").read_bytes(), "cls": i, "json": box})
+        samples.append(
+            {"key": f"s{i}", "png": (tmp_path / "picture.png").read_bytes(), "cls": i, "json": box}
+        )
     write_shards(samples, tmp_path / "data" / "quickstart" / "test", "test", 4)
     monkeypatch.chdir(tmp_path)
     path = list(sys.path)
@@ -57,7 +61,11 @@ def test_the_documents_run_works(folder: Path, capsys: pytest.CaptureFixture[str
     assert (program, name) == ("python", "evaluate.py")
     assert main([*arguments, "--accelerator", "cpu"], "evaluate.py") == 0
     document = json.loads((folder / "runs" / "mine" / "results.json").read_text())
-    assert set(document["results"]["top_share"]) == set(document["explainers"]) >= {"contrast", "my_ig", "my_shap"}
+    assert (
+        set(document["results"]["top_share"])
+        == set(document["explainers"])
+        >= {"contrast", "my_ig", "my_shap"}
+    )
     assert document["metrics"]["top_share"]["settings"] == {"fraction": 0.2}
     for result in document["results"]["top_share"].values():
         assert result["n"] == 6
@@ -69,9 +77,19 @@ def test_the_documents_run_works(folder: Path, capsys: pytest.CaptureFixture[str
     assert "report.tex" in capsys.readouterr().out
 
 
-def test_results_of_an_edited_file_are_not_mixed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_results_of_an_edited_file_are_not_mixed(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_files()
-    arguments = ["benchmark", "--config", "my_run.yaml", "--accelerator", "cpu", "--report", "false"]
+    arguments = [
+        "benchmark",
+        "--config",
+        "my_run.yaml",
+        "--accelerator",
+        "cpu",
+        "--report",
+        "false",
+    ]
     arguments += ["--explainers", json.dumps({"contrast": {"class_path": "my_methods.Contrast"}})]
 
     def edit(old: str, new: str) -> None:
@@ -95,7 +113,9 @@ def test_results_of_an_edited_file_are_not_mixed(folder: Path, capsys: pytest.Ca
     assert score() > first
 
 
-@pytest.mark.parametrize("text", [t for t in blocks("python") if not t.startswith(("# my_", "# needs quantus"))])
+@pytest.mark.parametrize(
+    "text", [t for t in blocks("python") if not t.startswith(("# my_", "# needs quantus"))]
+)
 def test_the_documents_python_runs(text: str) -> None:
     exec(compile(text, str(DOCUMENT), "exec"), {})
 
@@ -111,10 +131,14 @@ def test_the_documents_quantus_example_runs() -> None:
     assert all(0 < score < 1 for score in names["scores"])
 
 
-def test_a_file_that_is_not_there_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_not_there_is_named(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_files()
     Path("my_methods.py").unlink()
-    assert main(["benchmark", "--config", "my_run.yaml", "--accelerator", "cpu"], "evaluate.py") == 2
+    assert (
+        main(["benchmark", "--config", "my_run.yaml", "--accelerator", "cpu"], "evaluate.py") == 2
+    )
     said = capsys.readouterr().err
     assert "'my_methods." in said
     assert "cannot be imported (No module named 'my_methods')" in said
@@ -124,13 +148,18 @@ def test_a_file_that_is_not_there_is_named(folder: Path, capsys: pytest.CaptureF
 def test_class_path_and_the_short_form_are_the_same() -> None:
     long = {"class_path": "my.Map", "init_args": {"power": 2}}
     assert class_and_settings("explainer", "mine", long) == ("my.Map", {"power": 2})
-    assert class_and_settings("explainer", "mine", {"explainer": "my.Map", "power": 2}) == ("my.Map", {"power": 2})
+    assert class_and_settings("explainer", "mine", {"explainer": "my.Map", "power": 2}) == (
+        "my.Map",
+        {"power": 2},
+    )
     assert class_and_settings("metric", "mine", {"class_path": "my.Score"}) == ("my.Score", {})
     with pytest.raises(InputError, match="'power' side by side; put its settings under init_args"):
         class_and_settings("explainer", "mine", {"class_path": "my.Map", "power": 2})
 
 
-def test_explain_func_keeps_quantus_calling_convention(small_classifier: FrozenClassifier, images: Tensor) -> None:
+def test_explain_func_keeps_quantus_calling_convention(
+    small_classifier: FrozenClassifier, images: Tensor
+) -> None:
     explainer = build_explainer("saliency", small_classifier)
     explain_func = quantus_explain_func(explainer)
     inputs, targets = images[:3].numpy().astype(np.float64), np.array([1, 4, 9])
@@ -140,7 +169,9 @@ def test_explain_func_keeps_quantus_calling_convention(small_classifier: FrozenC
         assert type(found) is np.ndarray
         assert found.ndim == inputs.ndim
         assert np.allclose(found, wanted, atol=1e-6)
-    assert np.allclose(explain_func(small_classifier, images[:3], torch.tensor([1, 4, 9])), wanted, atol=1e-6)
+    assert np.allclose(
+        explain_func(small_classifier, images[:3], torch.tensor([1, 4, 9])), wanted, atol=1e-6
+    )
     with pytest.raises(InputError, match=r"takes no settings, but got \['steps'\]"):
         explain_func(model=small_classifier, inputs=inputs, targets=targets, steps=3)
 
@@ -156,6 +187,10 @@ def test_another_network_needs_a_function_that_builds(images: Tensor) -> None:
     built = quantus_explain_func(lambda classifier: build_explainer("gradient", classifier))
     for model in (first, second, second.model):
         network = second if model is second.model else model
-        wanted = build_explainer("gradient", network).attribute(images[:2], torch.tensor([0, 1])).values
-        assert np.allclose(built(model=model, inputs=inputs, targets=targets)[:, 0], wanted.numpy(), atol=1e-7)
+        wanted = (
+            build_explainer("gradient", network).attribute(images[:2], torch.tensor([0, 1])).values
+        )
+        assert np.allclose(
+            built(model=model, inputs=inputs, targets=targets)[:, 0], wanted.numpy(), atol=1e-7
+        )
     assert np.allclose(built(first, inputs, targets), -built(second, inputs, targets), atol=1e-6)

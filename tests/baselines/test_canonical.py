@@ -31,15 +31,22 @@ def test_batch_norms_are_folded_additions_and_relus_explicit() -> None:
     kinds = [type(module) for module in canonical(toy(Residual)).children()]
     assert nn.BatchNorm2d not in kinds
     assert (kinds.count(Add), kinds.count(nn.ReLU)) == (1, 4)
-    assert kinds.count(Affine) == 3  # the batch norm that follows a ReLU, the factor 2 and the offset
+    assert (
+        kinds.count(Affine) == 3
+    )  # the batch norm that follows a ReLU, the factor 2 and the offset
 
 
 @pytest.mark.parametrize(
-    "name", ["small_cnn", "resnet18", "squeezenet1_1", "densenet121", "mnasnet0_5", "regnet_x_400mf"]
+    "name",
+    ["small_cnn", "resnet18", "squeezenet1_1", "densenet121", "mnasnet0_5", "regnet_x_400mf"],
 )
 def test_architectures_of_many_kinds_are_copied_exactly(name: str) -> None:
-    classifier = FrozenClassifier(name, "random", preprocessing=Preprocessing(resize=None, crop=64)).double()
-    images = torch.randn(2, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    classifier = FrozenClassifier(
+        name, "random", preprocessing=Preprocessing(resize=None, crop=64)
+    ).double()
+    images = torch.randn(
+        2, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(3)
+    )
     wanted = classifier(images)
     assert (canonical(classifier)(images) - wanted).abs().max() < 1e-12 * wanted.abs().max()
 
@@ -78,7 +85,9 @@ def test_what_is_overwritten_is_read_as_overwritten() -> None:
     classifier, images = wrapped(Overwrites()), toy_images()
     wanted = classifier(images)
     assert torch.allclose(canonical(classifier)(images), wanted, rtol=1e-12)
-    assert not torch.allclose(classifier.model.fc(1.25 * classifier.model.conv(images).mean(dim=(2, 3))), wanted)
+    assert not torch.allclose(
+        classifier.model.fc(1.25 * classifier.model.conv(images).mean(dim=(2, 3))), wanted
+    )
 
 
 class With(nn.Module):
@@ -136,7 +145,9 @@ def test_operations_without_a_rule_are_refused_by_name(operation: nn.Module, mes
 
 def test_what_a_trace_does_not_show_is_noticed() -> None:
     classifier = wrapped(With(nn.ReLU()))
-    handle = classifier.model.conv.register_forward_hook(lambda _module, _inputs, output: output + 1)
+    handle = classifier.model.conv.register_forward_hook(
+        lambda _module, _inputs, output: output + 1
+    )
     with pytest.raises(InputError, match="gives other logits"):
         canonical(classifier)
     handle.remove()

@@ -11,7 +11,10 @@ from lit_iba.explainer import Explainer
 
 SIDE = 16
 METHODS: dict[str, tuple[str, dict[str, object]]] = {
-    "extremal_perturbation": ("extremal_perturbation", {"steps": 4, "areas": [0.1, 0.4], "cell": 4, "sigma": 5}),
+    "extremal_perturbation": (
+        "extremal_perturbation",
+        {"steps": 4, "areas": [0.1, 0.4], "cell": 4, "sigma": 5},
+    ),
     "fido": ("fido", {"steps": 4, "samples": 3, "warm_up": 1}),
     "fido_random": ("fido", {"steps": 4, "samples": 3, "infill": "random"}),
     "fido_local": ("fido", {"steps": 4, "samples": 3, "infill": "local_mean", "objective": "sdr"}),
@@ -26,8 +29,9 @@ def built(method: str, classifier: FrozenClassifier, **changes: object) -> Expla
     name, settings = METHODS[method]
     if name == "pda":
         settings = settings | {
-            "statistics": PatchStatistics.estimate(pictures(20, SIDE, seed=1), 5), "references": pictures(5, SIDE, seed=2),
-        }  # fmt: skip
+            "statistics": PatchStatistics.estimate(pictures(20, SIDE, seed=1), 5),
+            "references": pictures(5, SIDE, seed=2),
+        }
     return build_explainer(name, classifier, settings | changes)
 
 
@@ -35,7 +39,9 @@ def built(method: str, classifier: FrozenClassifier, **changes: object) -> Expla
 def test_a_heatmap_depends_neither_on_the_batch_nor_on_its_size(method: str) -> None:
     classifier, images, targets = curved(SIDE), pictures(3, SIDE), torch.tensor([0, 2, 3])
     before = images.clone()
-    together = built(method, classifier, forward_batch_size=5).attribute(images, target=targets, keys=["a", "b", "c"])
+    together = built(method, classifier, forward_batch_size=5).attribute(
+        images, target=targets, keys=["a", "b", "c"]
+    )
     assert torch.equal(images, before)
     assert not images.requires_grad
     assert together.values.shape == (3, SIDE, SIDE)
@@ -48,7 +54,9 @@ def test_a_heatmap_depends_neither_on_the_batch_nor_on_its_size(method: str) -> 
         values = alone.attribute(images[i : i + 1], target=targets[i : i + 1], keys=[key]).values[0]
         assert torch.allclose(values, together.values[i], atol=1e-4)
     assert float(together.values.std()) > 0
-    other = built(method, classifier, seed=1).attribute(images, target=targets, keys=["a", "b", "c"])
+    other = built(method, classifier, seed=1).attribute(
+        images, target=targets, keys=["a", "b", "c"]
+    )
     random = method != "extremal_perturbation"
     assert torch.allclose(other.values, together.values, atol=1e-4) != random
 

@@ -11,20 +11,30 @@ from lit_iba.baselines.deep_shap import DeepSHAP, max_pool_multipliers
 
 
 def images_of(side: int, count: int = 2, seed: int = 3) -> Tensor:
-    return torch.randn(count, 3, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(
+        count, 3, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def at_size(name: str, side: int) -> FrozenClassifier:
-    return FrozenClassifier(name, "random", preprocessing=Preprocessing(resize=None, crop=side)).double()
+    return FrozenClassifier(
+        name, "random", preprocessing=Preprocessing(resize=None, crop=side)
+    ).double()
 
 
 @pytest.mark.parametrize(
     "name",
-    ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow), pytest.param("vgg16", marks=pytest.mark.slow)],
+    [
+        "resnet18",
+        pytest.param("resnet50", marks=pytest.mark.slow),
+        pytest.param("vgg16", marks=pytest.mark.slow),
+    ],
 )
 def test_attributions_sum_to_the_difference_of_logits(name: str) -> None:
     classifier, images, background = at_size(name, 64), images_of(64), images_of(64, 2, 5)
-    heatmap = DeepSHAP(classifier, background=background, forward_batch_size=4).attribute(images, target=7)
+    heatmap = DeepSHAP(classifier, background=background, forward_batch_size=4).attribute(
+        images, target=7
+    )
     promised = classifier(images)[:, 7] - classifier(background)[:, 7].mean()
     assert torch.allclose(heatmap.total, promised, rtol=1e-6)
     assert heatmap.completeness.max() < 1e-6
@@ -33,7 +43,9 @@ def test_attributions_sum_to_the_difference_of_logits(name: str) -> None:
 def rescaled(x: Tensor, b: Tensor, arriving: Tensor) -> Tensor:
     """The rescale rule of a ReLU, entry by entry."""
     received = []
-    for u, v, m in zip(x.flatten().tolist(), b.flatten().tolist(), arriving.flatten().tolist(), strict=True):
+    for u, v, m in zip(
+        x.flatten().tolist(), b.flatten().tolist(), arriving.flatten().tolist(), strict=True
+    ):
         received.append(m * ((max(u, 0) - max(v, 0)) / (u - v) if u != v else float(u > 0)))
     return torch.tensor(received, dtype=x.dtype).view_as(x)
 
@@ -82,7 +94,9 @@ def test_the_rescale_rule_is_followed_entry_by_entry() -> None:
                 v, w = values(image), values(other)
                 mean = 2 * m.fc.weight[3] / 16  # of 4 x 4 positions
                 at_mean = mean[:, None, None].expand(11, 4, 4)
-                at_y = transposed(nn.Sequential(m.bn4, m.conv4), v["y"], rescaled(v["z"], w["z"], at_mean[:5]))
+                at_y = transposed(
+                    nn.Sequential(m.bn4, m.conv4), v["y"], rescaled(v["z"], w["z"], at_mean[:5])
+                )
                 at_y = rescaled(v["y"], w["y"], at_y + at_mean[5:])
                 at_c = rescaled(v["c"], w["c"], transposed(m.conv3, v["c"], at_y))
                 at_b = transposed(m.down, v["b"], at_y) + transposed(m.conv2, v["b"], at_c)
@@ -91,7 +105,9 @@ def test_the_rescale_rule_is_followed_entry_by_entry() -> None:
                 total += at_image * (image - other) / len(background)
             wanted.append(total.sum(dim=0))
     for batch in (1, 4, 100):
-        found = DeepSHAP(classifier, background=background, forward_batch_size=batch).attribute(images, target=3)
+        found = DeepSHAP(classifier, background=background, forward_batch_size=batch).attribute(
+            images, target=3
+        )
         assert torch.allclose(found.values, torch.stack(wanted), rtol=1e-9, atol=1e-12)
 
 
@@ -100,12 +116,19 @@ def test_captum_agrees_where_it_is_right() -> None:
     classifier, images = toy(Plain), toy_images(3)
     layers = [*classifier.model.features, nn.Flatten(), *classifier.model.classifier]
     layers[2] = nn.AvgPool2d(2)
-    network = nn.Sequential(*[nn.ReLU() if isinstance(layer, nn.ReLU) else layer for layer in layers])
+    network = nn.Sequential(
+        *[nn.ReLU() if isinstance(layer, nn.ReLU) else layer for layer in layers]
+    )
     averaging = FrozenClassifier(network.float(), preprocessing=classifier.preprocessing).double()
     found = DeepSHAP(averaging).attribute(images, target=2).values
     baseline = torch.zeros_like(images)
     with pytest.warns(UserWarning, match="hooks"):
-        wanted = DeepLift(network).attribute(images.clone().requires_grad_(), baseline, target=2).detach().sum(dim=1)
+        wanted = (
+            DeepLift(network)
+            .attribute(images.clone().requires_grad_(), baseline, target=2)
+            .detach()
+            .sum(dim=1)
+        )
     assert torch.allclose(found, wanted, rtol=1e-6, atol=1e-9)
 
 

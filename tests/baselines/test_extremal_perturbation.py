@@ -29,7 +29,9 @@ def mask_by_loops(cells: Tensor, size: tuple[int, int], cell: int, sigma: int) -
             for i in range(y // cell - reach, y // cell + reach + 1):
                 for j in range(x // cell - reach, x // cell + reach + 1):
                     known = 0 <= i < cells.shape[0] and 0 <= j < cells.shape[1]
-                    distance = math.hypot(y - (i * cell + (cell - 1) / 2), x - (j * cell + (cell - 1) / 2))
+                    distance = math.hypot(
+                        y - (i * cell + (cell - 1) / 2), x - (j * cell + (cell - 1) / 2)
+                    )
                     weight = math.exp(-2 * max(0.0, distance / sigma - 0.5) ** 2)
                     values.append(weight * cells[i, j] if known else 0 * cells[0, 0])
             v = torch.stack(values)
@@ -45,7 +47,10 @@ def blur_by_matrix(side: int, sigma: float) -> Tensor:
     reach = math.ceil(4 * sigma)
     offsets = torch.arange(side)[None] - torch.arange(side)[:, None]
     weights = torch.exp(-offsets.double().square() / (2 * sigma**2)) * (offsets.abs() <= reach)
-    return (weights / torch.exp(-torch.arange(-reach, reach + 1).double().square() / (2 * sigma**2)).sum()).float()
+    return (
+        weights
+        / torch.exp(-torch.arange(-reach, reach + 1).double().square() / (2 * sigma**2)).sum()
+    ).float()
 
 
 def test_masks_are_the_max_convolution() -> None:
@@ -57,13 +62,19 @@ def test_masks_are_the_max_convolution() -> None:
 
 
 def test_masks_have_the_gradient_of_finite_differences() -> None:
-    cells = torch.rand(2, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    cells = torch.rand(
+        2, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    ).requires_grad_()
     assert torch.autograd.gradcheck(lambda c: smooth_masks(c, (4, 3), cell=2, sigma=2), cells)
 
 
 def test_area_is_measured_on_the_sorted_mask() -> None:
     mask = torch.tensor([[0.9, 0.1, 0.4], [0.0, 1.0, 0.2]])
-    expected = (torch.tensor([0.0, 0.1, 0.2, 0.4, 0.9, 1.0]) - torch.tensor([0.0, 0, 0, 0, 1, 1])).square().mean()
+    expected = (
+        (torch.tensor([0.0, 0.1, 0.2, 0.4, 0.9, 1.0]) - torch.tensor([0.0, 0, 0, 0, 1, 1]))
+        .square()
+        .mean()
+    )
     assert torch.allclose(area_excess(mask[None], torch.tensor([1 / 3])), expected)
     assert area_excess((mask > 0.5).float()[None], torch.tensor([1 / 3])) == 0
 
@@ -88,21 +99,35 @@ def test_it_is_the_plain_ascent_of_each_mask(perturbation: str) -> None:
     side, steps, sigma, cell = 12, 5, 3, 3
     classifier, images, targets = curved(side), pictures(2, side), torch.tensor([1, 3])
     settings = {
-        "areas": [0.2, 0.5], "variant": "dual", "reward": "contrastive", "perturbation": perturbation, "steps": steps,
-        "cell": cell, "sigma": sigma, "learning_rate": 0.5, "area_weight": 2.0, "area_growth": 1.5,
-    }  # fmt: skip
-    heatmap = build_explainer("extremal_perturbation", classifier, settings).attribute(images, target=targets)
+        "areas": [0.2, 0.5],
+        "variant": "dual",
+        "reward": "contrastive",
+        "perturbation": perturbation,
+        "steps": steps,
+        "cell": cell,
+        "sigma": sigma,
+        "learning_rate": 0.5,
+        "area_weight": 2.0,
+        "area_growth": 1.5,
+    }
+    heatmap = build_explainer("extremal_perturbation", classifier, settings).attribute(
+        images, target=targets
+    )
 
     def shown(image: Tensor, mask: Tensor) -> Tensor:
         if perturbation == "fade":
             return image * mask
         stack = torch.stack(
             [
-                blur_by_matrix(side, 20 * (1 - n / 7)) @ image @ blur_by_matrix(side, 20 * (1 - n / 7)).T
+                blur_by_matrix(side, 20 * (1 - n / 7))
+                @ image
+                @ blur_by_matrix(side, 20 * (1 - n / 7)).T
                 for n in range(8)
             ]
         )
-        weights = (1 - (7 * mask - torch.arange(8.0)[:, None, None]).abs()).clamp_min(0)  # hat functions
+        weights = (1 - (7 * mask - torch.arange(8.0)[:, None, None]).abs()).clamp_min(
+            0
+        )  # hat functions
         return (stack * weights[:, None]).sum(0)
 
     def margin(image: Tensor, target: int) -> Tensor:
@@ -123,11 +148,15 @@ def test_it_is_the_plain_ascent_of_each_mask(perturbation: str) -> None:
                 wanted = torch.ones(padded.numel())
                 wanted[: round((1 - area) * padded.numel())] = 0
                 excess = (padded.flatten().sort(stable=True).values - wanted).square().mean()
-                objective = margin(kept, target) - margin(deleted, target) - 2.0 * 1.5**step * excess
+                objective = (
+                    margin(kept, target) - margin(deleted, target) - 2.0 * 1.5**step * excess
+                )
                 (gradient,) = torch.autograd.grad(objective, cells)
                 velocity = gradient if velocity is None else 0.9 * velocity + 0.1 * gradient
                 cells = (cells.detach() + 0.5 * velocity).clamp(0, 1)
-            total += smooth_masks(cells[None], (side, side), cell=cell, sigma=sigma)[0, sigma:-sigma, sigma:-sigma]
+            total += smooth_masks(cells[None], (side, side), cell=cell, sigma=sigma)[
+                0, sigma:-sigma, sigma:-sigma
+            ]
         assert torch.allclose(heatmap.values[i], total, atol=1e-3)
 
 
@@ -135,9 +164,16 @@ def test_it_finds_the_square_that_the_class_is_in() -> None:
     square = (slice(8, 24), slice(16, 32))
     classifier = looking_at(square, 48, strength=20.0)
     explainer = ExtremalPerturbation(
-        classifier, areas=[0.12], perturbation="fade", steps=150, cell=4, sigma=6, learning_rate=0.05, area_growth=1.02,
+        classifier,
+        areas=[0.12],
+        perturbation="fade",
+        steps=150,
+        cell=4,
+        sigma=6,
+        learning_rate=0.05,
+        area_growth=1.02,
         jitter=False,
-    )  # fmt: skip
+    )
     values = explainer.attribute(pictures(1, 48).abs() + 0.5, target=1).values[0]
     inside = torch.zeros(48, 48, dtype=torch.bool)
     inside[square] = True
@@ -148,8 +184,14 @@ def test_it_finds_the_square_that_the_class_is_in() -> None:
 
 def test_smoothing_blurs_the_sum(small_classifier: FrozenClassifier, images: Tensor) -> None:
     settings = {"steps": 1, "areas": [0.1, 0.3]}
-    plain = build_explainer("extremal_perturbation", small_classifier, settings).attribute(images[:1], target=1).values
-    smooth = build_explainer("extremal_perturbation", small_classifier, settings | {"smoothing": 0.09})
+    plain = (
+        build_explainer("extremal_perturbation", small_classifier, settings)
+        .attribute(images[:1], target=1)
+        .values
+    )
+    smooth = build_explainer(
+        "extremal_perturbation", small_classifier, settings | {"smoothing": 0.09}
+    )
     offsets = torch.arange(-24.0, 25.0)  # 4 sigma, rounded up
     kernel = torch.exp(-offsets.square() / (2 * (0.09 * 64) ** 2))
     kernel = (kernel[:, None] * kernel[None] / kernel.sum() ** 2)[None, None]
@@ -171,6 +213,8 @@ def test_smoothing_blurs_the_sum(small_classifier: FrozenClassifier, images: Ten
         ({"area_weight": float("nan")}, "area_weight is nan"),
     ],
 )
-def test_settings_are_checked(small_classifier: FrozenClassifier, settings: dict[str, object], message: str) -> None:
+def test_settings_are_checked(
+    small_classifier: FrozenClassifier, settings: dict[str, object], message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         build_explainer("extremal_perturbation", small_classifier, settings)

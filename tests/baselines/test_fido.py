@@ -35,9 +35,13 @@ def test_the_relaxed_mask_has_the_probability_that_it_is_given() -> None:
     drop = torch.full((200_000,), 0.3)
     uniform = torch.rand(200_000, generator=torch.Generator().manual_seed(0))
     keep = concrete_keep(drop, uniform, 0.1)
-    assert abs(float((keep > 0.5).float().mean()) - 0.7) < 0.01  # exact in expectation, whatever the temperature
+    assert (
+        abs(float((keep > 0.5).float().mean()) - 0.7) < 0.01
+    )  # exact in expectation, whatever the temperature
     assert float(((keep < 0.05) | (keep > 0.95)).float().mean()) > 0.8
-    assert torch.isfinite(concrete_keep(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0]), 0.1)).all()
+    assert torch.isfinite(
+        concrete_keep(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0]), 0.1)
+    ).all()
 
 
 @pytest.mark.parametrize("infill", ["mean", "blur"])
@@ -46,9 +50,16 @@ def test_the_gradient_is_that_of_the_papers_loss(objective: str, infill: str) ->
     side, samples = 8, 3
     classifier, images = curved(side, torch.float64), pictures(2, side, dtype=torch.float64)
     explainer = FIDO(
-        classifier, objective=objective, infill=infill, samples=samples, cell=4, sparsity=0.01, total_variation=0.2,
-        temperature=0.5, forward_batch_size=4,
-    )  # fmt: skip
+        classifier,
+        objective=objective,
+        infill=infill,
+        samples=samples,
+        cell=4,
+        sparsity=0.01,
+        total_variation=0.2,
+        temperature=0.5,
+        forward_batch_size=4,
+    )
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 1, 2, 2, dtype=torch.float64, generator=generator)
     uniform = torch.rand(2, samples, 1, side, side, dtype=torch.float64, generator=generator)
@@ -58,21 +69,29 @@ def test_the_gradient_is_that_of_the_papers_loss(objective: str, infill: str) ->
     def loss(logits: Tensor) -> Tensor:
         total = torch.zeros((), dtype=torch.float64)
         for i, target in enumerate(targets.tolist()):
-            theta = F.interpolate(logits[i : i + 1].sigmoid(), size=(side, side), mode="bilinear")[0, 0]
+            theta = F.interpolate(logits[i : i + 1].sigmoid(), size=(side, side), mode="bilinear")[
+                0, 0
+            ]
             for k in range(samples):
                 eps = uniform[i, k, 0]
-                noise = torch.log(theta) - torch.log(1 - theta) + torch.log(eps) - torch.log(1 - eps)
+                noise = (
+                    torch.log(theta) - torch.log(1 - theta) + torch.log(eps) - torch.log(1 - eps)
+                )
                 z = 1 - torch.sigmoid(noise / 0.5)
                 phi = images[i] * z + (0 if fill is None else fill[i]) * (1 - z)
                 p = classifier(phi[None]).softmax(dim=1)[0, target]
                 score = torch.log(p) - torch.log(1 - p)
                 total = total + (score if objective == "sdr" else -score) / samples
             total = total + 0.7 * 0.01 * (theta if objective == "sdr" else 1 - theta).sum()
-            rough = (theta[1:] - theta[:-1]).square().sum() + (theta[:, 1:] - theta[:, :-1]).square().sum()
+            rough = (theta[1:] - theta[:-1]).square().sum() + (
+                theta[:, 1:] - theta[:, :-1]
+            ).square().sum()
             total = total + 0.7 * 0.2 * rough
         return total
 
-    found = explainer._gradient(logits.clone().requires_grad_(), images, targets, uniform, fill, 0.7)
+    found = explainer._gradient(
+        logits.clone().requires_grad_(), images, targets, uniform, fill, 0.7
+    )
     for at in range(logits.numel()):
         step = torch.zeros_like(logits)
         step.view(-1)[at] = 1e-5
@@ -93,7 +112,9 @@ def test_it_is_adam_on_that_gradient(infill: str) -> None:
         "sparsity": 0.05,
         "learning_rate": 0.3,
     }
-    heatmap = build_explainer("fido", classifier, settings).attribute(images, target=2, keys=["a", "b"])
+    heatmap = build_explainer("fido", classifier, settings).attribute(
+        images, target=2, keys=["a", "b"]
+    )
     for i, generator in enumerate(sample_generators(0, ["a", "b"], images.device)):
         logits = torch.zeros(1, 1, 4, 4, requires_grad=True)
         adam = torch.optim.Adam([logits], lr=0.3)
@@ -103,7 +124,9 @@ def test_it_is_adam_on_that_gradient(infill: str) -> None:
             z = 1 - torch.sigmoid((torch.logit(theta) + torch.logit(uniform)) / 0.1)
             if infill == "random":
                 colour = torch.rand(samples, 3, 1, 1, generator=generator)
-                fill = (colour + 0.2 * torch.randn(samples, 3, side, side, generator=generator)).clamp(0, 1)
+                fill = (
+                    colour + 0.2 * torch.randn(samples, 3, side, side, generator=generator)
+                ).clamp(0, 1)
                 fill = (fill - 0.5) / 0.25
             else:
                 fill = (
@@ -117,7 +140,9 @@ def test_it_is_adam_on_that_gradient(infill: str) -> None:
             adam.zero_grad()
             loss.backward()
             adam.step()
-        keep = 1 - F.interpolate(logits.detach().sigmoid(), size=(side, side), mode="bilinear")[0, 0]
+        keep = (
+            1 - F.interpolate(logits.detach().sigmoid(), size=(side, side), mode="bilinear")[0, 0]
+        )
         assert torch.allclose(heatmap.values[i], keep - 0.5, atol=1e-3)
     assert heatmap.signed
 
@@ -126,12 +151,16 @@ def test_it_is_adam_on_that_gradient(infill: str) -> None:
 def test_it_finds_the_square_that_the_class_is_in(objective: str) -> None:
     square = (slice(4, 16), slice(12, 28))
     classifier = looking_at(square, 32, strength=10.0)
-    explainer = FIDO(classifier, objective=objective, infill="mean", steps=100, learning_rate=0.1, sparsity=0.01)
+    explainer = FIDO(
+        classifier, objective=objective, infill="mean", steps=100, learning_rate=0.1, sparsity=0.01
+    )
     values = explainer.attribute(pictures(1, 32).abs() + 0.5, target=1).values[0]
     inside = torch.zeros(32, 32, dtype=torch.bool)
     inside[square] = True
     assert values[inside].mean() > 0.3
-    near = F.max_pool2d(inside[None].float(), 9, 1, 4)[0] > 0  # the map is smooth over a cell of 4 pixels
+    near = (
+        F.max_pool2d(inside[None].float(), 9, 1, 4)[0] > 0
+    )  # the map is smooth over a cell of 4 pixels
     assert values[~near].mean() < -0.4
 
 
@@ -147,6 +176,8 @@ def test_it_finds_the_square_that_the_class_is_in(objective: str) -> None:
         ({"sparsity": -1.0}, "sparsity is -1.0"),
     ],
 )
-def test_settings_are_checked(small_classifier: FrozenClassifier, settings: dict[str, object], message: str) -> None:
+def test_settings_are_checked(
+    small_classifier: FrozenClassifier, settings: dict[str, object], message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         build_explainer("fido", small_classifier, settings)

@@ -27,7 +27,9 @@ def input_gradient(classifier: FrozenClassifier, image: Tensor, target: int) -> 
     return gradient[0]
 
 
-def test_gradient_and_saliency_are_autograds(small_classifier: FrozenClassifier, images: Tensor) -> None:
+def test_gradient_and_saliency_are_autograds(
+    small_classifier: FrozenClassifier, images: Tensor
+) -> None:
     targets = torch.tensor([1, 4, 9])
     gradient = build_explainer("gradient", small_classifier).attribute(images[:3], target=targets)
     saliency = build_explainer("saliency", small_classifier).attribute(images[:3], target=targets)
@@ -39,15 +41,21 @@ def test_gradient_and_saliency_are_autograds(small_classifier: FrozenClassifier,
     assert not saliency.signed
 
 
-def test_input_x_gradient_is_its_product(small_classifier: FrozenClassifier, images: Tensor) -> None:
+def test_input_x_gradient_is_its_product(
+    small_classifier: FrozenClassifier, images: Tensor
+) -> None:
     heatmap = build_explainer("input_x_gradient", small_classifier).attribute(images[:2], target=3)
     for i in range(2):
         expected = (images[i] * input_gradient(small_classifier, images[i], 3)).sum(dim=0)
         assert torch.allclose(heatmap.values[i], expected, atol=1e-6)
 
 
-def test_integrated_gradients_are_complete(small_classifier: FrozenClassifier, images: Tensor) -> None:
-    heatmap = build_explainer("integrated_gradients", small_classifier, {"steps": 200}).attribute(images[:2], target=3)
+def test_integrated_gradients_are_complete(
+    small_classifier: FrozenClassifier, images: Tensor
+) -> None:
+    heatmap = build_explainer("integrated_gradients", small_classifier, {"steps": 200}).attribute(
+        images[:2], target=3
+    )
     logits = small_classifier(torch.cat([images[:2], torch.zeros_like(images[:1])]))[:, 3]
     assert torch.allclose(heatmap.total, logits[:2] - logits[2], rtol=1e-4, atol=1e-5)
 
@@ -55,8 +63,12 @@ def test_integrated_gradients_are_complete(small_classifier: FrozenClassifier, i
 def test_the_magnitude_of_integrated_gradients_bounds_their_sum(
     small_classifier: FrozenClassifier, images: Tensor
 ) -> None:
-    signed = build_explainer("integrated_gradients", small_classifier, {"steps": 5}).attribute(images, target=1)
-    magnitude = build_explainer("integrated_gradients", small_classifier, {"steps": 5, "magnitude": True})
+    signed = build_explainer("integrated_gradients", small_classifier, {"steps": 5}).attribute(
+        images, target=1
+    )
+    magnitude = build_explainer(
+        "integrated_gradients", small_classifier, {"steps": 5, "magnitude": True}
+    )
     values = magnitude.attribute(images, target=1)
     assert signed.signed
     assert not values.signed
@@ -73,7 +85,9 @@ def test_grad_cam_is_its_definition(small_classifier: FrozenClassifier, images: 
         r = split.head(images[i : i + 1])[0].detach().requires_grad_()
         (gradient,) = torch.autograd.grad(split.tail(r)[0, 5], r)
         expected = F.relu((gradient.mean(dim=(2, 3), keepdim=True) * r).sum(dim=1, keepdim=True))
-        expected = F.interpolate(expected, size=(64, 64), mode="bilinear", align_corners=False)[0, 0]
+        expected = F.interpolate(expected, size=(64, 64), mode="bilinear", align_corners=False)[
+            0, 0
+        ]
         assert torch.allclose(heatmap.values[i], expected, atol=1e-6)
 
 

@@ -39,7 +39,9 @@ def plain_by_hand(m: Plain, images: Tensor) -> Tensor:
     return m.classifier[2](guided(m.classifier[0](x)))
 
 
-@pytest.mark.parametrize(("network", "by_hand"), [(Plain, plain_by_hand), (Residual, residual_by_hand)])
+@pytest.mark.parametrize(
+    ("network", "by_hand"), [(Plain, plain_by_hand), (Residual, residual_by_hand)]
+)
 def test_every_relu_also_stops_what_is_negative(network, by_hand) -> None:
     classifier, images, targets = toy(network), toy_images(3), torch.tensor([0, 2, 4])
     x = images.clone().requires_grad_()
@@ -86,5 +88,7 @@ def test_networks_whose_relus_cannot_be_changed_are_refused() -> None:
         build_explainer("guided_backprop", wrapped(WithoutReLU()))
     with pytest.raises(InputError, match=r"calls ReLU as a function and cannot be traced"):
         build_explainer("guided_backprop", wrapped(Untraceable(F.relu)))
-    heatmap = build_explainer("guided_backprop", wrapped(Untraceable(nn.ReLU()))).attribute(toy_images(2), target=0)
+    heatmap = build_explainer("guided_backprop", wrapped(Untraceable(nn.ReLU()))).attribute(
+        toy_images(2), target=0
+    )
     assert heatmap.values.shape == (2, SIDE, SIDE)

@@ -24,13 +24,19 @@ def test_it_recovers_the_coefficients_of_a_linear_model(fill: str) -> None:
     weight = torch.randn(SIDE, SIDE, generator=torch.Generator().manual_seed(5))
     images = pictures(2, SIDE)
     settings = {"samples": 60, "side": TILE, "score": "logit", "penalty": 0, "fill": fill}
-    values = build_explainer("lime", frozen(Additive(weight), SIDE), settings).attribute(images, target=1).values
+    values = (
+        build_explainer("lime", frozen(Additive(weight), SIDE), settings)
+        .attribute(images, target=1)
+        .values
+    )
     for i in range(2):
         for top in range(0, SIDE, TILE):
             for left in range(0, SIDE, TILE):
                 square = (slice(top, top + TILE), slice(left, left + TILE))
                 seen = images[i][:, *square]
-                hidden = seen.mean(dim=(1, 2), keepdim=True) if fill == "mean" else torch.zeros(3, 1, 1)
+                hidden = (
+                    seen.mean(dim=(1, 2), keepdim=True) if fill == "mean" else torch.zeros(3, 1, 1)
+                )
                 expected = ((seen - hidden).mean(dim=0) * weight[square]).sum()
                 assert torch.allclose(values[i][square], expected.expand(TILE, TILE), atol=1e-4)
 
@@ -38,9 +44,19 @@ def test_it_recovers_the_coefficients_of_a_linear_model(fill: str) -> None:
 @pytest.mark.parametrize("regression", ["ridge", "lasso"])
 def test_the_regression_is_weighted_and_penalised(regression: str) -> None:
     """Scores from a plain loop; then the normal equations of ridge, the subgradient conditions of the Lasso."""
-    classifier, images, samples, penalty = curved(SIDE), pictures(1, SIDE), 50, 5e-4 if regression == "lasso" else 1.0
+    classifier, images, samples, penalty = (
+        curved(SIDE),
+        pictures(1, SIDE),
+        50,
+        5e-4 if regression == "lasso" else 1.0,
+    )
     explainer = LIME(
-        classifier, samples=samples, side=TILE, regression=regression, penalty=penalty, forward_batch_size=7
+        classifier,
+        samples=samples,
+        side=TILE,
+        regression=regression,
+        penalty=penalty,
+        forward_batch_size=7,
     )
     values = explainer.attribute(images, target=2, keys=["a"]).values[0]
     b = values[::TILE, ::TILE].flatten().double()
@@ -76,7 +92,9 @@ def test_segment_means_are_those_of_a_loop() -> None:
     for i in range(2):
         for number in range(5):
             inside = segments[i] == number
-            assert torch.allclose(found[i][:, inside], images[i][:, inside].mean(dim=1, keepdim=True), atol=1e-6)
+            assert torch.allclose(
+                found[i][:, inside], images[i][:, inside].mean(dim=1, keepdim=True), atol=1e-6
+            )
 
 
 def test_slic_follows_the_colours_and_numbers_without_gaps() -> None:
@@ -85,7 +103,10 @@ def test_slic_follows_the_colours_and_numbers_without_gaps() -> None:
     colours = torch.where(bright, 80.0, 20.0).expand(3, -1, -1)
     segments = slic(colours, side=8, compactness=10.0)
     assert segments.unique().tolist() == list(range(int(segments.max()) + 1))
-    mixed = sum(bool(bright[segments == n].any() and not bright[segments == n].all()) for n in segments.unique())
+    mixed = sum(
+        bool(bright[segments == n].any() and not bright[segments == n].all())
+        for n in segments.unique()
+    )
     assert mixed == 0
     flat = slic(torch.full((3, 32, 32), 50.0), side=8, compactness=10.0)
     assert len(flat.unique()) == 16
@@ -93,7 +114,9 @@ def test_slic_follows_the_colours_and_numbers_without_gaps() -> None:
 
 def test_slic_superpixels_share_a_value(small_classifier: FrozenClassifier, images: Tensor) -> None:
     settings = {"samples": 20, "superpixels": "slic", "side": 16}
-    values = build_explainer("lime", small_classifier, settings).attribute(images[:1], target=1).values
+    values = (
+        build_explainer("lime", small_classifier, settings).attribute(images[:1], target=1).values
+    )
     assert 2 <= len(values.unique()) <= 16
 
 
@@ -109,6 +132,8 @@ def test_slic_superpixels_share_a_value(small_classifier: FrozenClassifier, imag
         ({"kernel_width": 0}, "kernel_width is 0"),
     ],
 )
-def test_settings_are_checked(small_classifier: FrozenClassifier, settings: dict[str, object], message: str) -> None:
+def test_settings_are_checked(
+    small_classifier: FrozenClassifier, settings: dict[str, object], message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         build_explainer("lime", small_classifier, settings)

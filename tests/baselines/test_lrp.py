@@ -13,7 +13,9 @@ from lit_iba import FrozenClassifier, InputError, Preprocessing
 from lit_iba.baselines.lrp import LRP, LRPAlpha0Beta1, LRPAlpha1Beta0, LRPEpsilon
 
 
-def shared_out(layer: nn.Module, x: Tensor, relevance: Tensor, alpha: float, beta: float, epsilon: float) -> Tensor:
+def shared_out(
+    layer: nn.Module, x: Tensor, relevance: Tensor, alpha: float, beta: float, epsilon: float
+) -> Tensor:
     """The alpha-beta rule, neuron by neuron and input by input."""
     weight, _ = dense(layer, x)
     received = torch.zeros(x.numel(), dtype=x.dtype)
@@ -53,9 +55,13 @@ SETTINGS = [(1.0, 0.0, 0.0), (0.0, -1.0, 5.0), (2.0, 1.0, 0.0), (1.5, 0.5, 0.1)]
 
 
 @pytest.mark.parametrize(("alpha", "beta", "epsilon"), SETTINGS)
-def test_a_small_vgg_is_propagated_neuron_by_neuron(alpha: float, beta: float, epsilon: float) -> None:
+def test_a_small_vgg_is_propagated_neuron_by_neuron(
+    alpha: float, beta: float, epsilon: float
+) -> None:
     classifier, images = toy(Plain), toy_images(2)
-    heatmap = LRP(classifier, alpha=alpha, beta=beta, epsilon=epsilon).attribute(images, target=torch.tensor([2, 4]))
+    heatmap = LRP(classifier, alpha=alpha, beta=beta, epsilon=epsilon).attribute(
+        images, target=torch.tensor([2, 4])
+    )
     conv1, _, pool, conv2, _ = classifier.model.features
     fc1, _, fc2 = classifier.model.classifier
     for image, target, values in zip(images, (2, 4), heatmap.values, strict=True):
@@ -92,14 +98,21 @@ def test_additions_averages_and_overlapping_pooling_are_propagated_by_their_defi
         r = torch.zeros(5, dtype=a.dtype)
         r[3] = 2 * m.fc(mean)[3] + 0.5
     r = shared_out(m.fc, mean, r, *rule)
-    r = torch.where(both > 0, both / both.sum(dim=(1, 2), keepdim=True).clamp_min(1e-300), 0) * r[:, None, None]
+    r = (
+        torch.where(both > 0, both / both.sum(dim=(1, 2), keepdim=True).clamp_min(1e-300), 0)
+        * r[:, None, None]
+    )
     r_y = r[5:] + shared_out(m.conv4, n, r[:5], *rule)
     total = left.clamp_min(0) + right.clamp_min(0)
     r_left = torch.where(total > 0, left.clamp_min(0) / total.clamp_min(1e-300), 0) * r_y
     r_right = torch.where(total > 0, right.clamp_min(0) / total.clamp_min(1e-300), 0) * r_y
-    r_b = shared_out(m.down, b, r_right, *rule) + shared_out(m.conv2, b, shared_out(m.conv3, c, r_left, *rule), *rule)
+    r_b = shared_out(m.down, b, r_right, *rule) + shared_out(
+        m.conv2, b, shared_out(m.conv3, c, r_left, *rule), *rule
+    )
     r = shared_out(first, image, pooled_out(m.pool, a, r_b), *rule)
-    found = LRP(classifier, alpha=alpha, beta=beta, epsilon=epsilon).attribute(image[None], target=3)
+    found = LRP(classifier, alpha=alpha, beta=beta, epsilon=epsilon).attribute(
+        image[None], target=3
+    )
     assert torch.allclose(found.values[0], r.sum(dim=0), rtol=1e-9, atol=1e-12)
 
 
@@ -117,14 +130,21 @@ def test_captum_agrees_where_it_is_right() -> None:
                 module.rule = rule()
             if isinstance(module, nn.ReLU):
                 module.inplace = False
-        wanted = CaptumLRP(captum_model).attribute(images.clone().requires_grad_(), target=targets).detach().sum(dim=1)
+        wanted = (
+            CaptumLRP(captum_model)
+            .attribute(images.clone().requires_grad_(), target=targets)
+            .detach()
+            .sum(dim=1)
+        )
         found = ours.attribute(images, target=targets).values
         assert torch.allclose(found, wanted, rtol=1e-5, atol=1e-7 * float(wanted.abs().max()))
 
 
 @pytest.mark.parametrize("network", [Plain, Residual])
 @pytest.mark.parametrize(("alpha", "beta"), [(1.0, 0.0), (2.0, 1.0)])
-def test_without_biases_the_logit_is_conserved(network: type[nn.Module], alpha: float, beta: float) -> None:
+def test_without_biases_the_logit_is_conserved(
+    network: type[nn.Module], alpha: float, beta: float
+) -> None:
     classifier, images = toy(network, bias=False), toy_images(4)
     logits, targets = classifier(images).max(dim=1)
     assert (logits > 0).all()  # so that something speaks for each
@@ -136,10 +156,16 @@ def test_without_biases_the_logit_is_conserved(network: type[nn.Module], alpha: 
 SLOW = pytest.mark.slow
 
 
-@pytest.mark.parametrize("name", ["resnet18", pytest.param("resnet50", marks=SLOW), pytest.param("vgg11", marks=SLOW)])
+@pytest.mark.parametrize(
+    "name", ["resnet18", pytest.param("resnet50", marks=SLOW), pytest.param("vgg11", marks=SLOW)]
+)
 def test_alpha_1_beta_0_conserves_the_logit_of_real_architectures(name: str) -> None:
-    classifier = FrozenClassifier(name, "random", preprocessing=Preprocessing(resize=None, crop=64)).double()
-    images = torch.randn(2, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    classifier = FrozenClassifier(
+        name, "random", preprocessing=Preprocessing(resize=None, crop=64)
+    ).double()
+    images = torch.randn(
+        2, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(3)
+    )
     heatmap = LRPAlpha1Beta0(classifier).attribute(images, target=7)
     assert torch.allclose(heatmap.total, classifier(images)[:, 7], rtol=1e-9)
     assert heatmap.completeness.max() < 1e-9
@@ -169,7 +195,9 @@ def test_without_biases_the_epsilon_rule_is_input_times_gradient(network: type[n
         logit = classifier(images)[:, 2]
         factor = (logit / (logit - 0.5))[:, None, None]
     heatmap = LRPEpsilon(classifier, epsilon=0.0).attribute(images, target=2)
-    assert torch.allclose(heatmap.values, (images * gradient).sum(dim=1) * factor, rtol=1e-8, atol=1e-12)
+    assert torch.allclose(
+        heatmap.values, (images * gradient).sum(dim=1) * factor, rtol=1e-8, atol=1e-12
+    )
 
 
 def test_settings_are_checked() -> None:

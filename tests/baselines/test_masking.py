@@ -43,10 +43,14 @@ def test_a_mask_does_not_depend_on_its_batch(explainer: RealTimeSaliency, images
     alone = torch.cat([explainer.attribute(image[None], target=3).values for image in images])
     assert torch.allclose(together, alone, atol=1e-5)
     predicted = explainer.classifier(images).argmax(dim=1)
-    assert torch.allclose(explainer.masks_of_predictions(images), explainer.attribute(images, predicted).values)
+    assert torch.allclose(
+        explainer.masks_of_predictions(images), explainer.attribute(images, predicted).values
+    )
 
 
-def test_the_gate_is_the_sigmoid_of_an_inner_product_a_position(explainer: RealTimeSaliency, images: Tensor) -> None:
+def test_the_gate_is_the_sigmoid_of_an_inner_product_a_position(
+    explainer: RealTimeSaliency, images: Tensor
+) -> None:
     _, _, taps = explainer.split.observe(images)
     features, embedding = taps["layer3"], explainer.network.embedding.weight
     classes = torch.tensor([0, 9, 4, 4, 2, 7])
@@ -54,12 +58,17 @@ def test_the_gate_is_the_sigmoid_of_an_inner_product_a_position(explainer: RealT
     for image in range(6):
         for row in range(8):
             for column in range(8):
-                here, wanted = features[image, :, row, column].tolist(), embedding[classes[image]].tolist()
+                here, wanted = (
+                    features[image, :, row, column].tolist(),
+                    embedding[classes[image]].tolist(),
+                )
                 expected[image, row, column] = sum(a * b for a, b in zip(here, wanted, strict=True))
     assert torch.allclose(class_evidence(features, embedding[classes]), expected, atol=1e-4)
     assert expected.std() > 0.1
     seen: list[Tensor] = []
-    handle = explainer.network.blocks[0].register_forward_pre_hook(lambda _m, given: seen.append(given[0]))
+    handle = explainer.network.blocks[0].register_forward_pre_hook(
+        lambda _m, given: seen.append(given[0])
+    )
     explainer.network(taps, layouts_of(taps, (64, 64)), classes)
     handle.remove()
     scale = features / (features.square().mean(dim=(1, 2, 3), keepdim=True) + 1e-5).sqrt()
@@ -80,7 +89,10 @@ def test_the_objective_is_that_of_a_plain_loop(preset: str) -> None:
     settings, classes, size = PRESETS[preset], 5, 4
     masks = torch.rand(6, size, size, generator=generator)
     kept, removed = (4 * torch.randn(6, classes, generator=generator) for _ in range(2))
-    labels, real = torch.tensor([0, 1, 2, 3, 4, 0]), torch.tensor([True, False, True, False, True, True])
+    labels, real = (
+        torch.tensor([0, 1, 2, 3, 4, 0]),
+        torch.tensor([True, False, True, False, True, True]),
+    )
     found = mask_losses(masks, kept, removed, labels, real, settings)
     for i in range(6):
         m, c = masks[i].tolist(), int(labels[i])
@@ -120,7 +132,9 @@ def test_the_objective_is_that_of_a_plain_loop(preset: str) -> None:
 def test_a_black_and_white_mask_has_finite_gradients(preset: str) -> None:
     masks = torch.tensor([[[0.0, 1.0], [0.0, 1.0]]]).requires_grad_()
     logits = torch.tensor([[200.0, -200.0]]).requires_grad_()
-    losses = mask_losses(masks, logits, -logits, torch.tensor([0]), torch.tensor([True]), PRESETS[preset])
+    losses = mask_losses(
+        masks, logits, -logits, torch.tensor([0]), torch.tensor([True]), PRESETS[preset]
+    )
     sum(value.sum() for value in losses.values()).backward()
     assert torch.isfinite(masks.grad).all()
     assert torch.isfinite(logits.grad).all()
@@ -156,7 +170,9 @@ def test_alternatives_are_blurred_or_plain_and_a_mask_mixes_them_in() -> None:
     near = (made.alternatives - strong_blur(pictures)).abs().flatten(1).amax(dim=1) < 1e-6
     assert 20 < int(near.sum()) < 44
     plain = made.alternatives[~near]
-    assert float((plain - plain.mean(dim=(2, 3), keepdim=True)).std()) == pytest.approx(0.11, rel=0.02)
+    assert float((plain - plain.mean(dim=(2, 3), keepdim=True)).std()) == pytest.approx(
+        0.11, rel=0.02
+    )
     means = plain.mean(dim=(2, 3)).abs()
     assert 0.25 < float(means.max()) < 0.34
     masks = torch.rand(64, 56, 56)
@@ -176,7 +192,9 @@ def test_the_blur_is_sigma_11_in_55_taps_for_224_pixels() -> None:
 def test_other_networks_and_layouts_can_be_read(images: Tensor) -> None:
     torch.manual_seed(0)
     network = SmallCNN(num_classes=4, width=4)
-    made = RealTimeSaliency(FrozenClassifier(network), ["layer1.0", "layer1.1", "layer3"], widths=(4, 4))
+    made = RealTimeSaliency(
+        FrozenClassifier(network), ["layer1.0", "layer1.1", "layer3"], widths=(4, 4)
+    )
     assert [block.factor for block in made.network.blocks] == [2, 2]
     assert made.attribute(images[:2]).values.shape == (2, 64, 64)
     constant = unit_scale(torch.zeros(1, 3, 2, 2))
@@ -201,20 +219,30 @@ def test_what_does_not_fit_is_refused(small_classifier: FrozenClassifier) -> Non
 
 
 def test_every_resnet_has_its_four_stages_as_taps() -> None:
-    made = RealTimeSaliency(FrozenClassifier("resnet18", weights="random", preprocessing={"resize": 36, "crop": 32}))
+    made = RealTimeSaliency(
+        FrozenClassifier("resnet18", weights="random", preprocessing={"resize": 36, "crop": 32})
+    )
     assert made.taps == ["layer1", "layer2", "layer3", "layer4"]
     assert made.attribute(torch.randn(1, 3, 32, 32)).values.shape == (1, 32, 32)
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:The given buffer is not writable:UserWarning")  # torch 2.11, of its own copy
-def test_exports_give_the_mask_of_the_predicted_class(explainer: RealTimeSaliency, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings(
+    "ignore:The given buffer is not writable:UserWarning"
+)  # torch 2.11, of its own copy
+def test_exports_give_the_mask_of_the_predicted_class(
+    explainer: RealTimeSaliency, tmp_path: Path
+) -> None:
     report = export_explainer(explainer, tmp_path / "export", progress=False)
     assert set(report.errors) == {"pt2", "onnx", "safetensors"}
     images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(9))
     expected = explainer.attribute(images).values
-    other = explainer.attribute(images, target=(explainer.classifier(images).argmax(dim=1) + 1) % 10).values
+    other = explainer.attribute(
+        images, target=(explainer.classifier(images).argmax(dim=1) + 1) % 10
+    ).values
     found = torch.export.load(tmp_path / "export" / "explainer.pt2").module()(images)
     assert torch.allclose(found, expected, atol=1e-5)
     assert (found - other).abs().max() > 1e-3
-    assert torch.equal(load_exported(tmp_path / "export", explainer.classifier).attribute(images).values, expected)
+    assert torch.equal(
+        load_exported(tmp_path / "export", explainer.classifier).attribute(images).values, expected
+    )

@@ -50,7 +50,11 @@ def run(folder: Path) -> Path:
 
 def little_data(folder: Path, batch_size: int = 16) -> QuickstartDataModule:
     data = QuickstartDataModule(
-        str(folder / "data"), train_samples=96, val_samples=40, test_samples=20, batch_size=batch_size
+        str(folder / "data"),
+        train_samples=96,
+        val_samples=40,
+        test_samples=20,
+        batch_size=batch_size,
     )
     data.setup("fit")
     return data
@@ -67,47 +71,76 @@ def test_both_phases_are_logged_and_the_rate_decays_within_each(run: Path) -> No
     assert len(set(embedding[3:])) == 1
     assert [step for step, _ in logged["train/area"]] == list(range(4, 12))
     names = ("area", "smoothness", "preserver", "destroyer")
-    terms = torch.tensor([[value for _, value in logged[f"train/{name}"]] for name in names]).sum(dim=0).tolist()
-    assert terms == pytest.approx([value for step, value in logged["train/loss"] if step >= 4], rel=1e-4)
+    terms = (
+        torch.tensor([[value for _, value in logged[f"train/{name}"]] for name in names])
+        .sum(dim=0)
+        .tolist()
+    )
+    assert terms == pytest.approx(
+        [value for step, value in logged["train/loss"] if step >= 4], rel=1e-4
+    )
     assert len(logged["val/loss"]) == len(logged["val/embedding_accuracy"]) == 2
     rates = [value for _, value in logged["lr-Adam"]]
-    assert rates == pytest.approx([3e-3] * 3 + [3e-4] + [3e-3] * 3 + [3e-4] * 3 + [3e-5] * 2, rel=1e-4)
+    assert rates == pytest.approx(
+        [3e-3] * 3 + [3e-4] + [3e-3] * 3 + [3e-4] * 3 + [3e-5] * 2, rel=1e-4
+    )
 
 
 def test_a_checkpoint_holds_only_what_was_trained(folder: Path, run: Path) -> None:
     last = run / "checkpoints" / "last.ckpt"
     checkpoint = torch.load(last, weights_only=True)
     network = RealTimeSaliency(FrozenClassifier("small_cnn", "random"), widths=(8, 4)).network
-    assert set(checkpoint["state_dict"]) == {f"network.{name}" for name, _ in network.named_parameters()}
+    assert set(checkpoint["state_dict"]) == {
+        f"network.{name}" for name, _ in network.named_parameters()
+    }
     classifier = FrozenClassifier("small_cnn", str(folder / "classifier.safetensors"))
     images = torch.randn(2, 3, 64, 64)
-    masks = build_explainer("real_time_saliency", classifier, {"checkpoint": str(last)}).attribute(images, 3)
+    masks = build_explainer("real_time_saliency", classifier, {"checkpoint": str(last)}).attribute(
+        images, 3
+    )
     rebuilt = RealTimeSaliency.load(last)
     assert torch.equal(masks.values, rebuilt.attribute(images, 3).values)
     assert not any(p.requires_grad for p in rebuilt.network.parameters())
 
 
-@pytest.mark.parametrize("embedding_steps", [4, 8])  # interrupted after 6, in the second phase and in the first
-def test_a_resumed_run_ends_where_an_uninterrupted_one_does(folder: Path, run: Path, embedding_steps: int) -> None:
+@pytest.mark.parametrize(
+    "embedding_steps", [4, 8]
+)  # interrupted after 6, in the second phase and in the first
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
+    folder: Path, run: Path, embedding_steps: int
+) -> None:
     def fit(name: str, *changes: str) -> Path:
         root = folder / f"{name}{embedding_steps}"
         config = ["--config", str(folder / "config.yaml"), "--trainer.default_root_dir", str(root)]
-        assert main(["fit", *config, "--model.embedding_steps", str(embedding_steps), *changes], "train.py") == 0
+        assert (
+            main(
+                ["fit", *config, "--model.embedding_steps", str(embedding_steps), *changes],
+                "train.py",
+            )
+            == 0
+        )
         return root
 
     whole = run if embedding_steps == 4 else fit("whole")
     fit("half", "--trainer.max_epochs", "1")
     half = fit("half", "--ckpt_path", "last")
-    found, expected = (torch.load(root / "checkpoints" / "last.ckpt", weights_only=True) for root in (half, whole))
+    found, expected = (
+        torch.load(root / "checkpoints" / "last.ckpt", weights_only=True) for root in (half, whole)
+    )
     assert found["global_step"] == expected["global_step"] == 12
     assert found["state_dict"].keys() == expected["state_dict"].keys()
-    assert all(torch.equal(found["state_dict"][name], value) for name, value in expected["state_dict"].items())
+    assert all(
+        torch.equal(found["state_dict"][name], value)
+        for name, value in expected["state_dict"].items()
+    )
 
 
 def test_each_phase_trains_its_own_part_and_nothing_of_the_classifier(folder: Path) -> None:
     batch = next(iter(little_data(folder).train_dataloader()))
     weights = str(folder / "classifier.safetensors")
-    module = MaskingTraining({"model": "small_cnn", "weights": weights}, masking={"widths": [8, 4]}, embedding_steps=0)
+    module = MaskingTraining(
+        {"model": "small_cnn", "weights": weights}, masking={"widths": [8, 4]}, embedding_steps=0
+    )
     before = {name: value.clone() for name, value in module.classifier.model.state_dict().items()}
     module.train()
     module.log = lambda *_args, **_kwargs: None  # type: ignore[method-assign] # outside a Trainer there is no log
@@ -115,20 +148,32 @@ def test_each_phase_trains_its_own_part_and_nothing_of_the_classifier(folder: Pa
         module.embedding_steps = 1 if first else 0
         module.zero_grad()
         module.training_step(batch, 0).backward()
-        with_gradient = {name.split(".")[0] for name, p in module.network.named_parameters() if p.grad is not None}
+        with_gradient = {
+            name.split(".")[0]
+            for name, p in module.network.named_parameters()
+            if p.grad is not None
+        }
         assert with_gradient == set(trained.split())
     assert not any(p.requires_grad or p.grad is not None for p in module.classifier.parameters())
     assert not module.classifier.training
-    assert all(torch.equal(value, before[name]) for name, value in module.classifier.model.state_dict().items())
+    assert all(
+        torch.equal(value, before[name])
+        for name, value in module.classifier.model.state_dict().items()
+    )
 
 
 @pytest.mark.parametrize("preset", ["default", "reference"])
-def test_a_step_does_not_depend_on_the_batch_nor_on_undecodable_samples(folder: Path, preset: str) -> None:
+def test_a_step_does_not_depend_on_the_batch_nor_on_undecodable_samples(
+    folder: Path, preset: str
+) -> None:
     batch = next(iter(little_data(folder, 8).train_dataloader()))
     weights = str(folder / "classifier.safetensors")
     torch.manual_seed(0)
     module = MaskingTraining(
-        {"model": "small_cnn", "weights": weights}, masking={"widths": [8, 4]}, preset=preset, embedding_steps=0
+        {"model": "small_cnn", "weights": weights},
+        masking={"widths": [8, 4]},
+        preset=preset,
+        embedding_steps=0,
     )
     whole = module._decoder_step(module._observe(batch, 1))
     half = module._decoder_step(module._observe({k: v[5:] for k, v in batch.items()}, 1))
@@ -168,7 +213,13 @@ def test_what_does_not_fit_is_refused_in_one_sentence(
             build_explainer("real_time_saliency", classifier, {"checkpoint": str(path)})
     with pytest.raises(InputError, match="needs a checkpoint"):
         build_explainer("real_time_saliency", other)
-    fit = ["fit", "--config", str(folder / "config.yaml"), "--trainer.default_root_dir", str(tmp_path / "run")]
+    fit = [
+        "fit",
+        "--config",
+        str(folder / "config.yaml"),
+        "--trainer.default_root_dir",
+        str(tmp_path / "run"),
+    ]
     for message, changes in {
         "must be one of default, reference": ["--model.preset", "papr"],
         "its settings are terms, area": ["--model.objective", '{"aera": 1}'],
@@ -176,7 +227,12 @@ def test_what_does_not_fit_is_refused_in_one_sentence(
         "terms is 'x'": ["--model.objective", '{"terms": "x"}'],
         "target is 'x'": ["--model.target", "x"],
         "embedding_steps -1": ["--model.embedding_steps", "-1"],
-        "does not fit the configured network": ["--model.masking", '{"widths": [8, 5]}', "--ckpt_path", str(last)],
+        "does not fit the configured network": [
+            "--model.masking",
+            '{"widths": [8, 5]}',
+            "--ckpt_path",
+            str(last),
+        ],
     }.items():
         assert main([*fit, *changes], "train.py") == 2, changes
         error = capsys.readouterr().err
@@ -184,12 +240,24 @@ def test_what_does_not_fit_is_refused_in_one_sentence(
         assert "Traceback" not in error
 
 
-def test_several_processes_need_a_strategy_for_parts_without_gradients(folder: Path, tmp_path: Path) -> None:
+def test_several_processes_need_a_strategy_for_parts_without_gradients(
+    folder: Path, tmp_path: Path
+) -> None:
     weights = str(folder / "classifier.safetensors")
     module = MaskingTraining({"model": "small_cnn", "weights": weights}, masking={"widths": [8, 4]})
-    for strategy, refused in (("ddp", True), ("ddp_find_unused_parameters_true", False), ("auto", False)):
-        module.trainer = L.Trainer(strategy=strategy, accelerator="cpu", logger=False, default_root_dir=tmp_path)
-        with pytest.raises(InputError, match="ddp_find_unused_parameters_true") if refused else nullcontext():
+    for strategy, refused in (
+        ("ddp", True),
+        ("ddp_find_unused_parameters_true", False),
+        ("auto", False),
+    ):
+        module.trainer = L.Trainer(
+            strategy=strategy, accelerator="cpu", logger=False, default_root_dir=tmp_path
+        )
+        with (
+            pytest.raises(InputError, match="ddp_find_unused_parameters_true")
+            if refused
+            else nullcontext()
+        ):
             module.on_fit_start()
 
 
@@ -204,8 +272,11 @@ def test_masks_find_the_digits(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = MaskingTraining(
         {"model": "masking_toys:narrow_cnn", "weights": str(tmp_path / "narrow.safetensors")},
-        ["layer1", "layer2", "layer3"], masking={"widths": [16, 8]}, objective={"area": 3.0}, embedding_steps=94,
-    )  # fmt: skip
+        ["layer1", "layer2", "layer3"],
+        masking={"widths": [16, 8]},
+        objective={"area": 3.0},
+        embedding_steps=94,
+    )
     batches = list(data.val_dataloader())
 
     def validated() -> tuple[float, float, float]:
@@ -226,13 +297,20 @@ def test_masks_find_the_digits(tmp_path: Path) -> None:
             first = step < module.embedding_steps
             module.network.embedding.requires_grad_(first)
             seen = module._observe(batch, epoch)
-            loss = module._embedding_step(seen)["embedding_loss"] if first else module._decoder_step(seen)["loss"]
+            loss = (
+                module._embedding_step(seen)["embedding_loss"]
+                if first
+                else module._decoder_step(seen)["loss"]
+            )
             optimizer.zero_grad()
             (loss * batch["weight"]).mean().backward()
             optimizer.step()
             step += 1
     trained = validated()
-    images, box = torch.cat([module.images_of(b) for b in batches]), torch.cat([b["object_mask"] for b in batches])
+    images, box = (
+        torch.cat([module.images_of(b) for b in batches]),
+        torch.cat([b["object_mask"] for b in batches]),
+    )
     random = build_explainer("random", module.classifier).attribute(images, 0).values
     assert trained[0] < 0.8 * untrained[0]
     assert trained[1] > untrained[1] + 0.2

@@ -30,7 +30,12 @@ def test_patterns_are_their_definition_patch_by_patch() -> None:
     fc1, _, fc2 = classifier.model.classifier
     after1 = pool(conv1(images).relu())
     after2 = conv2(after1).relu().flatten(1)
-    inputs = {"features_0": images, "features_3": after1, "classifier_0": after2, "classifier_2": fc1(after2).relu()}
+    inputs = {
+        "features_0": images,
+        "features_3": after1,
+        "classifier_0": after2,
+        "classifier_2": fc1(after2).relu(),
+    }
     layers = {"features_0": conv1, "features_3": conv2, "classifier_0": fc1, "classifier_2": fc2}
     for name, layer in layers.items():
         y = layer(inputs[name])
@@ -42,7 +47,9 @@ def test_patterns_are_their_definition_patch_by_patch() -> None:
         for k, weight in enumerate(layer.weight):
             if (y[:, k] > 0).sum() < 2:
                 continue
-            wanted = pattern_of(weight.flatten(), patches, y[:, k], rectified=name != "classifier_2")
+            wanted = pattern_of(
+                weight.flatten(), patches, y[:, k], rectified=name != "classifier_2"
+            )
             assert torch.allclose(found[name][k].flatten(), wanted, rtol=1e-6, atol=1e-9), (name, k)
 
 
@@ -71,7 +78,9 @@ def test_streams_can_be_cut_and_merged_anywhere(seed: int, sizes: list[int]) -> 
         halves[i % 2].update(part)
     halves[1].merge(halves[0])
     for name, pattern in halves[1].patterns().tensors.items():
-        assert torch.allclose(pattern, whole[name], rtol=1e-6, atol=1e-8 * float(whole[name].abs().max()))
+        assert torch.allclose(
+            pattern, whole[name], rtol=1e-6, atol=1e-8 * float(whole[name].abs().max())
+        )
 
 
 def test_the_pattern_of_linear_data_is_the_direction_of_the_signal() -> None:
@@ -85,12 +94,16 @@ def test_the_pattern_of_linear_data_is_the_direction_of_the_signal() -> None:
     with torch.no_grad():
         network[1].weight[0], network[1].weight[1] = w, w
         network[1].bias.copy_(torch.tensor([0.0, 3.0]))
-    classifier = FrozenClassifier(network.float(), preprocessing=Preprocessing(resize=None, crop=SIDE)).double()
+    classifier = FrozenClassifier(
+        network.float(), preprocessing=Preprocessing(resize=None, crop=SIDE)
+    ).double()
     with torch.no_grad():
         network[1].weight.copy_(w)  # lost its last digits on the way
     s, noise = (torch.randn(4000, 1, generator=generator, dtype=torch.float64) for _ in range(2))
     noise -= s * (s.T @ noise) / (s.T @ s)
-    patterns = Patterns.estimate(classifier, (s * a + 5 * noise * d).view(-1, 3, SIDE, SIDE), batch_size=500)
+    patterns = Patterns.estimate(
+        classifier, (s * a + 5 * noise * d).view(-1, 3, SIDE, SIDE), batch_size=500
+    )
     (found,) = patterns.tensors.values()
     s_mean = float(s.mean())
     for pattern in found:
@@ -164,7 +177,9 @@ class _Function(nn.Module):
 def _scattered(values: Tensor, positions: Tensor, like: Tensor) -> Tensor:
     found = torch.zeros_like(like).flatten(1)
     for channel in range(len(values)):
-        for v, i in zip(values[channel].flatten().tolist(), positions[channel].flatten().tolist(), strict=True):
+        for v, i in zip(
+            values[channel].flatten().tolist(), positions[channel].flatten().tolist(), strict=True
+        ):
             found[channel, i] += v
     return found.view_as(like)
 
@@ -174,9 +189,18 @@ def test_patterns_survive_the_disk_and_belong_to_their_classifier(tmp_path: Path
     patterns = Patterns.estimate(classifier, images, data="digits")
     patterns.save(path)
     loaded = Patterns.load(path, classifier)
-    assert loaded.identity == {"classifier": classifier.identity, "data": "digits", "estimator": "linear"}
-    from_file = build_explainer("pattern_attribution", classifier, {"patterns": str(path)}).attribute(images, target=1)
-    assert torch.equal(from_file.values, PatternAttribution(classifier, patterns).attribute(images, target=1).values)
+    assert loaded.identity == {
+        "classifier": classifier.identity,
+        "data": "digits",
+        "estimator": "linear",
+    }
+    from_file = build_explainer(
+        "pattern_attribution", classifier, {"patterns": str(path)}
+    ).attribute(images, target=1)
+    assert torch.equal(
+        from_file.values,
+        PatternAttribution(classifier, patterns).attribute(images, target=1).values,
+    )
     with pytest.raises(InputError, match="was made with Residual"):
         Patterns.load(path, toy(Residual, seed=1))
     path.write_bytes(path.read_bytes()[:-30])

@@ -67,13 +67,18 @@ def test_the_conditional_is_the_dense_formula_and_makes_up_the_joint(top: int, l
     x2 = patch.flatten(2)[0].double()
     noise = torch.zeros(1, 1, 3, 3, 3)
     for channel in range(3):
-        sigma = statistics.covariance[channel] + torch.eye(49) * 1e-6 * statistics.covariance[channel].diagonal().mean()
+        sigma = (
+            statistics.covariance[channel]
+            + torch.eye(49) * 1e-6 * statistics.covariance[channel].diagonal().mean()
+        )
         mu = statistics.mean[channel]
         s12, s22 = sigma[hidden][:, around], sigma[around][:, around]
         mean = mu[hidden] + s12 @ torch.linalg.inv(s22) @ (x2[channel, around] - mu[around])
         covariance = sigma[hidden][:, hidden] - s12 @ torch.linalg.inv(s22) @ s12.T
         clipped = mean.clamp(statistics.low[channel, hidden], statistics.high[channel, hidden])
-        assert torch.allclose(conditional.sample(patch, noise)[0, 0, channel].flatten().double(), clipped, atol=1e-5)
+        assert torch.allclose(
+            conditional.sample(patch, noise)[0, 0, channel].flatten().double(), clipped, atol=1e-5
+        )
         factor = conditional.factor[channel].double()
         assert torch.allclose(factor @ factor.T, covariance, atol=1e-5)
         # log p(patch) = log p(around) + log p(window | around)
@@ -95,15 +100,25 @@ def test_samples_stay_in_the_range_of_the_data() -> None:
         assert inside.all(), name
 
 
-@pytest.mark.parametrize(("sampler", "stride"), [("conditional", 1), ("conditional", 2), ("marginal", 3)])
+@pytest.mark.parametrize(
+    ("sampler", "stride"), [("conditional", 1), ("conditional", 2), ("marginal", 3)]
+)
 def test_the_map_is_the_plain_loop_over_windows(sampler: str, stride: int) -> None:
     side, k, border, samples = 11, 3, 2, 4
     classifier, images, targets = curved(side), smooth_pictures(2, side), torch.tensor([1, 3])
     statistics, references = measured(k + 2 * border), smooth_pictures(6, side) + 0.1
     explainer = PDA(
-        classifier, statistics, references, sampler=sampler, window=k, border=border, stride=stride, samples=samples,
-        laplace=1000, forward_batch_size=7,
-    )  # fmt: skip
+        classifier,
+        statistics,
+        references,
+        sampler=sampler,
+        window=k,
+        border=border,
+        stride=stride,
+        samples=samples,
+        laplace=1000,
+        forward_batch_size=7,
+    )
     heatmap = explainer.attribute(images, target=targets, keys=["a", "b"])
     assert heatmap.signed
 
@@ -122,7 +137,9 @@ def test_the_map_is_the_plain_loop_over_windows(sampler: str, stride: int) -> No
             else:
                 which = torch.randint(6, (len(starts), samples), generator=generator)
             for n, left in enumerate(starts):
-                y, x = (min(max(start - border, 0), side - (k + 2 * border)) for start in (top, left))
+                y, x = (
+                    min(max(start - border, 0), side - (k + 2 * border)) for start in (top, left)
+                )
                 probability = 0.0
                 for s in range(samples):
                     changed = image.clone()
@@ -147,7 +164,9 @@ def test_a_config_takes_statistics_from_the_runs_own_images(tmp_path: Path) -> N
     first = build_explainer("pda", classifier, reduced, surroundings).attribute(images, target=1)
     kept = PatchStatistics.load(tmp_path / "statistics" / "patches_4.safetensors")
     assert kept.count == 200
-    again = build_explainer("pda", classifier, reduced | {"statistics": kept}).attribute(images, target=1)
+    again = build_explainer("pda", classifier, reduced | {"statistics": kept}).attribute(
+        images, target=1
+    )
     assert torch.equal(first.values, again.values)
     marginal = build_explainer("pda", classifier, reduced | {"sampler": "marginal"}, surroundings)
     assert marginal.attribute(images, target=1).values.isfinite().all()
@@ -183,7 +202,9 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(InputError, match="patches of 7 pixels, but the images are 6 x 16"):
         PDA(classifier, measured(7), window=3).attribute(pictures(1, 16)[:, :, :6], target=1)
     with pytest.raises(InputError, match="give references of its size"):
-        PDA(classifier, references=pictures(2, 12), sampler="marginal", window=3).attribute(pictures(1, 16), target=1)
+        PDA(classifier, references=pictures(2, 12), sampler="marginal", window=3).attribute(
+            pictures(1, 16), target=1
+        )
     with pytest.raises(InputError, match="20 patches are too few"):
         PatchStatistics.estimate(pictures(1, 16), 7)
     with pytest.raises(InputError, match="do not fit into images"):

@@ -11,10 +11,14 @@ from lit_iba.randomness import sample_generators
 
 
 @pytest.mark.parametrize("tile", [4, 5])
-def test_occlusion_agrees_with_captum(small_classifier: FrozenClassifier, images: Tensor, tile: int) -> None:
+def test_occlusion_agrees_with_captum(
+    small_classifier: FrozenClassifier, images: Tensor, tile: int
+) -> None:
     targets = torch.tensor([1, 4, 9])
     settings = {"tile": tile, "fill": "zero", "forward_batch_size": 7}
-    ours = build_explainer("occlusion", small_classifier, settings).attribute(images[:3], target=targets)
+    ours = build_explainer("occlusion", small_classifier, settings).attribute(
+        images[:3], target=targets
+    )
     captum = CaptumOcclusion(small_classifier).attribute(
         images[:3], (3, tile, tile), strides=(3, tile, tile), target=targets, baselines=0
     )
@@ -22,17 +26,25 @@ def test_occlusion_agrees_with_captum(small_classifier: FrozenClassifier, images
     assert ours.signed
 
 
-def test_occlusion_covers_with_the_images_own_mean(small_classifier: FrozenClassifier, images: Tensor) -> None:
-    values = build_explainer("occlusion_14", small_classifier).attribute(images[:2], target=2).values
+def test_occlusion_covers_with_the_images_own_mean(
+    small_classifier: FrozenClassifier, images: Tensor
+) -> None:
+    values = (
+        build_explainer("occlusion_14", small_classifier).attribute(images[:2], target=2).values
+    )
     covered = images[:2].clone()
     covered[:, :, 14:28, :14] = images[:2].mean(dim=(2, 3), keepdim=True)
     drop = (small_classifier(images[:2]) - small_classifier(covered))[:, 2]
     assert torch.allclose(values[:, 14:28, :14], drop[:, None, None].expand(-1, 14, 14), atol=1e-5)
 
 
-def test_smoothgrad_is_the_mean_over_its_copies(small_classifier: FrozenClassifier, images: Tensor) -> None:
+def test_smoothgrad_is_the_mean_over_its_copies(
+    small_classifier: FrozenClassifier, images: Tensor
+) -> None:
     settings = {"samples": 6, "noise": 0.2, "forward_batch_size": 4}
-    plain = build_explainer("smoothgrad", small_classifier, settings).attribute(images[:2], target=1, keys=["a", "b"])
+    plain = build_explainer("smoothgrad", small_classifier, settings).attribute(
+        images[:2], target=1, keys=["a", "b"]
+    )
     squared = build_explainer("smoothgrad_squared", small_classifier, settings)
     squares = squared.attribute(images[:2], target=1, keys=["a", "b"])
     for i, generator in enumerate(sample_generators(0, ["a", "b"], images.device)):
@@ -47,7 +59,9 @@ def test_smoothgrad_is_the_mean_over_its_copies(small_classifier: FrozenClassifi
         assert torch.allclose(squares.values[i], stack.square().mean(dim=(0, 1)), atol=1e-6)
 
 
-def test_smoothgrad_without_noise_is_the_gradient(small_classifier: FrozenClassifier, images: Tensor) -> None:
+def test_smoothgrad_without_noise_is_the_gradient(
+    small_classifier: FrozenClassifier, images: Tensor
+) -> None:
     smooth = SmoothGrad(small_classifier, samples=2, noise=0.0).attribute(images[:2], target=5)
     plain = build_explainer("gradient", small_classifier).attribute(images[:2], target=5)
     assert torch.allclose(smooth.values, plain.values, atol=1e-6)

@@ -18,8 +18,13 @@ from lit_iba.evaluation import StoredStatistics
 from lit_iba.explainer import Explainer
 
 NAMES = (
-    "lrp_alpha1_beta0", "lrp_alpha0_beta1", "lrp_epsilon", "deep_shap", "pattern_attribution", "guided_backprop",
-)  # fmt: skip
+    "lrp_alpha1_beta0",
+    "lrp_alpha0_beta1",
+    "lrp_epsilon",
+    "deep_shap",
+    "pattern_attribution",
+    "guided_backprop",
+)
 
 
 def built(name: str, classifier: FrozenClassifier) -> Explainer:
@@ -47,7 +52,9 @@ def test_heatmaps_do_not_depend_on_the_batch_and_nothing_is_left_behind(name: st
     for key, value in classifier.model.state_dict().items():
         assert torch.equal(value, state[key])
     assert all(p.grad is None and not p.requires_grad for p in classifier.parameters())
-    assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in classifier.modules())
+    assert not any(
+        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in classifier.modules()
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -57,7 +64,9 @@ def test_nothing_is_left_behind_when_a_pass_fails(name: str) -> None:
     before = explainer.attribute(images, target=1).values
     with pytest.raises((RuntimeError, InputError)):
         explainer.explain(images[:, :2], torch.zeros(2, dtype=torch.int64), [])  # two channels
-    assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in classifier.modules())
+    assert not any(
+        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in classifier.modules()
+    )
     assert all(p.grad is None and not p.requires_grad for p in classifier.parameters())
     assert torch.equal(explainer.attribute(images, target=1).values, before)
 
@@ -73,7 +82,9 @@ def shards(tmp_path: Path) -> ShardIndex:
     return write_shards(samples, tmp_path / "shards", "val", 4)
 
 
-def test_patterns_and_backgrounds_come_from_the_runs_images(shards: ShardIndex, tmp_path: Path) -> None:
+def test_patterns_and_backgrounds_come_from_the_runs_images(
+    shards: ShardIndex, tmp_path: Path
+) -> None:
     classifier = toy(Residual).float()
     surroundings = StoredStatistics(tmp_path / "statistics", shards, images=6, batch_size=2)
     images = toy_images(2).float()
@@ -85,7 +96,9 @@ def test_patterns_and_backgrounds_come_from_the_runs_images(shards: ShardIndex, 
     values = first.attribute(images, target=1).values
     assert torch.equal(values, again.attribute(images, target=1).values)
     by_hand = Patterns.estimate(classifier, surroundings.images(classifier, 6))
-    expected = build_explainer("pattern_attribution", classifier, {"patterns": by_hand}).attribute(images, target=1)
+    expected = build_explainer("pattern_attribution", classifier, {"patterns": by_hand}).attribute(
+        images, target=1
+    )
     assert torch.allclose(values, expected.values, rtol=1e-3, atol=1e-5 * float(values.abs().max()))
 
     found = build_explainer("deep_shap", classifier, {"background_images": 5}, surroundings)
@@ -96,8 +109,12 @@ def test_patterns_and_backgrounds_come_from_the_runs_images(shards: ShardIndex, 
     assert torch.allclose(heatmap.total, promised, rtol=1e-4, atol=1e-5)
 
     with pytest.raises(InputError, match="measured on"):
-        build_explainer("pattern_attribution", classifier, {}, StoredStatistics(path.parent, shards, images=7))
+        build_explainer(
+            "pattern_attribution", classifier, {}, StoredStatistics(path.parent, shards, images=7)
+        )
     with pytest.raises(InputError, match="no patterns_linear at"):
         build_explainer("pattern_attribution", classifier, {}, StoredStatistics(tmp_path, None))
     with pytest.raises(InputError, match="no statistics_data"):
-        build_explainer("deep_shap", classifier, {"background_images": 5}, StoredStatistics(tmp_path, None))
+        build_explainer(
+            "deep_shap", classifier, {"background_images": 5}, StoredStatistics(tmp_path, None)
+        )

@@ -48,7 +48,9 @@ def test_the_folded_network_is_the_same_function_with_the_same_gradient() -> Non
 def _modules_that_run(function: object, images: torch.Tensor) -> list[nn.Module]:
     """The modules that a call enters."""
     entered: list[nn.Module] = []
-    handle = nn.modules.module.register_module_forward_pre_hook(lambda module, _inputs: entered.append(module))
+    handle = nn.modules.module.register_module_forward_pre_hook(
+        lambda module, _inputs: entered.append(module)
+    )
     with torch.no_grad():
         function(images)  # type: ignore[operator]
     handle.remove()
@@ -62,7 +64,9 @@ def test_the_folded_network_follows_weights_hooks_and_moves() -> None:
 
     def same() -> bool:
         with torch.inference_mode():
-            return torch.allclose(classifier.folded()(images), classifier(images), rtol=1e-4, atol=1e-4)
+            return torch.allclose(
+                classifier.folded()(images), classifier(images), rtol=1e-4, atol=1e-4
+            )
 
     assert same()
     with torch.no_grad():
@@ -101,7 +105,9 @@ def test_weights_load_from_every_kind_of_file(tmp_path: Path) -> None:
     state = model.state_dict()
     torch.save(state, tmp_path / "a.pth")
     safetensors.torch.save_file(state, tmp_path / "a.safetensors")
-    (tmp_path / "a.safetensors.xz").write_bytes(lzma.compress((tmp_path / "a.safetensors").read_bytes(), preset=0))
+    (tmp_path / "a.safetensors.xz").write_bytes(
+        lzma.compress((tmp_path / "a.safetensors").read_bytes(), preset=0)
+    )
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         expected = model.eval()(images)
@@ -117,7 +123,11 @@ def test_weights_load_from_every_kind_of_file(tmp_path: Path) -> None:
 
 def test_settings_travel_with_our_own_weights(tmp_path: Path) -> None:
     preprocessing = Preprocessing(resize=70, crop=64, mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0))
-    settings = {"num_classes": 3, "preprocessing": preprocessing.to_dict(), "class_names": ["a", "b", "c"]}
+    settings = {
+        "num_classes": 3,
+        "preprocessing": preprocessing.to_dict(),
+        "class_names": ["a", "b", "c"],
+    }
     save_weights(tmp_path / "w.safetensors", SmallCNN(3).state_dict(), settings)
     classifier = FrozenClassifier("small_cnn", str(tmp_path / "w.safetensors"))
     assert (classifier.num_classes, classifier.class_names) == (3, ["a", "b", "c"])
@@ -130,7 +140,9 @@ def test_timm_models_can_be_used() -> None:
     assert classifier.num_classes == 1000
     images = torch.randn(1, 3, 64, 64)
     r, carried = classifier.split("layer2").head(images)
-    assert torch.allclose(classifier.split("layer2").tail(r, carried), classifier(images), atol=1e-5)
+    assert torch.allclose(
+        classifier.split("layer2").tail(r, carried), classifier(images), atol=1e-5
+    )
 
 
 class NeedsCode:
@@ -138,7 +150,9 @@ class NeedsCode:
         return print, ("code ran while loading weights",)
 
 
-def test_bad_weights_are_refused_with_the_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_weights_are_refused_with_the_mend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.save({"x": NeedsCode()}, tmp_path / "evil.pth")
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "r18.pth")
     whole = (tmp_path / "r18.pth").read_bytes()
@@ -179,7 +193,9 @@ def test_preprocessing_is_torchvisions() -> None:
     weights = torchvision.models.ResNet50_Weights.IMAGENET1K_V1
     own = Preprocessing()
     ours = own.normalize(own.picture(picture)[None])[0]
-    assert (ours - weights.transforms()(picture)).abs().max() < 0.02  # one grey level where rounding differs
+    assert (
+        ours - weights.transforms()(picture)
+    ).abs().max() < 0.02  # one grey level where rounding differs
 
 
 def test_another_number_of_classes_is_numbered() -> None:

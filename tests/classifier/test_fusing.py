@@ -53,7 +53,11 @@ def test_gradients_are_those_of_the_operations_one_by_one(relu: bool, with_skip:
     convolution = nn.Conv2d(3, 5, 3, stride=2, padding=1).double().requires_grad_(False)
     module = FusedConv2d(convolution, relu)
     x = torch.randn(2, 3, 8, 8, generator=generator, dtype=torch.float64).requires_grad_()
-    skip = torch.randn(2, 5, 4, 4, generator=generator, dtype=torch.float64).requires_grad_() if with_skip else None
+    skip = (
+        torch.randn(2, 5, 4, 4, generator=generator, dtype=torch.float64).requires_grad_()
+        if with_skip
+        else None
+    )
     given = [t for t in (x, skip) if t is not None]
     weights = torch.randn(2, 5, 4, 4, generator=generator, dtype=torch.float64)
     expected = torch.autograd.grad((module.plain(x, skip) * weights).sum(), given)

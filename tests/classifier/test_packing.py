@@ -29,11 +29,18 @@ def pictures(*shape: int) -> Tensor:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)), stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    padding=st.integers(0, 2), dilation=st.integers(1, 2), size=st.tuples(st.integers(8, 13), st.integers(8, 13)),
-    bias=st.booleans(), channels=st.tuples(st.integers(1, 20), st.integers(1, 20)), batch=st.integers(1, 3),
-)  # fmt: skip
-def test_it_is_the_convolution_and_its_gradient(kernel, stride, padding, dilation, size, bias, channels, batch) -> None:
+    kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    padding=st.integers(0, 2),
+    dilation=st.integers(1, 2),
+    size=st.tuples(st.integers(8, 13), st.integers(8, 13)),
+    bias=st.booleans(),
+    channels=st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    batch=st.integers(1, 3),
+)
+def test_it_is_the_convolution_and_its_gradient(
+    kernel, stride, padding, dilation, size, bias, channels, batch
+) -> None:
     own = frozen(*channels, kernel, stride=stride, padding=padding, dilation=dilation, bias=bias)
     packed = PackedConv2d(own)
     x, again = (pictures(batch, channels[0], *size).requires_grad_() for _ in range(2))
@@ -123,7 +130,14 @@ def test_a_frozen_classifier_uses_it(network: str, monkeypatch: pytest.MonkeyPat
     classifier = FrozenClassifier(network, "random")
     x = pictures(2, 3, 64, 64).requires_grad_()
     expected, found = classifier(x), classifier.folded()(x)
-    assert torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.detach().abs().max()))
+    assert torch.allclose(
+        found, expected, rtol=1e-3, atol=1e-4 * float(expected.detach().abs().max())
+    )
     assert len(used) == sum(isinstance(m, nn.Conv2d) for m in classifier.modules())
-    gradients = [torch.autograd.grad(F.cross_entropy(y, torch.tensor([1, 2])), x)[0] for y in (expected, found)]
-    assert torch.allclose(gradients[1], gradients[0], rtol=1e-3, atol=1e-3 * float(gradients[0].abs().max()))
+    gradients = [
+        torch.autograd.grad(F.cross_entropy(y, torch.tensor([1, 2])), x)[0]
+        for y in (expected, found)
+    ]
+    assert torch.allclose(
+        gradients[1], gradients[0], rtol=1e-3, atol=1e-3 * float(gradients[0].abs().max())
+    )

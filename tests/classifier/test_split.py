@@ -30,9 +30,13 @@ CUTS = [
 
 
 @pytest.mark.parametrize(("name", "layer", "kind"), CUTS)
-def test_head_and_tail_give_the_logits_of_the_whole_network(name: str, layer: str, kind: str) -> None:
+def test_head_and_tail_give_the_logits_of_the_whole_network(
+    name: str, layer: str, kind: str
+) -> None:
     torch.manual_seed(0)
-    model = torchvision.models.get_model(name, weights=None, **({"init_weights": True} if name == "googlenet" else {}))
+    model = torchvision.models.get_model(
+        name, weights=None, **({"init_weights": True} if name == "googlenet" else {})
+    )
     model.eval().requires_grad_(False)
     size = 224 if name.startswith(("vit", "swin")) else 96
     images = torch.randn(2, 3, size, size)
@@ -95,7 +99,9 @@ def test_an_untraceable_network_is_cut_with_hooks(caplog: pytest.LogCaptureFixtu
 
 def test_a_mistyped_layer_lists_the_nearest_names() -> None:
     classifier = FrozenClassifier("resnet18", "random")
-    with pytest.raises(InputError, match=r"'layer5' is not a known layer of resnet18; did you mean .*'layer4'"):
+    with pytest.raises(
+        InputError, match=r"'layer5' is not a known layer of resnet18; did you mean .*'layer4'"
+    ):
         classifier.split("layer5")
 
 
@@ -103,14 +109,20 @@ def test_a_mistyped_layer_lists_the_nearest_names() -> None:
     ("shape", "image", "expected"),
     [
         ((2, 197, 768), (224, 224), Layout("BTC", 14, 14, 1)),
-        ((2, 201, 192), (224, 224), Layout("BTC", 14, 14, 5)),  # four registers beside the class token
+        (
+            (2, 201, 192),
+            (224, 224),
+            Layout("BTC", 14, 14, 5),
+        ),  # four registers beside the class token
         ((2, 98, 64), (112, 224), Layout("BTC", 7, 14, 0)),
         ((2, 7, 14, 768), (224, 448), Layout("BHWC", 7, 14)),
         ((2, 64, 28, 56), (224, 448), Layout("BCHW", 28, 56)),
         ((2, 7, 7, 7), (224, 224), Layout("BCHW", 7, 7)),
     ],
 )
-def test_the_layout_of_a_feature_map_is_found(shape: tuple[int, ...], image: tuple[int, int], expected: Layout) -> None:
+def test_the_layout_of_a_feature_map_is_found(
+    shape: tuple[int, ...], image: tuple[int, int], expected: Layout
+) -> None:
     layout = Layout.of(torch.Size(shape), image)
     assert layout == expected
     values = torch.randn(shape)
@@ -140,9 +152,15 @@ def test_folded_batch_norms_change_nothing_but_the_speed() -> None:
     split = classifier.split("layer2.0.conv1")
     r, carried = split.head(torch.randn(2, 3, 64, 64))
     expected = split.tail(r, carried)
-    assert torch.allclose(split.folded_tail(r, carried), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    assert torch.allclose(
+        split.folded_tail(r, carried), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max())
+    )
     called = [
-        [type(network.get_submodule(n.target)) for n in network.graph.nodes if n.op == "call_module"]
+        [
+            type(network.get_submodule(n.target))
+            for n in network.graph.nodes
+            if n.op == "call_module"
+        ]
         for network in (split._tail, split._folded["tail"][1])
     ]
     counts = [modules.count(nn.BatchNorm2d) for modules in called]

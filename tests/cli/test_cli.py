@@ -18,7 +18,11 @@ from lit_iba.cli.main import main
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "classifier.safetensors"
     torch.manual_seed(0)
-    save_weights(path, SmallCNN().state_dict(), {"num_classes": 10, "class_names": [f"digit {i}" for i in range(10)]})
+    save_weights(
+        path,
+        SmallCNN().state_dict(),
+        {"num_classes": 10, "class_names": [f"digit {i}" for i in range(10)]},
+    )
     return path
 
 
@@ -54,10 +58,20 @@ for command in COMMANDS["lit-iba"].keys() - TRAINING:
     assert done.returncode == 0, done.stderr
 
 
-def test_explain_writes_picture_overlay_and_values(photograph: Path, weights: Path, tmp_path: Path) -> None:
+def test_explain_writes_picture_overlay_and_values(
+    photograph: Path, weights: Path, tmp_path: Path
+) -> None:
     classifier = ["--classifier.model", "small_cnn", "--classifier.weights", str(weights)]
     for name in ("saliency", "gradient"):
-        arguments = ["explain", str(photograph), *classifier, "--explainer", name, "--out", str(tmp_path / "out")]
+        arguments = [
+            "explain",
+            str(photograph),
+            *classifier,
+            "--explainer",
+            name,
+            "--out",
+            str(tmp_path / "out"),
+        ]
         assert main([*arguments, "--target", "digit 3"], "evaluate.py") == 0
         values = np.load(tmp_path / "out" / f"photo.{name}.npy")
         assert values.shape == (64, 64)
@@ -77,12 +91,40 @@ def test_what_is_wrong_is_said_in_one_sentence_and_nothing_is_written(
     cases = {
         "nowhere.jpg does not exist": ["explain", str(tmp_path / "nowhere.jpg"), *classifier, *out],
         "cut.jpg": ["explain", str(cut), *classifier, "--explainer", "saliency", *out],
-        "target class 10 is out of range": ["explain", str(photograph), *classifier, "--target", "10", *out],
-        "did you mean 'digit 7'": ["explain", str(photograph), *classifier, "--target", "digit7", *out],
-        "did you mean 'saliency'": ["explain", str(photograph), *classifier, "--explainer", "salience", *out],
+        "target class 10 is out of range": [
+            "explain",
+            str(photograph),
+            *classifier,
+            "--target",
+            "10",
+            *out,
+        ],
+        "did you mean 'digit 7'": [
+            "explain",
+            str(photograph),
+            *classifier,
+            "--target",
+            "digit7",
+            *out,
+        ],
+        "did you mean 'saliency'": [
+            "explain",
+            str(photograph),
+            *classifier,
+            "--explainer",
+            "salience",
+            *out,
+        ],
         "name the classifier": ["explain", str(photograph), *out],
         "needs a layer": ["explain", str(photograph), *classifier, *out],
-        "statistics_data": ["explain", str(photograph), *classifier, "--settings.layer", "layer2", *out],
+        "statistics_data": [
+            "explain",
+            str(photograph),
+            *classifier,
+            "--settings.layer",
+            "layer2",
+            *out,
+        ],
         "results.json": ["report", str(tmp_path / "nothing")],
         "none.ckpt does not exist": ["export", str(tmp_path / "none.ckpt")],
     }
@@ -95,12 +137,22 @@ def test_what_is_wrong_is_said_in_one_sentence_and_nothing_is_written(
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 
-def test_shards_are_written_from_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_shards_are_written_from_a_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("cat", "dog"):
         (tmp_path / "pictures" / name).mkdir(parents=True)
         for i in range(3):
-            Image.effect_noise((40, 30), 60 + i).convert("RGB").save(tmp_path / "pictures" / name / f"{name}{i}.jpg")
-    arguments = ["shards", str(tmp_path / "pictures"), str(tmp_path / "shards"), "--shard_size", "4"]
+            Image.effect_noise((40, 30), 60 + i).convert("RGB").save(
+                tmp_path / "pictures" / name / f"{name}{i}.jpg"
+            )
+    arguments = [
+        "shards",
+        str(tmp_path / "pictures"),
+        str(tmp_path / "shards"),
+        "--shard_size",
+        "4",
+    ]
     assert main(arguments) == 0
     assert "6 samples in 2 shards" in capsys.readouterr().out
     assert main(["shards", str(tmp_path / "nowhere"), str(tmp_path / "x")]) == 2

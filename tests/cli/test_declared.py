@@ -39,7 +39,9 @@ def test_a_command_takes_what_its_class_takes(name: str) -> None:
 def test_what_a_command_declares_itself_is_its_own() -> None:
     given: dict[str, Any] = {}
 
-    @with_arguments_of("lit_iba.varsal.uncertainty_run.UncertaintySettings", leave=("corruptions", "gallery"))
+    @with_arguments_of(
+        "lit_iba.varsal.uncertainty_run.UncertaintySettings", leave=("corruptions", "gallery")
+    )
     def command(out: str, seed: int = 7, **settings: Any) -> None:
         """Do it.
 
@@ -55,5 +57,9 @@ def test_what_a_command_declares_itself_is_its_own() -> None:
     assert "My own." in help_text
     assert "Of each corruption, from 1 to 5" in help_text
     assert "gallery" not in help_text
-    command(**parser.parse_args(["--out", "here", "--severities", "[2]", "--severities+", "3"]).as_dict())
+    command(
+        **parser.parse_args(
+            ["--out", "here", "--severities", "[2]", "--severities+", "3"]
+        ).as_dict()
+    )
     assert (given["out"], given["seed"], given["severities"]) == ("here", 7, [2, 3])

@@ -51,17 +51,37 @@ def environment(**extra: str) -> dict[str, str]:
 
 def command(config: Path, run: Path, *options: str, processes: int = 1) -> list[str]:
     """The command line of a training, alone or under torchrun."""
-    fit = [str(ROOT / "train.py"), "fit", "--config", str(config), "--trainer.default_root_dir", str(run), *options]
+    fit = [
+        str(ROOT / "train.py"),
+        "fit",
+        "--config",
+        str(config),
+        "--trainer.default_root_dir",
+        str(run),
+        *options,
+    ]
     if processes == 1:
         return [sys.executable, *fit]
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return [sys.executable, *launch, *fit, "--trainer.devices", str(processes), "--trainer.strategy", "ddp"]
+    return [
+        sys.executable,
+        *launch,
+        *fit,
+        "--trainer.devices",
+        str(processes),
+        "--trainer.strategy",
+        "ddp",
+    ]
 
 
 def start(arguments: list[str], **extra: str) -> "subprocess.Popen[str]":
     """Start it."""
     return subprocess.Popen(
-        arguments, env=environment(**extra), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        arguments,
+        env=environment(**extra),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 

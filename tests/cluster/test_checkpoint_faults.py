@@ -21,7 +21,9 @@ DurableCheckpointIO().save_checkpoint({"weights": torch.zeros(1_000_000)}, sys.a
 
 
 def save(path: Path, step: int) -> None:
-    torch.save({KIND_KEY: "Toy", CLASSIFIER_KEY: {}, "global_step": step, "x": torch.randn(1000)}, path)
+    torch.save(
+        {KIND_KEY: "Toy", CLASSIFIER_KEY: {}, "global_step": step, "x": torch.randn(1000)}, path
+    )
 
 
 def test_a_full_disk_leaves_the_old_checkpoint_and_no_part_of_the_new(tmp_path: Path) -> None:
@@ -41,7 +43,9 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_no_part_of_the_new(tmp_path: 
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 
 
-def test_last_falls_back_to_the_newest_whole_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_last_falls_back_to_the_newest_whole_checkpoint(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     assert newest_checkpoint(tmp_path) is None
     for name, step in (("best", 40), ("early", 20), ("last", 60)):
         save(tmp_path / f"{name}.ckpt", step)

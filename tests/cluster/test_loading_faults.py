@@ -48,11 +48,21 @@ sys.exit(main(sys.argv[1:], "train.py"))
 @pytest.mark.slow
 def test_a_killed_worker_ends_the_run_with_a_reason(tmp_path: Path) -> None:
     """Wherever the run is when it learns of it: in the loader, or in the middle of a step."""
-    fit = ["fit", "--config", str(prepare(tmp_path)), "--trainer.default_root_dir", str(tmp_path / "run")]
+    fit = [
+        "fit",
+        "--config",
+        str(prepare(tmp_path)),
+        "--trainer.default_root_dir",
+        str(tmp_path / "run"),
+    ]
     done = subprocess.run(
         [sys.executable, "-c", KILL, *fit, "--data.num_workers", "2"],
-        env=environment(), capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 2, done.stderr
     assert "worker process of the loader was killed" in done.stderr.splitlines()[-1]
 
@@ -74,7 +84,11 @@ def test_a_shard_replaced_while_running_is_noticed_before_it_is_read(shards: Sha
 
 def test_a_full_disk_leaves_no_half_heatmaps(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", STORE, str(tmp_path)], env=environment(), capture_output=True, timeout=120, check=False
+        [sys.executable, "-c", STORE, str(tmp_path)],
+        env=environment(),
+        capture_output=True,
+        timeout=120,
+        check=False,
     )
     assert b"File too large" in done.stderr
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -91,8 +105,22 @@ def test_validation_is_the_same_on_any_number_of_processes_and_workers(tmp_path:
     for processes, workers in ((1, 0), (2, 1), (3, 2)):
         run = tmp_path / f"on_{processes}"
         launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        validate = [str(ROOT / "train.py"), "validate", "--config", str(config), "--ckpt_path", checkpoint]
-        options = ["--trainer.default_root_dir", str(run), "--data.num_workers", str(workers), "--data.batch_size", "5"]
+        validate = [
+            str(ROOT / "train.py"),
+            "validate",
+            "--config",
+            str(config),
+            "--ckpt_path",
+            checkpoint,
+        ]
+        options = [
+            "--trainer.default_root_dir",
+            str(run),
+            "--data.num_workers",
+            str(workers),
+            "--data.batch_size",
+            "5",
+        ]
         several = ["--trainer.devices", str(processes), "--trainer.strategy", "ddp"]
         if processes == 1:
             finish([sys.executable, *validate, *options])
@@ -100,7 +128,18 @@ def test_validation_is_the_same_on_any_number_of_processes_and_workers(tmp_path:
             finish([sys.executable, *launch, *validate, *options, *several])
         log = EventAccumulator(str(run / "tensorboard"))
         log.Reload()
-        found.append({tag: log.Scalars(tag)[-1].value for tag in log.Tags()["scalars"] if tag.startswith("val/")})
-    assert set(found[0]) == {"val/loss", "val/cross_entropy", "val/information_bits", "val/accuracy_top1"}
+        found.append(
+            {
+                tag: log.Scalars(tag)[-1].value
+                for tag in log.Tags()["scalars"]
+                if tag.startswith("val/")
+            }
+        )
+    assert set(found[0]) == {
+        "val/loss",
+        "val/cross_entropy",
+        "val/information_bits",
+        "val/accuracy_top1",
+    }
     assert found[1] == pytest.approx(found[0], rel=1e-5)
     assert found[2] == pytest.approx(found[0], rel=1e-5)

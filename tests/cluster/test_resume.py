@@ -88,7 +88,11 @@ def test_a_run_may_go_on_with_other_processes(config: Path, tmp_path: Path) -> N
     """Two processes, then one, then three with a worker each: every epoch sees every sample once."""
     run, watch = tmp_path / "run", tmp_path / "watch"
     for processes, steps, options in ((2, 10, ()), (1, 9, RESUME)):
-        process = start(command(config, run, *options, processes=processes), WATCH=str(watch), STEP_SECONDS="0.1")
+        process = start(
+            command(config, run, *options, processes=processes),
+            WATCH=str(watch),
+            STEP_SECONDS="0.1",
+        )
         wait_for_steps(watch, steps, process)
         process.terminate()
         output, _ = process.communicate(timeout=90)
@@ -102,7 +106,9 @@ def test_a_run_may_go_on_with_other_processes(config: Path, tmp_path: Path) -> N
 
 def test_when_one_process_dies_the_others_end_too(config: Path, tmp_path: Path) -> None:
     watch = tmp_path / "watch"
-    process = start(command(config, tmp_path / "run", processes=2), WATCH=str(watch), STEP_SECONDS="0.1")
+    process = start(
+        command(config, tmp_path / "run", processes=2), WATCH=str(watch), STEP_SECONDS="0.1"
+    )
     wait_for_steps(watch, 8, process)
     os.kill(int(next(watch.glob("*.txt")).stem), signal.SIGKILL)
     process.communicate(timeout=60)
@@ -110,7 +116,14 @@ def test_when_one_process_dies_the_others_end_too(config: Path, tmp_path: Path) 
 
 
 def test_two_processes_step_as_one_with_twice_the_batch(config: Path, tmp_path: Path) -> None:
-    options = ("--trainer.max_epochs", "1", "--data.train_samples", "8", "--data.folder", str(tmp_path / "data"))
+    options = (
+        "--trainer.max_epochs",
+        "1",
+        "--data.train_samples",
+        "8",
+        "--data.folder",
+        str(tmp_path / "data"),
+    )
     finish(command(config, tmp_path / "one", *options, "--data.batch_size", "8"))
     finish(command(config, tmp_path / "two", *options, "--data.batch_size", "4", processes=2))
     one, two = last_checkpoint(tmp_path / "one"), last_checkpoint(tmp_path / "two")
@@ -122,7 +135,9 @@ def test_two_processes_step_as_one_with_twice_the_batch(config: Path, tmp_path: 
         assert moments[1][number]["exp_avg"].flatten().tolist() == expected
 
 
-def test_a_loss_that_is_no_number_ends_the_run_before_it_harms(config: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_ends_the_run_before_it_harms(
+    config: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     output = finish(command(config, run), expected=2, NAN_AT="7", WATCH=str(tmp_path / "watch"))
     assert "the loss of step 7 is nan" in output

@@ -37,16 +37,33 @@ def query(*arguments: str) -> str:
 def test_a_preempted_job_goes_back_to_the_queue_and_finishes(
     tmp_path: Path, slurm: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, run, watch, log = prepare(tmp_path), tmp_path / "run", tmp_path / "watch", tmp_path / "job.out"
-    for name, value in environment(**slurm, WATCH=str(watch), STEP_SECONDS="0.2", PYTHON=sys.executable).items():
+    config, run, watch, log = (
+        prepare(tmp_path),
+        tmp_path / "run",
+        tmp_path / "watch",
+        tmp_path / "job.out",
+    )
+    for name, value in environment(
+        **slurm, WATCH=str(watch), STEP_SECONDS="0.2", PYTHON=sys.executable
+    ).items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(ROOT)
-    here = ["--nodes=1", "--ntasks-per-node=2", "--cpus-per-task=1", "--gres=none", f"--output={log}"]
+    here = [
+        "--nodes=1",
+        "--ntasks-per-node=2",
+        "--cpus-per-task=1",
+        "--gres=none",
+        f"--output={log}",
+    ]
     training = ["--config", str(config), "--trainer.default_root_dir", str(run)]
     job = query("sbatch", "--parsable", *here, "configs/cluster/slurm.sbatch", *training).strip()
 
     def state() -> str:
-        found = dict(part.split("=", 1) for part in query("scontrol", "show", "job", job).split() if "=" in part)
+        found = dict(
+            part.split("=", 1)
+            for part in query("scontrol", "show", "job", job).split()
+            if "=" in part
+        )
         return f"{found['JobState']} {found['Restarts']}"
 
     def wait_until(reached: str, seconds: float) -> None:
@@ -64,7 +81,9 @@ def test_a_preempted_job_goes_back_to_the_queue_and_finishes(
         time.sleep(0.2)
     query("scancel", "--signal=USR1", job)
     wait_until("PENDING 1", 120)
-    query("scontrol", "update", f"JobId={job}", "StartTime=now")  # SLURM waits two minutes with a requeued job
+    query(
+        "scontrol", "update", f"JobId={job}", "StartTime=now"
+    )  # SLURM waits two minutes with a requeued job
     wait_until("COMPLETED 1", 240)
     seen = Counter((epoch, key) for _, epoch, key in samples_taken(watch))
     assert len(seen) == 3 * SAMPLES

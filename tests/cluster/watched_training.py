@@ -15,7 +15,11 @@ class WatchedReadoutTraining(ReadoutTraining):
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         loss = super().training_step(batch, batch_index)
-        keys = [key for key, weight in zip(batch["key"], batch["weight"].tolist(), strict=True) if weight]
+        keys = [
+            key
+            for key, weight in zip(batch["key"], batch["weight"].tolist(), strict=True)
+            if weight
+        ]
         if "WATCH" in os.environ:
             folder = Path(os.environ["WATCH"])
             folder.mkdir(parents=True, exist_ok=True)

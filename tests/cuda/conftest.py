@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-for shared in ("devices", "cluster", "evaluation", "export"):  # toys that live beside the tests which need no GPU
+for shared in (
+    "devices",
+    "cluster",
+    "evaluation",
+    "export",
+):  # toys that live beside the tests which need no GPU
     sys.path.append(str(Path(__file__).parents[1] / shared))
 sys.path.append(str(Path(__file__).parents[1]))
 

@@ -17,7 +17,9 @@ class SameDraws(TorchDispatchMode):
     def twin(self, generator: torch.Generator) -> torch.Generator:
         """The CPU's counterpart, which goes on where its last draw ended."""
         key = generator._cdata
-        if key not in self.twins:  # the original is kept, so that no other takes its place in memory
+        if (
+            key not in self.twins
+        ):  # the original is kept, so that no other takes its place in memory
             self.twins[key] = generator, torch.Generator().manual_seed(generator.initial_seed())
         return self.twins[key][1]
 

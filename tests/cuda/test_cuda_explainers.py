@@ -17,13 +17,17 @@ LOOSE = {"input_iba": 2e-2, "input_iba (reference)": 2e-2, "per_sample_iba (bf16
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_explainer_gives_on_cuda_what_it_gives_on_the_cpu(name: str, device: torch.device) -> None:
+def test_an_explainer_gives_on_cuda_what_it_gives_on_the_cpu(
+    name: str, device: torch.device
+) -> None:
     on_cpu, there = narrow(), narrow().to(device)
     here = build(name, on_cpu)
     expected = here.attribute(on_cpu.images(pictures()), TARGETS, keys=KEYS)
     with SameDraws():
         explainer = build(name, there)
-        if name == "pda":  # its patches' places follow from the images' content, which differs in the last digit
+        if (
+            name == "pda"
+        ):  # its patches' places follow from the images' content, which differs in the last digit
             explainer.sampler = here.sampler
         found = explainer.attribute(there.images(pictures()), TARGETS, keys=KEYS)
     tolerance = LOOSE.get(name, 1e-3)
@@ -57,21 +61,31 @@ def test_a_captured_step_gives_what_the_plain_loop_gives(device: torch.device) -
 
 
 @pytest.mark.parametrize("settings", [{}, {"precision": "bf16"}, {"cuda_graph": True}])
-def test_a_map_does_not_depend_on_its_batch(device: torch.device, settings: dict[str, object]) -> None:
+def test_a_map_does_not_depend_on_its_batch(
+    device: torch.device, settings: dict[str, object]
+) -> None:
     if settings.get("cuda_graph") and device.type == "cpu":
         pytest.skip("a graph of CUDA")
     explainer = per_sample(device, **settings)
     images, keys = explainer.classifier.images(pictures(4)), ["a", "b", "c", "d"]
     together = explainer.attribute(images, 1, keys=keys).values
-    alone = torch.cat([explainer.attribute(images[i : i + 1], 1, keys=keys[i : i + 1]).values for i in range(4)])
-    tolerance = 5e-2 if "precision" in settings else 1e-3  # other kernels, other rounding of bfloat16
-    torch.testing.assert_close(alone, together, rtol=tolerance, atol=tolerance * float(together.max()))
+    alone = torch.cat(
+        [explainer.attribute(images[i : i + 1], 1, keys=keys[i : i + 1]).values for i in range(4)]
+    )
+    tolerance = (
+        5e-2 if "precision" in settings else 1e-3
+    )  # other kernels, other rounding of bfloat16
+    torch.testing.assert_close(
+        alone, together, rtol=tolerance, atol=tolerance * float(together.max())
+    )
 
 
 class Failing(Explainer):
     """Takes memory, then fails."""
 
-    def explain(self, images: torch.Tensor, targets: torch.Tensor, generators: list[torch.Generator]) -> None:
+    def explain(
+        self, images: torch.Tensor, targets: torch.Tensor, generators: list[torch.Generator]
+    ) -> None:
         self.classifier(images.requires_grad_())
         raise RuntimeError("on purpose")
 
@@ -83,7 +97,10 @@ def test_nothing_stays_on_the_device_after_an_error(device: torch.device) -> Non
     gc.collect()
     held = torch.cuda.memory_allocated if device.type == "cuda" else lambda _device: 0
     before = held(device)
-    for make in (lambda: Failing(classifier).attribute(images, 0), lambda: classifier(images[:, :2])):
+    for make in (
+        lambda: Failing(classifier).attribute(images, 0),
+        lambda: classifier(images[:, :2]),
+    ):
         with pytest.raises(RuntimeError):
             make()
         gc.collect()

@@ -15,9 +15,12 @@ from lit_iba.metrics.explainer_metric import ExplainerMetric
 
 JUDGING = sorted(name for name in METRICS if not issubclass(metric_class(name), ExplainerMetric))
 SETTINGS = {
-    "degradation": {"points": 5}, "insertion": {"pixels_per_step": 128}, "deletion": {"pixels_per_step": 128},
-    "sensitivity_n": {"tile": 4, "points": 3, "masks": 6}, "decision_flip": {"pixels_per_step": 128, "noise_maps": 1},
-}  # fmt: skip
+    "degradation": {"points": 5},
+    "insertion": {"pixels_per_step": 128},
+    "deletion": {"pixels_per_step": 128},
+    "sensitivity_n": {"tile": 4, "points": 3, "masks": 6},
+    "decision_flip": {"pixels_per_step": 128, "noise_maps": 1},
+}
 
 
 @pytest.mark.parametrize("name", JUDGING)
@@ -31,25 +34,42 @@ def test_a_metric_judges_on_cuda_as_on_the_cpu(name: str, device: torch.device) 
         metric = build_metric(name, SETTINGS.get(name)).to(classifier.device)
         extra = {}
         if metric.others_wanted:
-            extra["others"] = torch.stack([heatmaps.roll(-k, 0) for k in range(1, metric.others_wanted + 1)], 1)
+            extra["others"] = torch.stack(
+                [heatmaps.roll(-k, 0) for k in range(1, metric.others_wanted + 1)], 1
+            )
         with SameDraws():
             metric.update(
-                classifier, classifier.images(pictures()), torch.tensor([0, 3, 2]), heatmaps.to(classifier.device),
-                object_mask=mask.to(classifier.device), keys=["a", "b", "c"], **extra,
-            )  # fmt: skip
-        assert all(values.device.type == classifier.device.type for values in metric.rows().values())
+                classifier,
+                classifier.images(pictures()),
+                torch.tensor([0, 3, 2]),
+                heatmaps.to(classifier.device),
+                object_mask=mask.to(classifier.device),
+                keys=["a", "b", "c"],
+                **extra,
+            )
+        assert all(
+            values.device.type == classifier.device.type for values in metric.rows().values()
+        )
         rows.append({row: values.cpu() for row, values in metric.rows().items()})
     for row, expected in rows[0].items():
         torch.testing.assert_close(rows[1][row], expected, rtol=1e-3, atol=1e-4, equal_nan=True)
 
 
-def test_a_benchmark_on_cuda_finds_what_it_finds_on_the_cpu(tmp_path: Path, accelerator: str) -> None:
+def test_a_benchmark_on_cuda_finds_what_it_finds_on_the_cpu(
+    tmp_path: Path, accelerator: str
+) -> None:
     data = benchmark_toys.make_data(tmp_path / "data")
     explainers = {"grad_cam": {"layer": "conv"}, "gradient": None, "occlusion": {"tile": 4}}
-    metrics = {"degradation_4": {"metric": "degradation", "tile": 4}, "bounding_box": {}, "latency": {"repeats": 1}}
+    metrics = {
+        "degradation_4": {"metric": "degradation", "tile": 4},
+        "bounding_box": {},
+        "latency": {"repeats": 1},
+    }
     found = []
     for place, chosen in (("here", "cpu"), ("there", accelerator)):
-        run = benchmark_toys.benchmark(data, tmp_path / place, explainers=explainers, metrics=metrics)
+        run = benchmark_toys.benchmark(
+            data, tmp_path / place, explainers=explainers, metrics=metrics
+        )
         found.append(run.run(Fabric(accelerator=chosen, devices=1))["results"])
     for metric in ("degradation_4", "bounding_box"):
         for explainer in explainers:

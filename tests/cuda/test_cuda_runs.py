@@ -41,7 +41,9 @@ def varsal_config(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("module", ["readout", "varsal"])
-def test_a_killed_run_goes_on_in_bfloat16(config: Path, tmp_path: Path, module: str, accelerator: str) -> None:
+def test_a_killed_run_goes_on_in_bfloat16(
+    config: Path, tmp_path: Path, module: str, accelerator: str
+) -> None:
     """On a GPU sums may be taken in another order each time, so that weights agree as far as two whole runs do."""
     options = ("--trainer.accelerator", accelerator, *IN_BF16)
     config = config if module == "readout" else varsal_config(config.parent)
@@ -70,7 +72,9 @@ def test_two_processes_train_on_one_device(config: Path, tmp_path: Path, acceler
 
 
 def test_an_exported_program_runs_on_cuda(device: torch.device, tmp_path: Path) -> None:
-    explainer = trained_like(FrozenClassifier("small_cnn", "random"), "layer2", ["layer2", "layer3", "fc"])
+    explainer = trained_like(
+        FrozenClassifier("small_cnn", "random"), "layer2", ["layer2", "layer3", "fc"]
+    )
     report = export_explainer(explainer, tmp_path / "export", ["pt2"], progress=False)
     program = move_to_device_pass(torch.export.load(report.files["pt2"][0]), device)
     images = random_images(3, 64)

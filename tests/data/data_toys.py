@@ -21,4 +21,9 @@ def samples(count: int) -> Iterator[dict[str, Any]]:
     """Samples number 0..count-1; the class is the number modulo ten."""
     for number in range(count):
         box = [4, 4, 10 + number % 20, 20]
-        yield {"key": f"s{number:04d}", "jpg": jpeg_bytes(number), "cls": number % 10, "json": {"bbox": [box]}}
+        yield {
+            "key": f"s{number:04d}",
+            "jpg": jpeg_bytes(number),
+            "cls": number % 10,
+            "json": {"bbox": [box]},
+        }

@@ -30,11 +30,15 @@ class Recorder(LightningModule):
         self.validated: list[str] = []
 
     def training_step(self, batch: dict[str, Any], step: int) -> Tensor:
-        self.trained.append(tuple(k for k, w in zip(batch["key"], batch["weight"].tolist(), strict=True) if w))
+        self.trained.append(
+            tuple(k for k, w in zip(batch["key"], batch["weight"].tolist(), strict=True) if w)
+        )
         return (self.scale - batch["picture"].float().mean() / 255) ** 2
 
     def validation_step(self, batch: dict[str, Any], step: int) -> None:
-        self.validated += [k for k, w in zip(batch["key"], batch["weight"].tolist(), strict=True) if w]
+        self.validated += [
+            k for k, w in zip(batch["key"], batch["weight"].tolist(), strict=True) if w
+        ]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)
@@ -66,7 +70,9 @@ def trainer(tmp_path: Path, **options: Any) -> Trainer:
 
 
 def module(folder: Path, **options: Any) -> ShardDataModule:
-    return ShardDataModule(str(folder), str(folder), preprocessing=SMALL, **{"batch_size": 4, "block": 2, **options})
+    return ShardDataModule(
+        str(folder), str(folder), preprocessing=SMALL, **{"batch_size": 4, "block": 2, **options}
+    )
 
 
 @pytest.mark.parametrize("limit", [None, 3])
@@ -85,7 +91,9 @@ def test_a_resumed_run_sees_what_was_left_at_every_step(
         first, rest = Recorder(), Recorder()
         saver.fit(first, module(folder))
         assert first.trained[:stop] == reference.trained[:stop]
-        trainer(tmp_path, limit_train_batches=limit).fit(rest, module(folder), ckpt_path=checkpoint, weights_only=True)
+        trainer(tmp_path, limit_train_batches=limit).fit(
+            rest, module(folder), ckpt_path=checkpoint, weights_only=True
+        )
         assert rest.trained == reference.trained[stop:], stop
 
 
@@ -94,11 +102,15 @@ def test_a_resume_may_use_other_workers(tmp_path: Path, make_shards: MakeShards)
     folder, checkpoint = tmp_path / "shards", tmp_path / "c.ckpt"
     reference, rest = Recorder(), Recorder()
     trainer(tmp_path).fit(reference, module(folder, num_workers=2))
-    trainer(tmp_path, callbacks=[SaveAt(5, checkpoint)]).fit(Recorder(), module(folder, num_workers=2))
+    trainer(tmp_path, callbacks=[SaveAt(5, checkpoint)]).fit(
+        Recorder(), module(folder, num_workers=2)
+    )
     trainer(tmp_path).fit(rest, module(folder), ckpt_path=checkpoint, weights_only=True)
     assert rest.trained == reference.trained[5:]
     with pytest.raises(InputError, match=r"seed 0 \(now 1\)"):
-        trainer(tmp_path).fit(Recorder(), module(folder, seed=1), ckpt_path=checkpoint, weights_only=True)
+        trainer(tmp_path).fit(
+            Recorder(), module(folder, seed=1), ckpt_path=checkpoint, weights_only=True
+        )
 
 
 @pytest.mark.parametrize("stop", [1, 3, 5, 6, 8, 11])
@@ -114,8 +126,14 @@ def test_a_resume_in_another_arrangement_repeats_and_loses_nothing(
     resume = {"weights_only": True}
     second = trainer(tmp_path, callbacks=[SaveAt(stop + 2, saved[1])], **options)
     second.fit(runs[1], module(folder, batch_size=3, num_workers=2), ckpt_path=saved[0], **resume)
-    trainer(tmp_path, **options).fit(runs[2], module(folder, batch_size=2), ckpt_path=saved[1], **resume)
-    taken = [key for batch in (*runs[0].trained[:stop], *runs[1].trained[:2], *runs[2].trained) for key in batch]
+    trainer(tmp_path, **options).fit(
+        runs[2], module(folder, batch_size=2), ckpt_path=saved[1], **resume
+    )
+    taken = [
+        key
+        for batch in (*runs[0].trained[:stop], *runs[1].trained[:2], *runs[2].trained)
+        for key in batch
+    ]
     every = sorted(f"s{n:04d}" for n in range(22))
     assert [sorted(taken[i : i + 22]) for i in range(0, len(taken), 22)] == [every] * 3
 
@@ -168,7 +186,9 @@ def test_setup_sees_missing_data_early(tmp_path: Path, make_shards: MakeShards) 
 
 def test_prediction_keeps_the_order_of_the_files(tmp_path: Path, make_shards: MakeShards) -> None:
     make_shards(22, 7)
-    data = ShardDataModule(predict=str(tmp_path / "shards"), preprocessing=SMALL, batch_size=4, num_workers=2)
+    data = ShardDataModule(
+        predict=str(tmp_path / "shards"), preprocessing=SMALL, batch_size=4, num_workers=2
+    )
     data.setup("predict")
     keys = [key for batch in data.predict_dataloader() for key in batch["key"]]
     assert keys == [f"s{n:04d}" for n in range(22)] + ["", ""]

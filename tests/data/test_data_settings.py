@@ -5,7 +5,12 @@ import inspect
 import pytest
 from jsonargparse import ArgumentParser
 
-from lit_iba.data import ImageFolderDataModule, QuickstartDataModule, SampleDataModule, ShardDataModule
+from lit_iba.data import (
+    ImageFolderDataModule,
+    QuickstartDataModule,
+    SampleDataModule,
+    ShardDataModule,
+)
 from lit_iba.text import IMDBDataModule
 
 LOADING = set(inspect.signature(SampleDataModule).parameters)
@@ -19,7 +24,9 @@ TAKEN = {
 
 
 @pytest.mark.parametrize("cls", TAKEN)
-def test_the_settings_of_loading_are_declared_once_and_shown_everywhere(cls: type[SampleDataModule]) -> None:
+def test_the_settings_of_loading_are_declared_once_and_shown_everywhere(
+    cls: type[SampleDataModule],
+) -> None:
     own = set(inspect.signature(cls).parameters) & LOADING
     assert own <= ({"batch_size"} if cls is IMDBDataModule else set()), (
         "another default is a reason to declare it again"

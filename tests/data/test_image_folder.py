@@ -23,7 +23,9 @@ VOC = """<annotation><size><width>{width}</width><height>{height}</height><depth
 def folder(tmp_path: Path) -> Path:
     """Two classes, five pictures of 40 x 32, one of them with an upper-case extension and two dots."""
     root = tmp_path / "pictures"
-    for number, name in enumerate(["cat/a.jpg", "cat/b.v2.JPEG", "cat/c.jpg", "dog/a.jpg", "dog/e.jpg"]):
+    for number, name in enumerate(
+        ["cat/a.jpg", "cat/b.v2.JPEG", "cat/c.jpg", "dog/a.jpg", "dog/e.jpg"]
+    ):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(jpeg_bytes(number))
     (root / "cat/notes.txt").write_text("no picture")
@@ -37,23 +39,43 @@ def write_voc(path: Path, box: tuple[int, ...], width: int = 40, height: int = 3
 
 def test_shards_hold_the_files_byte_for_byte_with_their_boxes(tmp_path: Path, folder: Path) -> None:
     write_voc(tmp_path / "xml/cat/c.xml", (4, 6, 20, 30))
-    write_voc(tmp_path / "xml/dog/e.xml", (8, 12, 40, 60), width=80, height=64)  # annotated at twice the size
-    index = shards_from_folder(folder, tmp_path / "out", tmp_path / "xml", shard_size=3, progress=False)
+    write_voc(
+        tmp_path / "xml/dog/e.xml", (8, 12, 40, 60), width=80, height=64
+    )  # annotated at twice the size
+    index = shards_from_folder(
+        folder, tmp_path / "out", tmp_path / "xml", shard_size=3, progress=False
+    )
     assert index.class_names == ["cat", "dog"]
     batches = [batch for shard in index.shards for batch in shard_batches(shard, SMALL)]
-    rows = {k: (int(y), m) for b in batches for k, y, m in zip(b["key"], b["label"], b["object_mask"], strict=True)}
-    assert {k: y for k, (y, _) in rows.items()} == {"cat/a": 0, "cat/b_v2": 0, "cat/c": 0, "dog/a": 1, "dog/e": 1}
+    rows = {
+        k: (int(y), m)
+        for b in batches
+        for k, y, m in zip(b["key"], b["label"], b["object_mask"], strict=True)
+    }
+    assert {k: y for k, (y, _) in rows.items()} == {
+        "cat/a": 0,
+        "cat/b_v2": 0,
+        "cat/c": 0,
+        "dog/a": 1,
+        "dog/e": 1,
+    }
     expected = torch.from_numpy(box_mask([(4, 6, 20, 30)], *central_centres(SMALL, 40, 32)))
     assert expected.any()
     for key, (_, mask) in rows.items():
-        assert torch.equal(mask, expected if key in ("cat/c", "dog/e") else torch.zeros_like(expected))
+        assert torch.equal(
+            mask, expected if key in ("cat/c", "dog/e") else torch.zeros_like(expected)
+        )
     stored = b"".join(shard.path.read_bytes() for shard in index.shards)
     assert all(path.read_bytes() in stored for path in folder.rglob("*.[jJ]*"))
 
 
-def test_a_table_of_boxes_names_files_with_or_without_their_folder(tmp_path: Path, folder: Path) -> None:
+def test_a_table_of_boxes_names_files_with_or_without_their_folder(
+    tmp_path: Path, folder: Path
+) -> None:
     table = tmp_path / "boxes.csv"
-    table.write_text("filename,xmin,ymin,xmax,ymax\ndog/a.jpg,1,2,3,4\ne.jpg,5,6,7.5,8\ne.jpg,9,9,10,10\n")
+    table.write_text(
+        "filename,xmin,ymin,xmax,ymax\ndog/a.jpg,1,2,3,4\ne.jpg,5,6,7.5,8\ne.jpg,9,9,10,10\n"
+    )
     found = {image.key: image.stored_boxes() for image in ImageFolder.load(folder, table).images}
     assert found["dog/a"] == [[1, 2, 3, 4]]
     assert found["dog/e"] == [[5, 6, 7.5, 8], [9, 9, 10, 10]]
@@ -62,7 +84,8 @@ def test_a_table_of_boxes_names_files_with_or_without_their_folder(tmp_path: Pat
 
 def test_equal_folders_give_equal_shards_in_a_mixed_order(tmp_path: Path, folder: Path) -> None:
     first, second, other = (
-        shards_from_folder(folder, tmp_path / str(n), seed=seed, progress=False) for n, seed in enumerate((0, 0, 3))
+        shards_from_folder(folder, tmp_path / str(n), seed=seed, progress=False)
+        for n, seed in enumerate((0, 0, 3))
     )
     assert first.identity() == second.identity() != other.identity()
 
@@ -89,9 +112,14 @@ def test_boxes_that_are_missing_or_wrong_are_errors(
     assert not (tmp_path / "out/index.json").exists()
 
 
-def test_folders_without_pictures_or_with_unknown_classes_are_errors(tmp_path: Path, folder: Path) -> None:
+def test_folders_without_pictures_or_with_unknown_classes_are_errors(
+    tmp_path: Path, folder: Path
+) -> None:
     (tmp_path / "empty/cat").mkdir(parents=True)
-    for wrong, message in ((tmp_path / "absent", "not a folder"), (tmp_path / "empty", "holds no pictures")):
+    for wrong, message in (
+        (tmp_path / "absent", "not a folder"),
+        (tmp_path / "empty", "holds no pictures"),
+    ):
         with pytest.raises(InputError, match=message):
             ImageFolder.load(wrong)
     with pytest.raises(InputError, match="dog is none of the 1 classes"):
@@ -104,16 +132,29 @@ def test_folders_without_pictures_or_with_unknown_classes_are_errors(tmp_path: P
 def test_a_folder_and_its_shards_yield_the_same_pictures(tmp_path: Path, folder: Path) -> None:
     index = shards_from_folder(folder, tmp_path / "out", progress=False)
     from_shards = {
-        k: p for b in shard_batches(index.shards[0], SMALL) for k, p in zip(b["key"], b["picture"], strict=True)
+        k: p
+        for b in shard_batches(index.shards[0], SMALL)
+        for k, p in zip(b["key"], b["picture"], strict=True)
     }
-    data = ImageFolderDataModule(str(folder), str(folder), preprocessing=SMALL, batch_size=2, num_workers=1)
+    data = ImageFolderDataModule(
+        str(folder), str(folder), preprocessing=SMALL, batch_size=2, num_workers=1
+    )
     data.setup("fit")
     batches = list(data.val_dataloader())
-    assert [k for b in batches for k in b["key"]] == ["cat/a", "cat/b_v2", "cat/c", "dog/a", "dog/e", ""]
+    assert [k for b in batches for k in b["key"]] == [
+        "cat/a",
+        "cat/b_v2",
+        "cat/c",
+        "dog/a",
+        "dog/e",
+        "",
+    ]
     for batch in batches:
         for key, picture in zip(batch["key"], batch["picture"], strict=True):
             assert not key or torch.equal(picture, from_shards[key])
     loader = data.train_dataloader()
     epochs = [[k for b in loader for k in b["key"]] for _ in range(4)]
-    assert all(sorted(epoch) == ["", "cat/a", "cat/b_v2", "cat/c", "dog/a", "dog/e"] for epoch in epochs)
+    assert all(
+        sorted(epoch) == ["", "cat/a", "cat/b_v2", "cat/c", "dog/a", "dog/e"] for epoch in epochs
+    )
     assert len({tuple(epoch) for epoch in epochs}) > 1

@@ -17,7 +17,12 @@ LABELS = np.arange(11) % 10
 
 
 def saved(path, **changes):
-    arrays = {"x_train": PICTURES, "y_train": LABELS, "x_test": PICTURES[:4], "y_test": LABELS[:4]} | changes
+    arrays = {
+        "x_train": PICTURES,
+        "y_train": LABELS,
+        "x_test": PICTURES[:4],
+        "y_test": LABELS[:4],
+    } | changes
     np.savez(path, **{name: values for name, values in arrays.items() if values is not None})
     return path
 
@@ -26,14 +31,19 @@ def content(folder):
     found = {}
     for shard in ShardIndex.load(folder).shards:
         for batch in shard_batches(shard, Preprocessing(resize=None, crop=8), 4):
-            for key, picture, label in zip(batch["key"], batch["picture"], batch["label"].tolist(), strict=True):
+            for key, picture, label in zip(
+                batch["key"], batch["picture"], batch["label"].tolist(), strict=True
+            ):
                 if key:
                     found[key] = (picture.permute(1, 2, 0).numpy(), label)
     return found
 
 
 def test_pictures_and_labels_come_back_exactly_in_a_mixed_order(tmp_path):
-    assert main(["shards", str(saved(tmp_path / "a.npz")), str(tmp_path / "out"), "--shard_size", "5"]) == 0
+    assert (
+        main(["shards", str(saved(tmp_path / "a.npz")), str(tmp_path / "out"), "--shard_size", "5"])
+        == 0
+    )
     train, test = content(tmp_path / "out" / "train"), content(tmp_path / "out" / "test")
     assert (len(train), len(test)) == (11, 4)
     for key, (picture, label) in train.items():
@@ -49,7 +59,9 @@ def test_cifar10_is_read_as_torchvision_keeps_it(tmp_path, monkeypatch):
     rng, listed = np.random.default_rng(1), {}
     data = {f"data_batch_{i}": rng.integers(0, 256, (2, 3072), dtype=np.uint8) for i in range(1, 6)}
     data["test_batch"] = rng.integers(0, 256, (3, 3072), dtype=np.uint8)
-    files = {name: {"data": values, "labels": list(range(len(values)))} for name, values in data.items()}
+    files = {
+        name: {"data": values, "labels": list(range(len(values)))} for name, values in data.items()
+    }
     for name, values in {**files, "batches.meta": {"label_names": list(CIFAR10_CLASSES)}}.items():
         content_of = pickle.dumps(values)
         (folder / name).write_bytes(content_of)
@@ -57,7 +69,9 @@ def test_cifar10_is_read_as_torchvision_keeps_it(tmp_path, monkeypatch):
     dataset = torchvision.datasets.CIFAR10
     monkeypatch.setattr(dataset, "train_list", [[n, listed[n]] for n in files if n != "test_batch"])
     monkeypatch.setattr(dataset, "test_list", [["test_batch", listed["test_batch"]]])
-    monkeypatch.setattr(dataset, "meta", dataset.meta | {"filename": "batches.meta", "md5": listed["batches.meta"]})
+    monkeypatch.setattr(
+        dataset, "meta", dataset.meta | {"filename": "batches.meta", "md5": listed["batches.meta"]}
+    )
     assert is_arrays(tmp_path)
     assert is_arrays(folder)
     indices = shards_from_arrays(folder, tmp_path / "out", progress=False)

@@ -18,7 +18,9 @@ shapes = st.tuples(
 )  # batch, world, lanes, block
 
 
-def planned(counts: torch.Tensor, shape: tuple[int, int, int, int], training: bool, seed: int = 0) -> SamplePlan:
+def planned(
+    counts: torch.Tensor, shape: tuple[int, int, int, int], training: bool, seed: int = 0
+) -> SamplePlan:
     batch_size, world, lanes, block = shape
     return SamplePlan(counts, batch_size, world, lanes, seed, training, block)
 
@@ -45,7 +47,9 @@ def test_every_sample_comes_exactly_once_in_equal_steps(
     for rank, process in enumerate(batches):
         real = [sum(s != (-1, -1) for s in batch) for batch in process]
         order = EpochOrder(plan, epoch)
-        assert [order.samples(rank, first) for first in range(len(real))] == [sum(real[i:]) for i in range(len(real))]
+        assert [order.samples(rank, first) for first in range(len(real))] == [
+            sum(real[i:]) for i in range(len(real))
+        ]
 
 
 @settings(max_examples=200, deadline=None)
@@ -66,7 +70,9 @@ def test_an_epoch_shared_out_anew_in_its_middle_repeats_and_loses_nothing(
         for rank in range(plan.world):
             for step in range(steps):
                 shards, slots = order.locate(order.positions(rank, step))
-                taken += [s for s in zip(shards.tolist(), slots.tolist(), strict=True) if s != (-1, -1)]
+                taken += [
+                    s for s in zip(shards.tolist(), slots.tolist(), strict=True) if s != (-1, -1)
+                ]
         parts.append({**plan.arrangement(), "batches": steps})
     assert sorted(taken) == every
 
@@ -111,7 +117,9 @@ def test_lanes_read_each_shard_from_front_to_back() -> None:
             steps = range(lane, plan.steps, 2)
             blocks: dict[int, list[int]] = {}
             for step in steps:
-                blocks.setdefault(plan.block_of(step)[1], []).extend(order.positions(rank, step).tolist())
+                blocks.setdefault(plan.block_of(step)[1], []).extend(
+                    order.positions(rank, step).tolist()
+                )
             assert all(max(a) < min(b) for a, b in pairwise(blocks.values()))
 
 

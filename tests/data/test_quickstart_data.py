@@ -81,7 +81,9 @@ def test_a_folder_of_another_kind_is_left_alone(tmp_path: Path) -> None:
 
 def test_two_processes_may_start_at_once(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=make_quickstart, args=(tmp_path / "q", SMALL)) for _ in range(4)]
+    processes = [
+        context.Process(target=make_quickstart, args=(tmp_path / "q", SMALL)) for _ in range(4)
+    ]
     for process in processes:
         process.start()
     for process in processes:
@@ -92,13 +94,24 @@ def test_two_processes_may_start_at_once(tmp_path: Path) -> None:
 
 
 def test_the_data_module_makes_its_shards_and_reads_them(tmp_path: Path) -> None:
-    data = QuickstartDataModule(str(tmp_path / "q"), train_samples=40, val_samples=10, test_samples=10, batch_size=8)
+    data = QuickstartDataModule(
+        str(tmp_path / "q"), train_samples=40, val_samples=10, test_samples=10, batch_size=8
+    )
     data.prepare_data()
     data.setup()
     assert data.class_names == [str(digit) for digit in range(10)]
-    for loader, count in ((data.train_dataloader(), 40), (data.val_dataloader(), 10), (data.test_dataloader(), 10)):
+    for loader, count in (
+        (data.train_dataloader(), 40),
+        (data.val_dataloader(), 10),
+        (data.test_dataloader(), 10),
+    ):
         batches = list(loader)
         assert sum(int(batch["weight"].sum()) for batch in batches) == count
-        shares = [m.float().mean() for b in batches for m, w in zip(b["object_mask"], b["weight"], strict=True) if w]
+        shares = [
+            m.float().mean()
+            for b in batches
+            for m, w in zip(b["object_mask"], b["weight"], strict=True)
+            if w
+        ]
         assert 0.02 < min(shares) < max(shares) < 0.28
     assert json.loads((tmp_path / "q/quickstart.json").read_text())["train"] == 40

@@ -22,7 +22,9 @@ pytestmark = [
 def test_four_hundred_photographs_are_read_with_their_boxes() -> None:
     index = ShardIndex.load(FOLDER / "imagenet_val_boxes-{000000..000003}.tar")
     assert index.total == 400
-    batches = [batch for shard in index.shards for batch in shard_batches(shard, Preprocessing(), 50)]
+    batches = [
+        batch for shard in index.shards for batch in shard_batches(shard, Preprocessing(), 50)
+    ]
     assert sum(int(batch["weight"].sum()) for batch in batches) == 400
     assert len({key for batch in batches for key in batch["key"]}) == 400
     shares = torch.cat([batch["object_mask"].float().mean(dim=(1, 2)) for batch in batches])
@@ -38,7 +40,10 @@ def test_boxes_cover_less_than_a_third_of_279_photographs() -> None:
         reader = TarSamples(shard.path)
         while (sample := reader.next()) is not None:
             described = json.loads(sample.members["json"])
-            covered = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in decode_boxes(sample.members["json"], sample.key))
+            covered = sum(
+                (x1 - x0) * (y1 - y0)
+                for x0, y0, x1, y1 in decode_boxes(sample.members["json"], sample.key)
+            )
             small += covered / (described["width"] * described["height"]) < 0.33
         reader.close()
     assert small == 279
@@ -46,13 +51,17 @@ def test_boxes_cover_less_than_a_third_of_279_photographs() -> None:
 
 def test_training_on_photographs_is_reproducible_and_augmented() -> None:
     def loader() -> list[dict[str, torch.Tensor]]:
-        data = ShardDataModule(str(FOLDER / "imagenette_train-000000.tar"), augment=True, batch_size=20, num_workers=2)
+        data = ShardDataModule(
+            str(FOLDER / "imagenette_train-000000.tar"), augment=True, batch_size=20, num_workers=2
+        )
         data.setup("fit")
         return list(data.train_dataloader())
 
     first, second = loader(), loader()
     assert all(torch.equal(a["picture"], b["picture"]) for a, b in zip(first, second, strict=True))
-    plain = ShardDataModule(str(FOLDER / "imagenette_train-000000.tar"), batch_size=20, num_workers=2)
+    plain = ShardDataModule(
+        str(FOLDER / "imagenette_train-000000.tar"), batch_size=20, num_workers=2
+    )
     plain.setup("fit")
     unaugmented = next(iter(plain.train_dataloader()))
     assert unaugmented["key"] == first[0]["key"]

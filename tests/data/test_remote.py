@@ -150,7 +150,9 @@ def test_the_cache_saves_requests_and_keeps_its_size(server: Server, tmp_path: P
     assert keys(index) == keys(index) == EVERY
     assert len([path for path, _ in server.requests if path.endswith(".tar")]) == 4
     size = index.shards[0].bytes
-    small = ShardIndex.load(server.url + "/", Remote(str(tmp_path / "small"), cache_gib=2.5 * size / 2**30))
+    small = ShardIndex.load(
+        server.url + "/", Remote(str(tmp_path / "small"), cache_gib=2.5 * size / 2**30)
+    )
     assert keys(small) == keys(small) == EVERY
     assert sum(p.stat().st_size for p in (tmp_path / "small").iterdir()) <= 2.5 * size
     next(iter(cache.glob("*x-000000.tar"))).write_bytes(b"cut")
@@ -159,7 +161,11 @@ def test_the_cache_saves_requests_and_keeps_its_size(server: Server, tmp_path: P
 
 def test_workers_stream_from_elsewhere(server: Server, tmp_path: Path) -> None:
     data = ShardDataModule(
-        server.url + "/", preprocessing=SMALL, batch_size=4, num_workers=2, remote=Remote(str(tmp_path / "cache"))
+        server.url + "/",
+        preprocessing=SMALL,
+        batch_size=4,
+        num_workers=2,
+        remote=Remote(str(tmp_path / "cache")),
     )
     data.setup("fit")
     seen = [k for batch in data.train_dataloader() for k in batch["key"] if k]

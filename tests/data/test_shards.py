@@ -54,14 +54,20 @@ def test_webdataset_reads_the_same_samples(make_shards: MakeShards) -> None:
 
 def test_equal_samples_give_equal_bytes(make_shards: MakeShards) -> None:
     first, second = make_shards(8, 4, "first"), make_shards(8, 4, "second")
-    assert [s.path.read_bytes() for s in first.shards] == [s.path.read_bytes() for s in second.shards]
+    assert [s.path.read_bytes() for s in first.shards] == [
+        s.path.read_bytes() for s in second.shards
+    ]
     assert first.identity() == second.identity()
     assert first.identity() != make_shards(9, 4, "third").identity()
 
 
 @settings(max_examples=40, deadline=None)
 @given(
-    names=st.lists(st.text("ab-_é/中", min_size=1, max_size=130).map(lambda t: "k" + t), min_size=1, unique=True),
+    names=st.lists(
+        st.text("ab-_é/中", min_size=1, max_size=130).map(lambda t: "k" + t),
+        min_size=1,
+        unique=True,
+    ),
     kind=st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]),
     data=st.data(),
 )
@@ -69,7 +75,9 @@ def test_the_reader_agrees_with_tarfile(
     tmp_path_factory: pytest.TempPathFactory, names: list[str], kind: int, data: st.DataObject
 ) -> None:
     path = tmp_path_factory.mktemp("tar") / "t.tar"
-    names = list(dict.fromkeys("/".join(part for part in name.split("/") if part) for name in names))
+    names = list(
+        dict.fromkeys("/".join(part for part in name.split("/") if part) for name in names)
+    )
     with tarfile.open(path, "w", format=kind) as tar:
         for name in names:
             for extension in ("jpg", "mask.png"):
@@ -82,7 +90,9 @@ def test_the_reader_agrees_with_tarfile(
             tar.addfile(folder)
     with tarfile.open(path) as tar:
         expected = {m.name: tar.extractfile(m).read() for m in tar if m.isfile()}  # type: ignore[union-attr]
-    assert {f"{k}.{e}": content for k, members in read_all(path) for e, content in members.items()} == expected
+    assert {
+        f"{k}.{e}": content for k, members in read_all(path) for e, content in members.items()
+    } == expected
 
 
 def test_skipped_samples_do_not_change_the_others(make_shards: MakeShards) -> None:
@@ -97,19 +107,31 @@ def test_skipped_samples_do_not_change_the_others(make_shards: MakeShards) -> No
 
 @pytest.mark.parametrize(
     "pattern",
-    ["shards", "shards/index.json", "shards/x-{000000..000002}.tar", "shards/x-*.tar", "shards/x-00000{0,1,2}.tar"],
+    [
+        "shards",
+        "shards/index.json",
+        "shards/x-{000000..000002}.tar",
+        "shards/x-*.tar",
+        "shards/x-00000{0,1,2}.tar",
+    ],
 )
-def test_sources_of_every_kind_find_the_same_shards(tmp_path: Path, make_shards: MakeShards, pattern: str) -> None:
+def test_sources_of_every_kind_find_the_same_shards(
+    tmp_path: Path, make_shards: MakeShards, pattern: str
+) -> None:
     index = make_shards(12, 5)
     assert ShardIndex.load(str(tmp_path / pattern)) == index
-    assert ShardIndex.load([str(shard.path) for shard in index.shards]).identity() == index.identity()
+    assert (
+        ShardIndex.load([str(shard.path) for shard in index.shards]).identity() == index.identity()
+    )
 
 
 def test_shards_without_an_index_are_counted(tmp_path: Path, make_shards: MakeShards) -> None:
     index = make_shards(12, 5)
     (tmp_path / "shards/index.json").unlink()
     counted = ShardIndex.load(tmp_path / "shards")
-    assert [(s.name, s.count, s.bytes) for s in counted.shards] == [(s.name, s.count, s.bytes) for s in index.shards]
+    assert [(s.name, s.count, s.bytes) for s in counted.shards] == [
+        (s.name, s.count, s.bytes) for s in index.shards
+    ]
     counted.save(tmp_path / "shards")
     assert ShardIndex.load(tmp_path / "shards") == index
 
@@ -132,7 +154,9 @@ def test_a_corrupt_header_is_seen_when_counting(make_shards: MakeShards) -> None
     data = bytearray(shard.path.read_bytes())
     data[offset] ^= 0xFF
     shard.path.write_bytes(data)
-    with pytest.raises(InputError, match=rf"x-000000\.tar is damaged: the tar header at byte {offset} is corrupt"):
+    with pytest.raises(
+        InputError, match=rf"x-000000\.tar is damaged: the tar header at byte {offset} is corrupt"
+    ):
         ShardIndex.load(shard.path)
 
 
@@ -145,7 +169,9 @@ def test_missing_and_changed_shards_are_named(make_shards: MakeShards) -> None:
         index.verify()
     path.write_bytes(data.replace(b"bbox", b"b0x_"))
     index.verify()
-    with pytest.raises(InputError, match=r"content of shard .*x-000001\.tar is not what was indexed"):
+    with pytest.raises(
+        InputError, match=r"content of shard .*x-000001\.tar is not what was indexed"
+    ):
         index.verify(hashes=True)
     path.unlink()
     with pytest.raises(InputError, match=r"x-000001\.tar does not exist"):
@@ -171,7 +197,8 @@ def test_sources_without_shards_are_errors(
 
 
 @pytest.mark.parametrize(
-    "content", ["{", "[]", '{"schema": 1}', '{"schema": 99, "shards": []}', '{"schema": 1, "shards": []}']
+    "content",
+    ["{", "[]", '{"schema": 1}', '{"schema": 99, "shards": []}', '{"schema": 1, "shards": []}'],
 )
 def test_a_broken_index_is_an_error(tmp_path: Path, content: str) -> None:
     (tmp_path / "index.json").write_text(content)

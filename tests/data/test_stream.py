@@ -39,9 +39,13 @@ def loader(
     max_corrupt_fraction: float | None = None,
 ) -> SampleLoader:
     source = ShardSource(index.shards)
-    plan = SamplePlan(source.counts(), batch_size, world, lanes or max(1, workers), 3, training, block=2)
+    plan = SamplePlan(
+        source.counts(), batch_size, world, lanes or max(1, workers), 3, training, block=2
+    )
     make = BatchMaker(SMALL, num_classes, augment, seed=3)
-    return SampleLoader(BatchStream(source, plan, make, rank), workers, max_corrupt_fraction, context)
+    return SampleLoader(
+        BatchStream(source, plan, make, rank), workers, max_corrupt_fraction, context
+    )
 
 
 def keys(batches: Any) -> list[list[str]]:
@@ -49,10 +53,14 @@ def keys(batches: Any) -> list[list[str]]:
 
 
 @pytest.mark.parametrize(("world", "workers"), [(1, 0), (2, 0), (3, 2), (1, 2)])
-def test_evaluation_reads_every_sample_exactly_once(make_shards: MakeShards, world: int, workers: int) -> None:
+def test_evaluation_reads_every_sample_exactly_once(
+    make_shards: MakeShards, world: int, workers: int
+) -> None:
     index = make_shards(45, 7)
     batches = [
-        b for rank in range(world) for b in loader(index, rank=rank, world=world, workers=workers, training=False)
+        b
+        for rank in range(world)
+        for b in loader(index, rank=rank, world=world, workers=workers, training=False)
     ]
     read = [k for b in batches for k, w in zip(b["key"], b["weight"].tolist(), strict=True) if w]
     assert sorted(read) == [f"s{n:04d}" for n in range(45)]
@@ -62,7 +70,10 @@ def test_evaluation_reads_every_sample_exactly_once(make_shards: MakeShards, wor
 def test_samples_come_with_their_own_label_and_picture(make_shards: MakeShards) -> None:
     index = make_shards(30, 7)
     plain = {
-        k: p for s in index.shards for b in shard_batches(s, SMALL) for k, p in zip(b["key"], b["picture"], strict=True)
+        k: p
+        for s in index.shards
+        for b in shard_batches(s, SMALL)
+        for k, p in zip(b["key"], b["picture"], strict=True)
     }
     for batch in loader(index):
         full = batch["weight"] > 0
@@ -73,11 +84,18 @@ def test_samples_come_with_their_own_label_and_picture(make_shards: MakeShards) 
 
 @pytest.mark.parametrize(
     "context",
-    ["fork", pytest.param("spawn", marks=pytest.mark.slow), pytest.param("forkserver", marks=pytest.mark.slow)],
+    [
+        "fork",
+        pytest.param("spawn", marks=pytest.mark.slow),
+        pytest.param("forkserver", marks=pytest.mark.slow),
+    ],
 )
 def test_workers_of_every_kind_yield_the_same_epochs(make_shards: MakeShards, context: str) -> None:
     index = make_shards(45, 7)
-    alone, shared = loader(index, lanes=2, augment=True), loader(index, workers=2, augment=True, context=context)
+    alone, shared = (
+        loader(index, lanes=2, augment=True),
+        loader(index, workers=2, augment=True, context=context),
+    )
     for _ in range(2):
         for a, b in zip(alone, shared, strict=True):
             assert a["key"] == b["key"]
@@ -104,7 +122,9 @@ def test_a_resumed_epoch_is_the_rest_of_it_at_every_step(
         rest = list(resumed)
         expected = epochs[0][done:] or epochs[1]  # a finished epoch means the next one
         assert keys(rest) == keys(expected)
-        assert all(torch.equal(a["picture"], b["picture"]) for a, b in zip(rest, expected, strict=True))
+        assert all(
+            torch.equal(a["picture"], b["picture"]) for a, b in zip(rest, expected, strict=True)
+        )
 
 
 def test_seeking_opens_no_shard_that_comes_before(make_shards: MakeShards) -> None:
@@ -143,7 +163,9 @@ def test_evaluation_always_begins_at_the_front(make_shards: MakeShards) -> None:
     assert keys(evaluation)[0] == first
 
 
-def damage_member(path: Path, name: str, change: Callable[[bytearray, int, int], None], header: bool = False) -> None:
+def damage_member(
+    path: Path, name: str, change: Callable[[bytearray, int, int], None], header: bool = False
+) -> None:
     """Change a member's content (or its header) in place; the file's size stays."""
     with tarfile.open(path) as tar:
         member = tar.getmember(name)
@@ -171,7 +193,9 @@ def test_a_truncated_picture_keeps_its_slot_and_is_reported(
     rows = [
         (k, w, c, p.any().item())
         for b in batches
-        for k, w, c, p in zip(b["key"], b["weight"].tolist(), b["corrupt"].tolist(), b["picture"], strict=True)
+        for k, w, c, p in zip(
+            b["key"], b["weight"].tolist(), b["corrupt"].tolist(), b["picture"], strict=True
+        )
         if k
     ]
     assert sorted(rows) == [(f"s{n:04d}", float(n != 3), int(n == 3), n != 3) for n in range(20)]
@@ -180,7 +204,9 @@ def test_a_truncated_picture_keeps_its_slot_and_is_reported(
     assert "s0003" in caplog.text
 
 
-def test_a_corrupt_header_leaves_counted_holes(make_shards: MakeShards, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_corrupt_header_leaves_counted_holes(
+    make_shards: MakeShards, caplog: pytest.LogCaptureFixture
+) -> None:
     index = make_shards(20, 10)
     damage_member(index.shards[0].path, "s0006.jpg", flip, header=True)
     batches = list(loader(index, training=False, max_corrupt_fraction=0.5))
@@ -200,7 +226,10 @@ def test_evaluation_refuses_a_partial_set_unless_asked(make_shards: MakeShards) 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_label_out_of_range_names_sample_and_shard(make_shards: MakeShards, workers: int) -> None:
     index = make_shards(20, 10)
-    with pytest.raises(InputError, match=r"^the class of sample 's0009' of x-000000\.tar is 9, but classes are 0\.\.8"):
+    with pytest.raises(
+        InputError,
+        match=r"^the class of sample 's0009' of x-000000\.tar is 9, but classes are 0\.\.8",
+    ):
         list(loader(index, training=False, workers=workers, num_classes=9))
 
 
@@ -212,13 +241,18 @@ def test_a_shard_that_vanishes_is_named(make_shards: MakeShards, workers: int) -
         list(loader(index, training=False, workers=workers))
 
 
-def test_shard_batches_hold_every_slot_in_order(make_shards: MakeShards, caplog: pytest.LogCaptureFixture) -> None:
+def test_shard_batches_hold_every_slot_in_order(
+    make_shards: MakeShards, caplog: pytest.LogCaptureFixture
+) -> None:
     shard = make_shards(10, 10).shards[0]
     damage_member(shard.path, "s0004.jpg", cut_in_half)
     damage_member(shard.path, "s0008.jpg", flip, header=True)
     batches = list(shard_batches(shard, SMALL, 4))
     assert [len(b["key"]) for b in batches] == [4, 4, 2]
-    assert [k for b in batches for k in b["key"]] == [f"s{n:04d}" for n in range(8)] + ["x-000000[8]", "x-000000[9]"]
+    assert [k for b in batches for k in b["key"]] == [f"s{n:04d}" for n in range(8)] + [
+        "x-000000[8]",
+        "x-000000[9]",
+    ]
     assert torch.cat([b["weight"] for b in batches]).tolist() == [1, 1, 1, 1, 0, 1, 1, 1, 0, 0]
     assert torch.cat([b["corrupt"] for b in batches]).tolist() == [0, 0, 0, 0, 1, 0, 0, 0, 1, 1]
     assert "3 of 10 samples" in caplog.text
@@ -227,7 +261,9 @@ def test_shard_batches_hold_every_slot_in_order(make_shards: MakeShards, caplog:
 def test_a_sample_without_a_picture_or_label(tmp_path: Path) -> None:
     from data_toys import jpeg_bytes
 
-    index = write_shards([{"key": "a", "jpg": jpeg_bytes(1)}, {"key": "b", "jpg": jpeg_bytes(2), "cls": 5}], tmp_path)
+    index = write_shards(
+        [{"key": "a", "jpg": jpeg_bytes(1)}, {"key": "b", "jpg": jpeg_bytes(2), "cls": 5}], tmp_path
+    )
     batch = next(shard_batches(index.shards[0], SMALL))
     assert batch["label"].tolist() == [-1, 5]
     assert not batch["object_mask"].any()
@@ -247,18 +283,26 @@ def test_a_stored_mask_stands_in_for_boxes_and_follows_the_picture(tmp_path: Pat
         "mask.png": buffers[1].getvalue(),
     }
     boxed = {"key": "b", "png": buffers[0].getvalue(), "json": {"bbox": [[22, 10, 47, 31]]}}
-    both = {"key": "c", **{k: v for k, v in sample.items() if k != "key"}, "json": {"bbox": [[0, 0, 3, 3]]}}
+    both = {
+        "key": "c",
+        **{k: v for k, v in sample.items() if k != "key"},
+        "json": {"bbox": [[0, 0, 3, 3]]},
+    }
     index = write_shards([sample, boxed, both], tmp_path)
     batch = next(shard_batches(index.shards[0], SMALL))
     # Brute force: the mask as a picture, through Pillow's nearest neighbour and the same central crop.
     width, height = int(70 * 24 / 50), 24
     left, top = round((width - 20) / 2), round((height - 20) / 2)
     seen = (
-        Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST).crop((left, top, left + 20, top + 20))
+        Image.fromarray(mask)
+        .resize((width, height), Image.Resampling.NEAREST)
+        .crop((left, top, left + 20, top + 20))
     )
     assert (batch["object_mask"][0].numpy() == (np.asarray(seen) > 0)).all()
     assert torch.equal(batch["object_mask"][0], batch["object_mask"][1])
-    assert not torch.equal(batch["object_mask"][0], batch["object_mask"][2]), "boxes win over a stored mask"
+    assert not torch.equal(batch["object_mask"][0], batch["object_mask"][2]), (
+        "boxes win over a stored mask"
+    )
 
 
 def boxes_by_hand(

@@ -18,7 +18,9 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     if torch.cuda.is_available():
         pytest.skip("a GPU is here, on which the tests of tests/cuda show more")
     monkeypatch.setattr(torch, "Generator", second_device.Generator)
-    monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: None)  # nothing runs behind the host's back
+    monkeypatch.setattr(
+        torch.accelerator, "synchronize", lambda device: None
+    )  # nothing runs behind the host's back
     second_device.waits.clear()
     with second_device.DrawsOfTheCPU():
         yield torch.device(second_device.NAME)

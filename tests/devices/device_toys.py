@@ -25,7 +25,9 @@ def narrow() -> FrozenClassifier:
     """The same small network every time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return FrozenClassifier(SmallCNN(5, width=4), preprocessing=Preprocessing(resize=None, crop=SIDE))
+        return FrozenClassifier(
+            SmallCNN(5, width=4), preprocessing=Preprocessing(resize=None, crop=SIDE)
+        )
 
 
 def pictures(count: int = 3) -> Tensor:
@@ -60,8 +62,16 @@ class Nearby:
 SETTINGS: dict[str, dict[str, Any]] = {
     "per_sample_iba": {"layer": "layer2", "steps": 3, "copies": 2},
     "input_iba": {
-        "layer": "layer2", "feature_steps": 2, "feature_copies": 2, "generator_steps": 2, "critic_warm_up": 1,
-        "critic_steps": 2, "samples": 2, "steps": 2, "copies": 2, "neighbourhood": 0.1,
+        "layer": "layer2",
+        "feature_steps": 2,
+        "feature_copies": 2,
+        "generator_steps": 2,
+        "critic_warm_up": 1,
+        "critic_steps": 2,
+        "samples": 2,
+        "steps": 2,
+        "copies": 2,
+        "neighbourhood": 0.1,
     },
     "integrated_gradients": {"steps": 3},
     "smoothgrad": {"samples": 3},
@@ -74,7 +84,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "pda": {"window": 6, "border": 1, "stride": 6, "samples": 2},
     "lime": {"samples": 12, "side": 8},
     "captum": {"method": "IntegratedGradients", "n_steps": 4},
-}  # fmt: skip
+}
 
 # Further choices of the same explainers, whose code runs elsewhere.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -86,21 +96,44 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "fido (local)": ("fido", {"infill": "local_mean"}),
     "lime (slic)": ("lime", {"superpixels": "slic", "regression": "lasso", "score": "logit"}),
     "pda (marginal)": ("pda", {"sampler": "marginal"}),
-    "captum (LayerGradCam)": ("captum", {"method": "LayerGradCam", "layer": "layer2", "n_steps": None}),
-    "captum (Occlusion)": (
-        "captum", {"method": "Occlusion", "sliding_window_shapes": [3, 8, 8], "strides": [3, 8, 8], "n_steps": None},
+    "captum (LayerGradCam)": (
+        "captum",
+        {"method": "LayerGradCam", "layer": "layer2", "n_steps": None},
     ),
-    "captum (GradientShap)": ("captum", {"method": "GradientShap", "n_samples": 2, "baselines": 0.0, "n_steps": None}),
+    "captum (Occlusion)": (
+        "captum",
+        {
+            "method": "Occlusion",
+            "sliding_window_shapes": [3, 8, 8],
+            "strides": [3, 8, 8],
+            "n_steps": None,
+        },
+    ),
+    "captum (GradientShap)": (
+        "captum",
+        {"method": "GradientShap", "n_samples": 2, "baselines": 0.0, "n_steps": None},
+    ),
     "extremal_perturbation (fade)": (
         "extremal_perturbation",
-        {"perturbation": "fade", "variant": "dual", "reward": "contrastive", "areas": [0.1, 0.2], "smoothing": 0.05},
+        {
+            "perturbation": "fade",
+            "variant": "dual",
+            "reward": "contrastive",
+            "areas": [0.1, 0.2],
+            "smoothing": 0.05,
+        },
     ),
-}  # fmt: skip
+}
 
 
 def _readout(classifier: FrozenClassifier) -> Explainer:
     layers = ["layer1", "layer2", "layer3", "fc"]
-    return ReadoutIBA(classifier, "layer1", layers, estimate_layers(classifier, layers, Nearby().batches(classifier)))
+    return ReadoutIBA(
+        classifier,
+        "layer1",
+        layers,
+        estimate_layers(classifier, layers, Nearby().batches(classifier)),
+    )
 
 
 def _amortised(output: str) -> Callable[[FrozenClassifier], Explainer]:
@@ -124,10 +157,13 @@ def _masking(classifier: FrozenClassifier) -> Explainer:
 
 
 TRAINED: dict[str, Callable[[FrozenClassifier], Explainer]] = {
-    "readout_iba": _readout, "amortised_input_iba": _amortised("bits"), "varsal": _varsal("mean"),
-    "varsal (sampled)": _varsal("sampled"), "amortised_input_iba (prior)": _amortised("prior_bits"),
+    "readout_iba": _readout,
+    "amortised_input_iba": _amortised("bits"),
+    "varsal": _varsal("mean"),
+    "varsal (sampled)": _varsal("sampled"),
+    "amortised_input_iba (prior)": _amortised("prior_bits"),
     "real_time_saliency": _masking,
-}  # fmt: skip
+}
 
 
 def build(name: str, classifier: FrozenClassifier) -> Explainer:

@@ -20,23 +20,40 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
-from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
+from torch.utils.backend_registration import (
+    _DummyBackendModule,
+    _setup_privateuseone_for_python_backend,
+)
 
 NAME = "second_device"  # torch gives modules and tensors a method of this name
-waits: collections.Counter[str] = collections.Counter()  # of the host for the device, by "file:line"
+waits: collections.Counter[str] = (
+    collections.Counter()
+)  # of the host for the device, by "file:line"
 _aten = torch.ops.aten
 # Operations that may see tensors of both devices, as on a GPU.
 _COPIES = {
-    _aten.copy_.default, _aten._to_copy.default, _aten._copy_from.default, _aten._copy_from_and_resize.default,
-}  # fmt: skip
+    _aten.copy_.default,
+    _aten._to_copy.default,
+    _aten._copy_from.default,
+    _aten._copy_from_and_resize.default,
+}
 _INDEXING = {
-    _aten.index.Tensor, _aten.index_put_.default, _aten.index_put.default, _aten._index_put_impl_.default,
+    _aten.index.Tensor,
+    _aten.index_put_.default,
+    _aten.index_put.default,
+    _aten._index_put_impl_.default,
     _aten._unsafe_index.Tensor,
-}  # fmt: skip
+}
 _READS = {
-    _aten._local_scalar_dense.default, _aten.nonzero.default, _aten.masked_select.default, _aten.equal.default,
-    _aten._unique2.default, _aten.unique_consecutive.default, _aten.repeat_interleave.Tensor, _aten.bincount.default,
-}  # fmt: skip
+    _aten._local_scalar_dense.default,
+    _aten.nonzero.default,
+    _aten.masked_select.default,
+    _aten.equal.default,
+    _aten._unique2.default,
+    _aten.unique_consecutive.default,
+    _aten.repeat_interleave.Tensor,
+    _aten.bincount.default,
+}
 
 
 class DeviceFault(RuntimeError):
@@ -51,9 +68,14 @@ class Held(Tensor):
     @staticmethod
     def __new__(cls, held: Tensor) -> Held:
         made = torch.Tensor._make_wrapper_subclass(
-            cls, held.shape, held.stride(), held.storage_offset(), dtype=held.dtype, device=f"{NAME}:0",
+            cls,
+            held.shape,
+            held.stride(),
+            held.storage_offset(),
+            dtype=held.dtype,
+            device=f"{NAME}:0",
             requires_grad=False,
-        )  # fmt: skip
+        )
         made.held = held
         return made
 
@@ -73,7 +95,10 @@ class Held(Tensor):
             inner = func.decompose(*args, **kwargs)
             if inner is not NotImplemented:
                 return inner
-        with torch.inference_mode(False), torch.no_grad():  # a view of an ordinary tensor is one, wherever it is made
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+        ):  # a view of an ordinary tensor is one, wherever it is made
             return _run(func, args, kwargs)
 
 
@@ -97,7 +122,9 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     wrapped = tree_map_only(Tensor, Held, out)
     result = return_and_correct_aliasing(func, args, kwargs, wrapped)
     if any(isinstance(x, Held) and x.shape != x.held.shape for x in flat):
-        raise NotImplementedError(f"{func} changed the shape of its argument; teach the second device about it")
+        raise NotImplementedError(
+            f"{func} changed the shape of its argument; teach the second device about it"
+        )
     return result
 
 
@@ -107,10 +134,14 @@ def check_devices(func: Any, flat: list[Any], args: Any) -> None:
     strangers = [x for x in tensors if not isinstance(x, Held) and x.ndim]
     held = any(isinstance(x, Held) for x in tensors)
     if func in _INDEXING and isinstance(args[0], Held):
-        strangers = [x for x in args[2:3] if isinstance(x, Tensor) and not isinstance(x, Held) and x.ndim]
+        strangers = [
+            x for x in args[2:3] if isinstance(x, Tensor) and not isinstance(x, Held) and x.ndim
+        ]
     if held and strangers and func not in _COPIES:
         shapes = ", ".join(str(tuple(x.shape)) for x in strangers)
-        raise DeviceFault(f"{func}: a tensor of shape {shapes} stayed on the CPU, beside tensors of the device")
+        raise DeviceFault(
+            f"{func}: a tensor of shape {shapes} stayed on the CPU, beside tensors of the device"
+        )
     generators = [x for x in flat if isinstance(x, _Generator)]
     if held and any(g._cdata not in _generators for g in generators):
         raise DeviceFault(f"{func}: numbers of the device drawn from a generator of the CPU")
@@ -123,9 +154,13 @@ class DrawsOfTheCPU(TorchDispatchMode):
         kwargs = kwargs or {}
         flat = tree_flatten((args, kwargs))[0]
         if any(isinstance(x, _Generator) and x._cdata in _generators for x in flat):
-            wanted = kwargs.get("device") or next((x.device for x in flat if isinstance(x, Tensor)), "cpu")
+            wanted = kwargs.get("device") or next(
+                (x.device for x in flat if isinstance(x, Tensor)), "cpu"
+            )
             if torch.device(wanted).type != NAME:
-                raise DeviceFault(f"{func}: numbers of the CPU drawn from a generator of the device")
+                raise DeviceFault(
+                    f"{func}: numbers of the CPU drawn from a generator of the device"
+                )
         return func(*args, **kwargs)
 
 
@@ -141,7 +176,9 @@ def _count(func: Any, there: bool, args: Any) -> None:
 
 def _wait() -> None:
     ours = [frame for frame in traceback.extract_stack() if "/lit_iba/" in frame.filename]
-    waits[f"{ours[-1].filename.rpartition('/lit_iba/')[2]}:{ours[-1].lineno}" if ours else "elsewhere"] += 1
+    waits[
+        f"{ours[-1].filename.rpartition('/lit_iba/')[2]}:{ours[-1].lineno}" if ours else "elsewhere"
+    ] += 1
 
 
 _Generator = torch.Generator
@@ -176,7 +213,9 @@ def _empty_strided(size: Any, stride: Any, *, dtype: Any = None, **_: Any) -> Te
 
 def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Tensor:
     _wait()
-    (target.held if isinstance(target, Held) else target).copy_(source.held if isinstance(source, Held) else source)
+    (target.held if isinstance(target, Held) else target).copy_(
+        source.held if isinstance(source, Held) else source
+    )
     return target
 
 
@@ -189,7 +228,9 @@ class _Module(_DummyBackendModule):
 def _on_the_device(name: str) -> Callable[..., Tensor]:
     packet, _, overload = name.partition(".")
     operation = getattr(getattr(_aten, packet), overload or "default")
-    return lambda *args, device=None, pin_memory=None, **kwargs: Held(operation(*args, device="cpu", **kwargs))
+    return lambda *args, device=None, pin_memory=None, **kwargs: Held(
+        operation(*args, device="cpu", **kwargs)
+    )
 
 
 _library: list[torch.library.Library] = []
@@ -214,17 +255,23 @@ def install() -> None:
     for key in ("PrivateUse1", "CPU"):  # torch.tensor(..., device) hides the class of its result
         library.impl("_copy_from", _copy_from, key)
     everything = torch.library.Library("_", "IMPL")
-    everything.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")  # autocast changes no dtype here
+    everything.fallback(
+        torch.library.fallthrough_kernel, "AutocastPrivateUse1"
+    )  # autocast changes no dtype here
     _library.extend((library, everything))
 
 
-def lstm(x: Tensor, start: tuple[Tensor, Tensor], weights: list[Tensor], *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+def lstm(
+    x: Tensor, start: tuple[Tensor, Tensor], weights: list[Tensor], *_: Any
+) -> tuple[Tensor, Tensor, Tensor]:
     """One LSTM layer over (B, T, D) as ``torch._VF.lstm`` has it, in single operations."""
     to_gates, from_state, *biases = weights
     h, c, outputs = start[0][0], start[1][0], []
     for step in x.unbind(dim=1):
         gates = torch.nn.functional.linear(step, to_gates, biases[0])
-        let_in, forget, new, let_out = (gates + torch.nn.functional.linear(h, from_state, biases[1])).chunk(4, dim=1)
+        let_in, forget, new, let_out = (
+            gates + torch.nn.functional.linear(h, from_state, biases[1])
+        ).chunk(4, dim=1)
         c = forget.sigmoid() * c + let_in.sigmoid() * new.tanh()
         h = let_out.sigmoid() * c.tanh()
         outputs.append(h)

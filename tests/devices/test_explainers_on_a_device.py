@@ -12,7 +12,9 @@ NAMES = sorted({*EXPLAINERS, *VARIANTS, *TRAINED})
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_explainer_gives_on_a_device_what_it_gives_on_the_cpu(name: str, device: torch.device) -> None:
+def test_an_explainer_gives_on_a_device_what_it_gives_on_the_cpu(
+    name: str, device: torch.device
+) -> None:
     keys, targets = ["a", "b", "c"], torch.tensor([0, 3, 2])
     on_cpu = narrow()
     expected = build(name, on_cpu).attribute(on_cpu.images(pictures()), targets, keys=keys)
@@ -24,7 +26,9 @@ def test_an_explainer_gives_on_a_device_what_it_gives_on_the_cpu(name: str, devi
             assert value is None
             continue
         assert value.device.type == device.type
-        torch.testing.assert_close(value.cpu(), here, rtol=1e-3, atol=1e-3 * float(here.abs().max()))
+        torch.testing.assert_close(
+            value.cpu(), here, rtol=1e-3, atol=1e-3 * float(here.abs().max())
+        )
 
 
 # Where the host may wait for the device while an explainer explains, and why. All others never do.
@@ -42,7 +46,9 @@ MAY_WAIT = {
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("captum")])
-def test_the_host_waits_for_no_explainer_but_where_a_reason_is_given(name: str, device: torch.device) -> None:
+def test_the_host_waits_for_no_explainer_but_where_a_reason_is_given(
+    name: str, device: torch.device
+) -> None:
     explainer = build(name, narrow().to(device))
     images, targets = explainer.classifier.images(pictures(1)), torch.tensor([3]).to(device)
     for _ in range(2):  # what is sent once and kept is no matter

@@ -28,21 +28,40 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 TIMED = ("seconds", "peak_bytes")  # differ from run to run
 
 
-def judged(name: str, settings: dict[str, Any], where: torch.device | str) -> tuple[dict[str, Tensor], Result]:
+def judged(
+    name: str, settings: dict[str, Any], where: torch.device | str
+) -> tuple[dict[str, Tensor], Result]:
     classifier, metric = narrow().to(where), build_metric(name, settings).to(where)
     images, targets = classifier.images(pictures()), torch.tensor([0, 3, 2]).to(where)
     mask = torch.zeros(3, 32, 32, dtype=torch.bool)
     mask[:, 4:12, 6:20] = True
     maps = torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(3))
     wanted = metric.others_wanted
-    extra: dict[str, Any] = {"others": maps.roll(1, 0)[:, None].expand(-1, wanted, -1, -1)} if wanted else {}
+    extra: dict[str, Any] = (
+        {"others": maps.roll(1, 0)[:, None].expand(-1, wanted, -1, -1)} if wanted else {}
+    )
     if isinstance(metric, ExplainerMetric):
         explainer = build("per_sample_iba", classifier)
-        extra = {"subject": Subject.named(explainer, "per_sample_iba", SETTINGS["per_sample_iba"], Nearby())}
+        extra = {
+            "subject": Subject.named(
+                explainer, "per_sample_iba", SETTINGS["per_sample_iba"], Nearby()
+            )
+        }
     # Heatmaps and masks come from files, images from the device.
-    for _ in range(1 if isinstance(metric, ExplainerMetric) else 2):  # the second time with what it has kept
+    for _ in range(
+        1 if isinstance(metric, ExplainerMetric) else 2
+    ):  # the second time with what it has kept
         shared = metric.shared_scores(classifier, images, targets)
-        metric.update(classifier, images, targets, maps, object_mask=mask, keys=["a", "b", "c"], shared=shared, **extra)
+        metric.update(
+            classifier,
+            images,
+            targets,
+            maps,
+            object_mask=mask,
+            keys=["a", "b", "c"],
+            shared=shared,
+            **extra,
+        )
     return metric.rows(), metric.compute()
 
 
@@ -51,13 +70,17 @@ def test_every_metric_is_tried() -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_metric_gives_on_a_device_what_it_gives_on_the_cpu(case: str, device: torch.device) -> None:
+def test_a_metric_gives_on_a_device_what_it_gives_on_the_cpu(
+    case: str, device: torch.device
+) -> None:
     rows, result = judged(*CASES[case], "cpu")
     found, found_result = judged(*CASES[case], device)
     for name, values in rows.items():
         assert found[name].device.type == device.type
         if name not in TIMED:
-            torch.testing.assert_close(found[name].cpu(), values, rtol=1e-3, atol=1e-4, equal_nan=True)
+            torch.testing.assert_close(
+                found[name].cpu(), values, rtol=1e-3, atol=1e-4, equal_nan=True
+            )
     if case != "latency":
         assert found_result.score == pytest.approx(result.score, rel=1e-3, abs=1e-4, nan_ok=True)
     assert found_result.n == result.n

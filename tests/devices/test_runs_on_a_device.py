@@ -17,19 +17,29 @@ from lit_iba.baselines.patterns import Patterns
 from lit_iba.classifier.small_cnn import SmallCNN
 from lit_iba.data import ShardIndex, write_shards
 from lit_iba.evaluation import Benchmark
-from lit_iba.evaluation.roar import most_relevant, relevance_ranks
-from lit_iba.evaluation.roar_training import Pictures, Recipe, Retraining, hits, shifted_and_mirrored
+from lit_iba.evaluation.roar_ranks import most_relevant, relevance_ranks
+from lit_iba.evaluation.roar_training import (
+    Pictures,
+    Recipe,
+    Retraining,
+    hits,
+    shifted_and_mirrored,
+)
 from lit_iba.export import export_explainer
 from lit_iba.randomness import sample_generators
 from lit_iba.varsal.uncertainty_run import UncertaintySettings, changed_images, errors
 
 EXPLAINERS = {
-    "bottleneck": {"explainer": "per_sample_iba", **SETTINGS["per_sample_iba"]}, "random": {}, "pattern_attribution": {},
-}  # fmt: skip
+    "bottleneck": {"explainer": "per_sample_iba", **SETTINGS["per_sample_iba"]},
+    "random": {},
+    "pattern_attribution": {},
+}
 METRICS = {
-    "degradation": {"points": 2}, "ehr": {}, "sensitivity_n": {"points": 2, "masks": 2},
+    "degradation": {"points": 2},
+    "ehr": {},
+    "sensitivity_n": {"points": 2, "masks": 2},
     "decision_flip": {"pixels_per_step": 512, "noise_maps": 1},
-}  # fmt: skip
+}
 
 
 class OneDevice:
@@ -62,9 +72,17 @@ def test_a_benchmark_gives_on_a_device_what_it_gives_on_the_cpu(
     scores = {}
     for where in ("cpu", device.type):
         run = Benchmark(
-            narrow(), data, explainers=EXPLAINERS, metrics=METRICS, out=tmp_path / where, batch_size=2,
-            statistics_data=data, statistics_images=8, gallery=1, panels=1,
-        )  # fmt: skip
+            narrow(),
+            data,
+            explainers=EXPLAINERS,
+            metrics=METRICS,
+            out=tmp_path / where,
+            batch_size=2,
+            statistics_data=data,
+            statistics_images=8,
+            gallery=1,
+            panels=1,
+        )
         found = run.run(OneDevice(where))["results"]
         scores[where] = {(m, e): r["score"] for m, of in found.items() for e, r in of.items()}
     assert scores["cpu"] == pytest.approx(scores[device.type], rel=1e-2, abs=1e-3, nan_ok=True)
@@ -81,7 +99,9 @@ def test_what_an_export_traces_runs_on_a_device(name: str, device: torch.device)
         wanted = expected.program(on_cpu.images(pictures()))
     for one, other in zip(found, wanted, strict=True):
         assert one.device.type == device.type
-        torch.testing.assert_close(one.cpu(), other, rtol=1e-3, atol=1e-3 * float(other.abs().max()))
+        torch.testing.assert_close(
+            one.cpu(), other, rtol=1e-3, atol=1e-3 * float(other.abs().max())
+        )
 
 
 def test_an_explainer_is_exported_from_a_device(device: torch.device, tmp_path: Path) -> None:
@@ -90,12 +110,19 @@ def test_an_explainer_is_exported_from_a_device(device: torch.device, tmp_path: 
     assert explainer.network.bias.device.type == device.type
 
 
-def test_panels_and_survey_on_a_device(data: ShardIndex, device: torch.device, tmp_path: Path) -> None:
+def test_panels_and_survey_on_a_device(
+    data: ShardIndex, device: torch.device, tmp_path: Path
+) -> None:
     classifier = narrow().to(device)
     figures, sums = panels(classifier, pictures(2), torch.tensor([0, 1]))
     write_panels(tmp_path, figures, sums, torch.tensor([0, 1]), ["a", "b"])
     settings = SurveySettings(
-        scales=(0.5,), shifts=(0.2,), max_images=4, reestimate_images=4, regression_images=4, batch_size=4
+        scales=(0.5,),
+        shifts=(0.2,),
+        max_images=4,
+        reestimate_images=4,
+        regression_images=4,
+        batch_size=4,
     )
     for where in ("cpu", device):
         survey_classifier(narrow().to(where), data, settings)
@@ -105,7 +132,9 @@ def test_panels_and_survey_on_a_device(data: ShardIndex, device: torch.device, t
 
 def test_patterns_come_from_a_device_into_a_file(device: torch.device, tmp_path: Path) -> None:
     classifier = narrow().to(device)
-    Patterns.estimate(classifier, classifier.images(pictures(8))).save(tmp_path / "patterns.safetensors")
+    Patterns.estimate(classifier, classifier.images(pictures(8))).save(
+        tmp_path / "patterns.safetensors"
+    )
     assert Patterns.load(tmp_path / "patterns.safetensors", classifier).tensors
 
 
@@ -139,8 +168,14 @@ def test_roar_ranks_and_trains_on_a_device(device: torch.device) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             network = SmallCNN(5, width=4)
-        data = Pictures(pictures(), torch.tensor([0, 1, 2]), most_relevant(relevance_ranks(maps, ["a", "b", "c"]), 30))
-        module = Retraining(network, Recipe(), torch.rand(3) * 0 + 0.5, torch.ones(3), torch.Generator()).to(where)
+        data = Pictures(
+            pictures(),
+            torch.tensor([0, 1, 2]),
+            most_relevant(relevance_ranks(maps, ["a", "b", "c"]), 30),
+        )
+        module = Retraining(
+            network, Recipe(), torch.rand(3) * 0 + 0.5, torch.ones(3), torch.Generator()
+        ).to(where)
         loss = module.training_step(data.to(torch.device(where)), 0)
         loss.backward()
         assert hits(module, data).device.type == "cpu"
@@ -155,10 +190,14 @@ def test_generators_of_a_device_are_no_generators_of_the_cpu(device: torch.devic
     """The device itself: it refuses what a GPU refuses."""
     (generator,) = sample_generators(0, ["a"], device)
     for refused in (
-        lambda: torch.zeros(2, device=device) + torch.zeros(2), lambda: torch.randn(2, generator=generator),
-        lambda: torch.randn(2, device=device, generator=torch.Generator()), lambda: torch.zeros(2, device=device).numpy(),
-        lambda: torch.nn.functional.conv2d(torch.zeros(1, 1, 3, 3, device=device), torch.zeros(1, 1, 3, 3)),
+        lambda: torch.zeros(2, device=device) + torch.zeros(2),
+        lambda: torch.randn(2, generator=generator),
+        lambda: torch.randn(2, device=device, generator=torch.Generator()),
+        lambda: torch.zeros(2, device=device).numpy(),
+        lambda: torch.nn.functional.conv2d(
+            torch.zeros(1, 1, 3, 3, device=device), torch.zeros(1, 1, 3, 3)
+        ),
         lambda: torch.zeros(3)[torch.zeros(2, dtype=torch.int64, device=device)],
-    ):  # fmt: skip
+    ):
         with pytest.raises(RuntimeError):
             refused()

@@ -24,11 +24,15 @@ SIDE = 64
 def batch_of(count: int, device: torch.device | str) -> dict[str, Any]:
     """A batch as Lightning moves it to a device; its last slot is padding."""
     batch = {
-        "picture": pictures(count).repeat(1, 1, SIDE // 32, SIDE // 32), "label": torch.arange(count),
-        "weight": torch.ones(count), "object_mask": torch.zeros(count, SIDE, SIDE, dtype=torch.bool),
-    }  # fmt: skip
+        "picture": pictures(count).repeat(1, 1, SIDE // 32, SIDE // 32),
+        "label": torch.arange(count),
+        "weight": torch.ones(count),
+        "object_mask": torch.zeros(count, SIDE, SIDE, dtype=torch.bool),
+    }
     batch["label"][-1], batch["weight"][-1], batch["picture"][-1] = -1, 0, 0
-    return {name: value.to(device) for name, value in batch.items()} | {"key": [str(i) for i in range(count)]}
+    return {name: value.to(device) for name, value in batch.items()} | {
+        "key": [str(i) for i in range(count)]
+    }
 
 
 def measured(module: Any) -> list[Tensor]:
@@ -36,7 +40,9 @@ def measured(module: Any) -> list[Tensor]:
 
 
 def readout(**settings: Any) -> Any:
-    return ReadoutTraining(CLASSIFIER, "layer1", ["layer1", "layer2", "fc"], readout={"hidden": [8, 8]}, **settings)
+    return ReadoutTraining(
+        CLASSIFIER, "layer1", ["layer1", "layer2", "fc"], readout={"hidden": [8, 8]}, **settings
+    )
 
 
 def varsal(**settings: Any) -> Any:
@@ -45,12 +51,18 @@ def varsal(**settings: Any) -> Any:
 
 def amortised(start_batches: int, **settings: Any) -> Any:
     few = {"feature_steps": 2, "feature_copies": 2, "critic_steps": 2, "samples": 2}
-    return InputIBATraining(CLASSIFIER, "layer2", ["layer2", "fc"], [4, 8], 4, start_batches, settings=few | settings)
+    return InputIBATraining(
+        CLASSIFIER, "layer2", ["layer2", "fc"], [4, 8], 4, start_batches, settings=few | settings
+    )
 
 
 def masking(embedding_steps: int, **settings: Any) -> Any:
     return MaskingTraining(
-        CLASSIFIER, ["layer1", "layer2", "layer3"], {"widths": [8, 4]}, embedding_steps=embedding_steps, **settings
+        CLASSIFIER,
+        ["layer1", "layer2", "layer3"],
+        {"widths": [8, 4]},
+        embedding_steps=embedding_steps,
+        **settings,
     )
 
 
@@ -69,7 +81,9 @@ CASES: dict[str, Callable[[], Any]] = {
 }
 
 
-def prepared(case: str, device: torch.device | str, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, dict[str, Tensor]]:
+def prepared(
+    case: str, device: torch.device | str, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Any, dict[str, Tensor]]:
     """The module on its device, ready for a step, and what it will log."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(4)
@@ -89,14 +103,18 @@ def prepared(case: str, device: torch.device | str, monkeypatch: pytest.MonkeyPa
     return module, logged
 
 
-def outcome(case: str, device: torch.device | str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
+def outcome(
+    case: str, device: torch.device | str, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Tensor]:
     """What a training step and a validation log, and the gradients of the step."""
     module, logged = prepared(case, device, monkeypatch)
     batch = batch_of(3, device)
     loss = module.train().training_step(batch, 0)
     if loss is not None:
         loss.backward()
-    found = {f"gradient of {name}": p.grad for name, p in module.named_parameters() if p.grad is not None}
+    found = {
+        f"gradient of {name}": p.grad for name, p in module.named_parameters() if p.grad is not None
+    }
     assert found
     module.eval()
     with torch.inference_mode():
@@ -114,10 +132,14 @@ def test_a_step_gives_on_a_device_what_it_gives_on_the_cpu(
     for name, value in expected.items():
         assert found[name].device.type == device.type, name
         scale = float(value.abs().max())
-        torch.testing.assert_close(found[name].cpu(), value, rtol=1e-2, atol=1e-2 * scale + 1e-6, msg=name)
+        torch.testing.assert_close(
+            found[name].cpu(), value, rtol=1e-2, atol=1e-2 * scale + 1e-6, msg=name
+        )
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case not in ("zero bias", "classifier")])
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case not in ("zero bias", "classifier")]
+)
 def test_what_tensorboard_is_shown_comes_from_a_device(
     case: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,7 +149,9 @@ def test_what_tensorboard_is_shown_comes_from_a_device(
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case != "classifier"])
-def test_the_host_does_not_wait_for_a_step(case: str, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_host_does_not_wait_for_a_step(
+    case: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """But for the training of a classifier, whose batch norms must not see empty slots: how many are full decides shapes.
 
     Validation does wait, for torchmetrics looks for NaN; and the soft top-k asks once whether it is done, which costs less than
@@ -140,4 +164,6 @@ def test_the_host_does_not_wait_for_a_step(case: str, device: torch.device, monk
         loss = module.train().training_step(batch, 0)
         if loss is not None:
             loss.backward()
-    assert all(place.startswith("varsal/soft_top_k.py") and count == 1 for place, count in waits.items()), waits
+    assert all(
+        place.startswith("varsal/soft_top_k.py") and count == 1 for place, count in waits.items()
+    ), waits

@@ -24,42 +24,88 @@ LITTLE = [
     "0",
 ]
 ABLATIONS = ("standard_normal", "blur", "noise", "mean")
-ONE_EPOCH = ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--trainer.log_every_n_steps", "1"]
+ONE_EPOCH = [
+    "--trainer.max_epochs",
+    "1",
+    "--trainer.accelerator",
+    "cpu",
+    "--trainer.log_every_n_steps",
+    "1",
+]
 
 
 def slim(network: str) -> list[str]:
     """A network with random weights and fewer channels in place of the config's."""
-    return ["--model.classifier.weights", "random", "--model.classifier.model", f"test_evaluate_configs:slim_{network}"]
+    return [
+        "--model.classifier.weights",
+        "random",
+        "--model.classifier.model",
+        f"test_evaluate_configs:slim_{network}",
+    ]
 
 
 def test_every_config_has_its_test() -> None:
     tested = {
-        "quickstart/classifier.yaml", "quickstart/readout.yaml", "quickstart/explain.yaml", "quickstart/benchmark.yaml",
-        "train/readout_resnet50.yaml", "train/readout_vgg16.yaml", "train/zero_bias_resnet50.yaml",
-        "train/zero_bias_vgg16.yaml", "evaluate/zero_bias_survey.yaml", "evaluate/roar_cifar10.yaml",
-        "train/imdb_lstm.yaml", "evaluate/input_iba_figures4b_5b_imdb.yaml",  # in tests/text
-        "quickstart/real_time_saliency.yaml", "train/real_time_saliency_resnet50.yaml", "quickstart/varsal.yaml",
-        "quickstart/uncertainty.yaml", "evaluate/varsal_figure7_vgg16.yaml",
-        "quickstart/input_iba.yaml", "train/input_iba_vgg16.yaml",
-        "train/varsal_readout_resnet18.yaml", "train/varsal_readout_resnet50.yaml",
-        "train/varsal_resnet50.yaml", "train/varsal_vgg16.yaml", *(f"train/varsal_vgg16_{name}.yaml" for name in ABLATIONS),
-    }  # fmt: skip
+        "quickstart/classifier.yaml",
+        "quickstart/readout.yaml",
+        "quickstart/explain.yaml",
+        "quickstart/benchmark.yaml",
+        "train/readout_resnet50.yaml",
+        "train/readout_vgg16.yaml",
+        "train/zero_bias_resnet50.yaml",
+        "train/zero_bias_vgg16.yaml",
+        "evaluate/zero_bias_survey.yaml",
+        "evaluate/roar_cifar10.yaml",
+        "train/imdb_lstm.yaml",
+        "evaluate/input_iba_figures4b_5b_imdb.yaml",  # in tests/text
+        "quickstart/real_time_saliency.yaml",
+        "train/real_time_saliency_resnet50.yaml",
+        "quickstart/varsal.yaml",
+        "quickstart/uncertainty.yaml",
+        "evaluate/varsal_figure7_vgg16.yaml",
+        "quickstart/input_iba.yaml",
+        "train/input_iba_vgg16.yaml",
+        "train/varsal_readout_resnet18.yaml",
+        "train/varsal_readout_resnet50.yaml",
+        "train/varsal_resnet50.yaml",
+        "train/varsal_vgg16.yaml",
+        *(f"train/varsal_vgg16_{name}.yaml" for name in ABLATIONS),
+    }
     evaluation = {f"evaluate/{name}" for name in BENCHMARKS}  # in test_evaluate_configs.py
-    assert {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")} == tested | evaluation
+    assert {
+        str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")
+    } == tested | evaluation
 
 
 def test_the_quickstart_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     quickstart = CONFIGS / "quickstart"
-    assert main(["fit", "--config", str(quickstart / "classifier.yaml"), *ONE_EPOCH, *LITTLE], "train.py") == 0
+    assert (
+        main(
+            ["fit", "--config", str(quickstart / "classifier.yaml"), *ONE_EPOCH, *LITTLE],
+            "train.py",
+        )
+        == 0
+    )
     last = "runs/quickstart/classifier/checkpoints/last.ckpt"
-    test = ["test", "--config", str(quickstart / "classifier.yaml"), *ONE_EPOCH, *LITTLE, "--ckpt_path", last]
+    test = [
+        "test",
+        "--config",
+        str(quickstart / "classifier.yaml"),
+        *ONE_EPOCH,
+        *LITTLE,
+        "--ckpt_path",
+        last,
+    ]
     assert main(test, "train.py") == 0
     readout = ["fit", "--config", str(quickstart / "readout.yaml"), *ONE_EPOCH, *LITTLE]
     assert main([*readout, "--model.statistics_images", "40"], "train.py") == 0
     masking = ["fit", "--config", str(quickstart / "real_time_saliency.yaml"), *ONE_EPOCH, *LITTLE]
     assert main([*masking, "--model.embedding_steps", "1"], "train.py") == 0
-    assert main(["fit", "--config", str(quickstart / "varsal.yaml"), *ONE_EPOCH, *LITTLE], "train.py") == 0
+    assert (
+        main(["fit", "--config", str(quickstart / "varsal.yaml"), *ONE_EPOCH, *LITTLE], "train.py")
+        == 0
+    )
     uncertainty = [
         "uncertainty",
         "--config",
@@ -74,7 +120,10 @@ def test_the_quickstart_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     amortised = ["fit", "--config", str(quickstart / "input_iba.yaml"), *ONE_EPOCH, *LITTLE]
     assert main([*amortised, "--model.statistics_images", "40"], "train.py") == 0
     examples = [str(path) for path in Path("data/quickstart/examples").glob("*.jpg")]
-    assert main(["explain", *examples, "--config", str(quickstart / "explain.yaml")], "evaluate.py") == 0
+    assert (
+        main(["explain", *examples, "--config", str(quickstart / "explain.yaml")], "evaluate.py")
+        == 0
+    )
     assert len(list(Path("runs/quickstart/explain").glob("*.overlay.png"))) == len(examples) == 4
     benchmark = [
         "benchmark",
@@ -93,17 +142,31 @@ def test_the_quickstart_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert all(result["n"] == 8 for result in by_explainer.values())
     assert "per_sample_iba" in Path("runs/quickstart/benchmark/report.html").read_text()
     assert main(["report", "runs/quickstart/benchmark"], "evaluate.py") == 0
-    export = ["export", "runs/quickstart/readout/checkpoints/best.ckpt", "--format", "safetensors", "--out", "export"]
+    export = [
+        "export",
+        "runs/quickstart/readout/checkpoints/best.ckpt",
+        "--format",
+        "safetensors",
+        "--out",
+        "export",
+    ]
     assert main(export, "evaluate.py") == 0
     assert safetensors.torch.load_file("export/explainer.safetensors")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("network", ["resnet50", "vgg16"])
-def test_the_training_configs_take_a_step(network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_training_configs_take_a_step(
+    network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     make_quickstart("data/imagenet", QuickstartSettings(6, 4, 2, shard_size=4))
-    config = ["--config", str(CONFIGS / "train" / f"readout_{network}.yaml"), "--model.classifier.weights", "random"]
+    config = [
+        "--config",
+        str(CONFIGS / "train" / f"readout_{network}.yaml"),
+        "--model.classifier.weights",
+        "random",
+    ]
     small = [
         "--model.readout",
         '{"hidden": [8, 8]}',
@@ -129,12 +192,26 @@ def test_the_roar_config_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     sets = {"train": 24, "test": 8}
-    arrays = {f"x_{name}": rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8) for name, n in sets.items()}
-    np.savez("cifar10.npz", **arrays, **{f"y_{name}": np.arange(n) % 10 for name, n in sets.items()})
+    arrays = {
+        f"x_{name}": rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
+        for name, n in sets.items()
+    }
+    np.savez(
+        "cifar10.npz", **arrays, **{f"y_{name}": np.arange(n) % 10 for name, n in sets.items()}
+    )
     assert main(["shards", "cifar10.npz", "data/cifar10", "--shard_size", "16"]) == 0
     config = ["--config", str(CONFIGS / "evaluate" / "roar_cifar10.yaml"), "--recipe.epochs", "1"]
     explainers = '{"per_sample_iba": {"layer": "layer1", "beta": 30.0, "steps": 1, "copies": 2}, "random": {}}'
-    little = ["--explainers", explainers, "--percents", "[50]", "--seeds", "[0, 1]", "--accelerator", "cpu"]
+    little = [
+        "--explainers",
+        explainers,
+        "--percents",
+        "[50]",
+        "--seeds",
+        "[0, 1]",
+        "--accelerator",
+        "cpu",
+    ]
     assert main(["roar", *config, *little], "evaluate.py") == 0
     results = json.loads(Path("runs/roar_cifar10/results.json").read_text())
     assert results["metrics"]["roar"]["settings"]["recipe"]["network"] == "resnet8"
@@ -143,7 +220,9 @@ def test_the_roar_config_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.slow
-def test_the_masking_config_takes_a_step_of_each_phase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_masking_config_takes_a_step_of_each_phase(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     make_quickstart("data/imagenet", QuickstartSettings(6, 4, 2, shard_size=4))
     config = [
@@ -174,29 +253,63 @@ def test_the_masking_config_takes_a_step_of_each_phase(tmp_path: Path, monkeypat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layered", [["resnet50"], ["vgg16"], *(["vgg16", f"vgg16_{name}"] for name in ABLATIONS)])
-def test_the_varsal_configs_take_a_step(layered: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "layered", [["resnet50"], ["vgg16"], *(["vgg16", f"vgg16_{name}"] for name in ABLATIONS)]
+)
+def test_the_varsal_configs_take_a_step(
+    layered: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     make_quickstart("data/imagenet", QuickstartSettings(6, 4, 2, shard_size=4))
-    configs = [word for name in layered for word in ("--config", str(CONFIGS / "train" / f"varsal_{name}.yaml"))]
+    configs = [
+        word
+        for name in layered
+        for word in ("--config", str(CONFIGS / "train" / f"varsal_{name}.yaml"))
+    ]
     changes = {
         "--model.classifier": '{"model": "%s", "weights": "random", "preprocessing": {"resize": 64, "crop": 64}}'
         % ("resnet18" if layered == ["resnet50"] else "test_evaluate_configs:slim_vgg16"),
-        "--model.channels": "[4, 4]", "--model.low_k": "[50]", "--trainer.precision": "32-true",
-        "--data.batch_size": "2", "--data.num_workers": "0", "--trainer.max_epochs": "1", "--trainer.limit_train_batches": "1",
+        "--model.channels": "[4, 4]",
+        "--model.low_k": "[50]",
+        "--trainer.precision": "32-true",
+        "--data.batch_size": "2",
+        "--data.num_workers": "0",
+        "--trainer.max_epochs": "1",
+        "--trainer.limit_train_batches": "1",
         "--trainer.limit_val_batches": "1",
-        "--trainer.log_every_n_steps": "1", "--trainer.accelerator": "cpu",
-    }  # fmt: skip
-    assert main(["fit", *configs, *(word for pair in changes.items() for word in pair)], "train.py") == 0
-    used = torch.load(f"runs/varsal_{layered[-1]}/checkpoints/last.ckpt", weights_only=True)["hyper_parameters"]
+        "--trainer.log_every_n_steps": "1",
+        "--trainer.accelerator": "cpu",
+    }
+    assert (
+        main(["fit", *configs, *(word for pair in changes.items() for word in pair)], "train.py")
+        == 0
+    )
+    used = torch.load(f"runs/varsal_{layered[-1]}/checkpoints/last.ckpt", weights_only=True)[
+        "hyper_parameters"
+    ]
     ablated = layered[-1].removeprefix("vgg16_")
     assert used["prior"] == ("standard_normal" if ablated == "standard_normal" else "soft_tv")
-    assert used["baselines"] == ([ablated] if ablated in ABLATIONS[1:] else ["blur", "noise", "mean"])
+    assert used["baselines"] == (
+        [ablated] if ablated in ABLATIONS[1:] else ["blur", "noise", "mean"]
+    )
     assert used["beta"] is None
     if layered == ["resnet50"]:  # ResNet-18's random weights are always the same
-        config = ["--config", str(CONFIGS / "evaluate" / "varsal_figure7_vgg16.yaml"), "--device", "cpu"]
-        trained = {"--settings.checkpoint": "runs/varsal_resnet50/checkpoints/last.ckpt", "--max_images": "1"}
-        little = {"--samples": "1", "--percentages": "[50]", "--severities": "[5]", "--calibrated_severities": "[5]"}
+        config = [
+            "--config",
+            str(CONFIGS / "evaluate" / "varsal_figure7_vgg16.yaml"),
+            "--device",
+            "cpu",
+        ]
+        trained = {
+            "--settings.checkpoint": "runs/varsal_resnet50/checkpoints/last.ckpt",
+            "--max_images": "1",
+        }
+        little = {
+            "--samples": "1",
+            "--percentages": "[50]",
+            "--severities": "[5]",
+            "--calibrated_severities": "[5]",
+        }
         classifier = {"--classifier": changes["--model.classifier"], "--resamples": "20"}
         changed = [word for pair in (trained | little | classifier).items() for word in pair]
         assert main(["uncertainty", *config, *changed], "evaluate.py") == 0
@@ -212,10 +325,16 @@ def test_the_readout_configs_of_varsal_take_a_step(
     make_quickstart("data/imagenet", QuickstartSettings(6, 4, 2, shard_size=4))
     record = {"model": network, "weights": "random", "preprocessing": {"resize": 64, "crop": 64}}
     changes = {
-        "--model.classifier": json.dumps(record), "--model.width": "8", "--model.low_k": "[50]",
-        "--data.batch_size": "2", "--data.num_workers": "0", "--trainer.max_steps": "2",
-        "--trainer.val_check_interval": "2", "--trainer.limit_val_batches": "1", "--trainer.accelerator": "cpu",
-    }  # fmt: skip
+        "--model.classifier": json.dumps(record),
+        "--model.width": "8",
+        "--model.low_k": "[50]",
+        "--data.batch_size": "2",
+        "--data.num_workers": "0",
+        "--trainer.max_steps": "2",
+        "--trainer.val_check_interval": "2",
+        "--trainer.limit_val_batches": "1",
+        "--trainer.accelerator": "cpu",
+    }
     config = ["fit", "--config", str(CONFIGS / "train" / f"varsal_readout_{network}.yaml")]
     assert main([*config, *(word for pair in changes.items() for word in pair)], "train.py") == 0
     saved = torch.load(f"runs/varsal_readout_{network}/checkpoints/last.ckpt", weights_only=True)
@@ -224,7 +343,9 @@ def test_the_readout_configs_of_varsal_take_a_step(
 
 
 @pytest.mark.slow
-def test_the_amortised_input_iba_config_takes_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_amortised_input_iba_config_takes_a_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     make_quickstart("data/imagenet", QuickstartSettings(6, 4, 2, shard_size=4))
     classifier = {
@@ -234,12 +355,18 @@ def test_the_amortised_input_iba_config_takes_a_batch(tmp_path: Path, monkeypatc
     }
     changes = {
         "--model.classifier": json.dumps(classifier),
-        "--model.statistics_images": "4", "--model.settings.feature_steps": "1", "--model.start_batches": "0",
+        "--model.statistics_images": "4",
+        "--model.settings.feature_steps": "1",
+        "--model.start_batches": "0",
         "--trainer.precision": "32-true",
-        "--data.batch_size": "2", "--data.num_workers": "0", "--trainer.limit_train_batches": "1",
-        "--trainer.limit_val_batches": "1", "--trainer.val_check_interval": "1", "--trainer.log_every_n_steps": "1",
+        "--data.batch_size": "2",
+        "--data.num_workers": "0",
+        "--trainer.limit_train_batches": "1",
+        "--trainer.limit_val_batches": "1",
+        "--trainer.val_check_interval": "1",
+        "--trainer.log_every_n_steps": "1",
         "--trainer.accelerator": "cpu",
-    }  # fmt: skip
+    }
     config = ["fit", "--config", str(CONFIGS / "train" / "input_iba_vgg16.yaml")]
     assert main([*config, *(word for pair in changes.items() for word in pair)], "train.py") == 0
     saved = torch.load("runs/input_iba_vgg16/checkpoints/last.ckpt", weights_only=True)
@@ -249,7 +376,9 @@ def test_the_amortised_input_iba_config_takes_a_batch(tmp_path: Path, monkeypatc
 
 @pytest.mark.slow
 @pytest.mark.parametrize("network", ["resnet50", "vgg16"])
-def test_the_zero_bias_configs_take_a_step(network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_zero_bias_configs_take_a_step(
+    network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     make_quickstart("data/imagenet", QuickstartSettings(6, 4, 2, shard_size=4))
     config = ["--config", str(CONFIGS / "train" / f"zero_bias_{network}.yaml"), *slim(network)]

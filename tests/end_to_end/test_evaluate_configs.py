@@ -23,15 +23,23 @@ from lit_iba.varsal.varsal_training import VarSalTraining
 
 FOLDER = Path(__file__).parents[2] / "configs" / "evaluate"
 BENCHMARKS = sorted(
-    path.name for path in FOLDER.glob("*.yaml") if {"classifier", "metrics"} <= yaml.safe_load(path.read_text()).keys()
+    path.name
+    for path in FOLDER.glob("*.yaml")
+    if {"classifier", "metrics"} <= yaml.safe_load(path.read_text()).keys()
 )
 
 # Settings that cost much, by the name of the explainer or metric, and what they are here.
 CHEAP: dict[str, dict[str, Any]] = {
     "per_sample_iba": {"steps": 1, "copies": 1},
     "input_iba": {
-        "feature_steps": 1, "feature_copies": 1, "generator_steps": 1, "critic_warm_up": 0, "critic_steps": 1, "samples": 2,
-        "steps": 1, "copies": 1,
+        "feature_steps": 1,
+        "feature_copies": 1,
+        "generator_steps": 1,
+        "critic_warm_up": 0,
+        "critic_steps": 1,
+        "samples": 2,
+        "steps": 1,
+        "copies": 1,
     },
     "extremal_perturbation": {"steps": 1},
     "integrated_gradients": {"steps": 2},
@@ -50,7 +58,7 @@ CHEAP: dict[str, dict[str, Any]] = {
     "fido": {"steps": 1, "samples": 1, "warm_up": 0},
     "low_k_perturbation": {"percentages": [50]},
     "latency": {"repeats": 1, "warm_up": 0},
-}  # fmt: skip
+}
 
 
 def slim_vgg16() -> nn.Module:
@@ -71,7 +79,9 @@ class SlimBottleneck(Bottleneck):
 
 def slim_resnet50() -> nn.Module:
     """ResNet-50 with its own blocks and their names, and a quarter of its channels."""
-    return torchvision.models.ResNet(SlimBottleneck, [3, 4, 6, 3], num_classes=10, width_per_group=16)
+    return torchvision.models.ResNet(
+        SlimBottleneck, [3, 4, 6, 3], num_classes=10, width_per_group=16
+    )
 
 
 NETWORKS = {
@@ -82,7 +92,9 @@ NETWORKS = {
 
 def cheap(group: dict[str, dict[str, Any]], kind: str) -> dict[str, dict[str, Any]]:
     """The explainers or metrics of a config with little to do."""
-    return {name: {**given, **CHEAP.get(given.get(kind, name), {})} for name, given in group.items()}
+    return {
+        name: {**given, **CHEAP.get(given.get(kind, name), {})} for name, given in group.items()
+    }
 
 
 def write_checkpoints(explainers: dict[str, dict[str, Any]], network: dict[str, Any]) -> None:
@@ -99,11 +111,20 @@ def write_checkpoints(explainers: dict[str, dict[str, Any]], network: dict[str, 
                 training: L.LightningModule = VarSalTraining(trained_for, channels=[4])
             else:
                 taps = ["features.8", "features.15", "features.22", "features.29"]
-                training = MaskingTraining(trained_for, taps, masking={"widths": [4, 4, 4]}, embedding_steps=0)
-            trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+                training = MaskingTraining(
+                    trained_for, taps, masking={"widths": [4, 4, 4]}, embedding_steps=0
+                )
+            trainer = L.Trainer(
+                accelerator="cpu",
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+            )
             trainer.strategy.connect(training)
             trainer.save_checkpoint(path)
-            torch.save(torch.load(path, weights_only=True) | {"global_step": 1}, path)  # as if trained
+            torch.save(
+                torch.load(path, weights_only=True) | {"global_step": 1}, path
+            )  # as if trained
 
 
 @pytest.mark.slow
@@ -112,7 +133,9 @@ def test_the_config_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     make_quickstart("data/imagenet", QuickstartSettings(4, 4, 4, val_shard_size=2))
     config = yaml.safe_load((FOLDER / name).read_text())
-    network: dict[str, Any] = NETWORKS[config["classifier"]["model"]] | {"preprocessing": {"resize": 64, "crop": 64}}
+    network: dict[str, Any] = NETWORKS[config["classifier"]["model"]] | {
+        "preprocessing": {"resize": 64, "crop": 64}
+    }
     if any("checkpoint" in given for given in config["explainers"].values()):
         made = FrozenClassifier(**network)  # a function's own random weights are others each time
         save_weights("slim.safetensors", made.model.state_dict(), {"num_classes": made.num_classes})
@@ -124,8 +147,19 @@ def test_the_config_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "metrics": cheap(config["metrics"], "metric"),
     }
     options = [word for key, value in changes.items() for word in (f"--{key}", json.dumps(value))]
-    little = ["--max_images", "2", "--statistics_images", "4", "--gallery", "1", "--accelerator", "cpu"]
-    assert main(["benchmark", "--config", str(FOLDER / name), *options, *little], "evaluate.py") == 0
+    little = [
+        "--max_images",
+        "2",
+        "--statistics_images",
+        "4",
+        "--gallery",
+        "1",
+        "--accelerator",
+        "cpu",
+    ]
+    assert (
+        main(["benchmark", "--config", str(FOLDER / name), *options, *little], "evaluate.py") == 0
+    )
     results = json.loads((Path(config["out"]) / "results.json").read_text())
     assert results["data"]["used"] == 2
     assert set(results["results"]) == set(config["metrics"])
@@ -137,6 +171,8 @@ def test_the_config_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         page = (Path(config["out"]) / "report.html").read_text()
         assert "Decomposition by layers" in page
         (image,) = sums.values()
-        for layer, activity, above in zip(image["layers"], image["activity"], image["bias_above"], strict=True):
+        for layer, activity, above in zip(
+            image["layers"], image["activity"], image["bias_above"], strict=True
+        ):
             assert layer in page
             assert activity + above == pytest.approx(image["score"], rel=1e-3, abs=1e-4)

@@ -14,7 +14,15 @@ PARTS = ["ceilings", "begin_trainings", "table_2", "table_1", "metrics", "traini
 
 @pytest.mark.slow
 def test_every_part_leaves_its_rows(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--device", "cpu", "--small", "--patience", "5"]
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "gpu.py"),
+        "--device",
+        "cpu",
+        "--small",
+        "--patience",
+        "5",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, "--out", str(tmp_path), "--only", *PARTS],
@@ -28,10 +36,21 @@ def test_every_part_leaves_its_rows(tmp_path: Path) -> None:
     assert all(found["parts"][part].startswith("done") for part in PARTS), found["parts"]
     rows = {table: len(rows) for table, rows in found["tables"].items()}
     assert rows == {
-        "ceilings": 4, "table_2": 7, "table_1_box": 3, "table_1_degradation": 3, "metrics": 5, "training": 2, "readout": 1,
+        "ceilings": 4,
+        "table_2": 7,
+        "table_1_box": 3,
+        "table_1_degradation": 3,
+        "metrics": 5,
+        "training": 2,
+        "readout": 1,
         "varsal": 7,
-    }  # fmt: skip
-    assert {row["explainer"] for row in found["tables"]["varsal"]} >= {"varsal", "varsal_seed_1", "constant", "ramp"}
+    }
+    assert {row["explainer"] for row in found["tables"]["varsal"]} >= {
+        "varsal",
+        "varsal_seed_1",
+        "constant",
+        "ramp",
+    }
 
 
 def test_a_part_that_takes_too_long_keeps_its_rows(tmp_path: Path) -> None:
@@ -49,7 +68,12 @@ def test_a_part_that_takes_too_long_keeps_its_rows(tmp_path: Path) -> None:
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=environment, timeout=100
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=100,
     )
     assert "stopped" in done.stdout, done.stderr
     assert json.loads((tmp_path / "found.json").read_text())["tables"] == {"rows": [{"first": 1.0}]}

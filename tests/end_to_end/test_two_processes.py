@@ -35,7 +35,9 @@ trainer: {{max_epochs: 1, accelerator: cpu, enable_progress_bar: false, enable_m
 def scores(run: Path) -> dict[str, float]:
     log = EventAccumulator(str(run / "tensorboard"))
     log.Reload()
-    return {tag: log.Scalars(tag)[-1].value for tag in log.Tags()["scalars"] if tag.startswith("val/")}
+    return {
+        tag: log.Scalars(tag)[-1].value for tag in log.Tags()["scalars"] if tag.startswith("val/")
+    }
 
 
 @pytest.mark.slow
@@ -44,13 +46,23 @@ def test_two_processes_measure_and_validate_as_one_does(tmp_path: Path) -> None:
     save_weights(tmp_path / "classifier.safetensors", SmallCNN().state_dict(), {"num_classes": 10})
     make_quickstart(tmp_path / "data", QuickstartSettings(64, 35, 20))
     (tmp_path / "config.yaml").write_text(CONFIG.format(folder=tmp_path))
-    fit = [str(ROOT / "train.py"), "fit", "--config", str(tmp_path / "config.yaml"), "--trainer.default_root_dir"]
+    fit = [
+        str(ROOT / "train.py"),
+        "fit",
+        "--config",
+        str(tmp_path / "config.yaml"),
+        "--trainer.default_root_dir",
+    ]
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     two = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "8"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     for arguments in ([*fit, str(tmp_path / "one")], [*launch, *fit, str(tmp_path / "two"), *two]):
         done = subprocess.run(
-            [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=300
+            [sys.executable, *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
         )
         assert done.returncode == 0, done.stderr[-3000:]
     one, other = (

@@ -15,7 +15,9 @@ def started(data: Path, out: Path) -> int:
     process = os.fork()
     if process == 0:
         try:
-            roar(data, out, percents=[25], recipe=RECIPE | {"epochs": 2}).run(Fabric(accelerator="cpu", devices=1))
+            roar(data, out, percents=[25], recipe=RECIPE | {"epochs": 2}).run(
+                Fabric(accelerator="cpu", devices=1)
+            )
             os._exit(0)
         except BaseException as error:
             print(repr(error), file=sys.stderr)
@@ -24,7 +26,10 @@ def started(data: Path, out: Path) -> int:
 
 
 def cells(out: Path) -> dict[str, int]:
-    return {str(path.relative_to(out)): path.stat().st_mtime_ns for path in (out / "cells").rglob("*.safetensors")}
+    return {
+        str(path.relative_to(out)): path.stat().st_mtime_ns
+        for path in (out / "cells").rglob("*.safetensors")
+    }
 
 
 if __name__ == "__main__":

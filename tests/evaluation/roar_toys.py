@@ -16,15 +16,22 @@ from lit_iba.explainer import Attribution, Explainer
 SIDE = 16
 GROUND = (200, 90, 30)
 RECIPE = {
-    "network": "roar_toys:network", "epochs": 8, "batch_size": 24, "learning_rate": 0.01, "decay_every": 4, "augment": False,
-}  # fmt: skip
+    "network": "roar_toys:network",
+    "epochs": 8,
+    "batch_size": 24,
+    "learning_rate": 0.01,
+    "decay_every": 4,
+    "augment": False,
+}
 EXPLAINERS = {"oracle": {"explainer": "roar_toys.Oracle"}, "random": None}
 
 
 class Oracle(Explainer):
     """Finds the object by its colour: grey on a coloured ground. Its mask is 1 there and 0 elsewhere."""
 
-    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+    def explain(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> Attribution:
         pictures = self.classifier.preprocessing.denormalize(images).float()
         return Attribution(((pictures[:, 0] - pictures[:, 2]).abs() < 20).float())
 
@@ -35,9 +42,15 @@ class Small(nn.Module):
     def __init__(self, num_classes: int = 4) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveMaxPool2d(4),
-        )  # fmt: skip
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(8, 16, 3, padding=1),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.AdaptiveMaxPool2d(4),
+        )
         self.fc = nn.Linear(256, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -62,7 +75,13 @@ def make_data(folder: Path, train: int = 240, test: int = 80) -> Path:
             canvas.paste(grey, tuple(map(int, places[i])))
             data = io.BytesIO()
             canvas.save(data, "PNG")
-            samples.append({"key": f"digit{i:04d}", "png": data.getvalue(), "cls": int(digits.target[chosen[i]])})
+            samples.append(
+                {
+                    "key": f"digit{i:04d}",
+                    "png": data.getvalue(),
+                    "cls": int(digits.target[chosen[i]]),
+                }
+            )
         write_shards(samples, folder / name, name, 100, list("0123"))
     return folder
 
@@ -70,6 +89,13 @@ def make_data(folder: Path, train: int = 240, test: int = 80) -> Path:
 def roar(data: Path, out: Path, **changes: object) -> Roar:
     """The ROAR of the tests, with changes."""
     settings = {
-        "percents": [10, 25], "seeds": [0, 1], "recipe": RECIPE, "size": SIDE, "gallery": 2, "explainers": EXPLAINERS,
-    } | changes  # fmt: skip
-    return Roar(ShardIndex.load(data / "train"), ShardIndex.load(data / "test"), out=out, **settings)
+        "percents": [10, 25],
+        "seeds": [0, 1],
+        "recipe": RECIPE,
+        "size": SIDE,
+        "gallery": 2,
+        "explainers": EXPLAINERS,
+    } | changes
+    return Roar(
+        ShardIndex.load(data / "train"), ShardIndex.load(data / "test"), out=out, **settings
+    )

@@ -46,8 +46,17 @@ def finished(data, tmp_path_factory):
 def hard_times(data, tmp_path_factory):
     """Folder of runs that were killed, that were left in peace, and that two processes made together."""
     out = tmp_path_factory.mktemp("processes")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, str(Path(__file__).with_name("benchmark_process.py")), data, str(out), "7"]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("benchmark_process.py")),
+        data,
+        str(out),
+        "7",
+    ]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return out
@@ -55,7 +64,10 @@ def hard_times(data, tmp_path_factory):
 
 def all_images(data):
     index = ShardIndex.load(data)
-    return [(shard, Selection().select(shard, shard.count, classifier().preprocessing)) for shard in index.shards]
+    return [
+        (shard, Selection().select(shard, shard.count, classifier().preprocessing))
+        for shard in index.shards
+    ]
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -64,22 +76,41 @@ def test_results_are_those_of_explaining_and_judging_by_hand(finished, data, nam
     given = dict(METRICS[name])
     metric, network = build_metric(given.pop("metric", name), given), classifier()
     explainer = build_explainer("random", network)
-    pool = HeatmapPool(ShardStore(out / "heatmaps"), "random", [shard.stem for shard in ShardIndex.load(data).shards])
+    pool = HeatmapPool(
+        ShardStore(out / "heatmaps"),
+        "random",
+        [shard.stem for shard in ShardIndex.load(data).shards],
+    )
     for _, images in all_images(data):
         for i, key in enumerate(images.keys):
             image, label = network.images(images.pictures[i : i + 1]), images.labels[i : i + 1]
             heatmap = explainer.attribute(image, label, keys=[key]).values
-            others = pool.draw([key], metric.others_wanted, metric.seed) if metric.others_wanted else None
-            metric.update(network, image, label, heatmap, object_mask=images.object_mask[i : i + 1], others=others)
+            others = (
+                pool.draw([key], metric.others_wanted, metric.seed)
+                if metric.others_wanted
+                else None
+            )
+            metric.update(
+                network,
+                image,
+                label,
+                heatmap,
+                object_mask=images.object_mask[i : i + 1],
+                others=others,
+            )
     by_hand, stored = metric.compute().to_dict(), results["results"][name]["random"]
     assert stored["score"] == pytest.approx(by_hand["score"], rel=1e-3, abs=1e-5)
     assert stored["standard_error"] == pytest.approx(by_hand["standard_error"], rel=1e-3, abs=1e-5)
     assert stored["n"] == by_hand["n"]
     with (out / "rows.csv").open(newline="") as file:
         rows = [
-            r for r in csv.DictReader(file) if (r["metric"], r["explainer"], r["quantity"]) == (name, "random", "score")
+            r
+            for r in csv.DictReader(file)
+            if (r["metric"], r["explainer"], r["quantity"]) == (name, "random", "score")
         ]
-    assert [r["key"] for r in rows] == [key for _, images in all_images(data) for key in images.keys]
+    assert [r["key"] for r in rows] == [
+        key for _, images in all_images(data) for key in images.keys
+    ]
     wanted = metric.scores(metric.rows())["score"]
     found = torch.tensor([float(r["value"]) for r in rows], dtype=wanted.dtype)
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4, equal_nan=True)
@@ -89,14 +120,26 @@ def test_run_folder_holds_what_is_promised(finished, data, tmp_path):
     results, out = finished
     assert read_or_refused(out, tmp_path) == results
     assert results["data"] | {"identity": ""} == {
-        "source": data, "images": 18, "used": 17, "corrupt": 1, "identity": "",
-    }  # fmt: skip
+        "source": data,
+        "images": 18,
+        "used": 17,
+        "corrupt": 1,
+        "identity": "",
+    }
     assert results["explainers"]["bottleneck"]["unit"] == "bits"
-    assert results["explainers"]["bottleneck"]["settings"] == {"layer": "conv", "steps": 2, "copies": 2}
+    assert results["explainers"]["bottleneck"]["settings"] == {
+        "layer": "conv",
+        "steps": 2,
+        "copies": 2,
+    }
     assert (out / "command.txt").read_text().strip() == results["command"]
     tensors, metadata = ShardStore(out / "heatmaps").read("bottleneck", "val-000000")
     shard, images = all_images(data)[0]
-    assert json.loads(metadata["keys"]) == images.keys == ["digit000", "digit001", "digit002", "digit003"]
+    assert (
+        json.loads(metadata["keys"])
+        == images.keys
+        == ["digit000", "digit001", "digit002", "digit003"]
+    )
     assert (metadata["unit"], metadata["signed"]) == ("bits", "0")
     assert json.loads(metadata["fingerprint"])["shard"]["sha256"] == shard.sha256
     assert tensors["values"].shape == (4, 16, 16)
@@ -107,8 +150,12 @@ def test_run_folder_holds_what_is_promised(finished, data, tmp_path):
         keys = json.loads(gallery.metadata()["keys"])
         assert json.loads(gallery.metadata()["units"])["bottleneck"] == "bits"
         shown = {name: gallery.get_tensor(name) for name in gallery.keys()}  # noqa: SIM118 - not a dict
-    assert set(shown) == {"pictures", "object_mask", "labels"} | {f"heatmap/{name}" for name in EXPLAINERS}
-    everything = {k: (s, i, images) for s, images in all_images(data) for i, k in enumerate(images.keys)}
+    assert set(shown) == {"pictures", "object_mask", "labels"} | {
+        f"heatmap/{name}" for name in EXPLAINERS
+    }
+    everything = {
+        k: (s, i, images) for s, images in all_images(data) for i, k in enumerate(images.keys)
+    }
     assert len(keys) == 4
     for row, key in enumerate(keys):
         shard, i, images = everything[key]
@@ -121,7 +168,9 @@ def test_the_error_of_a_promised_sum_is_reported(data, tmp_path):
     explainers = {"random": {}, "incomplete": {"explainer": "benchmark_toys.Incomplete"}}
     results = run(data, tmp_path, explainers=explainers, metrics={"bounding_box": {}})
     network = classifier()
-    means = torch.cat([network.images(images.pictures).mean(dim=(1, 2, 3)) for _, images in all_images(data)])
+    means = torch.cat(
+        [network.images(images.pictures).mean(dim=(1, 2, 3)) for _, images in all_images(data)]
+    )
     stored = results["explainers"]["incomplete"]["completeness_error"]
     assert stored == pytest.approx(float((means - 1).abs().mean()), rel=1e-5)
     assert "completeness_error" not in results["explainers"]["random"]
@@ -154,7 +203,11 @@ def test_explainers_and_metrics_are_added_without_doing_the_others_again(finishe
 def test_run_of_other_settings_in_the_same_folder_is_refused_until_fresh(data, tmp_path):
     small = {"metrics": {"bounding_box": {}}, "explainers": {"random": {}}}
     run(data, tmp_path, **small)
-    for change in ({"target": "predicted"}, {"explainers": {"random": {"seed": 1}}}, {"max_images": 5}):
+    for change in (
+        {"target": "predicted"},
+        {"explainers": {"random": {"seed": 1}}},
+        {"max_images": 5},
+    ):
         with pytest.raises(InputError, match=r"another config.*fresh"):
             run(data, tmp_path, **small | change)
     fresh = run(data, tmp_path, **small, target="predicted", fresh=True)
@@ -165,39 +218,72 @@ def test_killed_at_any_moment_and_started_again_gives_the_same_numbers(hard_time
     story = json.loads((hard_times / "story.json").read_text())
     assert story["left"] == sorted(story["left"])  # nothing that was finished is ever lost
     assert len(set(story["left"])) > 2, story  # the kills fell into different stages of the work
-    assert story["left"][0] < 72, story  # at least one came before the end: 12 files of heatmaps, 60 of rows
-    killed, peace = (json.loads((hard_times / name / "results.json").read_text()) for name in ("killed", "peace"))
+    assert story["left"][0] < 72, (
+        story
+    )  # at least one came before the end: 12 files of heatmaps, 60 of rows
+    killed, peace = (
+        json.loads((hard_times / name / "results.json").read_text()) for name in ("killed", "peace")
+    )
     assert numbers(killed) == numbers(peace)
-    assert (hard_times / "killed/rows.csv").read_bytes() == (hard_times / "peace/rows.csv").read_bytes()
+    assert (hard_times / "killed/rows.csv").read_bytes() == (
+        hard_times / "peace/rows.csv"
+    ).read_bytes()
 
 
 def test_two_processes_give_the_numbers_of_one(finished, hard_times):
-    seen = [json.loads((hard_times / f"together/seen_by_{rank}.json").read_text()) for rank in range(2)]
+    seen = [
+        json.loads((hard_times / f"together/seen_by_{rank}.json").read_text()) for rank in range(2)
+    ]
     assert seen[0] == seen[1]
     assert numbers(seen[0]) == numbers(finished[0])
-    assert (hard_times / "together/rows.csv").read_bytes() == (finished[1] / "rows.csv").read_bytes()
+    assert (hard_times / "together/rows.csv").read_bytes() == (
+        finished[1] / "rows.csv"
+    ).read_bytes()
 
 
 def test_comparison_with_other_images_does_not_depend_on_how_they_are_sharded(finished, tmp_path):
     make_data(tmp_path / "shards", shard_size=7)
-    results = run(str(tmp_path / "shards"), tmp_path / "run", metrics={"decision_flip": METRICS["decision_flip"]})
+    results = run(
+        str(tmp_path / "shards"),
+        tmp_path / "run",
+        metrics={"decision_flip": METRICS["decision_flip"]},
+    )
     for name in ("random", "slow"):  # the bottleneck's statistics are measured on other images
-        assert results["results"]["decision_flip"][name] == finished[0]["results"]["decision_flip"][name]
+        assert (
+            results["results"]["decision_flip"][name]
+            == finished[0]["results"]["decision_flip"][name]
+        )
 
 
 def test_metrics_with_the_same_end_points_compute_them_once(data, tmp_path):
     images = []
     counted = benchmark(
-        data, tmp_path, explainers={"random": {}},
-        metrics={"degradation": {"tile": 16}, "deletion": {"pixels_per_step": 256}},  # curves of nothing but end points
-    )  # fmt: skip
-    counted.plan.classifier.register_forward_hook(lambda _module, inputs, _output: images.append(len(inputs[0])))
+        data,
+        tmp_path,
+        explainers={"random": {}},
+        metrics={
+            "degradation": {"tile": 16},
+            "deletion": {"pixels_per_step": 256},
+        },  # curves of nothing but end points
+    )
+    counted.plan.classifier.register_forward_hook(
+        lambda _module, inputs, _output: images.append(len(inputs[0]))
+    )
     used = counted.run(Fabric(accelerator="cpu", devices=1))["data"]["used"]
-    assert sum(images) == 3 * used  # the target's probability, stored with the heatmap, and both ends
+    assert (
+        sum(images) == 3 * used
+    )  # the target's probability, stored with the heatmap, and both ends
 
 
 def test_limits_reach_the_results_and_empty_shards_do_no_harm(data, tmp_path):
-    results = run(data, tmp_path, max_images=3, max_box_fraction=0.33, metrics={"bounding_box": {}}, gallery=12)
+    results = run(
+        data,
+        tmp_path,
+        max_images=3,
+        max_box_fraction=0.33,
+        metrics={"bounding_box": {}},
+        gallery=12,
+    )
     used = results["data"]["used"]
     assert used <= 3
     assert results["results"]["bounding_box"]["slow"]["n"] == used
@@ -205,7 +291,9 @@ def test_limits_reach_the_results_and_empty_shards_do_no_harm(data, tmp_path):
 
 
 def test_numbers_that_do_not_exist_are_null_in_json(data, tmp_path):
-    results = run(data, tmp_path, max_images=1, explainers={"random": {}}, metrics={"bounding_box": {}})
+    results = run(
+        data, tmp_path, max_images=1, explainers={"random": {}}, metrics={"bounding_box": {}}
+    )
     assert results["results"]["bounding_box"]["random"]["standard_error"] is None
     assert "NaN" not in (tmp_path / "results.json").read_text()
 
@@ -217,7 +305,10 @@ def test_numbers_that_do_not_exist_are_null_in_json(data, tmp_path):
         ({"explainers": {"grad_kam": {}}}, "did you mean 'grad_cam'"),
         ({"explainers": {"a/b": {"explainer": "random"}}}, "cannot name an explainer"),
         ({"explainers": {"random": 3}}, "give a mapping"),
-        ({"explainers": {"undefined": {"explainer": "benchmark_toys.Undefined"}}}, "'undefined' gave NaN.*digit001"),
+        (
+            {"explainers": {"undefined": {"explainer": "benchmark_toys.Undefined"}}},
+            "'undefined' gave NaN.*digit001",
+        ),
         ({"metrics": {"degradation_8": {"metric": "degradation", "tiles": 8}}}, "do not fit"),
         ({"target": "best"}, "'label', 'predicted'"),
         ({"batch_size": 0}, "batch_size"),
@@ -242,8 +333,13 @@ def test_labels_that_the_classifier_does_not_know_are_refused(tmp_path):
 @pytest.mark.realdata
 @pytest.mark.slow
 def test_grad_cam_beats_chance_on_real_photographs(tmp_path):
-    root = Path(os.environ.get("LIT_IBA_REALDATA", Path(__file__).parents[3] / "shared" / "realdata"))
-    shards, weights = root / "imagenet_val_boxes-000000.tar", root / "weights" / "resnet18_pqf.safetensors.xz"
+    root = Path(
+        os.environ.get("LIT_IBA_REALDATA", Path(__file__).parents[3] / "shared" / "realdata")
+    )
+    shards, weights = (
+        root / "imagenet_val_boxes-000000.tar",
+        root / "weights" / "resnet18_pqf.safetensors.xz",
+    )
     if not (shards.exists() and weights.exists()):
         pytest.skip(f"no real data at {root}")
     results = Benchmark(

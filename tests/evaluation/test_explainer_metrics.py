@@ -60,14 +60,27 @@ def test_results_are_those_of_judging_by_hand(data, tmp_path):
         assert stored["score"] == pytest.approx(by_hand.score, rel=1e-3)
         assert stored["n"] == by_hand.n == 7
         assert stored["extra"] == pytest.approx(by_hand.extra, rel=1e-3, abs=1e-5)
-    scores = {name: by_explainer["weak"]["score"] for name, by_explainer in results["results"].items()}
-    assert scores["sanity_check"] != scores["sanity_check_kept"]  # the statistics of the randomised network count
-    bits = {name: result["score"] for name, result in results["results"]["bits_and_accuracy"].items()}
+    scores = {
+        name: by_explainer["weak"]["score"] for name, by_explainer in results["results"].items()
+    }
+    assert (
+        scores["sanity_check"] != scores["sanity_check_kept"]
+    )  # the statistics of the randomised network count
+    bits = {
+        name: result["score"] for name, result in results["results"]["bits_and_accuracy"].items()
+    }
     assert bits["weak"] > bits["strong"]
     assert results["results"]["latency"]["weak"]["extra"]["backward_passes"] > 0.1
     assert results["metrics"]["sanity_check"]["better"] == "lower"
-    html = next(path for path in write_report(tmp_path / "run") if path.suffix == ".html").read_text()
-    for label in ("Sanity check", "Bits and accuracy", "layers randomised, from the last", "accuracy_top5"):
+    html = next(
+        path for path in write_report(tmp_path / "run") if path.suffix == ".html"
+    ).read_text()
+    for label in (
+        "Sanity check",
+        "Bits and accuracy",
+        "layers randomised, from the last",
+        "accuracy_top5",
+    ):
         assert label in html
 
 
@@ -90,12 +103,20 @@ def test_statistics_that_cannot_be_estimated_anew_are_asked_for(data, tmp_path):
     run(data, tmp_path / "first")
     for name, result in (("sanity_check_kept", 1), ("sanity_check", 0)):
         again = benchmark(
-            data, tmp_path / name, explainers={"weak": EXPLAINERS["weak"]}, metrics={name: METRICS[name]},
-            statistics_data=None, statistics_folder=tmp_path / "first" / "statistics",
-        )  # fmt: skip
+            data,
+            tmp_path / name,
+            explainers={"weak": EXPLAINERS["weak"]},
+            metrics={name: METRICS[name]},
+            statistics_data=None,
+            statistics_folder=tmp_path / "first" / "statistics",
+        )
         if result:
             assert torch.isfinite(
-                torch.tensor(again.run(Fabric(accelerator="cpu", devices=1))["results"][name]["weak"]["score"])
+                torch.tensor(
+                    again.run(Fabric(accelerator="cpu", devices=1))["results"][name]["weak"][
+                        "score"
+                    ]
+                )
             )
         else:
             with pytest.raises(InputError, match="give statistics_data"):

@@ -13,7 +13,9 @@ def pool(folder, shards):
     store = ShardStore(folder)
     for name, numbers in shards.items():
         values = torch.tensor(numbers, dtype=torch.float32)[:, None, None].expand(-1, 2, 2)
-        store.write("random", name, {"values": values}, {}, {"keys": [f"sample{n}" for n in numbers]})
+        store.write(
+            "random", name, {"values": values}, {}, {"keys": [f"sample{n}" for n in numbers]}
+        )
     return HeatmapPool(store, "random", list(shards))
 
 
@@ -27,12 +29,16 @@ def test_draw_leaves_out_the_image_itself_and_depends_on_key_and_seed_alone(tmp_
         assert number not in maps
         assert len(set(maps)) == 4
     assert torch.equal(other.draw(keys, 4, seed=0), drawn)
-    assert torch.equal(torch.cat([other.draw([key], 4, seed=0) for key in keys[::-1]]).flip(0), drawn)
+    assert torch.equal(
+        torch.cat([other.draw([key], 4, seed=0) for key in keys[::-1]]).flip(0), drawn
+    )
     assert not torch.equal(one.draw(keys, 4, seed=1), drawn)
     assert sorted(one.draw(["sample3"], 7, seed=0)[0, :, 0, 0].tolist()) == [0, 1, 2, 4, 5, 6, 7]
     # A long draw is close to uniform: each of the 7 others about as often.
     counts = (
-        torch.stack([one.draw(["sample3"], 1, seed=s)[0, 0, 0, 0] for s in range(700)]).long().bincount(minlength=8)
+        torch.stack([one.draw(["sample3"], 1, seed=s)[0, 0, 0, 0] for s in range(700)])
+        .long()
+        .bincount(minlength=8)
     )
     assert counts[3] == 0
     assert (counts[[0, 1, 2, 4, 5, 6, 7]] - 100).abs().max() < 45
@@ -40,6 +46,10 @@ def test_draw_leaves_out_the_image_itself_and_depends_on_key_and_seed_alone(tmp_
 
 def test_too_few_other_images_are_refused(tmp_path):
     few = pool(tmp_path, {"s0": [0, 1], "s1": [1, 1]})
-    assert few.draw(["sample1"], 1, seed=0).flatten()[0] == 0  # the same key in another shard is the same image
-    with pytest.raises(InputError, match=r"2 heatmaps of other images are wanted for sample 'sample1'.* has 1"):
+    assert (
+        few.draw(["sample1"], 1, seed=0).flatten()[0] == 0
+    )  # the same key in another shard is the same image
+    with pytest.raises(
+        InputError, match=r"2 heatmaps of other images are wanted for sample 'sample1'.* has 1"
+    ):
         few.draw(["sample1"], 2, seed=0)

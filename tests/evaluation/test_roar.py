@@ -19,7 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lit_iba import FrozenClassifier, InputError
 from lit_iba.cli.roar import roar as roar_command
-from lit_iba.evaluation.roar import Roar, most_relevant, relevance_ranks
+from lit_iba.evaluation.roar import Roar
+from lit_iba.evaluation.roar_ranks import most_relevant, relevance_ranks
 from lit_iba.evaluation.roar_training import (
     Pictures,
     Recipe,
@@ -73,7 +74,9 @@ def test_removed_pixels_have_the_mean_colour_and_others_are_as_they_were():
     removed = torch.rand(5, 8, 8, generator=generator) < 0.3
     mean, std = torch.tensor([0.2, 0.5, 0.7]), torch.tensor([0.1, 0.2, 0.3])
     module = Retraining(network(), Recipe(), mean, std, generator)
-    back = module.images(Pictures(pictures, torch.zeros(5).long(), removed)) * std.view(3, 1, 1) + mean.view(3, 1, 1)
+    back = module.images(Pictures(pictures, torch.zeros(5).long(), removed)) * std.view(
+        3, 1, 1
+    ) + mean.view(3, 1, 1)
     for i in range(5):
         for y in range(8):
             for x in range(8):
@@ -87,7 +90,9 @@ def test_augmentation_shifts_into_zeros_and_mirrors():
     views = [padded[:, y : y + 6, x : x + 6] for y in range(9) for x in range(9)]
     views += [view.flip(2) for view in views]
     found = shifted_and_mirrored(image.expand(400, -1, -1, -1), torch.Generator().manual_seed(0))
-    seen = {next(i for i, view in enumerate(views) if torch.equal(view, picture)) for picture in found}
+    seen = {
+        next(i for i, view in enumerate(views) if torch.equal(view, picture)) for picture in found
+    }
     assert len(seen) > 120  # of 162
 
 
@@ -98,12 +103,16 @@ def test_equal_seeds_train_equal_networks_and_the_callers_tensors_stay(data):
     before = (pictures.clone(), torch.get_rng_state())
     recipe = Recipe(**(RECIPE | {"epochs": 2, "augment": True}))
     mean, std = torch.full((3,), 0.5), torch.full((3,), 0.3)
-    one, same, other = (retrain(train, 4, recipe, mean, std, seed, CPU).network.state_dict() for seed in (0, 0, 1))
+    one, same, other = (
+        retrain(train, 4, recipe, mean, std, seed, CPU).network.state_dict() for seed in (0, 0, 1)
+    )
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not torch.equal(one["fc.weight"], other["fc.weight"])
     assert torch.equal(before[0], pictures)
     assert torch.equal(before[1], torch.get_rng_state())
-    assert not torch.equal(new_network("resnet8", 10, 0).fc.weight, new_network("resnet8", 10, 1).fc.weight)
+    assert not torch.equal(
+        new_network("resnet8", 10, 0).fc.weight, new_network("resnet8", 10, 1).fc.weight
+    )
     with pytest.raises(InputError, match="cannot be divided"):
         retrain(train[torch.arange(3)], 4, recipe, mean, std, 0, CPU)
 
@@ -130,7 +139,11 @@ def test_resnet8_is_small_and_has_its_layers():
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         assert classifier(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
     assert 0.9e8 < counter.get_total_flops() / 2 < 2.5e8
-    assert [classifier.feature_shape(layer)[0] for layer in ("layer1", "layer2", "layer3")] == [64, 128, 256]
+    assert [classifier.feature_shape(layer)[0] for layer in ("layer1", "layer2", "layer3")] == [
+        64,
+        128,
+        256,
+    ]
 
 
 def test_removing_the_object_hurts_more_than_removing_at_random(finished):
@@ -144,12 +157,17 @@ def test_removing_the_object_hurts_more_than_removing_at_random(finished):
     assert oracle["score"] == pytest.approx(sum(curve["y"][1:]) / 2)
     assert oracle["n"] == 2
     with (out / "rows.csv").open(newline="") as file:
-        rows = {(r["key"], r["explainer"], r["quantity"]): float(r["value"]) for r in csv.DictReader(file)}
+        rows = {
+            (r["key"], r["explainer"], r["quantity"]): float(r["value"])
+            for r in csv.DictReader(file)
+        }
     scores = [rows[f"seed{seed}", "oracle", "score"] for seed in (0, 1)]
     assert sum(scores) / 2 == pytest.approx(oracle["score"])
     assert oracle["standard_error"] == pytest.approx(abs(scores[0] - scores[1]) / 2, abs=1e-6)
     assert oracle["extra"]["spread_at_25"] == pytest.approx(
-        abs(rows["seed0", "oracle", "accuracy_at_25"] - rows["seed1", "oracle", "accuracy_at_25"]) / 2**0.5, abs=1e-6
+        abs(rows["seed0", "oracle", "accuracy_at_25"] - rows["seed1", "oracle", "accuracy_at_25"])
+        / 2**0.5,
+        abs=1e-6,
     )
 
 
@@ -162,14 +180,19 @@ def test_the_trained_classifier_is_the_one_that_was_explained(finished):
 
 
 def test_the_predicted_class_is_explained_unless_the_label_is_asked_for():
-    for made in (Roar.__init__, roar_command):  # the label could be read in what is removed from test pictures
+    for made in (
+        Roar.__init__,
+        roar_command,
+    ):  # the label could be read in what is removed from test pictures
         assert inspect.signature(made).parameters["target"].default == "predicted"
 
 
 def test_the_report_shows_it(finished, tmp_path):
     results, out = finished
     assert read_or_refused(out, tmp_path) == results
-    texts = {path.name: path.read_text() for path in write_report(out) if path.suffix in (".html", ".md")}
+    texts = {
+        path.name: path.read_text() for path in write_report(out) if path.suffix in (".html", ".md")
+    }
     for text in texts.values():
         assert "ROAR" in text
         assert "trained from scratch" in text
@@ -181,7 +204,9 @@ def test_a_second_run_trains_only_what_is_missing_and_other_settings_are_refused
     results, out = finished
     lost = out / "cells" / "random" / "p25_seed1.safetensors"
     before = {
-        path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors") if path.name != "gallery.safetensors"
+        path: path.stat().st_mtime_ns
+        for path in out.rglob("*.safetensors")
+        if path.name != "gallery.safetensors"
     }
     lost.unlink()
     again = roar(data, out).run(Fabric(accelerator="cpu", devices=1))
@@ -209,8 +234,16 @@ def test_settings_that_do_not_fit_are_refused(data, tmp_path, changes, message):
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(data, tmp_path):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, str(Path(__file__).with_name("roar_process.py")), str(data), str(tmp_path)]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("roar_process.py")),
+        str(data),
+        str(tmp_path),
+    ]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     story = json.loads((tmp_path / "story.json").read_text())
@@ -218,7 +251,9 @@ def test_a_killed_run_goes_on_where_it_was(data, tmp_path):
     assert 1 <= len(first) < len(second) < len(story["end"]) == 2 + 2 * len(EXPLAINERS)
     for path, written in first.items():
         assert second[path] == story["end"][path] == written  # no finished cell is trained again
-    found, expected = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("killed", "peace"))
+    found, expected = (
+        json.loads((tmp_path / name / "results.json").read_text()) for name in ("killed", "peace")
+    )
     assert found["results"] == expected["results"]
     assert found["classifier"] == expected["classifier"]
     assert not list(tmp_path.rglob(".*.part"))

@@ -66,7 +66,9 @@ def explainer() -> ReadoutIBA:
 
 @pytest.fixture(scope="module")
 def exported(explainer: ReadoutIBA, tmp_path_factory: pytest.TempPathFactory) -> ExportReport:
-    smooth = torch.linspace(-2, 2, 64).expand(2, 3, 64, 64) * torch.tensor([1.0, -0.5]).view(2, 1, 1, 1)
+    smooth = torch.linspace(-2, 2, 64).expand(2, 3, 64, 64) * torch.tensor([1.0, -0.5]).view(
+        2, 1, 1, 1
+    )
     folder = tmp_path_factory.mktemp("exports") / "readout"
     return export_explainer(explainer, folder, example_images=smooth, progress=False)
 
@@ -97,7 +99,9 @@ def test_programs_give_the_explainers_bits_for_new_images(
     assert torch.equal(load_exported(exported.folder).attribute(images).values, expected)
 
 
-def test_export_leaves_the_explainer_as_it_was(explainer: ReadoutIBA, exported: ExportReport) -> None:
+def test_export_leaves_the_explainer_as_it_was(
+    explainer: ReadoutIBA, exported: ExportReport
+) -> None:
     assert all(parameter.requires_grad for parameter in explainer.network.parameters())
 
 
@@ -115,19 +119,33 @@ def test_nothing_in_the_programs_is_drawn_at_random(exported: ExportReport) -> N
         n.op_type for n in onnx.load(exported.folder / "explainer.onnx").graph.node
     }
     assert {"Conv", "aten.conv2d.default"} <= operations
-    assert not [name for name in operations if re.search("rand|bernoulli|dropout|normal_", name, re.IGNORECASE)]
+    assert not [
+        name
+        for name in operations
+        if re.search("rand|bernoulli|dropout|normal_", name, re.IGNORECASE)
+    ]
 
 
-def test_readme_runs_where_lit_iba_cannot_be_imported(exported: ExportReport, tmp_path: Path) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (exported.folder / "README.md").read_text(), re.DOTALL)
+def test_readme_runs_where_lit_iba_cannot_be_imported(
+    exported: ExportReport, tmp_path: Path
+) -> None:
+    blocks = re.findall(
+        r"```python\n(.*?)```", (exported.folder / "README.md").read_text(), re.DOTALL
+    )
     assert len(blocks) == 3
     for block, first in zip(blocks, ("import torch", "import numpy"), strict=False):
         assert block.startswith(first)
         checks = (
-            "import sys; sys.modules['lit_iba'] = None\n" + block + "print(*heatmap.shape, float(heatmap.min()) > 0)"
+            "import sys; sys.modules['lit_iba'] = None\n"
+            + block
+            + "print(*heatmap.shape, float(heatmap.min()) > 0)"
         )
         done = subprocess.run(
-            [sys.executable, "-P", "-c", checks], cwd=exported.folder, capture_output=True, text=True, check=False
+            [sys.executable, "-P", "-c", checks],
+            cwd=exported.folder,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.stdout.split() == ["2", "64", "64", "True"], done.stderr
     names: dict[str, Any] = {"pictures": torch.zeros(1, 3, 64, 64, dtype=torch.uint8)}
@@ -142,9 +160,15 @@ def test_pt2_check_ran_without_lit_iba(exported: ExportReport, tmp_path: Path) -
         "import sys, types; sys.modules['lit_iba'] = types.ModuleType('lit_iba')"
     )
     torch.save([random_images(1, 64)], tmp_path / "batches.pt")
-    paths = [str(exported.folder / "explainer.pt2"), str(tmp_path / "batches.pt"), str(tmp_path / "results.pt")]
+    paths = [
+        str(exported.folder / "explainer.pt2"),
+        str(tmp_path / "batches.pt"),
+        str(tmp_path / "results.pt"),
+    ]
     command = [sys.executable, "-P", "-c", export_program._ELSEWHERE, *paths]
-    done = subprocess.run(command, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
     assert done.returncode != 0
     assert "imported lit_iba" in done.stderr
 
@@ -155,7 +179,9 @@ def test_every_file_carries_the_contract(explainer: ReadoutIBA, exported: Export
     assert description == exported.description
     inside: dict[str, Any] = {"explainer.json": ""}
     torch.export.load(folder / "explainer.pt2", extra_files=inside)
-    session = onnxruntime.InferenceSession(folder / "explainer.onnx", providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        folder / "explainer.onnx", providers=["CPUExecutionProvider"]
+    )
     with safetensors.safe_open(folder / "explainer.safetensors", framework="pt") as file:
         embedded = [
             inside["explainer.json"],
@@ -174,7 +200,10 @@ def test_every_file_carries_the_contract(explainer: ReadoutIBA, exported: Export
     assert description["outputs"][0]["unit"] == "bits"
     assert description["packages"]["torch"] == torch.__version__.partition("+")[0]
     for name, facts in description["files"].items():
-        assert facts == {"sha256": sha256_of(folder / name), "bytes": (folder / name).stat().st_size}
+        assert facts == {
+            "sha256": sha256_of(folder / name),
+            "bytes": (folder / name).stat().st_size,
+        }
     assert (
         [str(d) for d in session.get_inputs()[0].shape]
         == ["batch", "3", "64", "64"]
@@ -182,11 +211,18 @@ def test_every_file_carries_the_contract(explainer: ReadoutIBA, exported: Export
     )
 
 
-def test_preprocessing_survives_the_round_trip(explainer: ReadoutIBA, exported: ExportReport) -> None:
+def test_preprocessing_survives_the_round_trip(
+    explainer: ReadoutIBA, exported: ExportReport
+) -> None:
     description = check_export(exported.folder)
-    assert Preprocessing.from_dict(description["preprocessing"]) == explainer.classifier.preprocessing
+    assert (
+        Preprocessing.from_dict(description["preprocessing"]) == explainer.classifier.preprocessing
+    )
     pictures = torch.arange(3 * 64 * 64).remainder(256).to(torch.uint8).view(1, 3, 64, 64)
-    mean, std = (np.array(description["preprocessing"][k], dtype=np.float32).reshape(3, 1, 1) for k in ("mean", "std"))
+    mean, std = (
+        np.array(description["preprocessing"][k], dtype=np.float32).reshape(3, 1, 1)
+        for k in ("mean", "std")
+    )
     by_hand = (pictures.numpy().astype(np.float32) / 255 - mean) / std
     assert np.allclose(by_hand, explainer.classifier.images(pictures).numpy(), atol=1e-6)
 
@@ -204,7 +240,9 @@ def test_programs_hold_only_the_layers_that_are_read() -> None:
     network = SmallCNN()
     network.unused = nn.Linear(1000, 1000)
     explainer = trained_like(
-        FrozenClassifier(network, preprocessing=Preprocessing(resize=None, crop=64)), "layer1", ["layer1"]
+        FrozenClassifier(network, preprocessing=Preprocessing(resize=None, crop=64)),
+        "layer1",
+        ["layer1"],
     )
     kept = trace_program(explainer, 64).state_dict
     assert any("layer1" in name for name in kept)
@@ -237,7 +275,9 @@ def test_large_weights_go_to_a_file_of_their_own(
     assert [path.name for path in report.files["onnx"]] == ["explainer.onnx", "explainer.onnx.data"]
     images = random_images(2, 64, seed=9)
     expected = explainer.attribute(images).values
-    assert torch.allclose(onnx_maps(report.files["onnx"][0], images), expected, atol=1e-4 * float(expected.max()))
+    assert torch.allclose(
+        onnx_maps(report.files["onnx"][0], images), expected, atol=1e-4 * float(expected.max())
+    )
     report.files["onnx"][1].write_bytes(b"something else")
     with pytest.raises(InputError, match=r"explainer\.onnx\.data is not the file"):
         check_export(report.folder)
@@ -254,12 +294,16 @@ def test_relative_error_is_that_of_the_worst_pixel_of_each_map() -> None:
     assert errors[:3].tolist() == [0.25, 0.0, float("inf")]
     assert errors[3].isnan()
     assert relative_errors(given[:, :1], expected).isinf().all()
-    assert largest_errors([(given[:1],), (given[1:2],)], [(expected[:1],), (expected[1:2],)]) == {1: 0.25}
+    assert largest_errors([(given[:1],), (given[1:2],)], [(expected[:1],), (expected[1:2],)]) == {
+        1: 0.25
+    }
 
 
 def test_file_that_is_too_far_off_leaves_nothing(explainer: ReadoutIBA, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"explainer\.safetensors computes something else"):
-        export_explainer(explainer, tmp_path / "out", ["safetensors"], tolerance=0.0, progress=False)
+        export_explainer(
+            explainer, tmp_path / "out", ["safetensors"], tolerance=0.0, progress=False
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -297,7 +341,9 @@ def test_other_classifiers_are_refused(exported: ExportReport) -> None:
         load_exported(exported.folder, FrozenClassifier(SmallCNN(), preprocessing=preprocessing))
     darker = Preprocessing(resize=None, crop=64, mean=(0.1, 0.1, 0.1), std=preprocessing.std)
     with pytest.raises(InputError, match="give the classifier the export's preprocessing"):
-        load_exported(exported.folder, FrozenClassifier("small_cnn", "random", preprocessing=darker))
+        load_exported(
+            exported.folder, FrozenClassifier("small_cnn", "random", preprocessing=darker)
+        )
 
 
 def test_export_for_a_module_of_ones_own_asks_for_it(tmp_path: Path) -> None:
@@ -333,7 +379,9 @@ def test_missing_packages_name_the_extra(
     explainer: ReadoutIBA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(InputError, match=r"onnx needs onnxscript; install it with: pip install 'lit_iba\[export\]'"):
+    with pytest.raises(
+        InputError, match=r"onnx needs onnxscript; install it with: pip install 'lit_iba\[export\]'"
+    ):
         export_explainer(explainer, tmp_path / "out", ["onnx"], progress=False)
     assert list(tmp_path.iterdir()) == []
 
@@ -342,10 +390,14 @@ def test_what_cannot_be_exported_is_said_at_once(explainer: ReadoutIBA, tmp_path
     classifier, out = explainer.classifier, tmp_path / "out"
     statistics = FeatureStatistics.estimate(classifier, "layer1", random_images(4, 64))
     with pytest.raises(InputError, match="PerSampleIBA cannot be exported"):
-        export_explainer(PerSampleIBA(classifier, layer="layer1", statistics=statistics), out, progress=False)
+        export_explainer(
+            PerSampleIBA(classifier, layer="layer1", statistics=statistics), out, progress=False
+        )
     with pytest.raises(InputError, match="no statistics yet"):
         export_explainer(ReadoutIBA(classifier, "layer1", ["layer1"]), out, progress=False)
-    with pytest.raises(InputError, match="'onxx' is not a known export format; did you mean 'onnx'"):
+    with pytest.raises(
+        InputError, match="'onxx' is not a known export format; did you mean 'onnx'"
+    ):
         export_explainer(explainer, out, ["onxx"], progress=False)
     with pytest.raises(InputError, match=r"\(N, 3, 64, 64\)"):
         export_explainer(explainer, out, example_images=random_images(1, 32), progress=False)
@@ -356,16 +408,22 @@ def test_what_cannot_be_exported_is_said_at_once(explainer: ReadoutIBA, tmp_path
 
 
 def write_checkpoint(path: Path) -> ReadoutTraining:
-    training = ReadoutTraining({"model": "small_cnn", "weights": "random"}, "layer1", ["layer1", "layer2"], beta=3.0)
+    training = ReadoutTraining(
+        {"model": "small_cnn", "weights": "random"}, "layer1", ["layer1", "layer2"], beta=3.0
+    )
     like = trained_like(training.classifier, "layer1", ["layer1", "layer2"])
     training.network.load_state_dict(like.network.state_dict())
-    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
     trainer.strategy.connect(training)
     trainer.save_checkpoint(path)
     return training
 
 
-def test_checkpoint_is_exported_with_its_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_checkpoint_is_exported_with_its_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "last.ckpt"
     training = write_checkpoint(path)
     report = export_checkpoint(path, tmp_path / "out", ["safetensors"])
@@ -373,7 +431,9 @@ def test_checkpoint_is_exported_with_its_record(tmp_path: Path, capsys: pytest.C
     assert record["sha256"] == sha256_of(path)
     assert (record["file"], record["training"]["beta"], record["epoch"]) == ("last.ckpt", 3.0, 0)
     images = random_images(2, 64)
-    assert torch.equal(load_exported(tmp_path / "out").attribute(images).values, training(images).values)
+    assert torch.equal(
+        load_exported(tmp_path / "out").attribute(images).values, training(images).values
+    )
     assert "largest relative error 0.0e+00" in capsys.readouterr().err
 
     saved = torch.load(path, weights_only=True)
@@ -386,13 +446,19 @@ def test_checkpoint_is_exported_with_its_record(tmp_path: Path, capsys: pytest.C
 @pytest.mark.parametrize("kind", ["resnet18", "vit", "swin", "untraceable"])
 def test_other_architectures_export(kind: str, tmp_path: Path) -> None:
     if kind == "resnet18":
-        classifier = FrozenClassifier(kind, "random", preprocessing=Preprocessing(resize=None, crop=64))
+        classifier = FrozenClassifier(
+            kind, "random", preprocessing=Preprocessing(resize=None, crop=64)
+        )
         layer, taps = "layer1", ["layer1", "layer2", "layer3", "layer4", "fc"]
     elif kind == "untraceable":
-        classifier = FrozenClassifier(Untraceable(), preprocessing=Preprocessing(resize=None, crop=64))
+        classifier = FrozenClassifier(
+            Untraceable(), preprocessing=Preprocessing(resize=None, crop=64)
+        )
         layer, taps = "net.layer1", ["net.layer1", "net.layer3"]
     else:
         network, layer, taps = tiny_transformer(kind)
         classifier = FrozenClassifier(network, preprocessing=Preprocessing(resize=None, crop=32))
-    report = export_explainer(trained_like(classifier, layer, taps), tmp_path / "out", progress=False)
+    report = export_explainer(
+        trained_like(classifier, layer, taps), tmp_path / "out", progress=False
+    )
     assert max(error for errors in report.errors.values() for error in errors.values()) < 1e-4

@@ -10,13 +10,23 @@ from hypothesis import strategies as st
 from torch.distributions import Normal, kl_divergence
 
 from lit_iba.classifier.layout import Layout
-from lit_iba.iba.bottleneck import _blur_by_shifts, blur, information_bits, information_nats, mask_from_logits, mix
+from lit_iba.iba.bottleneck import (
+    _blur_by_shifts,
+    blur,
+    information_bits,
+    information_nats,
+    mask_from_logits,
+    mix,
+)
 
 
 @settings(max_examples=100, deadline=None)
 @given(
-    alpha=st.floats(-12, 12), feature=st.floats(-20, 20), mean=st.floats(-5, 5), std=st.floats(0.01, 10),
-)  # fmt: skip
+    alpha=st.floats(-12, 12),
+    feature=st.floats(-20, 20),
+    mean=st.floats(-5, 5),
+    std=st.floats(0.01, 10),
+)
 def test_the_information_is_the_divergence_of_the_two_gaussians(
     alpha: float, feature: float, mean: float, std: float
 ) -> None:
@@ -26,7 +36,9 @@ def test_the_information_is_the_divergence_of_the_two_gaussians(
     expected = kl_divergence(restricted, Normal(torch.tensor([mean], dtype=torch.float64), std))
     r = torch.tensor([(feature - mean) / std], dtype=torch.float64)
     assert torch.allclose(information_nats(r, keep, drop), expected, rtol=1e-9, atol=1e-12)
-    assert torch.allclose(information_bits(r, keep, drop) * math.log(2), expected, rtol=1e-9, atol=1e-12)
+    assert torch.allclose(
+        information_bits(r, keep, drop) * math.log(2), expected, rtol=1e-9, atol=1e-12
+    )
     in_float32 = information_nats(r.float(), keep.float(), drop.float()).double()
     assert torch.allclose(in_float32, expected, rtol=1e-5, atol=1e-5)
 
@@ -48,17 +60,23 @@ def test_mixing_has_the_moments_of_equation_2() -> None:
     generator = torch.Generator().manual_seed(0)
     keep, mean, std, r = 0.7, 2.0, 3.0, torch.tensor(5.0)
     noise = torch.randn(200_000, generator=generator)
-    z = mix(r, torch.tensor(keep), torch.tensor(1 - keep), torch.tensor(mean), torch.tensor(std), noise)
+    z = mix(
+        r, torch.tensor(keep), torch.tensor(1 - keep), torch.tensor(mean), torch.tensor(std), noise
+    )
     assert z.mean().item() == pytest.approx(keep * 5 + (1 - keep) * mean, abs=0.01)
     assert z.std().item() == pytest.approx((1 - keep) * std, rel=0.01)
 
 
 def test_mixing_with_many_copies_has_the_gradient_of_finite_differences() -> None:
     generator = torch.Generator().manual_seed(0)
-    r, keep, mean, std = torch.rand(4, 2, 3, 4, 5, dtype=torch.float64, generator=generator).unbind(0)
+    r, keep, mean, std = torch.rand(4, 2, 3, 4, 5, dtype=torch.float64, generator=generator).unbind(
+        0
+    )
     noise = torch.randn(3, 2, 3, 4, 5, dtype=torch.float64, generator=generator)
     keep = keep.to(memory_format=torch.channels_last).requires_grad_()
-    assert torch.equal(mix(r, keep, 1 - keep, mean, std, noise)[1], mix(r, keep, 1 - keep, mean, std, noise[1]))
+    assert torch.equal(
+        mix(r, keep, 1 - keep, mean, std, noise)[1], mix(r, keep, 1 - keep, mean, std, noise[1])
+    )
     assert torch.autograd.gradcheck(lambda keep: mix(r, keep, 1 - keep, mean, std, noise), keep)
 
 
@@ -75,7 +93,9 @@ def test_the_blur_is_the_dense_gaussian_convolution(sigma: float) -> None:
     assert torch.allclose(blur(maps, sigma), expected, atol=1e-6)
 
 
-def test_the_mask_and_its_complement_sum_to_one_and_tokens_without_position_are_not_blurred() -> None:
+def test_the_mask_and_its_complement_sum_to_one_and_tokens_without_position_are_not_blurred() -> (
+    None
+):
     layout = Layout("BTC", 4, 4, 1)
     alpha = torch.randn(2, 17, 3, generator=torch.Generator().manual_seed(0))
     keep, drop = mask_from_logits(alpha, 1.0, layout)
@@ -94,7 +114,9 @@ def test_shifted_sums_blur_as_convolutions_do(
 ) -> None:
     """What a GPU runs in place of the CPU's convolutions, forwards and backwards."""
     generator = torch.Generator().manual_seed(0)
-    maps = torch.randn(2, 3, *size, generator=generator, dtype=torch.float64).contiguous(memory_format=memory_format)
+    maps = torch.randn(2, 3, *size, generator=generator, dtype=torch.float64).contiguous(
+        memory_format=memory_format
+    )
     weights = torch.randn(maps.shape, generator=generator, dtype=torch.float64)
     found = []
     for function in (blur, _blur_by_shifts):

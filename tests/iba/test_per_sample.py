@@ -16,7 +16,12 @@ from lit_iba.randomness import sample_generators
 
 
 def plain_per_sample(
-    classifier: FrozenClassifier, statistics: FeatureStatistics, image: Tensor, target: int, key: str, steps: int
+    classifier: FrozenClassifier,
+    statistics: FeatureStatistics,
+    image: Tensor,
+    target: int,
+    key: str,
+    steps: int,
 ) -> Tensor:
     """The paper's algorithm as a reader would write it: one image, the whole network through hooks, a loop over copies."""
     layer = dict(classifier.model.named_modules())["layer2"]
@@ -35,14 +40,18 @@ def plain_per_sample(
         return 0.5 * (mu_z**2 + var_z - torch.log(var_z) - 1) * active
 
     def smoothed() -> Tensor:
-        return F.conv2d(F.pad(torch.sigmoid(alpha), [2] * 4, mode="reflect"), kernel, groups=mean.shape[0])
+        return F.conv2d(
+            F.pad(torch.sigmoid(alpha), [2] * 4, mode="reflect"), kernel, groups=mean.shape[0]
+        )
 
     for _ in range(steps):
         noise = torch.randn((4, *mean.shape), generator=generator)
         loss = torch.zeros(())
         for copy in range(4):
 
-            def restrict(_module: object, _inputs: object, r: Tensor, unit_noise: Tensor = noise[copy]) -> Tensor:
+            def restrict(
+                _module: object, _inputs: object, r: Tensor, unit_noise: Tensor = noise[copy]
+            ) -> Tensor:
                 seen[:] = [r.detach()]
                 lam = smoothed()
                 z = lam * r + (1 - lam) * (mean + std * unit_noise)
@@ -68,8 +77,12 @@ def test_it_is_the_papers_algorithm(
     assert heatmap.values.shape == (2, 64, 64)
     for i, (target, key) in enumerate([(3, "a"), (7, "b")]):
         expected = plain_per_sample(small_classifier, statistics, images[i], target, key, steps=4)
-        assert torch.allclose(heatmap.values[i], expected, rtol=1e-4, atol=1e-5 * float(expected.max()))
-    one_less = PerSampleIBA(small_classifier, "layer2", statistics, steps=4, copies=4, read_after="T-1")
+        assert torch.allclose(
+            heatmap.values[i], expected, rtol=1e-4, atol=1e-5 * float(expected.max())
+        )
+    one_less = PerSampleIBA(
+        small_classifier, "layer2", statistics, steps=4, copies=4, read_after="T-1"
+    )
     expected = plain_per_sample(small_classifier, statistics, images[0], 3, "a", steps=3)
     found = one_less.attribute(images[:1], target=3, keys=["a"]).values[0]
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5 * float(expected.max()))
@@ -91,7 +104,9 @@ def test_more_beta_leaves_fewer_bits(
     small_classifier: FrozenClassifier, statistics: FeatureStatistics, images: Tensor
 ) -> None:
     totals = [
-        PerSampleIBA(small_classifier, "layer2", statistics, beta=beta, copies=2).attribute(images[:2]).total
+        PerSampleIBA(small_classifier, "layer2", statistics, beta=beta, copies=2)
+        .attribute(images[:2])
+        .total
         for beta in (0.1, 10.0, 1000.0)
     ]
     assert (totals[0] > totals[1]).all()
@@ -102,7 +117,9 @@ def test_nothing_of_the_users_is_changed(
     small_classifier: FrozenClassifier, statistics: FeatureStatistics, images: Tensor
 ) -> None:
     given = images[:2].clone()
-    PerSampleIBA(small_classifier, "layer2", statistics, steps=2, copies=2).attribute(given, target=0)
+    PerSampleIBA(small_classifier, "layer2", statistics, steps=2, copies=2).attribute(
+        given, target=0
+    )
     assert torch.equal(given, images[:2])
     assert not given.requires_grad
     assert all(p.grad is None and not p.requires_grad for p in small_classifier.parameters())
@@ -110,7 +127,9 @@ def test_nothing_of_the_users_is_changed(
 
 
 def test_dead_units_and_another_image_size_stay_finite(
-    small_classifier: FrozenClassifier, statistics: FeatureStatistics, caplog: pytest.LogCaptureFixture
+    small_classifier: FrozenClassifier,
+    statistics: FeatureStatistics,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     dead = FeatureStatistics(statistics.shape, statistics.identity)
     dead.merge(statistics)
@@ -132,7 +151,9 @@ def test_bf16_gives_nearly_the_same_map(
         .values.flatten(1)
         for p in ("float32", "bf16")
     ]
-    correlation = torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(*maps, strict=True)])
+    correlation = torch.stack(
+        [torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(*maps, strict=True)]
+    )
     assert (correlation > 0.99).all()
     assert not torch.equal(*maps)
 
@@ -154,7 +175,9 @@ def test_tokens_are_explained_and_the_class_token_is_not_drawn() -> None:
     classifier = FrozenClassifier(Network(), preprocessing=Preprocessing(resize=None, crop=32))
     layer = "vit.encoder.layers.encoder_layer_0"
     statistics = FeatureStatistics.estimate(classifier, layer, torch.randn(32, 3, 32, 32))
-    heatmap = PerSampleIBA(classifier, layer, statistics, copies=2).attribute(torch.randn(2, 3, 32, 32))
+    heatmap = PerSampleIBA(classifier, layer, statistics, copies=2).attribute(
+        torch.randn(2, 3, 32, 32)
+    )
     assert heatmap.values.shape == (2, 32, 32)
     assert heatmap.undrawn is not None
     assert (heatmap.undrawn > 0).all()
@@ -167,7 +190,9 @@ def test_swin_tokens_are_explained() -> None:
     classifier = FrozenClassifier(model, preprocessing=Preprocessing(resize=None, crop=32))
     assert classifier.layout("features.1").kind == "BHWC"
     statistics = FeatureStatistics.estimate(classifier, "features.1", torch.randn(32, 3, 32, 32))
-    heatmap = PerSampleIBA(classifier, "features.1", statistics, copies=2).attribute(torch.randn(2, 3, 32, 32))
+    heatmap = PerSampleIBA(classifier, "features.1", statistics, copies=2).attribute(
+        torch.randn(2, 3, 32, 32)
+    )
     assert (heatmap.total > 0).all()
     assert heatmap.undrawn is None
 
@@ -176,7 +201,9 @@ def test_presets_flip_the_published_behaviour(
     small_classifier: FrozenClassifier, statistics: FeatureStatistics, images: Tensor
 ) -> None:
     for preset, unit in (("reference", "bits"), ("reference_paper", "1")):
-        explainer = PerSampleIBA(small_classifier, "layer2", statistics, preset=preset, steps=3, copies=2)
+        explainer = PerSampleIBA(
+            small_classifier, "layer2", statistics, preset=preset, steps=3, copies=2
+        )
         assert explainer.settings == replace(PRESETS[preset], steps=3, copies=2)
         heatmap = explainer.attribute(images[:1])
         assert heatmap.unit == unit
@@ -185,18 +212,27 @@ def test_presets_flip_the_published_behaviour(
 
 
 def test_bad_input_is_named(
-    small_classifier: FrozenClassifier, statistics: FeatureStatistics, images: Tensor, tmp_path: Path
+    small_classifier: FrozenClassifier,
+    statistics: FeatureStatistics,
+    images: Tensor,
+    tmp_path: Path,
 ) -> None:
     explainer = PerSampleIBA(small_classifier, "layer2", statistics, steps=1, copies=1)
     broken = images[:2].clone()
     broken[1, 0, 0, 0] = float("nan")
     cases = {
         "contains NaN": lambda: explainer.attribute(broken),
-        "class 10 is out of range; the classifier has classes 0..9": lambda: explainer.attribute(images[:1], target=10),
+        "class 10 is out of range; the classifier has classes 0..9": lambda: explainer.attribute(
+            images[:1], target=10
+        ),
         "must be a float tensor": lambda: explainer.attribute((images[:1] * 255).to(torch.uint8)),
-        "2 targets were given for 3 images": lambda: explainer.attribute(images[:3], target=torch.tensor([0, 1])),
+        "2 targets were given for 3 images": lambda: explainer.attribute(
+            images[:3], target=torch.tensor([0, 1])
+        ),
         "2 keys were given for 1 images": lambda: explainer.attribute(images[:1], keys=["a", "b"]),
-        "did you mean 'copies'": lambda: PerSampleIBA(small_classifier, "layer2", statistics, copiess=1),
+        "did you mean 'copies'": lambda: PerSampleIBA(
+            small_classifier, "layer2", statistics, copiess=1
+        ),
         "'stepz'": lambda: PerSampleIBA(small_classifier, "layer2", statistics, preset="stepz"),
         "steps is 0": lambda: PerSampleIBA(small_classifier, "layer2", statistics, steps=0),
         "has no positions": lambda: PerSampleIBA(

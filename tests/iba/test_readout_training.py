@@ -64,7 +64,9 @@ def test_the_loss_falls_and_everything_is_logged(run: Path) -> None:
 
 def test_a_checkpoint_holds_only_what_was_trained(run: Path) -> None:
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-    assert not [name for name in checkpoint["state_dict"] if "classifier" in name or "model." in name]
+    assert not [
+        name for name in checkpoint["state_dict"] if "classifier" in name or "model." in name
+    ]
     explainer = ReadoutIBA.load(run / "checkpoints" / "last.ckpt")
     images = torch.randn(2, 3, 64, 64)
     assert explainer.attribute(images).values.std() > 0
@@ -72,7 +74,12 @@ def test_a_checkpoint_holds_only_what_was_trained(run: Path) -> None:
 
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(folder: Path, run: Path) -> None:
-    half = ["--config", str(folder / "config.yaml"), "--trainer.default_root_dir", str(folder / "half")]
+    half = [
+        "--config",
+        str(folder / "config.yaml"),
+        "--trainer.default_root_dir",
+        str(folder / "half"),
+    ]
     assert main(["fit", *half, "--trainer.max_epochs", "1"], "train.py") == 0
     assert main(["fit", *half, "--ckpt_path", "last"], "train.py") == 0
     found, expected = (
@@ -82,7 +89,9 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(folder: Path, run: P
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert (folder / "half" / "config.yaml").exists()
-    assert (folder / "half" / "config_1.yaml").exists(), "the second start's config is kept beside the first's"
+    assert (folder / "half" / "config_1.yaml").exists(), (
+        "the second start's config is kept beside the first's"
+    )
 
 
 def test_what_does_not_fit_is_refused_in_one_sentence(
@@ -95,7 +104,13 @@ def test_what_does_not_fit_is_refused_in_one_sentence(
     flipped = bytearray(last.read_bytes())
     flipped[len(flipped) // 2] ^= 1
     (tmp_path / "flipped.ckpt").write_bytes(flipped)
-    fit = ["fit", "--config", str(folder / "config.yaml"), "--trainer.default_root_dir", str(tmp_path / "run")]
+    fit = [
+        "fit",
+        "--config",
+        str(folder / "config.yaml"),
+        "--trainer.default_root_dir",
+        str(tmp_path / "run"),
+    ]
     cases = {
         "did you mean 'layer3'": ["--model.layer", "layer33"],
         "other.safetensors": [
@@ -119,13 +134,17 @@ def test_what_does_not_fit_is_refused_in_one_sentence(
 
 
 def test_a_step_does_not_depend_on_the_batch(folder: Path) -> None:
-    data = QuickstartDataModule(str(folder / "data"), train_samples=96, val_samples=40, test_samples=20, batch_size=16)
+    data = QuickstartDataModule(
+        str(folder / "data"), train_samples=96, val_samples=40, test_samples=20, batch_size=16
+    )
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
     module = ReadoutTraining(
-        {"model": "small_cnn", "weights": str(folder / "classifier.safetensors")}, "layer2", ["layer2", "fc"],
+        {"model": "small_cnn", "weights": str(folder / "classifier.safetensors")},
+        "layer2",
+        ["layer2", "fc"],
         readout={"hidden": [8, 8]},
-    )  # fmt: skip
+    )
     whole = module._step(batch, 0)
     half = {k: v[8:] for k, v in batch.items()}
     for name, values in module._step(half, 0).items():
@@ -134,15 +153,27 @@ def test_a_step_does_not_depend_on_the_batch(folder: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*(many workers|LeafSpec|eval mode at the start|litlogger).*")
 def test_undecodable_samples_weigh_nothing(folder: Path, tmp_path: Path) -> None:
-    data = QuickstartDataModule(str(folder / "data"), train_samples=96, val_samples=40, test_samples=20, batch_size=8)
+    data = QuickstartDataModule(
+        str(folder / "data"), train_samples=96, val_samples=40, test_samples=20, batch_size=8
+    )
     module = ReadoutTraining(
-        {"model": "small_cnn", "weights": str(folder / "classifier.safetensors")}, "layer2", ["layer2"],
-        readout={"hidden": [8, 8]}, statistics_images=32,
-    )  # fmt: skip
+        {"model": "small_cnn", "weights": str(folder / "classifier.safetensors")},
+        "layer2",
+        ["layer2"],
+        readout={"hidden": [8, 8]},
+        statistics_images=32,
+    )
     trainer = L.Trainer(
-        max_epochs=1, limit_train_batches=1, limit_val_batches=1, logger=False, accelerator="cpu", default_root_dir=tmp_path,
-        enable_progress_bar=False, callbacks=[ModelCheckpoint(tmp_path)], enable_model_summary=False,
-    )  # fmt: skip
+        max_epochs=1,
+        limit_train_batches=1,
+        limit_val_batches=1,
+        logger=False,
+        accelerator="cpu",
+        default_root_dir=tmp_path,
+        enable_progress_bar=False,
+        callbacks=[ModelCheckpoint(tmp_path)],
+        enable_model_summary=False,
+    )
     trainer.fit(module, data)
     batch = next(iter(data.train_dataloader()))
     batch["weight"][3] = 0

@@ -35,8 +35,13 @@ def as_layers(critic: Critic, n: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for i, layer in enumerate(critic.design.convolutions):
         kernel = critic.kernels[i][n]
-        convolution = nn.Conv2d(kernel.shape[1], layer.channels, layer.kernel, layer.stride, layer.padding)
-        convolution.weight.data, convolution.bias.data = kernel.data, critic.kernel_biases[i][n].data
+        convolution = nn.Conv2d(
+            kernel.shape[1], layer.channels, layer.kernel, layer.stride, layer.padding
+        )
+        convolution.weight.data, convolution.bias.data = (
+            kernel.data,
+            critic.kernel_biases[i][n].data,
+        )
         layers.append(convolution)
         if critic.design.batch_norm:
             layers.append(nn.BatchNorm2d(layer.channels))

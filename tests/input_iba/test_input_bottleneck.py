@@ -24,17 +24,23 @@ def proposition_3(image: float, mean: float, std: float, keep: float, prior: flo
     )
 
 
-def remarks(image: float, mean: float, std: float, keep: float, prior: float) -> tuple[Normal, Normal]:
+def remarks(
+    image: float, mean: float, std: float, keep: float, prior: float
+) -> tuple[Normal, Normal]:
     """P(Z_I|I) and P(Z_I), remarks 2 and 1, in float64."""
 
     def mixed(mask: float) -> Normal:
-        values = torch.tensor([mask * image + (1 - mask) * mean, (1 - mask) * std], dtype=torch.float64)
+        values = torch.tensor(
+            [mask * image + (1 - mask) * mean, (1 - mask) * std], dtype=torch.float64
+        )
         return Normal(values[0], values[1])
 
     return mixed(keep), mixed(prior * keep)
 
 
-def ours(image: float, mean: float, std: float, keep: float, prior: float, dtype=torch.float64) -> float:
+def ours(
+    image: float, mean: float, std: float, keep: float, prior: float, dtype=torch.float64
+) -> float:
     def tensor(value: float) -> torch.Tensor:
         return torch.tensor([value], dtype=torch.float64).to(dtype)
 
@@ -46,7 +52,9 @@ mask = st.floats(0, 1 - 1e-6)
 
 
 @settings(max_examples=200, deadline=None)
-@given(image=st.floats(-20, 20), mean=st.floats(-5, 5), std=st.floats(0.01, 10), keep=mask, prior=mask)
+@given(
+    image=st.floats(-20, 20), mean=st.floats(-5, 5), std=st.floats(0.01, 10), keep=mask, prior=mask
+)
 def test_it_is_the_divergence_of_remarks_1_and_2(
     image: float, mean: float, std: float, keep: float, prior: float
 ) -> None:
@@ -64,9 +72,13 @@ def test_it_is_the_integral_of_the_log_ratio() -> None:
     z = torch.linspace(-12, 12, 200_001, dtype=torch.float64)
     p, ratio = given_input.log_prob(z).exp(), given_input.log_prob(z) - prior.log_prob(z)
     assert ours(*case) == pytest.approx(float(torch.trapezoid(p * ratio, z)), rel=1e-8)
-    r, half = torch.full((3,), 1.75, dtype=torch.float64), torch.full((3,), 0.5, dtype=torch.float64)
+    r, half = (
+        torch.full((3,), 1.75, dtype=torch.float64),
+        torch.full((3,), 0.5, dtype=torch.float64),
+    )
     assert torch.allclose(
-        input_information_bits(r, half, half, half) * torch.log(torch.tensor(2.0, dtype=torch.float64)),
+        input_information_bits(r, half, half, half)
+        * torch.log(torch.tensor(2.0, dtype=torch.float64)),
         input_information_nats(r, half, half, half),
     )
 
@@ -76,18 +88,26 @@ def test_without_a_prior_it_is_the_plain_bottleneck_and_a_closed_mask_carries_no
     r, keep, prior_drop = torch.randn(3, 1000, generator=generator, dtype=torch.float64)
     keep, prior_drop = keep.sigmoid(), prior_drop.sigmoid()
     ones, zeros = torch.ones_like(keep), torch.zeros_like(keep)
-    assert torch.allclose(input_information_nats(r, keep, 1 - keep, ones), information_nats(r, keep, 1 - keep))
+    assert torch.allclose(
+        input_information_nats(r, keep, 1 - keep, ones), information_nats(r, keep, 1 - keep)
+    )
     assert (input_information_nats(r, zeros, ones, prior_drop) == 0).all()
     assert (input_information_nats(r, keep, 1 - keep, zeros) == 0).all()
     more = input_information_nats(r, keep, 1 - keep, prior_drop)
-    assert (more <= information_nats(r, keep, 1 - keep) + 1e-12).all()  # a prior only takes information away
+    assert (
+        more <= information_nats(r, keep, 1 - keep) + 1e-12
+    ).all()  # a prior only takes information away
 
 
-@pytest.mark.parametrize(("alpha", "prior"), list(itertools.product([-1e9, -30.0, 0.0, 16.0, 40.0, 1e9], repeat=2)))
+@pytest.mark.parametrize(
+    ("alpha", "prior"), list(itertools.product([-1e9, -30.0, 0.0, 16.0, 40.0, 1e9], repeat=2))
+)
 def test_values_and_gradients_are_finite_at_every_corner(alpha: float, prior: float) -> None:
     alphas, priors = (torch.full((5,), value, requires_grad=True) for value in (alpha, prior))
     r = torch.tensor([-30.0, -1.0, 0.0, 1.0, 30.0])
-    nats = input_information_nats(r, torch.sigmoid(alphas), torch.sigmoid(-alphas), torch.sigmoid(-priors))
+    nats = input_information_nats(
+        r, torch.sigmoid(alphas), torch.sigmoid(-alphas), torch.sigmoid(-priors)
+    )
     gradients = torch.autograd.grad(nats.sum(), (alphas, priors))
     assert torch.isfinite(nats).all()
     assert (nats >= 0).all()

@@ -17,9 +17,15 @@ from lit_iba.input_iba.generator import CriticView, InputPrior, LatentBottleneck
 from lit_iba.randomness import normal_copies, sample_generators
 
 QUICK: dict[str, Any] = {
-    "feature_steps": 2, "feature_copies": 2, "generator_steps": 3, "critic_warm_up": 3, "critic_steps": 2, "samples": 4,
-    "steps": 4, "copies": 3,
-}  # fmt: skip
+    "feature_steps": 2,
+    "feature_copies": 2,
+    "generator_steps": 3,
+    "critic_warm_up": 3,
+    "critic_steps": 2,
+    "samples": 4,
+    "steps": 4,
+    "copies": 3,
+}
 Build = Callable[..., InputIBA]
 
 
@@ -57,14 +63,18 @@ def test_the_last_stage_is_a_plain_loop_over_steps(build: Build, images: Tensor)
     noise = explainer.input_noise(images)
     (generator,) = sample_generators(0, ["a"], image.device)
     explainer.feature_iba.masked_feature(images[:1], torch.tensor([3]), [generator])
-    found = explainer.find_stages(images[:1], torch.tensor([3]), sample_generators(0, ["a"], image.device))
+    found = explainer.find_stages(
+        images[:1], torch.tensor([3]), sample_generators(0, ["a"], image.device)
+    )
     prior = torch.sigmoid(found.prior.logits[0].double()).float()
     alpha = torch.full((3, 64, 64), 5.0, requires_grad=True)
     adam = torch.optim.Adam([alpha], lr=1.0)
 
     def information(lam: Tensor) -> Tensor:
         whole = 1 - prior * lam
-        distance = (image - noise.mean) ** 2 * (lam - prior * lam) ** 2 / (2 * whole**2 * noise.std**2)
+        distance = (
+            (image - noise.mean) ** 2 * (lam - prior * lam) ** 2 / (2 * whole**2 * noise.std**2)
+        )
         return torch.log(whole / (1 - lam)) + (1 - lam) ** 2 / (2 * whole**2) + distance - 0.5
 
     def mask() -> Tensor:
@@ -88,15 +98,21 @@ def test_the_last_stage_is_a_plain_loop_over_steps(build: Build, images: Tensor)
     assert nearly_everywhere(heatmap.values[0], expected.sum(dim=0), 2e-3)
 
 
-@pytest.mark.parametrize("settings", [{"gan": "wgan"}, {"gan": "wgan", "step_size": "element"}, {"gan": "none"}])
+@pytest.mark.parametrize(
+    "settings", [{"gan": "wgan"}, {"gan": "wgan", "step_size": "element"}, {"gan": "none"}]
+)
 def test_a_heatmap_does_not_depend_on_the_batch_or_the_size_of_forward_passes(
     build: Build, images: Tensor, settings: dict[str, str]
 ) -> None:
     """Steps by element follow the sign of a rounding error, so that one in the GAN would be seen at once."""
     together = build(**settings).attribute(images[:4], target=1).values
     for i in (0, 3):
-        assert close(together[i], build(**settings).attribute(images[i : i + 1], target=1).values[0])
-    assert close(build(forward_batch_size=4, **settings).attribute(images[:4], target=1).values, together)
+        assert close(
+            together[i], build(**settings).attribute(images[i : i + 1], target=1).values[0]
+        )
+    assert close(
+        build(forward_batch_size=4, **settings).attribute(images[:4], target=1).values, together
+    )
     turned = build(**settings).attribute(images[:4].flip(0), target=1).values.flip(0)
     assert close(turned, together)
     other = build(seed=1, **settings).attribute(images[:4], target=1).values
@@ -106,12 +122,20 @@ def test_a_heatmap_does_not_depend_on_the_batch_or_the_size_of_forward_passes(
 def sliced_wasserstein(first: Tensor, second: Tensor) -> Tensor:
     """Mean distance of sorted projections on random directions, (B,), of samples (S, B, ...)."""
     first, second = first.flatten(2), second.flatten(2)
-    directions = F.normalize(torch.randn(first.shape[2], 200, generator=torch.Generator().manual_seed(0)), dim=0)
-    return ((first @ directions).sort(dim=0)[0] - (second @ directions).sort(dim=0)[0]).abs().mean(dim=(0, 2))
+    directions = F.normalize(
+        torch.randn(first.shape[2], 200, generator=torch.Generator().manual_seed(0)), dim=0
+    )
+    return (
+        ((first @ directions).sort(dim=0)[0] - (second @ directions).sort(dim=0)[0])
+        .abs()
+        .mean(dim=(0, 2))
+    )
 
 
 def test_fitting_brings_the_features_closer_to_z_star(build: Build, images: Tensor) -> None:
-    explainer = build(feature_steps=10, generator_steps=40, samples=8, critic_warm_up=20, critic_steps=5)
+    explainer = build(
+        feature_steps=10, generator_steps=40, samples=8, critic_warm_up=20, critic_steps=5
+    )
     images = images[:2] + 1.5  # unlike the noise
     targets = torch.tensor([1, 2])
     generators = sample_generators(0, ["a", "b"], images.device)
@@ -130,7 +154,9 @@ def test_fitting_brings_the_features_closer_to_z_star(build: Build, images: Tens
         z = prior.sample(images, normal_copies(drawn, 64, images.shape[1:])).flatten(0, 1)
         with torch.no_grad():
             fake = head(z).unflatten(0, (64, 2))
-        return sliced_wasserstein(view(fake), view(LatentBottleneck(masked, explainer.settings, drawn).sample(64)))
+        return sliced_wasserstein(
+            view(fake), view(LatentBottleneck(masked, explainer.settings, drawn).sample(64))
+        )
 
     assert (distance(fitted) < 0.9 * distance(start)).all()
 
@@ -145,7 +171,10 @@ def test_the_stages_are_there_to_see(build: Build, images: Tensor) -> None:
         assert mask.max() <= 1
     assert found.prior_keep.shape == found.keep.shape == found.bits.shape == (2, 3, 64, 64)
     assert torch.allclose(found.prior_keep, torch.sigmoid(found.prior.logits), atol=1e-5)
-    prior = [("features", 1, 1), *[("prior", i, 3) for i in (1, 2, 3)]]  # of one image after the other
+    prior = [
+        ("features", 1, 1),
+        *[("prior", i, 3) for i in (1, 2, 3)],
+    ]  # of one image after the other
     assert seen == [*prior, *prior, *[("input", i, 4) for i in (1, 2, 3, 4)]]
 
 
@@ -173,7 +202,9 @@ def test_outputs_are_what_they_are_called(build: Build, images: Tensor) -> None:
         {"beta_feat": 1e8},
     ],
 )
-def test_saturated_masks_give_finite_bits(build: Build, images: Tensor, extreme: dict[str, float]) -> None:
+def test_saturated_masks_give_finite_bits(
+    build: Build, images: Tensor, extreme: dict[str, float]
+) -> None:
     found = stages(build(**extreme), images[:1] * 100)
     assert torch.isfinite(found.bits).all()
     assert (found.bits >= 0).all()
@@ -183,7 +214,12 @@ def test_saturated_masks_give_finite_bits(build: Build, images: Tensor, extreme:
 def test_the_reference_preset_is_what_the_published_code_does(build: Build, images: Tensor) -> None:
     explainer = build(preset="reference")
     s = explainer.settings
-    assert (s.z_star_mask, s.z_star_noise, s.critic, s.lipschitz) == ("capacity", "uniform_groups", "published", "clip")
+    assert (s.z_star_mask, s.z_star_noise, s.critic, s.lipschitz) == (
+        "capacity",
+        "uniform_groups",
+        "published",
+        "clip",
+    )
     assert explainer.feature_iba.settings.read_after == "T-1"
     assert explainer.input_statistics is None  # N(0, 1)
     found = stages(explainer, images[:2])
@@ -194,11 +230,15 @@ def test_the_reference_preset_is_what_the_published_code_does(build: Build, imag
 
 
 def test_what_passes_may_be_the_prior_as_well(build: Build, images: Tensor) -> None:
-    through_image, through_prior = (stages(build(gan="none", passes=p), images[:1]).keep for p in ("image", "prior"))
+    through_image, through_prior = (
+        stages(build(gan="none", passes=p), images[:1]).keep for p in ("image", "prior")
+    )
     assert not torch.allclose(through_image, through_prior)
 
 
-def test_nothing_of_the_users_is_changed_even_when_something_raises(build: Build, images: Tensor) -> None:
+def test_nothing_of_the_users_is_changed_even_when_something_raises(
+    build: Build, images: Tensor
+) -> None:
     given = images[:2].clone()
     explainer = build()
     with torch.no_grad():
@@ -223,7 +263,9 @@ class Images:
         self.folder, self.size, self.estimates = folder, size, 0
 
     def batches(self, classifier: FrozenClassifier) -> Iterator[Tensor]:
-        yield from torch.randn(32, 3, self.size, self.size, generator=torch.Generator().manual_seed(0)).split(8)
+        yield from torch.randn(
+            32, 3, self.size, self.size, generator=torch.Generator().manual_seed(0)
+        ).split(8)
 
     def statistics(self, classifier: FrozenClassifier, layer: str) -> FeatureStatistics:
         return FeatureStatistics.estimate(classifier, layer, self.batches(classifier))
@@ -255,7 +297,9 @@ def test_it_is_built_by_name_and_estimates_what_it_needs_once(
 
 @pytest.mark.parametrize("name", ["vgg11", "resnet18"])
 def test_the_usual_networks_are_explained(name: str, tmp_path: Path) -> None:
-    classifier = FrozenClassifier(name, "random", num_classes=5, preprocessing=Preprocessing(resize=None, crop=32))
+    classifier = FrozenClassifier(
+        name, "random", num_classes=5, preprocessing=Preprocessing(resize=None, crop=32)
+    )
     settings = {"layer": {"vgg11": "features.10", "resnet18": "layer2"}[name], **QUICK, "steps": 2}
     explainer = build_explainer("input_iba", classifier, settings, Images(tmp_path, 32))  # type: ignore[arg-type]
     heatmap = explainer.attribute(torch.randn(2, 3, 32, 32), target=1)
@@ -274,7 +318,9 @@ def test_tokens_are_explained(tmp_path: Path) -> None:
     assert (explainer.attribute(torch.randn(2, 3, 32, 32), target=1).total > 0).all()
 
 
-def test_bad_input_is_named(small_classifier: FrozenClassifier, statistics: FeatureStatistics, build: Build) -> None:
+def test_bad_input_is_named(
+    small_classifier: FrozenClassifier, statistics: FeatureStatistics, build: Build
+) -> None:
     cases: dict[str, Callable[[], object]] = {
         "did you mean 'beta_input'": lambda: build(beta_inputt=1),
         "preset of InputIBA": lambda: build(preset="paper"),

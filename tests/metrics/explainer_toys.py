@@ -49,7 +49,9 @@ class Edges(Explainer):
 
     signed = True
 
-    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+    def explain(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> Attribution:
         grey = images.mean(dim=1)
         return Attribution(grey - grey.roll(1, dims=2))
 
@@ -59,9 +61,13 @@ class Negated(Edges):
 
     trained_weight: Tensor
 
-    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+    def explain(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> Attribution:
         same = torch.equal(self.classifier.model.fc.weight, type(self).trained_weight)
-        return Attribution(super().explain(images, targets, generators).values * (1 if same else -1))
+        return Attribution(
+            super().explain(images, targets, generators).values * (1 if same else -1)
+        )
 
 
 class StoredPictures:
@@ -73,7 +79,9 @@ class StoredPictures:
 
     def statistics(self, classifier: FrozenClassifier, layer: str) -> FeatureStatistics:
         if layer not in self.kept:
-            self.kept[layer] = FeatureStatistics.estimate(classifier, layer, self.batches(classifier))
+            self.kept[layer] = FeatureStatistics.estimate(
+                classifier, layer, self.batches(classifier)
+            )
         return self.kept[layer]
 
     def batches(self, classifier: FrozenClassifier):

@@ -45,7 +45,9 @@ def curved() -> FrozenClassifier:
         return frozen(Curved())
 
 
-def sample(count: int, seed: int = 0, size: tuple[int, int] = (SIDE, SIDE)) -> tuple[Tensor, Tensor, Tensor]:
+def sample(
+    count: int, seed: int = 0, size: tuple[int, int] = (SIDE, SIDE)
+) -> tuple[Tensor, Tensor, Tensor]:
     """Images (B, 3, H, W), targets (B,) and heatmaps (B, H, W)."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(count, 3, *size, generator=generator)
@@ -55,4 +57,6 @@ def sample(count: int, seed: int = 0, size: tuple[int, int] = (SIDE, SIDE)) -> t
 
 def others_of(heatmaps: Tensor, wanted: int) -> Tensor | None:
     """The heatmaps of the next images in the batch, (B, wanted, H, W); None if none are wanted."""
-    return torch.stack([heatmaps.roll(-k, 0) for k in range(1, wanted + 1)], dim=1) if wanted else None
+    return (
+        torch.stack([heatmaps.roll(-k, 0) for k in range(1, wanted + 1)], dim=1) if wanted else None
+    )

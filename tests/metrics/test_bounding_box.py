@@ -29,7 +29,9 @@ def share_by_hand(values, inside):
     st.lists(st.booleans(), min_size=6, max_size=6).filter(any),
 )
 def test_share_equals_the_mean_over_all_orders_of_tied_pixels(values, inside):
-    found = share_inside(torch.tensor(values).float().view(1, 2, 3), torch.tensor(inside).view(1, 2, 3))
+    found = share_inside(
+        torch.tensor(values).float().view(1, 2, 3), torch.tensor(inside).view(1, 2, 3)
+    )
     assert float(found) == pytest.approx(share_by_hand(values, inside))
 
 
@@ -42,7 +44,10 @@ def test_score_lies_between_0_and_1_and_only_the_order_counts(seed, pixels):
     share = float(share_inside(heatmap, mask))
     assert 0 <= share <= 1
     assert float(share_inside(heatmap.exp(), mask)) == pytest.approx(share)
-    assert float(share_inside(mask.float() + torch.rand(1, 10, 10, generator=generator) / 2, mask)) == 1
+    assert (
+        float(share_inside(mask.float() + torch.rand(1, 10, 10, generator=generator) / 2, mask))
+        == 1
+    )
     # The best of the box and the best of the rest exchange places when the map changes sign, n being half the pixels.
     assert float(share_inside(torch.zeros(1, 10, 10), mask)) == pytest.approx(pixels / 100)
 

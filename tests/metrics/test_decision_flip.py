@@ -62,7 +62,9 @@ def wavering(seed=0, size=(12, 12), speed=3.0):
 
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 10_000), st.integers(1, 40), st.integers(1, 30), st.floats(0.05, 5))
-def test_first_flip_is_that_of_the_sequential_loop_also_where_it_flips_back(seed, batch, step, speed):
+def test_first_flip_is_that_of_the_sequential_loop_also_where_it_flips_back(
+    seed, batch, step, speed
+):
     classifier, (images, _, heatmaps) = wavering(seed, speed=speed), sample(3, seed)
     maps = torch.stack([heatmaps, -heatmaps.roll(1, 0)], dim=1).flatten(2)
     ranks = torch.stack([removal_ranks(maps[:, m], False) for m in range(2)], dim=1)
@@ -71,7 +73,9 @@ def test_first_flip_is_that_of_the_sequential_loop_also_where_it_flips_back(seed
     found = first_flips(classifier, images, classes, ranks, steps, batch)
     for i in range(3):
         for m in range(2):
-            decisions = [d for d, _ in sequence(classifier, images[i], maps[i, m].view(12, 12), False, step)]
+            decisions = [
+                d for d, _ in sequence(classifier, images[i], maps[i, m].view(12, 12), False, step)
+            ]
             flips = [k for k, d in enumerate(decisions[1:]) if d != decisions[0]]
             assert int(found[i, m]) == (flips[0] if flips else len(steps))
 
@@ -84,7 +88,9 @@ def test_the_wavering_classifier_flips_back_where_a_coarse_grid_looks():
         decisions = [d for d, _ in sequence(classifier, image, heatmap, False, 1)]
         changed = [d != decisions[0] for d in decisions]
         first = changed.index(True)
-        missed += not changed[-(-first // 8) * 8]  # the next of every eighth step says that nothing has happened
+        missed += not changed[
+            -(-first // 8) * 8
+        ]  # the next of every eighth step says that nothing has happened
     assert missed >= 2
 
 
@@ -94,7 +100,9 @@ def test_every_e_and_delta_e_equals_the_loop(network, step):
     classifier, (images, targets, heatmaps) = network(), sample(4)
     heatmaps = (2 * heatmaps).round()  # with ties
     others = others_of(heatmaps, 2)
-    metric = build_metric("decision_flip", {"pixels_per_step": step, "noise_maps": 2, "forward_batch_size": 5})
+    metric = build_metric(
+        "decision_flip", {"pixels_per_step": step, "noise_maps": 2, "forward_batch_size": 5}
+    )
     metric.update(classifier, images, targets, heatmaps, others=others)
     scores = metric.scores(metric.rows())
     wanted = {name: [] for name in ("e_minus", "e_plus", "delta_e_minus", "delta_e_plus")}
@@ -103,31 +111,48 @@ def test_every_e_and_delta_e_equals_the_loop(network, step):
             e = e_by_hand(classifier, image, heatmap, most_first, step)
             wanted[f"e_{sign}"].append(e)
             wanted[f"delta_e_{sign}"].append(
-                e - statistics.mean(e_by_hand(classifier, image, xi, most_first, step) for xi in noise)
+                e
+                - statistics.mean(
+                    e_by_hand(classifier, image, xi, most_first, step) for xi in noise
+                )
             )
     wanted["e_delta"] = [a - b for a, b in zip(wanted["e_minus"], wanted["e_plus"], strict=True)]
-    wanted["delta_e_delta"] = [a - b for a, b in zip(wanted["delta_e_minus"], wanted["delta_e_plus"], strict=True)]
+    wanted["delta_e_delta"] = [
+        a - b for a, b in zip(wanted["delta_e_minus"], wanted["delta_e_plus"], strict=True)
+    ]
     for name, values in wanted.items():
         assert scores[name].tolist() == pytest.approx(values, abs=1e-6), name
     result = metric.compute()
     assert result.score == pytest.approx(statistics.mean(wanted["delta_e_minus"]), abs=1e-6)
-    assert result.standard_error == pytest.approx(statistics.stdev(wanted["delta_e_minus"]) / 2, abs=1e-6)
-    assert result.extra["e_delta_median"] == pytest.approx(statistics.median(wanted["e_delta"]), abs=1e-6)
+    assert result.standard_error == pytest.approx(
+        statistics.stdev(wanted["delta_e_minus"]) / 2, abs=1e-6
+    )
+    assert result.extra["e_delta_median"] == pytest.approx(
+        statistics.median(wanted["e_delta"]), abs=1e-6
+    )
 
 
 def test_as_few_images_go_through_the_classifier_as_the_sequential_loop_needs():
     classifier, (images, targets, heatmaps) = wavering(), sample(8)
-    metric = build_metric("decision_flip", {"pixels_per_step": 4, "noise_maps": 1, "forward_batch_size": 4})
+    metric = build_metric(
+        "decision_flip", {"pixels_per_step": 4, "noise_maps": 1, "forward_batch_size": 4}
+    )
     seen = []
-    handle = classifier.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
+    handle = classifier.register_forward_hook(
+        lambda _module, inputs, _output: seen.append(len(inputs[0]))
+    )
     metric.update(classifier, images, targets, heatmaps, others=others_of(heatmaps, 1))
     handle.remove()
     needed = 8  # the originals
-    for image, pair in zip(images, torch.stack([heatmaps, heatmaps.roll(-1, 0)], dim=1), strict=True):
+    for image, pair in zip(
+        images, torch.stack([heatmaps, heatmaps.roll(-1, 0)], dim=1), strict=True
+    ):
         for heatmap in pair:
             for most_first in (False, True):
                 decisions = [d for d, _ in sequence(classifier, image, heatmap, most_first, 4)]
-                needed += next((k for k in range(1, len(decisions)) if decisions[k] != decisions[0]), 36)
+                needed += next(
+                    (k for k in range(1, len(decisions)) if decisions[k] != decisions[0]), 36
+                )
     # The last searches of a batch share a forward pass of which they may need a part only.
     assert needed <= sum(seen) <= needed + 3 * 4
 
@@ -135,7 +160,13 @@ def test_as_few_images_go_through_the_classifier_as_the_sequential_loop_needs():
 def test_a_decision_that_never_flips_has_e_1_and_is_counted():
     images, targets, heatmaps = sample(2)
     metric = build_metric("decision_flip", {"pixels_per_step": 50, "noise_maps": 1})
-    metric.update(frozen(Wavering(torch.zeros(12, 12))), images, targets, heatmaps, others=others_of(heatmaps, 1))
+    metric.update(
+        frozen(Wavering(torch.zeros(12, 12))),
+        images,
+        targets,
+        heatmaps,
+        others=others_of(heatmaps, 1),
+    )
     result = metric.compute()
     assert result.extra["e_minus"] == result.extra["e_plus"] == 1
     assert result.score == 0
@@ -160,7 +191,9 @@ def test_heatmaps_of_other_images_are_asked_for():
             metric.update(curved(), images, targets, heatmaps, others=others)
 
 
-@pytest.mark.parametrize("bad", [{"pixels_per_step": 0}, {"noise_maps": 0}, {"forward_batch_size": 1.5}])
+@pytest.mark.parametrize(
+    "bad", [{"pixels_per_step": 0}, {"noise_maps": 0}, {"forward_batch_size": 1.5}]
+)
 def test_bad_settings_are_refused(bad):
     with pytest.raises(InputError, match=next(iter(bad))):
         build_metric("decision_flip", bad)

@@ -46,7 +46,12 @@ def integral_by_hand(curve):
 
 @pytest.mark.parametrize(
     ("size", "tile", "baseline"),
-    [((12, 12), 4, "zero"), ((12, 12), 4, "mean_of_image"), ((11, 14), 4, "zero"), ((3, 3), 1, "zero")],
+    [
+        ((12, 12), 4, "zero"),
+        ((12, 12), 4, "mean_of_image"),
+        ((11, 14), 4, "zero"),
+        ((3, 3), 1, "zero"),
+    ],
 )
 def test_degradation_equals_the_loop_over_tiles(size, tile, baseline):
     classifier = curved()
@@ -55,17 +60,22 @@ def test_degradation_equals_the_loop_over_tiles(size, tile, baseline):
     for image, target, heatmap in zip(images, targets, heatmaps, strict=True):
         fill = image.mean(dim=(1, 2)) if baseline == "mean_of_image" else torch.zeros(3)
         for first in (True, False):
-            curves[first].append(curve_by_hand(classifier, image, int(target), heatmap, tile, first, fill))
+            curves[first].append(
+                curve_by_hand(classifier, image, int(target), heatmap, tile, first, fill)
+            )
     t1 = sum(c[0] for c in curves[True]) / 5
     b = sum(c[-1] for c in curves[True]) / 5
     scaled = {k: [[(p - b) / (t1 - b) for p in c] for c in cs] for k, cs in curves.items()}
     per_image = [
-        integral_by_hand(lerf) - integral_by_hand(morf) for morf, lerf in zip(scaled[True], scaled[False], strict=True)
+        integral_by_hand(lerf) - integral_by_hand(morf)
+        for morf, lerf in zip(scaled[True], scaled[False], strict=True)
     ]
     mean = sum(per_image) / 5
     error = math.sqrt(sum((v - mean) ** 2 for v in per_image) / 4 / 5)
 
-    metric = build_metric("degradation", {"tile": tile, "baseline": baseline, "forward_batch_size": 7})
+    metric = build_metric(
+        "degradation", {"tile": tile, "baseline": baseline, "forward_batch_size": 7}
+    )
     metric.update(classifier, images, targets, heatmaps)
     result = metric.compute()
 
@@ -77,13 +87,20 @@ def test_degradation_equals_the_loop_over_tiles(size, tile, baseline):
     for name, first in (("morf", True), ("lerf", False)):
         wanted = [sum(c[k] for c in scaled[first]) / 5 for k in range(len(scaled[first][0]))]
         assert result.curves[name]["y"] == pytest.approx(wanted, rel=1e-4, abs=1e-4)
-        assert result.curves[name]["x"] == pytest.approx([k / (len(wanted) - 1) for k in range(len(wanted))])
-    assert metric.scores(metric.rows())["score"].tolist() == pytest.approx(per_image, rel=1e-4, abs=1e-6)
+        assert result.curves[name]["x"] == pytest.approx(
+            [k / (len(wanted) - 1) for k in range(len(wanted))]
+        )
+    assert metric.scores(metric.rows())["score"].tolist() == pytest.approx(
+        per_image, rel=1e-4, abs=1e-6
+    )
 
 
 def test_fewer_points_are_a_subset_of_the_full_curve():
     classifier, (images, targets, heatmaps) = curved(), sample(3)
-    full, some = build_metric("degradation", {"tile": 3}), build_metric("degradation", {"tile": 3, "points": 5})
+    full, some = (
+        build_metric("degradation", {"tile": 3}),
+        build_metric("degradation", {"tile": 3, "points": 5}),
+    )
     for metric in (full, some):
         metric.update(classifier, images, targets, heatmaps)
     kept = curve_steps(16, 5)
@@ -122,7 +139,9 @@ def test_heatmap_without_order_scores_exactly_zero():
 def test_score_is_nan_where_degrading_changes_nothing():
     metric = build_metric("degradation", {"tile": 6})
     images, _, heatmaps = sample(3)
-    metric.update(frozen(Additive(torch.zeros(12, 12))), images, torch.ones(3, dtype=torch.int64), heatmaps)
+    metric.update(
+        frozen(Additive(torch.zeros(12, 12))), images, torch.ones(3, dtype=torch.int64), heatmaps
+    )
     assert math.isnan(metric.compute().score)
 
 
@@ -145,7 +164,9 @@ def test_curve_has_both_ends_and_as_many_points_as_there_can_be(tiles, points):
     assert len(steps) == min(points or tiles + 1, tiles + 1)
 
 
-@pytest.mark.parametrize("bad", [{"tile": 0}, {"tile": 2.5}, {"points": 1}, {"baseline": "blur"}, {"tiles": 8}])
+@pytest.mark.parametrize(
+    "bad", [{"tile": 0}, {"tile": 2.5}, {"points": 1}, {"baseline": "blur"}, {"tiles": 8}]
+)
 def test_bad_settings_are_refused(bad):
     with pytest.raises(InputError, match=next(iter(bad))):
         build_metric("degradation", bad)

@@ -30,7 +30,11 @@ def by_hand(heatmap, inside, points=11, base=0.0, top=1.0, scale="max"):
         if not counted:
             return 0.0, 0.0
         threshold = min(np.quantile(counted, q / (points - 1)), top * max(values))
-        chosen = [(v, i) for v, i in zip(values, inside, strict=True) if v >= threshold - 1e-12 and v >= base]
+        chosen = [
+            (v, i)
+            for v, i in zip(values, inside, strict=True)
+            if v >= threshold - 1e-12 and v >= base
+        ]
         heat = sum(v for v, i in chosen if i)
         ratios.append(heat / len(chosen))
         shares.append(heat / sum(v for v, _ in chosen) if sum(v for v, _ in chosen) > 0 else 0.0)
@@ -46,7 +50,13 @@ def scores(heatmaps, mask, settings=None):
 
 
 @pytest.mark.parametrize(
-    "given", [{}, {"preset": "reference"}, {"scale": "minmax", "points": 5}, {"scale": "none", "base_threshold": 0.3}]
+    "given",
+    [
+        {},
+        {"preset": "reference"},
+        {"scale": "minmax", "points": 5},
+        {"scale": "none", "base_threshold": 0.3},
+    ],
 )
 @pytest.mark.parametrize("rounded", [False, True])
 def test_score_equals_counting_pixel_by_pixel(given, rounded):
@@ -76,7 +86,9 @@ def test_maps_of_equal_ranks_differ_by_the_attribution_outside_the_box():
     mask, rank = box(), torch.linspace(0, 1, 100).flip(0).view(1, 10, 10)
     concentrated, diffuse = rank.where(mask, rank * 0.01), rank * 0.1 + 0.9
     for heatmap in (concentrated, diffuse):
-        assert torch.equal(heatmap.flatten().argsort(descending=True), rank.flatten().argsort(descending=True))
+        assert torch.equal(
+            heatmap.flatten().argsort(descending=True), rank.flatten().argsort(descending=True)
+        )
         assert float(share_inside(heatmap, mask)) == 1
     (little, _), (much, _) = (scores(h, mask) for h in (concentrated, diffuse))
     assert float(little["scale_free"]) > float(much["scale_free"]) + 0.2
@@ -85,14 +97,20 @@ def test_maps_of_equal_ranks_differ_by_the_attribution_outside_the_box():
     assert float(ideal["scale_free"]) == pytest.approx(1)
     assert float(ideal["score"]) == pytest.approx(by_hand(mask[0].float(), mask[0])[0])
     # With quantiles of the marked pixels alone, as in the authors' code, it is perfect, and attribution outside costs.
-    assert float(scores(mask.float(), mask, {"preset": "reference"})[0]["score"]) == pytest.approx(1)
+    assert float(scores(mask.float(), mask, {"preset": "reference"})[0]["score"]) == pytest.approx(
+        1
+    )
     everywhere = torch.ones(1, 10, 10)
-    assert float(scores(everywhere, mask, {"preset": "reference"})[0]["score"]) == pytest.approx(0.3)
+    assert float(scores(everywhere, mask, {"preset": "reference"})[0]["score"]) == pytest.approx(
+        0.3
+    )
 
 
 @settings(deadline=None, max_examples=40)
 @given(
-    st.integers(0, 10_000), st.sampled_from([{}, {"preset": "reference"}, {"scale": "minmax"}]), st.floats(0.01, 100)
+    st.integers(0, 10_000),
+    st.sampled_from([{}, {"preset": "reference"}, {"scale": "minmax"}]),
+    st.floats(0.01, 100),
 )
 def test_scores_lie_between_0_and_1_and_do_not_depend_on_a_factor(seed, given, factor):
     heatmap = torch.rand(1, 10, 10, generator=torch.Generator().manual_seed(seed))
@@ -100,7 +118,9 @@ def test_scores_lie_between_0_and_1_and_do_not_depend_on_a_factor(seed, given, f
     scaled, _ = scores(heatmap * factor, box(), given)
     for quantity in ("score", "scale_free"):
         assert 0 <= float(found[quantity]) <= 1
-        assert float(scaled[quantity]) == pytest.approx(float(found[quantity]), abs=0.02)  # a tie may break by rounding
+        assert float(scaled[quantity]) == pytest.approx(
+            float(found[quantity]), abs=0.02
+        )  # a tie may break by rounding
     assert float(found["score"]) <= float(found["scale_free"]) + 1e-9  # values are at most 1
 
 
@@ -124,7 +144,8 @@ def test_large_and_missing_boxes_are_left_out_and_counted():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"points": 1}, {"scale": "sum"}, {"base_threshold": 1.0}, {"top": 0}, {"max_box_fraction": 0}]
+    "bad",
+    [{"points": 1}, {"scale": "sum"}, {"base_threshold": 1.0}, {"top": 0}, {"max_box_fraction": 0}],
 )
 def test_bad_settings_are_refused(bad):
     with pytest.raises(InputError, match=next(iter(bad))):

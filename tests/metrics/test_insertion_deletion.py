@@ -46,9 +46,18 @@ def judged(name, classifier, images, targets, heatmaps, settings):
 def test_curve_equals_the_loop_over_steps(name, size, step):
     classifier, (images, targets, heatmaps) = curved(), sample(3, size=size)
     heatmaps = heatmaps.round()  # with ties
-    metric = judged(name, classifier, images, targets, heatmaps, {"pixels_per_step": step, "forward_batch_size": 7})
+    metric = judged(
+        name,
+        classifier,
+        images,
+        targets,
+        heatmaps,
+        {"pixels_per_step": step, "forward_batch_size": 7},
+    )
     for i in range(3):
-        pictures = pictures_by_hand(images[i], heatmaps[i], torch.zeros(3, *size), name == "insertion", step)
+        pictures = pictures_by_hand(
+            images[i], heatmaps[i], torch.zeros(3, *size), name == "insertion", step
+        )
         wanted = [probability(classifier, picture, targets[i]) for picture in pictures]
         assert metric.rows()["probability"][i].tolist() == pytest.approx(wanted, rel=1e-4, abs=1e-6)
         area = sum((a + b) / 2 for a, b in itertools.pairwise(wanted)) / (len(wanted) - 1)
@@ -57,7 +66,9 @@ def test_curve_equals_the_loop_over_steps(name, size, step):
     result = metric.compute()
     assert result.score == pytest.approx(float(scores.mean()))
     assert result.standard_error == pytest.approx(float(scores.std()) / 3**0.5)
-    assert result.curves[name]["y"] == pytest.approx(metric.rows()["probability"].double().mean(dim=0).tolist())
+    assert result.curves[name]["y"] == pytest.approx(
+        metric.rows()["probability"].double().mean(dim=0).tolist()
+    )
     assert (result.curves[name]["x"][0], result.curves[name]["x"][-1]) == (0, 1)
 
 
@@ -65,13 +76,20 @@ def rise_substrate(image):
     kernel = np.zeros((11, 11))
     kernel[5, 5] = 1
     kernel = gaussian_filter(kernel, 5)
-    return torch.stack([torch.from_numpy(convolve(c.numpy(), kernel, mode="constant")) for c in image.double()]).float()
+    return torch.stack(
+        [torch.from_numpy(convolve(c.numpy(), kernel, mode="constant")) for c in image.double()]
+    ).float()
 
 
 @pytest.mark.parametrize("name", ["insertion", "deletion"])
 def test_preset_rise_is_the_formula_of_its_code(name):
-    classifier, (images, targets, heatmaps) = curved(), sample(3, size=(16, 14))  # 224 pixels: one step
-    metric = judged(name, classifier, images, targets, heatmaps, {"preset": "rise", "pixels_per_step": 28})
+    classifier, (images, targets, heatmaps) = (
+        curved(),
+        sample(3, size=(16, 14)),
+    )  # 224 pixels: one step
+    metric = judged(
+        name, classifier, images, targets, heatmaps, {"preset": "rise", "pixels_per_step": 28}
+    )
     assert build_metric(name, {"preset": "rise"}).settings["pixels_per_step"] == 224
     areas = []
     for image, heatmap in zip(images, heatmaps, strict=True):
@@ -90,16 +108,22 @@ def test_preset_rise_is_the_formula_of_its_code(name):
 def test_presets_input_iba_and_reference_are_the_formulas_of_its_code(name, aliased):
     classifier, (images, targets, heatmaps) = curved(), sample(3)
     metric = judged(
-        name, classifier, images, targets, heatmaps,
+        name,
+        classifier,
+        images,
+        targets,
+        heatmaps,
         {"preset": "reference", "staircase": 4} if aliased else {"preset": "input_iba"},
-    )  # fmt: skip
+    )
     assert build_metric(name, {"preset": "reference"}).settings["staircase"] == 80
     areas = []
     for image, target, heatmap in zip(images, targets, heatmaps, strict=True):
         base = gaussian_blur(image, 9, 5.0) if name == "insertion" else torch.zeros_like(image)
         pictures = pictures_by_hand(image, heatmap, base, name == "insertion", 10)[1:]
         if aliased:  # four pictures a forward pass, all of them the last one
-            pictures = [pictures[min(i // 4 * 4 + 3, len(pictures) - 1)] for i in range(len(pictures))]
+            pictures = [
+                pictures[min(i // 4 * 4 + 3, len(pictures) - 1)] for i in range(len(pictures))
+            ]
         curve = [probability(classifier, picture, target) for picture in pictures]
         areas.append(np.trapezoid(curve, dx=1 / len(curve)))
     assert metric.scores(metric.rows())["score"].tolist() == pytest.approx(areas, rel=1e-4)
@@ -107,7 +131,9 @@ def test_presets_input_iba_and_reference_are_the_formulas_of_its_code(name, alia
 
 def test_blurs_are_those_of_torchvision_and_of_rise():
     images = torch.randn(2, 3, 20, 15, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(blurred(images, 3.0, 9), gaussian_blur(images, 9, 3.0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        blurred(images, 3.0, 9), gaussian_blur(images, 9, 3.0), rtol=1e-4, atol=1e-5
+    )
     wanted = torch.stack([rise_substrate(image) for image in images])
     torch.testing.assert_close(blurred(images, 5.0, 11, "rise"), wanted, rtol=1e-4, atol=1e-5)
 
@@ -119,7 +145,11 @@ def test_true_order_is_best_and_its_negative_mirrors_it():
     truth, targets = images.mean(dim=1) * weight, torch.ones(4, dtype=torch.int64)
 
     def score(name, heatmaps):
-        return judged(name, classifier, images, targets, heatmaps, {"pixels_per_step": 9}).compute().score
+        return (
+            judged(name, classifier, images, targets, heatmaps, {"pixels_per_step": 9})
+            .compute()
+            .score
+        )
 
     for seed in range(5):
         other = torch.randn(4, 12, 12, generator=torch.Generator().manual_seed(seed))
@@ -134,11 +164,15 @@ def test_true_order_is_best_and_its_negative_mirrors_it():
 def test_points_are_those_of_the_steps(pixels, step, unperturbed, staircase):
     metric = build_metric(
         "deletion", {"pixels_per_step": step, "unperturbed": unperturbed, "staircase": staircase}
-    )  # fmt: skip
+    )
     points, gone = [0] if unperturbed else [], list(range(step, pixels + step, step))
     gone = [min(g, pixels) for g in gone]
     for i in range(len(gone)):
-        end = i if staircase is None else min(i // staircase * staircase + staircase - 1, len(gone) - 1)
+        end = (
+            i
+            if staircase is None
+            else min(i // staircase * staircase + staircase - 1, len(gone) - 1)
+        )
         points.append(gone[end])
     assert metric._points(pixels).tolist() == points
 
@@ -149,9 +183,12 @@ def test_a_map_without_order_still_has_both_ends_and_shared_ends_change_nothing(
     flat = torch.full((2, 12, 12), 0.1)
     metric, shared = (build_metric(name, {"pixels_per_step": 144}) for _ in range(2))
     metric.update(classifier, images, targets, flat)
-    shared.update(classifier, images, targets, flat, shared=shared.shared_scores(classifier, images, targets))
+    shared.update(
+        classifier, images, targets, flat, shared=shared.shared_scores(classifier, images, targets)
+    )
     ends = [
-        [probability(classifier, p, t) for p in (i, torch.zeros_like(i))] for i, t in zip(images, targets, strict=True)
+        [probability(classifier, p, t) for p in (i, torch.zeros_like(i))]
+        for i, t in zip(images, targets, strict=True)
     ]
     wanted = torch.tensor(ends).flip(1) if name == "insertion" else torch.tensor(ends)
     torch.testing.assert_close(metric.rows()["probability"], wanted, rtol=1e-4, atol=1e-6)
@@ -160,9 +197,16 @@ def test_a_map_without_order_still_has_both_ends_and_shared_ends_change_nothing(
 
 @pytest.mark.parametrize(
     "bad",
-    [{"pixels_per_step": 0}, {"baseline": "mean"}, {"target": "label"}, {"blur_edges": "wrap"}, {"blur_kernel": 8},
-     {"blur_sigma": 0.0}, {"staircase": 0}],
-)  # fmt: skip
+    [
+        {"pixels_per_step": 0},
+        {"baseline": "mean"},
+        {"target": "label"},
+        {"blur_edges": "wrap"},
+        {"blur_kernel": 8},
+        {"blur_sigma": 0.0},
+        {"staircase": 0},
+    ],
+)
 def test_bad_settings_are_refused(bad):
     with pytest.raises(InputError, match=next(iter(bad))):
         build_metric("insertion", bad)

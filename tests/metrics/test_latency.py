@@ -18,7 +18,13 @@ from lit_iba.metrics.latency import Ledger, operations_of_a_pass
 def measured(explainer, images, targets, **settings):
     metric = build_metric("latency", settings)
     maps = torch.zeros(len(images), *images.shape[-2:])
-    metric.update(explainer.classifier, images, targets, maps, subject=Subject(explainer, lambda c, _: explainer))
+    metric.update(
+        explainer.classifier,
+        images,
+        targets,
+        maps,
+        subject=Subject(explainer, lambda c, _: explainer),
+    )
     return metric
 
 
@@ -38,8 +44,10 @@ def test_passes_are_counted_forward_and_backward():
     images, targets, _ = sample(3)
     classifier = shuffled()
     for name, settings, passes in (
-        ("gradient", {}, 1), ("integrated_gradients", {"steps": 7}, 7), ("smoothgrad", {"samples": 5}, 5),
-    ):  # fmt: skip
+        ("gradient", {}, 1),
+        ("integrated_gradients", {"steps": 7}, 7),
+        ("smoothgrad", {"samples": 5}, 5),
+    ):
         explainer = build_explainer(name, classifier, settings)
         scores = measured(explainer, images, targets, batch_size=2, repeats=1).compute().extra
         assert scores["forward_passes"] == pytest.approx(passes), name
@@ -52,7 +60,9 @@ def test_passes_are_counted_forward_and_backward():
 
 
 def test_a_bottleneck_runs_only_the_layers_behind_it(small_classifier, statistics, images):
-    explainer = PerSampleIBA(small_classifier, "layer2", statistics, steps=3, copies=2, smoothing_sigma=0.0)
+    explainer = PerSampleIBA(
+        small_classifier, "layer2", statistics, steps=3, copies=2, smoothing_sigma=0.0
+    )
     scores = measured(explainer, images[:1], torch.tensor([1])).compute().extra
     behind = small_classifier.split("layer2")
     r, carried = behind.head(images[:1])

@@ -46,7 +46,11 @@ def test_targets_do_not_matter_and_shared_predictions_change_nothing():
     first, other = build_metric("low_k_perturbation"), build_metric("low_k_perturbation")
     first.update(classifier, images, targets, heatmaps)
     other.update(
-        classifier, images, (targets + 1) % 4, heatmaps, shared=other.shared_scores(classifier, images, targets)
+        classifier,
+        images,
+        (targets + 1) % 4,
+        heatmaps,
+        shared=other.shared_scores(classifier, images, targets),
     )
     assert torch.equal(first.rows()["kl"], other.rows()["kl"])
     assert (first.rows()["kl"] > 0).all()

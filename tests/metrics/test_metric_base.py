@@ -49,7 +49,9 @@ def test_result_depends_neither_on_batches_nor_on_forward_batch_size(name):
     for batches, size in (([1] * 6, 1), ([4, 2], 5), ([5, 1], 1000)):
         other = judged(name, batches, size)
         for row, values in whole.rows().items():
-            torch.testing.assert_close(other.rows()[row], values, rtol=1e-4, atol=1e-5, equal_nan=True)
+            torch.testing.assert_close(
+                other.rows()[row], values, rtol=1e-4, atol=1e-5, equal_nan=True
+            )
         assert other.compute().score == pytest.approx(whole.compute().score, rel=1e-4, abs=1e-5)
 
 
@@ -58,7 +60,9 @@ def test_result_follows_from_rows_alone_and_scores_average_to_it(name):
     metric = judged(name, [3, 3])
     fresh = build_metric(name, METRICS[name])
     assert fresh.summarize(metric.rows()).to_dict() == metric.compute().to_dict()
-    assert float(metric.scores(metric.rows())["score"].double().nanmean()) == pytest.approx(metric.compute().score)
+    assert float(metric.scores(metric.rows())["score"].double().nanmean()) == pytest.approx(
+        metric.compute().score
+    )
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -79,9 +83,16 @@ def test_reset_forgets_and_definition_names_every_setting_that_matters(name):
 
 def test_processes_together_compute_what_one_process_does(tmp_path):
     script = Path(__file__).with_name("metric_process.py")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
     done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)], env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, str(script), str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     for name in METRICS:
@@ -93,7 +104,9 @@ def test_processes_together_compute_what_one_process_does(tmp_path):
                 assert together["standard_error"] == pytest.approx(alone.standard_error, rel=1e-4)
                 assert together["n"] == alone.n
                 for curve, values in alone.curves.items():
-                    assert together["curves"][curve]["y"] == pytest.approx(values["y"], rel=1e-3, abs=1e-5)
+                    assert together["curves"][curve]["y"] == pytest.approx(
+                        values["y"], rel=1e-3, abs=1e-5
+                    )
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -115,7 +128,9 @@ def test_bad_input_is_refused_by_name(name, change, message):
     images, targets, heatmaps, mask = change(images, targets, heatmaps, masks(2))
     metric = build_metric(name, METRICS[name])
     with pytest.raises(InputError, match=message):
-        metric.update(curved(), images, targets, heatmaps, object_mask=mask, keys=["first", "second"])
+        metric.update(
+            curved(), images, targets, heatmaps, object_mask=mask, keys=["first", "second"]
+        )
     assert int(metric.images_seen) == 0
 
 
@@ -136,5 +151,10 @@ def test_unknown_names_and_settings_are_refused_with_the_nearest(name, settings,
 
 def test_presets_and_class_paths_build():
     preset = build_metric("degradation", {"preset": "reference", "tile": 14, "points": 50})
-    assert preset.settings == {"tile": 14, "points": 50, "baseline": "mean_of_image", "forward_batch_size": 16}
+    assert preset.settings == {
+        "tile": 14,
+        "points": 50,
+        "baseline": "mean_of_image",
+        "forward_batch_size": 16,
+    }
     assert isinstance(build_metric("lit_iba.metrics.BoundingBox"), HeatmapMetric)

@@ -36,7 +36,9 @@ def slow_ssim(a, b, window, skimage):
             x, y = (m[i - edge : i + edge + 1, j - edge : j + edge + 1].ravel() for m in (a, b))
             covariance = np.cov(x, y, ddof=1 if skimage else 0)
             top = (2 * x.mean() * y.mean() + 0.01**2) * (2 * covariance[0, 1] + 0.03**2)
-            bottom = (x.mean() ** 2 + y.mean() ** 2 + 0.01**2) * (covariance[0, 0] + covariance[1, 1] + 0.03**2)
+            bottom = (x.mean() ** 2 + y.mean() ** 2 + 0.01**2) * (
+                covariance[0, 0] + covariance[1, 1] + 0.03**2
+            )
             found.append(top / bottom)
     return np.mean(found)
 
@@ -48,7 +50,10 @@ def test_ssim_is_its_formula_window_by_window(definition, window):
     a = torch.rand(3, 11, 14, generator=generator)
     b = (a + 0.4 * torch.randn(3, 11, 14, generator=generator)).clamp(0, 1)
     b[2] = 0  # a heatmap without anything
-    expected = [slow_ssim(x, y, window, definition == "skimage") for x, y in zip(a.numpy(), b.numpy(), strict=True)]
+    expected = [
+        slow_ssim(x, y, window, definition == "skimage")
+        for x, y in zip(a.numpy(), b.numpy(), strict=True)
+    ]
     assert ssim(a, b, window, definition).tolist() == pytest.approx(expected, abs=1e-6)
 
 
@@ -59,15 +64,22 @@ def test_rescaling_ignores_scale_and_shift_and_ends_at_the_percentiles(seed, sca
     found = rescaled(maps)
     for row, values in zip(maps.numpy(), found.numpy(), strict=True):
         low, high = np.percentile(row, [1, 99])
-        np.testing.assert_allclose(values, (np.clip(row, low, high) - low) / (high - low), atol=1e-9)
+        np.testing.assert_allclose(
+            values, (np.clip(row, low, high) - low) / (high - low), atol=1e-9
+        )
     torch.testing.assert_close(rescaled(maps * scale + shift), found)
     assert not rescaled(torch.full((1, 4, 4), shift)).any()
 
 
 def test_rank_correlation_is_scipys_also_with_ties():
     generator = torch.Generator().manual_seed(0)
-    a, b = torch.randn(4, 8, 8, generator=generator), torch.randint(0, 3, (4, 8, 8), generator=generator).float()
-    expected = [scipy.stats.spearmanr(x.flatten(), y.flatten()).statistic for x, y in zip(a, b, strict=True)]
+    a, b = (
+        torch.randn(4, 8, 8, generator=generator),
+        torch.randint(0, 3, (4, 8, 8), generator=generator).float(),
+    )
+    expected = [
+        scipy.stats.spearmanr(x.flatten(), y.flatten()).statistic for x, y in zip(a, b, strict=True)
+    ]
     assert rank_correlation(a, b).tolist() == pytest.approx(expected, abs=1e-5)
     assert rank_correlation(a[:1], torch.ones(1, 8, 8)).tolist() == [0.0]
 
@@ -78,35 +90,54 @@ def test_no_layer_is_randomised_before_one_that_it_feeds(name):
     order = cascade(classifier)
     position = {member: i for i, layer in enumerate(order) for member in layer}
     graph = torch.fx.symbolic_trace(classifier.model).graph
-    weighted = {str(n.target): n for n in graph.nodes if n.op == "call_module" and str(n.target) in position}
+    weighted = {
+        str(n.target): n for n in graph.nodes if n.op == "call_module" and str(n.target) in position
+    }
     holders = {p.rpartition(".")[0] for p, _ in classifier.model.named_parameters()}
     assert set(weighted) == set(position) == holders
     feeds = {}
     for node in reversed(graph.nodes):
-        feeds[node] = set().union(*[feeds[user] | {user} for user in node.users]) if node.users else set()
+        feeds[node] = (
+            set().union(*[feeds[user] | {user} for user in node.users]) if node.users else set()
+        )
     names = {node: target for target, node in weighted.items()}
     for target, node in weighted.items():
         behind = [names[other] for other in feeds[node] if other in names]
         assert all(position[other] <= position[target] for other in behind), target
     assert order[0] == ["fc"]
     assert all(
-        len(layer) == 1 or isinstance(classifier.model.get_submodule(layer[1]), nn.BatchNorm2d) for layer in order
+        len(layer) == 1 or isinstance(classifier.model.get_submodule(layer[1]), nn.BatchNorm2d)
+        for layer in order
     )
     if name == "resnet18":
         assert len(order) == 21
-        assert position["layer4.0.downsample.1"] == position["layer4.0.downsample.0"] < position["layer4.0.conv1"]
+        assert (
+            position["layer4.0.downsample.1"]
+            == position["layer4.0.downsample.0"]
+            < position["layer4.0.conv1"]
+        )
         assert position["layer4.1.conv1"] < position["layer4.0.downsample.0"]
 
 
 def test_cascade_follows_execution_whatever_the_order_of_registration():
     assert cascade(shuffled()) == [
-        ["fc"], ["second", "second_norm"], ["first", "first_norm"], ["stem"], ["offset", "never.weight", "never.bias"],
-    ]  # fmt: skip
+        ["fc"],
+        ["second", "second_norm"],
+        ["first", "first_norm"],
+        ["stem"],
+        ["offset", "never.weight", "never.bias"],
+    ]
 
 
 def test_cascade_covers_every_parameter_of_a_transformer():
     network = torchvision.models.VisionTransformer(
-        image_size=16, patch_size=8, num_layers=2, num_heads=2, hidden_dim=8, mlp_dim=16, num_classes=3
+        image_size=16,
+        patch_size=8,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=8,
+        mlp_dim=16,
+        num_classes=3,
     )
     torch.nn.init.normal_(network.class_token)  # it and the positions belong to no layer
     classifier = frozen(network, 16)
@@ -114,10 +145,15 @@ def test_cascade_covers_every_parameter_of_a_transformer():
     made = randomized(classifier, order)
     own = state(classifier.model)
     for name, tensor in made.model.state_dict().items():
-        constant = name.endswith("bias") or ".ln" in name or "_proj_bias" in name  # start at 0 or 1 again
+        constant = (
+            name.endswith("bias") or ".ln" in name or "_proj_bias" in name
+        )  # start at 0 or 1 again
         assert constant or not torch.equal(tensor, own[name]), name
     names = [layer[0] for layer in order]
-    assert (names[0], names[-3:]) == ("heads.head", ["encoder.pos_embedding", "conv_proj", "class_token"])
+    assert (names[0], names[-3:]) == (
+        "heads.head",
+        ["encoder.pos_embedding", "conv_proj", "class_token"],
+    )
 
 
 def test_no_hook_stays_behind_when_the_network_fails(monkeypatch):
@@ -125,7 +161,9 @@ def test_no_hook_stays_behind_when_the_network_fails(monkeypatch):
     monkeypatch.setattr(type(classifier.model.fc), "forward", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         cascade(classifier)
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in classifier.modules())
+    assert not any(
+        module._forward_hooks or module._forward_pre_hooks for module in classifier.modules()
+    )
 
 
 @pytest.mark.parametrize("initialization", ["own", "xavier"])
@@ -134,12 +172,20 @@ def test_a_copy_is_randomised_and_the_users_classifier_is_not(initialization):
     before, order = state(classifier.model), cascade(classifier)
     made = randomized(classifier, order[:3], initialization=initialization)
     everything = randomized(made, order[3:], initialization=initialization)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in classifier.model.state_dict().items())
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in classifier.modules())
+    assert all(
+        torch.equal(tensor, before[name]) for name, tensor in classifier.model.state_dict().items()
+    )
+    assert not any(
+        module._forward_hooks or module._forward_pre_hooks for module in classifier.modules()
+    )
     assert made.identity == classifier.identity
     found = made.model.state_dict()
-    assert found["stem.weight"].data_ptr() == classifier.model.stem.weight.data_ptr()  # shared, not copied
-    assert not torch.equal(found["first.weight"], found["second.weight"])  # of equal shape, with seeds of their own
+    assert (
+        found["stem.weight"].data_ptr() == classifier.model.stem.weight.data_ptr()
+    )  # shared, not copied
+    assert not torch.equal(
+        found["first.weight"], found["second.weight"]
+    )  # of equal shape, with seeds of their own
     assert not torch.equal(found["first.weight"], before["first.weight"])
     for norm in ("first_norm", "second_norm"):
         assert torch.equal(found[f"{norm}.running_mean"], torch.zeros(6))
@@ -172,7 +218,14 @@ def checked(subject, batches=(6,), **changes):
     for part in torch.arange(6).split(list(batches)):
         some = [keys[i] for i in part]
         maps = subject.explainer.attribute(images[part], targets[part], keys=some).values
-        metric.update(subject.explainer.classifier, images[part], targets[part], maps, keys=some, subject=subject)
+        metric.update(
+            subject.explainer.classifier,
+            images[part],
+            targets[part],
+            maps,
+            keys=some,
+            subject=subject,
+        )
     return metric
 
 
@@ -194,7 +247,9 @@ def test_rows_are_those_of_randomising_and_explaining_by_hand():
             image = images[i : i + 1].clone().requires_grad_()
             (gradient,) = torch.autograd.grad(network(image)[0, targets[i]], image)
             after, before = gradient.mean(dim=1), original[i : i + 1]
-            pairs = [(rescaled(before)[0].numpy(), rescaled(sign * after)[0].numpy()) for sign in (1, -1)]
+            pairs = [
+                (rescaled(before)[0].numpy(), rescaled(sign * after)[0].numpy()) for sign in (1, -1)
+            ]
             expected = max(slow_ssim(*pair, 5, True) for pair in pairs)
             assert float(rows["ssim"][i, point]) == pytest.approx(expected, abs=1e-4)
             rank = scipy.stats.spearmanr(before.flatten(), after.flatten()).statistic
@@ -229,7 +284,9 @@ def test_what_does_not_depend_on_the_network_fails_and_the_sign_counts_only_when
 @pytest.mark.parametrize("statistics", ["estimated", "kept"])
 def test_feature_statistics_are_estimated_anew_only_where_the_features_differ(statistics):
     classifier, stored = shuffled(), StoredPictures()
-    subject = subject_of("per_sample_iba", classifier, {"layer": "first", "steps": 2, "copies": 2}, stored)
+    subject = subject_of(
+        "per_sample_iba", classifier, {"layer": "first", "steps": 2, "copies": 2}, stored
+    )
     assert stored.passes == 1
     metric = checked(subject, statistics=statistics)
     # fc and second lie behind the bottleneck; first, the offset and the stem change what it sees.

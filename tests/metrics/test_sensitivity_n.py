@@ -23,7 +23,9 @@ def logit(classifier, image, target):
 def test_correlations_equal_the_loop_over_sets(tile, size):
     classifier = curved()
     images, targets, heatmaps = sample(4, size=size)
-    metric = build_metric("sensitivity_n", {"tile": tile, "points": 4, "masks": 10, "forward_batch_size": 9})
+    metric = build_metric(
+        "sensitivity_n", {"tile": tile, "points": 4, "masks": 10, "forward_batch_size": 9}
+    )
     metric.update(classifier, images, targets, heatmaps)
     columns = math.ceil(size[1] / tile)
     tiles = math.ceil(size[0] / tile) * columns
@@ -42,7 +44,9 @@ def test_correlations_equal_the_loop_over_sets(tile, size):
                 attribution.append(total)
                 drop.append(logit(classifier, image, target) - logit(classifier, masked, target))
             wanted[-1].append(statistics.correlation(attribution, drop))
-    torch.testing.assert_close(metric.rows()["correlation"], torch.tensor(wanted), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        metric.rows()["correlation"], torch.tensor(wanted), rtol=1e-3, atol=1e-3
+    )
     per_image = [statistics.mean(row) for row in wanted]
     result = metric.compute()
     assert result.score == pytest.approx(statistics.mean(per_image), abs=1e-3)
@@ -64,14 +68,18 @@ def test_attribution_that_is_the_drop_correlates_perfectly(seed):
     metric = build_metric("sensitivity_n", {"tile": 3, "points": 3, "masks": 8})
     metric.update(classifier, images, targets, torch.cat([truth[:2], -truth[2:]]))
     found = metric.rows()["correlation"]
-    torch.testing.assert_close(found, torch.tensor([[1.0], [1.0], [-1.0]]).expand_as(found), rtol=0, atol=1e-3)
+    torch.testing.assert_close(
+        found, torch.tensor([[1.0], [1.0], [-1.0]]).expand_as(found), rtol=0, atol=1e-3
+    )
 
 
 def test_constant_attribution_and_constant_drops_count_as_zero():
     images, targets, heatmaps = sample(2)
     metric = build_metric("sensitivity_n", {"tile": 2, "points": 5, "masks": 20})
     metric.update(curved(), images, targets, torch.full((2, 12, 12), 0.1))
-    metric.update(frozen(Additive(torch.zeros(12, 12))), images, torch.ones(2, dtype=torch.int64), heatmaps)
+    metric.update(
+        frozen(Additive(torch.zeros(12, 12))), images, torch.ones(2, dtype=torch.int64), heatmaps
+    )
     assert (metric.rows()["correlation"] == 0).all()
 
 
@@ -94,16 +102,22 @@ def test_drops_are_shared_by_explainers_and_by_images():
 @given(st.integers(1, 60_000), st.integers(1, 30))
 def test_set_sizes_span_the_asked_range(tiles, points):
     sizes = set_sizes(tiles, points, 0.01, 0.8).tolist()
-    assert sizes[0] == max(1, round(0.01 * tiles)) or math.isclose(sizes[0], 0.01 * tiles, abs_tol=0.51)
+    assert sizes[0] == max(1, round(0.01 * tiles)) or math.isclose(
+        sizes[0], 0.01 * tiles, abs_tol=0.51
+    )
     assert sizes == sorted(set(sizes))
     assert points == 1 or math.isclose(sizes[-1], max(1, 0.8 * tiles), abs_tol=0.51)
 
 
 def test_sets_have_the_asked_size_and_follow_the_seed():
-    first, again = (build_metric("sensitivity_n", {"tile": 1, "masks": 5}).sets(100) for _ in range(2))
+    first, again = (
+        build_metric("sensitivity_n", {"tile": 1, "masks": 5}).sets(100) for _ in range(2)
+    )
     assert torch.equal(first, again)
     assert (first.sum(dim=2) == set_sizes(100, 16, 0.01, 0.8)[:, None]).all()
-    assert not torch.equal(first, build_metric("sensitivity_n", {"tile": 1, "masks": 5, "seed": 1}).sets(100))
+    assert not torch.equal(
+        first, build_metric("sensitivity_n", {"tile": 1, "masks": 5, "seed": 1}).sets(100)
+    )
 
 
 @pytest.mark.parametrize("bad", [{"masks": 1}, {"points": 0}, {"max_fraction": 1.5}, {"tile": -1}])

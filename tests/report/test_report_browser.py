@@ -44,13 +44,18 @@ def test_page_works_without_a_complaint(make_run: Callable[..., Path], width: in
         assert first != second
 
         browser.evaluate("document.querySelector('.stage').click()")
-        assert browser.evaluate("document.querySelectorAll('dialog[open] .compare figure').length") == 6
+        assert (
+            browser.evaluate("document.querySelectorAll('dialog[open] .compare figure').length")
+            == 6
+        )
         assert browser.complaints == []
 
 
 def test_browser_would_notice(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    page.write_text("<div style='width:3000px'>wide</div><script>console.error('x'); missing()</script>")
+    page.write_text(
+        "<div style='width:3000px'>wide</div><script>console.error('x'); missing()</script>"
+    )
     with Browser(390) as browser:
         browser.open(page)
         assert len(browser.complaints) == 2

@@ -25,10 +25,24 @@ def opened(uri: str) -> Image.Image:
 def test_the_slider_shows_what_overlay_draws(signed: bool, strength: float) -> None:
     generator = torch.Generator().manual_seed(1)
     picture = torch.randint(0, 256, (3, 40, 56), generator=generator, dtype=torch.uint8)
-    values = torch.randn(40, 56, generator=generator) if signed else torch.rand(40, 56, generator=generator) ** 3
-    wanted = Heatmap(values[None], signed=signed).overlay(picture[None], strength=strength)[0].permute(1, 2, 0).numpy()
+    values = (
+        torch.randn(40, 56, generator=generator)
+        if signed
+        else torch.rand(40, 56, generator=generator) ** 3
+    )
+    wanted = (
+        Heatmap(values[None], signed=signed)
+        .overlay(picture[None], strength=strength)[0]
+        .permute(1, 2, 0)
+        .numpy()
+    )
     layer = np.asarray(opened(layer_uri(values, signed)).convert("RGBA"), dtype=np.float64)
-    grey = Heatmap(torch.zeros(1, 40, 56)).overlay(picture[None], strength=0)[0].permute(1, 2, 0).numpy()
+    grey = (
+        Heatmap(torch.zeros(1, 40, 56))
+        .overlay(picture[None], strength=0)[0]
+        .permute(1, 2, 0)
+        .numpy()
+    )
     alpha = layer[..., 3:] / 255 * strength
     shown = grey * (1 - alpha) + layer[..., :3] * alpha
     assert np.abs(shown - wanted).max() < 4  # 256 colours fix the opacity up to half a step
@@ -36,7 +50,11 @@ def test_the_slider_shows_what_overlay_draws(signed: bool, strength: float) -> N
 
 
 def test_layers_bear_flat_maps_and_values_that_are_no_numbers() -> None:
-    for values in (torch.zeros(8, 9), torch.full((8, 9), float("nan")), torch.full((8, 9), float("inf"))):
+    for values in (
+        torch.zeros(8, 9),
+        torch.full((8, 9), float("nan")),
+        torch.full((8, 9), float("inf")),
+    ):
         assert opened(layer_uri(values, signed=False)).size == (9, 8)
     assert opened(backdrop_uri(torch.zeros(3, 8, 9, dtype=torch.uint8))).size == (9, 8)
 
@@ -53,14 +71,20 @@ def test_outline_is_the_border_between_inside_and_outside() -> None:
         return 0 <= row < 13 and 0 <= column < 17 and bool(mask[row, column])
 
     wanted = {("H", x, y) for y in range(14) for x in range(17) if inside(y - 1, x) != inside(y, x)}
-    wanted |= {("V", x, y) for y in range(13) for x in range(18) if inside(y, x - 1) != inside(y, x)}
+    wanted |= {
+        ("V", x, y) for y in range(13) for x in range(18) if inside(y, x - 1) != inside(y, x)
+    }
     assert edges == wanted
     assert outline(torch.zeros(4, 4, dtype=torch.bool)) == ""
 
 
 def test_axes_put_points_where_they_belong() -> None:
     frame = Frame(10, 20, 200, 100, 1, 100, -1, 1, log_x=True)
-    assert frame.points([1, 10, 100, 0, 5], [1, 0, -1, 0, float("nan")]) == [(10, 20), (110, 70), (210, 120)]
+    assert frame.points([1, 10, 100, 0, 5], [1, 0, -1, 0, float("nan")]) == [
+        (10, 20),
+        (110, 70),
+        (210, 120),
+    ]
     assert ticks(0, 1, 4) == [0, 0.25, 0.5, 0.75, 1]
     assert ticks(0.03, 0.62) == [0.2, 0.4, 0.6]
     assert ticks(2, 2) == [2]
@@ -76,9 +100,13 @@ def test_boxes_and_their_axis_share_one_scale() -> None:
     marks = re.findall(r'<text class="tick" x="([\d.]+)".*?>([−\d.]+)</text>', box_axis(low, high))
     scale = {float(text.replace("−", "-")): float(x) for x, text in marks}
     drawn = box_strip(boxes[0], low, high)
-    lower, width = map(float, re.findall(r'class="box" x="([\d.]+)" y="4" width="([\d.]+)"', drawn)[0])
+    lower, width = map(
+        float, re.findall(r'class="box" x="([\d.]+)" y="4" width="([\d.]+)"', drawn)[0]
+    )
     middle = float(re.findall(r'class="median" d="M([\d.]+) ', drawn)[0])
     whiskers = re.findall(r'class="reach" d="M([\d.]+) 12H[\d.]+M[\d.]+ 12H([\d.]+)M', drawn)[0]
-    assert [lower, middle, lower + width] == pytest.approx([scale[0.0], scale[1.0], scale[2.0]], abs=0.11)
+    assert [lower, middle, lower + width] == pytest.approx(
+        [scale[0.0], scale[1.0], scale[2.0]], abs=0.11
+    )
     assert list(map(float, whiskers)) == pytest.approx([scale[-1.0], scale[3.0]], abs=0.11)
     assert box_range([BoxPlot("a", "a", 0, (2.0,) * 5, 2.0)]) == (1.5, 2.5)

@@ -73,16 +73,26 @@ def test_page_is_well_formed_and_loads_nothing(make_run: Callable[..., Path]) ->
     run = make_run()
     write_report(run)
     page = page_of(run)
-    loaded = [value for tag, name, value in page.attributes if name in ("src", "href", "srcset", "action", "poster")]
+    loaded = [
+        value
+        for tag, name, value in page.attributes
+        if name in ("src", "href", "srcset", "action", "poster")
+    ]
     assert loaded
     assert all(value.startswith(("data:", "#")) for value in loaded)
     style = re.findall(r"<style>(.*?)</style>", (run / "report.html").read_text(), re.S)
     assert not re.search(r"url\(|@import", style[0])
     targets = {value for _, name, value in page.attributes if name == "id"}
-    assert all(value[1:] in targets for tag, name, value in page.attributes if name == "href" and value[0] == "#")
+    assert all(
+        value[1:] in targets
+        for tag, name, value in page.attributes
+        if name == "href" and value[0] == "#"
+    )
 
 
-def test_every_number_of_the_tables_is_the_one_of_results_json(make_run: Callable[..., Path]) -> None:
+def test_every_number_of_the_tables_is_the_one_of_results_json(
+    make_run: Callable[..., Path],
+) -> None:
     run = make_run()
     write_report(run)
     results = json.loads((run / "results.json").read_text())["results"]
@@ -148,9 +158,13 @@ def test_a_metric_that_nobody_knows_is_shown_whole(make_run: Callable[..., Path]
             result["extra"] = {"half_way": 0.625}
 
     edit(run, change)
-    (run / "rows.csv").write_text((run / "rows.csv").read_text().replace(",sensitivity_n,", ",mine,"))
+    (run / "rows.csv").write_text(
+        (run / "rows.csv").read_text().replace(",sensitivity_n,", ",mine,")
+    )
     write_report(run)
-    section = (run / "report.html").read_text().split('<section id="metric-2">')[1].split("</section>")[0]
+    section = (
+        (run / "report.html").read_text().split('<section id="metric-2">')[1].split("</section>")[0]
+    )
     for part in (
         "lower is better",
         "Spread over the images",
@@ -161,7 +175,10 @@ def test_a_metric_that_nobody_knows_is_shown_whole(make_run: Callable[..., Path]
         "▲",
     ):
         assert part in section
-    best = min(json.loads((run / "results.json").read_text())["results"]["mine"].items(), key=lambda e: e[1]["score"])
+    best = min(
+        json.loads((run / "results.json").read_text())["results"]["mine"].items(),
+        key=lambda e: e[1]["score"],
+    )
     assert build_tables(read_run(run))[2].rows[0].name == best[0]
 
 
@@ -190,8 +207,16 @@ def test_hostile_names_stay_text(make_run: Callable[..., Path]) -> None:
     assert not any(name.startswith("on") for _, name, _ in page.attributes)
     markdown = re.sub(r"```.*?```", "", (run / "report.md").read_text(), flags=re.S)
     assert "<script" not in markdown
-    bars = [len(re.findall(r"(?<!\\)\|", line)) for line in markdown.splitlines() if line.startswith("| Method")]
-    first = [len(re.findall(r"(?<!\\)\|", line)) for line in markdown.splitlines() if line.startswith("| Grad-CAM")]
+    bars = [
+        len(re.findall(r"(?<!\\)\|", line))
+        for line in markdown.splitlines()
+        if line.startswith("| Method")
+    ]
+    first = [
+        len(re.findall(r"(?<!\\)\|", line))
+        for line in markdown.splitlines()
+        if line.startswith("| Grad-CAM")
+    ]
     assert bars == first  # a bar in a name opens no column
     body = (run / "report.tex").read_text()
     assert r"\textless{}script\textgreater{}" in body
@@ -236,8 +261,12 @@ def test_bold_only_where_the_rows_separate_the_best(make_run: Callable[..., Path
     assert [row.tied for row in tables[0].rows] == [False, True]
 
 
-def test_missing_or_damaged_files_are_named_with_the_mend(make_run: Callable[..., Path], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"nowhere/results\.json does not exist.*evaluate\.py benchmark"):
+def test_missing_or_damaged_files_are_named_with_the_mend(
+    make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    with pytest.raises(
+        InputError, match=r"nowhere/results\.json does not exist.*evaluate\.py benchmark"
+    ):
         write_report(tmp_path / "nowhere")
     run = make_run()
     good = (run / "results.json").read_text()
@@ -247,7 +276,10 @@ def test_missing_or_damaged_files_are_named_with_the_mend(make_run: Callable[...
     (run / "results.json").write_text('{"schema": 2}')
     with pytest.raises(InputError, match=r"schema 2, but this version reads schema 1"):
         write_report(run)
-    for broken in ('{"schema": 1}', '{"schema": 1, "explainers": {}, "metrics": {}, "results": {"m": {"e": {}}}}'):
+    for broken in (
+        '{"schema": 1}',
+        '{"schema": 1, "explainers": {}, "metrics": {}, "results": {"m": {"e": {}}}}',
+    ):
         (run / "results.json").write_text(broken)
         with pytest.raises(InputError, match=r"not a complete table of results"):
             write_report(run)
@@ -256,6 +288,8 @@ def test_missing_or_damaged_files_are_named_with_the_mend(make_run: Callable[...
     with pytest.raises(InputError, match=r"gallery\.safetensors is damaged .*delete it"):
         write_report(run)
     (run / "gallery.safetensors").unlink()
-    (run / "rows.csv").write_text("key,explainer,metric,quantity,value\na,grad_cam,bounding_box,score,high\n")
+    (run / "rows.csv").write_text(
+        "key,explainer,metric,quantity,value\na,grad_cam,bounding_box,score,high\n"
+    )
     with pytest.raises(InputError, match=r"rows\.csv, line 2, is damaged"):
         write_report(run)

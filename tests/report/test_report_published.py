@@ -15,19 +15,30 @@ from lit_iba.report.published import _canonical_names, all_published, canonical,
         ("degradation", {"tile": 14}, "resnet50", "guided_grad_cam", 0.577),
         ("degradation", {"tile": [14, 14]}, "ResNet-50", "occlusion_8", 0.130),
         ("degradation", {"tile": 8}, "vgg16", "lrp_alpha0_beta1", 0.462),
-        ("lit_iba.metrics.BoundingBox", {"limit": 0.33}, "resnet50", "lit_iba.baselines.gradient.RandomMap", 0.167),
+        (
+            "lit_iba.metrics.BoundingBox",
+            {"limit": 0.33},
+            "resnet50",
+            "lit_iba.baselines.gradient.RandomMap",
+            0.167,
+        ),
         ("bbox", {}, "VGG-16", "lit_iba.iba.per_sample.PerSampleIBA", 0.593),
         ("bounding_box", {}, "vgg16", "pattern_attribution", 0.404),
         ("ehr", {}, "vgg16", "input_iba", 0.476),
         ("effective_heat_ratio", {}, "vgg16", "integrated_gradients", 0.155),
     ],
 )
-def test_spot_checks(metric: str, settings: dict, network: str, explainer: str, value: float) -> None:
+def test_spot_checks(
+    metric: str, settings: dict, network: str, explainer: str, value: float
+) -> None:
     assert [number.value for number in lookup(metric, settings, network, explainer)] == [value]
 
 
 def test_beta_chooses_the_row() -> None:
-    found = [lookup("bbox", {}, "resnet50", "per_sample_iba", {"beta": beta})[0].value for beta in (1, 10.0, 100)]
+    found = [
+        lookup("bbox", {}, "resnet50", "per_sample_iba", {"beta": beta})[0].value
+        for beta in (1, 10.0, 100)
+    ]
     assert found == [0.606, 0.620, 0.574]
     assert lookup("bbox", {}, "resnet50", "per_sample_iba", {"beta": 3}) == []
 
@@ -37,9 +48,31 @@ def test_bits_and_accuracy_of_table_4() -> None:
         wanted = [n for n in all_published() if n.explainer == explainer and n.quantity == quantity]
         return [n.value for n in wanted]
 
-    assert values("information_per_element", "readout_iba") == [2.5, 1.822, 0.628, 0.222, 0.079, 0.023]
-    assert values("accuracy_top1", "per_sample_iba") == [0.760, 0.760, 1.0, 0.963, 1.0, 0.984, 0.427]
-    top5 = lookup("bits_and_accuracy", None, "resnet50", "readout_iba", {"beta": 100}, quantity="accuracy_top5")
+    assert values("information_per_element", "readout_iba") == [
+        2.5,
+        1.822,
+        0.628,
+        0.222,
+        0.079,
+        0.023,
+    ]
+    assert values("accuracy_top1", "per_sample_iba") == [
+        0.760,
+        0.760,
+        1.0,
+        0.963,
+        1.0,
+        0.984,
+        0.427,
+    ]
+    top5 = lookup(
+        "bits_and_accuracy",
+        None,
+        "resnet50",
+        "readout_iba",
+        {"beta": 100},
+        quantity="accuracy_top5",
+    )
     assert [number.value for number in top5] == [0.505]
 
 
@@ -68,7 +101,9 @@ def test_tables_are_complete_and_say_where_they_are_from() -> None:
 
 
 def test_names_are_recognised_however_they_are_written() -> None:
-    assert {canonical("networks", name) for name in ("resnet50", "ResNet-50", "RESNET_50")} == {"resnet50"}
+    assert {canonical("networks", name) for name in ("resnet50", "ResNet-50", "RESNET_50")} == {
+        "resnet50"
+    }
     assert canonical("explainers", "pkg.methods.GuidedBackpropagation") == "guided_backprop"
     assert canonical("metrics", "lit_iba.metrics.sensitivity_n.SensitivityN") == "sensitivity_n"
     assert canonical("metrics", "EffectiveHeatRatio") == "ehr"
@@ -99,7 +134,9 @@ def test_a_margin_in_the_text_follows_from_its_table() -> None:
         column = lookup("bounding_box", {}, network)
         ours = max(n.value for n in column if "iba" in n.explainer)
         best_baseline = max(n.value for n in column if "iba" not in n.explainer)
-        stated = lookup("bounding_box", {}, network, "per_sample_iba", quantity="margin_to_best_baseline")
+        stated = lookup(
+            "bounding_box", {}, network, "per_sample_iba", quantity="margin_to_best_baseline"
+        )
         assert stated[0].value == pytest.approx(ours - best_baseline)
 
 
@@ -113,5 +150,7 @@ def test_every_name_in_the_file_is_a_registered_one() -> None:
 
 
 def test_quantities_are_found_under_their_other_names() -> None:
-    found = lookup("bits_and_accuracy", {}, "resnet50", "readout_iba", {"beta": 10}, quantity="top1_accuracy")
+    found = lookup(
+        "bits_and_accuracy", {}, "resnet50", "readout_iba", {"beta": 10}, quantity="top1_accuracy"
+    )
     assert [number.value for number in found] == [0.660]

@@ -87,7 +87,9 @@ def test_methods_without_rows_or_numbers_are_not_tested() -> None:
 def test_per_image_score_is_found_by_name_or_by_its_mean(make_run: Callable[..., Path]) -> None:
     run = read_run(make_run(images=8))
     scores = score_rows(run, "bounding_box")
-    assert np.mean(list(scores["grad_cam"].values())) == pytest.approx(run.results["bounding_box"]["grad_cam"].score)
+    assert np.mean(list(scores["grad_cam"].values())) == pytest.approx(
+        run.results["bounding_box"]["grad_cam"].score
+    )
     renamed = {
         name: {"inside": quantities["score"], "chance": dict.fromkeys(quantities["score"], 0.2)}
         for name, quantities in run.rows["bounding_box"].items()
@@ -98,7 +100,9 @@ def test_per_image_score_is_found_by_name_or_by_its_mean(make_run: Callable[...,
 
 
 @given(st.lists(st.floats(0, 1), max_size=12), st.sampled_from([0.01, 0.05, 0.2]))
-def test_holm_rejects_what_the_step_down_procedure_rejects(p_values: list[float], level: float) -> None:
+def test_holm_rejects_what_the_step_down_procedure_rejects(
+    p_values: list[float], level: float
+) -> None:
     # Holm's own words: from the smallest p on, reject while p < level / (tests that are left); then stop.
     rejected = set()
     for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
@@ -109,12 +113,19 @@ def test_holm_rejects_what_the_step_down_procedure_rejects(p_values: list[float]
 
 
 @given(st.lists(st.integers(-40, 40).filter(bool), min_size=3, max_size=9, unique_by=abs))
-def test_signed_rank_p_value_is_the_share_of_sign_patterns_as_extreme(differences: list[int]) -> None:
+def test_signed_rank_p_value_is_the_share_of_sign_patterns_as_extreme(
+    differences: list[int],
+) -> None:
     ranks = {size: i + 1 for i, size in enumerate(sorted(map(abs, differences)))}
     seen = sum(math.copysign(ranks[abs(d)], d) for d in differences)
-    sums = [sum(np.multiply(signs, list(ranks.values()))) for signs in itertools.product((-1, 1), repeat=len(ranks))]
+    sums = [
+        sum(np.multiply(signs, list(ranks.values())))
+        for signs in itertools.product((-1, 1), repeat=len(ranks))
+    ]
     share = sum(abs(total) >= abs(seen) for total in sums) / len(sums)
-    p_value, ranked = signed_rank_test(np.array(differences, dtype=float), np.zeros(len(differences)))
+    p_value, ranked = signed_rank_test(
+        np.array(differences, dtype=float), np.zeros(len(differences))
+    )
     assert p_value == pytest.approx(share)
     assert ranked == seen
 
@@ -122,8 +133,14 @@ def test_signed_rank_p_value_is_the_share_of_sign_patterns_as_extreme(difference
 def test_all_pairs_are_scipys_tests_corrected_together() -> None:
     rng = np.random.default_rng(4)
     line = rng.normal(size=30)
-    values = {"a": line, "b": line - 0.3 + 0.1 * rng.normal(size=30), "c": line + 0.2 * rng.normal(size=30)}
-    rows = {name: {f"k{i}": float(v) for i, v in enumerate(column)} for name, column in values.items()}
+    values = {
+        "a": line,
+        "b": line - 0.3 + 0.1 * rng.normal(size=30),
+        "c": line + 0.2 * rng.normal(size=30),
+    }
+    rows = {
+        name: {f"k{i}": float(v) for i, v in enumerate(column)} for name, column in values.items()
+    }
     del rows["c"]["k0"]
     pairs = compare_all(rows, "higher")
     raw = [
@@ -143,15 +160,22 @@ def test_interval_is_that_of_resampling_by_hand() -> None:
     values = np.random.default_rng(2).exponential(size=60)
     rng = np.random.default_rng(77)
     means = [rng.choice(values, size=60).mean() for _ in range(20_000)]
-    assert mean_interval(values.tolist()) == pytest.approx(np.percentile(means, (2.5, 97.5)), abs=0.03)
-    assert mean_interval([*values, math.nan]) == mean_interval(values.tolist())  # the same again, NaN left out
+    assert mean_interval(values.tolist()) == pytest.approx(
+        np.percentile(means, (2.5, 97.5)), abs=0.03
+    )
+    assert mean_interval([*values, math.nan]) == mean_interval(
+        values.tolist()
+    )  # the same again, NaN left out
     assert mean_interval([2.0, 2.0]) == (2.0, 2.0)
     assert all(map(math.isnan, mean_interval([1.0])))
 
 
 def test_interval_holds_the_true_mean_about_as_often_as_it_says() -> None:
     rng = np.random.default_rng(0)
-    held = [low <= 0.5 <= high for low, high in (mean_interval(rng.random(40).tolist()) for _ in range(200))]
+    held = [
+        low <= 0.5 <= high
+        for low, high in (mean_interval(rng.random(40).tolist()) for _ in range(200))
+    ]
     assert 0.88 <= np.mean(held) <= 0.99
     assert RESAMPLES >= 1000
 
@@ -159,12 +183,18 @@ def test_interval_holds_the_true_mean_about_as_often_as_it_says() -> None:
 def test_rank_agreement_by_counting_pairs() -> None:
     ours, published = [0.9, 0.5, 0.7, 0.1, float("nan")], [4.0, 2.0, 1.0, 0.0, 9.0]
     order = list(itertools.combinations(range(4), 2))
-    tau = sum(np.sign((ours[i] - ours[j]) * (published[i] - published[j])) for i, j in order) / len(order)
+    tau = sum(np.sign((ours[i] - ours[j]) * (published[i] - published[j])) for i, j in order) / len(
+        order
+    )
     ranks = np.array([3, 1, 2, 0]), np.array([3, 2, 1, 0])
     rho = 1 - 6 * ((ranks[0] - ranks[1]) ** 2).sum() / (4 * (16 - 1))
     found = rank_agreement(ours, published)
     assert found is not None
-    assert (found.kendall, found.spearman, found.methods) == (pytest.approx(tau), pytest.approx(rho), 4)
+    assert (found.kendall, found.spearman, found.methods) == (
+        pytest.approx(tau),
+        pytest.approx(rho),
+        4,
+    )
     assert rank_agreement(ours[:3], published[:3]) is None
     constant = rank_agreement([1.0] * 4, published[:4])
     assert constant is not None
@@ -172,8 +202,16 @@ def test_rank_agreement_by_counting_pairs() -> None:
 
 
 def test_variants_of_a_method_count_its_printed_number_once(make_run: Callable[..., Path]) -> None:
-    names = {"grad_cam": 0.5, "integrated_gradients": 0.4, "random": 0.0, "saliency": 0.3, "lrp_alpha1_beta0": 0.2}
-    run = read_run(make_run(explainers={name: (quality, {}, 0.1) for name, quality in names.items()}))
+    names = {
+        "grad_cam": 0.5,
+        "integrated_gradients": 0.4,
+        "random": 0.0,
+        "saliency": 0.3,
+        "lrp_alpha1_beta0": 0.2,
+    }
+    run = read_run(
+        make_run(explainers={name: (quality, {}, 0.1) for name, quality in names.items()})
+    )
     doubled = dict(run.explainers) | {"ig_again": run.explainers["integrated_gradients"]}
     results = {m: {**methods, "ig_again": methods["random"]} for m, methods in run.results.items()}
     table = build_tables(replace(run, explainers=doubled, results=results))[0]
@@ -190,6 +228,8 @@ def test_no_interval_where_rows_do_not_make_up_the_score(make_run: Callable[...,
     table = build_tables(run)[0]
     row = table.rows[0]
     assert row.interval[0] < row.result.score < row.interval[1]
-    medians = {name: replace(r, score=r.score + 0.5) for name, r in run.results["degradation_8"].items()}
+    medians = {
+        name: replace(r, score=r.score + 0.5) for name, r in run.results["degradation_8"].items()
+    }
     other = build_tables(replace(run, results={"degradation_8": medians}))[0]
     assert all(math.isnan(end) for row in other.rows for end in row.interval)

@@ -26,10 +26,21 @@ def benchmark_page(make_run: Callable[..., Path]) -> str:
     run = make_run(explainers={"grad_cam": (0.5, {}, 0.1), EVIL: (0.4, {EVIL: EVIL}, 0.1)})
     gallery = run / "gallery.safetensors"
     with safe_open(gallery, "pt") as file:
-        metadata = {name: json.dumps([EVIL] * len(json.loads(text))) for name, text in file.metadata().items()}
-    save_file({name: values.clone() for name, values in load_file(gallery).items()}, gallery, metadata)
+        metadata = {
+            name: json.dumps([EVIL] * len(json.loads(text)))
+            for name, text in file.metadata().items()
+        }
+    save_file(
+        {name: values.clone() for name, values in load_file(gallery).items()}, gallery, metadata
+    )
     (run / "panels").mkdir()
-    sums = {"layers": [EVIL], "activity": [1.0], "bias_above": [0.5], "score": 1.5, "completeness_error": [0.0]}
+    sums = {
+        "layers": [EVIL],
+        "activity": [1.0],
+        "bias_above": [0.5],
+        "score": 1.5,
+        "completeness_error": [0.0],
+    }
     (run / "panels" / "sums.json").write_text(json.dumps({"val": sums}))
     (run / "panels" / "val.panels.png").write_bytes(b"")
     write_report(run, title=EVIL)
@@ -38,10 +49,19 @@ def benchmark_page(make_run: Callable[..., Path]) -> str:
 
 def uncertainty_run_page(make_run: Callable[..., Path]) -> str:
     one = {"value": None, "low": 0.0, "high": 0.0}
-    correlation = {measure: {"spearman": one, "pearson": one} for measure in uncertainty_page.MEASURES}
+    correlation = {
+        measure: {"spearman": one, "pearson": one} for measure in uncertainty_page.MEASURES
+    }
     known = {"mean": 1.0, "se": None}
-    condition: dict[str, Any] = {"corruption": EVIL, "severity": 1, "images": 1, "correlation": correlation}
-    condition |= dict.fromkeys(("deviation", "deviation_over_clean", "standardized_deviation", "error"), known)
+    condition: dict[str, Any] = {
+        "corruption": EVIL,
+        "severity": 1,
+        "images": 1,
+        "correlation": correlation,
+    }
+    condition |= dict.fromkeys(
+        ("deviation", "deviation_over_clean", "standardized_deviation", "error"), known
+    )
     results = {
         "created": EVIL,
         "command": EVIL,
@@ -53,18 +73,26 @@ def uncertainty_run_page(make_run: Callable[..., Path]) -> str:
         "all": {"correlation": correlation},
     }
     shape = (8, 8)
-    panel = {"corruption": EVIL, "severity": 1, "picture": torch.zeros(3, *shape, dtype=torch.uint8)}
+    panel = {
+        "corruption": EVIL,
+        "severity": 1,
+        "picture": torch.zeros(3, *shape, dtype=torch.uint8),
+    }
     panel |= {"mean": torch.rand(shape), "deviation": torch.rand(shape)}
     figure = [{"key": EVIL, "panels": [panel]}]
     return uncertainty_page.page(results, {"figure_7": b"", "severity": b""}, figure)
 
 
 def token_page(make_run: Callable[..., Path]) -> str:
-    heatmap = TokenHeatmap([EVIL, "word"], torch.tensor([1.0, -1.0]), EVIL, True, EVIL, 0, 0.5, [True, False])
+    heatmap = TokenHeatmap(
+        [EVIL, "word"], torch.tensor([1.0, -1.0]), EVIL, True, EVIL, 0, 0.5, [True, False]
+    )
     return html_page([(EVIL, [heatmap])], [EVIL])
 
 
-@pytest.mark.parametrize(("made", "times"), [(benchmark_page, 25), (uncertainty_run_page, 8), (token_page, 4)])
+@pytest.mark.parametrize(
+    ("made", "times"), [(benchmark_page, 25), (uncertainty_run_page, 8), (token_page, 4)]
+)
 def test_hostile_names_keys_and_classes_stay_text(
     make_run: Callable[..., Path], made: Callable[..., str], times: int
 ) -> None:

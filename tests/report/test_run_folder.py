@@ -12,8 +12,12 @@ PACKAGE = Path(lit_iba.__file__).parent
 
 def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     content = {
-        "explainers": {"a": {"class": "a", "unit": "bits", "signed": True, "seconds_per_image": 0.5}},
-        "metrics": {"m": {"class": "m", "settings": {"tile": 8}, "definition": "Said.", "better": "lower"}},
+        "explainers": {
+            "a": {"class": "a", "unit": "bits", "signed": True, "seconds_per_image": 0.5}
+        },
+        "metrics": {
+            "m": {"class": "m", "settings": {"tile": 8}, "definition": "Said.", "better": "lower"}
+        },
         "results": {"m": {"a": {"score": 0.25, "standard_error": float("nan"), "n": 1}}},
     }
     RunFolder.write_config(tmp_path, {"second": 1, "first": [2]})
@@ -32,6 +36,13 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("room", ["evaluation", "text", "varsal"])
 def test_no_room_that_runs_knows_the_format_itself(room: str) -> None:
-    told = ('"schema"', '"results.json"', '"rows.csv"', '"config.yaml"', '"command.txt"', '"gallery.safetensors"')
+    told = (
+        '"schema"',
+        '"results.json"',
+        '"rows.csv"',
+        '"config.yaml"',
+        '"command.txt"',
+        '"gallery.safetensors"',
+    )
     for path in (PACKAGE / room).rglob("*.py"):
         assert not [name for name in told if name in path.read_text(encoding="utf-8")], path

@@ -10,13 +10,22 @@ import torch
 from lit_iba.errors import InputError
 from lit_iba.resumable.store import ABANDONED_AFTER, ShardStore, sweep_abandoned
 
-PRINT = {"explainer": {"class": "grad_cam", "settings": {"layer": "layer4"}}, "shard": {"bytes": 10}}
+PRINT = {
+    "explainer": {"class": "grad_cam", "settings": {"layer": "layer4"}},
+    "shard": {"bytes": 10},
+}
 
 
 def written(folder):
     store = ShardStore(folder)
     values = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(0))
-    path = store.write("grad_cam", "val-000000", {"values": values}, PRINT, {"keys": ["a", "b", "ü"], "unit": "bits"})
+    path = store.write(
+        "grad_cam",
+        "val-000000",
+        {"values": values},
+        PRINT,
+        {"keys": ["a", "b", "ü"], "unit": "bits"},
+    )
     return store, path, values
 
 
@@ -45,8 +54,13 @@ def test_file_cut_at_any_length_is_made_again_with_a_message(tmp_path, caplog):
 
 def test_file_of_other_settings_is_refused_naming_what_differs_and_the_mend(tmp_path):
     store, path, _ = written(tmp_path)
-    other = {"explainer": {"class": "grad_cam", "settings": {"layer": "layer3"}}, "shard": {"bytes": 10}}
-    with pytest.raises(InputError, match=r"explainer\.settings\.layer: layer4 then, layer3 now.*fresh"):
+    other = {
+        "explainer": {"class": "grad_cam", "settings": {"layer": "layer3"}},
+        "shard": {"bytes": 10},
+    }
+    with pytest.raises(
+        InputError, match=r"explainer\.settings\.layer: layer4 then, layer3 now.*fresh"
+    ):
         store.complete("grad_cam", "val-000000", other)
     assert path.exists()
 

@@ -11,7 +11,10 @@ from lit_iba.errors import InputError
 from lit_iba.registry import class_named
 from lit_iba.resumable.store import MOVED_CLASSES, ShardStore, as_of_today
 
-OLD, NEW = "lit_iba.metrics.bits_and_accuracy.BitsAndAccuracy", "lit_iba.iba.bits_and_accuracy.BitsAndAccuracy"
+OLD, NEW = (
+    "lit_iba.metrics.bits_and_accuracy.BitsAndAccuracy",
+    "lit_iba.iba.bits_and_accuracy.BitsAndAccuracy",
+)
 
 
 def written_by_an_older_version(path: Path) -> None:
@@ -28,14 +31,23 @@ def test_every_moved_class_is_where_the_table_says() -> None:
 
 
 def test_old_names_are_found_wherever_they_stand() -> None:
-    stored = {"metrics": {"a": {"class": OLD, "settings": {"k": [OLD, 1, None]}}}, "other": "my_file.MyMap"}
-    now = {"metrics": {"a": {"class": NEW, "settings": {"k": [NEW, 1, None]}}}, "other": "my_file.MyMap"}
+    stored = {
+        "metrics": {"a": {"class": OLD, "settings": {"k": [OLD, 1, None]}}},
+        "other": "my_file.MyMap",
+    }
+    now = {
+        "metrics": {"a": {"class": NEW, "settings": {"k": [NEW, 1, None]}}},
+        "other": "my_file.MyMap",
+    }
     assert as_of_today(stored) == now
 
 
 def test_a_run_of_the_older_layout_goes_on_without_doing_anything_again(tmp_path: Path) -> None:
     data, out = make_data(tmp_path / "data", count=6, corrupt=()), tmp_path / "run"
-    changes = {"explainers": {"bottleneck": EXPLAINERS["bottleneck"]}, "metrics": {"bits_and_accuracy": {}}}
+    changes = {
+        "explainers": {"bottleneck": EXPLAINERS["bottleneck"]},
+        "metrics": {"bits_and_accuracy": {}},
+    }
     before = benchmark(data, out, **changes).run()
     rows = sorted((out / "rows").rglob("*.safetensors"))
     assert rows

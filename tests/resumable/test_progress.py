@@ -6,7 +6,9 @@ from lit_iba.resumable import progress
 from lit_iba.resumable.progress import EvaluationProgress
 
 
-def test_a_log_file_gets_a_line_a_minute(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_file_gets_a_line_a_minute(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = 0.0
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock)
     with EvaluationProgress(total=40, shards=1) as bar:
@@ -15,12 +17,15 @@ def test_a_log_file_gets_a_line_a_minute(capsys: pytest.CaptureFixture[str], mon
             bar.advance(2, "explain: grad_cam")
         bar.shard_done("val-000000")
     lines = capsys.readouterr().err.splitlines()
-    assert lines == [
-        "explain: grad_cam: 6/40 image evaluations, about 7 min left",  # after 75 s: 34 more at 12.5 s
-        "explain: grad_cam: 12/40 image evaluations, about 6 min left",
-        "explain: grad_cam: 18/40 image evaluations, about 5 min left",
-        "val-000000 done: 1/1 shards, 20/40 image evaluations",
-    ]
+    assert (
+        lines
+        == [
+            "explain: grad_cam: 6/40 image evaluations, about 7 min left",  # after 75 s: 34 more at 12.5 s
+            "explain: grad_cam: 12/40 image evaluations, about 6 min left",
+            "explain: grad_cam: 18/40 image evaluations, about 5 min left",
+            "val-000000 done: 1/1 shards, 20/40 image evaluations",
+        ]
+    )
 
 
 def test_what_an_earlier_run_did_says_nothing_of_the_time_left(
@@ -40,7 +45,9 @@ def test_what_an_earlier_run_did_says_nothing_of_the_time_left(
     ]
 
 
-def test_only_one_process_speaks(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_one_process_speaks(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     with EvaluationProgress(total=2, shards=1, shown=False) as bar:
         bar.advance(1, "explain: random")

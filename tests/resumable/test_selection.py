@@ -29,14 +29,18 @@ def test_selection_keeps_valid_images_with_small_boxes_in_order(tmp_path):
     assert everything.keys == [f"digit{i:03d}" for i in (0, 3, 4, 5, 6, 7, 8, 9, 10, 11)]
     assert everything.corrupt == 2
     small = Selection(max_box_fraction=0.33).select(shard, 12, PREPROCESSING)
-    assert small.keys == [f"digit{i:03d}" for i in (0, 3, 4, 6, 7, 8, 9, 10)]  # 5 and 11 fill the picture
+    assert small.keys == [
+        f"digit{i:03d}" for i in (0, 3, 4, 6, 7, 8, 9, 10)
+    ]  # 5 and 11 fill the picture
     assert small.object_mask.flatten(1).sum(dim=1).tolist() == [64] * 8
 
 
 def test_draw_is_a_subset_that_follows_the_seed(tmp_path):
     shard = make_data(tmp_path, count=12, corrupt=(), shard_size=12).shards[0]
     whole = Selection().select(shard, 12, PREPROCESSING)
-    draws = [Selection(max_images=5, seed=seed).select(shard, 5, PREPROCESSING) for seed in (0, 0, 1)]
+    draws = [
+        Selection(max_images=5, seed=seed).select(shard, 5, PREPROCESSING) for seed in (0, 0, 1)
+    ]
     assert draws[0].keys == draws[1].keys != draws[2].keys
     for draw in draws:
         where = [whole.keys.index(key) for key in draw.keys]
@@ -55,7 +59,9 @@ def test_gallery_rows_exist_and_are_as_many_as_there_can_be(counts, wanted):
         assert all(0 <= row < count for row in part)
 
 
-@pytest.mark.parametrize("bad", [{"max_images": 0}, {"max_box_fraction": 0.0}, {"max_box_fraction": 33}])
+@pytest.mark.parametrize(
+    "bad", [{"max_images": 0}, {"max_box_fraction": 0.0}, {"max_box_fraction": 33}]
+)
 def test_bad_limits_are_refused(bad):
     with pytest.raises(InputError, match=next(iter(bad))):
         Selection(**bad)

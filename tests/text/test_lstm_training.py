@@ -26,16 +26,26 @@ def test_padding_changes_nothing_and_every_cut_gives_the_same_logits(pooling: st
     words[torch.arange(7) >= lengths[:, None]] = 0
     together = network(words, lengths)
     for i, length in enumerate(lengths.tolist()):
-        torch.testing.assert_close(network(words[i : i + 1, :length], lengths[i : i + 1])[0], together[i])
-        states = network.layers(network.embedding(words[i : i + 1, :length]), 0, 4)[0]  # (length, 5)
-        pooled = {"mean": states.mean(dim=0), "max": states.amax(dim=0), "last": states[-1]}[pooling]
+        torch.testing.assert_close(
+            network(words[i : i + 1, :length], lengths[i : i + 1])[0], together[i]
+        )
+        states = network.layers(network.embedding(words[i : i + 1, :length]), 0, 4)[
+            0
+        ]  # (length, 5)
+        pooled = {"mean": states.mean(dim=0), "max": states.amax(dim=0), "last": states[-1]}[
+            pooling
+        ]
         torch.testing.assert_close(network.linear(pooled), together[i])
     for layer in range(5):
         features = network.layers(network.embedding(words), 0, layer)
-        torch.testing.assert_close(network.head(network.layers(features, layer, 4), lengths), together)
+        torch.testing.assert_close(
+            network.head(network.layers(features, layer, 4), lengths), together
+        )
 
 
-def test_training_learns_the_words_that_decide(toy_run: Path, toy_classifier: TextClassifier) -> None:
+def test_training_learns_the_words_that_decide(
+    toy_run: Path, toy_classifier: TextClassifier
+) -> None:
     reviews = toy_reviews(60, 5)
     words = toy_classifier.words([str(r["text"]) for r in reviews])
     logits = toy_classifier.logits(toy_classifier.embeddings(words), words.lengths)
@@ -43,7 +53,10 @@ def test_training_learns_the_words_that_decide(toy_run: Path, toy_classifier: Te
     assert (logits.argmax(dim=1) == labels).float().mean() > 0.95
     assert not any(p.requires_grad for p in toy_classifier.network.parameters())
     assert not toy_classifier.network.dropout.training
-    assert Vocabulary.load(toy_run / "run" / "vocabulary.json").sha256 == toy_classifier.vocabulary.sha256
+    assert (
+        Vocabulary.load(toy_run / "run" / "vocabulary.json").sha256
+        == toy_classifier.vocabulary.sha256
+    )
 
 
 def test_a_checkpoint_goes_with_its_words_and_its_network(
@@ -59,7 +72,12 @@ def test_a_checkpoint_goes_with_its_words_and_its_network(
         "--trainer.default_root_dir",
         str(toy_run / "run"),
     ]
-    data = ["--data.train", str(toy_run / "train.jsonl"), "--data.test", str(toy_run / "test.jsonl")]
+    data = [
+        "--data.train",
+        str(toy_run / "train.jsonl"),
+        "--data.test",
+        str(toy_run / "test.jsonl"),
+    ]
     assert main(["test", "--config", CONFIG, *shape, *data, *common], "train.py") == 0
     assert "test/accuracy" in capsys.readouterr().out
     # The vocabulary file stands for the training reviews.
@@ -72,7 +90,9 @@ def test_a_checkpoint_goes_with_its_words_and_its_network(
         str(toy_run / "run" / "vocabulary.json"),
     ]
     assert main(["test", "--config", CONFIG, *shape, *alone, *common], "train.py") == 0
-    other = write_reviews(tmp_path / "other.jsonl", [*toy_reviews(40, 9), {"label": 1, "text": "new words new words"}])
+    other = write_reviews(
+        tmp_path / "other.jsonl", [*toy_reviews(40, 9), {"label": 1, "text": "new words new words"}]
+    )
     wrong = ["--data.train", str(other), "--data.test", data[3]]
     assert main(["test", "--config", CONFIG, *shape, *wrong, *common], "train.py") == 2
     assert "another vocabulary" in capsys.readouterr().err
@@ -90,12 +110,26 @@ def test_a_run_that_stops_goes_on_as_if_it_had_not(toy_run: Path, tmp_path: Path
         "--trainer.enable_progress_bar",
         "false",
     ]
-    small = ["--model.embedding_size", "4", "--model.hidden_size", "4", "--trainer.accelerator", "cpu"]
+    small = [
+        "--model.embedding_size",
+        "4",
+        "--model.hidden_size",
+        "4",
+        "--trainer.accelerator",
+        "cpu",
+    ]
 
     def fit(folder: str, *more: str) -> dict[str, torch.Tensor]:
-        place = ["--trainer.default_root_dir", str(tmp_path / folder), "--trainer.log_every_n_steps", "1"]
+        place = [
+            "--trainer.default_root_dir",
+            str(tmp_path / folder),
+            "--trainer.log_every_n_steps",
+            "1",
+        ]
         assert main(["fit", "--config", CONFIG, *data, *small, *place, *more], "train.py") == 0
-        state: dict[str, torch.Tensor] = read_checkpoint(tmp_path / folder / "checkpoints" / "last.ckpt")["state_dict"]
+        state: dict[str, torch.Tensor] = read_checkpoint(
+            tmp_path / folder / "checkpoints" / "last.ckpt"
+        )["state_dict"]
         return state
 
     whole = fit("whole", "--trainer.max_steps", "10")

@@ -17,21 +17,49 @@ def test_words_are_basic_english() -> None:
     # The expected words are those of torchtext's basic_english.
     text = 'It\'s GREAT<br /><br />really; "one-of-a-kind" (see: 10/10)! No, wait... why?'
     assert tokenize(text) == [
-        "it", "'", "s", "great", "really", "one-of-a-kind", "(", "see", "10/10", ")", "!", "no", ",", "wait", ".", ".", ".",
-        "why", "?",
-    ]  # fmt: skip
+        "it",
+        "'",
+        "s",
+        "great",
+        "really",
+        "one-of-a-kind",
+        "(",
+        "see",
+        "10/10",
+        ")",
+        "!",
+        "no",
+        ",",
+        "wait",
+        ".",
+        ".",
+        ".",
+        "why",
+        "?",
+    ]
     assert tokenize(" <br> ;") == []
 
 
-def test_a_vocabulary_keeps_the_most_frequent_words_and_knows_when_it_was_changed(tmp_path: Path) -> None:
+def test_a_vocabulary_keeps_the_most_frequent_words_and_knows_when_it_was_changed(
+    tmp_path: Path,
+) -> None:
     built = Vocabulary.build(["b a a c", "c a d"], size=3)
-    assert built.words == ["<pad>", "<unk>", "a", "c", "b"]  # b before d: equally frequent, alphabetical
+    assert built.words == [
+        "<pad>",
+        "<unk>",
+        "a",
+        "c",
+        "b",
+    ]  # b before d: equally frequent, alphabetical
     assert built.numbers(["a", "d", "b"]) == [2, 1, 4]
     assert Vocabulary.build(["b a a c", "c a d"], min_count=2).words[2:] == ["a", "c"]
     built.save(tmp_path / "vocabulary.json")
     assert Vocabulary.load(tmp_path / "vocabulary.json").words == built.words
     text = (tmp_path / "vocabulary.json").read_text()
-    for broken, message in ((text.replace('"b"', '"e"'), "changed"), (text[:40], "holds no vocabulary")):
+    for broken, message in (
+        (text.replace('"b"', '"e"'), "changed"),
+        (text[:40], "holds no vocabulary"),
+    ):
         (tmp_path / "broken.json").write_text(broken)
         with pytest.raises(InputError, match=message):
             Vocabulary.load(tmp_path / "broken.json")
@@ -43,7 +71,10 @@ def test_reviews_come_from_aclimdb_folders_and_from_lines(tmp_path: Path) -> Non
         for i in range(2):
             (tmp_path / "train" / kind / f"{i}_7.txt").write_text(f"{kind} {i}")
     found = read_reviews(tmp_path / "train")
-    assert [(r.key, r.label, r.text) for r in found][1:3] == [("neg/1_7", 0, "neg 1"), ("pos/0_7", 1, "pos 0")]
+    assert [(r.key, r.label, r.text) for r in found][1:3] == [
+        ("neg/1_7", 0, "neg 1"),
+        ("pos/0_7", 1, "pos 0"),
+    ]
     # A line separator inside a text is no end of a line.
     reviews = [{"id": "x", "label": 1, "text": "good\u2028film"}]
     assert read_reviews(write_reviews(tmp_path / "a.jsonl", reviews))[0].text == "good\u2028film"
@@ -94,7 +125,9 @@ def test_batches_are_padded_and_every_epoch_has_its_own_order(tmp_path: Path) ->
     reviews = {str(r["id"]): r for r in toy_reviews(50, 0)}
     for batch in data.train_dataloader():
         for i, key in enumerate(batch["key"]):
-            expected = data.vocabulary.numbers(tokenize(str(reviews[key]["text"]))[:9]) if key else []
+            expected = (
+                data.vocabulary.numbers(tokenize(str(reviews[key]["text"]))[:9]) if key else []
+            )
             assert batch["words"][i, : batch["length"][i]].tolist() == expected
             assert not batch["words"][i, batch["length"][i] :].any()
             assert batch["weight"][i] == bool(key)

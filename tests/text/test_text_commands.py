@@ -19,12 +19,15 @@ CONFIG = Path(__file__).parents[2] / "configs" / "evaluate" / "input_iba_figures
 
 
 def heatmap(tokens: list[str], values: list[float], signed: bool = True) -> TokenHeatmap:
-    return TokenHeatmap(tokens, torch.tensor(values), "bits", signed, "lime", 1, 0.75, [t != "zyx" for t in tokens])
+    return TokenHeatmap(
+        tokens, torch.tensor(values), "bits", signed, "lime", 1, 0.75, [t != "zyx" for t in tokens]
+    )
 
 
 def test_html_is_escaped_and_colours_follow_the_values() -> None:
     page = html_page(
-        [("<b>name</b>", [heatmap(["<script>", "&", '"on', "zyx"], [2.0, -1.0, 0.0, 0.5])])], ["bad", "<good>"]
+        [("<b>name</b>", [heatmap(["<script>", "&", '"on', "zyx"], [2.0, -1.0, 0.0, 0.5])])],
+        ["bad", "<good>"],
     )
     assert "<script>" not in page
     assert "<b>" not in page
@@ -48,7 +51,9 @@ def test_terminal_lines_have_colours_and_no_markup_of_their_own() -> None:
         console.print(terminal_text(heatmap(["[bold]best[/bold]", "the"], [1.0, 0.0])))
     assert "[bold]best[/bold]" in capture.get()
     assert "48;2;214;72;32" in capture.get()
-    assert terminal_text(heatmap(["a", "b"], [-1.0, 0.5], signed=False)).spans[0].start == 2  # only b is coloured
+    assert (
+        terminal_text(heatmap(["a", "b"], [-1.0, 0.5], signed=False)).spans[0].start == 2
+    )  # only b is coloured
 
 
 def test_explain_writes_coloured_words_and_values(
@@ -57,10 +62,27 @@ def test_explain_writes_coloured_words_and_values(
     (tmp_path / "texts.txt").write_text(
         "people said it was awful about the house\n\nthe river was superb <br> on a screen\n"
     )
-    checkpoint = ["--checkpoint", str(toy_run / "run" / "checkpoints" / "best.ckpt"), "--device", "cpu"]
-    common = [*checkpoint, "--statistics_data", str(toy_run / "train.jsonl"), "--out", str(tmp_path / "out")]
+    checkpoint = [
+        "--checkpoint",
+        str(toy_run / "run" / "checkpoints" / "best.ckpt"),
+        "--device",
+        "cpu",
+    ]
+    common = [
+        *checkpoint,
+        "--statistics_data",
+        str(toy_run / "train.jsonl"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     settings = '{"gan": "none", "beta_feat": 1, "beta_input": 1}'
-    texts = ["--text", "A <terrible> film.", "it was great", "--text_file", str(tmp_path / "texts.txt")]
+    texts = [
+        "--text",
+        "A <terrible> film.",
+        "it was great",
+        "--text_file",
+        str(tmp_path / "texts.txt"),
+    ]
     assert main(["explain", *common, *texts, "--settings", settings], "evaluate.py") == 0
     printed = capsys.readouterr().out
     assert "texts.txt:3" in printed
@@ -73,12 +95,23 @@ def test_explain_writes_coloured_words_and_values(
     assert found[0]["known"][1] is False
     assert "&lt;terrible&gt;" in (tmp_path / "out" / "texts.input_iba.html").read_text()
     assert (
-        main(["explain", *common, "--text", "great", "--explainer", "lime", "--target", "positive"], "evaluate.py") == 0
+        main(
+            ["explain", *common, "--text", "great", "--explainer", "lime", "--target", "positive"],
+            "evaluate.py",
+        )
+        == 0
     )
 
 
-def test_what_is_wrong_with_texts_is_said(toy_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    checkpoint = ["--checkpoint", str(toy_run / "run" / "checkpoints" / "best.ckpt"), "--device", "cpu"]
+def test_what_is_wrong_with_texts_is_said(
+    toy_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = [
+        "--checkpoint",
+        str(toy_run / "run" / "checkpoints" / "best.ckpt"),
+        "--device",
+        "cpu",
+    ]
     out = ["--out", str(tmp_path / "out")]
     (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "no.ckpt").write_text("no")
@@ -86,12 +119,35 @@ def test_what_is_wrong_with_texts_is_said(toy_run: Path, tmp_path: Path, capsys:
         "nothing to explain": ["explain", *out],
         "name the text classifier": ["explain", "--text", "great", *out],
         "leave out photographs": ["explain", "photo.jpg", *checkpoint, *out, "--text", "great"],
-        "is damaged": ["explain", "--text", "great", "--checkpoint", str(tmp_path / "no.ckpt"), *out],
+        "is damaged": [
+            "explain",
+            "--text",
+            "great",
+            "--checkpoint",
+            str(tmp_path / "no.ckpt"),
+            *out,
+        ],
         "not empty": ["explain", *checkpoint, *out, "--text_file", str(tmp_path / "empty.txt")],
         "does not exist": ["explain", *checkpoint, *out, "--text_file", str(tmp_path / "none.txt")],
         "text 2: it has no words": ["explain", *checkpoint, *out, "--text", "great", " ; "],
-        "did you mean 'lime'": ["explain", *checkpoint, *out, "--text", "great", "--explainer", "limes"],
-        "did you mean 'positive'": ["explain", *checkpoint, *out, "--text", "great", "--target", "positiv"],
+        "did you mean 'lime'": [
+            "explain",
+            *checkpoint,
+            *out,
+            "--text",
+            "great",
+            "--explainer",
+            "limes",
+        ],
+        "did you mean 'positive'": [
+            "explain",
+            *checkpoint,
+            *out,
+            "--text",
+            "great",
+            "--target",
+            "positiv",
+        ],
         "training reviews as statistics_data": ["explain", *checkpoint, *out, "--text", "great"],
     }
     for message, arguments in cases.items():
@@ -100,7 +156,9 @@ def test_what_is_wrong_with_texts_is_said(toy_run: Path, tmp_path: Path, capsys:
     assert not list((tmp_path / "out").glob("texts.*"))
 
 
-def test_the_benchmark_config_runs_and_goes_on(toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_benchmark_config_runs_and_goes_on(
+    toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     given = yaml.safe_load(CONFIG.read_text())
     little = {
@@ -108,19 +166,38 @@ def test_the_benchmark_config_runs_and_goes_on(toy_run: Path, tmp_path: Path, mo
         "input_iba_without_gan": {"steps": 2},
         "lime": {"samples": 20},
     }
-    explainers = {name: settings | little.get(name, {}) for name, settings in given["explainers"].items()}
+    explainers = {
+        name: settings | little.get(name, {}) for name, settings in given["explainers"].items()
+    }
     arguments = [
-        "text-benchmark", "--config", str(CONFIG), "--explainers", json.dumps(explainers), "--max_texts", "6",
-        "--data", str(toy_run / "test.jsonl"), "--statistics_data", str(toy_run / "train.jsonl"), "--device", "cpu",
-        "--checkpoint", str(toy_run / "run" / "checkpoints" / "best.ckpt"), "--metrics.sensitivity_n", '{"masks": 10}',
-    ]  # fmt: skip
+        "text-benchmark",
+        "--config",
+        str(CONFIG),
+        "--explainers",
+        json.dumps(explainers),
+        "--max_texts",
+        "6",
+        "--data",
+        str(toy_run / "test.jsonl"),
+        "--statistics_data",
+        str(toy_run / "train.jsonl"),
+        "--device",
+        "cpu",
+        "--checkpoint",
+        str(toy_run / "run" / "checkpoints" / "best.ckpt"),
+        "--metrics.sensitivity_n",
+        '{"masks": 10}',
+    ]
     assert main(arguments, "evaluate.py") == 0
     out = Path(given["out"])
     results = read_or_refused(out, tmp_path)
     assert set(results["results"]) == {"sensitivity_n", "insertion", "deletion"}
     for by_explainer in results["results"].values():
         assert set(by_explainer) == set(explainers)
-        assert all(result["n"] == 6 and result["standard_error"] is not None for result in by_explainer.values())
+        assert all(
+            result["n"] == 6 and result["standard_error"] is not None
+            for result in by_explainer.values()
+        )
     deletion = {name: result["score"] for name, result in results["results"]["deletion"].items()}
     assert deletion["integrated_gradients"] < deletion["random"]
     assert "Deletion" in (out / "report.md").read_text()
@@ -130,5 +207,9 @@ def test_the_benchmark_config_runs_and_goes_on(toy_run: Path, tmp_path: Path, mo
     explainers["lime"]["samples"] = 21
     arguments[4] = json.dumps(explainers)
     assert main(arguments, "evaluate.py") == 0
-    changed = {path.name for path in (out / "heatmaps").iterdir() if path.stat().st_mtime_ns != times[path.name]}
+    changed = {
+        path.name
+        for path in (out / "heatmaps").iterdir()
+        if path.stat().st_mtime_ns != times[path.name]
+    }
     assert changed == {"lime.json"}

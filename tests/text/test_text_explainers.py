@@ -41,12 +41,16 @@ class Given:
         return self.found[layer]
 
 
-def build(method: str, classifier: TextClassifier, statistics: Statistics, **more: Any) -> TextExplainer:
+def build(
+    method: str, classifier: TextClassifier, statistics: Statistics, **more: Any
+) -> TextExplainer:
     name = method.removesuffix("_without_gan")
     return build_text_explainer(name, classifier, METHODS[method] | more, Given(statistics))
 
 
-@pytest.mark.parametrize("method", ["input_iba", "input_iba_without_gan", "integrated_gradients", "lime"])
+@pytest.mark.parametrize(
+    "method", ["input_iba", "input_iba_without_gan", "integrated_gradients", "lime"]
+)
 def test_the_word_that_decides_is_found(
     method: str, toy_classifier: TextClassifier, toy_statistics: Statistics
 ) -> None:
@@ -70,7 +74,10 @@ def test_a_text_does_not_depend_on_its_batch(
         alone = explainer.attribute([text])[0]
         assert alone.tokens == expected.tokens
         torch.testing.assert_close(
-            alone.values, expected.values, rtol=tolerance, atol=tolerance * float(expected.values.abs().max())
+            alone.values,
+            expected.values,
+            rtol=tolerance,
+            atol=tolerance * float(expected.values.abs().max()),
         )
     for name, values in toy_classifier.network.state_dict().items():
         assert torch.equal(values, before[name])
@@ -91,8 +98,12 @@ def test_statistics_are_over_words_and_leave_out_padding(
     for layer, parts in every.items():
         words = torch.cat(parts).double()
         assert toy_statistics[layer].count == len(words)
-        torch.testing.assert_close(toy_statistics[layer].mean, words.mean(dim=0), rtol=1e-5, atol=1e-7)
-        torch.testing.assert_close(toy_statistics[layer].std, words.std(dim=0), rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(
+            toy_statistics[layer].mean, words.mean(dim=0), rtol=1e-5, atol=1e-7
+        )
+        torch.testing.assert_close(
+            toy_statistics[layer].std, words.std(dim=0), rtol=1e-5, atol=1e-7
+        )
 
 
 def test_input_iba_is_the_plain_loop_of_its_mathematics(
@@ -109,14 +120,18 @@ def test_input_iba_is_the_plain_loop_of_its_mathematics(
         "layer": 3,
     }
     explainer = build_text_explainer("input_iba", toy_classifier, settings, Given(toy_statistics))
-    found = explainer.attribute([TEXTS[0], TEXTS[1] + " near the house"], target=1, keys=["a", "b"])[0].values
+    found = explainer.attribute(
+        [TEXTS[0], TEXTS[1] + " near the house"], target=1, keys=["a", "b"]
+    )[0].values
 
     words = toy_classifier.words([TEXTS[0]])
     generator = sample_generators(0, ["a"], torch.device("cpu"))[0]
     network, length = toy_classifier.network, len(words.tokens[0])
     embeddings = network.embedding(words.numbers)[0].detach()  # (T, D)
 
-    def fitted(i: Tensor, layer: int, g: Tensor, beta: float, steps: int, rate: float) -> tuple[Tensor, Tensor]:
+    def fitted(
+        i: Tensor, layer: int, g: Tensor, beta: float, steps: int, rate: float
+    ) -> tuple[Tensor, Tensor]:
         mean = toy_statistics[layer].mean.float()
         std = toy_statistics[layer].std.clamp_min(0.01).float()
         alpha = torch.full_like(i, 5.0, requires_grad=True)
@@ -125,7 +140,9 @@ def test_input_iba_is_the_plain_loop_of_its_mathematics(
         def divergence() -> Tensor:
             mask = torch.sigmoid(alpha)
             p = torch.distributions.Normal(mask * i + (1 - mask) * mean, (1 - mask) * std)
-            q = torch.distributions.Normal(g * mask * i + (1 - g * mask) * mean, (1 - g * mask) * std)
+            q = torch.distributions.Normal(
+                g * mask * i + (1 - g * mask) * mean, (1 - g * mask) * std
+            )
             return torch.distributions.kl_divergence(p, q)
 
         for _ in range(steps):
@@ -153,29 +170,44 @@ def test_every_text_has_its_own_critic(toy_classifier: TextClassifier) -> None:
     features = torch.randn(2, 3, words.numbers.shape[1], 5) * words.mask[..., None]
     scores = critics(features)
     for i, length in enumerate(words.lengths.tolist()):
-        mixing, looking = critics.mixing[4 * i : 4 * i + 4, :, 0], critics.looking[4 * i : 4 * i + 4]
+        mixing, looking = (
+            critics.mixing[4 * i : 4 * i + 4, :, 0],
+            critics.looking[4 * i : 4 * i + 4],
+        )
         for s in range(2):
-            x = torch.nn.functional.leaky_relu(features[s, i, :length] @ mixing.T, 0.2)  # (T, width)
+            x = torch.nn.functional.leaky_relu(
+                features[s, i, :length] @ mixing.T, 0.2
+            )  # (T, width)
             around = torch.cat([torch.zeros(1, 4), x, torch.zeros(1, 4)])
-            y = torch.stack([torch.einsum("oik,ki->o", looking, around[t : t + 3]) for t in range(length)])
-            expected = (torch.nn.functional.leaky_relu(y, 0.2) * critics.weighing[i, :, :length].T).sum()
+            y = torch.stack(
+                [torch.einsum("oik,ki->o", looking, around[t : t + 3]) for t in range(length)]
+            )
+            expected = (
+                torch.nn.functional.leaky_relu(y, 0.2) * critics.weighing[i, :, :length].T
+            ).sum()
             torch.testing.assert_close(scores[s, i], expected)
 
 
 def test_integrated_gradients_are_complete(toy_classifier: TextClassifier) -> None:
     for baseline in ("unk", "zero"):
-        explainer = build_text_explainer("integrated_gradients", toy_classifier, {"steps": 500, "baseline": baseline})
+        explainer = build_text_explainer(
+            "integrated_gradients", toy_classifier, {"steps": 500, "baseline": baseline}
+        )
         words = toy_classifier.words(TEXTS[:4])
         embeddings = toy_classifier.embeddings(words)
         logits = toy_classifier.logits(embeddings, words.lengths)
-        empty = toy_classifier.logits(toy_classifier.fill(baseline).expand_as(embeddings), words.lengths)
+        empty = toy_classifier.logits(
+            toy_classifier.fill(baseline).expand_as(embeddings), words.lengths
+        )
         for i, heatmap in enumerate(explainer.attribute(TEXTS[:4])):
             promised = float(logits[i, heatmap.target] - empty[i, heatmap.target])
             # What is missing is the sum's distance from the integral: the toy's cells switch within a small part of the path.
             assert heatmap.total == pytest.approx(promised, rel=0.02, abs=0.02)
 
 
-def test_lime_without_penalty_finds_the_weights_of_a_linear_classifier(toy_classifier: TextClassifier) -> None:
+def test_lime_without_penalty_finds_the_weights_of_a_linear_classifier(
+    toy_classifier: TextClassifier,
+) -> None:
     class Linear(TextClassifier):
         def logits(self, features: Tensor, lengths: Tensor, layer: int = 0) -> Tensor:
             return features[..., 0].sum(dim=1)[:, None] * torch.tensor([-1.0, 1.0])
@@ -183,10 +215,14 @@ def test_lime_without_penalty_finds_the_weights_of_a_linear_classifier(toy_class
     torch.manual_seed(0)
     network = LSTMClassifier(len(toy_classifier.vocabulary), embedding_size=3, hidden_size=2)
     classifier = Linear(network, toy_classifier.vocabulary, 50)
-    explainer = build_text_explainer("lime", classifier, {"samples": 100, "score": "logit", "penalty": 0.0})
+    explainer = build_text_explainer(
+        "lime", classifier, {"samples": 100, "score": "logit", "penalty": 0.0}
+    )
     embeddings = classifier.embeddings(classifier.words(TEXTS[:1]))[0, :, 0]
     expected = embeddings - classifier.fill("unk")[0]
-    torch.testing.assert_close(explainer.attribute(TEXTS[:1], 1)[0].values, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        explainer.attribute(TEXTS[:1], 1)[0].values, expected, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_what_is_wrong_is_said(toy_classifier: TextClassifier, toy_statistics: Statistics) -> None:
@@ -210,7 +246,9 @@ def test_what_is_wrong_is_said(toy_classifier: TextClassifier, toy_statistics: S
         build_text_explainer("random", toy_classifier).attribute(["fine", " "])
     with pytest.raises(InputError, match="target class 2 is out of range"):
         build_text_explainer("random", toy_classifier).attribute(["fine"], 2)
-    last = LSTMClassifier(len(toy_classifier.vocabulary), embedding_size=12, hidden_size=16, pooling="last")
+    last = LSTMClassifier(
+        len(toy_classifier.vocabulary), embedding_size=12, hidden_size=16, pooling="last"
+    )
     other = TextClassifier(last, toy_classifier.vocabulary, 50)
     with pytest.raises(InputError, match="read at the last word only"):
         build_text_explainer("iba", other, {"statistics": toy_statistics[4]})

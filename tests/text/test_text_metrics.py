@@ -19,12 +19,20 @@ TEXTS = [str(review["text"]) for review in toy_reviews(5, 11)] + ["great"]
 @pytest.fixture(scope="module")
 def case(toy_classifier: TextClassifier) -> dict[str, Any]:
     words = toy_classifier.words(TEXTS)
-    values = [torch.randn(n, generator=torch.Generator().manual_seed(n)) for n in words.lengths.tolist()]
+    values = [
+        torch.randn(n, generator=torch.Generator().manual_seed(n)) for n in words.lengths.tolist()
+    ]
     constant = [torch.ones(n) for n in words.lengths.tolist()]
-    return {"words": words, "targets": torch.tensor([0, 1, 1, 1, 0, 1]), "heatmaps": {"a": values, "flat": constant}}
+    return {
+        "words": words,
+        "targets": torch.tensor([0, 1, 1, 1, 0, 1]),
+        "heatmaps": {"a": values, "flat": constant},
+    }
 
 
-def logits_without(classifier: TextClassifier, text: str, gone: list[int], baseline: str) -> torch.Tensor:
+def logits_without(
+    classifier: TextClassifier, text: str, gone: list[int], baseline: str
+) -> torch.Tensor:
     """Words replaced in the text itself, or their embeddings by zeros."""
     words = classifier.words([text])
     if baseline == "unk":
@@ -36,13 +44,19 @@ def logits_without(classifier: TextClassifier, text: str, gone: list[int], basel
 
 
 @pytest.mark.parametrize("baseline", ["unk", "zero"])
-def test_sensitivity_n_is_the_loop(baseline: str, toy_classifier: TextClassifier, case: dict[str, Any]) -> None:
+def test_sensitivity_n_is_the_loop(
+    baseline: str, toy_classifier: TextClassifier, case: dict[str, Any]
+) -> None:
     metric = SensitivityN((20, 50), masks=12, baseline=baseline, forward_batch_size=7)
     keys = list("abcdef")
-    rows = metric.rows(toy_classifier, **case, generators=sample_generators(0, keys, torch.device("cpu")))
+    rows = metric.rows(
+        toy_classifier, **case, generators=sample_generators(0, keys, torch.device("cpu"))
+    )
     assert not rows["flat"].any()  # all sets of a size have the same sum
     for i, (text, key) in enumerate(zip(TEXTS, keys, strict=True)):
-        sets = metric.sets(len(case["words"].tokens[i]), sample_generators(0, [key], torch.device("cpu"))[0])
+        sets = metric.sets(
+            len(case["words"].tokens[i]), sample_generators(0, [key], torch.device("cpu"))[0]
+        )
         whole = logits_without(toy_classifier, text, [], baseline)[case["targets"][i]]
         for k, percent in enumerate((20, 50)):
             wanted = max(1, round(len(case["words"].tokens[i]) * percent / 100))
@@ -51,7 +65,12 @@ def test_sensitivity_n_is_the_loop(baseline: str, toy_classifier: TextClassifier
                 gone = chosen.nonzero().flatten().tolist()
                 assert len(gone) == wanted
                 sums.append(float(case["heatmaps"]["a"][i][gone].sum()))
-                drops.append(float(whole - logits_without(toy_classifier, text, gone, baseline)[case["targets"][i]]))
+                drops.append(
+                    float(
+                        whole
+                        - logits_without(toy_classifier, text, gone, baseline)[case["targets"][i]]
+                    )
+                )
             expected = pearsonr(sums, drops).statistic if len(case["words"].tokens[i]) > 1 else 0.0
             assert float(rows["a"][i, k]) == pytest.approx(expected, abs=1e-4)
     assert float(metric.scores(rows["a"])[0]) == pytest.approx(float(rows["a"][0].mean()))
@@ -82,14 +101,22 @@ def test_insertion_and_deletion_are_the_loop(
     assert result.standard_error == pytest.approx(float(scores.std() / len(TEXTS) ** 0.5))
 
 
-def test_rows_depend_neither_on_the_batch_nor_on_its_size(toy_classifier: TextClassifier, case: dict[str, Any]) -> None:
+def test_rows_depend_neither_on_the_batch_nor_on_its_size(
+    toy_classifier: TextClassifier, case: dict[str, Any]
+) -> None:
     metric = SensitivityN((30, 60), masks=9)
     generators = lambda keys: sample_generators(3, keys, torch.device("cpu"))  # noqa: E731
     together = metric.rows(toy_classifier, **case, generators=generators(list("abcdef")))["a"]
-    alone = copy.copy(case) | {"words": toy_classifier.words(TEXTS[2:3]), "targets": case["targets"][2:3]}
+    alone = copy.copy(case) | {
+        "words": toy_classifier.words(TEXTS[2:3]),
+        "targets": case["targets"][2:3],
+    }
     alone["heatmaps"] = {"a": case["heatmaps"]["a"][2:3]}
     torch.testing.assert_close(
-        metric.rows(toy_classifier, **alone, generators=generators(["c"]))["a"][0], together[2], rtol=1e-3, atol=1e-3
+        metric.rows(toy_classifier, **alone, generators=generators(["c"]))["a"][0],
+        together[2],
+        rtol=1e-3,
+        atol=1e-3,
     )
 
 

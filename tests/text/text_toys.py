@@ -33,7 +33,9 @@ def toy_reviews(count: int, seed: int) -> list[dict[str, object]]:
     for i in range(count):
         words = rng.choices(FILLING, k=rng.randint(5, 13))
         words.insert(rng.randint(0, len(words)), rng.choice(GOOD if i % 2 else BAD))
-        reviews.append({"id": f"{seed}-{i}", "label": i % 2, "text": " ".join(words).capitalize() + "."})
+        reviews.append(
+            {"id": f"{seed}-{i}", "label": i % 2, "text": " ".join(words).capitalize() + "."}
+        )
     return reviews
 
 
@@ -47,9 +49,23 @@ def train_toy(folder: Path) -> Path:
     train = write_reviews(folder / "train.jsonl", toy_reviews(240, 0))
     test = write_reviews(folder / "test.jsonl", toy_reviews(40, 1))
     config = Path(__file__).parents[2] / "configs" / "train" / "imdb_lstm.yaml"
-    little = ["--model.embedding_size", "12", "--model.hidden_size", "16", "--data.batch_size", "24"]
+    little = [
+        "--model.embedding_size",
+        "12",
+        "--model.hidden_size",
+        "16",
+        "--data.batch_size",
+        "24",
+    ]
     fast = ["--model.learning_rate", "0.01", "--model.dropout", "0.1", "--trainer.max_epochs", "12"]
-    place = ["--data.train", str(train), "--data.test", str(test), "--trainer.default_root_dir", str(folder / "run")]
+    place = [
+        "--data.train",
+        str(train),
+        "--data.test",
+        str(test),
+        "--trainer.default_root_dir",
+        str(folder / "run"),
+    ]
     quiet = [
         "--trainer.accelerator",
         "cpu",

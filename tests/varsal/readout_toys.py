@@ -17,7 +17,9 @@ class ColourCNN(nn.Module):
         self.pool = nn.AvgPool2d(2)  # (B, 3, 8, 8)
         self.fc = nn.Linear(CLASSES, CLASSES)
         with torch.no_grad():
-            self.opponent.weight.copy_(((torch.eye(3) - 1 / 3)[:, :, None, None] / 9).expand(-1, -1, 3, 3))
+            self.opponent.weight.copy_(
+                ((torch.eye(3) - 1 / 3)[:, :, None, None] / 9).expand(-1, -1, 3, 3)
+            )
             self.opponent.bias.fill_(-0.5)
             self.fc.weight.copy_(200 * torch.eye(3))
             self.fc.bias.zero_()
@@ -42,6 +44,8 @@ def coloured_patches(count: int, seed: int) -> tuple[Tensor, Tensor]:
         swap = int(torch.randint(2, (), generator=generator))
         (y, x), (other_y, other_x) = halves[swap], halves[1 - swap]
         images[i, :, other_y : other_y + PATCH, other_x : other_x + PATCH] += 3
-        images[i, :, y : y + PATCH, x : x + PATCH] += 2 * torch.eye(3)[colour % 3][:, None, None] - 2 / 3
+        images[i, :, y : y + PATCH, x : x + PATCH] += (
+            2 * torch.eye(3)[colour % 3][:, None, None] - 2 / 3
+        )
         coloured[i, y : y + PATCH, x : x + PATCH] = True
     return images, coloured

@@ -26,28 +26,39 @@ def test_a_baseline_does_not_depend_on_the_batch() -> None:
 
 
 def test_noise_has_its_deviation_and_knows_nothing_of_the_image() -> None:
-    noise = draw_baselines(pictures(), generators(list(range(6))), ["noise"], BaselineStrengths(noise=0.7))
+    noise = draw_baselines(
+        pictures(), generators(list(range(6))), ["noise"], BaselineStrengths(noise=0.7)
+    )
     assert float(noise.mean()) == pytest.approx(0, abs=0.01)
     assert float(noise.std()) == pytest.approx(0.7, rel=0.02)
     assert torch.equal(
-        noise, draw_baselines(0 * pictures(), generators(list(range(6))), ["noise"], BaselineStrengths(noise=0.7))
+        noise,
+        draw_baselines(
+            0 * pictures(), generators(list(range(6))), ["noise"], BaselineStrengths(noise=0.7)
+        ),
     )
 
 
 def test_mean_is_each_channel_s_own_mean_with_noise() -> None:
     images = pictures() * torch.tensor([1.0, 2.0, 3.0])[:, None, None]
-    made = draw_baselines(images, generators(list(range(6))), ["mean"], BaselineStrengths(mean_noise=0.2))
+    made = draw_baselines(
+        images, generators(list(range(6))), ["mean"], BaselineStrengths(mean_noise=0.2)
+    )
     rest = made - images.mean(dim=(2, 3), keepdim=True)
     assert float(rest.mean()) == pytest.approx(0, abs=0.005)
     assert float(rest.std()) == pytest.approx(0.2, rel=0.02)
-    plain = draw_baselines(images, generators(list(range(6))), ["mean"], BaselineStrengths(mean_noise=0))
+    plain = draw_baselines(
+        images, generators(list(range(6))), ["mean"], BaselineStrengths(mean_noise=0)
+    )
     torch.testing.assert_close(plain, images.mean(dim=(2, 3), keepdim=True).expand_as(images))
 
 
 def test_blur_spreads_a_point_as_a_gaussian_of_its_sigma() -> None:
     point = torch.zeros(1, 3, 112, 112)
     point[:, :, 56, 56] = 1
-    spread = draw_baselines(point, generators([0]), ["blur"], BaselineStrengths(blur=8))[0, 0]  # 4 pixels at this size
+    spread = draw_baselines(point, generators([0]), ["blur"], BaselineStrengths(blur=8))[
+        0, 0
+    ]  # 4 pixels at this size
     away = torch.arange(112.0) - 56
     assert float(spread.sum()) == pytest.approx(1, abs=1e-4)
     assert float((spread.sum(dim=0) * away**2).sum()) == pytest.approx(16, rel=0.02)

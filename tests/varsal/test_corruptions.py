@@ -21,7 +21,10 @@ def photographs(count: int = 3, side: int = 56) -> Tensor:
         torch.rand(count, 3, 9, 9, generator=generator),
         torch.rand(count, 3, side, side, generator=generator),
     )
-    return (torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic") * 0.8 + 0.2 * fine).clamp(0, 1)
+    return (
+        torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic") * 0.8
+        + 0.2 * fine
+    ).clamp(0, 1)
 
 
 @pytest.mark.parametrize("kind", STRENGTHS)
@@ -54,7 +57,9 @@ def test_contrast_and_noises_have_their_strength() -> None:
     noise = corrupt(pixels, "gaussian_noise", 1, generators([0])) - pixels
     assert float(noise.std()) == pytest.approx(0.08, rel=0.02)
     impulse = corrupt(pixels, "impulse_noise", 5, generators([0]))
-    assert [float((impulse == v).float().mean()) for v in (0, 1)] == pytest.approx([0.135, 0.135], abs=0.005)
+    assert [float((impulse == v).float().mean()) for v in (0, 1)] == pytest.approx(
+        [0.135, 0.135], abs=0.005
+    )
     varied = photographs(1)
     made = corrupt(varied, "contrast", 2, generators([0]))
     torch.testing.assert_close(made.mean(dim=(2, 3)), varied.mean(dim=(2, 3)))
@@ -68,19 +73,28 @@ def test_motion_blur_is_a_line_of_its_length() -> None:
     y, x = (torch.arange(224.0) - 112,) * 2
     weight = made / made.sum()
     covariance = torch.tensor(
-        [[(weight * (y**2)[:, None]).sum(), (weight * y[:, None] * x).sum()], [0, (weight * x**2).sum()]]
+        [
+            [(weight * (y**2)[:, None]).sum(), (weight * y[:, None] * x).sum()],
+            [0, (weight * x**2).sum()],
+        ]
     )
     across, along = torch.linalg.eigvalsh(covariance, UPLO="U").clamp_min(0).sqrt().tolist()
     assert float(made.sum()) == pytest.approx(1, abs=1e-4)
-    assert along == pytest.approx(((19**2 - 1) / 12) ** 0.5, rel=0.08)  # a uniform line of 19 pixels
+    assert along == pytest.approx(
+        ((19**2 - 1) / 12) ** 0.5, rel=0.08
+    )  # a uniform line of 19 pixels
     assert across < 1
 
 
 def test_normalised_images_are_corrupted_as_pictures() -> None:
     pixels, preprocessing = photographs(), Preprocessing()
     mean, std = (torch.tensor(c).view(-1, 1, 1) for c in (preprocessing.mean, preprocessing.std))
-    made = corrupt_images((pixels - mean) / std, "contrast", 5, generators([0, 1, 2]), preprocessing)
-    torch.testing.assert_close(made * std + mean, corrupt(pixels, "contrast", 5, generators([0, 1, 2])))
+    made = corrupt_images(
+        (pixels - mean) / std, "contrast", 5, generators([0, 1, 2]), preprocessing
+    )
+    torch.testing.assert_close(
+        made * std + mean, corrupt(pixels, "contrast", 5, generators([0, 1, 2]))
+    )
 
 
 def test_what_does_not_exist_is_refused() -> None:

@@ -13,12 +13,16 @@ def dense_covariance(height: int, width: int, alpha: float) -> torch.Tensor:
     pixels = [(i, j) for i in range(height) for j in range(width)]
     far = [[(abs(a - c), abs(b - d)) for c, d in pixels] for a, b in pixels]
     value = {(0, 0): 1.0, (0, 1): alpha, (1, 0): alpha, (1, 1): alpha**2}
-    return torch.tensor([[value.get(between, 0.0) for between in row] for row in far], dtype=torch.float64)
+    return torch.tensor(
+        [[value.get(between, 0.0) for between in row] for row in far], dtype=torch.float64
+    )
 
 
 def posterior(height: int, width: int, count: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(height)
-    mean, log_variance = torch.randn(2, count, height, width, generator=generator, dtype=torch.float64)
+    mean, log_variance = torch.randn(
+        2, count, height, width, generator=generator, dtype=torch.float64
+    )
     return mean, log_variance
 
 
@@ -26,11 +30,17 @@ def posterior(height: int, width: int, count: int = 3) -> tuple[torch.Tensor, to
 @pytest.mark.parametrize("size", [(4, 7), (1, 5)])
 def test_divergence_is_that_of_the_dense_gaussians(size: tuple[int, int], alpha: float) -> None:
     mean, log_variance = posterior(*size)
-    prior = MultivariateNormal(torch.zeros(size[0] * size[1]).double(), dense_covariance(*size, alpha))
+    prior = MultivariateNormal(
+        torch.zeros(size[0] * size[1]).double(), dense_covariance(*size, alpha)
+    )
     q = MultivariateNormal(mean.flatten(1), torch.diag_embed(log_variance.exp().flatten(1)))
-    torch.testing.assert_close(SoftTVPrior(*size, alpha).kl(mean, log_variance), kl_divergence(q, prior))
+    torch.testing.assert_close(
+        SoftTVPrior(*size, alpha).kl(mean, log_variance), kl_divergence(q, prior)
+    )
     if alpha == 0:
-        torch.testing.assert_close(StandardNormalPrior(*size).kl(mean, log_variance), kl_divergence(q, prior))
+        torch.testing.assert_close(
+            StandardNormalPrior(*size).kl(mean, log_variance), kl_divergence(q, prior)
+        )
 
 
 def test_gradient_is_that_of_finite_differences() -> None:
@@ -68,7 +78,9 @@ def test_float32_is_enough_for_224_pixels(alpha: float) -> None:
 
 def test_samples_have_the_prior_s_covariance() -> None:
     size = (3, 4)
-    samples = SoftTVPrior(*size).sample(200_000, torch.Generator().manual_seed(0)).flatten(1).double()
+    samples = (
+        SoftTVPrior(*size).sample(200_000, torch.Generator().manual_seed(0)).flatten(1).double()
+    )
     torch.testing.assert_close(samples.T.cov(), dense_covariance(*size, 0.4), atol=0.015, rtol=0)
     assert StandardNormalPrior(*size).sample(5, torch.Generator().manual_seed(0)).shape == (5, 3, 4)
 

@@ -37,7 +37,9 @@ def write_checkpoint(path: Path, **settings: object) -> Path:
             training.encoder(IMAGES, training.explainer.features(IMAGES))
     if training.average is not None:
         training.average.update_parameters(training.encoder)
-    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
     trainer.strategy.connect(training)
     trainer.save_checkpoint(path)
     return path
@@ -60,7 +62,11 @@ def small(model: str, side: int = 64) -> FrozenClassifier:
 def test_the_taps_of_a_resnet_are_its_stages() -> None:
     taps = check_taps(small("resnet50"), None)
     assert taps == {"relu": 64, "layer1": 256, "layer2": 512, "layer3": 1024, "layer4": 2048}
-    assert list(check_taps(small("resnet18"), ["layer3", "fc", "layer1"])) == ["layer1", "layer3", "fc"]  # finest first
+    assert list(check_taps(small("resnet18"), ["layer3", "fc", "layer1"])) == [
+        "layer1",
+        "layer3",
+        "fc",
+    ]  # finest first
 
 
 @pytest.mark.parametrize(
@@ -71,14 +77,20 @@ def test_the_taps_of_a_resnet_are_its_stages() -> None:
         ("untraceable", {"net.layer1.0": 16, "net.layer2": 64, "net.layer3": 96}),  # cut with hooks
     ],
 )
-def test_taps_are_found_in_any_network(kind: str, expected: dict[str, int], caplog: pytest.LogCaptureFixture) -> None:
+def test_taps_are_found_in_any_network(
+    kind: str, expected: dict[str, int], caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.ERROR)
     side = {"vit": 32, "swin": 64, "untraceable": 64}[kind]
     network = Untraceable() if kind == "untraceable" else tiny_transformer(kind)[0]
     explainer = VarSal(
-        FrozenClassifier(network, preprocessing={"resize": side, "crop": side}), encoder="readout", width=8
+        FrozenClassifier(network, preprocessing={"resize": side, "crop": side}),
+        encoder="readout",
+        width=8,
     )
-    assert {name: taps.shape[1] for name, taps in explainer.features(IMAGES[:, :, :side, :side]).items()} == expected
+    assert {
+        name: taps.shape[1] for name, taps in explainer.features(IMAGES[:, :, :side, :side]).items()
+    } == expected
     images = IMAGES[:, :, :side, :side]
     whole, part = explainer.attribute(images), explainer.attribute(images[3:])
     assert whole.values.shape == (5, side, side)
@@ -91,14 +103,24 @@ def test_taps_are_found_in_any_network(kind: str, expected: dict[str, int], capl
 
 def test_the_encoder_is_the_one_that_was_measured() -> None:
     """The form of the experiment: 80 thousand parameters for ResNet-18, no affine part in the taps' batch norms."""
-    encoder = ReadoutEncoder({"relu": 64, "layer1": 64, "layer2": 128, "layer3": 256, "layer4": 512})
+    encoder = ReadoutEncoder(
+        {"relu": 64, "layer1": 64, "layer2": 128, "layer3": 256, "layer4": 512}
+    )
     assert sum(p.numel() for p in encoder.parameters()) == 77658
     assert not any(True for scale in encoder.scale for _ in scale.parameters())
     encoder.start_near(0.5)
     with torch.no_grad():
         encoder.out.weight.zero_()
-        sizes = [(64, 28), (64, 14), (128, 7), (256, 4), (512, 2)]  # odd ones, as of 56-pixel images
-        taps = {name: torch.randn(2, c, s, s) for name, (c, s) in zip(encoder.taps, sizes, strict=True)}
+        sizes = [
+            (64, 28),
+            (64, 14),
+            (128, 7),
+            (256, 4),
+            (512, 2),
+        ]  # odd ones, as of 56-pixel images
+        taps = {
+            name: torch.randn(2, c, s, s) for name, (c, s) in zip(encoder.taps, sizes, strict=True)
+        }
         mean, log_variance = encoder(IMAGES[:2, :, :56, :56], taps)
         assert mean.shape == log_variance.shape == (2, 56, 56)
         assert torch.allclose((0.5 * log_variance).exp(), torch.tensor(0.5))
@@ -130,20 +152,28 @@ def test_a_heatmap_depends_neither_on_the_batch_nor_on_the_target(
 
 
 def test_a_step_takes_two_passes_of_the_classifier_and_no_gradient_of_its_weights() -> None:
-    module = VarSalTraining({"model": "small_cnn", "weights": "random"}, encoder="readout", width=8).train()
+    module = VarSalTraining(
+        {"model": "small_cnn", "weights": "random"}, encoder="readout", width=8
+    ).train()
     seen: list[int] = []
     model = module.classifier.model
     assert isinstance(model.layer3[2][0], nn.Conv2d)
     model.layer3[2][0].register_forward_hook(lambda _m, inputs, _o: seen.append(len(inputs[0])))
     _, terms = module._terms(IMAGES, list("abcde"))
-    assert seen == [5, 5], "the image's own pass, whose features the encoder reads, and the perturbed image's"
+    assert seen == [5, 5], (
+        "the image's own pass, whose features the encoder reads, and the perturbed image's"
+    )
     terms["loss"].mean().backward()
-    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in module.encoder.parameters())
+    assert all(
+        p.grad is not None and torch.isfinite(p.grad).all() for p in module.encoder.parameters()
+    )
     assert not any(p.requires_grad or p.grad is not None for p in module.classifier.parameters())
     assert not any(m.training for m in module.classifier.modules())
 
 
-def test_the_pass_of_a_step_gives_the_features_of_an_explanation(classifier: FrozenClassifier) -> None:
+def test_the_pass_of_a_step_gives_the_features_of_an_explanation(
+    classifier: FrozenClassifier,
+) -> None:
     """Folded batch norms and packed convolutions change rounding only."""
     explainer = VarSal(classifier, encoder="readout", width=8)
     logits, features = explainer.observe(IMAGES)
@@ -153,7 +183,9 @@ def test_the_pass_of_a_step_gives_the_features_of_an_explanation(classifier: Fro
     for name, values in expected.items():
         assert torch.allclose(features[name], values, rtol=1e-3, atol=1e-4), name
         assert not features[name].requires_grad
-    with torch.no_grad():  # a classifier whose weights change is folded anew, here as for its logits
+    with (
+        torch.no_grad()
+    ):  # a classifier whose weights change is folded anew, here as for its logits
         classifier.model.layer2[0][0].weight.mul_(2)
     changed = explainer.observe(IMAGES)[1]
     try:
@@ -171,13 +203,18 @@ def test_the_sanity_check_puts_one_encoder_on_every_randomised_classifier(
     explainer = build_explainer("varsal", classifier, settings)
     maps, targets = explainer.attribute(IMAGES).values, torch.zeros(5, dtype=torch.int64)
     metric = SanityCheck(layers=["fc", "layer3", "layer1"])
-    metric.update(classifier, IMAGES, targets, maps, subject=Subject.named(explainer, "varsal", settings))
+    metric.update(
+        classifier, IMAGES, targets, maps, subject=Subject.named(explainer, "varsal", settings)
+    )
     behind, deep, all_layers = metric.compute().curves["ssim"]["y"]
     assert behind == pytest.approx(1), "no tap lies behind the last layer"
     assert all_layers < deep < 1 - 1e-5
     with pytest.raises(InputError, match="was made with small_cnn"):
         VarSal.load(
-            checkpoint, FrozenClassifier(torch.nn.Sequential(classifier.model, nn.Identity(), nn.Linear(10, 10)))
+            checkpoint,
+            FrozenClassifier(
+                torch.nn.Sequential(classifier.model, nn.Identity(), nn.Linear(10, 10))
+            ),
         )
 
 
@@ -200,9 +237,15 @@ def test_a_trained_map_beats_a_constant_and_the_brightness() -> None:
     """On a classifier that is blind to grey, in pictures whose brightest patch is grey: ten seconds on one core."""
     torch.manual_seed(0)
     module = VarSalTraining(
-        TOY, encoder="readout", width=16, initial_deviation=0.5, temperature=0.2, k="stratified", ema_decay=0.9,
+        TOY,
+        encoder="readout",
+        width=16,
+        initial_deviation=0.5,
+        temperature=0.2,
+        k="stratified",
+        ema_decay=0.9,
         optimizer=lambda parameters: torch.optim.Adam(parameters, lr=1e-2, betas=(0.9, 0.99)),
-    ).train()  # fmt: skip
+    ).train()
     assert module.average is not None
     optimizer = module.configure_optimizers()
     for step in range(60):
@@ -215,11 +258,17 @@ def test_a_trained_map_beats_a_constant_and_the_brightness() -> None:
         module.average.update_parameters(module.encoder)
     images, patches = coloured_patches(40, seed=10**6)
     blurred = gaussian_blur(images.abs().sum(dim=1, keepdim=True), 2.0, "reflect")[:, 0]
-    maps = {"varsal": module.explainer.attribute(images, 0).values, "brightness": blurred, "constant": 0 * blurred}
+    maps = {
+        "varsal": module.explainer.attribute(images, 0).values,
+        "brightness": blurred,
+        "constant": 0 * blurred,
+    }
     low_k, targets = LowKPerturbation([10, 30, 50, 70, 90]), torch.zeros(40, dtype=torch.int64)
     kl, box = {}, {}
     for name, values in maps.items():
-        kl[name] = float(low_k.score_rows(module.classifier, images, targets, values, None, None)["kl"].mean())
+        kl[name] = float(
+            low_k.score_rows(module.classifier, images, targets, values, None, None)["kl"].mean()
+        )
         box[name] = float(share_inside(values, patches).mean())
     assert box["varsal"] > max(0.7, 2 * box["brightness"], 2 * box["constant"]), box
     assert kl["varsal"] < 0.5 * min(kl["brightness"], kl["constant"]), kl
@@ -227,7 +276,9 @@ def test_a_trained_map_beats_a_constant_and_the_brightness() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The given buffer is not writable:UserWarning")
-def test_an_export_holds_the_layers_that_are_read(classifier: FrozenClassifier, tmp_path: Path) -> None:
+def test_an_export_holds_the_layers_that_are_read(
+    classifier: FrozenClassifier, tmp_path: Path
+) -> None:
     path = write_checkpoint(tmp_path / "best.ckpt", ema_decay=0.9)
     report = export_checkpoint(path, tmp_path / "out", progress=False)
     assert max(error for errors in report.errors.values() for error in errors.values()) < 1e-4

@@ -25,14 +25,18 @@ def sinkhorn_mask(scores: Tensor, k: Tensor, temperature: float, iterations: int
 
 @pytest.mark.parametrize("temperature", [0.1, 0.5, 3.0])
 def test_mask_is_the_transport_plan_of_sinkhorn(temperature: float) -> None:
-    scores = standardize(torch.randn(4, 300, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
+    scores = standardize(
+        torch.randn(4, 300, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    )
     k = torch.tensor([0.7, 30.0, 150.5, 299.2], dtype=torch.float64)
     mask = soft_top_k(scores, k, temperature=temperature)
     torch.testing.assert_close(mask, sinkhorn_mask(scores, k, temperature), rtol=0, atol=1e-10)
 
 
 def test_gradients_are_those_of_finite_differences() -> None:
-    scores = torch.randn(3, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    scores = torch.randn(
+        3, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    ).requires_grad_()
     k = torch.tensor([0.3, 3.0, 6.5], dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda s: soft_top_k(s, k, temperature=0.4), scores)
     assert torch.autograd.gradgradcheck(lambda s: soft_top_k(s, k, temperature=0.4), scores)
@@ -46,32 +50,44 @@ def problems(draw: st.DrawFn) -> tuple[Tensor, float, float]:
     scores = draw(st.lists(number, min_size=2, max_size=40))
     n = len(scores)
     k = draw(st.floats(1e-4, n - 1e-4) | st.integers(1, n - 1).map(float))
-    return torch.tensor([scores], dtype=torch.float64), k, draw(st.sampled_from([1e-3, 0.05, 1.0, 20.0]))
+    return (
+        torch.tensor([scores], dtype=torch.float64),
+        k,
+        draw(st.sampled_from([1e-3, 0.05, 1.0, 20.0])),
+    )
 
 
 @settings(deadline=None, max_examples=200)
 @given(problems(), st.randoms(use_true_random=False))
-def test_any_mask_sums_to_k_and_keeps_the_order(problem: tuple[Tensor, float, float], random: object) -> None:
+def test_any_mask_sums_to_k_and_keeps_the_order(
+    problem: tuple[Tensor, float, float], random: object
+) -> None:
     scores, k, temperature = problem
     mask = soft_top_k(scores, torch.tensor([k], dtype=torch.float64), temperature=temperature)
     assert mask.min() >= 0
     assert mask.max() <= 1
     assert float(mask.sum()) == pytest.approx(k, rel=1e-9, abs=1e-9)
-    order = scores[0].argsort()  # to the last digit: torch's sigmoid rounds differently at the end of a row
+    order = scores[
+        0
+    ].argsort()  # to the last digit: torch's sigmoid rounds differently at the end of a row
     assert (mask[0, order].diff() >= -1e-14 * mask[0, order][1:]).all()
     for value in scores[0].unique():
         tied = mask[0, scores[0] == value]
         torch.testing.assert_close(tied, tied[:1].expand_as(tied), rtol=1e-14, atol=0)
     shuffle = list(range(scores.shape[1]))
     random.shuffle(shuffle)  # type: ignore[attr-defined]
-    shuffled = soft_top_k(scores[:, shuffle], torch.tensor([k], dtype=torch.float64), temperature=temperature)
+    shuffled = soft_top_k(
+        scores[:, shuffle], torch.tensor([k], dtype=torch.float64), temperature=temperature
+    )
     torch.testing.assert_close(shuffled, mask[:, shuffle], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("k", [1e-6, 0.5, 5017.6, 25088.0, 50175.0, 50175.99])
 @pytest.mark.parametrize("temperature", [1e-6, 0.02, 50.0])
 def test_a_picture_of_224_pixels_in_float32(k: float, temperature: float) -> None:
-    scores = standardize(torch.randn(2, 50_176, generator=torch.Generator().manual_seed(2))).requires_grad_()
+    scores = standardize(
+        torch.randn(2, 50_176, generator=torch.Generator().manual_seed(2))
+    ).requires_grad_()
     mask = soft_top_k(scores, torch.full((2,), k, dtype=torch.float64), temperature=temperature)
     assert mask.dtype == torch.float32
     assert mask.double().sum(dim=1).tolist() == pytest.approx([k, k], rel=2e-6)
@@ -103,10 +119,14 @@ def test_equal_scores_share_k() -> None:
 
 
 def test_rows_do_not_depend_on_each_other() -> None:
-    scores = torch.stack([torch.randn(500, generator=torch.Generator().manual_seed(3)), torch.logspace(-8, 3, 500)])
+    scores = torch.stack(
+        [torch.randn(500, generator=torch.Generator().manual_seed(3)), torch.logspace(-8, 3, 500)]
+    )
     k = torch.tensor([30.0, 470.5])
     together = soft_top_k(scores, k, temperature=0.01)
-    alone = torch.cat([soft_top_k(s[None], one[None], temperature=0.01) for s, one in zip(scores, k, strict=True)])
+    alone = torch.cat(
+        [soft_top_k(s[None], one[None], temperature=0.01) for s, one in zip(scores, k, strict=True)]
+    )
     assert torch.equal(together, alone)
 
 

@@ -5,14 +5,23 @@ import pytest
 import torch
 from scipy.stats import pearsonr, spearmanr
 
-from lit_iba.varsal.uncertainty import LEVELS, abstain_curve, band_ranks, correlation, coverage, mean_deviation
+from lit_iba.varsal.uncertainty import (
+    LEVELS,
+    abstain_curve,
+    band_ranks,
+    correlation,
+    coverage,
+    mean_deviation,
+)
 
 
 def test_uncertainty_of_a_map_is_free_of_its_scale_once_standardised() -> None:
     mean, deviation = torch.randn(3, 8, 6), torch.rand(3, 8, 6)
     level, standardized = mean_deviation(mean, deviation)
     assert level[1] == pytest.approx(float(deviation[1].mean()))
-    assert standardized[1] == pytest.approx(float(deviation[1].mean()) / float(np.std(mean[1].numpy())))
+    assert standardized[1] == pytest.approx(
+        float(deviation[1].mean()) / float(np.std(mean[1].numpy()))
+    )
     torch.testing.assert_close(mean_deviation(5 * mean + 1, 5 * deviation)[1], standardized)
 
 
@@ -52,7 +61,9 @@ def test_outcomes_of_the_same_distribution_are_covered_at_every_level() -> None:
 
 
 def test_coverage_is_the_share_inside_the_central_band() -> None:
-    outcomes = np.tile(np.arange(1.0, 20.0), (4, 1))  # 1 to 19: the band of 10 % lies between 9 and 11
+    outcomes = np.tile(
+        np.arange(1.0, 20.0), (4, 1)
+    )  # 1 to 19: the band of 10 % lies between 9 and 11
     tested = np.array([10.0, 9.5, 0.0, 30.0])
     assert band_ranks(outcomes, tested) == pytest.approx([0.5, 0.475, 0.025, 0.975])
     assert coverage(band_ranks(outcomes, tested), [0.04, 0.1, 0.9, 0.95]) == [0.25, 0.5, 0.5, 1.0]
@@ -76,6 +87,8 @@ def test_abstain_curve_is_the_mean_error_of_the_least_uncertain() -> None:
 def test_abstaining_gains_all_nothing_or_less_than_nothing() -> None:
     error = np.random.default_rng(2).random(200)
     assert abstain_curve(error, np.exp(error)).gain == pytest.approx(1)
-    assert abstain_curve(error, np.ones(200)).gain == pytest.approx(0)  # ties are withheld in any order
+    assert abstain_curve(error, np.ones(200)).gain == pytest.approx(
+        0
+    )  # ties are withheld in any order
     assert abstain_curve(error, -error).gain < -0.5
     assert abstain_curve(np.ones(5), np.arange(5.0)).gain is None

@@ -19,13 +19,25 @@ from lit_iba.metrics.low_k_perturbation import LowKPerturbation
 from lit_iba.varsal import uncertainty_run
 from lit_iba.varsal.uncertainty import LEVELS
 from lit_iba.varsal.uncertainty_results import results_of, table_rows
-from lit_iba.varsal.uncertainty_run import UncertaintySettings, changed_images, figure_7, run_uncertainty
+from lit_iba.varsal.uncertainty_run import (
+    UncertaintySettings,
+    changed_images,
+    figure_7,
+    run_uncertainty,
+)
 
 TOY = "uncertainty_toys.ToyPosterior"
 SETTINGS = UncertaintySettings(
-    ("brightness", "gaussian_noise"), (1, 5), samples=3, calibrated_severities=(0, 5), percentages=(20, 60), batch_size=3,
-    forward_batch_size=5, gallery=2, resamples=50,
-)  # fmt: skip
+    ("brightness", "gaussian_noise"),
+    (1, 5),
+    samples=3,
+    calibrated_severities=(0, 5),
+    percentages=(20, 60),
+    batch_size=3,
+    forward_batch_size=5,
+    gallery=2,
+    resamples=50,
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,23 +52,40 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
     return ShardIndex.load(root / "val")
 
 
-def measured(classifier: FrozenClassifier, data: ShardIndex, out: Path, settings: UncertaintySettings = SETTINGS):
+def measured(
+    classifier: FrozenClassifier,
+    data: ShardIndex,
+    out: Path,
+    settings: UncertaintySettings = SETTINGS,
+):
     return run_uncertainty(classifier, TOY, {}, data, out, settings)
 
 
-def test_the_run_is_the_loop_over_images(classifier: FrozenClassifier, data: ShardIndex, tmp_path: Path) -> None:
+def test_the_run_is_the_loop_over_images(
+    classifier: FrozenClassifier, data: ShardIndex, tmp_path: Path
+) -> None:
     found = measured(classifier, data, tmp_path)
     metric, toy = LowKPerturbation((20, 60)), ToyPosterior(classifier)
-    batches = [batch for shard in data.shards for batch in shard_batches(shard, classifier.preprocessing, 1)]
+    batches = [
+        batch
+        for shard in data.shards
+        for batch in shard_batches(shard, classifier.preprocessing, 1)
+    ]
     assert found.keys == [batch["key"][0] for batch in batches]
     for i, batch in enumerate(batches):
         image = classifier.images(batch["picture"])
         for column, condition in enumerate(SETTINGS.conditions):
             changed = changed_images(classifier, image, batch["key"], condition, 0)
             mean, deviation = toy.posterior(changed)
-            rows = metric.score_rows(classifier, changed, torch.zeros(1, dtype=torch.int64), mean, None, None)
-            assert found.rows["error"][i, column] == pytest.approx(float(rows["kl"].mean()), rel=1e-3, abs=1e-6)
-            assert found.rows["deviation"][i, column] == pytest.approx(float(deviation.mean()), rel=1e-4)
+            rows = metric.score_rows(
+                classifier, changed, torch.zeros(1, dtype=torch.int64), mean, None, None
+            )
+            assert found.rows["error"][i, column] == pytest.approx(
+                float(rows["kl"].mean()), rel=1e-3, abs=1e-6
+            )
+            assert found.rows["deviation"][i, column] == pytest.approx(
+                float(deviation.mean()), rel=1e-4
+            )
             ratio = float(deviation.mean() / mean.std(correction=0))
             assert found.rows["standardized_deviation"][i, column] == pytest.approx(ratio, rel=1e-4)
     assert SETTINGS.calibrated == [("clean", 0), ("brightness", 5), ("gaussian_noise", 5)]
@@ -69,7 +98,9 @@ def test_sampled_maps_have_the_posterior_s_mean_and_deviation(classifier: Frozen
     assert [float(drawn.mean()), float(drawn.std())] == pytest.approx([3, 0.5], abs=0.03)
 
 
-def test_measurements_do_not_depend_on_batches(classifier: FrozenClassifier, data: ShardIndex, tmp_path: Path) -> None:
+def test_measurements_do_not_depend_on_batches(
+    classifier: FrozenClassifier, data: ShardIndex, tmp_path: Path
+) -> None:
     one = measured(classifier, data, tmp_path / "a")
     settings = UncertaintySettings(**{**vars(SETTINGS), "batch_size": 1, "forward_batch_size": 64})
     other = measured(classifier, data, tmp_path / "b", settings)
@@ -77,7 +108,9 @@ def test_measurements_do_not_depend_on_batches(classifier: FrozenClassifier, dat
         np.testing.assert_allclose(other.rows[name], values, rtol=1e-3, atol=1e-6)
 
 
-def test_results_follow_from_the_rows(classifier: FrozenClassifier, data: ShardIndex, tmp_path: Path) -> None:
+def test_results_follow_from_the_rows(
+    classifier: FrozenClassifier, data: ShardIndex, tmp_path: Path
+) -> None:
     found = measured(classifier, data, tmp_path)
     results = results_of(found, SETTINGS)
     last = results["conditions"][-1]
@@ -109,7 +142,9 @@ def test_a_stopped_run_goes_on(
     files[0].unlink()
     done: list[str] = []
     original = uncertainty_run._measure
-    monkeypatch.setattr(uncertainty_run, "_measure", lambda *given: (done.append(given[-1]), original(*given))[1])
+    monkeypatch.setattr(
+        uncertainty_run, "_measure", lambda *given: (done.append(given[-1]), original(*given))[1]
+    )
     second = measured(classifier, data, tmp_path)
     assert done == [files[0].stem]
     for name, values in first.rows.items():
@@ -123,25 +158,56 @@ def test_figure_7_shows_clean_and_the_highest_severity(classifier: FrozenClassif
     rows = figure_7(classifier, ToyPosterior(classifier), pictures, ["a", "b", "c"], SETTINGS)
     assert [row["key"] for row in rows] == ["a", "b", "c"]
     assert [(p["corruption"], p["severity"]) for p in rows[1]["panels"]] == [
-        ("clean", 0), ("brightness", 5), ("gaussian_noise", 5),
-    ]  # fmt: skip
+        ("clean", 0),
+        ("brightness", 5),
+        ("gaussian_noise", 5),
+    ]
     assert (rows[2]["panels"][0]["picture"].int() - pictures[2].int()).abs().max() <= 1
     assert rows[2]["panels"][1]["picture"].float().mean() > pictures[2].float().mean() + 20
 
 
 def test_the_command_writes_tables_plots_and_a_page(
-    data: ShardIndex, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+    data: ShardIndex,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     shards = str(Path(data.shards[0].path).parent)
     arguments = [
-        "uncertainty", "--data", shards, "--out", str(tmp_path), "--explainer", TOY, "--classifier.model", "small_cnn",
-        "--classifier.weights", "random", "--corruptions", "[brightness, motion_blur]", "--severities", "[5]", "--samples", "3",
-        "--percentages", "[50]", "--gallery", "1", "--resamples", "20", "--device", "cpu",
-    ]  # fmt: skip
+        "uncertainty",
+        "--data",
+        shards,
+        "--out",
+        str(tmp_path),
+        "--explainer",
+        TOY,
+        "--classifier.model",
+        "small_cnn",
+        "--classifier.weights",
+        "random",
+        "--corruptions",
+        "[brightness, motion_blur]",
+        "--severities",
+        "[5]",
+        "--samples",
+        "3",
+        "--percentages",
+        "[50]",
+        "--gallery",
+        "1",
+        "--resamples",
+        "20",
+        "--device",
+        "cpu",
+    ]
     assert main(arguments, "evaluate.py") == 0, capsys.readouterr().err
     results = read_or_refused(tmp_path, tmp_path_factory.mktemp("elsewhere"))
     assert results["data"]["used"] == 8
-    assert [c["corruption"] for c in results["conditions"]] == ["clean", "brightness", "motion_blur"]
+    assert [c["corruption"] for c in results["conditions"]] == [
+        "clean",
+        "brightness",
+        "motion_blur",
+    ]
     rows = list(csv.DictReader((tmp_path / "uncertainty.csv").read_text().splitlines()))
     assert len(rows) == 24
     assert float(rows[0]["error"]) >= 0
@@ -154,7 +220,9 @@ def test_the_command_writes_tables_plots_and_a_page(
     assert "motion blur 5" in page
 
 
-def test_what_cannot_be_measured_is_refused(classifier: FrozenClassifier, data: ShardIndex, tmp_path: Path) -> None:
+def test_what_cannot_be_measured_is_refused(
+    classifier: FrozenClassifier, data: ShardIndex, tmp_path: Path
+) -> None:
     with pytest.raises(InputError, match="'saliency' gives no uncertainty"):
         run_uncertainty(classifier, "saliency", {}, data, tmp_path, SETTINGS)
     for wrong, part in (

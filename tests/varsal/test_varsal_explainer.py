@@ -32,7 +32,9 @@ def write_checkpoint(path: Path, weights: str, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     training = VarSalTraining({"model": "small_cnn", "weights": weights}, channels=[6, 4]).train()
     training.encoder(IMAGES)
-    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
     trainer.strategy.connect(training)
     trainer.save_checkpoint(path)
     return path
@@ -56,14 +58,18 @@ def test_a_heatmap_depends_neither_on_the_batch_nor_on_the_target(
     assert part.uncertainty.min() > 0
 
 
-def test_training_mode_changes_no_heatmap_and_is_left_as_it_was(classifier: FrozenClassifier, checkpoint: Path) -> None:
+def test_training_mode_changes_no_heatmap_and_is_left_as_it_was(
+    classifier: FrozenClassifier, checkpoint: Path
+) -> None:
     explainer = VarSal.load(checkpoint, classifier)
     expected, before = explainer.attribute(IMAGES).values, explainer.encoder.state_dict()
     before = {name: value.clone() for name, value in before.items()}
     explainer.encoder.train()
     assert torch.equal(explainer.attribute(IMAGES).values, expected)
     assert explainer.encoder.training
-    assert all(torch.equal(value, before[name]) for name, value in explainer.encoder.state_dict().items())
+    assert all(
+        torch.equal(value, before[name]) for name, value in explainer.encoder.state_dict().items()
+    )
 
 
 def test_samples_follow_the_posterior(classifier: FrozenClassifier, checkpoint: Path) -> None:
@@ -75,8 +81,12 @@ def test_samples_follow_the_posterior(classifier: FrozenClassifier, checkpoint: 
     assert abs(float(standard.mean())) < 0.01
     assert abs(float(standard.std()) - 1) < 0.01
     assert float(standard.mean(dim=1).abs().max()) < 6 / 20  # every pixel for itself
-    assert abs(float((standard[:, :, 1:] * standard[:, :, :-1]).mean())) < 0.01, "pixels are independent"
-    shown = VarSal.load(checkpoint, classifier, seed=4, map="sampled").attribute(IMAGES[:2], keys=["a", "b"])
+    assert abs(float((standard[:, :, 1:] * standard[:, :, :-1]).mean())) < 0.01, (
+        "pixels are independent"
+    )
+    shown = VarSal.load(checkpoint, classifier, seed=4, map="sampled").attribute(
+        IMAGES[:2], keys=["a", "b"]
+    )
     assert torch.equal(shown.values, samples[:, 0])
 
 
@@ -84,7 +94,9 @@ def test_the_encoder_is_the_papers() -> None:
     encoder = VarSalEncoder()
     convolutions = [m for m in encoder.modules() if isinstance(m, torch.nn.Conv2d)]
     assert [m.out_channels for m in convolutions] == [64] * 4 + [32] * 5 + [16] * 6 + [2]
-    assert {(m.kernel_size, m.stride, m.padding) for m in convolutions} == {((3, 3), (1, 1), (1, 1))}
+    assert {(m.kernel_size, m.stride, m.padding) for m in convolutions} == {
+        ((3, 3), (1, 1), (1, 1))
+    }
     small = VarSalEncoder([4])
     small.start_near(0.1)
     with torch.no_grad():
@@ -107,11 +119,22 @@ def test_uncertainty_goes_where_the_heatmap_goes() -> None:
 
 
 def test_explain_writes_the_deviation_beside_the_map(checkpoint: Path, tmp_path: Path) -> None:
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "a.png")
-    command = ["explain", str(tmp_path / "a.png"), "--explainer", "varsal", "--settings.checkpoint", str(checkpoint)]
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(
+        tmp_path / "a.png"
+    )
+    command = [
+        "explain",
+        str(tmp_path / "a.png"),
+        "--explainer",
+        "varsal",
+        "--settings.checkpoint",
+        str(checkpoint),
+    ]
     assert main([*command, "--out", str(tmp_path / "out"), "--device", "cpu"], "evaluate.py") == 0
     ends = ("png", "overlay.png", "npy", "deviation.png", "deviation.npy")
-    assert {path.name for path in (tmp_path / "out").glob("a.*")} == {f"a.varsal.{end}" for end in ends}
+    assert {path.name for path in (tmp_path / "out").glob("a.*")} == {
+        f"a.varsal.{end}" for end in ends
+    }
     assert np.load(tmp_path / "out" / "a.varsal.deviation.npy").min() > 0
     assert np.load(tmp_path / "out" / "a.varsal.npy").min() < 0
 
@@ -127,7 +150,9 @@ def test_sanity_check_wants_an_encoder_for_each_randomised_classifier(
         maps = explainer.attribute(IMAGES).values
         metric = SanityCheck(layers=["fc", "layer3"])
         targets = torch.zeros(5, dtype=torch.int64)
-        metric.update(classifier, IMAGES, targets, maps, subject=Subject.named(explainer, "varsal", settings))
+        metric.update(
+            classifier, IMAGES, targets, maps, subject=Subject.named(explainer, "varsal", settings)
+        )
         return metric.compute().curves["ssim"]["y"]
 
     with pytest.raises(InputError, match="was trained for the intact small_cnn"):
@@ -145,16 +170,22 @@ def test_sanity_check_wants_an_encoder_for_each_randomised_classifier(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The given buffer is not writable:UserWarning")
-def test_exports_give_mean_and_deviation(classifier: FrozenClassifier, checkpoint: Path, tmp_path: Path) -> None:
+def test_exports_give_mean_and_deviation(
+    classifier: FrozenClassifier, checkpoint: Path, tmp_path: Path
+) -> None:
     report = export_checkpoint(checkpoint, tmp_path / "out", progress=False)
     assert max(error for errors in report.errors.values() for error in errors.values()) < 1e-5
     assert [output["name"] for output in report.description["outputs"]] == ["heatmap", "deviation"]
     expected = VarSal.load(checkpoint, classifier).posterior(IMAGES)
-    session = onnxruntime.InferenceSession(report.folder / "explainer.onnx", providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        report.folder / "explainer.onnx", providers=["CPUExecutionProvider"]
+    )
     found = session.run(["heatmap", "deviation"], {"images": IMAGES.numpy()})
     program = torch.export.load(report.folder / "explainer.pt2").module()(IMAGES)
     loaded = load_exported(report.folder).attribute(IMAGES)
-    for onnx, pt2, again, wanted in zip(found, program, (loaded.values, loaded.uncertainty), expected, strict=True):
+    for onnx, pt2, again, wanted in zip(
+        found, program, (loaded.values, loaded.uncertainty), expected, strict=True
+    ):
         assert torch.allclose(torch.from_numpy(onnx), wanted, rtol=1e-4, atol=1e-5)
         assert torch.allclose(pt2, wanted, rtol=1e-5, atol=1e-6)
         assert torch.equal(again, wanted)

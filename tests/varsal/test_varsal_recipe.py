@@ -47,12 +47,17 @@ resume: {{every_n_steps: 3}}
 def module_of(**settings: Any) -> VarSalTraining:
     """With 16-pixel pictures and a minute encoder."""
     torch.manual_seed(0)
-    return VarSalTraining({"model": "small_cnn", "weights": "random", **TINY}, channels=[4], **settings)
+    return VarSalTraining(
+        {"model": "small_cnn", "weights": "random", **TINY}, channels=[4], **settings
+    )
 
 
 def test_k_is_uniform_from_a_tenth_to_nine_tenths_of_the_pixels() -> None:
     """The paper's U(hw/10, 9hw/10) (section 4.1), an image: over 500 keys, and over 500 places of an epoch."""
-    module, images = module_of(), torch.randn(500, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    module, images = (
+        module_of(),
+        torch.randn(500, 3, 16, 16, generator=torch.Generator().manual_seed(0)),
+    )
     for uniform in (None, module._stratified(500, 0, CPU)):
         with torch.no_grad():
             mask = module._perturb(images, [f"0/{i}" for i in range(500)], uniform=uniform).mask
@@ -71,7 +76,9 @@ def test_stratified_k_lies_evenly_in_every_batch() -> None:
         assert gaps.max() < 0.1
         assert gaps.min() > 0.03
     parts = torch.cat([golden_uniform(0, 5, 0.3, CPU), golden_uniform(5, 11, 0.3, CPU)])
-    assert torch.equal(parts, golden_uniform(0, 16, 0.3, CPU)), "a number belongs to its place, not to its batch"
+    assert torch.equal(parts, golden_uniform(0, 16, 0.3, CPU)), (
+        "a number belongs to its place, not to its batch"
+    )
     many = golden_uniform(10**7, 10**5, 0.999, CPU)
     assert 0 <= many.min() < 1e-4
     assert 1 - 1e-4 < many.max() < 1
@@ -94,8 +101,9 @@ def test_a_training_step_uses_the_stratified_numbers() -> None:
         module._terms = lambda *a, terms=terms, k=k: taken.__setitem__(k, terms(*a)) or taken[k]  # type: ignore[method-assign]
         batch = {
             "picture": torch.zeros(8, 3, 16, 16, dtype=torch.uint8),
-            "weight": torch.ones(8), "key": list("abcdefgh"),
-        }  # fmt: skip
+            "weight": torch.ones(8),
+            "key": list("abcdefgh"),
+        }
         module.training_step(batch, 2)
     kept = taken["stratified"][0].mask.mean(dim=(1, 2))
     assert torch.allclose(kept, 0.1 + 0.8 * module_of()._stratified(8, 2, CPU), atol=1e-4)
@@ -104,7 +112,10 @@ def test_a_training_step_uses_the_stratified_numbers() -> None:
 
 def test_the_mask_is_made_of_a_sample_and_teaches_the_deviation() -> None:
     """At beta 0 nothing but the sample can: with the mean's mask, deviations have no gradient at all."""
-    images, keys = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)), list("abcd")
+    images, keys = (
+        torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)),
+        list("abcd"),
+    )
     found = {}
     for shown in ("sampled", "mean"):
         module = module_of(map=shown, beta=0.0).eval()
@@ -123,8 +134,14 @@ def test_every_kind_of_baseline_occurs_with_its_strength() -> None:
         seen = module._perturb(torch.ones(90, 3, 16, 16), [f"0/{i}" for i in range(90)])
     dropped = 1 - seen.mask  # never nothing: k is at most nine tenths
     pairs = zip(seen.images - 1, dropped, strict=True)
-    noise = torch.stack([(x[:, gone > 0.5] / gone[gone > 0.5]).square().mean().sqrt() for x, gone in pairs])
-    counts = [int((noise < 1).sum()), int(((noise > 5) & (noise < 20)).sum()), int((noise > 50).sum())]
+    noise = torch.stack(
+        [(x[:, gone > 0.5] / gone[gone > 0.5]).square().mean().sqrt() for x, gone in pairs]
+    )
+    counts = [
+        int((noise < 1).sum()),
+        int(((noise > 5) & (noise < 20)).sum()),
+        int((noise > 50).sum()),
+    ]
     assert sum(counts) == 90
     assert min(counts) > 15, counts
 
@@ -187,7 +204,13 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(folder: Path, last: 
     """Stopped by a signal within the second epoch: weights, average, optimiser and schedule are the same to the bit."""
     expected, before = torch.load(last, weights_only=True), signal.getsignal(signal.SIGTERM)
     half = folder / "half"
-    config = ["fit", "--config", str(folder / "config.yaml"), "--trainer.default_root_dir", str(half)]
+    config = [
+        "fit",
+        "--config",
+        str(folder / "config.yaml"),
+        "--trainer.default_root_dir",
+        str(half),
+    ]
     stop = json.dumps([{"class_path": f"{__name__}.SignalAt", "init_args": {"batch": 6}}])
     try:
         assert main([*config, "--trainer.callbacks", stop], "train.py") == 75
@@ -198,9 +221,14 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(folder: Path, last: 
     found = torch.load(half / "checkpoints" / "last.ckpt", weights_only=True)
     assert found["global_step"] == expected["global_step"] == 8
     assert found["state_dict"].keys() == expected["state_dict"].keys()
-    assert all(torch.equal(found["state_dict"][name], value) for name, value in expected["state_dict"].items())
+    assert all(
+        torch.equal(found["state_dict"][name], value)
+        for name, value in expected["state_dict"].items()
+    )
     for mine, other in zip(
-        found["optimizer_states"][0]["state"].values(), expected["optimizer_states"][0]["state"].values(), strict=True
+        found["optimizer_states"][0]["state"].values(),
+        expected["optimizer_states"][0]["state"].values(),
+        strict=True,
     ):
         assert torch.equal(mine["exp_avg_sq"], other["exp_avg_sq"])
     assert expected["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(0, abs=1e-9)
@@ -211,9 +239,15 @@ def test_what_is_loaded_is_the_average(last: Path) -> None:
     state = checkpoint["state_dict"]
     assert int(state["average.n_averaged"]) == 8
     loaded = VarSal.load(last).encoder.state_dict()
-    assert all(torch.equal(value, state[f"average.module.{name}"]) for name, value in loaded.items())
+    assert all(
+        torch.equal(value, state[f"average.module.{name}"]) for name, value in loaded.items()
+    )
     assert not torch.equal(loaded["out.weight"], state["encoder.out.weight"])
     assert not torch.equal(loaded["scale.0.running_var"], state["encoder.scale.0.running_var"])
     saved = checkpoint["hyper_parameters"]
-    assert (saved["encoder"], saved["taps"], saved["width"]) == ("readout", ["layer1.0", "layer2", "layer3"], 8)
+    assert (saved["encoder"], saved["taps"], saved["width"]) == (
+        "readout",
+        ["layer1.0", "layer2", "layer3"],
+        8,
+    )
     assert (saved["k"], saved["ema_decay"], saved["schedule"]) == ("stratified", 0.8, "cosine")

@@ -58,14 +58,18 @@ def run(folder: Path) -> Path:
 def module_of(folder: Path, **settings: object) -> VarSalTraining:
     torch.manual_seed(0)
     module = VarSalTraining(
-        {"model": "small_cnn", "weights": str(folder / "classifier.safetensors")}, channels=[6, 4], **settings
+        {"model": "small_cnn", "weights": str(folder / "classifier.safetensors")},
+        channels=[6, 4],
+        **settings,
     )
     module.log = lambda *_args, **_kwargs: None  # type: ignore[method-assign] # outside a Trainer there is no log
     return module
 
 
 def little_batch(folder: Path) -> dict:
-    data = QuickstartDataModule(str(folder / "data"), train_samples=96, val_samples=40, test_samples=20, batch_size=8)
+    data = QuickstartDataModule(
+        str(folder / "data"), train_samples=96, val_samples=40, test_samples=20, batch_size=8
+    )
     data.setup("fit")
     return next(iter(data.train_dataloader()))
 
@@ -73,13 +77,17 @@ def little_batch(folder: Path) -> dict:
 def test_terms_and_drawings_are_logged(run: Path) -> None:
     log = EventAccumulator(str(run / "tensorboard"), size_guidance={"images": 0})
     log.Reload()
-    logged = {tag: torch.tensor([e.value for e in log.Scalars(tag)]) for tag in log.Tags()["scalars"]}
+    logged = {
+        tag: torch.tensor([e.value for e in log.Scalars(tag)]) for tag in log.Tags()["scalars"]
+    }
     beta = 1 / (10 * 64 * 64)
     for stage, count in (("train", 12), ("val", 2)):
         assert len(logged[f"{stage}/loss"]) == count
         terms = logged[f"{stage}/prediction_kl"] + beta * logged[f"{stage}/prior_kl"]
         assert torch.allclose(terms, logged[f"{stage}/loss"], rtol=1e-4)
-    assert len(set(logged["val/low_k_kl_random"].tolist())) == 1, "the control is the same at every validation"
+    assert len(set(logged["val/low_k_kl_random"].tolist())) == 1, (
+        "the control is the same at every validation"
+    )
     assert logged["val/low_k_kl_random"][0] > 0
     drawn = Image.open(io.BytesIO(log.Images("val/heatmaps")[0].encoded_image_string))
     assert drawn.size == (
@@ -91,19 +99,31 @@ def test_terms_and_drawings_are_logged(run: Path) -> None:
 def test_loss_is_that_of_equation_5(folder: Path) -> None:
     """Against torch.distributions with the dense covariance, image by image, on a 16-pixel picture."""
     small = {"preprocessing": {"resize": None, "crop": 16, "mean": [0.5] * 3, "std": [0.25] * 3}}
-    module = VarSalTraining({"model": "small_cnn", "weights": "random", **small}, channels=[6, 4], beta=0.01).eval()
+    module = VarSalTraining(
+        {"model": "small_cnn", "weights": "random", **small}, channels=[6, 4], beta=0.01
+    ).eval()
     images = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         seen, terms = module._terms(images, ["a", "b", "c"])
-        tri = torch.eye(16).double() + 0.4 * (torch.ones(15).double().diag(1) + torch.ones(15).double().diag(-1))
+        tri = torch.eye(16).double() + 0.4 * (
+            torch.ones(15).double().diag(1) + torch.ones(15).double().diag(-1)
+        )
         prior = MultivariateNormal(torch.zeros(256).double(), torch.kron(tri, tri))
         for i in range(3):
-            p, q = (Categorical(logits=module.classifier(x[i : i + 1])[0]) for x in (images, seen.images))
-            posterior = MultivariateNormal(
-                seen.mean[i].flatten().double(), seen.log_variance[i].flatten().double().exp().diag()
+            p, q = (
+                Categorical(logits=module.classifier(x[i : i + 1])[0])
+                for x in (images, seen.images)
             )
-            assert float(terms["prediction_kl"][i]) == pytest.approx(float(kl_divergence(p, q)), rel=1e-3, abs=1e-6)
-            assert float(terms["prior_kl"][i]) == pytest.approx(float(kl_divergence(posterior, prior)), rel=1e-4)
+            posterior = MultivariateNormal(
+                seen.mean[i].flatten().double(),
+                seen.log_variance[i].flatten().double().exp().diag(),
+            )
+            assert float(terms["prediction_kl"][i]) == pytest.approx(
+                float(kl_divergence(p, q)), rel=1e-3, abs=1e-6
+            )
+            assert float(terms["prior_kl"][i]) == pytest.approx(
+                float(kl_divergence(posterior, prior)), rel=1e-4
+            )
     assert torch.allclose(terms["loss"], terms["prediction_kl"] + 0.01 * terms["prior_kl"])
     assert 25.6 < seen.mask.sum(dim=(1, 2)).min() < seen.mask.sum(dim=(1, 2)).max() < 230.4
     kept = seen.mask > 0.99
@@ -114,7 +134,9 @@ def test_loss_is_that_of_equation_5(folder: Path) -> None:
 def test_a_checkpoint_holds_only_the_encoder(folder: Path, run: Path) -> None:
     last = run / "checkpoints" / "last.ckpt"
     checkpoint = torch.load(last, weights_only=True)
-    assert set(checkpoint["state_dict"]) == {f"encoder.{name}" for name in VarSalEncoder([6, 4]).state_dict()}
+    assert set(checkpoint["state_dict"]) == {
+        f"encoder.{name}" for name in VarSalEncoder([6, 4]).state_dict()
+    }
     classifier = FrozenClassifier("small_cnn", str(folder / "classifier.safetensors"))
     images = torch.randn(2, 3, 64, 64)
     found = build_explainer("varsal", classifier, {"checkpoint": str(last)}).attribute(images)
@@ -128,12 +150,23 @@ def test_a_checkpoint_holds_only_the_encoder(folder: Path, run: Path) -> None:
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(folder: Path, run: Path) -> None:
     half = folder / "half"
-    config = ["fit", "--config", str(folder / "config.yaml"), "--trainer.default_root_dir", str(half)]
+    config = [
+        "fit",
+        "--config",
+        str(folder / "config.yaml"),
+        "--trainer.default_root_dir",
+        str(half),
+    ]
     assert main([*config, "--trainer.max_epochs", "1"], "train.py") == 0
     assert main([*config, "--ckpt_path", "last"], "train.py") == 0
-    found, expected = (torch.load(root / "checkpoints" / "last.ckpt", weights_only=True) for root in (half, run))
+    found, expected = (
+        torch.load(root / "checkpoints" / "last.ckpt", weights_only=True) for root in (half, run)
+    )
     assert found["global_step"] == expected["global_step"] == 12
-    assert all(torch.equal(found["state_dict"][name], value) for name, value in expected["state_dict"].items())
+    assert all(
+        torch.equal(found["state_dict"][name], value)
+        for name, value in expected["state_dict"].items()
+    )
 
 
 def test_nothing_of_the_classifier_is_trained(folder: Path) -> None:
@@ -144,9 +177,14 @@ def test_nothing_of_the_classifier_is_trained(folder: Path) -> None:
     assert module.encoder.training
     assert not any(m.training for m in module.classifier.modules())
     assert not any(p.requires_grad or p.grad is not None for p in module.classifier.parameters())
-    assert all(torch.equal(value, before[name]) for name, value in module.classifier.model.state_dict().items())
+    assert all(
+        torch.equal(value, before[name])
+        for name, value in module.classifier.model.state_dict().items()
+    )
     optimizer = module.configure_optimizers()
-    assert {id(p) for g in optimizer.param_groups for p in g["params"]} == {id(p) for p in module.encoder.parameters()}
+    assert {id(p) for g in optimizer.param_groups for p in g["params"]} == {
+        id(p) for p in module.encoder.parameters()
+    }
     group = optimizer.param_groups[0]
     assert (group["lr"], group["weight_decay"], group["betas"]) == (1e-4, 5e-4, (0.9, 0.99))
 
@@ -182,7 +220,9 @@ def test_equal_keys_draw_equal_numbers_and_other_epochs_others(folder: Path) -> 
     module, batch = module_of(folder).eval(), little_batch(folder)
     images = module.images_of(batch)
     with torch.no_grad():
-        first, again, other = (module._perturb(images, [f"{n}/{k}" for k in batch["key"]]) for n in (0, 0, 1))
+        first, again, other = (
+            module._perturb(images, [f"{n}/{k}" for k in batch["key"]]) for n in (0, 0, 1)
+        )
     assert torch.equal(first.images, again.images)
     sums = first.mask.sum(dim=(1, 2))
     assert not torch.isclose(sums, other.mask.sum(dim=(1, 2)), rtol=1e-3).any()
@@ -212,9 +252,18 @@ def test_what_does_not_fit_is_refused_in_one_sentence(
         build_explainer("varsal", FrozenClassifier("resnet8", "random"), {"checkpoint": [last]})
     with pytest.raises(InputError, match="map is 'median'; it must be one of 'mean', 'sampled'"):
         VarSal.load(last, map="median")
-    fit = ["fit", "--config", str(folder / "config.yaml"), "--trainer.default_root_dir", str(tmp_path / "run")]
+    fit = [
+        "fit",
+        "--config",
+        str(folder / "config.yaml"),
+        "--trainer.default_root_dir",
+        str(tmp_path / "run"),
+    ]
     for message, changes in {
-        "prior is 'soft'; it must be one of 'soft_tv', 'standard_normal'": ["--model.prior", "soft"],
+        "prior is 'soft'; it must be one of 'soft_tv', 'standard_normal'": [
+            "--model.prior",
+            "soft",
+        ],
         "'bluur' is not a known baseline": ["--model.baselines", "[bluur]"],
         "temperature 0": ["--model.temperature", "0"],
         "initial_deviation is 0": ["--model.initial_deviation", "0"],
@@ -228,7 +277,9 @@ def test_what_does_not_fit_is_refused_in_one_sentence(
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Found .* in eval mode")  # the classifier is frozen on purpose; the CLI says nothing
+@pytest.mark.filterwarnings(
+    "ignore:Found .* in eval mode"
+)  # the classifier is frozen on purpose; the CLI says nothing
 def test_the_mean_map_keeps_what_the_classifier_needs(tmp_path: Path) -> None:
     """A minute on one core: a classifier and an encoder, both trained on the embedded digits just long enough."""
     data = QuickstartDataModule(
@@ -238,14 +289,23 @@ def test_the_mean_map_keeps_what_the_classifier_needs(tmp_path: Path) -> None:
     train_narrow_cnn(data, tmp_path / "narrow.safetensors", epochs=4, steps=4 * 47)
     torch.manual_seed(0)
     module = VarSalTraining(
-        {"model": "masking_toys:narrow_cnn", "weights": str(tmp_path / "narrow.safetensors")}, channels=[8, 8, 8, 8],
-        optimizer=lambda parameters: torch.optim.Adam(parameters, lr=3e-3, weight_decay=5e-4, betas=(0.9, 0.99)),
-    )  # fmt: skip
+        {"model": "masking_toys:narrow_cnn", "weights": str(tmp_path / "narrow.safetensors")},
+        channels=[8, 8, 8, 8],
+        optimizer=lambda parameters: torch.optim.Adam(
+            parameters, lr=3e-3, weight_decay=5e-4, betas=(0.9, 0.99)
+        ),
+    )
     trainer = L.Trainer(
-        default_root_dir=tmp_path, max_epochs=2, accelerator="cpu", enable_progress_bar=False, logger=False,
-        enable_checkpointing=False, enable_model_summary=False, callbacks=[HeatmapImages()],
+        default_root_dir=tmp_path,
+        max_epochs=2,
+        accelerator="cpu",
+        enable_progress_bar=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        callbacks=[HeatmapImages()],
         inference_mode=False,  # metrics that validated in it cannot be used for another validation outside it
-    )  # fmt: skip
+    )
     untrained = trainer.validate(module, data, verbose=False)[0]
     trainer.fit(module, data)
     trained = trainer.validate(module, data, verbose=False)[0]
@@ -255,7 +315,9 @@ def test_the_mean_map_keeps_what_the_classifier_needs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:The dirpath has changed")  # a second folder, to tell the logs apart
+@pytest.mark.filterwarnings(
+    "ignore:The dirpath has changed"
+)  # a second folder, to tell the logs apart
 def test_two_processes_train_one_encoder(tmp_path: Path) -> None:
     """They end with one checkpoint, whose validation by one process is what the two logged."""
     prepare(tmp_path, CONFIG)
@@ -267,7 +329,9 @@ def test_two_processes_train_one_encoder(tmp_path: Path) -> None:
     two = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "8"]
     command = [sys.executable, *launch, str(ROOT / "train.py"), "fit", *config, *two]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     alone = ["--trainer.default_root_dir", str(tmp_path / "alone"), "--ckpt_path", str(last)]
@@ -276,5 +340,11 @@ def test_two_processes_train_one_encoder(tmp_path: Path) -> None:
     for name in ("run", "alone"):
         log = EventAccumulator(str(tmp_path / name / "tensorboard"))
         log.Reload()
-        scores.append({tag: log.Scalars(tag)[-1].value for tag in log.Tags()["scalars"] if tag.startswith("val/")})
+        scores.append(
+            {
+                tag: log.Scalars(tag)[-1].value
+                for tag in log.Tags()["scalars"]
+                if tag.startswith("val/")
+            }
+        )
     assert scores[0] == pytest.approx(scores[1], rel=1e-4)

@@ -19,8 +19,12 @@ class ToyPosterior(Explainer):
         """Smoothed grey level, and what smoothing removes."""
         grey = images.mean(dim=1, keepdim=True)
         smooth = F.avg_pool2d(grey, 5, stride=1, padding=2)
-        return smooth[:, 0], 0.05 + F.avg_pool2d((grey - smooth).abs(), 5, stride=1, padding=2)[:, 0]
+        return smooth[:, 0], 0.05 + F.avg_pool2d((grey - smooth).abs(), 5, stride=1, padding=2)[
+            :, 0
+        ]
 
-    def explain(self, images: Tensor, targets: Tensor, generators: list[torch.Generator]) -> Attribution:
+    def explain(
+        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+    ) -> Attribution:
         """The mean."""
         return Attribution(self.posterior(images)[0])

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 from lit_iba.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from lit_iba.training.callbacks.durable_checkpoint import DurableCheckpointIO as DurableCheckpointIO
+    from lit_iba.training.callbacks.durable_checkpoint import (
+        DurableCheckpointIO as DurableCheckpointIO,
+    )
     from lit_iba.training.callbacks.heatmap_images import HeatmapImages as HeatmapImages
     from lit_iba.training.callbacks.resume import FiniteLoss as FiniteLoss
     from lit_iba.training.callbacks.resume import PreemptedError as PreemptedError
@@ -16,6 +18,10 @@ else:
         {
             "lit_iba.training.callbacks.durable_checkpoint": ["DurableCheckpointIO"],
             "lit_iba.training.callbacks.heatmap_images": ["HeatmapImages"],
-            "lit_iba.training.callbacks.resume": ["FiniteLoss", "PreemptedError", "ResumeCheckpoint"],
+            "lit_iba.training.callbacks.resume": [
+                "FiniteLoss",
+                "PreemptedError",
+                "ResumeCheckpoint",
+            ],
         },
     )

@@ -30,7 +30,9 @@ class DurableCheckpointIO(TorchCheckpointIO):
         1
     """
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
         """Write by atomic rename.
 
         Raises:

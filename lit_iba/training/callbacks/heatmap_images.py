@@ -57,4 +57,5 @@ class HeatmapImages(L.Callback):
         shown = torch.cat(pictures)
         columns = [picture.cpu() for picture in (shown, *pl_module.drawings(shown))]
         rows = torch.stack(columns, dim=1).flatten(0, 1)
-        experiment.add_image(self.tag, make_grid(rows, nrow=len(columns), padding=2), trainer.global_step)  # type: ignore[union-attr]
+        grid = make_grid(rows, nrow=len(columns), padding=2)
+        experiment.add_image(self.tag, grid, trainer.global_step)  # type: ignore[union-attr]

@@ -62,7 +62,10 @@ class ResumeCheckpoint(L.Callback):
     """
 
     def __init__(
-        self, every_n_steps: int = 500, signals: tuple[str, ...] = ("SIGTERM", "SIGUSR1"), requeue: bool = True
+        self,
+        every_n_steps: int = 500,
+        signals: tuple[str, ...] = ("SIGTERM", "SIGUSR1"),
+        requeue: bool = True,
     ) -> None:
         self.every_n_steps, self.signals, self.requeue = every_n_steps, signals, requeue
         self._received: str | None = None
@@ -85,7 +88,12 @@ class ResumeCheckpoint(L.Callback):
         torch.manual_seed(seed_for(seed, trainer.current_epoch, batch_idx, trainer.global_rank))
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Save when it is time, or when any process was told to stop; only after whole optimiser steps."""
         if trainer.global_step == self._seen_step:
@@ -93,7 +101,10 @@ class ResumeCheckpoint(L.Callback):
         before, self._seen_step = self._seen_step, trainer.global_step
         stop = trainer.strategy.reduce_boolean_decision(self._received is not None, all=False)
         # A batch may count several steps: one of each optimiser, under manual optimisation.
-        due = self.every_n_steps and trainer.global_step // self.every_n_steps > before // self.every_n_steps
+        due = (
+            self.every_n_steps
+            and trainer.global_step // self.every_n_steps > before // self.every_n_steps
+        )
         if stop or due:
             trainer.save_checkpoint(self.path(trainer), weights_only=False)  # with the optimiser
         if stop:
@@ -107,7 +118,9 @@ class ResumeCheckpoint(L.Callback):
     def on_validation_batch_end(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
         """Leave a validation at once: the state before it is saved already."""
         training = trainer.state.fn == "fit" and not trainer.sanity_checking
-        if training and trainer.strategy.reduce_boolean_decision(self._received is not None, all=False):
+        if training and trainer.strategy.reduce_boolean_decision(
+            self._received is not None, all=False
+        ):
             self._end(trainer)
 
     @staticmethod
@@ -122,9 +135,13 @@ class ResumeCheckpoint(L.Callback):
         if job and self.requeue and trainer.is_global_zero:
             if "SLURM_ARRAY_JOB_ID" in os.environ:
                 job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-            done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                ["scontrol", "requeue", job], capture_output=True, text=True, check=False
+            )
             rank_zero_info(f"scontrol requeue {job}: {done.stderr.strip() or 'done'}")
-        raise PreemptedError(f"ended by {name} after step {trainer.global_step}; --ckpt_path last goes on from there")
+        raise PreemptedError(
+            f"ended by {name} after step {trainer.global_step}; --ckpt_path last goes on from there"
+        )
 
 
 class FiniteLoss(L.Callback):
@@ -150,7 +167,9 @@ class FiniteLoss(L.Callback):
         """Remember the batch."""
         self._batch = batch
 
-    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
+    def on_before_backward(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor
+    ) -> None:
         """Check.
 
         Raises:
@@ -158,9 +177,18 @@ class FiniteLoss(L.Callback):
         """
         if bool(torch.isfinite(loss)):
             return
-        keys = list(self._batch["key"]) if isinstance(self._batch, dict) and "key" in self._batch else []
+        keys = (
+            list(self._batch["key"])
+            if isinstance(self._batch, dict) and "key" in self._batch
+            else []
+        )
         where = Path(trainer.default_root_dir) / f"not_finite_rank{trainer.global_rank}.json"
-        found = {"loss": str(loss.item()), "epoch": trainer.current_epoch, "step": trainer.global_step, "keys": keys}
+        found = {
+            "loss": str(loss.item()),
+            "epoch": trainer.current_epoch,
+            "step": trainer.global_step,
+            "keys": keys,
+        }
         write_text(where, json.dumps(found, indent=1) + "\n")
         raise InputError(
             f"the loss of step {trainer.global_step} is {loss.item()}; the batch's keys are in {where}: look at them, lower the "

@@ -1,0 +1,93 @@
+"""Writing samples into shards, with their index."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from lit_iba.data.decode import EXTENSIONS, PICTURE_EXTENSIONS
+from lit_iba.data.shards import INDEX_NAME, Shard, ShardIndex
+from lit_iba.errors import InputError
+from lit_iba.files import sha256_of, whole_file
+
+
+def write_shards(
+    samples: Iterable[Mapping[str, Any]],
+    folder: str | Path,
+    prefix: str = "shard",
+    shard_size: int = 1000,
+    class_names: Sequence[str] | None = None,
+) -> ShardIndex:
+    """Write samples as ``<prefix>-000000.tar`` and so on, and their index last.
+
+    Equal samples give equal bytes. Each shard appears whole or not at all; a folder without an index is unfinished.
+
+    Args:
+        samples: Mappings with ``key`` (unique, no dot), a picture under ``jpg`` or ``png`` (bytes), and optionally
+            ``cls`` (int), ``json`` (a dict with ``bbox``) and ``mask.png`` (bytes).
+        folder: Where to; must not hold an index yet.
+        prefix: How shard names begin.
+        shard_size: Samples in each shard but the last.
+        class_names: Name of each class, for the index.
+
+    Raises:
+        InputError: The folder holds shards already, a key repeats or has a dot, a member is unknown, or nothing came.
+
+    Example:
+        >>> from lit_iba.data import write_shards
+        >>> from pathlib import Path
+        >>> jpeg = Path("photographs/cat/0.jpg").read_bytes()
+        >>> write_shards([{"key": "a", "jpg": jpeg, "cls": 0}], "new", class_names=["cat"]).total
+        1
+    """
+    folder = Path(folder)
+    if (folder / INDEX_NAME).exists():
+        raise InputError(
+            f"{folder} holds shards already; choose another folder, or delete it first"
+        )
+    if shard_size < 1:
+        raise InputError(f"shard_size is {shard_size}; a shard holds at least one sample")
+    shards: list[Shard] = []
+    keys: set[str] = set()
+    stream = iter(samples)
+    for first in stream:
+        path = folder / f"{prefix}-{len(shards):06d}.tar"
+        before = len(keys)
+        with whole_file(path) as part, tarfile.open(part, "w") as tar:
+            for sample in chain([first], islice(stream, shard_size - 1)):
+                _add_sample(tar, sample, keys)
+        shards.append(Shard(path, len(keys) - before, path.stat().st_size, sha256_of(path)))
+    if not shards:
+        raise InputError(f"there are no samples to write to {folder}; check where they come from")
+    index = ShardIndex(tuple(shards), list(class_names) if class_names is not None else None)
+    index.save(folder)
+    return index
+
+
+def _add_sample(tar: tarfile.TarFile, sample: Mapping[str, Any], keys: set[str]) -> None:
+    key = str(sample["key"])
+    if not key or "." in key.rpartition("/")[2] or key in keys:
+        raise InputError(
+            f"{key!r} cannot be a sample's key; it must be new, not empty and without a dot"
+        )
+    if not any(extension in sample for extension in PICTURE_EXTENSIONS):
+        raise InputError(f"sample {key!r} has no picture; give its bytes under 'jpg' or 'png'")
+    keys.add(key)
+    for extension, value in sample.items():
+        if extension == "key":
+            continue
+        if extension not in EXTENSIONS:
+            raise InputError(
+                f"sample {key!r} has a member {extension!r}; known are {', '.join(EXTENSIONS)}"
+            )
+        data = value if isinstance(value, bytes) else json.dumps(value).encode()
+        member = tarfile.TarInfo(
+            f"{key}.{extension}"
+        )  # its defaults are fixed: time 0, owner 0, mode 644
+        member.size = len(data)
+        tar.addfile(member, io.BytesIO(data))
