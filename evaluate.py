@@ -1,4 +1,6 @@
-"""Explain, compare, report, export: ``python evaluate.py benchmark --config configs/evaluate/iba_table1_resnet50.yaml``."""
+"""Explain, compare, report, export:
+``python evaluate.py benchmark --config configs/evaluate/iba_table1_resnet50.yaml``.
+"""
 
 import sys
 

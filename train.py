@@ -1,4 +1,6 @@
-"""Train an explainer or a classifier: ``python train.py fit --config configs/train/readout_resnet50.yaml``."""
+"""Train an explainer or a classifier:
+``python train.py fit --config configs/train/readout_resnet50.yaml``.
+"""
 
 import sys
 

@@ -1,9 +1,12 @@
-"""Everything that needs a GPU to be known, in one command of at most eight minutes: correctness, speed, and real studies.
+"""Everything that needs a GPU to be known, in one command of at most eight minutes: correctness,
+speed, and real studies.
 
-Results are written after every row, as JSON and as a Markdown table, so that a run that is stopped keeps what it has. Each part
-has a time limit of its own. With ``--device cpu --small`` the same code runs in a minute on toys, which is how it is tested.
+Results are written after every row, as JSON and as a Markdown table, so that a run that is stopped
+keeps what it has. Each part has a time limit of its own. With ``--device cpu --small`` the same
+code runs in a minute on toys, which is how it is tested.
 
-    python benchmarks/gpu.py [--kit gpu_kit] [--only tests per_sample ...] [--device cpu --small] [--out FOLDER]
+    python benchmarks/gpu.py [--kit gpu_kit] [--only tests per_sample ...] [--device cpu --small]
+    [--out FOLDER]
 """
 
 from __future__ import annotations
@@ -90,7 +93,9 @@ class Run:
 
     @contextmanager
     def memory(self) -> Iterator[Callable[[], float]]:
-        """A function that tells the most memory that was taken on the device since, in GiB; 0 on the CPU."""
+        """A function that tells the most memory that was taken on the device since, in GiB; 0 on
+        the CPU.
+        """
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()

@@ -1,10 +1,12 @@
-"""One folder with what gpu.py needs on a machine without the network: wheels, photographs and weights, below 60 MiB.
+"""One folder with what gpu.py needs on a machine without the network: wheels, photographs and
+weights, below 60 MiB.
 
-    python benchmarks/gpu_kit.py --photographs "val-*.tar" --train "train-*.tar" --weights resnet50.safetensors.xz \
+    python benchmarks/gpu_kit.py --photographs "val-*.tar" --train "train-*.tar" --weights
+    resnet50.safetensors.xz \
         resnet18.safetensors.xz [--python 3.12] [--out gpu_kit]
 
-Photographs are WebDataset shards with boxes, training pictures shards with labels (data/README.md). The wheels are of what
-a machine with torch, torchvision and lightning still lacks.
+Photographs are WebDataset shards with boxes, training pictures shards with labels (data/README.md).
+The wheels are of what a machine with torch, torchvision and lightning still lacks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The parts of gpu.py that measure speed: against the device's own limits, against the plain form, against the bare network."""
+"""The parts of gpu.py that measure speed: against the device's own limits, against the plain form,
+against the bare network.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def ceilings(run: Run) -> None:
 def subject(
     run: Run, network: str, layer: str, side: int
 ) -> tuple[nn.Module, FrozenClassifier, Any, Tensor]:
-    """The network as torchvision makes it, the same as ours, statistics of a layer, and 64 random images (4 if small)."""
+    """The network as torchvision makes it, the same as ours, statistics of a layer, and 64 random
+    images (4 if small).
+    """
     torch.manual_seed(0)
     model = torchvision.models.get_model(network, weights=None).eval().to(run.device)
     own = torchvision.models.get_model(network, weights=None)
@@ -62,7 +66,9 @@ def correlation(one: Tensor, other: Tensor) -> float:
 
 
 def per_sample(run: Run) -> None:
-    """Per-Sample IBA in every precision and form, for batches of 1, 8 and 64, against the plain form one image at a time."""
+    """Per-Sample IBA in every precision and form, for batches of 1, 8 and 64, against the plain
+    form one image at a time.
+    """
     for network, layer in (SMALL_NETWORKS if run.small else NETWORKS).items():
         model, classifier, statistics, images = subject(
             run, network, layer, 32 if run.small else 224
@@ -270,7 +276,9 @@ def training(run: Run) -> None:
 
 
 def compiled(run: Run) -> None:
-    """Per-Sample IBA with the layers behind the bottleneck compiled; the first call, which compiles, apart."""
+    """Per-Sample IBA with the layers behind the bottleneck compiled; the first call, which
+    compiles, apart.
+    """
     network, layer = next(iter((SMALL_NETWORKS if run.small else NETWORKS).items()))
     if run.small:
         return  # compiling is the one thing that a toy does not make shorter

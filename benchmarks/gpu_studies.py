@@ -1,4 +1,6 @@
-"""The parts of gpu.py that need a GPU to be true: the tests on CUDA, trainings in full, and tables of the papers."""
+"""The parts of gpu.py that need a GPU to be true: the tests on CUDA, trainings in full, and tables
+of the papers.
+"""
 
 from __future__ import annotations
 
@@ -121,7 +123,9 @@ def environment_of() -> dict[str, str]:
 
 
 def begin_trainings(run: Run) -> None:
-    """Start the readout and VarSal's readout encoder in programs of their own; :func:`trained` waits for them."""
+    """Start the readout and VarSal's readout encoder in programs of their own; :func:`trained`
+    waits for them.
+    """
     known = subjects(run)
     small = [
         "--data.init_args.num_workers",
@@ -219,7 +223,9 @@ def judge(
 
 
 def table_1(run: Run) -> None:
-    """IBA's table 1 for ResNet-50: boxes, and degradation of all photographs, 100 points, the authors' fill."""
+    """IBA's table 1 for ResNet-50: boxes, and degradation of all photographs, 100 points, the
+    authors' fill.
+    """
     subject = subjects(run)["resnet50"]
     short: dict[str, Any] = {"steps": 2, "copies": 2} if run.small else {}
     groups: list[dict[str, Any]] = [
@@ -250,7 +256,9 @@ def layer_of(run: Run) -> dict[str, Any]:
 
 
 def table_2(run: Run) -> None:
-    """InputIBA's table 2, with the mask Lambda at the paper's settings, on the photographs with small boxes."""
+    """InputIBA's table 2, with the mask Lambda at the paper's settings, on the photographs with
+    small boxes.
+    """
     subject = subjects(run)["resnet50"]
     short = {"steps": 2, "generator_steps": 2, "critic_warm_up": 1, "feature_steps": 2, "copies": 2}
     quick = short if run.small else {"precision": "bf16", "forward_batch_size": 320}

@@ -1,14 +1,20 @@
-"""InputIBA against the same computation done plainly: hooks, the whole network each time, one image after the other.
+"""InputIBA against the same computation done plainly: hooks, the whole network each time, one image
+after the other.
 
-The plain form is what one writes first and what the published code does: every stage runs the whole network with gradients for
-all its weights, each image has a critic of its own, and every update of that critic sees new samples. "published critic" is the
-plain form with the authors' critic instead of ours, for what that choice alone costs. The floor counts forward
-and backward passes: ours needs no weight gradients (a backward pass then costs one forward pass, not two), runs stage (a) behind
+The plain form is what one writes first and what the published code does: every stage runs the whole
+    network with gradients for
+all its weights, each image has a critic of its own, and every update of that critic sees new
+samples. "published critic" is the plain form with the authors' critic instead of ours, for what
+that choice alone costs. The floor counts forward
+and backward passes: ours needs no weight gradients (a backward pass then costs one forward pass,
+    not two), runs stage (a) behind
 the layer and stage (b) before it, and reuses the samples of stage (b) for all critic updates.
 
-    python benchmarks/input_iba.py [--network resnet18] [--layer layer2] [--side 224] [--scale 0.1] [--repeats 1]
+    python benchmarks/input_iba.py [--network resnet18] [--layer layer2] [--side 224] [--scale 0.1]
+    [--repeats 1]
 
-``--scale`` shortens every stage on both sides alike, so that the ratio stays and minutes suffice; at 1 it is the real thing.
+``--scale`` shortens every stage on both sides alike, so that the ratio stays and minutes suffice;
+at 1 it is the real thing.
 """
 
 from __future__ import annotations

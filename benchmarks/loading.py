@@ -1,12 +1,14 @@
-"""How fast shards are read, against bare decoding of the same bytes: Pillow's JPEG decoder, torchvision's Resize and CenterCrop.
+"""How fast shards are read, against bare decoding of the same bytes: Pillow's JPEG decoder,
+torchvision's Resize and CenterCrop.
 
-Both sides use the same number of processes and the same pictures, in turn, several times; the median of the rounds' ratios is
-what to look at. Above 1.0 the loader resizes only what the crop keeps and spends less than it saved on reading, ordering, boxes
-and batching. Run it as
+Both sides use the same number of processes and the same pictures, in turn, several times; the
+median of the rounds' ratios is what to look at. Above 1.0 the loader resizes only what the crop
+keeps and spends less than it saved on reading, ordering, boxes and batching. Run it as
 
-    python benchmarks/loading.py                              # on the embedded digits
-    python benchmarks/loading.py path/to/shards --workers 8   # on any folder, index or pattern of shards
-    python benchmarks/loading.py path/to/shards --longer-side 500   # the same photographs at ImageNet's usual size
+    python benchmarks/loading.py                              # on the embedded digits python
+    benchmarks/loading.py path/to/shards --workers 8   # on any folder, index or pattern of shards
+    python benchmarks/loading.py path/to/shards --longer-side 500   # the same photographs at
+    ImageNet's usual size
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ def pictures_of(index: ShardIndex) -> list[bytes]:
 
 
 def enlarged(index: ShardIndex, folder: Path, longer: int) -> ShardIndex:
-    """The same photographs at another size, as JPEG of quality 95; ImageNet's are 500 x 375 and 110 kB on average."""
+    """The same photographs at another size, as JPEG of quality 95; ImageNet's are 500 x 375 and 110
+    kB on average.
+    """
 
     def samples() -> Iterator[dict[str, Any]]:
         for number, encoded in enumerate(pictures_of(index)):
@@ -69,7 +73,9 @@ def enlarged(index: ShardIndex, folder: Path, longer: int) -> ShardIndex:
 
 
 def decode_all(pictures: list[bytes], preprocessing: Preprocessing, ready: Any, go: Any) -> None:
-    """What one writes first, without any reading, boxes or batching: decode, resize, crop, and throw the result away."""
+    """What one writes first, without any reading, boxes or batching: decode, resize, crop, and
+    throw the result away.
+    """
     torch.set_num_threads(1)
     resize, crop = preprocessing.resize or preprocessing.crop, preprocessing.crop
     transform = Compose([Resize(resize), CenterCrop(crop), PILToTensor()])
@@ -80,7 +86,9 @@ def decode_all(pictures: list[bytes], preprocessing: Preprocessing, ready: Any, 
 
 
 def bare_speed(pictures: list[bytes], preprocessing: Preprocessing, workers: int) -> float:
-    """Pictures a second of ``workers`` processes that only decode and resize; their start is not counted."""
+    """Pictures a second of ``workers`` processes that only decode and resize; their start is not
+    counted.
+    """
     context = multiprocessing.get_context("fork")
     ready, go = context.Semaphore(0), context.Event()
     parts = [pictures[number::workers] for number in range(workers)]
@@ -109,7 +117,9 @@ def epoch_speed(loader: SampleLoader) -> float:
 def measure(
     index: ShardIndex, preprocessing: Preprocessing, workers: int, batch_size: int, rounds: int
 ) -> dict[str, Any]:
-    """Both speeds and their ratio; shards are repeated to 1,600 pictures, so that an epoch's ends count little."""
+    """Both speeds and their ratio; shards are repeated to 1,600 pictures, so that an epoch's ends
+    count little.
+    """
     index = ShardIndex(index.shards * -(-1600 // index.total), index.class_names)
     pictures = pictures_of(index)
     width, height = Image.open(io.BytesIO(pictures[0])).size

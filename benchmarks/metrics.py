@@ -1,8 +1,10 @@
-"""Metrics on stored heatmaps against the classifier's bare forward pass, and side by side with Captum and Quantus.
+"""Metrics on stored heatmaps against the classifier's bare forward pass, and side by side with
+Captum and Quantus.
 
-The bare forward pass is the same number of images, at the same batch size, through ``classifier(images)``. Peers get a
-classifier as torchvision makes it ("own") and ours with its weights in channels_last ("same"). Seconds are processor time on a
-CPU (set OMP_NUM_THREADS=1 where others use it too) and wall time on a GPU.
+The bare forward pass is the same number of images, at the same batch size, through
+``classifier(images)``. Peers get a classifier as torchvision makes it ("own") and ours with its
+weights in channels_last ("same"). Seconds are processor time on a CPU (set OMP_NUM_THREADS=1 where
+others use it too) and wall time on a GPU.
 
     python benchmarks/metrics.py [--network resnet18] [--repeats 3] [--only bare|captum|quantus]
 
@@ -94,7 +96,9 @@ def forwarded(classifier: FrozenClassifier, run: Callable[[], object]) -> int:
 
 
 def against_bare(network: str, repeats: int) -> list[dict[str, object]]:
-    """Throughput of each metric as a share of the bare forward pass; the second share is of the folded network's."""
+    """Throughput of each metric as a share of the bare forward pass; the second share is of the
+    folded network's.
+    """
     _, classifier = networks(network)
     data = sample(2)
     images = sample(BATCH)[0]
@@ -233,7 +237,8 @@ def against_quantus(network: str, repeats: int) -> list[dict[str, object]]:
         return torch.from_numpy(np.asarray(curves))
 
     selectivity = quantus.Selectivity(patch_size=TILE, perturb_baseline=0.0, disable_warnings=True)
-    # As many steps as ours: Quantus orders and removes single values of the three channels, not pixels.
+    # As many steps as ours: Quantus orders and removes single values of the three channels, not
+    # pixels.
     flipping = quantus.PixelFlipping(
         features_in_step=3 * SIDE**2 // STEPS, perturb_baseline=0.0, disable_warnings=True
     )

@@ -1,8 +1,11 @@
-"""Per-Sample IBA against the same computation done plainly: hooks over the whole network, one image at a time.
+"""Per-Sample IBA against the same computation done plainly: hooks over the whole network, one image
+at a time.
 
-The plain form is what one writes first, and what the published code does: every step runs the whole network on the noise
-copies through a forward hook, and the backward pass computes gradients for all weights. The floor is the ratio of
-floating-point operations: the plain form's against those of one head, T tails forward, and T tails backward to their input.
+The plain form is what one writes first, and what the published code does: every step runs the whole
+    network on the noise
+copies through a forward hook, and the backward pass computes gradients for all weights. The floor
+is the ratio of floating-point operations: the plain form's against those of one head, T tails
+forward, and T tails backward to their input.
 
     python benchmarks/per_sample_iba.py [--networks resnet50 vgg16] [--repeats 3]
 """
@@ -25,7 +28,9 @@ STEPS, COPIES = 10, 10
 
 
 class PlainPerSampleIBA:
-    """One image at a time, the whole network, dense 5x5 blur of every copy, gradients for everything."""
+    """One image at a time, the whole network, dense 5x5 blur of every copy, gradients for
+    everything.
+    """
 
     def __init__(self, model: nn.Module, layer: str, mean: Tensor, std: Tensor) -> None:
         self.model, self.layer = model, model.get_submodule(layer)

@@ -1,7 +1,8 @@
-"""A training step of the Readout bottleneck against its floor: one frozen forward, and the tail forward and backward.
+"""A training step of the Readout bottleneck against its floor: one frozen forward, and the tail
+forward and backward.
 
-The floor leaves out the readout network itself; the FLOP floor says what the ratio would be if a step cost just its
-floating-point operations.
+The floor leaves out the readout network itself; the FLOP floor says what the ratio would be if a
+step cost just its floating-point operations.
 
 python benchmarks/readout_training.py [--network resnet50] [--batch 4] [--repeats 5]
 """
@@ -23,7 +24,9 @@ TAPS = ("layer1", "layer2", "layer3", "layer4", "fc")  # of the ResNets
 def parts_of_readout_step(
     network: str, side: int, batch_size: int, device: torch.device
 ) -> dict[str, Callable[[], None]]:
-    """A whole ``step``, and its floor: ``frozen forward`` and ``tail both ways``, and both as ``floor``."""
+    """A whole ``step``, and its floor: ``frozen forward`` and ``tail both ways``, and both as
+    ``floor``.
+    """
     module = ReadoutTraining(
         {"model": network, "weights": "random"}, layer="layer1", taps=[*TAPS]
     ).to(device)

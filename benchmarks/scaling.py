@@ -1,7 +1,9 @@
-"""Planning an epoch of ImageNet over 1 to 1024 processes: balance, coverage, shards a process reads, cost of a resume.
+"""Planning an epoch of ImageNet over 1 to 1024 processes: balance, coverage, shards a process
+reads, cost of a resume.
 
-A simulation of the order alone (no picture is read): every sample must come exactly once, every process must take equally many
-steps, and a resume in the middle, in the same arrangement or in another one, must cost little.
+A simulation of the order alone (no picture is read): every sample must come exactly once, every
+process must take equally many steps, and a resume in the middle, in the same arrangement or in
+another one, must cost little.
 
     python benchmarks/scaling.py [--images 1281167] [--shard-size 1000]
 """

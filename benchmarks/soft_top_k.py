@@ -1,8 +1,10 @@
-"""The soft top-k mask, forward and backward, against 200 Sinkhorn iterations in the log domain (float32) in the same run.
+"""The soft top-k mask, forward and backward, against 200 Sinkhorn iterations in the log domain
+(float32) in the same run.
 
-Sinkhorn is timed twice: differentiated through all its iterations, and with the backward pass that the implicit function theorem
-gives at its end (as the authors of SOFT have it), which keeps nothing of the iterations. On the CPU it is processor time. "Sum's
-error" is the largest |sum of the mask - k| / k of a row.
+Sinkhorn is timed twice: differentiated through all its iterations, and with the backward pass that
+    the implicit function theorem
+gives at its end (as the authors of SOFT have it), which keeps nothing of the iterations. On the CPU
+it is processor time. "Sum's error" is the largest |sum of the mask - k| / k of a row.
 
 python benchmarks/soft_top_k.py [--pixels 50176] [--batch 8] [--temperature 0.1] [--repeats 3]
 """

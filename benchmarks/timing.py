@@ -1,4 +1,6 @@
-"""Timing for the benchmarks: medians of interleaved repeats, and a table of ratios kept beside the code."""
+"""Timing for the benchmarks: medians of interleaved repeats, and a table of ratios kept beside the
+code.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +24,15 @@ def median_seconds(
     warm_up: bool = True,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
-    """Median time of each run, in seconds; the runs take turns, so that a busy machine slows all of them alike.
+    """Median time of each run, in seconds; the runs take turns, so that a busy machine slows all of
+    them alike.
 
     Args:
         runs: What to time, by name.
         repeats: How often each runs.
         warm_up: Whether each runs once more before; runs of many seconds can do without.
-        clock: Wall time, or ``time.process_time`` for what a run costs on a processor shared with others.
+        clock: Wall time, or ``time.process_time`` for what a run costs on a processor shared with
+            others.
     """
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
@@ -52,7 +56,9 @@ def flops(run: Callable[[], object]) -> float:
 
 
 def has_native_bf16() -> bool:
-    """Whether the processor multiplies bfloat16 in hardware; without that, bfloat16 on the CPU is emulated and slow."""
+    """Whether the processor multiplies bfloat16 in hardware; without that, bfloat16 on the CPU is
+    emulated and slow.
+    """
     flags = Path("/proc/cpuinfo")
     return flags.is_file() and any(
         flag in flags.read_text(encoding="utf-8") for flag in ("avx512_bf16", "amx_bf16")

@@ -1,10 +1,12 @@
-"""A training step of VarSal's encoder against its floor: what any form of it must run, without what lies between.
+"""A training step of VarSal's encoder against its floor: what any form of it must run, without what
+lies between.
 
-The floor is the encoder forward and backward, one forward pass of the classifier (the image's), and one forward and backward with
-respect to its input (the perturbed image's), at the same batch and widths. The step has sampling, top-k, baselines, both
-divergences and the optimiser besides.
+The floor is the encoder forward and backward, one forward pass of the classifier (the image's), and
+one forward and backward with respect to its input (the perturbed image's), at the same batch and
+widths. The step has sampling, top-k, baselines, both divergences and the optimiser besides.
 
-python benchmarks/varsal_training.py [--network resnet18] [--side 112] [--batch 4] [--divide 1] [--repeats 5]
+python benchmarks/varsal_training.py [--network resnet18] [--side 112] [--batch 4] [--divide 1]
+[--repeats 5]
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ from lit_iba.varsal.varsal_training import VarSalTraining
 def parts_of_varsal_step(
     network: str, side: int, batch_size: int, device: torch.device, divide: int = 1
 ) -> dict[str, Callable[[], None]]:
-    """A whole ``step``, and its floors with the classifier as it is and with its batch norms folded."""
+    """A whole ``step``, and its floors with the classifier as it is and with its batch norms
+    folded.
+    """
     record = {
         "model": network,
         "weights": "random",

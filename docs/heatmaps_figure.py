@@ -1,4 +1,6 @@
-"""The README's picture, from a benchmark's gallery: ``python docs/heatmaps_figure.py runs/quickstart/benchmark``."""
+"""The README's picture, from a benchmark's gallery:
+``python docs/heatmaps_figure.py runs/quickstart/benchmark``.
+"""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""Which pixels a classifier used, in bits: information-bottleneck attribution with PyTorch Lightning."""
+"""Which pixels a classifier used, in bits: information-bottleneck attribution with PyTorch
+Lightning.
+"""
 
 from typing import TYPE_CHECKING
 

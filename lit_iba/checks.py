@@ -1,4 +1,6 @@
-"""What is checked before anything is computed: settings, images and targets, each refused with one sentence."""
+"""What is checked before anything is computed: settings, images and targets, each refused with one
+sentence.
+"""
 
 from __future__ import annotations
 
@@ -38,9 +40,11 @@ def check_literals(owner: Any, given: Mapping[str, object] | None = None) -> Non
 
 @cache
 def literals_of(owner: Any) -> dict[str, tuple[Any, ...]]:
-    """What the ``Literal[...]`` hints of a class's fields or of a function's arguments allow, by name.
+    """What the ``Literal[...]`` hints of a class's fields or of a function's arguments allow, by
+    name.
 
-    ``None`` is among it where the hint is ``Literal[...] | None``; hints of any other form are left out.
+    ``None`` is among it where the hint is ``Literal[...] | None``; hints of any other form are left
+    out.
     """
     found = {}
     for name, hint in get_type_hints(owner).items():

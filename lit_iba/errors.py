@@ -1,7 +1,7 @@
 """The one exception a user is meant to read: what was given, what was expected, what to do.
 
-Command lines print its message without a traceback and end with a non-zero exit status. It is a ``ValueError``, so that
-library users need not know it.
+Command lines print its message without a traceback and end with a non-zero exit status. It is a
+``ValueError``, so that library users need not know it.
 """
 
 import difflib
@@ -9,7 +9,8 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Bad input from outside: a file, a name, a tensor, a setting. The message is one sentence and names the mend.
+    """Bad input from outside: a file, a name, a tensor, a setting. The message is one sentence and
+    names the mend.
 
     Example:
         >>> from lit_iba import build_explainer

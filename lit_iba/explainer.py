@@ -1,7 +1,9 @@
 """The interface of every explainer, and the registry of their names.
 
-An explainer is a batched function: images and targets in, one heatmap an image out. Its result for an image does not depend
-on the other images of the batch: whatever is random is drawn from a generator that belongs to the sample.
+An explainer is a batched function: images and targets in, one heatmap an image out. Its result for
+    an image does not depend
+on the other images of the batch: whatever is random is drawn from a generator that belongs to the
+    sample.
 """
 
 from __future__ import annotations
@@ -56,7 +58,9 @@ def completeness_error(total: Tensor, promised: Tensor) -> Tensor:
 
 
 class Estimate(Protocol):
-    """Something measured on a stream of images that can be kept on disk; ``identity["data"]`` names the images."""
+    """Something measured on a stream of images that can be kept on disk; ``identity["data"]`` names
+    the images.
+    """
 
     identity: dict[str, Any]
 
@@ -70,7 +74,9 @@ OnStep = Callable[[str, int, int], object]  # stage, steps done, steps to do
 
 
 class Surroundings(Protocol):
-    """What an explainer may ask for when it is built by name: images, and things estimated from them once and kept on disk."""
+    """What an explainer may ask for when it is built by name: images, and things estimated from
+    them once and kept on disk.
+    """
 
     def batches(self, classifier: FrozenClassifier) -> Iterator[Tensor]:
         """The images that things are estimated from, normalised, batch by batch (B, 3, H, W)."""
@@ -87,7 +93,9 @@ class Surroundings(Protocol):
         load: Callable[[Path], E],
         estimate: Callable[[Iterator[Tensor], str], E],
     ) -> E:
-        """What is kept under ``name``; where it is missing, estimated from batches of images and the name of their data."""
+        """What is kept under ``name``; where it is missing, estimated from batches of images and
+        the name of their data.
+        """
         ...
 
     def statistics(self, classifier: FrozenClassifier, layer: str) -> FeatureStatistics:
@@ -98,8 +106,8 @@ class Surroundings(Protocol):
 class Explainer(ABC):
     """Turns images and target classes into heatmaps.
 
-    Subclasses write :meth:`explain`, and set ``unit`` and ``signed`` where their maps differ from the defaults, for
-    the whole class or in the constructor where settings decide.
+    Subclasses write :meth:`explain`, and set ``unit`` and ``signed`` where their maps differ from
+    the defaults, for the whole class or in the constructor where settings decide.
 
     Args:
         classifier: The network to explain; it stays frozen.
@@ -108,7 +116,8 @@ class Explainer(ABC):
     Attributes:
         unit: Of the heatmap's values; ``"1"`` where only their order has a meaning.
         signed: Whether a negative value speaks against the target.
-        on_step: Told of every step by explainers that take long enough for a progress bar; the others ignore it.
+        on_step: Told of every step by explainers that take long enough for a progress bar; the
+            others ignore it.
 
     Example:
         >>> from lit_iba import Attribution, Explainer
@@ -138,14 +147,18 @@ class Explainer(ABC):
         settings: dict[str, Any],
         surroundings: Surroundings | None = None,
     ) -> Explainer:
-        """Build from a config's settings; explainers that need statistics or a checkpoint override this."""
+        """Build from a config's settings; explainers that need statistics or a checkpoint override
+        this.
+        """
         return cls(classifier, **settings)
 
     @abstractmethod
     def explain(
         self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
     ) -> Attribution:
-        """Heatmaps of checked images (B, 3, H, W) for targets (B,); ``generators[i]`` belongs to image i."""
+        """Heatmaps of checked images (B, 3, H, W) for targets (B,); ``generators[i]`` belongs to
+        image i.
+        """
 
     def attribute(
         self,
@@ -159,7 +172,8 @@ class Explainer(ABC):
         Args:
             inputs: Normalised images as the classifier takes them, float (B, 3, H, W).
             target: Class of each image, int or (B,); None means the predicted class.
-            keys: Name of each sample, from which its random numbers follow; by default the image's own content.
+            keys: Name of each sample, from which its random numbers follow; by default the image's
+                own content.
 
         Returns:
             A heatmap an image, on the inputs' device.

@@ -17,9 +17,11 @@ os.umask(_UMASK)
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Write to the path that this yields; it takes the name ``path`` only when the block ends without an error.
+    """Write to the path that this yields; it takes the name ``path`` only when the block ends
+    without an error.
 
-    The content is flushed to disk before the rename, so that a power cut leaves the old file or the new one.
+    The content is flushed to disk before the rename, so that a power cut leaves the old file or the
+    new one.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +51,8 @@ def sha256_of(path: str | Path) -> str:
 
 
 class FolderLock:
-    """Held by the run that writes to a folder; the system frees it when the process ends, however it ends.
+    """Held by the run that writes to a folder; the system frees it when the process ends, however
+    it ends.
 
     Raises:
         InputError: Another run holds it.

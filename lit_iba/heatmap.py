@@ -1,7 +1,8 @@
 """What a heatmap is: a value per pixel with a unit, for a batch of images.
 
-A heatmap knows its unit and whether its sign means something; it can be resized without changing its total, laid over the
-image, written as PNG and shown in a notebook. Where values come from is the explainers' business.
+A heatmap knows its unit and whether its sign means something; it can be resized without changing
+its total, laid over the image, written as PNG and shown in a notebook. Where values come from is
+the explainers' business.
 """
 
 from __future__ import annotations
@@ -30,10 +31,12 @@ def resize_keeping_total(maps: Tensor, size: tuple[int, int], edge: str = "clamp
     Args:
         maps: (B, h, w), any unit that adds up, such as bits a position.
         size: (H, W) wanted.
-        edge: What lies beyond the border, ``"clamp"`` or ``"mirror"`` (as scikit-image does by default).
+        edge: What lies beyond the border, ``"clamp"`` or ``"mirror"`` (as scikit-image does by
+            default).
 
     Returns:
-        (B, H, W) with the same sum per map (methods.md, section 1: "bits per pixel" that add up to the total).
+        (B, H, W) with the same sum per map (methods.md, section 1: "bits per pixel" that add up to
+        the total).
     """
     total = maps.sum(dim=(1, 2), keepdim=True)
     if edge == "mirror" and min(maps.shape[-2:]) > 1:
@@ -53,7 +56,8 @@ def resize_keeping_total(maps: Tensor, size: tuple[int, int], edge: str = "clamp
     else:
         raise InputError(f"resize edge is {edge!r}; it must be 'clamp' or 'mirror'")
     now = resized.sum(dim=(1, 2), keepdim=True)
-    # A signed map may sum to zero, before or after: then the area factor is the only sensible scale.
+    # A signed map may sum to zero, before or after: then the area factor is the only sensible
+    # scale.
     area = maps.shape[-2] * maps.shape[-1] / (size[0] * size[1])
     size_of_terms = resized.abs().sum(dim=(1, 2), keepdim=True)
     safe = (now.abs() > 1e-6 * size_of_terms) & (total.abs() > 0)
@@ -68,13 +72,19 @@ class Heatmap:
 
     Args:
         values: float (B, H, W).
-        unit: ``"bits"`` for the information bottlenecks; ``"1"`` where only the order of the values has a meaning.
-        signed: Whether negative values speak against the target (drawn in red and blue) or cannot occur.
+        unit: ``"bits"`` for the information bottlenecks; ``"1"`` where only the order of the values
+            has a meaning.
+        signed: Whether negative values speak against the target (drawn in red and blue) or cannot
+            occur.
         method: Name of the explainer, for captions.
-        normalization: How the classifier's images were normalised, so that :meth:`overlay` can show them.
-        undrawn: (B,) attribution that has no place in the picture, such as the bits in a class token; None if there is none.
-        completeness: (B,) relative error of the sum that the method promises; None where it promises none.
-        uncertainty: (B, H, W) standard deviation of the values, in their unit; None where the method knows none.
+        normalization: How the classifier's images were normalised, so that :meth:`overlay` can show
+            them.
+        undrawn: (B,) attribution that has no place in the picture, such as the bits in a class
+            token; None if there is none.
+        completeness: (B,) relative error of the sum that the method promises; None where it
+            promises none.
+        uncertainty: (B, H, W) standard deviation of the values, in their unit; None where the
+            method knows none.
 
     Example:
         >>> import torch
@@ -152,7 +162,9 @@ class Heatmap:
         )
 
     def deviation(self) -> Heatmap | None:
-        """The uncertainty as a heatmap of its own, to be drawn and saved; None where the method knows none."""
+        """The uncertainty as a heatmap of its own, to be drawn and saved; None where the method
+        knows none.
+        """
         if self.uncertainty is None:
             return None
         return Heatmap(
@@ -163,9 +175,11 @@ class Heatmap:
         )
 
     def scaled(self) -> Tensor:
-        """Values for drawing, (B, H, W): [0, 1], or [-1, 1] with zero kept at zero where the map is signed.
+        """Values for drawing, (B, H, W): [0, 1], or [-1, 1] with zero kept at zero where the map is
+        signed.
 
-        The scale ends at the 99.9th percentile of each map, so that one extreme pixel does not darken the rest.
+        The scale ends at the 99.9th percentile of each map, so that one extreme pixel does not
+        darken the rest.
         """
         flat = self.values.detach().float().flatten(1)
         if self.signed:
@@ -186,11 +200,12 @@ class Heatmap:
         )
 
     def overlay(self, images: Tensor, strength: float = 0.85) -> Tensor:
-        """Lay the heatmap over the images: strong attribution hides the image, weak attribution shows it in grey.
+        """Lay the heatmap over the images: strong attribution hides the image, weak attribution
+        shows it in grey.
 
         Args:
-            images: The classifier's images, float (B, 3, H, W), or pictures, uint8 of the same shape. Of floats outside a
-                normalisation known to this heatmap, [0, 1] is assumed.
+            images: The classifier's images, float (B, 3, H, W), or pictures, uint8 of the same
+                shape. Of floats outside a normalisation known to this heatmap, [0, 1] is assumed.
             strength: Opacity of the strongest attribution, in [0, 1].
 
         Returns:

@@ -1,11 +1,14 @@
-"""A room's public names, imported when they are first used (PEP 562), so that importing a room stays fast.
+"""A room's public names, imported when they are first used (PEP 562), so that importing a room
+stays fast.
 
-A room's ``__init__`` says the same twice: imports for type checkers and editors, and the table for Python::
+A room's ``__init__`` says the same twice: imports for type checkers and editors, and the table for
+Python::
 
     if TYPE_CHECKING:
         from lit_iba.iba.readout import ReadoutIBA as ReadoutIBA
     else:
-        __all__, __getattr__, __dir__ = lazy_names(__name__, {"lit_iba.iba.readout": ["ReadoutIBA"]})
+        __all__, __getattr__, __dir__ = lazy_names(__name__, {"lit_iba.iba.readout":
+        ["ReadoutIBA"]})
 
 ``tests/test_public_names.py`` holds that both agree.
 """

@@ -1,8 +1,8 @@
 """Pictures in tiles or blurred, and what a classifier says when some of the tiles are removed.
 
-Shared by the metrics and the explainers that perturb. A tile is a square of ``tile`` x ``tile`` pixels,
-counted row by row from the top left; where height or width is no multiple of it, the tiles at the right
-and bottom edges are smaller. A tile of 1 is a pixel.
+Shared by the metrics and the explainers that perturb. A tile is a square of ``tile`` x ``tile``
+pixels, counted row by row from the top left; where height or width is no multiple of it, the tiles
+at the right and bottom edges are smaller. A tile of 1 is a pixel.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def target_probabilities(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def log_odds(logits: Tensor, targets: Tensor) -> Tensor:
-    """log p_c - log (1 - p_c) of the target class: (B, K) and (B,) to (B,), without rounding where p_c is near 0 or 1."""
+    """log p_c - log (1 - p_c) of the target class: (B, K) and (B,) to (B,), without rounding where
+    p_c is near 0 or 1.
+    """
     others = logits.scatter(1, targets[:, None], -torch.inf)
     return logits.gather(1, targets[:, None])[:, 0] - others.logsumexp(dim=1)
 
@@ -68,7 +70,8 @@ def gaussian_blur(images: Tensor, sigma: float, border: str) -> Tensor:
 
     if sigma == 0:
         return images
-    # A picture can be reflected once only, so that the kernel must not be wider than twice the picture.
+    # A picture can be reflected once only, so that the kernel must not be wider than twice the
+    # picture.
     height, width = (
         2 * min(math.ceil(4 * sigma), side - 1 if border == "reflect" else math.ceil(4 * sigma)) + 1
         for side in images.shape[-2:]
@@ -77,7 +80,9 @@ def gaussian_blur(images: Tensor, sigma: float, border: str) -> Tensor:
 
 
 def removal_ranks(values: Tensor, most_first: bool) -> Tensor:
-    """When each tile goes: values (B, tiles) to int32 (B, tiles); equal tiles go in reading order either way."""
+    """When each tile goes: values (B, tiles) to int32 (B, tiles); equal tiles go in reading order
+    either way.
+    """
     order = values.argsort(dim=1, descending=most_first, stable=True)
     step = torch.arange(values.shape[1], device=values.device, dtype=torch.int32).expand_as(order)
     return torch.empty_like(step.contiguous()).scatter_(1, order, step)
@@ -100,8 +105,8 @@ def score_jobs(
     Args:
         network: From images to logits, such as ``classifier.folded()``.
         images: Originals (B, 3, H, W).
-        fill: What removed pixels become: one colour for all, (1, 3, 1, 1), one an image, (B, 3, 1, 1), or pictures,
-            (B, 3, H, W).
+        fill: What removed pixels become: one colour for all, (1, 3, 1, 1), one an image, (B, 3, 1,
+            1), or pictures, (B, 3, H, W).
         picture: Which image each job perturbs, int64 (J,).
         removed: For jobs (c,), which tiles are gone: bool (c, tiles).
         score: From logits (c, K) and the jobs' images (c,) to a number a job, (c,).
@@ -117,7 +122,8 @@ def score_jobs(
     for jobs in torch.arange(len(picture), device=images.device).split(forward_batch_size):
         which = picture[jobs]
         gone = removed(jobs)[:, index].view(len(jobs), 1, *images.shape[-2:])  # (c, 1, H, W)
-        # Every version is made from its original: that costs about 1 % of the forward pass (benchmarks/metrics.py).
+        # Every version is made from its original: that costs about 1 % of the forward pass
+        # (benchmarks/metrics.py).
         scores[jobs] = score(network(torch.where(gone, fill[which], images[which])), which).to(
             scores
         )
@@ -136,14 +142,16 @@ def perturbed_scores(
     forward_batch_size: int,
     score: Callable[[Tensor, Tensor], Tensor] = target_probabilities,
 ) -> Tensor:
-    """Score every version of every image, in forward passes that run across images and versions alike.
+    """Score every version of every image, in forward passes that run across images and versions
+    alike.
 
     Args:
         classifier: The frozen classifier.
         images: Originals (B, 3, H, W).
         targets: What ``score`` compares with, a row an image; usually its class (B,).
         fill: What removed pixels become, see :func:`score_jobs`.
-        removed: For jobs (c,), numbered ``image * versions + version``, which tiles are gone: bool (c, tiles).
+        removed: For jobs (c,), numbered ``image * versions + version``, which tiles are gone: bool
+            (c, tiles).
         versions: Number of perturbed versions of each image.
         tile: Side of a tile in pixels.
         forward_batch_size: Images a forward pass.
@@ -226,8 +234,8 @@ def end_points(
     """What every curve from the images to ``fill`` begins and ends with, whatever the order.
 
     Returns:
-        float64 (B, 3): the class (the target, or the predicted one where ``targets`` is None), and its softmax
-        probability on the image and on the fill.
+        float64 (B, 3): the class (the target, or the predicted one where ``targets`` is None), and
+        its softmax probability on the image and on the fill.
     """
     network = classifier.folded()
     parts = []

@@ -1,7 +1,8 @@
 """Our explainers as the ``explain_func`` of Quantus' metrics; Quantus itself is not needed here.
 
-Quantus calls ``explain_func(model=..., inputs=..., targets=..., **explain_func_kwargs)`` with numpy arrays and takes back a
-numpy array with the inputs' number of dimensions (https://quantus.readthedocs.io).
+Quantus calls ``explain_func(model=..., inputs=..., targets=..., **explain_func_kwargs)`` with numpy
+arrays and takes back a numpy array with the inputs' number of dimensions
+(https://quantus.readthedocs.io).
 """
 
 from __future__ import annotations
@@ -24,15 +25,18 @@ def quantus_explain_func(
     """A function that Quantus' metrics take as ``explain_func``.
 
     Args:
-        explainer: The explainer; or, for metrics that change the network (MPRT randomises a copy of it), a function that
-            builds one for the network at hand: ``lambda classifier: build_explainer("grad_cam", classifier)``.
+        explainer: The explainer; or, for metrics that change the network (MPRT randomises a copy of
+            it), a function that builds one for the network at hand:
+            ``lambda classifier: build_explainer("grad_cam", classifier)``.
 
     Returns:
-        ``explain_func(model, inputs, targets, **kwargs)``: heatmaps as float (B, 1, H, W). ``kwargs`` may hold Quantus' own
-        ``device``, which is not looked at: the network's device counts.
+        ``explain_func(model, inputs, targets, **kwargs)``: heatmaps as float (B, 1, H, W).
+        ``kwargs`` may hold Quantus' own ``device``, which is not looked at: the network's device
+        counts.
 
     Raises:
-        InputError: When called: ``model`` is not the network of the explainer, or there are other ``kwargs``.
+        InputError: When called: ``model`` is not the network of the explainer, or there are other
+            ``kwargs``.
     """
 
     def explain_func(model: nn.Module, inputs: Any, targets: Any, **kwargs: Any) -> np.ndarray:
@@ -58,7 +62,9 @@ def quantus_explain_func(
 
 
 def _frozen(model: nn.Module) -> FrozenClassifier:
-    """A classifier of the network as it is now: Quantus changes a copy, whose old identity does not hold any more."""
+    """A classifier of the network as it is now: Quantus changes a copy, whose old identity does not
+    hold any more.
+    """
     if isinstance(model, FrozenClassifier):
         return FrozenClassifier(
             model.model, preprocessing=model.preprocessing, class_names=model.class_names

@@ -1,6 +1,8 @@
-"""Random numbers that belong to what they are drawn for: seeds and generators that follow from names.
+"""Random numbers that belong to what they are drawn for: seeds and generators that follow from
+names.
 
-Equal names give equal numbers, wherever and whenever they are drawn, so that batch size, rank and order do not matter.
+Equal names give equal numbers, wherever and whenever they are drawn, so that batch size, rank and
+order do not matter.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ def generator_for(*names: object) -> torch.Generator:
 def sample_generators(
     seed: int, keys: Sequence[str], device: torch.device
 ) -> list[torch.Generator]:
-    """One generator a sample, seeded by (seed, key): equal for equal samples, wherever and whenever they are drawn."""
+    """One generator a sample, seeded by (seed, key): equal for equal samples, wherever and whenever
+    they are drawn.
+    """
     return [torch.Generator(device).manual_seed(seed_for(seed, key)) for key in keys]
 
 
@@ -56,14 +60,16 @@ def normal_copies(
         copies: How many copies.
         shape: Of one sample.
         out: Where they go, (copies, B, *shape); by default a new tensor.
-        scratch: Room for the copies of one sample, (copies, *shape), in a loop where it shall not be taken anew.
+        scratch: Room for the copies of one sample, (copies, *shape), in a loop where it shall not
+            be taken anew.
 
     Returns:
         (copies, B, *shape).
     """
     if out is None:
         out = torch.empty(copies, len(generators), *shape, device=generators[0].device)
-    # In one piece of memory a sample: so the numbers of a sample do not depend on the batch around it.
+    # In one piece of memory a sample: so the numbers of a sample do not depend on the batch around
+    # it.
     own = out[:, 0] if len(generators) == 1 else scratch
     if own is None or not own.is_contiguous():
         own = torch.empty(copies, *shape, device=out.device)

@@ -1,4 +1,6 @@
-"""From a name in a config to a class: a registered name, or a dotted path to a class of the user's own."""
+"""From a name in a config to a class: a registered name, or a dotted path to a class of the user's
+own.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ def class_named(name: str, kind: str, registered: Mapping[str, str], base: type[
         base: What the class must be a subclass of.
 
     Raises:
-        InputError: No such name (the nearest ones are listed), or the class cannot be imported or is of another kind.
+        InputError: No such name (the nearest ones are listed), or the class cannot be imported or
+            is of another kind.
     """
     path = registered.get(name, name)
     if "." not in path:

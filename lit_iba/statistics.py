@@ -1,7 +1,8 @@
 """Mean and standard deviation of every element of a feature map over a stream of images.
 
-One pass, float64, mergeable across batches and processes (Chan et al.'s update of Welford's method); saved with what they
-were measured on. IBA (Schulz et al., ICLR 2020), section 3.1: the noise replacing a feature has that feature's own statistics.
+One pass, float64, mergeable across batches and processes (Chan et al.'s update of Welford's
+method); saved with what they were measured on. IBA (Schulz et al., ICLR 2020), section 3.1: the
+noise replacing a feature has that feature's own statistics.
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ class FeatureStatistics:
             )
         if not len(r):
             return
-        # float64 only for the sums: a batch is small against the stream, and the device may be slow at double.
+        # float64 only for the sums: a batch is small against the stream, and the device may be slow
+        # at double.
         r64 = r.detach().double()
         mean = r64.mean(dim=0)
         part = FeatureStatistics(self.shape)
@@ -92,7 +94,9 @@ class FeatureStatistics:
         self.merge(part)
 
     def merge(self, other: FeatureStatistics) -> None:
-        """Add another stream's statistics; the order of merging does not matter (to float64 rounding)."""
+        """Add another stream's statistics; the order of merging does not matter (to float64
+        rounding).
+        """
         total = self.count + other.count
         if not other.count:
             return
@@ -144,7 +148,9 @@ class FeatureStatistics:
 
     @property
     def rms_of_nonzero(self) -> Tensor:
-        """Root mean square of the non-zero values, which the authors' published code takes as the scale behind a ReLU."""
+        """Root mean square of the non-zero values, which the authors' published code takes as the
+        scale behind a ReLU.
+        """
         squares = self.sum_of_squares + self.count * self.mean.square()
         return (squares / self.nonzero.clamp_min(1)).sqrt()
 
@@ -223,7 +229,9 @@ def estimate_layers(
     data: str = "",
     batch_size: int = 32,
 ) -> dict[str, FeatureStatistics]:
-    """Statistics of several layers from one pass over the images; see :meth:`FeatureStatistics.estimate`."""
+    """Statistics of several layers from one pass over the images; see
+    :meth:`FeatureStatistics.estimate`.
+    """
     layers = list(layers)
     batches: Iterable[Tensor] = images.split(batch_size) if isinstance(images, Tensor) else images
     taps = classifier.taps(layers)

@@ -1,4 +1,6 @@
-"""Handwritten digits in shards, a tiny classifier, and a benchmark of them; also for the script that gets killed."""
+"""Handwritten digits in shards, a tiny classifier, and a benchmark of them; also for the script
+that gets killed.
+"""
 
 import io
 import time

@@ -1,4 +1,6 @@
-"""What the examples in docstrings may take as given: the boring names, and a folder of tiny data to stand in."""
+"""What the examples in docstrings may take as given: the boring names, and a folder of tiny data to
+stand in.
+"""
 
 import json
 from pathlib import Path
@@ -20,7 +22,9 @@ SENTENCES = ["A great film.", "A boring film.", "The film was great fun.", "The 
 
 
 def shared_folder(folder: Path) -> Path:
-    """Write ``digits/train``, ``digits/val`` and ``digits/test`` (shards), ``reviews.jsonl``, ``photographs`` and ``runs``."""
+    """Write ``digits/train``, ``digits/val`` and ``digits/test`` (shards), ``reviews.jsonl``,
+    ``photographs`` and ``runs``.
+    """
     make_quickstart(folder / "digits", QuickstartSettings(train=16, val=4, test=8))
     rows = [{"text": text, "label": 1 - i % 2} for i, text in enumerate(SENTENCES)]
     (folder / "reviews.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

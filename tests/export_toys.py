@@ -1,4 +1,6 @@
-"""Small classifiers of several kinds, and readouts on them whose maps vary as those of trained ones."""
+"""Small classifiers of several kinds, and readouts on them whose maps vary as those of trained
+ones.
+"""
 
 from typing import Any
 
@@ -39,7 +41,9 @@ def trained_like(
 
 
 class Untraceable(nn.Module):
-    """Cannot be cut in its graph, for it makes a Python number of a shape; its layers are found with hooks."""
+    """Cannot be cut in its graph, for it makes a Python number of a shape; its layers are found
+    with hooks.
+    """
 
     def __init__(self) -> None:
         super().__init__()

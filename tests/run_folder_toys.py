@@ -11,7 +11,9 @@ from lit_iba.report.run_folder import RunFolder
 
 
 def read_or_refused(out: Path, elsewhere: Path) -> dict[str, Any]:
-    """The results in a run's folder, after a copy of them with another schema was refused with one sentence."""
+    """The results in a run's folder, after a copy of them with another schema was refused with one
+    sentence.
+    """
     found = RunFolder.read(out)
     assert list(found)[:3] == ["schema", "created", "command"]
     (elsewhere / "results.json").write_text(json.dumps(found | {"schema": 2}))

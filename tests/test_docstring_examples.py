@@ -1,7 +1,8 @@
 """Every public class and function has an example in its docstring, and the example runs.
 
-The names are those that ``lit_iba`` and its rooms export. Examples stand in a folder of their own, with what
-``docstring_names.py`` gives them: small data, and names such as ``classifier`` and ``images``.
+The names are those that ``lit_iba`` and its rooms export. Examples stand in a folder of their own,
+with what ``docstring_names.py`` gives them: small data, and names such as ``classifier`` and
+``images``.
 """
 
 import doctest

@@ -1,4 +1,6 @@
-"""Docstrings, pyproject.toml and private names tell the truth: what is named exists, and what is private stays so."""
+"""Docstrings, pyproject.toml and private names tell the truth: what is named exists, and what is
+private stays so.
+"""
 
 import ast
 import re
@@ -144,7 +146,9 @@ def private(name: str) -> bool:
 
 
 def foreign_private_names(tree: ast.AST) -> set[str]:
-    """Private names that a file takes from another one, or from an object whose class it does not define."""
+    """Private names that a file takes from another one, or from an object whose class it does not
+    define.
+    """
     own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     found = set()
     for node in ast.walk(tree):

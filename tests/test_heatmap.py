@@ -55,7 +55,8 @@ def test_a_broken_promise_is_measured_by_what_was_promised() -> None:
 
 
 def test_the_mirrored_resize_is_that_of_scikit_image() -> None:
-    # reflect-pad, interpolate, crop: stated independently through numpy's reflection and a larger interpolation.
+    # reflect-pad, interpolate, crop: stated independently through numpy's reflection and a larger
+    # interpolation.
     maps = torch.rand(1, 7, 7, generator=torch.Generator().manual_seed(0))
     padded = torch.from_numpy(np.pad(maps.numpy(), ((0, 0), (2, 2), (2, 2)), mode="reflect"))
     large = F.interpolate(padded[:, None], scale_factor=8, mode="bilinear", align_corners=False)[

@@ -1,8 +1,11 @@
-"""Imports run one way: the layers that docs/architecture.md draws hold, and no files import each other in a circle.
+"""Imports run one way: the layers that docs/architecture.md draws hold, and no files import each
+other in a circle.
 
-Every import counts, those inside functions too: an import that waits for the first call leads as far as any other. The one
-exception is what a room's ``__init__`` imports for type checkers only, which Python never does (see ``lit_iba/lazy.py``); a
-name taken from a room counts as an import of the file that the name stands in.
+Every import counts, those inside functions too: an import that waits for the first call leads as
+    far as any other. The one
+exception is what a room's ``__init__`` imports for type checkers only, which Python never does (see
+``lit_iba/lazy.py``); a name taken from a room counts as an import of the file that the name stands
+in.
 """
 
 import ast
@@ -110,7 +113,9 @@ class Imports:
         ]
 
     def circle(self) -> list[str]:
-        """Modules that import each other in a circle, the first one again at the end; empty if there is none."""
+        """Modules that import each other in a circle, the first one again at the end; empty if
+        there is none.
+        """
         done: set[str] = set()
         way: list[str] = []
 

@@ -1,4 +1,6 @@
-"""Every setting with a closed set of values says so in its type, and any other value is refused with one sentence."""
+"""Every setting with a closed set of values says so in its type, and any other value is refused
+with one sentence.
+"""
 
 import importlib
 import inspect
@@ -17,7 +19,9 @@ from lit_iba.errors import InputError
 
 
 def choices_of_the_package() -> Iterator[tuple[type, str, tuple[Any, ...]]]:
-    """Class, setting and allowed values of every dataclass and constructor, the command line's functions aside."""
+    """Class, setting and allowed values of every dataclass and constructor, the command line's
+    functions aside.
+    """
     modules = [
         importlib.import_module(m.name) for m in pkgutil.walk_packages(lit_iba.__path__, "lit_iba.")
     ]

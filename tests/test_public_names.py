@@ -1,4 +1,6 @@
-"""Public names: what a room exports is there, is said twice alike, and costs nothing before it is used."""
+"""Public names: what a room exports is there, is said twice alike, and costs nothing before it is
+used.
+"""
 
 import ast
 import importlib

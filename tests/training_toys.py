@@ -9,7 +9,9 @@ from lit_iba.classifier.weights import save_weights
 
 
 def prepare(root: Path, config: str) -> Path:
-    """Write ``classifier.safetensors`` and ``config.yaml``, with the names in braces filled in; returns root."""
+    """Write ``classifier.safetensors`` and ``config.yaml``, with the names in braces filled in;
+    returns root.
+    """
     torch.manual_seed(0)
     save_weights(root / "classifier.safetensors", SmallCNN().state_dict(), {"num_classes": 10})
     text = config.format(

@@ -1,4 +1,6 @@
-"""Activity and bias attributions, zero-bias networks, and their survey (Grabska-Barwińska, "Measuring and improving ...")."""
+"""Activity and bias attributions, zero-bias networks, and their survey (Grabska-Barwińska,
+"Measuring and improving ...").
+"""
 
 from typing import TYPE_CHECKING
 

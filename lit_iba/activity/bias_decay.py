@@ -1,7 +1,8 @@
 """Scaling a network's biases down to zero while it is trained.
 
-Grabska-Barwińska, "Measuring and improving the quality of visual explanations", section C: biases are rescaled every 200 training
-steps, 200 times, exponentially (figure 6a, VGG-16) or linearly (figure 6b, ResNet-50); training goes on at zero.
+Grabska-Barwińska, "Measuring and improving the quality of visual explanations", section C: biases
+are rescaled every 200 training steps, 200 times, exponentially (figure 6a, VGG-16) or linearly
+(figure 6b, ResNet-50); training goes on at zero.
 """
 
 from __future__ import annotations
@@ -15,18 +16,22 @@ from lit_iba.errors import InputError
 
 
 class BiasDecay(L.Callback):
-    """Sets the biases of a ``ZeroBiasTraining`` to a share of their originals that falls to exactly zero.
+    """Sets the biases of a ``ZeroBiasTraining`` to a share of their originals that falls to exactly
+    zero.
 
-    The share follows from the number of training steps alone, so that a run resumes anywhere in the decay.
+    The share follows from the number of training steps alone, so that a run resumes anywhere in the
+    decay.
 
     Args:
         decay_steps: How many times the biases are scaled down, T; the last time to zero.
         every_n_steps: Training steps at each value.
-        shape: ``"linear"``: 1 - k/T after k decay steps; ``"exponential"``: ``end`` to the power of k/T, and zero at k = T.
+        shape: ``"linear"``: 1 - k/T after k decay steps; ``"exponential"``: ``end`` to the power of
+            k/T, and zero at k = T.
         end: What the exponential shape would come to at T, in (0, 1). The paper is silent.
 
     Raises:
-        InputError: A setting out of range, another training module, or a checkpoint of another schedule.
+        InputError: A setting out of range, another training module, or a checkpoint of another
+            schedule.
 
     Example:
         >>> from lit_iba.activity import BiasDecay

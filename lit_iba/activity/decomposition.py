@@ -1,7 +1,9 @@
-"""Activity and bias attributions of all layers from one forward and one backward pass, and what they add up to.
+"""Activity and bias attributions of all layers from one forward and one backward pass, and what
+they add up to.
 
-Grabska-Barwińska, "Measuring and improving the quality of visual explanations", equations 11 to 15. Gradients are taken with
-respect to activations only, on a copy of the network's graph that computes nothing in place; the network itself is not touched.
+Grabska-Barwińska, "Measuring and improving the quality of visual explanations", equations 11 to 15.
+Gradients are taken with respect to activations only, on a copy of the network's graph that computes
+nothing in place; the network itself is not touched.
 """
 
 from __future__ import annotations
@@ -211,7 +213,9 @@ def sums_of(layers: NetworkLayers, found: Attributions) -> LayerSums:
 
 
 class HookedActivity:
-    """Activity attributions of a network that cannot be traced; modules that run several times count where they ran last."""
+    """Activity attributions of a network that cannot be traced; modules that run several times
+    count where they ran last.
+    """
 
     def __init__(self, classifier: FrozenClassifier, activity: Sequence[str]) -> None:
         self.model, self.activity = classifier.model, list(activity)
@@ -248,7 +252,9 @@ class HookedActivity:
 
 
 def say_if_inexact(classifier: FrozenClassifier, inexact: Sequence[str]) -> None:
-    """Warn, once a classifier, that activity and bias attributions do not add up to the class score."""
+    """Warn, once a classifier, that activity and bias attributions do not add up to the class
+    score.
+    """
     if inexact and classifier not in _told:
         _told.add(classifier)
         logger.warning(
@@ -260,7 +266,9 @@ def say_if_inexact(classifier: FrozenClassifier, inexact: Sequence[str]) -> None
 
 
 def _tracked(value: Tensor) -> Tensor:
-    """The tensor itself where gradients reach it already; else a leaf, so that no graph is kept below the lowest layer."""
+    """The tensor itself where gradients reach it already; else a leaf, so that no graph is kept
+    below the lowest layer.
+    """
     return value if value.requires_grad else value.detach().requires_grad_()
 
 

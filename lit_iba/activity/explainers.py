@@ -1,7 +1,9 @@
-"""Explainers made of activity and bias attributions: single layers, aggregates over layers, FullGrad, the top layer.
+"""Explainers made of activity and bias attributions: single layers, aggregates over layers,
+FullGrad, the top layer.
 
-Grabska-Barwińska, "Measuring and improving the quality of visual explanations", equations 8 to 16; FullGrad also as Srinivas and
-Fleuret, "Full-Gradient Representation for Neural Network Visualization" (NeurIPS 2019).
+Grabska-Barwińska, "Measuring and improving the quality of visual explanations", equations 8 to 16;
+FullGrad also as Srinivas and Fleuret, "Full-Gradient Representation for Neural Network
+Visualization" (NeurIPS 2019).
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ _UPSAMPLING: dict[str, tuple[str, bool | None]] = {
 
 
 def unit_range(maps: Tensor, eps: float = 0.0) -> Tensor:
-    """Each of (B, ...) to [0, 1] by its own minimum and maximum (equation 10); a constant becomes 0.
+    """Each of (B, ...) to [0, 1] by its own minimum and maximum (equation 10); a constant becomes
+    0.
 
     Args:
         maps: Non-negative values.
@@ -49,12 +52,16 @@ def unit_range(maps: Tensor, eps: float = 0.0) -> Tensor:
 
 
 def saliency(maps: Tensor, size: Size, upsampling: str = "bilinear") -> Tensor:
-    """Psi of equation 9 for one map a layer: |a|, rescaled to [0, 1], upsampled; (B, h, w) to (B, H, W)."""
+    """Psi of equation 9 for one map a layer: |a|, rescaled to [0, 1], upsampled; (B, h, w) to (B,
+    H, W).
+    """
     return _upsample(unit_range(maps.abs()), size, upsampling)
 
 
 def signed_map(maps: Tensor, size: Size, upsampling: str = "bilinear") -> Tensor:
-    """Upsampling of an attribution map, divided by the ratio of areas, so that its sum stays A (equation 14)."""
+    """Upsampling of an attribution map, divided by the ratio of areas, so that its sum stays A
+    (equation 14).
+    """
     height, width = maps.shape[-2:]
     return _upsample(maps, size, upsampling) * (height * width / (size[0] * size[1]))
 
@@ -89,7 +96,9 @@ class LayerAggregate(Explainer):
         return self.network_layers
 
     def aggregate(self, maps: Sequence[Tensor], size: Size) -> Tensor:
-        """Mean over layers of maps (B, h, w) at the image's size (equation 16; a mean has the order of the paper's sum)."""
+        """Mean over layers of maps (B, h, w) at the image's size (equation 16; a mean has the order
+        of the paper's sum).
+        """
         change = signed_map if self.signed else saliency
         return torch.stack([change(m, size, self.upsampling) for m in maps]).mean(dim=0)
 
@@ -100,18 +109,24 @@ class LayerAggregate(Explainer):
 
 
 class ActivityAttribution(LayerAggregate):
-    """Activity attributions, sum over channels of h df_c/dh (equation 11), of one layer or aggregated over several.
+    """Activity attributions, sum over channels of h df_c/dh (equation 11), of one layer or
+    aggregated over several.
 
-    The paper's best: ``layers="all_but_input"`` for VGG-16, ``layers=2`` for ResNet-50. Any layer of the network can be named. A
-    network that cannot be traced is treated with hooks and needs a list of module names. ``completeness`` is that of
-    equation 13 at the lowest of the layers, for networks and layers where it holds.
+    The paper's best: ``layers="all_but_input"`` for VGG-16, ``layers=2`` for ResNet-50. Any layer
+    of the network can be named. A network that cannot be traced is treated with hooks and needs a
+    list of module names. ``completeness`` is that of equation 13 at the lowest of the layers, for
+    networks and layers where it holds.
 
     Args:
         classifier: The network to explain.
-        layers: ``"all"`` (with the input), ``"all_but_input"``, how many from the top, or a list of names.
-        signed: Whether to average attribution maps, in the unit of the class score, instead of saliency maps in [0, 1].
-        upsampling: ``"bilinear"`` (equation 9), or ``"nearest"``: blocks, our reading of figure 12's "linear" resize.
-        network_layers: The network's layers, where the ones found are not wanted (see ``NetworkLayers``).
+        layers: ``"all"`` (with the input), ``"all_but_input"``, how many from the top, or a list of
+            names.
+        signed: Whether to average attribution maps, in the unit of the class score, instead of
+            saliency maps in [0, 1].
+        upsampling: ``"bilinear"`` (equation 9), or ``"nearest"``: blocks, our reading of figure
+            12's "linear" resize.
+        network_layers: The network's layers, where the ones found are not wanted (see
+            ``NetworkLayers``).
         forward_batch_size: Images a forward and backward pass.
         seed: Unused; nothing here is random.
 
@@ -183,7 +198,8 @@ class ActivityAttribution(LayerAggregate):
 
 
 class TopLayer(ActivityAttribution):
-    """Saliency of the top layer's activity attributions alone, the paper's reference beside its aggregates (figure 7).
+    """Saliency of the top layer's activity attributions alone, the paper's reference beside its
+    aggregates (figure 7).
 
     Args:
         classifier: The network to explain.
@@ -218,18 +234,23 @@ class TopLayer(ActivityAttribution):
 
 
 class BiasAttribution(LayerAggregate):
-    """Bias attributions, sum over channels of b df_c/db (equation 12), of one layer or aggregated over several.
+    """Bias attributions, sum over channels of b df_c/db (equation 12), of one layer or aggregated
+    over several.
 
-    A layer's biases are those between the layer below and its output; in a block they may have several sizes, and are summed at
-    that of the last one (areas are pooled, so that sums stay). ``"all"`` and ``"all_but_input"`` are the same here, the input
-    having no bias, and a number counts layers that have one. Biases above the last layer with positions are not drawn.
+    A layer's biases are those between the layer below and its output; in a block they may have
+    several sizes, and are summed at that of the last one (areas are pooled, so that sums stay).
+    ``"all"`` and ``"all_but_input"`` are the same here, the input having no bias, and a number
+    counts layers that have one. Biases above the last layer with positions are not drawn.
 
     Args:
         classifier: The network to explain.
         layers: ``"all"``, how many from the top, or a list of names out of the network's layers.
-        signed: Whether to average attribution maps, in the unit of the class score, instead of saliency maps in [0, 1].
-        upsampling: ``"bilinear"`` (equation 9), or ``"nearest"``: blocks, our reading of figure 12's "linear" resize.
-        network_layers: The network's layers, where the ones found are not wanted (see ``NetworkLayers``).
+        signed: Whether to average attribution maps, in the unit of the class score, instead of
+            saliency maps in [0, 1].
+        upsampling: ``"bilinear"`` (equation 9), or ``"nearest"``: blocks, our reading of figure
+            12's "linear" resize.
+        network_layers: The network's layers, where the ones found are not wanted (see
+            ``NetworkLayers``).
         forward_batch_size: Images a forward and backward pass.
         seed: Unused; nothing here is random.
 
@@ -283,15 +304,19 @@ class BiasAttribution(LayerAggregate):
 
 
 class FullGrad(LayerAggregate):
-    """FullGrad: the input's attribution and all bias attributions, aggregated; ``completeness`` is that of the full gradient.
+    """FullGrad: the input's attribution and all bias attributions, aggregated; ``completeness`` is
+    that of the full gradient.
 
     Args:
         classifier: The network to explain.
-        per: ``"feature_map"`` (Srinivas & Fleuret): Psi of every feature map, summed over features and bias operations; or
-            ``"layer"`` (Grabska-Barwińska, section 2.4): features are summed with their signs first, then one Psi a layer.
-        rescale: Over what a feature map's minimum and maximum are taken: ``"layer"``, all feature maps of an operation, as in the
-            published code, or ``"feature"``, each alone, as in the text. Of no meaning for ``per="layer"``.
-        network_layers: The network's layers, for ``per="layer"``, where the ones found are not wanted.
+        per: ``"feature_map"`` (Srinivas & Fleuret): Psi of every feature map, summed over features
+            and bias operations; or ``"layer"`` (Grabska-Barwińska, section 2.4): features are
+            summed with their signs first, then one Psi a layer.
+        rescale: Over what a feature map's minimum and maximum are taken: ``"layer"``, all feature
+            maps of an operation, as in the published code, or ``"feature"``, each alone, as in the
+            text. Of no meaning for ``per="layer"``.
+        network_layers: The network's layers, for ``per="layer"``, where the ones found are not
+            wanted.
         forward_batch_size: Images a forward and backward pass.
         seed: Unused; nothing here is random.
 
@@ -369,7 +394,9 @@ class FullGrad(LayerAggregate):
 
 
 def layer_bias_map(found: Attributions, layers: NetworkLayers, layer: str) -> Tensor:
-    """Bias attributions of a layer (B, h, w), at the size of its last bias's; those of other sizes are pooled or spread."""
+    """Bias attributions of a layer (B, h, w), at the size of its last bias's; those of other sizes
+    are pooled or spread.
+    """
     maps = [
         found.bias[b].map for b, owner in layers.owner.items() if owner == layer and b in found.bias
     ]

@@ -1,8 +1,10 @@
-"""Which layers a network has: found in its graph, or named by the user; which biases lie above each of them.
+"""Which layers a network has: found in its graph, or named by the user; which biases lie above each
+of them.
 
-The layers of Grabska-Barwińska: every convolution of a plain network (13 in VGG-16), every block of a branching one (the stem and
-16 blocks of ResNet-50, the Inception modules of GoogLeNet, the Fire modules of SqueezeNet). Each is a place through which
-everything passes on its way from the image to the class score, so that equation 13 holds there.
+The layers of Grabska-Barwińska: every convolution of a plain network (13 in VGG-16), every block of
+a branching one (the stem and 16 blocks of ResNet-50, the Inception modules of GoogLeNet, the Fire
+modules of SqueezeNet). Each is a place through which everything passes on its way from the image to
+the class score, so that equation 13 holds there.
 """
 
 from __future__ import annotations
@@ -34,8 +36,10 @@ class NetworkLayers:
     Attributes:
         names: The layers from the image upwards, without the input.
         bias_nodes: Every node with a bias, by name, from the image upwards.
-        owner: The layer whose bias a node's is: the first one above it; its own name above the last layer.
-        inexact: Operations that equation 13 does not allow, such as ``GELU``; empty for a ReLU network.
+        owner: The layer whose bias a node's is: the first one above it; its own name above the last
+            layer.
+        inexact: Operations that equation 13 does not allow, such as ``GELU``; empty for a ReLU
+            network.
 
     Raises:
         InputError: The network cannot be traced, no layer is found, or a name is unknown.
@@ -93,7 +97,9 @@ class NetworkLayers:
         return sorted(dict.fromkeys(layers), key=lambda layer: self._place[self.node(layer)])
 
     def is_complete(self, layer: str) -> bool:
-        """Whether equation 13 holds at a layer: the network is exact, and nothing goes past the layer."""
+        """Whether equation 13 holds at a layer: the network is exact, and nothing goes past the
+        layer.
+        """
         return not self.inexact and self.node(layer) in self._cuts
 
     def biases_above(self, layer: str) -> list[str]:
@@ -102,7 +108,9 @@ class NetworkLayers:
         return [name for name, node in self.bias_nodes.items() if node in above]
 
     def bias_layers(self) -> list[str]:
-        """The layers that have a bias, from the image upwards; those above the last layer by their nodes' names."""
+        """The layers that have a bias, from the image upwards; those above the last layer by their
+        nodes' names.
+        """
         return list(dict.fromkeys(self.owner.values()))
 
     def _owner(self, name: str, node: fx.Node) -> str:
@@ -148,7 +156,9 @@ class NetworkLayers:
         return found
 
     def _candidates(self) -> tuple[list[fx.Node], set[type[nn.Module]]]:
-        """Cuts at which a layer ends, and the classes of the modules inside of which the network branches."""
+        """Cuts at which a layer ends, and the classes of the modules inside of which the network
+        branches.
+        """
         model, names = self.network.model, self.network.names
         found: list[fx.Node] = []
         blocks: set[type[nn.Module]] = set()
@@ -216,7 +226,8 @@ def chosen_layers(layers: str | int | Sequence[str], known: Sequence[str]) -> li
     """The layers that a setting names.
 
     Args:
-        layers: ``"all"``, ``"all_but_input"``, how many from the top, or a list of names, ``"input"`` among them.
+        layers: ``"all"``, ``"all_but_input"``, how many from the top, or a list of names,
+            ``"input"`` among them.
         known: The network's layers, without the input.
 
     Raises:
@@ -258,7 +269,9 @@ def _parents(name: str) -> list[str]:
 
 
 def _on_the_way(network: TracedNetwork) -> list[fx.Node]:
-    """The operations between images and class scores, in order of execution, without those on shapes."""
+    """The operations between images and class scores, in order of execution, without those on
+    shapes.
+    """
     needed = {network.logits_node()}
     for node in reversed(network.nodes):
         if node in needed:

@@ -1,8 +1,10 @@
-"""What each operation of a traced network adds to the class score: its bias, and whether the decomposition is exact.
+"""What each operation of a traced network adds to the class score: its bias, and whether the
+decomposition is exact.
 
-Grabska-Barwińska, "Measuring and improving the quality of visual explanations", equations 12, 13 and S9; Srinivas & Fleuret
-(NeurIPS 2019) call the constants of batch norms and clipped activations implicit biases. A network decomposes exactly when every
-operation is y = J x + b with a J that does not change along the ray through x: convolutions, ReLUs, poolings, sums.
+Grabska-Barwińska, "Measuring and improving the quality of visual explanations", equations 12, 13
+and S9; Srinivas & Fleuret (NeurIPS 2019) call the constants of batch norms and clipped activations
+implicit biases. A network decomposes exactly when every operation is y = J x + b with a J that does
+not change along the ray through x: convolutions, ReLUs, poolings, sums.
 """
 
 from __future__ import annotations
@@ -148,7 +150,9 @@ def is_pointwise(model: nn.Module, node: fx.Node) -> bool:
 
 
 def inexact_name(model: nn.Module, node: fx.Node, of_images: set[fx.Node]) -> str | None:
-    """What to call an operation for which gradient x activity plus bias is not the output; None where it is."""
+    """What to call an operation for which gradient x activity plus bias is not the output; None
+    where it is.
+    """
     module, name = module_of(model, node), name_of(node)
     if module is not None:
         exact = isinstance(module, _HOMOGENEOUS) or (
@@ -177,7 +181,8 @@ def add_bias(
     copied: Copy,
     output: fx.Node,
 ) -> fx.Node | None:
-    """Put into ``graph`` what computes a node's effective bias, broadcastable to its output; None where it has none.
+    """Put into ``graph`` what computes a node's effective bias, broadcastable to its output; None
+    where it has none.
 
     Args:
         graph: The graph under construction.
@@ -248,7 +253,9 @@ def _added_constant(
 def batch_norm_bias(
     weight: Tensor | None, bias: Tensor | None, mean: Tensor, variance: Tensor, eps: float
 ) -> Tensor:
-    """Effective bias of a batch norm in eval mode, beta - gamma mean / sqrt(var + eps), (C,) (equation S9)."""
+    """Effective bias of a batch norm in eval mode, beta - gamma mean / sqrt(var + eps), (C,)
+    (equation S9).
+    """
     constant = -mean * torch.rsqrt(variance + eps) * (1 if weight is None else weight)
     return constant if bias is None else bias + constant
 
@@ -259,7 +266,9 @@ def over_channels(values: Tensor, output: Tensor) -> Tensor:
 
 
 def clipping_bias(output: Tensor, low: float, high: float) -> Tensor:
-    """What an activation clipped to [low, high] adds where it is saturated and its gradient zero: the bound itself."""
+    """What an activation clipped to [low, high] adds where it is saturated and its gradient zero:
+    the bound itself.
+    """
     return torch.where(
         (output <= low) | (output >= high), output, torch.zeros_like(output)
     ).detach()

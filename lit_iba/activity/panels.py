@@ -1,7 +1,8 @@
 """A row of panels an image: the attributions of every layer, each with its gross sum over it.
 
-Figures 2 and 4 of Grabska-Barwińska, "Measuring and improving the quality of visual explanations": red speaks for the class, blue
-against it; in one column, the activity's sum and the bias sums of all columns to its right make the class score (equation 13).
+Figures 2 and 4 of Grabska-Barwińska, "Measuring and improving the quality of visual explanations":
+red speaks for the class, blue against it; in one column, the activity's sum and the bias sums of
+all columns to its right make the class score (equation 13).
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ def panels(
         pictures: uint8 (B, 3, H, W).
         targets: int64 (B,) classes.
         layers: The network's layers; None finds them.
-        biases: Whether to draw the bias attributions as a second row (figure 2), or the activity alone (figure 4).
+        biases: Whether to draw the bias attributions as a second row (figure 2), or the activity
+            alone (figure 4).
         names: What to call each image.
 
     Returns:
@@ -79,7 +81,8 @@ def panels(
 def write_panels(
     folder: Path, figures: Sequence[Figure], sums: LayerSums, targets: Tensor, names: Sequence[str]
 ) -> None:
-    """Write ``<name>.panels.png`` for every image, and ``sums.json`` for all, each by atomic rename.
+    """Write ``<name>.panels.png`` for every image, and ``sums.json`` for all, each by atomic
+    rename.
 
     Args:
         folder: Where to.
@@ -111,7 +114,9 @@ def write_panels(
 def _figure(
     picture: Tensor, activity: list[Tensor], bias: dict[str, Tensor], sums: LayerSums, title: str
 ) -> Figure:
-    """The picture, then a column a layer, then the biases that have no place in the picture as numbers."""
+    """The picture, then a column a layer, then the biases that have no place in the picture as
+    numbers.
+    """
     rows, columns = 2 if bias else 1, len(activity) + 2
     figure = Figure(figsize=(1.15 * columns + 0.4, 1.42 * rows + 0.3), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)

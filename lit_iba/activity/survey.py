@@ -1,7 +1,9 @@
-"""What biases do for classifiers: accuracy without them, how outputs change, robustness to scaled and shifted input.
+"""What biases do for classifiers: accuracy without them, how outputs change, robustness to scaled
+and shifted input.
 
-Grabska-Barwińska, "Measuring and improving the quality of visual explanations", section 3 and supplement B (figures 3, S1 to S5).
-A classifier at a time; what is finished stays in its own file, so that a survey that was stopped goes on.
+Grabska-Barwińska, "Measuring and improving the quality of visual explanations", section 3 and
+supplement B (figures 3, S1 to S5). A classifier at a time; what is finished stays in its own file,
+so that a survey that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -40,9 +42,12 @@ class SurveySettings:
         batch_size: Images a forward pass.
         max_images: At most so many images; None takes all (50,000 in the paper).
         scales: Factors of the network's normalised input (figure S1).
-        shifts: What is added to the pictures, in units of their range: 1 stands for 255 (figure S2).
-        reestimate_images: Over how many images batch norms are measured again for each scale and shift; 0 leaves that out.
-        regression_images: For how many images slope and offset are kept one by one (200 in figure S5).
+        shifts: What is added to the pictures, in units of their range: 1 stands for 255 (figure
+            S2).
+        reestimate_images: Over how many images batch norms are measured again for each scale and
+            shift; 0 leaves that out.
+        regression_images: For how many images slope and offset are kept one by one (200 in figure
+            S5).
         seed: Of the draw of images where ``max_images`` leaves a choice.
 
     Example:
@@ -79,7 +84,8 @@ def run_survey(
     """Measure every classifier that has no result yet.
 
     Args:
-        classifiers: Arguments of ``FrozenClassifier`` by name; without ``model`` the name is the model.
+        classifiers: Arguments of ``FrozenClassifier`` by name; without ``model`` the name is the
+            model.
         data: Labelled images.
         out: Folder; a classifier's result stands in ``classifiers/<name>.json``.
         settings: What is measured.
@@ -89,7 +95,8 @@ def run_survey(
         The results by name, see :func:`survey_classifier`.
 
     Raises:
-        InputError: No classifier, arguments that do not fit, or labels that a classifier does not know.
+        InputError: No classifier, arguments that do not fit, or labels that a classifier does not
+            know.
 
     Example:
         >>> from lit_iba.activity import SurveySettings, run_survey
@@ -137,9 +144,10 @@ def survey_classifier(
     Returns:
         ``images``, ``biases`` (how many numbers), ``batch_norms``, ``unfolded_batch_norms`` (see
         :func:`unfold_batch_norms`), ``accuracy`` (``original`` and ``without_biases``: top-1 to
-        top-5), ``drop_top1``, ``correlation`` and the ``regression``'s ``slope`` and ``offset`` (mean and standard error over
-        images; slope and offset of single images beside them), ``scaling`` and ``shift`` (top-1 by factor, with batch norms as
-        they are and measured again, the latter None where there are none).
+        top-5), ``drop_top1``, ``correlation`` and the ``regression``'s ``slope`` and ``offset``
+        (mean and standard error over images; slope and offset of single images beside them),
+        ``scaling`` and ``shift`` (top-1 by factor, with batch norms as they are and measured again,
+        the latter None where there are none).
     """
     zero, norms = without_biases(classifier), _batch_norms(classifier)
     variants = [("scaling", value) for value in settings.scales] + [
@@ -238,8 +246,9 @@ def output_relation(original: Tensor, changed: Tensor) -> tuple[Tensor, Tensor, 
         changed: (B, K) logits of the network without biases.
 
     Returns:
-        Pearson's correlation, and slope and offset of the least-squares fit ``changed = slope original + offset``, each (B,).
-        Correlation and slope are 0 where one of them is constant.
+        Pearson's correlation, and slope and offset of the least-squares fit
+        ``changed = slope original + offset``, each (B,). Correlation and slope are 0 where one of
+        them is constant.
     """
     f, g = (x - x.mean(dim=1, keepdim=True) for x in (original, changed))
     tiny = torch.finfo(f.dtype).tiny
@@ -250,9 +259,11 @@ def output_relation(original: Tensor, changed: Tensor) -> tuple[Tensor, Tensor, 
 
 @torch.no_grad()
 def reestimate_batch_norms(classifier: FrozenClassifier, batches: Iterator[Tensor]) -> Statistics:
-    """Running means and variances of every batch norm, measured over batches of images; the classifier is not changed.
+    """Running means and variances of every batch norm, measured over batches of images; the
+    classifier is not changed.
 
-    As in training, but as a mean over all batches: each norm sees its input with the norms below in training mode.
+    As in training, but as a mean over all batches: each norm sees its input with the norms below in
+        training mode.
     """
     network = copy.deepcopy(classifier.model)
     modules = {name: m for name, m in network.named_modules() if isinstance(m, BATCH_NORMS)}
@@ -274,10 +285,13 @@ def reestimate_batch_norms(classifier: FrozenClassifier, batches: Iterator[Tenso
 def unfold_batch_norms(
     classifier: FrozenClassifier, batches: Iterator[Tensor]
 ) -> tuple[FrozenClassifier, int]:
-    """A copy in which norms whose statistics were folded into gamma and beta have statistics again; the same function.
+    """A copy in which norms whose statistics were folded into gamma and beta have statistics again;
+    the same function.
 
-    Quantised weights are often published with running mean 0 and running variance 1. To measure such a norm again would undo
-    nothing but itself: its statistics are measured over the batches, in eval mode, and taken out of gamma and beta first.
+    Quantised weights are often published with running mean 0 and running variance 1. To measure
+    such a norm again would undo
+    nothing but itself: its statistics are measured over the batches, in eval mode, and taken out of
+        gamma and beta first.
 
     Args:
         classifier: The network; it is not changed.

@@ -1,4 +1,6 @@
-"""Tables and plots of a survey: figures 3 and S1 to S5 of Grabska-Barwińska's paper (see survey.py)."""
+"""Tables and plots of a survey: figures 3 and S1 to S5 of Grabska-Barwińska's paper (see
+survey.py).
+"""
 
 from __future__ import annotations
 
@@ -234,7 +236,9 @@ def _correlation(results: Results) -> Figure:
 
 
 def _regression(results: Results) -> Figure:
-    """Figure S5: scale and offset of the regression of the bias-free output on the original one, image by image."""
+    """Figure S5: scale and offset of the regression of the bias-free output on the original one,
+    image by image.
+    """
     figure, panels = _figure(2, 1, len(results))
     for axes, which in zip(panels, ("slope", "offset"), strict=True):
         values = [result["regression"][which]["values"] for result in results.values()]

@@ -1,7 +1,9 @@
-"""Networks without biases: what counts as a bias, how it is scaled away, and the proof that none is left.
+"""Networks without biases: what counts as a bias, how it is scaled away, and the proof that none is
+left.
 
-Grabska-Barwińska, "Measuring and improving the quality of visual explanations", sections 3, B and C. Biases are those of
-convolutions and linear layers, and of a batch norm both beta and the running mean; gamma and the running variance stay.
+Grabska-Barwińska, "Measuring and improving the quality of visual explanations", sections 3, B and
+C. Biases are those of convolutions and linear layers, and of a batch norm both beta and the running
+mean; gamma and the running variance stay.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from lit_iba.explainer import completeness_error
 
 
 def bias_tensors(network: nn.Module) -> dict[str, Tensor]:
-    """Every bias of a network by its name in the state dict: parameters called bias, and batch norms' running means.
+    """Every bias of a network by its name in the state dict: parameters called bias, and batch
+    norms' running means.
 
     The tensors are the network's own: writing into them changes it.
     """
@@ -69,9 +72,12 @@ class ZeroBiasCheck:
     """Whether a network has no bias left, and decomposes accordingly.
 
     Args:
-        largest_bias: Largest absolute value of all biases, and of batch norms' effective ones (equation S9).
-        offsets: Operations other than biases that add a constant, such as GoogLeNet's input transform.
-        error: Largest relative error of f_c = sum a_h[l] over the images and the layers above all offsets.
+        largest_bias: Largest absolute value of all biases, and of batch norms' effective ones
+            (equation S9).
+        offsets: Operations other than biases that add a constant, such as GoogLeNet's input
+            transform.
+        error: Largest relative error of f_c = sum a_h[l] over the images and the layers above all
+            offsets.
         layers: How many layers that was over.
 
     Example:
@@ -87,7 +93,9 @@ class ZeroBiasCheck:
     layers: int
 
     def holds(self, tolerance: float = 1e-3) -> bool:
-        """Every effective bias is exactly zero, and every layer's attributions add up to the class score."""
+        """Every effective bias is exactly zero, and every layer's attributions add up to the class
+        score.
+        """
         return self.largest_bias == 0 and self.error <= tolerance
 
 
@@ -96,7 +104,8 @@ def check_zero_bias(classifier: FrozenClassifier, images: Tensor | None = None) 
 
     Args:
         classifier: A network that decomposes exactly.
-        images: Normalised images (B, 3, H, W); by default two of noise, the identity being one of any input.
+        images: Normalised images (B, 3, H, W); by default two of noise, the identity being one of
+            any input.
 
     Raises:
         InputError: The network cannot be traced.

@@ -1,7 +1,8 @@
 """Zero-bias decay: training a classifier to do without its biases what it did with them.
 
-Grabska-Barwińska, "Measuring and improving the quality of visual explanations", sections 3 and C: a copy of the network is
-fine-tuned to the original's outputs at a high temperature while the callback ``BiasDecay`` scales its biases down.
+Grabska-Barwińska, "Measuring and improving the quality of visual explanations", sections 3 and C: a
+copy of the network is fine-tuned to the original's outputs at a high temperature while the callback
+``BiasDecay`` scales its biases down.
 """
 
 from __future__ import annotations
@@ -31,13 +32,16 @@ _SCORES = ("loss", "accuracy_top1", "accuracy_top5", "original_accuracy_top1", "
 class ZeroBiasTraining(TrainingWithFrozenClassifier):
     """Distils a classifier into a copy of itself; without ``BiasDecay`` the copy keeps its biases.
 
-    Trained are the weights of convolutions and linear layers. Biases and running means follow the decay; gamma and running
-    variances stay. The copy runs in eval mode: batch norms keep their statistics and nothing is dropped, as in the original.
+    Trained are the weights of convolutions and linear layers. Biases and running means follow the
+    decay; gamma and running
+    variances stay. The copy runs in eval mode: batch norms keep their statistics and nothing is
+        dropped, as in the original.
 
     Args:
         classifier: Keyword arguments of ``FrozenClassifier``: the original, which is the teacher.
         temperature: Of both networks' outputs in the loss, 100 in the paper.
-        output: File for the weights at the end, ``.safetensors``, ready for the same model; None writes none.
+        output: File for the weights at the end, ``.safetensors``, ready for the same model; None
+            writes none.
         optimizer: Called with the trained parameters; Adam with learning rate 5e-6 in the paper.
 
     Raises:
@@ -135,7 +139,9 @@ class ZeroBiasTraining(TrainingWithFrozenClassifier):
         self.check_disk()
 
     def on_fit_end(self) -> None:
-        """Write the weights as an ordinary state dict, with the check that no bias is left beside them."""
+        """Write the weights as an ordinary state dict, with the check that no bias is left beside
+        them.
+        """
         if not self.trainer.is_global_zero:
             return
         original = self.classifier
@@ -164,10 +170,12 @@ class ZeroBiasTraining(TrainingWithFrozenClassifier):
 
 
 def distillation_loss(logits: Tensor, original: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy to the original's outputs at a temperature (Hinton et al. 2015), less its minimum, times T squared.
+    """Cross-entropy to the original's outputs at a temperature (Hinton et al. 2015), less its
+    minimum, times T squared.
 
-    The minimum, the original's own entropy, has no gradient, and without it the loss is zero where the outputs are the same.
-    T squared keeps gradients at the size that they have at T = 1, where Adam's epsilon does not count.
+    The minimum, the original's own entropy, has no gradient, and without it the loss is zero where
+    the outputs are the same. T squared keeps gradients at the size that they have at T = 1, where
+    Adam's epsilon does not count.
 
     Args:
         logits: (B, K) of the network that is trained.

@@ -1,9 +1,10 @@
 """A copy of a classifier in a form that propagation rules can be stated for.
 
-Every step is a module of its own, of few kinds: convolution, linear layer, ReLU, max and average pooling, flattening,
-addition, concatenation, and a multiple plus a constant. Nothing works in place, no module runs twice, batch norms are folded.
-Libraries that hook the user's modules instead are silently wrong on additions, in-place and reused ReLUs; here a network that
-does not fit is refused.
+Every step is a module of its own, of few kinds: convolution, linear layer, ReLU, max and average
+    pooling, flattening,
+addition, concatenation, and a multiple plus a constant. Nothing works in place, no module runs
+twice, batch norms are folded. Libraries that hook the user's modules instead are silently wrong on
+additions, in-place and reused ReLUs; here a network that does not fit is refused.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ class GlobalMean(nn.Module):
 
 
 class Affine(nn.Module):
-    """A multiple plus a constant, each a number or one a channel: what is left of a batch norm that follows no convolution."""
+    """A multiple plus a constant, each a number or one a channel: what is left of a batch norm that
+    follows no convolution.
+    """
 
     def __init__(self, scale: Tensor, shift: Tensor) -> None:
         super().__init__()
@@ -70,17 +73,20 @@ class Affine(nn.Module):
 
 
 def canonical(classifier: FrozenClassifier) -> fx.GraphModule:
-    """The classifier's function as a graph of modules of the kinds named above; its own modules are neither used nor changed.
+    """The classifier's function as a graph of modules of the kinds named above; its own modules are
+    neither used nor changed.
 
     Args:
         classifier: The network.
 
     Returns:
-        Images (B, 3, H, W) to logits (B, K), of the classifier's dtype, on its device. The graph has ``call_module`` nodes
-        only, each with a module of its own by the node's name, whose arguments are the nodes that feed it.
+        Images (B, 3, H, W) to logits (B, K), of the classifier's dtype, on its device. The graph
+        has ``call_module`` nodes only, each with a module of its own by the node's name, whose
+        arguments are the nodes that feed it.
 
     Raises:
-        InputError: The network cannot be traced, or has an operation of another kind, which is named.
+        InputError: The network cannot be traced, or has an operation of another kind, which is
+            named.
     """
     side = classifier.preprocessing.crop
     probe = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
@@ -194,7 +200,8 @@ def _sources(node: fx.Node) -> list[fx.Node]:
     return found
 
 
-# What a module of the classifier becomes: a copy without the user's hooks, an equal one, or None where no rule is known.
+# What a module of the classifier becomes: a copy without the user's hooks, an equal one, or None
+# where no rule is known.
 
 
 def _copied(module: nn.Module) -> nn.Module:

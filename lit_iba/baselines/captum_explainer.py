@@ -1,7 +1,8 @@
 """Any attribution method of Captum under our interface, so that it stands in the same tables.
 
-Captum computes, unchanged; here its settings are passed on, its channels are reduced by a named rule, layer attributions are
-resized to the image, and what is random is drawn from the sample's own generator. That a method runs does not make it right
+Captum computes, unchanged; here its settings are passed on, its channels are reduced by a named
+rule, layer attributions are resized to the image, and what is random is drawn from the sample's own
+generator. That a method runs does not make it right
 on every network: Captum's LRP and DeepLIFT are not on residual ones (use the registered names).
 """
 
@@ -32,7 +33,8 @@ CHANNELS: dict[Channels, Callable[[Tensor], Tensor]] = {
     "max_abs": lambda values: values.abs().amax(dim=1),
 }
 SIGNED = ("sum", "mean")
-# Methods that draw no random numbers may run on a batch; all others run one image at a time, each with its own numbers.
+# Methods that draw no random numbers may run on a batch; all others run one image at a time, each
+# with its own numbers.
 DETERMINISTIC = {
     "IntegratedGradients",
     "Saliency",
@@ -71,16 +73,18 @@ class CaptumExplainer(Explainer):
 
     Args:
         classifier: The network to explain.
-        method: Name in ``captum.attr`` (``"IntegratedGradients"``, ``"captum.attr.IntegratedGradients"``), or the class path of
-            an own subclass of ``captum.attr.Attribution``.
-        channels: How the attribution's channels become one value a pixel: ``"sum"``, ``"mean"`` (both signed), ``"sum_abs"``
-            or ``"max_abs"``.
+        method: Name in ``captum.attr`` (``"IntegratedGradients"``,
+            ``"captum.attr.IntegratedGradients"``), or the class path of an own subclass of
+            ``captum.attr.Attribution``.
+        channels: How the attribution's channels become one value a pixel: ``"sum"``, ``"mean"``
+            (both signed), ``"sum_abs"`` or ``"max_abs"``.
         layer: Module of the classifier, for the methods that need one.
-        forward_batch_size: Images a forward pass, for the methods that take ``internal_batch_size`` or
-            ``perturbations_per_eval`` and were not given it.
+        forward_batch_size: Images a forward pass, for the methods that take ``internal_batch_size``
+            or ``perturbations_per_eval`` and were not given it.
         seed: Together with the sample's key, seeds the methods that are random.
-        settings: Whatever else the method's constructor or its ``attribute`` takes, such as ``n_steps``. Lists become tuples,
-            and a number as ``baselines`` of a method that wants a distribution becomes images of that value.
+        settings: Whatever else the method's constructor or its ``attribute`` takes, such as
+            ``n_steps``. Lists become tuples, and a number as ``baselines`` of a method that wants a
+            distribution becomes images of that value.
 
     Raises:
         InputError: No such method, layer or setting, or a missing one.

@@ -1,6 +1,7 @@
 """Maps that look at nothing: what a metric gives them is what it gives for free.
 
-Every table of a metric is read against these: a method that does not beat the best of them has shown nothing there.
+Every table of a metric is read against these: a method that does not beat the best of them has
+    shown nothing there.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from lit_iba.explainer import Attribution, Explainer
 
 
 class Constant(Explainer):
-    """The same value everywhere; metrics that order pixels then order them by their own rule for ties.
+    """The same value everywhere; metrics that order pixels then order them by their own rule for
+    ties.
 
     Example:
         >>> from lit_iba.baselines import Constant
@@ -70,7 +72,9 @@ class Centre(Explainer):
     def explain(
         self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
     ) -> Attribution:
-        """1 at the centre, falling with the squared distance in units of the half sides, -1 in the corners."""
+        """1 at the centre, falling with the squared distance in units of the half sides, -1 in the
+        corners.
+        """
         y, x = (
             torch.linspace(-1, 1, side, device=images.device, dtype=images.dtype)
             if side > 1

@@ -1,8 +1,10 @@
-"""DeepSHAP: DeepLIFT's rescale rule against a background (Lundberg and Lee 2017; Shrikumar et al. 2017).
+"""DeepSHAP: DeepLIFT's rescale rule against a background (Lundberg and Lee 2017; Shrikumar et al.
+2017).
 
-Complete by construction: the attributions of an image sum to f(image) minus the mean of f over the background. The libraries
-lose that where hooked modules are adjacent and where the windows of a max pooling overlap; here every step has its own exact
-multiplier.
+Complete by construction: the attributions of an image sum to f(image) minus the mean of f over the
+    background. The libraries
+lose that where hooked modules are adjacent and where the windows of a max pooling overlap; here
+every step has its own exact multiplier.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ from lit_iba.explainer import Attribution, Explainer, Surroundings, completeness
 
 
 def relu_multiplier(x: Tensor, reference: Tensor) -> Tensor:
-    """(relu(x) - relu(reference)) / (x - reference), in [0, 1]; the derivative at x where the two are equal."""
+    """(relu(x) - relu(reference)) / (x - reference), in [0, 1]; the derivative at x where the two
+    are equal.
+    """
     return torch.where(
         x == reference, (x > 0).to(x.dtype), quotient(x.relu() - reference.relu(), x - reference)
     )
@@ -40,10 +44,12 @@ def relu_multiplier(x: Tensor, reference: Tensor) -> Tensor:
 def max_pool_multipliers(
     module: nn.Module, x: Tensor, reference: Tensor, arriving: Tensor
 ) -> Tensor:
-    """What arrives at a max pooling's outputs, for its inputs, so that sum m (x - reference) is kept.
+    """What arrives at a max pooling's outputs, for its inputs, so that sum m (x - reference) is
+    kept.
 
-    A window's gain over the larger of the two maxima goes to the winner of x, what is left to the winner of the reference:
-    there x - reference has the gain's sign and is no smaller, so that the quotient is at most 1. Windows that overlap add up.
+    A window's gain over the larger of the two maxima goes to the winner of x, what is left to the
+    winner of the reference: there x - reference has the gain's sign and is no smaller, so that the
+    quotient is at most 1. Windows that overlap add up.
     """
     (y, at), (y_reference, at_reference) = winners(module, x), winners(module, reference)
     larger = torch.maximum(y, y_reference)
@@ -53,17 +59,21 @@ def max_pool_multipliers(
 
 
 class DeepSHAP(Explainer):
-    """Attribution to each pixel of f(image) - mean f(background), summed over channels, f being the target's logit.
+    """Attribution to each pixel of f(image) - mean f(background), summed over channels, f being the
+    target's logit.
 
     Args:
         classifier: The network to explain.
-        background: Normalised images (M, 3, H, W) to compare with; by default the mean colour, which is zero. From a config,
-            ``background_images: M`` takes them from ``statistics_data``.
-        forward_batch_size: Pairs of an image and a background image that go through the network together.
+        background: Normalised images (M, 3, H, W) to compare with; by default the mean colour,
+            which is zero. From a config, ``background_images: M`` takes them from
+            ``statistics_data``.
+        forward_batch_size: Pairs of an image and a background image that go through the network
+            together.
         seed: Unused; nothing here is random.
 
     Raises:
-        InputError: A setting is wrong, or the network has an operation without a rule, which is named.
+        InputError: A setting is wrong, or the network has an operation without a rule, which is
+            named.
 
     Example:
         >>> from lit_iba.baselines import DeepSHAP
@@ -101,7 +111,9 @@ class DeepSHAP(Explainer):
         settings: dict[str, Any],
         surroundings: Surroundings | None = None,
     ) -> DeepSHAP:
-        """Build from a config, where ``background_images`` says how many images of the statistics' data are compared with."""
+        """Build from a config, where ``background_images`` says how many images of the statistics'
+        data are compared with.
+        """
         settings = dict(settings)
         if (count := settings.pop("background_images", None)) is not None:
             if surroundings is None:
@@ -150,7 +162,9 @@ class DeepSHAP(Explainer):
 def _rescale(
     step: Step, arriving: Tensor, reference: ForwardPass, count: int
 ) -> tuple[Tensor, ...]:
-    """DeepLIFT's rule for all pairs at once: row r * count + i is image i against background image r."""
+    """DeepLIFT's rule for all pairs at once: row r * count + i is image i against background image
+    r.
+    """
     others = reference.steps[step.name].inputs
     pairs = len(arriving) // count
     inputs = [x if pairs == 1 else x.repeat(pairs, *[1] * (x.ndim - 1)) for x in step.inputs]

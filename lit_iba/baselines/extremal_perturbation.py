@@ -1,8 +1,9 @@
 """Extremal perturbations: the smooth mask of a given area that excites the class most.
 
-Fong, Patrick and Vedaldi, "Understanding Deep Networks via Extremal Perturbations and Smooth Masks" (ICCV 2019); what the
-paper leaves open follows the authors' published settings. Masks are smooth by construction (a max-convolution of a coarse
-grid of parameters), and their area is held by comparing the sorted mask with one of the area wanted. Written anew.
+Fong, Patrick and Vedaldi, "Understanding Deep Networks via Extremal Perturbations and Smooth Masks"
+(ICCV 2019); what the paper leaves open follows the authors' published settings. Masks are smooth by
+construction (a max-convolution of a coarse grid of parameters), and their area is held by comparing
+the sorted mask with one of the area wanted. Written anew.
 """
 
 from __future__ import annotations
@@ -28,14 +29,16 @@ TEMPERATURE = 20.0  # inverse temperature of the smooth maximum
 class ExtremalPerturbation(Explainer):
     """Extremal perturbation: optimises one mask per area and image, and gives their sum over areas.
 
-    An image costs ``steps`` x number of areas forward and backward passes (twice as many for ``variant="dual"``).
+    An image costs ``steps`` x number of areas forward and backward passes (twice as many for
+    ``variant="dual"``).
 
     Args:
         classifier: The network to explain.
-        areas: Shares of the picture that the masks keep, in (0, 1). The pointing game of the paper uses
-            [0.025, 0.05, 0.1, 0.2] on VOC and [0.018, 0.025, 0.05, 0.1] on COCO; InputIBA compares with [0.3].
-        variant: ``"preserve"``: the class is to survive inside the mask; ``"delete"``: to vanish where the mask is
-            perturbed; ``"dual"``: both.
+        areas: Shares of the picture that the masks keep, in (0, 1). The pointing game of the paper
+            uses [0.025, 0.05, 0.1, 0.2] on VOC and [0.018, 0.025, 0.05, 0.1] on COCO; InputIBA
+            compares with [0.3].
+        variant: ``"preserve"``: the class is to survive inside the mask; ``"delete"``: to vanish
+            where the mask is perturbed; ``"dual"``: both.
         reward: ``"logit"`` of the target, or ``"contrastive"``: minus the largest other logit.
         perturbation: ``"blur"``, or ``"fade"`` to zero, the data set's mean colour.
         steps: Of gradient ascent.
@@ -46,8 +49,8 @@ class ExtremalPerturbation(Explainer):
         area_weight: Weight of the area constraint at the start.
         area_growth: Factor of that weight from one step to the next.
         jitter: Whether every other step sees the picture mirrored.
-        smoothing: Standard deviation of a Gaussian blur of the map, as a fraction of the picture's shorter side; the
-            paper's benchmarks use 0.09.
+        smoothing: Standard deviation of a Gaussian blur of the map, as a fraction of the picture's
+            shorter side; the paper's benchmarks use 0.09.
         forward_batch_size: Images a forward pass.
         seed: Unused; nothing here is random.
 
@@ -177,10 +180,12 @@ class ExtremalPerturbation(Explainer):
 def smooth_masks(
     cells: Tensor, size: tuple[int, int], *, cell: int, sigma: int, temperature: float = TEMPERATURE
 ) -> Tensor:
-    """The smooth max-convolution of a grid of parameters (section 3.2): every bump of the result is at least sigma wide.
+    """The smooth max-convolution of a grid of parameters (section 3.2): every bump of the result is
+    at least sigma wide.
 
-    Pixel u takes sum_i v_i softmax_i(T v_i) over the cells i around its own, where v_i = k(d(u, i)) times the cell's
-    parameter and k(d) = exp(-2 max(0, d / sigma - 1/2)^2), d from the pixel to the cell's centre.
+    Pixel u takes sum_i v_i softmax_i(T v_i) over the cells i around its own, where v_i = k(d(u, i))
+    times the cell's parameter and k(d) = exp(-2 max(0, d / sigma - 1/2)^2), d from the pixel to the
+    cell's centre.
 
     Args:
         cells: Parameters in [0, 1], (J, h, w); beyond them there are zeros.
@@ -218,9 +223,9 @@ def smooth_masks(
 class _SmoothMaximum(torch.autograd.Function):
     """sum_i v_i softmax_i(T v_i) for v_i = kernel_i * parameter_i, one neighbour i at a time.
 
-    Autograd would keep all neighbours of all pixels (some 100 MB a mask of 224 x 224) and take ten times as long.
-    ``padded`` is (J, rows + 2 reach, columns + 2 reach) and ``kernel`` (2 reach + 1, 2 reach + 1, P), for the P pixels of
-    a cell; the result is (P, J * rows * columns).
+    Autograd would keep all neighbours of all pixels (some 100 MB a mask of 224 x 224) and take ten
+    times as long. ``padded`` is (J, rows + 2 reach, columns + 2 reach) and ``kernel`` (2 reach + 1,
+    2 reach + 1, P), for the P pixels of a cell; the result is (P, J * rows * columns).
     """
 
     @staticmethod
@@ -252,7 +257,9 @@ class _SmoothMaximum(torch.autograd.Function):
 
 
 def _neighbours(padded: Tensor, kernel: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each neighbour: the kernel at the pixels of a cell, (P,), and the parameters that all cells see there (a view)."""
+    """For each neighbour: the kernel at the pixels of a cell, (P,), and the parameters that all
+    cells see there (a view).
+    """
     rows, columns = padded.shape[1] - len(kernel) + 1, padded.shape[2] - len(kernel) + 1
     for y in range(len(kernel)):
         for x in range(len(kernel)):
@@ -260,8 +267,11 @@ def _neighbours(padded: Tensor, kernel: Tensor) -> Iterator[tuple[Tensor, Tensor
 
 
 def area_excess(masks: Tensor, areas: Tensor) -> Tensor:
-    """How far masks (J, h, w) are from being binary with areas (J,): mean squared difference of the sorted values (eq. 6)."""
-    # Stable, because equal values are common (every parameter starts at 1) and their order decides who is to become 0.
+    """How far masks (J, h, w) are from being binary with areas (J,): mean squared difference of the
+    sorted values (eq. 6).
+    """
+    # Stable, because equal values are common (every parameter starts at 1) and their order decides
+    # who is to become 0.
     ordered = masks.flatten(1).sort(dim=1, stable=True).values
     rank = torch.arange(ordered.shape[1], device=masks.device)
     wanted = rank >= ((1 - areas.double()) * ordered.shape[1]).round()[:, None]
@@ -269,7 +279,9 @@ def area_excess(masks: Tensor, areas: Tensor) -> Tensor:
 
 
 def blur_pyramid(images: Tensor) -> Tensor:
-    """Images (B, C, H, W) from the strongest blur to none, (B, LEVELS, C, H, W); beyond the edges there are zeros."""
+    """Images (B, C, H, W) from the strongest blur to none, (B, LEVELS, C, H, W); beyond the edges
+    there are zeros.
+    """
     strengths = [STRONGEST_BLUR * (1 - level / (LEVELS - 1)) for level in range(LEVELS)]
     return torch.stack(
         [gaussian_blur(images, sigma, border="constant") for sigma in strengths], dim=1

@@ -1,8 +1,9 @@
-"""FIDO: which pixels to drop, learnt as the parameters of a Bernoulli distribution, with the dropped ones filled in.
+"""FIDO: which pixels to drop, learnt as the parameters of a Bernoulli distribution, with the
+dropped ones filled in.
 
-Chang, Creager, Goldenberg and Duvenaud, "Explaining Image Classifiers by Counterfactual Generation" (ICLR 2019,
-arXiv:1807.08024), with the authors' published settings. Written anew. The paper's generative infills (VAE, CA-GAN) need
-trained networks and are not here.
+Chang, Creager, Goldenberg and Duvenaud, "Explaining Image Classifiers by Counterfactual Generation"
+(ICLR 2019, arXiv:1807.08024), with the authors' published settings. Written anew. The paper's
+generative infills (VAE, CA-GAN) need trained networks and are not here.
 """
 
 from __future__ import annotations
@@ -31,27 +32,33 @@ EPS = torch.finfo(torch.float32).eps
 class FIDO(Explainer):
     """FIDO: the smallest region that suffices for the class (SSR), or whose loss destroys it (SDR).
 
-    The map is the probability that a pixel belongs to the region, minus 1/2. An image costs ``steps`` x ``samples`` forward
+    The map is the probability that a pixel belongs to the region, minus 1/2. An image costs
+    ``steps`` x ``samples`` forward
     and backward passes: 2,400 with the defaults.
 
     Args:
         classifier: The network to explain.
-        objective: ``"ssr"``: keep as few pixels as the class needs; ``"sdr"``: drop as few as destroy it.
-        infill: What dropped pixels become: ``"mean"``, the data set's mean colour; ``"local_mean"``, of the kept pixels in a
-            window of 15 x 15; ``"blur"``, of standard deviation 10 pixels; ``"random"``, one random colour with noise.
+        objective: ``"ssr"``: keep as few pixels as the class needs; ``"sdr"``: drop as few as
+            destroy it.
+        infill: What dropped pixels become: ``"mean"``, the data set's mean colour;
+            ``"local_mean"``, of the kept pixels in a window of 15 x 15; ``"blur"``, of standard
+            deviation 10 pixels; ``"random"``, one random colour with noise.
         steps: Adam updates.
         samples: Masks drawn of each image a step.
         learning_rate: Of Adam, falling linearly to zero.
         sparsity: Weight of the number of pixels in the region.
         warm_up: Steps over which that weight rises linearly from zero.
-        total_variation: Weight of the summed squared differences between neighbouring pixels' probabilities; the same warm-up.
+        total_variation: Weight of the summed squared differences between neighbouring pixels'
+            probabilities; the same warm-up.
         temperature: Of the concrete distribution that stands in for Bernoulli's.
-        cell: Side in pixels of the cells that carry a parameter: 56 x 56 parameters for 224 x 224 pixels.
+        cell: Side in pixels of the cells that carry a parameter: 56 x 56 parameters for 224 x 224
+            pixels.
         forward_batch_size: Images a forward pass.
         seed: Seeds the masks and colours, together with each sample's key.
 
     Raises:
-        InputError: A setting is out of range, or the infill is one of the paper's generative networks.
+        InputError: A setting is out of range, or the infill is one of the paper's generative
+            networks.
 
     Example:
         >>> from lit_iba.baselines import FIDO
@@ -145,7 +152,8 @@ class FIDO(Explainer):
             images: (B, 3, H, W).
             targets: (B,).
             uniform: Noise that makes the masks, (B, samples, 1, H, W).
-            fill: (B, 3, H, W), or of each mask (B * samples, 3, H, W), or None for an infill that needs none.
+            fill: (B, 3, H, W), or of each mask (B * samples, 3, H, W), or None for an infill that
+                needs none.
             warmth: Factor of the penalties, in [0, 1].
         """
         size = (images.shape[-2], images.shape[-1])
@@ -199,13 +207,15 @@ def concrete_keep(drop: Tensor, uniform: Tensor, temperature: float) -> Tensor:
 
 
 def fill_in(images: Tensor, keep: Tensor, fill: Tensor | None, *, local: bool = False) -> Tensor:
-    """Kept pixels of the images, (c, 3, H, W), and the fill elsewhere; no gradient flows through the fill.
+    """Kept pixels of the images, (c, 3, H, W), and the fill elsewhere; no gradient flows through
+    the fill.
 
     Args:
         images: (c, 3, H, W), normalised.
         keep: Relaxed mask (c, 1, H, W).
         fill: (c, 3, H, W); None for zero, the data set's mean colour.
-        local: Whether to fill with the mean of the kept pixels in the window around, zero where there are none.
+        local: Whether to fill with the mean of the kept pixels in the window around, zero where
+            there are none.
     """
     if local:
         fill = local_mean(images, (keep.detach() > 0.5).to(images.dtype))
@@ -213,7 +223,9 @@ def fill_in(images: Tensor, keep: Tensor, fill: Tensor | None, *, local: bool = 
 
 
 def local_mean(images: Tensor, kept: Tensor) -> Tensor:
-    """Mean of the kept pixels (``kept`` is 0 or 1) within the window around each pixel; 0 where there are none."""
+    """Mean of the kept pixels (``kept`` is 0 or 1) within the window around each pixel; 0 where
+    there are none.
+    """
     sums = torch.cat([images * kept, kept], dim=1)
     for size in ((LOCAL_WINDOW, 1), (1, LOCAL_WINDOW)):
         padding = (size[0] // 2, size[1] // 2)

@@ -1,7 +1,9 @@
 """Baselines that need gradients with respect to the image, and the random map.
 
-The methods are other people's and so is the code that computes them (Captum); what is here is the form in which the papers
-compare with them: reduced over channels, at the image's size, batched, with the caller's tensors and modules left as they were.
+The methods are other people's and so is the code that computes them (Captum); what is here is the
+form in which the papers
+compare with them: reduced over channels, at the image's size, batched, with the caller's tensors
+    and modules left as they were.
 """
 
 from __future__ import annotations
@@ -51,7 +53,8 @@ class RandomMap(Explainer):
 
 
 class Gradient(Explainer):
-    """Gradient of the target's logit, averaged over channels and signed (Baehrens et al. 2010, as in IBA's table 1).
+    """Gradient of the target's logit, averaged over channels and signed (Baehrens et al. 2010, as
+    in IBA's table 1).
 
     Example:
         >>> from lit_iba.baselines import Gradient
@@ -96,7 +99,8 @@ class Saliency(Explainer):
 
 
 class InputXGradient(Explainer):
-    """Gradient times the normalised image, summed over channels: the linear model's share of each pixel.
+    """Gradient times the normalised image, summed over channels: the linear model's share of each
+    pixel.
 
     Example:
         >>> from lit_iba.baselines import Gradient, InputXGradient
@@ -132,8 +136,10 @@ class IntegratedGradients(Explainer):
         classifier: The network to explain.
         steps: Points of the path.
         forward_batch_size: Images a forward pass.
-        multiply_by_inputs: False gives the mean gradient along the path, which IBA's evaluation code compares with.
-        magnitude: Whether to sum the channels' absolute values, which says where but not in which direction.
+        multiply_by_inputs: False gives the mean gradient along the path, which IBA's evaluation
+            code compares with.
+        magnitude: Whether to sum the channels' absolute values, which says where but not in which
+            direction.
         seed: Unused; nothing here is random.
 
     Example:
@@ -189,11 +195,13 @@ class IntegratedGradients(Explainer):
 
 
 class GradCAM(Explainer):
-    """Grad-CAM (Selvaraju et al. 2017): channels weighted by their mean gradient, rectified, resized bilinearly.
+    """Grad-CAM (Selvaraju et al. 2017): channels weighted by their mean gradient, rectified,
+    resized bilinearly.
 
     Args:
         classifier: The network to explain.
-        layer: Module whose output is weighted; by default the last one with positions (``layer4`` of a ResNet).
+        layer: Module whose output is weighted; by default the last one with positions (``layer4``
+            of a ResNet).
         seed: Unused; nothing here is random.
 
     Raises:
@@ -239,7 +247,8 @@ class GradCAM(Explainer):
 
 
 def last_layer_with_positions(classifier: FrozenClassifier) -> str:
-    """Name of the outermost module, latest in the forward pass, whose output is (B, C, h, w) with more than one position.
+    """Name of the outermost module, latest in the forward pass, whose output is (B, C, h, w) with
+    more than one position.
 
     Raises:
         InputError: There is none.
@@ -269,5 +278,6 @@ def last_layer_with_positions(classifier: FrozenClassifier) -> str:
         raise InputError(
             f"{classifier.name} has no layer with output (B, C, h, w); name a layer, or use another method"
         )
-    # Outer modules finish after the inner ones, so the last to report is the outermost of the last stage.
+    # Outer modules finish after the inner ones, so the last to report is the outermost of the last
+    # stage.
     return list(found)[-1]

@@ -1,4 +1,6 @@
-"""Guided backpropagation (Springenberg et al. 2015), by Captum, and its product with Grad-CAM (Selvaraju et al. 2017)."""
+"""Guided backpropagation (Springenberg et al. 2015), by Captum, and its product with Grad-CAM
+(Selvaraju et al. 2017).
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ def with_relu_modules(classifier: FrozenClassifier) -> nn.Module:
     """A copy in which every call of a ReLU function is a module, which hooks can see.
 
     Raises:
-        InputError: There is no ReLU, or one that can be neither seen nor replaced because the network cannot be traced.
+        InputError: There is no ReLU, or one that can be neither seen nor replaced because the
+            network cannot be traced.
     """
     found = _relu_counts(classifier)
     if found["functions"] + found["modules"] == 0:
@@ -84,7 +87,8 @@ def _relu_counts(classifier: FrozenClassifier) -> dict[str, int]:
 
 
 class GuidedBackprop(Explainer):
-    """Gradient of the target's logit in which every ReLU also stops what is negative; largest absolute value over channels.
+    """Gradient of the target's logit in which every ReLU also stops what is negative; largest
+    absolute value over channels.
 
     The reduction is that of IBA's evaluation code.
 
@@ -153,7 +157,9 @@ class GuidedGradCAM(Explainer):
     def explain(
         self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
     ) -> Attribution:
-        """The product at each pixel; Grad-CAM is never negative, so the reduction over channels commutes with it."""
+        """The product at each pixel; Grad-CAM is never negative, so the reduction over channels
+        commutes with it.
+        """
         maps = [
             method.explain(images, targets, generators).values
             for method in (self.grad_cam, self.guided)

@@ -1,9 +1,10 @@
 """LIME for images: a linear model of what the classifier says when superpixels are hidden.
 
-Ribeiro, Singh and Guestrin, "Why Should I Trust You?" (KDD 2016), with the settings of the authors' image explainer. Captum's
-Lime explains one image after another from the global random numbers; here forward passes run across images and samples
-alike, the masks belong to the sample, and only the regression is one an image. Superpixels are a grid or SLIC (Achanta et
-al., TPAMI 2012); the authors' quickshift is not here.
+Ribeiro, Singh and Guestrin, "Why Should I Trust You?" (KDD 2016), with the settings of the authors'
+image explainer. Captum's Lime explains one image after another from the global random numbers; here
+forward passes run across images and samples alike, the masks belong to the sample, and only the
+regression is one an image. Superpixels are a grid or SLIC (Achanta et al., TPAMI 2012); the
+authors' quickshift is not here.
 """
 
 from __future__ import annotations
@@ -29,16 +30,21 @@ class LIME(Explainer):
 
     Args:
         classifier: The network to explain.
-        samples: Masks an image, the first of which hides nothing; the others hide each superpixel with probability 1/2.
+        samples: Masks an image, the first of which hides nothing; the others hide each superpixel
+            with probability 1/2.
         superpixels: ``"grid"`` of squares, or ``"slic"``: compact regions of similar colour.
-        side: Of the squares in pixels, or of the regions that SLIC starts from; 28 makes 64 of 224 x 224 pixels.
-        compactness: Of SLIC: distance in colour (CIELAB) that counts as much as ``side`` in position.
-        fill: What hides a superpixel: its own ``"mean"`` colour, or ``"zero"``, the data set's mean colour.
+        side: Of the squares in pixels, or of the regions that SLIC starts from; 28 makes 64 of 224
+            x 224 pixels.
+        compactness: Of SLIC: distance in colour (CIELAB) that counts as much as ``side`` in
+            position.
+        fill: What hides a superpixel: its own ``"mean"`` colour, or ``"zero"``, the data set's mean
+            colour.
         score: The target's ``"probability"`` or ``"logit"``.
-        kernel_width: Of the weights sqrt(exp(-d^2 / width^2)), d the cosine distance between a mask and the whole image.
+        kernel_width: Of the weights sqrt(exp(-d^2 / width^2)), d the cosine distance between a mask
+            and the whole image.
         regression: ``"ridge"`` or ``"lasso"``.
-        penalty: Of the regression; by default 1 for ridge (LIME's code) and 0.01 for the Lasso (Captum's). 0 means plain
-            weighted least squares.
+        penalty: Of the regression; by default 1 for ridge (LIME's code) and 0.01 for the Lasso
+            (Captum's). 0 means plain weighted least squares.
         forward_batch_size: Images a forward pass.
         seed: Seeds the masks, together with each sample's key.
 
@@ -149,7 +155,8 @@ def surrogate_coefficients(
     Args:
         masks: What each sample keeps, bool (samples, features).
         scores: (samples,).
-        kernel_width: Of the weights sqrt(exp(-d^2 / width^2)), d the cosine distance to the mask that hides nothing.
+        kernel_width: Of the weights sqrt(exp(-d^2 / width^2)), d the cosine distance to the mask
+            that hides nothing.
         regression: ``"ridge"`` or ``"lasso"``.
         penalty: Of the regression; 0 means plain weighted least squares.
 
@@ -183,7 +190,8 @@ def segment_means(images: Tensor, segments: Tensor) -> Tensor:
 
 
 def slic(colours: Tensor, side: int, compactness: float) -> Tensor:
-    """Superpixels by k-means in colour and position, each pixel choosing among the nine centres of its neighbourhood.
+    """Superpixels by k-means in colour and position, each pixel choosing among the nine centres of
+    its neighbourhood.
 
     Args:
         colours: One picture, (3, H, W), in CIELAB.

@@ -1,9 +1,11 @@
-"""Layer-wise relevance propagation (Bach et al., PLOS ONE 2015), on networks with skip connections too.
+"""Layer-wise relevance propagation (Bach et al., PLOS ONE 2015), on networks with skip connections
+too.
 
-Relevance starts as the target's logit and is shared out, step by step, in proportion to what each input contributed. With
-the alpha-beta rule, additions and averages (which have no weights of both signs) share by their inputs' positive parts; a max
-pooling gives all to the winner; ReLUs and multiples pass on what arrives. IBA's comparison had no rule for additions, and
-left LRP out on ResNet.
+Relevance starts as the target's logit and is shared out, step by step, in proportion to what each
+input contributed. With the alpha-beta rule, additions and averages (which have no weights of both
+signs) share by their inputs' positive parts; a max pooling gives all to the winner; ReLUs and
+multiples pass on what arrives. IBA's comparison had no rule for additions, and left LRP out on
+ResNet.
 """
 
 from __future__ import annotations
@@ -41,9 +43,10 @@ def alpha_beta_shares(
 ) -> Tensor:
     """The alpha-beta rule of a convolution or linear layer.
 
-    R_i = sum_j (alpha z+_ij / z+_j - beta z-_ij / z-_j) R_j, where z+_j sums the positive contributions (x+ w+ and x- w-, so
-    that inputs may have either sign), z-_j the negative ones, and epsilon is added to the size of both. Biases take no share. A
-    neuron with contributions of one sign only gives all to that sign, unless its weight (alpha or beta) is zero.
+    R_i = sum_j (alpha z+_ij / z+_j - beta z-_ij / z-_j) R_j, where z+_j sums the positive
+    contributions (x+ w+ and x- w-, so that inputs may have either sign), z-_j the negative ones,
+    and epsilon is added to the size of both. Biases take no share. A neuron with contributions of
+    one sign only gives all to that sign, unless its weight (alpha or beta) is zero.
     """
     weight = module.weight
     assert isinstance(weight, Tensor)  # for the type checker: module is one of WEIGHTED
@@ -77,7 +80,9 @@ def _total(terms: Iterable[Tensor]) -> Tensor:
 
 
 def epsilon_shares(step: Step, r: Tensor, epsilon: float) -> tuple[Tensor, ...]:
-    """The epsilon rule of a linear step: R_i = sum_j z_ij / (z_j + epsilon sign z_j) R_j, z_j the output with its bias."""
+    """The epsilon rule of a linear step: R_i = sum_j z_ij / (z_j + epsilon sign z_j) R_j, z_j the
+    output with its bias.
+    """
     back = transpose(step.module, step.inputs, quotient(r, step.output, epsilon))
     return tuple(x * received for x, received in zip(step.inputs, back, strict=True))
 
@@ -100,10 +105,13 @@ def step_without_weights(step: Step, r: Tensor) -> tuple[Tensor, ...]:
 
 
 class LRP(Explainer):
-    """The alpha-beta rule in every convolution and linear layer; relevance summed over channels, signed.
+    """The alpha-beta rule in every convolution and linear layer; relevance summed over channels,
+    signed.
 
-    Starts from the target's logit. With epsilon 0 the total is that logit, except for what reaches a neuron without
-    contributions to give it to: with alpha 1 and beta 0, one that is active by its bias alone, or a negative logit that nothing
+    Starts from the target's logit. With epsilon 0 the total is that logit, except for what reaches
+    a neuron without
+    contributions to give it to: with alpha 1 and beta 0, one that is active by its bias alone, or a
+        negative logit that nothing
     speaks for. ``completeness`` measures what is missing. An epsilon swallows relevance by design.
 
     Args:
@@ -114,7 +122,8 @@ class LRP(Explainer):
         seed: Unused; nothing here is random.
 
     Raises:
-        InputError: A setting is out of range, or the network has an operation without a rule, which is named.
+        InputError: A setting is out of range, or the network has an operation without a rule, which
+            is named.
     """
 
     name: ClassVar[str] = "lrp"
@@ -170,7 +179,8 @@ class LRPAlpha1Beta0(LRP):
 
 
 class LRPAlpha0Beta1(LRP):
-    """Only negative contributions count, stabilised by 5 (IBA: "alpha = 0, beta = 1, epsilon = 5"; Bach's beta is -1).
+    """Only negative contributions count, stabilised by 5 (IBA: "alpha = 0, beta = 1, epsilon = 5";
+    Bach's beta is -1).
 
     Example:
         >>> from lit_iba.baselines import LRPAlpha0Beta1
@@ -194,9 +204,11 @@ class LRPAlpha0Beta1(LRP):
 
 
 class LRPEpsilon(Explainer):
-    """The epsilon rule in every linear step, additions and averages included; relevance summed over channels, signed.
+    """The epsilon rule in every linear step, additions and averages included; relevance summed over
+    channels, signed.
 
-    Without biases and with epsilon 0 this is input x gradient. Biases take their share with them; ``completeness`` measures it.
+    Without biases and with epsilon 0 this is input x gradient. Biases take their share with them;
+    ``completeness`` measures it.
 
     Args:
         classifier: The network to explain.
@@ -204,7 +216,8 @@ class LRPEpsilon(Explainer):
         seed: Unused; nothing here is random.
 
     Raises:
-        InputError: epsilon is negative, or the network has an operation without a rule, which is named.
+        InputError: epsilon is negative, or the network has an operation without a rule, which is
+            named.
 
     Example:
         >>> from lit_iba.baselines import LRPEpsilon

@@ -1,8 +1,10 @@
-"""Real-time image saliency: a small decoder reads the classifier's own features and predicts the mask in one pass.
+"""Real-time image saliency: a small decoder reads the classifier's own features and predicts the
+mask in one pass.
 
-Dabkowski and Gal, "Real Time Image Saliency for Black Box Classifiers" (NIPS 2017), section 4. A U-Net whose encoder is the
-frozen classifier; an embedding a class gates the deepest features, so that the mask belongs to the class asked for. How it
-is trained stands in masking_training.py, what it is trained for in masking_objective.py.
+Dabkowski and Gal, "Real Time Image Saliency for Black Box Classifiers" (NIPS 2017), section 4. A
+U-Net whose encoder is the frozen classifier; an embedding a class gates the deepest features, so
+that the mask belongs to the class asked for. How it is trained stands in masking_training.py, what
+it is trained for in masking_objective.py.
 """
 
 from __future__ import annotations
@@ -43,10 +45,10 @@ class MaskingSettings:
     """Shape of a masking network.
 
     Args:
-        widths: Channels behind each upsampling block, from the deepest on; None takes 64 for the last and twice as many for
-            each one before (256, 128, 64 for three).
-        confidence: Subtracted from the class evidence before the gate's sigmoid; larger ones close the gate more often. May
-            be changed after training.
+        widths: Channels behind each upsampling block, from the deepest on; None takes 64 for the
+            last and twice as many for each one before (256, 128, 64 for three).
+        confidence: Subtracted from the class evidence before the gate's sigmoid; larger ones close
+            the gate more often. May be changed after training.
 
     Example:
         >>> from lit_iba.baselines import MaskingSettings
@@ -59,7 +61,9 @@ class MaskingSettings:
 
 
 def class_evidence(features: Tensor, embedding: Tensor) -> Tensor:
-    """Inner product of each position's features (B, C, h, w) with its class embedding (B, C): (B, h, w)."""
+    """Inner product of each position's features (B, C, h, w) with its class embedding (B, C): (B,
+    h, w).
+    """
     return torch.einsum("bchw,bc->bhw", features, embedding)
 
 
@@ -69,13 +73,16 @@ def mask_from_pair(a: Tensor, b: Tensor) -> Tensor:
 
 
 def unit_scale(features: Tensor) -> Tensor:
-    """Features (B, C, h, w) divided by their root mean square over channels and positions, image by image."""
+    """Features (B, C, h, w) divided by their root mean square over channels and positions, image by
+    image.
+    """
     square = features.float().square().mean(dim=(1, 2, 3), keepdim=True)
     return features * (square + SMALLEST).rsqrt().to(features.dtype)
 
 
 class UpsamplingBlock(nn.Module):
-    """Sub-pixel upsampling, concatenation with the encoder's features of that size, and a residual bottleneck.
+    """Sub-pixel upsampling, concatenation with the encoder's features of that size, and a residual
+    bottleneck.
 
     Without batch norm, which would make an image's mask depend on its batch during training.
 
@@ -170,7 +177,9 @@ class MaskingNetwork(nn.Module):
     def forward(
         self, taps: dict[str, Tensor], layouts: dict[str, Layout], classes: Tensor
     ) -> Tensor:
-        """Mask (B, h, w) in [0, 1] at the size of the first tap, from the taps' outputs and classes (B,)."""
+        """Mask (B, h, w) in [0, 1] at the size of the first tap, from the taps' outputs and classes
+        (B,).
+        """
         deepest = self.taps[-1]
         gate = torch.sigmoid(self.evidence(taps, layouts, classes) - self.settings.confidence)
         x = unit_scale(layouts[deepest].grid(taps[deepest])) * gate[:, None]
@@ -201,12 +210,14 @@ def _check_pyramid(taps: Sequence[str], layouts: dict[str, Layout]) -> None:
 
 
 class RealTimeSaliency(TrainedExplainer):
-    """Masks of a trained masking network: how much of each pixel must be kept for the class to be seen.
+    """Masks of a trained masking network: how much of each pixel must be kept for the class to be
+    seen.
 
     Args:
         classifier: The network to explain.
-        taps: Layers that are read, from the first to the deepest; the mask has the size of the first one's output before it
-            is resized. By default layer1 to layer4 of ResNet-50, as in the authors' code.
+        taps: Layers that are read, from the first to the deepest; the mask has the size of the
+            first one's output before it is resized. By default layer1 to layer4 of ResNet-50, as in
+            the authors' code.
         seed: Unused; nothing here is random.
         settings: Any of :class:`MaskingSettings`.
 
@@ -317,12 +328,13 @@ class RealTimeSaliency(TrainedExplainer):
 
         Args:
             path: The checkpoint.
-            classifier: The classifier that it was trained for; built from the checkpoint's own record where None.
+            classifier: The classifier that it was trained for; built from the checkpoint's own
+                record where None.
             settings: ``seed`` or ``confidence``, if another one is wanted.
 
         Raises:
-            InputError: The file is missing, damaged, of another class, was trained for another classifier, or was written
-                before the decoder's training began.
+            InputError: The file is missing, damaged, of another class, was trained for another
+                classifier, or was written before the decoder's training began.
         """
         checkpoint, classifier = cls.read(path, classifier)
         saved = checkpoint["hyper_parameters"]
@@ -337,5 +349,7 @@ class RealTimeSaliency(TrainedExplainer):
 
 
 def at_size(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Masks (B, h, w) resized bilinearly to (B, H, W); their values stay in [0, 1], for they are no amounts to add up."""
+    """Masks (B, h, w) resized bilinearly to (B, H, W); their values stay in [0, 1], for they are no
+    amounts to add up.
+    """
     return F.interpolate(masks[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]

@@ -1,10 +1,14 @@
-"""What a masking network is trained for: a small smooth mask that keeps the class, and whose complement loses it.
+"""What a masking network is trained for: a small smooth mask that keeps the class, and whose
+complement loses it.
 
-Dabkowski and Gal, "Real Time Image Saliency for Black Box Classifiers" (NIPS 2017), equation 6; ``preset="reference"`` is the
-form of the authors' code. Everything here is per image, so that a gradient does not depend on the rest of the batch.
+Dabkowski and Gal, "Real Time Image Saliency for Black Box Classifiers" (NIPS 2017), equation 6;
+``preset="reference"`` is the form of the authors' code. Everything here is per image, so that a
+gradient does not depend on the rest of the batch.
 
-An image x is mixed with an alternative A that shows nothing: Phi(x, M) = x M + A (1 - M) is *kept*, Phi(x, 1 - M) is *removed*.
-Some images ask for the mask of a *fake* class, which they do not show: there is nothing to find, so the two change roles, and
+An image x is mixed with an alternative A that shows nothing: Phi(x, M) = x M + A (1 - M) is *kept*,
+    Phi(x, 1 - M) is *removed*.
+Some images ask for the mask of a *fake* class, which they do not show: there is nothing to find, so
+    the two change roles, and
 what is removed must still show the image's own class.
 """
 
@@ -38,18 +42,22 @@ class ObjectiveSettings:
     """Weights and form of the objective.
 
     Args:
-        terms: ``"likelihood"``: -log p of the class where it must be seen, p**power where it must not (the paper);
-            ``"margin"``: hinges on the logit's lead over the best other class (the authors' code).
+        terms: ``"likelihood"``: -log p of the class where it must be seen, p**power where it must
+            not (the paper); ``"margin"``: hinges on the logit's lead over the best other class (the
+            authors' code).
         area: Weight of the mean of (mask + area_offset) ** area_power.
-        area_power: See ``area``; below 1, small values cost relatively more, which makes masks sharp.
+        area_power: See ``area``; below 1, small values cost relatively more, which makes masks
+            sharp.
         area_offset: See ``area``; it keeps the gradient at zero finite.
-        smoothness: Weight of the sum of squared differences between neighbours, on the decoder's own grid.
+        smoothness: Weight of the sum of squared differences between neighbours, on the decoder's
+            own grid.
         border: Weight, within the smoothness, of the sum of the border's squares.
         preserver: Weight of the term of the image that must show the class.
         destroyer: Weight of the term of the image that must not.
         destroyer_power: Exponent of p where the class must not be seen; of ``"likelihood"`` only.
         lead: Wanted lead of the class where it must be seen, in logits; of ``"margin"`` only.
-        destroyer_lag: Wanted lag behind the best other class where the image's own class was removed; of ``"margin"`` only.
+        destroyer_lag: Wanted lag behind the best other class where the image's own class was
+            removed; of ``"margin"`` only.
         fake_probability: Share of images that ask for a fake class.
         image_noise: Standard deviation of noise on the image.
 
@@ -145,7 +153,9 @@ def draw(
 def ask(
     labels: Tensor, num_classes: int, fake_probability: float, uniform: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The class each image is asked for (B,), and whether it is its own (B,); ``uniform`` (B, 2) in [0, 1) decides."""
+    """The class each image is asked for (B,), and whether it is its own (B,); ``uniform`` (B, 2) in
+    [0, 1) decides.
+    """
     real = uniform[:, 0] >= fake_probability
     # In double precision, or the largest float32 below 1 would round up to the image's own class.
     step = 1 + (uniform[:, 1].double() * (num_classes - 1)).long()
@@ -153,7 +163,9 @@ def ask(
 
 
 def strong_blur(images: Tensor) -> Tensor:
-    """Images (B, 3, H, W) blurred until nothing can be told: sigma 11 for 224 pixels, in proportion for others."""
+    """Images (B, 3, H, W) blurred until nothing can be told: sigma 11 for 224 pixels, in proportion
+    for others.
+    """
     sigma = BLUR[0] * min(images.shape[-2:]) / 224
     taps = 2 * max(int(BLUR[1] * sigma), 1) + 1
     return gaussian_blur2d(images, (taps, taps), (sigma, sigma))
@@ -170,7 +182,8 @@ def area(masks: Tensor, power: float = 1.0, offset: float = 0.0) -> Tensor:
 
 
 def roughness(masks: Tensor, border: float = 0.0) -> Tensor:
-    """Sum of squared differences between neighbours, plus ``border`` times that of the border's squares: (B,).
+    """Sum of squared differences between neighbours, plus ``border`` times that of the border's
+    squares: (B,).
 
     The border's four sides are summed each for itself, so that a corner counts twice.
     """
@@ -191,7 +204,9 @@ def preserver(logits: Tensor, labels: Tensor, settings: ObjectiveSettings) -> Te
 
 
 def destroyer(logits: Tensor, labels: Tensor, settings: ObjectiveSettings, lag: Tensor) -> Tensor:
-    """Small where it does not; ``lag`` (B,) is how far the class must fall behind in the ``"margin"`` form."""
+    """Small where it does not; ``lag`` (B,) is how far the class must fall behind in the
+    ``"margin"`` form.
+    """
     if settings.terms == "likelihood":
         return torch.exp(
             -settings.destroyer_power * F.cross_entropy(logits, labels, reduction="none")
@@ -231,7 +246,8 @@ def mask_losses(
         torch.where(real[:, None], kept, removed),
         torch.where(real[:, None], removed, kept),
     )
-    # In the authors' code the weights belong to the images kept and removed, whatever is asked of them.
+    # In the authors' code the weights belong to the images kept and removed, whatever is asked of
+    # them.
     own = real if s.terms == "margin" else torch.ones_like(real)
     seen_weight, unseen_weight = (
         torch.where(own, s.preserver, s.destroyer),

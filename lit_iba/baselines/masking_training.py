@@ -1,7 +1,9 @@
-"""Training the masking network of real-time image saliency: first the class embedding, then the decoder.
+"""Training the masking network of real-time image saliency: first the class embedding, then the
+decoder.
 
-Dabkowski and Gal, "Real Time Image Saliency for Black Box Classifiers" (NIPS 2017), section 4. One frozen pass collects the
-features; in the second phase two more images, what the mask keeps and what it removes, run through the frozen classifier.
+Dabkowski and Gal, "Real Time Image Saliency for Black Box Classifiers" (NIPS 2017), section 4. One
+frozen pass collects the features; in the second phase two more images, what the mask keeps and what
+it removes, run through the frozen classifier.
 """
 
 from __future__ import annotations
@@ -40,19 +42,23 @@ class MaskingTraining(TrainingWithFrozenClassifier):
     """Trains a :class:`RealTimeSaliency` for one classifier.
 
     Args:
-        classifier: Keyword arguments of ``FrozenClassifier``: ``{"model": "resnet50", "weights": "DEFAULT"}``.
-        taps: Layers that are read, from the first to the deepest; by default as in :class:`RealTimeSaliency`.
+        classifier: Keyword arguments of ``FrozenClassifier``:
+            ``{"model": "resnet50", "weights": "DEFAULT"}``.
+        taps: Layers that are read, from the first to the deepest; by default as in
+            :class:`RealTimeSaliency`.
         masking: Any of ``MaskingSettings``, such as ``{"widths": [32, 16]}``.
         preset: Objective: ``"default"`` (the paper's) or ``"reference"`` (the authors' code's).
         objective: Any of ``ObjectiveSettings``, in place of the preset's.
-        embedding_steps: Steps of the first phase, in which only the class embedding is trained, to tell whether the image
-            shows the class asked for; the decoder is trained in the steps after them. 8,500 of 128 images in the authors'
-            code, then 3,000 of 64.
+        embedding_steps: Steps of the first phase, in which only the class embedding is trained, to
+            tell whether the image shows the class asked for; the decoder is trained in the steps
+            after them. 8,500 of 128 images in the authors' code, then 3,000 of 64.
         embedding_fake_probability: Share of images that ask for a fake class in the first phase.
-        decay_steps: After so many steps of a phase, the learning rate falls to a tenth; 0 for never.
+        decay_steps: After so many steps of a phase, the learning rate falls to a tenth; 0 for
+            never.
         target: The images' classes: the data set's ``"label"``, or the ``"predicted"`` class.
         seed: Seeds fake classes and alternative images, together with each sample's key.
-        optimizer: Called with the trainable parameters; Adam with learning rate 1e-3 and weight decay 1e-4 in the code.
+        optimizer: Called with the trainable parameters; Adam with learning rate 1e-3 and weight
+            decay 1e-4 in the code.
 
     Example:
         >>> from lit_iba.baselines import MaskingTraining
@@ -168,7 +174,8 @@ class MaskingTraining(TrainingWithFrozenClassifier):
         self.network.embedding.requires_grad_(first)
         seen = self._observe(batch, self.current_epoch)
         step = self._embedding_step(seen) if first else self._decoder_step(seen)
-        # Divided by the batch's slots, not by the weights' sum: so two processes at batch b equal one at 2b.
+        # Divided by the batch's slots, not by the weights' sum: so two processes at batch b equal
+        # one at 2b.
         means = {name: (values * weight).mean() for name, values in step.items()}
         loss = means["embedding_loss" if first else "loss"]
         for name, value in (means | {"loss": loss}).items():
@@ -178,7 +185,9 @@ class MaskingTraining(TrainingWithFrozenClassifier):
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
-        """Both phases' scores, weighted by validity so that padding does not count; ``loss`` is always the decoder's."""
+        """Both phases' scores, weighted by validity so that padding does not count; ``loss`` is
+        always the decoder's.
+        """
         seen = self._observe(batch, 0)
         step = self._embedding_step(seen) | self._decoder_step(seen)
         self.update_scores(step, batch["weight"])
@@ -204,7 +213,9 @@ class MaskingTraining(TrainingWithFrozenClassifier):
 
 @dataclass(frozen=True)
 class _Observed:
-    """A batch after the frozen pass: images, their classes (B,), the taps with their layouts, and a generator each."""
+    """A batch after the frozen pass: images, their classes (B,), the taps with their layouts, and a
+    generator each.
+    """
 
     images: Tensor
     labels: Tensor

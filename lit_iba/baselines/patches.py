@@ -1,8 +1,8 @@
 """Gaussian statistics of small patches of images, one Gaussian a colour channel.
 
-Zintgraf et al., "Visualizing Deep Neural Network Decisions: Prediction Difference Analysis" (ICLR 2017), section 3.1. One
-pass over a stream of images, float64, mergeable; saved with what it was measured on. What they are for is in
-``window_samplers``.
+Zintgraf et al., "Visualizing Deep Neural Network Decisions: Prediction Difference Analysis" (ICLR
+2017), section 3.1. One pass over a stream of images, float64, mergeable; saved with what it was
+measured on. What they are for is in ``window_samplers``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ KIND = "lit_iba.PatchStatistics"
 
 
 class PatchStatistics:
-    """Mean, covariance and range of square patches of normalised images, each colour channel on its own.
+    """Mean, covariance and range of square patches of normalised images, each colour channel on its
+    own.
 
     Args:
         side: Of the patches in pixels.
@@ -76,7 +77,8 @@ class PatchStatistics:
         Args:
             images: Normalised images, one tensor (N, 3, H, W) or an iterable of batches.
             side: Of the patches in pixels.
-            per_image: Patches taken from each image; with 1,000 images, 20 make up the authors' 20,000.
+            per_image: Patches taken from each image; with 1,000 images, 20 make up the authors'
+                20,000.
             preprocessing: How the images were normalised, for the record.
             data: What the images are, for the record.
             batch_size: Images a step, where one tensor is given.
@@ -123,7 +125,9 @@ class PatchStatistics:
         self.merge(part)
 
     def merge(self, other: PatchStatistics) -> None:
-        """Add another stream's statistics; the order of merging does not matter (to float64 rounding)."""
+        """Add another stream's statistics; the order of merging does not matter (to float64
+        rounding).
+        """
         if not other.count:
             return
         total, delta = self.count + other.count, other.mean - self.mean

@@ -1,13 +1,17 @@
-"""PatternAttribution (Kindermans et al., "Learning how to explain neural networks", ICLR 2018), with patterns from data.
+"""PatternAttribution (Kindermans et al., "Learning how to explain neural networks", ICLR 2018),
+with patterns from data.
 
-A weight filters the signal out of its input; the pattern is the direction in which that signal lies. Patterns are estimated
-from one pass over images: with the linear estimator, cov[x, y] / var[y], where a step's output is used as it is, and with the
-two-component one where a ReLU follows. That one divides by something which vanishes where a bias, not the input, opens the ReLU;
-folded batch norms have such biases (in ResNet-50, |weight * pattern| then sums to 28,000 in one neuron), and so the linear
-estimator is the default where there are any.
+A weight filters the signal out of its input; the pattern is the direction in which that signal
+lies. Patterns are estimated
+from one pass over images: with the linear estimator, cov[x, y] / var[y], where a step's output is
+    used as it is, and with the
+two-component one where a ReLU follows. That one divides by something which vanishes where a bias,
+not the input, opens the ReLU; folded batch norms have such biases (in ResNet-50, |weight * pattern|
+then sums to 28,000 in one neuron), and so the linear estimator is the default where there are any.
 
-On the canonical copy an addition is a neuron with two weights of one, whose patterns are estimated like any other's; so the
-method, which the paper states for VGG, runs on networks with skip connections.
+On the canonical copy an addition is a neuron with two weights of one, whose patterns are estimated
+like any other's; so the method, which the paper states for VGG, runs on networks with skip
+connections.
 """
 
 from __future__ import annotations
@@ -49,10 +53,12 @@ Estimator = Literal["two_component", "linear"]
 
 @dataclass
 class PatternSums:
-    """Sums over the images and positions of a stream for one step, float64; x is the input that a weight sees.
+    """Sums over the images and positions of a stream for one step, float64; x is the input that a
+    weight sees.
 
-    ``x`` and ``xy`` (K, ...), of the weight's shape, and ``count`` (K,) are over those where the output y is part of the signal:
-    y > 0 where a ReLU follows, all elsewhere. ``y`` (K,) is over all, of which there are ``total``.
+    ``x`` and ``xy`` (K, ...), of the weight's shape, and ``count`` (K,) are over those where the
+    output y is part of the signal: y > 0 where a ReLU follows, all elsewhere. ``y`` (K,) is over
+    all, of which there are ``total``.
     """
 
     total: float
@@ -72,7 +78,9 @@ class PatternSums:
         )
 
     def pattern(self, weight: Tensor) -> Tensor:
-        """The pattern of a weight (K, ...), of its shape and scaled so that their product sums to one (eqs. 6 and 9)."""
+        """The pattern of a weight (K, ...), of its shape and scaled so that their product sums to
+        one (eqs. 6 and 9).
+        """
         count = self.count.clamp_min(1).view(-1, *[1] * (weight.ndim - 1))
         mean_y = (self.y / max(self.total, 1)).view_as(count)
         direction = (self.xy - self.x * mean_y) / count
@@ -100,7 +108,9 @@ def pattern_sums(step: Step, rectified: bool) -> PatternSums:
 
 
 def _weight_sums(step: Step, factor: Tensor) -> Tensor:
-    """Sum of factor * x over images and positions, of the weight's shape: what a weight's gradient is."""
+    """Sum of factor * x over images and positions, of the weight's shape: what a weight's gradient
+    is.
+    """
     module, (x, *others) = step.module, step.inputs
     if isinstance(module, nn.Conv2d):
         return convolution_gradients(module, x, module.weight, factor, "weight")
@@ -112,7 +122,9 @@ def _weight_sums(step: Step, factor: Tensor) -> Tensor:
 
 
 def weight_of(module: nn.Module, like: Tensor) -> Tensor:
-    """The weight of a convolution or linear layer, or the ones (C, 2) of an addition, as a tensor like another."""
+    """The weight of a convolution or linear layer, or the ones (C, 2) of an addition, as a tensor
+    like another.
+    """
     return (
         module.weight.to(like)
         if isinstance(module, nn.Conv2d | nn.Linear)
@@ -156,11 +168,12 @@ class Patterns:
             images: Normalised images, one tensor (N, 3, H, W) or an iterable of batches.
             data: What the images are, for the record.
             batch_size: Images a pass, where one tensor is given.
-            estimator: ``"two_component"`` or ``"linear"``; by default the first where there is no batch norm.
+            estimator: ``"two_component"`` or ``"linear"``; by default the first where there is no
+                batch norm.
 
         Raises:
-            InputError: No images at all, no such estimator, a network with an operation without a rule, or values that are
-                not finite.
+            InputError: No images at all, no such estimator, a network with an operation without a
+                rule, or values that are not finite.
         """
         stream = PatternStream(classifier, estimator)
         for batch in images.split(batch_size) if isinstance(images, Tensor) else images:
@@ -219,7 +232,8 @@ class PatternStream:
         estimator: As for :meth:`Patterns.estimate`.
 
     Raises:
-        InputError: No such estimator, or the network has an operation without a rule, which is named.
+        InputError: No such estimator, or the network has an operation without a rule, which is
+            named.
     """
 
     def __init__(self, classifier: FrozenClassifier, estimator: Estimator | None = None) -> None:
@@ -235,14 +249,17 @@ class PatternStream:
     @torch.no_grad()
     def update(self, images: Tensor) -> None:
         """Add a batch of normalised images (B, 3, H, W)."""
-        # Patterns are differences of large sums, for which a GPU's 10-bit TF32 convolutions are too coarse.
+        # Patterns are differences of large sums, for which a GPU's 10-bit TF32 convolutions are too
+        # coarse.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             forward = ForwardPass(self.network, images.to(self.classifier.device))
             for name, rectified in self.rectified.items():
                 self._add(name, pattern_sums(forward.steps[name], rectified))
 
     def merge(self, other: PatternStream) -> None:
-        """Add another stream of the same classifier; the order does not matter (to float64 rounding)."""
+        """Add another stream of the same classifier; the order does not matter (to float64
+        rounding).
+        """
         for name, sums in other.sums.items():
             self._add(name, sums)
 
@@ -297,19 +314,22 @@ def _rectified(network: fx.GraphModule) -> dict[str, bool]:
 
 
 class PatternAttribution(Explainer):
-    """Signal of the target's logit, propagated through weight * pattern (section 4); summed over channels, signed.
+    """Signal of the target's logit, propagated through weight * pattern (section 4); summed over
+    channels, signed.
 
-    ReLUs pass where they were open, a max pooling passes to the winner, averages and multiples share evenly. An addition passes
-    each branch the share of the signal that its pattern says; the two add up to one in every channel.
+    ReLUs pass where they were open, a max pooling passes to the winner, averages and multiples
+    share evenly. An addition passes each branch the share of the signal that its pattern says; the
+    two add up to one in every channel.
 
     Args:
         classifier: The network to explain.
-        patterns: Patterns of that network, or a file of them. From a config they are estimated once, on ``statistics_data``,
-            with the ``estimator`` that it names.
+        patterns: Patterns of that network, or a file of them. From a config they are estimated
+            once, on ``statistics_data``, with the ``estimator`` that it names.
         seed: Unused; nothing here is random.
 
     Raises:
-        InputError: The patterns belong to another classifier, or the network has an operation without a rule, which is named.
+        InputError: The patterns belong to another classifier, or the network has an operation
+            without a rule, which is named.
 
     Example:
         >>> from lit_iba.baselines import PatternAttribution, Patterns
@@ -344,7 +364,9 @@ class PatternAttribution(Explainer):
         settings: dict[str, Any],
         surroundings: Surroundings | None = None,
     ) -> PatternAttribution:
-        """Build from a config: without ``patterns``, they are estimated once on the run's own images."""
+        """Build from a config: without ``patterns``, they are estimated once on the run's own
+        images.
+        """
         estimator = settings.get("estimator") or usual_estimator(classifier)
         settings = {name: value for name, value in settings.items() if name != "estimator"}
         if "patterns" not in settings:

@@ -1,8 +1,10 @@
-"""Prediction difference analysis: how much evidence for the class is lost when a window of the image is not known.
+"""Prediction difference analysis: how much evidence for the class is lost when a window of the
+image is not known.
 
-Zintgraf, Cohen, Adel and Welling, "Visualizing Deep Neural Network Decisions: Prediction Difference Analysis" (ICLR 2017,
-arXiv:1702.04595), with the authors' published settings. A window is not blanked but marginalised out: replaced by samples
-given the pixels around it, or taken from other images.
+Zintgraf, Cohen, Adel and Welling, "Visualizing Deep Neural Network Decisions: Prediction Difference
+Analysis" (ICLR 2017, arXiv:1702.04595), with the authors' published settings. A window is not
+blanked but marginalised out: replaced by samples given the pixels around it, or taken from other
+images.
 """
 
 from __future__ import annotations
@@ -28,22 +30,28 @@ REFERENCES = (
 
 
 class PDA(Explainer):
-    """Prediction difference analysis: mean weight of evidence, in bits, over the windows that cover a pixel.
+    """Prediction difference analysis: mean weight of evidence, in bits, over the windows that cover
+    a pixel.
 
-    An image costs ``samples`` forward passes a window: with the defaults and 224 x 224 pixels, 215 x 215 windows of 10 samples,
+    An image costs ``samples`` forward passes a window: with the defaults and 224 x 224 pixels, 215
+        x 215 windows of 10 samples,
     that is 462,250 (a stride of 5 leaves 19,360; of 10, 5,290).
 
     Args:
         classifier: The network to explain.
-        statistics: Of patches of ``window + 2 * border`` pixels, or a file of them; for the conditional sampler.
+        statistics: Of patches of ``window + 2 * border`` pixels, or a file of them; for the
+            conditional sampler.
         references: Images (n, 3, H, W) that windows are taken from; for the marginal sampler.
-        sampler: ``"conditional"``: Gaussian given the pixels around; ``"marginal"``: the same window of other images.
+        sampler: ``"conditional"``: Gaussian given the pixels around; ``"marginal"``: the same
+            window of other images.
         window: Side of the windows in pixels.
-        border: Pixels around a window on which its samples depend; at the picture's edge, the patch is shifted inside.
-        stride: Pixels from one window to the next, at most ``window``; the last window ends at the picture's edge.
+        border: Pixels around a window on which its samples depend; at the picture's edge, the patch
+            is shifted inside.
+        stride: Pixels from one window to the next, at most ``window``; the last window ends at the
+            picture's edge.
         samples: Of each window.
-        laplace: N of the correction p <- (p N + 1) / (N + K), K classes: the number of training images that p is taken to
-            rest on.
+        laplace: N of the correction p <- (p N + 1) / (N + K), K classes: the number of training
+            images that p is taken to rest on.
         forward_batch_size: Images a forward pass.
         seed: Seeds the samples, together with each sample's key.
 
@@ -117,7 +125,9 @@ class PDA(Explainer):
         settings: dict[str, Any],
         surroundings: Surroundings | None = None,
     ) -> PDA:
-        """Build from a config: what the sampler needs comes from the run's own images, if it is not given."""
+        """Build from a config: what the sampler needs comes from the run's own images, if it is not
+        given.
+        """
         settings = dict(settings)
         if surroundings is not None and settings.get("sampler", "conditional") == "conditional":
             if "statistics" not in settings:
@@ -180,8 +190,11 @@ class PDA(Explainer):
         top: int,
         lefts: list[int],
     ) -> Tensor:
-        """Probability of the target with a window unknown, for the windows that begin in one row of pixels, (B, windows)."""
-        # Drawn row by row, so that the numbers depend on the picture's size, but neither on the batch nor on its size.
+        """Probability of the target with a window unknown, for the windows that begin in one row of
+        pixels, (B, windows).
+        """
+        # Drawn row by row, so that the numbers depend on the picture's size, but neither on the
+        # batch nor on its size.
         windows = torch.stack(
             [
                 self.sampler.draw(image, generator, top, lefts, self.samples)

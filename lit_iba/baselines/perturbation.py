@@ -1,7 +1,7 @@
 """Baselines that look at many changed versions of an image: occlusion, and SmoothGrad's noise.
 
-Both run across images and versions alike, in forward passes of ``forward_batch_size``; random numbers belong to the sample, so a
-heatmap does not depend on the batch it is in.
+Both run across images and versions alike, in forward passes of ``forward_batch_size``; random
+numbers belong to the sample, so a heatmap does not depend on the batch it is in.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ from lit_iba.perturbation import perturbed_scores, target_logits, tile_index
 
 
 class Occlusion(Explainer):
-    """How much the target's logit falls when a tile is covered (Zeiler and Fergus 2014), the same for all of its pixels.
+    """How much the target's logit falls when a tile is covered (Zeiler and Fergus 2014), the same
+    for all of its pixels.
 
     Args:
         classifier: The network to explain.
-        tile: Side of the tiles in pixels; they do not overlap, and those at the right and bottom edge may be smaller.
-        fill: What covers a tile: the image's ``"mean"`` colour (IBA's appendix), or ``"zero"``, the data set's mean colour.
+        tile: Side of the tiles in pixels; they do not overlap, and those at the right and bottom
+            edge may be smaller.
+        fill: What covers a tile: the image's ``"mean"`` colour (IBA's appendix), or ``"zero"``, the
+            data set's mean colour.
         forward_batch_size: Images a forward pass.
         seed: Unused; nothing here is random.
 
@@ -118,12 +121,14 @@ class Occlusion14(Occlusion):
 
 
 class SmoothGrad(Explainer):
-    """Mean gradient over noisy copies of the image (Smilkov et al. 2017), averaged over channels and signed.
+    """Mean gradient over noisy copies of the image (Smilkov et al. 2017), averaged over channels
+    and signed.
 
     Args:
         classifier: The network to explain.
         samples: Noisy copies of each image.
-        noise: Standard deviation of the noise, as a fraction of the image's range (largest minus smallest value).
+        noise: Standard deviation of the noise, as a fraction of the image's range (largest minus
+            smallest value).
         forward_batch_size: Images a forward pass.
         seed: Seeds the noise, together with each sample's key.
 
@@ -165,7 +170,8 @@ class SmoothGrad(Explainer):
         jobs = [image for image in range(len(images)) for _ in range(self.samples)]
         order = torch.arange(len(images), device=images.device).repeat_interleave(self.samples)
         for first in range(0, len(jobs), self.forward_batch_size):
-            # In the order of images and, within each, of its copies: the generators are drawn from in turn.
+            # In the order of images and, within each, of its copies: the generators are drawn from
+            # in turn.
             chosen = order[first : first + self.forward_batch_size]
             unit = torch.stack(
                 [

@@ -1,7 +1,9 @@
-"""The engine of the propagation methods: one pass forwards that keeps every value, one pass backwards by a rule a kind of step.
+"""The engine of the propagation methods: one pass forwards that keeps every value, one pass
+backwards by a rule a kind of step.
 
-It runs on the canonical copy of a classifier (:mod:`lit_iba.baselines.canonical`). A method is a rule: a function from what
-arrives at a step's output to what its inputs receive. Where a value is used twice, what it receives adds up.
+It runs on the canonical copy of a classifier (:mod:`lit_iba.baselines.canonical`). A method is a
+rule: a function from what arrives at a step's output to what its inputs receive. Where a value is
+used twice, what it receives adds up.
 """
 
 from __future__ import annotations
@@ -106,7 +108,9 @@ def weighted_sum(module: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
 def convolution_gradients(
     module: nn.Conv2d, x: Tensor, weight: Tensor, arriving: Tensor, of: str
 ) -> Tensor:
-    """J^T ``arriving`` of a convolution with respect to its ``"input"`` or its ``"weight"``, without running it first."""
+    """J^T ``arriving`` of a convolution with respect to its ``"input"`` or its ``"weight"``,
+    without running it first.
+    """
     assert not isinstance(
         module.padding, str
     )  # for the type checker: canonical() writes them as numbers
@@ -126,7 +130,9 @@ def convolution_gradients(
 
 
 def weighted_transpose(module: nn.Module, x: Tensor, arriving: Tensor, weight: Tensor) -> Tensor:
-    """W^T ``arriving``, of the shape of ``x``, for a convolution or linear layer with any weight of its shape."""
+    """W^T ``arriving``, of the shape of ``x``, for a convolution or linear layer with any weight of
+    its shape.
+    """
     if isinstance(module, nn.Conv2d):
         return convolution_gradients(module, x, weight, arriving, "input")
     return arriving @ weight
@@ -135,7 +141,8 @@ def weighted_transpose(module: nn.Module, x: Tensor, arriving: Tensor, weight: T
 def transpose(module: nn.Module, inputs: Sequence[Tensor], arriving: Tensor) -> tuple[Tensor, ...]:
     """J^T ``arriving`` for each input of a linear (or affine) step; ``inputs`` give the shapes.
 
-    This is the chain rule, by which every method here passes the steps that only move or average values.
+    This is the chain rule, by which every method here passes the steps that only move or average
+    values.
     """
     if isinstance(module, Add):
         return arriving, arriving
@@ -154,7 +161,9 @@ def transpose(module: nn.Module, inputs: Sequence[Tensor], arriving: Tensor) -> 
 
 
 def winners(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Maxima of a max pooling (B, C, h, w), and where in the input's H * W positions they are, of the same shape."""
+    """Maxima of a max pooling (B, C, h, w), and where in the input's H * W positions they are, of
+    the same shape.
+    """
     if isinstance(module, nn.AdaptiveMaxPool2d):
         return F.adaptive_max_pool2d(x, module.output_size, return_indices=True)  # type: ignore[call-overload]
     assert isinstance(module, nn.MaxPool2d)  # the only other kind

@@ -1,6 +1,8 @@
-"""What a window of an image might have looked like: samples given the pixels around it, or taken from other images.
+"""What a window of an image might have looked like: samples given the pixels around it, or taken
+from other images.
 
-Zintgraf et al., "Visualizing Deep Neural Network Decisions: Prediction Difference Analysis" (ICLR 2017), section 3.1.
+Zintgraf et al., "Visualizing Deep Neural Network Decisions: Prediction Difference Analysis" (ICLR
+2017), section 3.1.
 """
 
 from __future__ import annotations
@@ -24,14 +26,17 @@ class WindowSampler(Protocol):
     def draw(
         self, image: Tensor, generator: torch.Generator, top: int, lefts: list[int], samples: int
     ) -> Tensor:
-        """Contents of the windows that begin at row ``top`` and each of ``lefts``, (windows, samples, C, k, k)."""
+        """Contents of the windows that begin at row ``top`` and each of ``lefts``, (windows,
+        samples, C, k, k).
+        """
         ...
 
 
 class ConditionalSampler:
     """Gaussian given the pixels around, one a colour channel, clipped to the range of the data.
 
-    A window sits in the middle of its patch; at the picture's edge, where the patch is shifted inside, it does not.
+    A window sits in the middle of its patch; at the picture's edge, where the patch is shifted
+    inside, it does not.
 
     Args:
         statistics: Of patches of ``window + 2 * border`` pixels.
@@ -145,7 +150,8 @@ class WindowConditional:
         ridge = RIDGE * variance.mean(dim=1, keepdim=True).clamp_min(
             torch.finfo(torch.float32).tiny
         )
-        # With the window last, one Cholesky factor holds both: L21 L11^-1 = S21 S11^-1, and L22 is the conditional's factor.
+        # With the window last, one Cholesky factor holds both: L21 L11^-1 = S21 S11^-1, and L22 is
+        # the conditional's factor.
         factor = torch.linalg.cholesky(covariance + torch.diag_embed(ridge.expand_as(variance)))
         known = len(self.around)
         corner = factor[:, :known, :known]

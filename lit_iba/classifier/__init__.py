@@ -1,4 +1,6 @@
-"""The classifier under explanation: loaded by name or file, frozen, cut behind any layer, made fast, randomised."""
+"""The classifier under explanation: loaded by name or file, frozen, cut behind any layer, made
+fast, randomised.
+"""
 
 from typing import TYPE_CHECKING
 

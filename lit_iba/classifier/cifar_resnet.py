@@ -1,4 +1,6 @@
-"""ResNet-8 for 32-pixel pictures: the network of InputIBA's experiments on CIFAR-10, small enough to train many times."""
+"""ResNet-8 for 32-pixel pictures: the network of InputIBA's experiments on CIFAR-10, small enough
+to train many times.
+"""
 
 from typing import ClassVar
 

@@ -1,4 +1,6 @@
-"""Folding batch norms into the convolutions before them, in a copy: the same function with fewer passes over memory."""
+"""Folding batch norms into the convolutions before them, in a copy: the same function with fewer
+passes over memory.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 def graph_module(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
     """A module that runs ``graph`` on the very modules, parameters and buffers of ``root``.
 
-    ``fx.GraphModule`` copies the reference to a tensor that the graph reads; a buffer moved to another device is a new tensor,
-    which such a copy would not see. Sharing the child module that holds it does.
+    ``fx.GraphModule`` copies the reference to a tensor that the graph reads; a buffer moved to
+    another device is a new tensor, which such a copy would not see. Sharing the child module that
+    holds it does.
     """
     made = fx.GraphModule(root, graph)
     for node in graph.nodes:
@@ -26,8 +29,8 @@ def graph_module(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
 def fold_batch_norms(network: fx.GraphModule) -> fx.GraphModule:
     """A graph module in which every convolution that only feeds a batch norm has taken it in.
 
-    The convolutions concerned are copied; everything else, the caller's modules above all, is shared and unchanged. Exact
-    to float rounding in eval mode.
+    The convolutions concerned are copied; everything else, the caller's modules above all, is
+    shared and unchanged. Exact to float rounding in eval mode.
 
     Args:
         network: A traced network in eval mode.

@@ -1,4 +1,6 @@
-"""The classifier under explanation: loaded by name or file, frozen for good, and cut where an explainer needs it."""
+"""The classifier under explanation: loaded by name or file, frozen for good, and cut where an
+explainer needs it.
+"""
 
 from __future__ import annotations
 
@@ -28,17 +30,19 @@ class FrozenClassifier(nn.Module):
     """A classifier that never changes: no gradients for its parameters, always in eval mode.
 
     Args:
-        model: A torchvision name (``"resnet50"``), a timm name when timm is installed, ``"small_cnn"``, ``"resnet8"``, a function
-            of your own as ``"package.module:function"``, or a module. Either maps images (B, 3, H, W) to logits (B, K).
-        weights: Member of torchvision's weights enum (``"IMAGENET1K_V2"``, ``"DEFAULT"``), a local ``.pth``,
-            ``.safetensors`` or ``.safetensors.xz`` file, or ``"random"`` (the same random weights every time). For a module:
-            None keeps its weights as they are.
+        model: A torchvision name (``"resnet50"``), a timm name when timm is installed,
+            ``"small_cnn"``, ``"resnet8"``, a function of your own as ``"package.module:function"``,
+            or a module. Either maps images (B, 3, H, W) to logits (B, K).
+        weights: Member of torchvision's weights enum (``"IMAGENET1K_V2"``, ``"DEFAULT"``), a local
+            ``.pth``, ``.safetensors`` or ``.safetensors.xz`` file, or ``"random"`` (the same random
+            weights every time). For a module: None keeps its weights as they are.
         num_classes: Number of classes, where it is not the architecture's usual one.
         preprocessing: How photographs become images; by default that of the weights.
         class_names: Names of the classes; by default those of the weights.
 
     Raises:
-        InputError: Unknown name, weights that do not fit, or weights that cannot be had without the network.
+        InputError: Unknown name, weights that do not fit, or weights that cannot be had without the
+            network.
 
     Example:
         >>> from lit_iba import FrozenClassifier
@@ -125,7 +129,8 @@ class FrozenClassifier(nn.Module):
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        # The traced graph holds a tracer, which cannot be pickled; it is made again where it is needed.
+        # The traced graph holds a tracer, which cannot be pickled; it is made again where it is
+        # needed.
         return {
             k: v
             for k, v in self.__dict__.items()
@@ -145,7 +150,9 @@ class FrozenClassifier(nn.Module):
 
     @functools.cached_property
     def cuttable(self) -> TracedNetwork | HookedNetwork:
-        """The network as something that can be cut behind a layer: traced, or with hooks where it cannot be."""
+        """The network as something that can be cut behind a layer: traced, or with hooks where it
+        cannot be.
+        """
         if isinstance(self._traced, TracedNetwork):
             return self._traced
         reason = (
@@ -159,11 +166,13 @@ class FrozenClassifier(nn.Module):
         return HookedNetwork(self.model, self.name)
 
     def folded(self) -> Callable[[Tensor], Tensor]:
-        """The same function, images to logits, made fast for many passes: equal to this module to float rounding.
+        """The same function, images to logits, made fast for many passes: equal to this module to
+        float rounding.
 
-        Batch norms are folded into copies of the convolutions, images come in the memory format of the weights, and on the CPU
-        weights are kept in the order in which convolutions read them (:mod:`lit_iba.classifier.packing`).
-        Networks that cannot be traced, and such as have forward hooks, are run as they are.
+        Batch norms are folded into copies of the convolutions, images come in the memory format of
+        the weights, and on the CPU weights are kept in the order in which convolutions read them
+        (:mod:`lit_iba.classifier.packing`). Networks that cannot be traced, and such as have
+        forward hooks, are run as they are.
         """
         if any(
             m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in self.modules()
@@ -199,7 +208,8 @@ class FrozenClassifier(nn.Module):
     def folded_with_taps(
         self, layers: Iterable[str]
     ) -> Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]:
-        """Images to logits and a dict of the named layers' outputs: :meth:`folded`, whose one pass also gives these.
+        """Images to logits and a dict of the named layers' outputs: :meth:`folded`, whose one pass
+        also gives these.
 
         Raises:
             InputError: No such layer; the nearest names are listed.
@@ -235,12 +245,16 @@ class FrozenClassifier(nn.Module):
         return self._splits[key]
 
     def taps(self, layers: Iterable[str]) -> Any:
-        """A function from images to a dict of the named layers' outputs, computed in one pass up to the last of them."""
+        """A function from images to a dict of the named layers' outputs, computed in one pass up to
+        the last of them.
+        """
         return self.cuttable.taps(list(layers))
 
     @torch.no_grad()
     def feature_shape(self, layer: str, image_size: tuple[int, int] | None = None) -> torch.Size:
-        """Shape of a layer's output for one image, without the batch dimension; image size (H, W) in pixels."""
+        """Shape of a layer's output for one image, without the batch dimension; image size (H, W)
+        in pixels.
+        """
         size = image_size or (self.preprocessing.crop, self.preprocessing.crop)
         return self.split(layer).head(torch.zeros(2, 3, *size, device=self.device))[0].shape[1:]
 

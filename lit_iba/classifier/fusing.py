@@ -1,8 +1,11 @@
-"""Convolutions of a GPU that add their bias, a skip connection and a ReLU on the way out, for frozen weights.
+"""Convolutions of a GPU that add their bias, a skip connection and a ReLU on the way out, for
+frozen weights.
 
-What cuDNN can do in one kernel, torch does in three that each read and write the whole feature map: on an H100 the additions and
-ReLUs of a ResNet-50 took as long as its convolutions. Weights are kept in the precision of the arithmetic, so that autocast does
-not cast them at every call. Everything that is not on a CUDA device, or needs gradients of weights, takes torch's usual way.
+What cuDNN can do in one kernel, torch does in three that each read and write the whole feature map:
+    on an H100 the additions and
+ReLUs of a ResNet-50 took as long as its convolutions. Weights are kept in the precision of the
+arithmetic, so that autocast does not cast them at every call. Everything that is not on a CUDA
+device, or needs gradients of weights, takes torch's usual way.
 """
 
 from __future__ import annotations
@@ -33,7 +36,8 @@ class FusedConv2d(nn.Module):
     """relu(convolution(x) + skip), or without the ReLU, or without the skip connection.
 
     Args:
-        convolution: With weights that need no gradient. Shared, not copied; changed weights are noticed.
+        convolution: With weights that need no gradient. Shared, not copied; changed weights are
+            noticed.
         relu: Whether a ReLU follows.
     """
 
@@ -142,7 +146,8 @@ class _Fused(torch.autograd.Function):
 
 
 def fuse_convolutions(network: fx.GraphModule) -> fx.GraphModule:
-    """A graph module whose frozen convolutions take in the bias, skip connection and ReLU behind them.
+    """A graph module whose frozen convolutions take in the bias, skip connection and ReLU behind
+    them.
 
     All weights are shared with ``network``, and on the CPU it computes the very same.
     """
@@ -210,7 +215,9 @@ def _before(node: fx.Node, other: fx.Node) -> bool:
 
 
 def made_fast(network: fx.GraphModule) -> fx.GraphModule:
-    """The network as the device that its weights are on runs it best: batch norms folded, then packed (CPU) or fused (GPU)."""
+    """The network as the device that its weights are on runs it best: batch norms folded, then
+    packed (CPU) or fused (GPU).
+    """
     folded = fold_batch_norms(network)
     on_cuda = any(parameter.device.type == "cuda" for parameter in network.parameters())
     return fuse_convolutions(folded) if on_cuda else pack_convolutions(folded)

@@ -1,4 +1,6 @@
-"""Where the positions and the channels of a feature map are, for convolutions and transformers alike."""
+"""Where the positions and the channels of a feature map are, for convolutions and transformers
+alike.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ class Layout:
     """Where the positions and channels of a feature map R are.
 
     Args:
-        kind: ``"BCHW"`` (convolutions), ``"BHWC"`` (Swin), ``"BTC"`` (tokens, as in ViT) or ``"BC"`` (no positions).
+        kind: ``"BCHW"`` (convolutions), ``"BHWC"`` (Swin), ``"BTC"`` (tokens, as in ViT) or
+            ``"BC"`` (no positions).
         height: Positions from top to bottom.
         width: Positions from left to right.
         prefix: Tokens before the grid that have no place in the picture, such as the class token.
@@ -38,7 +41,9 @@ class Layout:
 
     @classmethod
     def of(cls, shape: torch.Size, image_size: tuple[int, int]) -> Layout:
-        """Find the layout of an R of this shape (batch included) that came from images of this (H, W)."""
+        """Find the layout of an R of this shape (batch included) that came from images of this (H,
+        W).
+        """
         aspect = math.log(image_size[0] / image_size[1])
         if len(shape) == 2:
             return cls("BC", 1, 1)
@@ -50,7 +55,8 @@ class Layout:
                     if abs(math.log(height / width) - aspect) < 0.2:
                         return cls("BTC", height, width, prefix)
         if len(shape) == 4:
-            # Rows and columns shrink alike, so that their ratio is the image's; channels come first where both fit.
+            # Rows and columns shrink alike, so that their ratio is the image's; channels come first
+            # where both fit.
             first = abs(math.log(shape[2] / shape[3]) - aspect)
             last = abs(math.log(shape[1] / shape[2]) - aspect)
             return (
@@ -89,7 +95,9 @@ class Layout:
         return grid[..., 0, 0]
 
     def prefix_of(self, values: Tensor) -> Tensor | None:
-        """The part of a tensor with R's axes that :meth:`grid` leaves out: (..., prefix tokens, C), or None."""
+        """The part of a tensor with R's axes that :meth:`grid` leaves out: (..., prefix tokens, C),
+        or None.
+        """
         return values[..., : self.prefix, :] if self.kind == "BTC" and self.prefix else None
 
 

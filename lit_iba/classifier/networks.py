@@ -1,4 +1,6 @@
-"""Networks by name: torchvision's, timm's, this project's own small ones, and functions of the user's own, with their weights."""
+"""Networks by name: torchvision's, timm's, this project's own small ones, and functions of the
+user's own, with their weights.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ Loaded = tuple[nn.Module, Preprocessing, Sequence[str]]
 
 
 def from_module(model: nn.Module, weights: str | None) -> Loaded:
-    """A network of the user's own, with weights from a file where one is given, as :func:`build_network` gives it."""
+    """A network of the user's own, with weights from a file where one is given, as
+    :func:`build_network` gives it.
+    """
     settings: dict[str, Any] = {}
     if weights is not None:
         state, settings = read_weights(weights)
@@ -44,7 +48,8 @@ def _stored_preprocessing(settings: dict[str, Any], usual: Preprocessing) -> Pre
 
 
 def build_network(name: str, weights: str | None, num_classes: int | None = None) -> Loaded:
-    """A network by name, with its preprocessing and class names; arguments and errors as in :class:`FrozenClassifier`.
+    """A network by name, with its preprocessing and class names; arguments and errors as in
+    :class:`FrozenClassifier`.
 
     Example:
         >>> from lit_iba.classifier import build_network

@@ -1,8 +1,10 @@
-"""Convolutions whose weights are stored as the processor's convolution wants them, because frozen weights never change.
+"""Convolutions whose weights are stored as the processor's convolution wants them, because frozen
+weights never change.
 
-oneDNN brings a convolution's weights into its own order at every call, forward and backward; for the deep layers of a ResNet,
-where weights outweigh the features, that is a good part of the time. Here it is done once. Only on the CPU, in float32, for
-images in channels_last order and gradients of the input alone; everything else takes torch's usual way.
+oneDNN brings a convolution's weights into its own order at every call, forward and backward; for
+the deep layers of a ResNet, where weights outweigh the features, that is a good part of the time.
+Here it is done once. Only on the CPU, in float32, for images in channels_last order and gradients
+of the input alone; everything else takes torch's usual way.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ _OPERATIONS = (
 
 
 def can_pack() -> bool:
-    """Whether this build of torch has what is needed; ``torch.backends.mkldnn.enabled = False`` turns it off."""
+    """Whether this build of torch has what is needed; ``torch.backends.mkldnn.enabled = False``
+    turns it off.
+    """
     return bool(torch.backends.mkldnn.enabled) and all(
         hasattr(torch.ops.mkldnn, name) for name in _OPERATIONS
     )
@@ -55,7 +59,8 @@ class PackedConv2d(nn.Module):
     """A frozen convolution, equal to it to float rounding, and faster where its weights are large.
 
     Args:
-        convolution: With weights that need no gradient. Shared, not copied; changed weights are noticed and packed anew.
+        convolution: With weights that need no gradient. Shared, not copied; changed weights are
+            noticed and packed anew.
     """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
@@ -174,7 +179,9 @@ def _op(name: str) -> Any:
 
 
 def pack_convolutions(network: fx.GraphModule) -> fx.GraphModule:
-    """A graph module whose frozen convolutions are :class:`PackedConv2d`; all weights are shared with ``network``."""
+    """A graph module whose frozen convolutions are :class:`PackedConv2d`; all weights are shared
+    with ``network``.
+    """
     packed = graph_module(network, copy.deepcopy(network.graph))
     for node in packed.graph.nodes:
         if node.op == "call_module" and PackedConv2d.suits(

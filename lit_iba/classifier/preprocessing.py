@@ -1,7 +1,9 @@
 """From a photograph to a classifier's input, and back to something that can be looked at.
 
-Geometry (resize, crop) happens on 8-bit pictures in the data loader; normalisation happens on the device. Two names are
-kept apart throughout the project: a *picture* is uint8 (3, H, W) as people see it, an *image* is the float tensor that the
+Geometry (resize, crop) happens on 8-bit pictures in the data loader; normalisation happens on the
+device. Two names are
+kept apart throughout the project: a *picture* is uint8 (3, H, W) as people see it, an *image* is
+    the float tensor that the
 classifier takes.
 """
 
@@ -22,10 +24,12 @@ _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.B
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a classifier wants its input; the defaults are torchvision's usual evaluation transform for ImageNet.
+    """How a classifier wants its input; the defaults are torchvision's usual evaluation transform
+    for ImageNet.
 
     Args:
-        resize: Length of the shorter side before cropping, in pixels; None leaves the size as it is.
+        resize: Length of the shorter side before cropping, in pixels; None leaves the size as it
+            is.
         crop: Side of the central square that is kept, in pixels.
         mean: Mean per channel, of pictures scaled to [0, 1].
         std: Standard deviation per channel, likewise.
@@ -53,14 +57,16 @@ class Preprocessing:
         return max(short, int(width * scale)), max(short, int(height * scale))
 
     def picture(self, photograph: Image.Image) -> Tensor:
-        """Resize and crop one RGB photograph; returns uint8 (3, crop, crop), its channels innermost in memory."""
+        """Resize and crop one RGB photograph; returns uint8 (3, crop, crop), its channels innermost
+        in memory.
+        """
         return torch.from_numpy(self.pixels(photograph)).permute(2, 0, 1)
 
     def pixels(self, photograph: Image.Image) -> np.ndarray:
         """The same as uint8 (crop, crop, 3).
 
-        Only the part that the crop keeps is resized, which halves the work; a value in two hundred differs by one, by rounding,
-        from resizing everything first.
+        Only the part that the crop keeps is resized, which halves the work; a value in two hundred
+        differs by one, by rounding, from resizing everything first.
         """
         size = self.scaled_size(*photograph.size)
         left, top = self.crop_offset(size)
@@ -82,7 +88,9 @@ class Preprocessing:
         return (pictures.float() / 255 - mean) / std
 
     def denormalize(self, images: Tensor) -> Tensor:
-        """Images float (B, 3, H, W) back to pictures uint8 of the same shape; out-of-range values are clipped."""
+        """Images float (B, 3, H, W) back to pictures uint8 of the same shape; out-of-range values
+        are clipped.
+        """
         mean, std = self.constants(images.device)
         return ((images.float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
@@ -104,5 +112,7 @@ class Preprocessing:
 
 
 def _colours(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """One number a channel, (C, 1, 1); filled in on the device, because sending them would make the host wait in every step."""
+    """One number a channel, (C, 1, 1); filled in on the device, because sending them would make the
+    host wait in every step.
+    """
     return torch.stack([torch.full((1, 1), float(value), device=device) for value in values])

@@ -1,6 +1,8 @@
-"""A classifier with some of its layers drawn anew, from the output down, for the sanity check of Adebayo et al. (2018).
+"""A classifier with some of its layers drawn anew, from the output down, for the sanity check of
+Adebayo et al. (2018).
 
-A *copy* is randomised: its other layers share their tensors with the classifier given, which never changes.
+A *copy* is randomised: its other layers share their tensors with the classifier given, which never
+    changes.
 """
 
 from __future__ import annotations
@@ -29,10 +31,11 @@ BATCH_NORMS = {
 def cascade(classifier: FrozenClassifier) -> list[list[str]]:
     """The layers that hold weights, from the output down: no layer comes before one that it feeds.
 
-    A layer is a module that can reset its parameters, with the batch norms that run next after it; or a single parameter
-    that belongs to no such module (a class token). The order is that of execution, reversed, which for every network is a
-    topological order of its graph; the order in which modules are registered need not be. A layer that runs twice counts
-    where it runs last. What never runs as a module comes with the last layer of the cascade.
+    A layer is a module that can reset its parameters, with the batch norms that run next after it;
+    or a single parameter that belongs to no such module (a class token). The order is that of
+    execution, reversed, which for every network is a topological order of its graph; the order in
+    which modules are registered need not be. A layer that runs twice counts where it runs last.
+    What never runs as a module comes with the last layer of the cascade.
 
     Returns:
         Names of modules and parameters, a list a layer; its first name is the layer's.
@@ -110,9 +113,10 @@ def randomized(
 ) -> FrozenClassifier:
     """A copy of the classifier in which the named layers are drawn anew.
 
-    The draw of a layer follows from the seed and the layer's name: layers of equal shape differ, and a layer is the same
-    whatever else is randomised, on any device. The copy keeps the *identity* of the classifier given, so that an explainer
-    that was trained on that one (a readout, say) can be put on it.
+    The draw of a layer follows from the seed and the layer's name: layers of equal shape differ,
+    and a layer is the same whatever else is randomised, on any device. The copy keeps the
+    *identity* of the classifier given, so that an explainer that was trained on that one (a
+    readout, say) can be put on it.
 
     Args:
         classifier: Stays as it is; the copy shares the tensors of all other layers with it.
@@ -173,6 +177,8 @@ def _redraw(module: nn.Module, initialization: str) -> None:
 
 
 def _like(values: Tensor) -> Tensor:
-    """Normal numbers with the mean and standard deviation of the values: for parameters that no module initialises."""
+    """Normal numbers with the mean and standard deviation of the values: for parameters that no
+    module initialises.
+    """
     drawn = torch.randn(values.shape).to(values)
     return drawn * values.std(unbiased=False) + values.mean()

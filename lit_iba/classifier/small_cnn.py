@@ -1,4 +1,6 @@
-"""A small convolutional classifier for 64-pixel pictures: the quickstart's stand-in for a torchvision network."""
+"""A small convolutional classifier for 64-pixel pictures: the quickstart's stand-in for a
+torchvision network.
+"""
 
 from typing import ClassVar
 

@@ -1,8 +1,9 @@
-"""Cutting a classifier behind a layer: images -> (R, carried values) -> logits, with the traced graph.
+"""Cutting a classifier behind a layer: images -> (R, carried values) -> logits, with the traced
+graph.
 
-``head`` computes R and whatever else the rest needs (a skip connection, say); ``tail`` runs only what depends on R. Both
-share the classifier's own modules: nothing is copied. Where the network cannot be traced, ``hooked.HookedNetwork`` makes the
-same cuts and runs the whole network each time.
+``head`` computes R and whatever else the rest needs (a skip connection, say); ``tail`` runs only
+what depends on R. Both share the classifier's own modules: nothing is copied. Where the network
+cannot be traced, ``hooked.HookedNetwork`` makes the same cuts and runs the whole network each time.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ class Split:
 
     Attributes:
         layer: Name of the layer whose output is R.
-        observer: The function behind :meth:`observe`, a module where the network could be traced; None without taps.
+        observer: The function behind :meth:`observe`, a module where the network could be traced;
+            None without taps.
 
     Example:
         >>> split = classifier.split("layer2")
@@ -73,11 +75,15 @@ class Split:
         return r, tuple(carried)
 
     def tail(self, r: Tensor, carried: Carried = ()) -> Tensor:
-        """R to logits (B, K). For n copies of a batch, repeat the carried values with :func:`repeat_carried`."""
+        """R to logits (B, K). For n copies of a batch, repeat the carried values with
+        :func:`repeat_carried`.
+        """
         return self._tail(r, *carried)
 
     def folded_head(self, images: Tensor) -> tuple[Tensor, Carried]:
-        """:meth:`head` with batch norms folded into copies of the convolutions: faster where it runs many times."""
+        """:meth:`head` with batch norms folded into copies of the convolutions: faster where it
+        runs many times.
+        """
         r, *carried = self._fold("head", self._head, images)(images)
         return r, tuple(carried)
 
@@ -101,7 +107,9 @@ class Split:
         return self._folded[part][1]
 
     def observe(self, images: Tensor) -> tuple[Tensor, Carried, dict[str, Tensor]]:
-        """One forward pass that gives R, the carried values, and the feature maps of the taps asked for."""
+        """One forward pass that gives R, the carried values, and the feature maps of the taps asked
+        for.
+        """
         r, carried, taps = self.observer(images)
         return r, tuple(carried), taps
 
@@ -170,7 +178,9 @@ class TracedNetwork:
         return next(n for n in self.nodes if n.op == "output").all_input_nodes[0]
 
     def is_size(self, node: fx.Node) -> bool:
-        """Whether a node computes with shapes rather than with tensors: such values are made again behind the cut."""
+        """Whether a node computes with shapes rather than with tensors: such values are made again
+        behind the cut.
+        """
         if _is_shape(node):
             return True
         return (

@@ -1,4 +1,6 @@
-"""Loading a classifier's weights: from torchvision's or timm's names, or from a file, and never by unpickling code."""
+"""Loading a classifier's weights: from torchvision's or timm's names, or from a file, and never by
+unpickling code.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The state dict in a file, and the settings stored beside it.
 
     Args:
-        path: A ``.pth``/``.pt`` state dict (loaded with ``weights_only=True``), ``.safetensors``, or ``.safetensors.xz``.
+        path: A ``.pth``/``.pt`` state dict (loaded with ``weights_only=True``), ``.safetensors``,
+            or ``.safetensors.xz``.
 
     Returns:
         Tensors by name, and what :func:`save_weights` put under ``lit_iba`` (else empty).
@@ -129,7 +132,9 @@ def load_into(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """SHA-256 over the names, shapes and values of a model's parameters and buffers, whatever file they came from."""
+    """SHA-256 over the names, shapes and values of a model's parameters and buffers, whatever file
+    they came from.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         if name.endswith("num_batches_tracked"):
@@ -159,7 +164,9 @@ def torchvision_weights(model: str, weights: str) -> Any:
 
 
 def torchvision_preprocessing(model: str, weights: Any | None) -> tuple[Preprocessing, list[str]]:
-    """Preprocessing and class names that belong to a weights enum; of the model's first one where none is given."""
+    """Preprocessing and class names that belong to a weights enum; of the model's first one where
+    none is given.
+    """
     members = list(get_model_weights(model))
     chosen = weights if weights is not None else members[0]
     usual = chosen.transforms()

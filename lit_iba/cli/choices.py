@@ -1,4 +1,6 @@
-"""A choice that the command line's parser refuses, said in the sentence in which the classes themselves refuse it."""
+"""A choice that the command line's parser refuses, said in the sentence in which the classes
+themselves refuse it.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,14 @@ _REFUSED = re.compile(
 
 
 class ChoicesInOneSentence(ArgumentParser):
-    """A parser whose word on a value outside a ``Literal[...]`` is short; on all else it is jsonargparse's."""
+    """A parser whose word on a value outside a ``Literal[...]`` is short; on all else it is
+    jsonargparse's.
+    """
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Refuse the arguments."""
-        # Parsers of a class within exit never: what they say is part of the message of the one around them.
+        # Parsers of a class within exit never: what they say is part of the message of the one
+        # around them.
         if self.exit_on_error and (refused := _REFUSED.search(message)):
             setting, allowed, value = refused.groups()
             raise InputError(

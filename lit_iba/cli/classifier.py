@@ -21,7 +21,9 @@ def device_named(name: str) -> str:
 def classifier_from(
     record: dict[str, Any] | None, settings: dict[str, Any] | None, device: str
 ) -> FrozenClassifier:
-    """The classifier that a command names, or the one that a checkpoint among the settings was trained for."""
+    """The classifier that a command names, or the one that a checkpoint among the settings was
+    trained for.
+    """
     if record is None:
         checkpoint = (settings or {}).get("checkpoint")
         if checkpoint is None:

@@ -1,6 +1,8 @@
-"""The arguments of a class, read from its source, so that a command takes them without declaring them again.
+"""The arguments of a class, read from its source, so that a command takes them without declaring
+them again.
 
-jsonargparse's ``add_class_arguments`` needs the class itself, and with it torch: a command's ``--help`` would take seconds.
+jsonargparse's ``add_class_arguments`` needs the class itself, and with it torch: a command's
+``--help`` would take seconds.
 """
 
 from __future__ import annotations
@@ -43,10 +45,12 @@ WRITTEN: dict[str, Any] = {
 
 
 def with_arguments_of(path: str, leave: Collection[str] = ()) -> Callable[[_Command], _Command]:
-    """Let a command with ``**settings`` take a class's arguments there; those that it declares itself are its own.
+    """Let a command with ``**settings`` take a class's arguments there; those that it declares
+    itself are its own.
 
     Args:
-        path: Of the class. What it takes must be written in ``WRITTEN`` terms, and its defaults as literals.
+        path: Of the class. What it takes must be written in ``WRITTEN`` terms, and its defaults as
+            literals.
         leave: Arguments that the command does not take, because it makes them itself.
     """
 
@@ -61,7 +65,8 @@ def with_arguments_of(path: str, leave: Collection[str] = ()) -> Callable[[_Comm
             p.arg_name: p.description
             for p in [*parse(ast.get_docstring(node) or "").params, *said.params]
         }
-        # The class's come first, and among them those that must be given: they say what the command is about.
+        # The class's come first, and among them those that must be given: they say what the command
+        # is about.
         parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in (*taken.values(), *own.values())]
         parameters.sort(key=lambda p: p.default is not p.empty)
         command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]

@@ -28,16 +28,20 @@ def explain(
     text_file: str | None = None,
     checkpoint: str | None = None,
 ) -> None:
-    """Heatmaps of single photographs (PNG, overlay, npy, totals) or of texts (coloured words, HTML, JSON).
+    """Heatmaps of single photographs (PNG, overlay, npy, totals) or of texts (coloured words, HTML,
+    JSON).
 
     Args:
         images: Photographs.
-        explainer: Name of an explainer, or a class path; by default per_sample_iba, and input_iba for texts.
+        explainer: Name of an explainer, or a class path; by default per_sample_iba, and input_iba
+            for texts.
         classifier: ``model`` and ``weights``; a readout's checkpoint knows its own.
         settings: Settings of the explainer, such as ``layer`` and ``beta``, or ``checkpoint``.
-        target: Class to explain, by index or name; by default the predicted one of each image or text.
+        target: Class to explain, by index or name; by default the predicted one of each image or
+            text.
         out: Folder for the results.
-        statistics_data: Shards (for texts: reviews) that feature statistics are estimated on, for explainers that need them.
+        statistics_data: Shards (for texts: reviews) that feature statistics are estimated on, for
+            explainers that need them.
         statistics_images: How many of their images or reviews.
         statistics_folder: Where statistics are kept; by default ``<out>/statistics``.
         batch_size: Images or texts that are explained together.

@@ -15,13 +15,15 @@ def export(
     classifier: dict[str, Any] | None = None,
     tolerance: float = 1e-4,
 ) -> None:
-    """A trained explainer as programs that need no lit_iba: .pt2, ONNX, and its weights as safetensors.
+    """A trained explainer as programs that need no lit_iba: .pt2, ONNX, and its weights as
+    safetensors.
 
     Args:
         checkpoint: Checkpoint of a trained explainer.
         format: ``pt2``, ``onnx``, ``safetensors``, a list of them, or ``all``.
         out: Folder for the files; by default ``export`` beside the checkpoint.
-        classifier: ``model`` and ``weights``, where the checkpoint's own record does not fit any more.
+        classifier: ``model`` and ``weights``, where the checkpoint's own record does not fit any
+            more.
         tolerance: Largest relative error of an exported program against the explainer.
     """
     from lit_iba.cli.classifier import classifier_from

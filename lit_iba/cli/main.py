@@ -1,7 +1,8 @@
 """The command line: ``lit-iba``, and ``train.py`` and ``evaluate.py``, which are parts of it.
 
-Nothing heavy is imported before the command is known, so that ``--help`` answers at once. Errors that a user can mend are
-printed as one sentence, with exit status 2. A training that a signal ended after saving its state exits with 75.
+Nothing heavy is imported before the command is known, so that ``--help`` answers at once. Errors
+that a user can mend are printed as one sentence, with exit status 2. A training that a signal ended
+after saving its state exits with 75.
 """
 
 from __future__ import annotations

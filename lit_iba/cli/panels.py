@@ -17,7 +17,8 @@ def panels(
     out: str = "outputs/panels",
     device: str = "auto",
 ) -> None:
-    """Activity and bias attributions of every layer with their sums, a PNG a photograph, and all sums as JSON.
+    """Activity and bias attributions of every layer with their sums, a PNG a photograph, and all
+    sums as JSON.
 
     Args:
         images: Photographs.

@@ -34,12 +34,14 @@ def explain_photographs(
     statistics_folder: str | None,
     batch_size: int,
 ) -> None:
-    """Write ``<stem>.<explainer>.{png,overlay.png,npy}`` for every photograph, and print their totals.
+    """Write ``<stem>.<explainer>.{png,overlay.png,npy}`` for every photograph, and print their
+    totals.
 
     Explainers that know their uncertainty add ``<stem>.<explainer>.deviation.{png,npy}``.
 
     Raises:
-        InputError: A photograph is missing or damaged, or a name or setting is wrong; nothing is written then.
+        InputError: A photograph is missing or damaged, or a name or setting is wrong; nothing is
+            written then.
     """
     folder = Path(out)
     pictures = [load_picture(Path(path), classifier) for path in paths]

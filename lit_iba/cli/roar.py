@@ -14,10 +14,12 @@ def roar(
     report: bool = True,
     **settings: Any,
 ) -> None:
-    """Remove the pixels that methods find relevant and retrain; started again, it does only what is missing.
+    """Remove the pixels that methods find relevant and retrain; started again, it does only what is
+    missing.
 
     Args:
-        classifier: ``model`` and ``weights`` of the network that is explained; without it, one is trained by the recipe.
+        classifier: ``model`` and ``weights`` of the network that is explained; without it, one is
+            trained by the recipe.
         accelerator: As in ``lightning.Trainer``; one device.
         report: Whether to write the report at the end.
     """

@@ -21,16 +21,19 @@ def shards(
     prefix: str = "shard",
     seed: int = 0,
 ) -> None:
-    """Write shards from a folder of pictures (``folder/<class>/*.jpg``), CIFAR-10, arrays, or the embedded data.
+    """Write shards from a folder of pictures (``folder/<class>/*.jpg``), CIFAR-10, arrays, or the
+    embedded data.
 
     Args:
-        folder: Pictures, a folder for each class; a folder with ``cifar-10-batches-py`` in it (as torchvision keeps
-            CIFAR-10), or an ``.npz`` with x_train, y_train, x_test, y_test, both to ``out/train`` and ``out/test``; or the
-            word ``embedded`` for the embedded digits.
+        folder: Pictures, a folder for each class; a folder with ``cifar-10-batches-py`` in it (as
+            torchvision keeps CIFAR-10), or an ``.npz`` with x_train, y_train, x_test, y_test, both
+            to ``out/train`` and ``out/test``; or the word ``embedded`` for the embedded digits.
         out: Where the shards go.
-        boxes: Pascal VOC files in a folder, or a CSV file with the columns filename,xmin,ymin,xmax,ymax.
+        boxes: Pascal VOC files in a folder, or a CSV file with the columns
+            filename,xmin,ymin,xmax,ymax.
         shard_size: Pictures a shard.
-        class_names: Names of the class folders in the order of their labels; by default they are sorted.
+        class_names: Names of the class folders in the order of their labels; by default they are
+            sorted.
         prefix: How shard names begin.
         seed: Seeds the order.
     """

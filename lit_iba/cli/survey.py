@@ -15,7 +15,8 @@ def survey(
     device: str = "auto",
     **settings: Any,
 ) -> None:
-    """What biases do for classifiers: accuracy without them, and robustness; started again, it does only what is missing.
+    """What biases do for classifiers: accuracy without them, and robustness; started again, it does
+    only what is missing.
 
     Args:
         data: Labelled shards: a folder with an index, tars or a pattern.

@@ -23,14 +23,16 @@ def text_benchmark(
     report: bool = True,
     **settings: Any,
 ) -> None:
-    """Explain reviews word by word and judge the values; started again, heatmaps that are there are not made again.
+    """Explain reviews word by word and judge the values; started again, heatmaps that are there are
+    not made again.
 
     Args:
         data: Reviews: a folder with pos/ and neg/, or a ``.jsonl`` file.
         checkpoint: Of the text classifier.
         out: Folder of the run.
         max_texts: At most so many reviews.
-        statistics_data: Reviews that word statistics are estimated on, such as the training reviews.
+        statistics_data: Reviews that word statistics are estimated on, such as the training
+            reviews.
         statistics_texts: How many of them.
         statistics_folder: Where statistics are kept; by default ``<out>/statistics``.
         seed: Of the draw of reviews and of the metrics' random sets.

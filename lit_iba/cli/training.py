@@ -1,7 +1,10 @@
-"""``fit``, ``validate`` and ``test`` through LightningCLI, with what a run needs to be resumed and looked at.
+"""``fit``, ``validate`` and ``test`` through LightningCLI, with what a run needs to be resumed and
+looked at.
 
-Beyond LightningCLI: a run has one folder (``trainer.default_root_dir``) for config, TensorBoard and checkpoints; checkpoints
-are written whole or not at all; a second start in the same folder keeps the first one's config beside its own.
+Beyond LightningCLI: a run has one folder (``trainer.default_root_dir``) for config, TensorBoard and
+    checkpoints; checkpoints
+are written whole or not at all; a second start in the same folder keeps the first one's config
+beside its own.
 """
 
 from __future__ import annotations
@@ -42,7 +45,9 @@ from lit_iba.training.checkpoint import newest_checkpoint
 
 
 class KeepConfig(SaveConfigCallback):
-    """Writes the config into the run's folder; another config there is kept, and this one is numbered."""
+    """Writes the config into the run's folder; another config there is kept, and this one is
+    numbered.
+    """
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Once, on the first process."""
@@ -63,8 +68,10 @@ class KeepConfig(SaveConfigCallback):
 def read_whole_numbers_as_such(parser: ArgumentParser) -> None:
     """Make every argument that takes an int or a float try int first.
 
-    ``typing`` keeps one of ``Union[int, float]`` and ``Union[float, int]``, whichever any package wrote first in this process,
-    and jsonargparse goes by its order: ``--trainer.limit_train_batches 1`` may then mean 1.0, all batches.
+    ``typing`` keeps one of ``Union[int, float]`` and ``Union[float, int]``, whichever any package
+    wrote first in this process,
+    and jsonargparse goes by its order: ``--trainer.limit_train_batches 1`` may then mean 1.0, all
+        batches.
     """
     for action in parser._actions:
         kinds = get_args(getattr(action, "_typehint", None))
@@ -80,7 +87,8 @@ class TrainingParser(ChoicesInOneSentence, LightningArgumentParser):
 class TrainingCLI(LightningCLI):
     """LightningCLI with this project's run folder, callbacks and checkpoint writer."""
 
-    # The lock of the run in this process; of the class, because a constructor that fails leaves no object to release it.
+    # The lock of the run in this process; of the class, because a constructor that fails leaves no
+    # object to release it.
     lock: FolderLock | None = None
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -102,7 +110,9 @@ class TrainingCLI(LightningCLI):
         read_whole_numbers_as_such(parser)
 
     def _parse_ckpt_path(self) -> None:
-        """LightningCLI lets a checkpoint's hyper-parameters override the command line in silence; here the config decides."""
+        """LightningCLI lets a checkpoint's hyper-parameters override the command line in silence;
+        here the config decides.
+        """
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Put logs and checkpoints into the run's folder."""
@@ -141,7 +151,9 @@ class TrainingCLI(LightningCLI):
         return any(isinstance(callback, ProgressBar) for callback in self._configured_callbacks())
 
     def before_fit(self) -> None:
-        """``--ckpt_path last`` means the newest whole checkpoint of the run's folder; without any, the beginning."""
+        """``--ckpt_path last`` means the newest whole checkpoint of the run's folder; without any,
+        the beginning.
+        """
         settings = self.config_init["fit"]
         if settings["ckpt_path"] == "last":
             callbacks = self.trainer.callbacks  # type: ignore[attr-defined]

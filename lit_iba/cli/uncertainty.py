@@ -1,4 +1,6 @@
-"""``uncertainty``: what a map's uncertainty says about its error; shards in, tables, plots and a page out."""
+"""``uncertainty``: what a map's uncertainty says about its error; shards in, tables, plots and a
+page out.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ def uncertainty(
     device: str = "auto",
     **measuring: Any,
 ) -> None:
-    """What a map's uncertainty says about its error, on clean and corrupted images; started again, it does only what is missing.
+    """What a map's uncertainty says about its error, on clean and corrupted images; started again,
+    it does only what is missing.
 
     Args:
         data: Shards: a folder with an index, tars or a pattern.
@@ -26,7 +29,8 @@ def uncertainty(
         explainer: Name, or a class path, of an explainer with a posterior.
         settings: Settings of the explainer, such as ``checkpoint``.
         classifier: ``model`` and ``weights``; a checkpoint among the settings knows its own.
-        corruptions: brightness, contrast, motion_blur, gaussian_blur, gaussian_noise, impulse_noise; by default all.
+        corruptions: brightness, contrast, motion_blur, gaussian_blur, gaussian_noise,
+            impulse_noise; by default all.
         device: ``"cpu"``, ``"cuda"``, or ``"auto"``.
     """
     from lit_iba.cli.classifier import classifier_from

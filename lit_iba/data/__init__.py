@@ -1,4 +1,6 @@
-"""Pictures in shards: the format, the order in which samples are read, and the LightningDataModules."""
+"""Pictures in shards: the format, the order in which samples are read, and the
+LightningDataModules.
+"""
 
 from typing import TYPE_CHECKING
 

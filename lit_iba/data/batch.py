@@ -1,8 +1,9 @@
 """From raw samples to batches: the dictionary that every loader of the project yields.
 
-``picture`` uint8 (B, 3, H, W), channels_last in memory; ``label`` int64 (B,), -1 where unknown; ``object_mask`` bool
-(B, H, W), all False where there is no box; ``key`` list of str; ``weight`` float32 (B,), 1 where the slot holds a picture,
-0 where it is padding or could not be decoded; ``corrupt`` int64 (B,), 1 where it could not be decoded.
+``picture`` uint8 (B, 3, H, W), channels_last in memory; ``label`` int64 (B,), -1 where unknown;
+``object_mask`` bool (B, H, W), all False where there is no box; ``key`` list of str; ``weight``
+float32 (B,), 1 where the slot holds a picture, 0 where it is padding or could not be decoded;
+``corrupt`` int64 (B,), 1 where it could not be decoded.
 """
 
 from __future__ import annotations
@@ -85,7 +86,9 @@ class BatchMaker:
         return rows.batch(), holes
 
     def _fill(self, rows: _Rows, i: int, sample: RawSample, epoch: int) -> Hole | None:
-        """Decode a sample into row i; returns a hole, and leaves the row empty, where that is impossible."""
+        """Decode a sample into row i; returns a hole, and leaves the row empty, where that is
+        impossible.
+        """
         name = f"sample {sample.key!r} of {sample.shard}"
         try:
             photograph = _photograph(sample, name)
@@ -104,7 +107,9 @@ class BatchMaker:
     def _seen(
         self, photograph: Image.Image, key: str, epoch: int
     ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-        """The picture, uint8 (crop, crop, 3), and where its pixel centres lie in the photograph, x and y (crop,)."""
+        """The picture, uint8 (crop, crop, 3), and where its pixel centres lie in the photograph, x
+        and y (crop,).
+        """
         if not self.augment:
             return self.preprocessing.pixels(photograph), central_centres(
                 self.preprocessing, *photograph.size
@@ -116,10 +121,13 @@ class BatchMaker:
 
 
 class _Rows:
-    """A batch that is being filled; as arrays, because filling tensors one by one takes twice the time."""
+    """A batch that is being filled; as arrays, because filling tensors one by one takes twice the
+    time.
+    """
 
     def __init__(self, count: int, side: int) -> None:
-        # One piece of memory for both; channels innermost, as Pillow has them and as convolutions want them.
+        # One piece of memory for both; channels innermost, as Pillow has them and as convolutions
+        # want them.
         area = count * side * side
         memory = _zero_bytes(4 * area)
         self._pictures = memory[: 3 * area].view(count, side, side, 3)
@@ -142,7 +150,9 @@ class _Rows:
 
 
 def _zero_bytes(count: int) -> Tensor:
-    """In a loader's worker, in memory that the main process shares: what is filled there need not be copied."""
+    """In a loader's worker, in memory that the main process shares: what is filled there need not
+    be copied.
+    """
     if get_worker_info() is None:
         return torch.zeros(count, dtype=torch.uint8)
     shared = torch.UntypedStorage._new_shared(count)  # the system gives it out as zeros
@@ -152,7 +162,9 @@ def _zero_bytes(count: int) -> Tensor:
 def _object_mask(
     sample: RawSample, size: tuple[int, int], centres: tuple[np.ndarray, np.ndarray], name: str
 ) -> np.ndarray | None:
-    """Which pixel centres lie in the sample's boxes, or else in its stored mask; None if it has neither."""
+    """Which pixel centres lie in the sample's boxes, or else in its stored mask; None if it has
+    neither.
+    """
     boxes = decode_boxes(sample.members["json"], name) if "json" in sample.members else []
     if boxes:
         return box_mask(boxes, *centres)

@@ -1,8 +1,9 @@
 """From the bytes of a sample's members to a photograph, a mask, boxes and a label.
 
-Every member has one explicit decoder; nothing that could run code (a pickle, a Torch file) is ever read. Conventions:
-EXIF orientation is ignored, as in ImageNet's own pipelines (boxes are in stored pixels); transparent pixels are laid
-over white; 16-bit grey is scaled to 8 bits, not clipped; CMYK in a JPEG is inverted (Adobe's way, which Pillow takes).
+Every member has one explicit decoder; nothing that could run code (a pickle, a Torch file) is ever
+read. Conventions: EXIF orientation is ignored, as in ImageNet's own pipelines (boxes are in stored
+pixels); transparent pixels are laid over white; 16-bit grey is scaled to 8 bits, not clipped; CMYK
+in a JPEG is inverted (Adobe's way, which Pillow takes).
 """
 
 from __future__ import annotations
@@ -103,10 +104,12 @@ def decode_mask(data: bytes, size: tuple[int, int], name: str) -> np.ndarray:
 
 
 def decode_boxes(data: bytes, name: str) -> list[list[float]]:
-    """Decode the boxes of a ``json`` member: [[x0, y0, x1, y1], ...] in stored pixels, empty without ``bbox``.
+    """Decode the boxes of a ``json`` member: [[x0, y0, x1, y1], ...] in stored pixels, empty
+    without ``bbox``.
 
     Raises:
-        InputError: The member is no JSON object, or its ``bbox`` is not a list of four numbers each.
+        InputError: The member is no JSON object, or its ``bbox`` is not a list of four numbers
+            each.
     """
     try:
         described = json.loads(data)

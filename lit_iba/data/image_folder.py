@@ -1,7 +1,9 @@
 """Pictures in one folder a class, with boxes from Pascal VOC files or a table.
 
-Box coordinates are taken as they stand, as edges in pixels with the origin at the upper left corner: ImageNet's own
-files mix the 0-based and the 1-based convention, and one pixel is within what the annotators agreed on.
+Box coordinates are taken as they stand, as edges in pixels with the origin at the upper left
+    corner: ImageNet's own
+files mix the 0-based and the 1-based convention, and one pixel is within what the annotators agreed
+on.
 """
 
 from __future__ import annotations
@@ -96,12 +98,14 @@ class ImageFolder:
 
         Args:
             folder: Holds a folder for each class.
-            boxes: A folder of Pascal VOC files named like the pictures, or a CSV file with the columns
-                ``filename,xmin,ymin,xmax,ymax`` (pixels). A picture may be without.
-            class_names: Names of the folders in the order of their labels; by default they are sorted.
+            boxes: A folder of Pascal VOC files named like the pictures, or a CSV file with the
+                columns ``filename,xmin,ymin,xmax,ymax`` (pixels). A picture may be without.
+            class_names: Names of the folders in the order of their labels; by default they are
+                sorted.
 
         Raises:
-            InputError: There is no such folder, it has no pictures, the boxes are missing or fit none of them.
+            InputError: There is no such folder, it has no pictures, the boxes are missing or fit
+                none of them.
         """
         folder = Path(folder)
         if not folder.is_dir():
@@ -172,7 +176,8 @@ def _of(table: dict[str, list[tuple[float, ...]]], path: Path) -> tuple[tuple[fl
 
 
 def read_voc_boxes(path: Path) -> tuple[list[list[float]], tuple[float, float] | None]:
-    """The boxes of a Pascal VOC file, [[xmin, ymin, xmax, ymax], ...], and the (width, height) it was made for.
+    """The boxes of a Pascal VOC file, [[xmin, ymin, xmax, ymax], ...], and the (width, height) it
+    was made for.
 
     Raises:
         InputError: The file does not exist or is not of that kind.
@@ -217,7 +222,9 @@ def read_box_table(path: Path) -> dict[str, list[tuple[float, ...]]]:
 
 @dataclass(frozen=True)
 class FolderSource:
-    """Raw samples straight from a folder; every picture counts as a shard of its own, so all of them are shuffled."""
+    """Raw samples straight from a folder; every picture counts as a shard of its own, so all of
+    them are shuffled.
+    """
 
     images: tuple[FolderImage, ...]
 

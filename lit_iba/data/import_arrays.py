@@ -1,4 +1,6 @@
-"""Shards from pictures in arrays: CIFAR-10 as torchvision keeps it, or an ``.npz``. Pictures become PNG, without loss."""
+"""Shards from pictures in arrays: CIFAR-10 as torchvision keeps it, or an ``.npz``. Pictures become
+PNG, without loss.
+"""
 
 from __future__ import annotations
 
@@ -48,11 +50,13 @@ def shards_from_arrays(
     seed: int = 0,
     progress: bool = True,
 ) -> dict[str, ShardIndex]:
-    """Write training and test pictures to ``out/train`` and ``out/test``, each in an order drawn once from ``seed``.
+    """Write training and test pictures to ``out/train`` and ``out/test``, each in an order drawn
+    once from ``seed``.
 
     Args:
-        path: A folder that holds ``cifar-10-batches-py`` (or that folder), whose content is checked by torchvision; or an
-            ``.npz`` with ``x_train`` and ``x_test``, uint8 (N, H, W, 3), and ``y_train`` and ``y_test``, whole numbers (N,).
+        path: A folder that holds ``cifar-10-batches-py`` (or that folder), whose content is checked
+            by torchvision; or an ``.npz`` with ``x_train`` and ``x_test``, uint8 (N, H, W, 3), and
+            ``y_train`` and ``y_test``, whole numbers (N,).
         out: Where to; its folders must not hold an index yet.
         shard_size: Pictures a shard.
         class_names: Name of each class, for the index; CIFAR-10's own where None.

@@ -1,4 +1,6 @@
-"""Shards from a folder of pictures, and from the embedded data set. Pictures are copied byte for byte."""
+"""Shards from a folder of pictures, and from the embedded data set. Pictures are copied byte for
+byte.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ def shards_from_folder(
     Args:
         folder: Holds a folder for each class.
         out: Where the shards go; must not hold an index yet.
-        boxes: A folder of Pascal VOC files, or a CSV file with the columns ``filename,xmin,ymin,xmax,ymax``.
+        boxes: A folder of Pascal VOC files, or a CSV file with the columns
+            ``filename,xmin,ymin,xmax,ymax``.
         shard_size: Pictures a shard.
         class_names: Names of the folders in the order of their labels; by default they are sorted.
         prefix: How shard names begin.
@@ -72,7 +75,8 @@ def _samples(images: Any) -> Iterator[dict[str, Any]]:
 def shards_from_quickstart(
     out: str | Path, settings: QuickstartSettings | None = None
 ) -> dict[str, ShardIndex]:
-    """Write the embedded digits to ``out/train``, ``out/val`` and ``out/test``; returns their indices by name.
+    """Write the embedded digits to ``out/train``, ``out/val`` and ``out/test``; returns their
+    indices by name.
 
     Raises:
         InputError: ``out`` holds something else.

@@ -1,8 +1,8 @@
 """The LightningDataModules: shards, a folder of pictures, and the embedded digits.
 
-All three yield the same batches (see batch.py) in the same kind of order (see plan.py). A checkpoint holds the position
-in the epoch as numbers that do not depend on the process, so a resumed run, even one of other processes, sees exactly
-what was left.
+All three yield the same batches (see batch.py) in the same kind of order (see plan.py). A
+checkpoint holds the position in the epoch as numbers that do not depend on the process, so a
+resumed run, even one of other processes, sees exactly what was left.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _STAGES = {
 class SampleDataModule(LightningDataModule):
     """What the data modules share: loaders in the plan's order, and the position in a checkpoint.
 
-    Subclasses write :meth:`load`, and take these settings as ``**loading``. ``preprocessing`` may be set until the first
-    loader is made.
+    Subclasses write :meth:`load`, and take these settings as ``**loading``. ``preprocessing`` may
+    be set until the first loader is made.
 
     Args:
         preprocessing: Size and crop of the pictures; None means ImageNet's usual one.
@@ -46,10 +46,12 @@ class SampleDataModule(LightningDataModule):
         seed: Seeds order and augmentation, together with the epoch.
         augment: Whether training pictures are random crops, mirrored or not.
         block: Batches that are shuffled together.
-        max_corrupt_fraction: Fraction of samples that may be undecodable before an error; None means 0.01 in training
-            and 0 in evaluation.
-        num_classes: Labels outside 0..num_classes-1 are errors; None takes the number from the index, if it knows.
-        multiprocessing_context: How workers start: ``"fork"``, ``"spawn"``, ``"forkserver"``; None is Python's default.
+        max_corrupt_fraction: Fraction of samples that may be undecodable before an error; None
+            means 0.01 in training and 0 in evaluation.
+        num_classes: Labels outside 0..num_classes-1 are errors; None takes the number from the
+            index, if it knows.
+        multiprocessing_context: How workers start: ``"fork"``, ``"spawn"``, ``"forkserver"``; None
+            is Python's default.
 
     Example:
         >>> from lit_iba.data import SampleDataModule, ShardDataModule
@@ -90,7 +92,8 @@ class SampleDataModule(LightningDataModule):
 
     @abstractmethod
     def load(self, split: str) -> tuple[SampleSource, list[str] | None] | None:
-        """Find and verify the samples of ``"train"``, ``"val"``, ``"test"`` or ``"predict"``, and their class names.
+        """Find and verify the samples of ``"train"``, ``"val"``, ``"test"`` or ``"predict"``, and
+        their class names.
 
         None where the split was not given.
         """
@@ -101,7 +104,9 @@ class SampleDataModule(LightningDataModule):
         return next((names for _, names in self._sources.values() if names), None)
 
     def setup(self, stage: str | None = None) -> None:
-        """Find and verify the data of a stage (``"fit"``, ``"validate"``, ``"test"``, ``"predict"``), or of all."""
+        """Find and verify the data of a stage (``"fit"``, ``"validate"``, ``"test"``,
+        ``"predict"``), or of all.
+        """
         for split in dict.fromkeys(_STAGES.get(stage or "", ("train", "val", "test", "predict"))):
             if split not in self._sources and (found := self.load(split)) is not None:
                 self._sources[split] = found
@@ -116,7 +121,8 @@ class SampleDataModule(LightningDataModule):
             None,
         )
         if self.trainer and (self._train_loader.parts or self._reload is not None):
-            # The rest of an epoch has its own plan; Lightning asks for the next epoch's loader when told to reload.
+            # The rest of an epoch has its own plan; Lightning asks for the next epoch's loader when
+            # told to reload.
             if self._reload is None:
                 self._reload = self.trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]
             rest = bool(self._train_loader.parts)
@@ -125,7 +131,9 @@ class SampleDataModule(LightningDataModule):
         return self._train_loader
 
     def _resume(self, state: dict[str, Any]) -> SampleLoader:
-        """The loader at a position; what was taken in another arrangement becomes a part of the epoch that is done."""
+        """The loader at a position; what was taken in another arrangement becomes a part of the
+        epoch that is done.
+        """
         saved, parts, batches = state["plan"], list(state["parts"]), state["batches"]
         now = self._plan("train", lanes=saved["lanes"])
         _check_plan(saved, now)
@@ -153,7 +161,8 @@ class SampleDataModule(LightningDataModule):
         return self._loader("predict", lanes=1)
 
     def statistics_dataloader(self) -> SampleLoader:
-        """Training batches in a shuffled order that is the same on every process and for any number of them.
+        """Training batches in a shuffled order that is the same on every process and for any number
+        of them.
 
         For measuring feature statistics: unaugmented, and without moving the position in training.
         """
@@ -165,7 +174,8 @@ class SampleDataModule(LightningDataModule):
         if loader is None:
             return self._resumed or {}
         epoch, batches, parts = loader.epoch, loader.batches, loader.parts
-        # An epoch may be shorter than the data (limit_train_batches); Lightning begins the next one after it.
+        # An epoch may be shorter than the data (limit_train_batches); Lightning begins the next one
+        # after it.
         limit = self.trainer.num_training_batches if self.trainer else len(loader)
         if loader.before + batches >= min(limit, len(loader)):
             epoch, batches, parts = epoch + 1, 0, []
@@ -236,11 +246,13 @@ class ShardDataModule(SampleDataModule):
     """Streams shards.
 
     Args:
-        train: Shards for training: a folder, an ``index.json``, tars or a pattern (see :meth:`ShardIndex.load`).
+        train: Shards for training: a folder, an ``index.json``, tars or a pattern (see
+            :meth:`ShardIndex.load`).
         val: Shards for validation.
         test: Shards for the test.
         predict: Shards for prediction, read in their own order.
-        remote: How shards are fetched whose address begins with ``http://``, ``https://`` or ``pipe:``.
+        remote: How shards are fetched whose address begins with ``http://``, ``https://`` or
+            ``pipe:``.
         loading: As in :class:`SampleDataModule`.
 
     Example:
@@ -343,7 +355,8 @@ class ImageFolderDataModule(SampleDataModule):
         val: The same for validation.
         test: The same for the test.
         predict: The same for prediction.
-        boxes: A folder of Pascal VOC files or a CSV file (see :meth:`ImageFolder.load`), for val, test and predict.
+        boxes: A folder of Pascal VOC files or a CSV file (see :meth:`ImageFolder.load`), for val,
+            test and predict.
         class_names: Names of the folders in the order of their labels; by default they are sorted.
         loading: As in :class:`SampleDataModule`.
 

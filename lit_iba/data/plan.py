@@ -1,12 +1,16 @@
 """The order of samples as arithmetic: a pure function of (seed, epoch), equal on every process.
 
-The stream of an epoch is all shards, one after the other, in an order drawn from (seed, epoch). It is cut into equal
-contiguous lanes, so many for each process; batches are taken from a process's lanes in turn, and with one worker a lane
-every worker reads its own shards from front to back. Training also shuffles inside fixed blocks of a few batches, with
-a seed that names the block: there is no buffer to restore, so a position in the epoch is one number.
+The stream of an epoch is all shards, one after the other, in an order drawn from (seed, epoch). It
+is cut into equal contiguous lanes, so many for each process; batches are taken from a process's
+lanes in turn, and with one worker a lane every worker reads its own shards from front to back.
+Training also shuffles inside fixed blocks of a few batches, with
+a seed that names the block: there is no buffer to restore, so a position in the epoch is one
+    number.
 
-A run that goes on with another number of processes, or another batch size, in the middle of an epoch plans what is left of
-the epoch anew: the samples not yet taken, in the epoch's order, are the stream of the new plan (:func:`left_of_epoch`).
+A run that goes on with another number of processes, or another batch size, in the middle of an
+epoch plans what is left of
+the epoch anew: the samples not yet taken, in the epoch's order, are the stream of the new plan
+    (:func:`left_of_epoch`).
 """
 
 from __future__ import annotations
@@ -29,20 +33,24 @@ ARRANGEMENT = ("batch_size", "world", "lanes", "block")
 class SamplePlan:
     """Which samples each process reads, in which order.
 
-    Every sample comes exactly once an epoch, and all processes take equally many steps: the total over
-    ``batch_size * world``, rounded up, at least one. What is missing to that is padding: empty slots of weight 0, less than
-    one step's worth, shared evenly, at the end of each process's part of the stream.
+    Every sample comes exactly once an epoch, and all processes take equally many steps: the total
+        over
+    ``batch_size * world``, rounded up, at least one. What is missing to that is padding: empty
+    slots of weight 0, less than one step's worth, shared evenly, at the end of each process's part
+    of the stream.
 
     Args:
         counts: int64 (S,), number of samples in each shard.
         batch_size: Samples in each batch of one process.
         world: Number of processes.
-        lanes: Contiguous parts of a process's stream from which batches are taken in turn. The order depends on it; the
-            number of workers does not matter otherwise, but equal to ``lanes`` is fastest.
+        lanes: Contiguous parts of a process's stream from which batches are taken in turn. The
+            order depends on it; the number of workers does not matter otherwise, but equal to
+            ``lanes`` is fastest.
         seed: Together with the epoch, seeds the order in training.
         training: Whether to shuffle, or to keep the files' order.
         block: Batches that are shuffled together; a resume reads at most one block again.
-        size: Number of samples in the stream, where that is only what is left of an epoch; None for all.
+        size: Number of samples in the stream, where that is only what is left of an epoch; None for
+            all.
 
     Raises:
         InputError: A number is out of range, or there are no samples.
@@ -83,11 +91,15 @@ class SamplePlan:
         return max(1, -(-self.total // together))
 
     def lane_steps(self, lane: int) -> int:
-        """Batches in a lane; the first lanes have the extra ones, so that taking turns comes out even."""
+        """Batches in a lane; the first lanes have the extra ones, so that taking turns comes out
+        even.
+        """
         return self.steps // self.lanes + (lane < self.steps % self.lanes)
 
     def share(self, rank: int) -> tuple[int, int]:
-        """Where a process's part of the stream begins and ends, in samples; parts differ by one sample at most."""
+        """Where a process's part of the stream begins and ends, in samples; parts differ by one
+        sample at most.
+        """
         return rank * self.total // self.world, (rank + 1) * self.total // self.world
 
     def lane_start(self, rank: int, lane: int) -> int:
@@ -114,7 +126,8 @@ class EpochOrder:
     Args:
         plan: The plan.
         epoch: Number of the epoch.
-        left: Which places of the epoch's stream make up the plan's, int64 (plan.total,), ascending; None for all.
+        left: Which places of the epoch's stream make up the plan's, int64 (plan.total,), ascending;
+            None for all.
     """
 
     def __init__(self, plan: SamplePlan, epoch: int, left: Tensor | None = None) -> None:
@@ -129,7 +142,9 @@ class EpochOrder:
         self._block: tuple[tuple[int, int, int], Tensor] | None = None
 
     def positions(self, rank: int, step: int) -> Tensor:
-        """Places of one batch's samples in the epoch's stream, int64 (batch_size,); from ``plan.total`` on, padding."""
+        """Places of one batch's samples in the epoch's stream, int64 (batch_size,); from
+        ``plan.total`` on, padding.
+        """
         lane, number = self.plan.block_of(step)
         if self._block is None or self._block[0] != (rank, lane, number):
             self._block = ((rank, lane, number), self._block_positions(rank, lane, number))
@@ -151,7 +166,9 @@ class EpochOrder:
         return positions
 
     def locate(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Shard numbers and slots in them, int64 like ``positions``, of places in the stream; (-1, -1) for padding."""
+        """Shard numbers and slots in them, int64 like ``positions``, of places in the stream; (-1,
+        -1) for padding.
+        """
         real = positions < self.plan.total
         positions = positions.clamp(max=self.plan.total - 1)
         if self.left is not None:
@@ -162,12 +179,16 @@ class EpochOrder:
         return torch.where(real, shards, -1), torch.where(real, slots, -1)
 
     def samples(self, rank: int, first_step: int = 0) -> int:
-        """Number of samples, without padding, that a process takes from a step to the end of the epoch."""
+        """Number of samples, without padding, that a process takes from a step to the end of the
+        epoch.
+        """
         steps = range(first_step, self.plan.steps)
         return sum(int((self.positions(rank, step) < self.plan.total).sum()) for step in steps)
 
     def rest(self, batches: int) -> Tensor:
-        """Places of the epoch's stream that are left when every process has taken so many batches, int64, ascending."""
+        """Places of the epoch's stream that are left when every process has taken so many batches,
+        int64, ascending.
+        """
         plan = self.plan
         left = torch.ones(plan.total, dtype=torch.bool)
         for rank in range(plan.world):
@@ -190,8 +211,8 @@ def left_of_epoch(plan: SamplePlan, epoch: int, parts: Sequence[dict[str, int]])
     Args:
         plan: The data and the seed; its arrangement does not matter here.
         epoch: Number of the epoch.
-        parts: How each of the runs shared out what it found, in turn: the names of ``ARRANGEMENT``, and ``"batches"``,
-            how many of them every process took.
+        parts: How each of the runs shared out what it found, in turn: the names of ``ARRANGEMENT``,
+            and ``"batches"``, how many of them every process took.
     """
     left = None
     for part in parts:

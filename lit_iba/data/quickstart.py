@@ -1,7 +1,10 @@
-"""The embedded data set: real handwritten digits over crops of real photographs, with known class, box and mask.
+"""The embedded data set: real handwritten digits over crops of real photographs, with known class,
+box and mask.
 
-scikit-learn ships 1,797 digits of 8 x 8 pixels (UCI, Alpaydin and Kaynak 1998) and two photographs; nothing is
-downloaded. The digits of the training, validation and test shards are disjoint. The photographs are shared: they are
+scikit-learn ships 1,797 digits of 8 x 8 pixels (UCI, Alpaydin and Kaynak 1998) and two photographs;
+nothing is
+downloaded. The digits of the training, validation and test shards are disjoint. The photographs are
+    shared: they are
 clutter that a heatmap should leave dark.
 """
 
@@ -60,11 +63,13 @@ class QuickstartSettings:
 
 
 def make_quickstart(folder: str | Path, settings: QuickstartSettings | None = None) -> Path:
-    """Write the shards to ``folder/train``, ``folder/val`` and ``folder/test``, unless they are there already.
+    """Write the shards to ``folder/train``, ``folder/val`` and ``folder/test``, unless they are
+    there already.
 
     ``folder/examples`` holds a few of the test pictures as files.
 
-    The folder appears whole, by rename: of two processes that start at once, both work and one result stays.
+    The folder appears whole, by rename: of two processes that start at once, both work and one
+        result stays.
 
     Args:
         folder: Where to.
@@ -158,7 +163,9 @@ def quickstart_samples(split: str, count: int, seed: int = 0) -> Iterator[dict[s
 
 @cache
 def _digits(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Digits (N, 8, 8) in [0, 1] and their classes: one in ten is for validation, one in ten for the test."""
+    """Digits (N, 8, 8) in [0, 1] and their classes: one in ten is for validation, one in ten for
+    the test.
+    """
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -192,7 +199,9 @@ def _background(rng: np.random.Generator) -> np.ndarray:
 def _compose(
     digit: np.ndarray, background: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lay a digit over a background; returns uint8 (64, 64, 3) and the digit's pixels, bool (64, 64)."""
+    """Lay a digit over a background; returns uint8 (64, 64, 3) and the digit's pixels, bool (64,
+    64).
+    """
     ink = Image.fromarray(np.uint8(digit * 255)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     ink = ink.rotate(rng.uniform(-_TILT, _TILT), Image.Resampling.BILINEAR, expand=True)
     ink = ink.crop(ink.point(lambda value: value > 38 and 255).getbbox())
@@ -207,7 +216,8 @@ def _compose(
     around = background[top : top + size[1], left : left + size[0]]
     brightness = (around @ _BRIGHTNESS).mean()
     color = _color(brightness, rng)
-    # A thin edge of the opposite brightness, as lettering on photographs has, keeps strokes apart from clutter.
+    # A thin edge of the opposite brightness, as lettering on photographs has, keeps strokes apart
+    # from clutter.
     wide = Image.fromarray(np.uint8(layer * 255)).filter(ImageFilter.MaxFilter(3))
     edge = np.asarray(wide, dtype=np.float64)[..., None] / 255 * _RIM
     background = background * (1 - edge) + (0 if color @ _BRIGHTNESS > brightness else 255) * edge

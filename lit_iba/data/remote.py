@@ -1,8 +1,11 @@
-"""Shards that live elsewhere: fetched whole over http(s), or made by a command, and kept in a cache of limited size.
+"""Shards that live elsewhere: fetched whole over http(s), or made by a command, and kept in a cache
+of limited size.
 
-A shard is fetched into a file and then read like any other: a cut connection is taken up where it broke, and what arrives is
-compared with the index before a byte of it is decoded. Errors that may pass (no answer, 5xx, a broken connection) are tried
-again with growing pauses; those that will not (404, 403) are reported at once.
+A shard is fetched into a file and then read like any other: a cut connection is taken up where it
+    broke, and what arrives is
+compared with the index before a byte of it is decoded. Errors that may pass (no answer, 5xx, a
+broken connection) are tried again with growing pauses; those that will not (404, 403) are reported
+at once.
 """
 
 from __future__ import annotations
@@ -44,8 +47,8 @@ class Remote:
         cache_gib: Size at which the least recently used shards leave the cache, in GiB.
         attempts: How often a shard is asked for before the run ends in an error.
         timeout: Seconds without a byte after which a connection counts as broken.
-        allow_pipe: Whether ``pipe:COMMAND`` may run a shell command; off, because whoever writes the list of shards
-            would then run commands as the user.
+        allow_pipe: Whether ``pipe:COMMAND`` may run a shell command; off, because whoever writes
+            the list of shards would then run commands as the user.
 
     Example:
         >>> from lit_iba.data import Remote
@@ -68,7 +71,8 @@ class Remote:
             sha256: Likewise; compared after fetching.
 
         Raises:
-            InputError: It is not there, cannot be had after all attempts, or is another file than expected.
+            InputError: It is not there, cannot be had after all attempts, or is another file than
+                expected.
         """
         if self.cache_dir is None:
             with tempfile.TemporaryDirectory(prefix="lit_iba_") as folder:
@@ -170,7 +174,9 @@ class Remote:
         )
 
     def _continue(self, url: str, path: Path, tags: list[str | None]) -> None:
-        """Fetch what is missing, from the start if the file has changed since; ``tags`` ends with the file's present one."""
+        """Fetch what is missing, from the start if the file has changed since; ``tags`` ends with
+        the file's present one.
+        """
         tag = tags[-1]
         have = path.stat().st_size if path.exists() else 0
         headers = {"Range": f"bytes={have}-", "If-Range": tag} if have and tag else {}

@@ -25,18 +25,20 @@ def write_shards(
 ) -> ShardIndex:
     """Write samples as ``<prefix>-000000.tar`` and so on, and their index last.
 
-    Equal samples give equal bytes. Each shard appears whole or not at all; a folder without an index is unfinished.
+    Equal samples give equal bytes. Each shard appears whole or not at all; a folder without an
+    index is unfinished.
 
     Args:
-        samples: Mappings with ``key`` (unique, no dot), a picture under ``jpg`` or ``png`` (bytes), and optionally
-            ``cls`` (int), ``json`` (a dict with ``bbox``) and ``mask.png`` (bytes).
+        samples: Mappings with ``key`` (unique, no dot), a picture under ``jpg`` or ``png`` (bytes),
+            and optionally ``cls`` (int), ``json`` (a dict with ``bbox``) and ``mask.png`` (bytes).
         folder: Where to; must not hold an index yet.
         prefix: How shard names begin.
         shard_size: Samples in each shard but the last.
         class_names: Name of each class, for the index.
 
     Raises:
-        InputError: The folder holds shards already, a key repeats or has a dot, a member is unknown, or nothing came.
+        InputError: The folder holds shards already, a key repeats or has a dot, a member is
+            unknown, or nothing came.
 
     Example:
         >>> from lit_iba.data import write_shards

@@ -1,7 +1,9 @@
 """Shards of samples (WebDataset tars) and the index that says what is in them.
 
-An index counts, so that the order of samples is arithmetic (see plan.py) and a short shard cannot pass unseen. Members
-of one sample are contiguous and share a key: ``<key>.jpg`` or ``.png``, ``<key>.cls``, ``<key>.json`` and
+An index counts, so that the order of samples is arithmetic (see plan.py) and a short shard cannot
+pass unseen. Members
+of one sample are contiguous and share a key: ``<key>.jpg`` or ``.png``, ``<key>.cls``,
+    ``<key>.json`` and
 ``<key>.mask.png``.
 """
 
@@ -102,14 +104,16 @@ class ShardIndex:
         """Find shards and what is known about them.
 
         Args:
-            source: A folder, the path of an ``index.json``, a tar, a list of tars, or a pattern such as
-                ``val-{000000..000049}.tar`` or ``val-*.tar``. Shards without an index are counted, which reads their
-                headers; :meth:`save` keeps the result. All of it may also live elsewhere: ``http(s)://`` addresses (with
-                an ``index.json``, or else every shard is fetched once to count it), and ``pipe:COMMAND``.
+            source: A folder, the path of an ``index.json``, a tar, a list of tars, or a pattern
+                such as ``val-{000000..000049}.tar`` or ``val-*.tar``. Shards without an index are
+                counted, which reads their headers; :meth:`save` keeps the result. All of it may
+                also live elsewhere: ``http(s)://`` addresses (with an ``index.json``, or else every
+                shard is fetched once to count it), and ``pipe:COMMAND``.
             remote: How to fetch what lives elsewhere.
 
         Raises:
-            InputError: Nothing is there, a shard is missing or truncated, or the index cannot be read.
+            InputError: Nothing is there, a shard is missing or truncated, or the index cannot be
+                read.
         """
         if isinstance(source, str) and is_remote(source):
             return remote_index(source, remote or Remote())
@@ -164,7 +168,9 @@ class ShardIndex:
                 )
 
     def identity(self) -> str:
-        """SHA-256 over the shards' names, counts, sizes and hashes: equal for equal data, wherever it lies."""
+        """SHA-256 over the shards' names, counts, sizes and hashes: equal for equal data, wherever
+        it lies.
+        """
         described = [[shard.name, shard.count, shard.bytes, shard.sha256] for shard in self.shards]
         return hashlib.sha256(json.dumps([described, self.class_names]).encode()).hexdigest()
 
@@ -214,7 +220,8 @@ def parse_index(
     Args:
         data: The bytes.
         path: What to call it in an error.
-        place: From a shard's name to where it is: ``path``, ``url`` and ``remote`` of :class:`Shard`.
+        place: From a shard's name to where it is: ``path``, ``url`` and ``remote`` of
+            :class:`Shard`.
 
     Raises:
         InputError: The bytes are not an index, or name no shards.

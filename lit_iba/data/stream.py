@@ -1,7 +1,8 @@
 """Batches out of shards, in the order of the plan, at any position, by any number of workers.
 
-A sample that cannot be decoded, or that its shard does not hold any more, keeps its slot with weight 0 and is counted,
-so shapes and steps never change silently; what was lost is reported at the end of an epoch.
+A sample that cannot be decoded, or that its shard does not hold any more, keeps its slot with
+weight 0 and is counted, so shapes and steps never change silently; what was lost is reported at the
+end of an epoch.
 """
 
 from __future__ import annotations
@@ -89,7 +90,9 @@ class _ShardReader:
 
 @dataclass(frozen=True)
 class Failure:
-    """An error that a worker met, carried to the main process without a worker's traceback around it."""
+    """An error that a worker met, carried to the main process without a worker's traceback around
+    it.
+    """
 
     message: str
 
@@ -102,7 +105,8 @@ class BatchStream(IterableDataset[Any]):
         plan: Their order.
         make: Decodes and stacks.
         rank: Number of this process; given, because workers cannot ask for it.
-        left: Places of the epoch's stream that the plan is for; None for all. Then there is only this one epoch.
+        left: Places of the epoch's stream that the plan is for; None for all. Then there is only
+            this one epoch.
     """
 
     def __init__(
@@ -147,12 +151,16 @@ class BatchStream(IterableDataset[Any]):
 
 
 def _small(value: Any) -> Any:
-    """Small tensors as arrays: these go through the workers' queue without a shared file of their own."""
+    """Small tensors as arrays: these go through the workers' queue without a shared file of their
+    own.
+    """
     return value.numpy() if isinstance(value, torch.Tensor) and value.ndim == 1 else value
 
 
 class _Reading:
-    """One worker's pass over its steps of an epoch: reads a block at a time, each shard once from front to back."""
+    """One worker's pass over its steps of an epoch: reads a block at a time, each shard once from
+    front to back.
+    """
 
     def __init__(self, source: SampleSource, order: EpochOrder, rank: int, steps: range) -> None:
         self.steps = steps
@@ -205,18 +213,21 @@ class _Reading:
 
 
 class SampleLoader:
-    """A sized, seekable loader: iterating it once is one epoch (or the rest of one, after :meth:`seek`).
+    """A sized, seekable loader: iterating it once is one epoch (or the rest of one, after
+    :meth:`seek`).
 
     In evaluation every iteration begins at the front.
 
     Args:
         stream: What to load.
         num_workers: Worker processes; 0 reads in this one.
-        max_corrupt_fraction: Fraction of the data set that may be undecodable before an epoch ends in an error; None
-            means 0.01 in training and 0 in evaluation.
-        multiprocessing_context: How workers start: ``"fork"``, ``"spawn"``, ``"forkserver"``; None is Python's default.
-        parts: What earlier runs took of this epoch, each in its own arrangement (see ``left_of_epoch``). Their batches
-            count for the length, as they do for Lightning; such a loader serves the rest of one epoch.
+        max_corrupt_fraction: Fraction of the data set that may be undecodable before an epoch ends
+            in an error; None means 0.01 in training and 0 in evaluation.
+        multiprocessing_context: How workers start: ``"fork"``, ``"spawn"``, ``"forkserver"``; None
+            is Python's default.
+        parts: What earlier runs took of this epoch, each in its own arrangement (see
+            ``left_of_epoch``). Their batches count for the length, as they do for Lightning; such a
+            loader serves the rest of one epoch.
 
     Example:
         >>> from lit_iba.data import ShardIndex, shard_loader
@@ -269,7 +280,9 @@ class SampleLoader:
         self._sought = True
 
     def state_dict(self) -> dict[str, Any]:
-        """Empty: the data module keeps the position. That it exists tells Lightning that this loader can be resumed."""
+        """Empty: the data module keeps the position. That it exists tells Lightning that this
+        loader can be resumed.
+        """
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -312,14 +325,17 @@ class SampleLoader:
         try:
             yield from self._loader
         except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
-            # A worker that dies while it hands over a batch breaks the connection before torch says that it is gone.
+            # A worker that dies while it hands over a batch breaks the connection before torch says
+            # that it is gone.
             if not worker_killed(error) and isinstance(error, RuntimeError):
                 raise
             raise InputError(killed_worker_message(error)) from error
 
 
 def worker_killed(error: BaseException) -> bool:
-    """Whether an error is torch's of a killed loader worker; its signal handler raises it wherever the process happens to be."""
+    """Whether an error is torch's of a killed loader worker; its signal handler raises it wherever
+    the process happens to be.
+    """
     return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
 
 
@@ -355,9 +371,11 @@ def _too_many(holes: Sequence[Hole], fraction: float, total: int) -> str:
 def shard_batches(
     shard: Shard, preprocessing: Preprocessing, batch_size: int = 16, num_classes: int | None = None
 ) -> Iterator[Batch]:
-    """The batches of one shard in the file's order, the last one shorter, without padding; for evaluation.
+    """The batches of one shard in the file's order, the last one shorter, without padding; for
+    evaluation.
 
-    Every slot that the index counts is there; what cannot be decoded has weight 0, corrupt 1, and is logged at the end.
+    Every slot that the index counts is there; what cannot be decoded has weight 0, corrupt 1, and
+    is logged at the end.
 
     Args:
         shard: Which shard.
@@ -397,7 +415,8 @@ def shard_loader(
     num_workers: int = 0,
     seed: int = 0,
 ) -> SampleLoader:
-    """A loader over shards for one process, without Lightning; see :class:`SampleLoader` and ``ShardDataModule``.
+    """A loader over shards for one process, without Lightning; see :class:`SampleLoader` and
+    ``ShardDataModule``.
 
     Example:
         >>> from lit_iba.data import ShardIndex, shard_loader

@@ -1,7 +1,9 @@
 """Samples out of one tar, in the file's order, with the unwanted ones skipped unread.
 
-A sample is a run of members with the same key: the name up to the first dot of its last part, as in WebDataset. Here a
-damaged header or a missing end is remembered (``damage``), where the usual readers take it for the end of the file.
+A sample is a run of members with the same key: the name up to the first dot of its last part, as in
+    WebDataset. Here a
+damaged header or a missing end is remembered (``damage``), where the usual readers take it for the
+end of the file.
 """
 
 from __future__ import annotations
@@ -105,7 +107,9 @@ class TarSamples:
         return RawSample(first.key, members, self.name)
 
     def read(self, slots: Sequence[int]) -> Iterator[RawSample | None]:
-        """The samples in the given ascending slots; None for those that the file does not hold (any more)."""
+        """The samples in the given ascending slots; None for those that the file does not hold (any
+        more).
+        """
         for slot in slots:
             while self.slot < slot and self.next(wanted=False) is not None:
                 pass

@@ -1,7 +1,9 @@
 """Which part of a photograph becomes the picture, and where its object lies in it.
 
-Evaluation takes the classifier's own resize and central crop; training may take a random one. Either way the photograph
-and its object mask go through the same geometry: a pixel belongs to the object where its centre falls into it.
+Evaluation takes the classifier's own resize and central crop; training may take a random one.
+Either way the photograph
+and its object mask go through the same geometry: a pixel belongs to the object where its centre
+    falls into it.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from lit_iba.classifier.preprocessing import Preprocessing
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
-# The usual crop for training on ImageNet (Szegedy et al., "Going Deeper with Convolutions", CVPR 2015, section 6).
+# The usual crop for training on ImageNet (Szegedy et al., "Going Deeper with Convolutions", CVPR
+# 2015, section 6).
 CROP_AREA = (0.08, 1.0)
 CROP_RATIO = (3 / 4, 4 / 3)
 
@@ -60,7 +63,9 @@ class View:
 def central_centres(
     preprocessing: Preprocessing, width: int, height: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where pixel centres of ``preprocessing.picture`` lie in a photograph of width x height: x, y (crop,)."""
+    """Where pixel centres of ``preprocessing.picture`` lie in a photograph of width x height: x, y
+    (crop,).
+    """
     size = preprocessing.scaled_size(width, height)
     left, top = preprocessing.crop_offset(size)
     centre = np.arange(preprocessing.crop, dtype=np.float32) + np.float32(0.5)
@@ -78,7 +83,9 @@ def pixel_mask(mask: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def box_mask(boxes: Sequence[Sequence[float]], x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Which of the points x (W',) and y (H',), in order along each axis, lie in any box (x0, y0, x1, y1); (H', W')."""
+    """Which of the points x (W',) and y (H',), in order along each axis, lie in any box (x0, y0,
+    x1, y1); (H', W').
+    """
     mask = np.zeros((len(y), len(x)), dtype=bool)
     for x0, y0, x1, y1 in boxes:
         mask[_between(y, y0, y1), _between(x, x0, x1)] = True
@@ -89,13 +96,15 @@ def _between(points: np.ndarray, low: float, high: float) -> slice:
     """Where low <= points < high; one run, because the points rise or fall."""
     if points[0] <= points[-1]:
         return slice(*np.searchsorted(points, (low, high)))
-    # Falling points, from the other side: the first one below high, to the last one at or above low.
+    # Falling points, from the other side: the first one below high, to the last one at or above
+    # low.
     begin, end = np.searchsorted(points[::-1], (low, high))
     return slice(len(points) - end, len(points) - begin)
 
 
 def random_view(width: int, height: int, side: int, generator: torch.Generator) -> View:
-    """A random rectangle of a photograph, 8 to 100 % of its area, ratio 3:4 to 4:3, mirrored or not.
+    """A random rectangle of a photograph, 8 to 100 % of its area, ratio 3:4 to 4:3, mirrored or
+    not.
 
     Args:
         width: Width of the photograph, in pixels.

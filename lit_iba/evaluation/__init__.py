@@ -1,4 +1,6 @@
-"""Evaluation: heatmaps of a whole data set on disk, and metrics computed from them, shard by shard and resumable."""
+"""Evaluation: heatmaps of a whole data set on disk, and metrics computed from them, shard by shard
+and resumable.
+"""
 
 from typing import TYPE_CHECKING
 

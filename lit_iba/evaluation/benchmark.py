@@ -1,7 +1,9 @@
-"""A benchmark: explain the images of a data set, judge the heatmaps, and write the results into one folder.
+"""A benchmark: explain the images of a data set, judge the heatmaps, and write the results into one
+folder.
 
-The shard is the unit of work. Process r of n takes shards r, r + n, ...; each writes its own files, and nothing is sent
-between processes until all files are there. A run that was killed does only what is missing when it is started again.
+The shard is the unit of work. Process r of n takes shards r, r + n, ...; each writes its own files,
+and nothing is sent between processes until all files are there. A run that was killed does only
+what is missing when it is started again.
 """
 
 from __future__ import annotations
@@ -44,17 +46,21 @@ class Benchmark:
 
     Args:
         classifier: The network that is explained.
-        data: Shards to evaluate: a folder with an index, tars or a pattern; or a :class:`ShardIndex`.
-        explainers: Settings by name; another name with ``explainer: NAME`` (or a class path) among the settings is an alias.
+        data: Shards to evaluate: a folder with an index, tars or a pattern; or a
+            :class:`ShardIndex`.
+        explainers: Settings by name; another name with ``explainer: NAME`` (or a class path) among
+            the settings is an alias.
         metrics: Settings by name; likewise with ``metric: NAME``.
         out: Folder of the run.
         batch_size: Images that are explained together.
         max_images: At most so many images, see :class:`Selection`.
-        max_box_fraction: Only images whose boxes cover less than this share of the picture, see :class:`Selection`.
-        target: ``"label"``, or ``"predicted"`` for the class that the classifier finds most probable.
+        max_box_fraction: Only images whose boxes cover less than this share of the picture, see
+            :class:`Selection`.
+        target: ``"label"``, or ``"predicted"`` for the class that the classifier finds most
+            probable.
         gallery: Number of pictures kept for the report.
-        panels: Of so many of them, the class score's decomposition by layers is drawn (Grabska-Barwinska, figures 2 and 4;
-            see ``lit_iba.activity.panels``).
+        panels: Of so many of them, the class score's decomposition by layers is drawn
+            (Grabska-Barwinska, figures 2 and 4; see ``lit_iba.activity.panels``).
         statistics_data: Shards that feature statistics are estimated on.
         statistics_images: How many of their images are used.
         statistics_folder: Where statistics are kept; by default ``<out>/statistics``.
@@ -118,8 +124,8 @@ class Benchmark:
         """Do what is missing, then write and return the results.
 
         Args:
-            fabric: A launched Fabric, which says how many processes there are and which device is whose; by default one
-                process on the best device there is.
+            fabric: A launched Fabric, which says how many processes there are and which device is
+                whose; by default one process on the best device there is.
 
         Returns:
             The content of ``results.json``, on every process.
@@ -152,7 +158,8 @@ class Benchmark:
                 for shard in mine:
                     worker.do(shard, comparing=True)
                     progress.shard_done(f"{shard.name} (comparison with other images)")
-        # Waiting for files, unlike a barrier, has no time limit: other processes may have hours of work left.
+        # Waiting for files, unlike a barrier, has no time limit: other processes may have hours of
+        # work left.
         while not all(path.is_file() for path in plan.files()):
             time.sleep(POLL)
         fabric.barrier()
@@ -188,7 +195,8 @@ class Benchmark:
             RunFolder.write_config(self.out, config)
 
     def _checked_config(self) -> dict[str, Any]:
-        """This run's config, and beside it the explainers and metrics that earlier runs in the same folder had.
+        """This run's config, and beside it the explainers and metrics that earlier runs in the same
+        folder had.
 
         Explainers and metrics may be added to a folder; what two runs have in common must be equal.
         """
@@ -246,7 +254,9 @@ class Benchmark:
             )
 
     def _explainers_described(self) -> tuple[dict[str, dict[str, Any]], list[int], int]:
-        """For ``results.json``: each explainer; the images used of each shard; how many samples were corrupt."""
+        """For ``results.json``: each explainer; the images used of each shard; how many samples
+        were corrupt.
+        """
         plan, described = self.plan, {}
         used, corrupt = [0] * len(plan.stems), 0
         for name, (cls, settings) in plan.explainers.items():

@@ -25,10 +25,11 @@ Named = Mapping[str, Mapping[str, Any] | None]
 def class_and_settings(
     kind: str, name: str, given: Mapping[str, Any] | None
 ) -> tuple[str, dict[str, Any]]:
-    """Split a config entry: ``{explainer: grad_cam, layer: layer4}`` under any name, or settings under the class's own.
+    """Split a config entry: ``{explainer: grad_cam, layer: layer4}`` under any name, or settings
+    under the class's own.
 
-    A class of the user's own is named as ``{explainer: my_file.MyMap, ...}``, or as elsewhere in Lightning's configs:
-    ``{class_path: my_file.MyMap, init_args: {...}}``.
+    A class of the user's own is named as ``{explainer: my_file.MyMap, ...}``, or as elsewhere in
+    Lightning's configs: ``{class_path: my_file.MyMap, init_args: {...}}``.
 
     Raises:
         InputError: The name cannot name a folder, or the entry is no mapping.
@@ -57,7 +58,9 @@ def class_and_settings(
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """Explainers and metrics over a data set; the arguments are those of :class:`Benchmark`, names split already."""
+    """Explainers and metrics over a data set; the arguments are those of :class:`Benchmark`, names
+    split already.
+    """
 
     classifier: FrozenClassifier
     data: ShardIndex
@@ -112,12 +115,16 @@ class EvaluationPlan:
 
     @property
     def evaluations_an_image(self) -> int:
-        """How often each image is dealt with: explained by every explainer, each result judged by every metric."""
+        """How often each image is dealt with: explained by every explainer, each result judged by
+        every metric.
+        """
         return len(self.explainers) * (1 + len(self.metrics))
 
     @property
     def compares(self) -> bool:
-        """Whether a metric compares with heatmaps of other images, which must then all be there first."""
+        """Whether a metric compares with heatmaps of other images, which must then all be there
+        first.
+        """
         return any(metric.others_wanted for metric in self.metrics.values())
 
     @property

@@ -1,4 +1,6 @@
-"""Heatmaps of other images: what a metric compares a heatmap with, drawn from everything that the same explainer gave."""
+"""Heatmaps of other images: what a metric compares a heatmap with, drawn from everything that the
+same explainer gave.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,8 @@ from lit_iba.resumable.store import ShardStore
 class HeatmapPool:
     """All heatmaps of one explainer, of which each image draws some that are not its own.
 
-    The draw is a function of the seed, the image's key and the keys of all images: it depends neither on how images are
-    spread over shards, batches and processes nor on their order.
+    The draw is a function of the seed, the image's key and the keys of all images: it depends
+    neither on how images are spread over shards, batches and processes nor on their order.
 
     Args:
         store: The heatmaps, which must all be there.

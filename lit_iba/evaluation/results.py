@@ -1,4 +1,6 @@
-"""From stored rows to the results of a run: every metric's result, the rows of images, the gallery and a table."""
+"""From stored rows to the results of a run: every metric's result, the rows of images, the gallery
+and a table.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def summarize_metrics(
     shards: Sequence[str],
     out: Path,
 ) -> dict[str, dict[str, Result]]:
-    """The result of every metric and explainer; the scalars of every image are written as rows of the run ``out``."""
+    """The result of every metric and explainer; the scalars of every image are written as rows of
+    the run ``out``.
+    """
     results: dict[str, dict[str, Result]] = {name: {} for name in metrics}
 
     # One group after the other, so that the rows of a large data set are never all in memory.
@@ -105,7 +109,9 @@ class Gallery:
     def save(
         self, out: Path, described: dict[str, dict[str, Any]], class_names: Sequence[str]
     ) -> None:
-        """Write it into the run ``out``; ``described`` holds each explainer's unit and whether it is signed."""
+        """Write it into the run ``out``; ``described`` holds each explainer's unit and whether it
+        is signed.
+        """
         tensors = {name: torch.cat(parts) for name, parts in self.parts.items()}
         labels = tensors["labels"].tolist() if tensors else []
         metadata = {

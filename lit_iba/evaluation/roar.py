@@ -1,8 +1,10 @@
-"""ROAR, remove and retrain: how much accuracy is lost for good when the pixels that a method finds relevant are removed.
+"""ROAR, remove and retrain: how much accuracy is lost for good when the pixels that a method finds
+relevant are removed.
 
-Hooker et al. (NeurIPS 2019); InputIBA (Zhang et al., NeurIPS 2021), section 4.4.3 and figure 6, on CIFAR-10. Each method
-explains all training and test pictures; the top p % of the pixels of both are replaced by the data set's mean colour; a
-network is trained from scratch on what is left. A cell is one (method, p, seed); cells on disk are not trained again.
+Hooker et al. (NeurIPS 2019); InputIBA (Zhang et al., NeurIPS 2021), section 4.4.3 and figure 6, on
+CIFAR-10. Each method explains all training and test pictures; the top p % of the pixels of both are
+replaced by the data set's mean colour; a network is trained from scratch on what is left. A cell is
+one (method, p, seed); cells on disk are not trained again.
 """
 
 from __future__ import annotations
@@ -55,20 +57,25 @@ class Roar:
     Args:
         train: Shards of training pictures.
         test: Shards of test pictures.
-        explainers: Settings by name, as in :class:`Benchmark`: another name with ``explainer: NAME`` is an alias.
-        out: Folder of the run: heatmaps of both sets, cells, ``results.json`` and what else a report needs.
-        classifier: The network that is explained; None trains one by the recipe (that of the first seed, nothing removed)
-            and keeps it as ``classifier.safetensors``.
-        recipe: A :class:`Recipe` or its settings: ``network``, ``epochs``, ``batch_size``, ``learning_rate``,
-            ``weight_decay``, ``decay_every``, ``decay``, ``validation_fraction``, ``augment``.
+        explainers: Settings by name, as in :class:`Benchmark`: another name with
+            ``explainer: NAME`` is an alias.
+        out: Folder of the run: heatmaps of both sets, cells, ``results.json`` and what else a
+            report needs.
+        classifier: The network that is explained; None trains one by the recipe (that of the first
+            seed, nothing removed) and keeps it as ``classifier.safetensors``.
+        recipe: A :class:`Recipe` or its settings: ``network``, ``epochs``, ``batch_size``,
+            ``learning_rate``, ``weight_decay``, ``decay_every``, ``decay``,
+            ``validation_fraction``, ``augment``.
         percents: How much is removed, in percent of the pixels.
-        seeds: One network for each, in every cell; equal seeds begin with equal weights, whatever the method.
+        seeds: One network for each, in every cell; equal seeds begin with equal weights, whatever
+            the method.
         size: Side of the pictures in pixels, where no classifier says it.
         batch_size: Pictures explained together.
         max_train: At most so many training pictures.
         max_test: At most so many test pictures.
-        target: ``"predicted"`` or ``"label"``: the class that is explained. With ``"label"`` the shape of what is removed
-            from a test picture tells its label, and the retrained network reads it.
+        target: ``"predicted"`` or ``"label"``: the class that is explained. With ``"label"`` the
+            shape of what is removed from a test picture tells its label, and the retrained network
+            reads it.
         statistics_images: How many training pictures feature statistics are estimated from.
         gallery: Test pictures kept for the report.
         fresh: Whether to delete what an earlier run left in ``out``.
@@ -159,7 +166,8 @@ class Roar:
             The content of ``results.json``.
 
         Raises:
-            InputError: The folder holds results of other settings or is in use, or pictures have no label.
+            InputError: The folder holds results of other settings or is in use, or pictures have no
+                label.
         """
         if fabric is None:
             from lightning import Fabric
@@ -312,7 +320,9 @@ class Roar:
     def _original(
         self, pictures: dict[str, Pictures], device: torch.device, progress: Progress
     ) -> Tensor:
-        """Accuracy with all pixels, (seeds,); trains, and loads, the classifier where none was given."""
+        """Accuracy with all pixels, (seeds,); trains, and loads, the classifier where none was
+        given.
+        """
         weights = self.out / "classifier.safetensors"
         for seed in self.seeds:
             fingerprint = self._fingerprint(0.0, seed)
@@ -365,7 +375,9 @@ class Roar:
         return found
 
     def results(self, accuracies: dict[tuple[str, float], Tensor]) -> dict[str, Result]:
-        """The result of every method, from the accuracy of every seed, (seeds,), by method and percentage."""
+        """The result of every method, from the accuracy of every seed, (seeds,), by method and
+        percentage.
+        """
         found = {}
         for method in self.explainers:
             points = [accuracies[ORIGINAL, 0.0], *(accuracies[method, p] for p in self.percents)]

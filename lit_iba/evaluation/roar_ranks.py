@@ -13,7 +13,8 @@ from lit_iba.randomness import sample_generators
 def relevance_ranks(maps: Tensor, keys: Sequence[str]) -> Tensor:
     """Rank of each pixel, 0 for the most relevant: (N, H, W) to int32 (N, H, W).
 
-    Equal pixels, such as the zeros of a rectified map, come in a random order that follows from the picture's key.
+    Equal pixels, such as the zeros of a rectified map, come in a random order that follows from the
+    picture's key.
     """
     flat = maps.flatten(1)
     generators = sample_generators(0, keys, flat.device)

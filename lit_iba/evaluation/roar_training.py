@@ -1,7 +1,8 @@
 """Training a network from scratch on pictures of which some pixels were removed: one cell of ROAR.
 
-The recipe is that of RoarTorch, by the authors of InputIBA, for CIFAR-10. All pictures are in memory: this is for small data
-sets. Removed pixels get the data set's mean colour, which is 0 after normalisation.
+The recipe is that of RoarTorch, by the authors of InputIBA, for CIFAR-10. All pictures are in
+memory: this is for small data sets. Removed pixels get the data set's mean colour, which is 0 after
+normalisation.
 """
 
 from __future__ import annotations
@@ -30,15 +31,18 @@ class Recipe:
     """How networks are trained.
 
     Args:
-        network: Name of the network, as in ``FrozenClassifier``; its layers are initialised by their ``reset_parameters``.
+        network: Name of the network, as in ``FrozenClassifier``; its layers are initialised by
+            their ``reset_parameters``.
         epochs: Passes over the training pictures.
         batch_size: Pictures a step.
         learning_rate: Of Adam.
         weight_decay: Of Adam.
         decay_every: Epochs after which the learning rate is multiplied by ``decay``.
         decay: See there.
-        validation_fraction: Share of the training pictures that chooses the best epoch and is not trained on.
-        augment: Whether training pictures are shifted by up to 4 pixels and mirrored, after pixels were removed.
+        validation_fraction: Share of the training pictures that chooses the best epoch and is not
+            trained on.
+        augment: Whether training pictures are shifted by up to 4 pixels and mirrored, after pixels
+            were removed.
 
     Example:
         >>> from lit_iba.evaluation import Recipe
@@ -111,7 +115,9 @@ class Batches:
 
 
 def shifted_and_mirrored(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image moved by up to 4 pixels either way, the rest 0, and mirrored or not; (B, C, H, W) to the same shape."""
+    """Each image moved by up to 4 pixels either way, the rest 0, and mirrored or not; (B, C, H, W)
+    to the same shape.
+    """
     count, _, height, width = images.shape
     down, right = torch.randint(0, 2 * CROP_PADDING + 1, (2, count, 1), generator=generator).to(
         images.device
@@ -128,7 +134,8 @@ def shifted_and_mirrored(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class Retraining(L.LightningModule):
-    """Adam with a stepwise learning rate; the weights of the epoch with the best validation accuracy are kept.
+    """Adam with a stepwise learning rate; the weights of the epoch with the best validation
+    accuracy are kept.
 
     Args:
         network: Maps images (B, 3, H, W) to logits.
@@ -225,7 +232,8 @@ def retrain(
     device: torch.device,
     epoch_done: Callable[[], None] = lambda: None,
 ) -> Retraining:
-    """Train a network from scratch; initial weights, validation split, order and augmentation follow from ``seed``.
+    """Train a network from scratch; initial weights, validation split, order and augmentation
+    follow from ``seed``.
 
     Args:
         train: Training pictures.

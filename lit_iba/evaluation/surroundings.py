@@ -1,4 +1,6 @@
-"""Images and what is estimated from them for the explainers that need it: once, kept on disk, the same for every process."""
+"""Images and what is estimated from them for the explainers that need it: once, kept on disk, the
+same for every process.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ class StoredStatistics:
 
     Args:
         folder: Where they are kept.
-        data: Shards that they are estimated from where the file is missing; None if they must be there.
+        data: Shards that they are estimated from where the file is missing; None if they must be
+            there.
         images: How many images are used, taken from the beginning of every shard.
         batch_size: Images a forward pass.
         rank: Number of this process; 0 estimates, the others wait for its file.
@@ -68,7 +71,8 @@ class StoredStatistics:
         """Statistics of one layer, from the file or else from the data.
 
         Raises:
-            InputError: There is neither a file nor data, or the file is of another classifier, layer or data set.
+            InputError: There is neither a file nor data, or the file is of another classifier,
+                layer or data set.
         """
         return self.estimated(
             classifier,
@@ -79,7 +83,8 @@ class StoredStatistics:
         )
 
     def images(self, classifier: FrozenClassifier, count: int) -> Tensor:
-        """The first images of every shard of the data, ``count`` in all or as many as there are, (count, 3, H, W).
+        """The first images of every shard of the data, ``count`` in all or as many as there are,
+        (count, 3, H, W).
 
         Raises:
             InputError: No data are given.
@@ -98,7 +103,8 @@ class StoredStatistics:
         estimate: Callable[[Iterator[Tensor], str], E],
         what: str = "",
     ) -> E:
-        """What is kept in the file ``<name>.safetensors``, or else estimated from the data and kept there.
+        """What is kept in the file ``<name>.safetensors``, or else estimated from the data and kept
+        there.
 
         Args:
             classifier: Whose images the data become.
@@ -108,7 +114,8 @@ class StoredStatistics:
             what: What it is, for messages; by default its name.
 
         Raises:
-            InputError: There is neither a file nor data, or the file is of another classifier or data set.
+            InputError: There is neither a file nor data, or the file is of another classifier or
+                data set.
         """
         what, path = what or name, self.folder / f"{name.replace('/', '_')}.safetensors"
         measured_on = (
@@ -137,7 +144,8 @@ class StoredStatistics:
     def batches(
         self, classifier: FrozenClassifier, progress: str = "", count: int | None = None
     ) -> Iterator[Tensor]:
-        """The images that statistics are estimated from, as batches for a classifier; with a progress bar of this name.
+        """The images that statistics are estimated from, as batches for a classifier; with a
+        progress bar of this name.
 
         Raises:
             InputError: There is no data.

@@ -1,4 +1,6 @@
-"""The work on one shard: choose its images, explain them, judge the heatmaps, skipping what is on disk already."""
+"""The work on one shard: choose its images, explain them, judge the heatmaps, skipping what is on
+disk already.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ from lit_iba.resumable.selection import SelectedImages
 
 @dataclass(frozen=True)
 class TargetedShard:
-    """A shard's selected images in memory, with the class to explain and its probability, each (N,)."""
+    """A shard's selected images in memory, with the class to explain and its probability, each
+    (N,).
+    """
 
     shard: Shard
     images: SelectedImages
@@ -63,11 +67,12 @@ class ShardWorker:
 
         Args:
             shard: The shard.
-            comparing: False explains and judges, but for the metrics that compare with heatmaps of other images; True does
-                those, and needs the heatmaps of every shard.
+            comparing: False explains and judges, but for the metrics that compare with heatmaps of
+                other images; True does those, and needs the heatmaps of every shard.
 
         Raises:
-            InputError: Files of other settings, images without a label, or an explainer that gives NaN.
+            InputError: Files of other settings, images without a label, or an explainer that gives
+                NaN.
         """
         metrics = [
             name
@@ -94,7 +99,8 @@ class ShardWorker:
         )
         shared: dict[tuple[Hashable, int], Tensor] = {}
         for metric, names in unjudged.items():
-            # A metric that needs the explainer has nothing to share, and may keep what belongs to the one it judges.
+            # A metric that needs the explainer has nothing to share, and may keep what belongs to
+            # the one it judges.
             alone = isinstance(self.plan.metrics[metric], ExplainerMetric)
             for together in [[name] for name in names] if alone else [names] if names else []:
                 kept = shared if keys[self.plan.metrics[metric].shared_key] > 1 else {}
@@ -148,7 +154,8 @@ class ShardWorker:
         for part in self._batches(len(images)):
             with torch.inference_mode():
                 logits = self.classifier(self.classifier.images(images.pictures[part]))
-            # Cloned outside: explainers could not take part of a tensor born in inference mode into a backward pass.
+            # Cloned outside: explainers could not take part of a tensor born in inference mode into
+            # a backward pass.
             p = logits.clone().float().softmax(dim=1).cpu()
             targets.append(images.labels[part] if self.plan.target == "label" else p.argmax(dim=1))
             probabilities.append(p.gather(1, targets[-1][:, None])[:, 0])

@@ -1,4 +1,6 @@
-"""Trained explainers as files that others can use: .pt2, ONNX and .safetensors, with what they are beside them."""
+"""Trained explainers as files that others can use: .pt2, ONNX and .safetensors, with what they are
+beside them.
+"""
 
 from typing import TYPE_CHECKING
 

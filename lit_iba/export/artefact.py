@@ -1,6 +1,8 @@
-"""The artefact of an export: what ``explainer.json`` says about its files, checked, and the explainer loaded back from it.
+"""The artefact of an export: what ``explainer.json`` says about its files, checked, and the
+explainer loaded back from it.
 
-Reading refuses files that changed since they were exported, and classifiers that the explainer was not trained for.
+Reading refuses files that changed since they were exported, and classifiers that the explainer was
+not trained for.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ def plain_values(values: Any) -> Any:
 def describe(
     explainer: TrainedExplainer, checkpoint: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """What every file of an export carries: the contract of the program, and how to rebuild the explainer."""
+    """What every file of an export carries: the contract of the program, and how to rebuild the
+    explainer.
+    """
     classifier, crop = explainer.classifier, explainer.classifier.preprocessing.crop
     record = {
         "model": classifier.name,
@@ -134,7 +138,8 @@ def _check_description(text: str, path: Path) -> dict[str, Any]:
 
 
 def check_export(folder: str | Path, names: Sequence[str] | None = None) -> dict[str, Any]:
-    """Compare an export's files with the hashes in its ``explainer.json``, and return what that says.
+    """Compare an export's files with the hashes in its ``explainer.json``, and return what that
+    says.
 
     Args:
         folder: The export.
@@ -166,7 +171,8 @@ def load_exported(path: str | Path, classifier: FrozenClassifier | None = None) 
 
     Args:
         path: The export's folder, or its ``explainer.safetensors``.
-        classifier: The classifier that it was trained for; built from the export's own record where None.
+        classifier: The classifier that it was trained for; built from the export's own record where
+            None.
 
     Raises:
         InputError: The file is missing, damaged or changed, or the classifier is another one.

@@ -1,7 +1,10 @@
-"""An explainer as one program, images in and heatmaps out: traced once, written as ``.pt2`` and as ONNX, and compared.
+"""An explainer as one program, images in and heatmaps out: traced once, written as ``.pt2`` and as
+ONNX, and compared.
 
-The program is deterministic (the bottlenecks' information has a closed form, so nothing is sampled), its batch size is free
-and its picture size is fixed. What an exported file is worth is decided here too, by running it as a stranger would: a
+The program is deterministic (the bottlenecks' information has a closed form, so nothing is
+sampled), its batch size is free
+and its picture size is fixed. What an exported file is worth is decided here too, by running it as
+    a stranger would: a
 ``.pt2`` in a process of its own that never imports this project, ONNX in onnxruntime.
 """
 
@@ -44,7 +47,8 @@ class HeatmapProgram(nn.Module):
 
 
 def trace_program(explainer: TrainedExplainer, size: int) -> ExportedProgram:
-    """The explainer as one graph of tensor operations, for images (B, 3, size, size) and any B from 1.
+    """The explainer as one graph of tensor operations, for images (B, 3, size, size) and any B from
+    1.
 
     Raises:
         InputError: The classifier's Python code depends on values, so that no graph stands for it.
@@ -80,7 +84,8 @@ def _forget_source_lines(program: ExportedProgram) -> None:
 @contextmanager
 def _known_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
-        # torch.export.save says so of every weight in channels_last order, which it stores and loads correctly on the CPU.
+        # torch.export.save says so of every weight in channels_last order, which it stores and
+        # loads correctly on the CPU.
         warnings.filterwarnings(
             "ignore", message="No complete tensor found in the group", category=UserWarning
         )
@@ -115,7 +120,8 @@ def require_onnx() -> None:
 
 
 def write_onnx(program: ExportedProgram, outputs: Sequence[str], path: Path, metadata: str) -> int:
-    """Write the program as ONNX and return its opset; the weights go to ``<path>.data`` only where one file cannot hold them.
+    """Write the program as ONNX and return its opset; the weights go to ``<path>.data`` only where
+    one file cannot hold them.
 
     Raises:
         InputError: An operation has no counterpart in ONNX.
@@ -152,7 +158,9 @@ def write_onnx(program: ExportedProgram, outputs: Sequence[str], path: Path, met
 
 
 def _global_max(x: Tensor, size: Sequence[int]) -> Any:
-    """Pooling to one position as a maximum, for exporters (torch 2.11's) that know no adaptive maximum."""
+    """Pooling to one position as a maximum, for exporters (torch 2.11's) that know no adaptive
+    maximum.
+    """
     if list(size) != [1, 1]:
         return NotImplemented
     return x.amax(dim=(-2, -1), keepdim=True), x.flatten(-2).argmax(dim=-1)[..., None, None]
@@ -187,7 +195,8 @@ def run_pt2(path: Path, batches: Sequence[Tensor], scratch: Path) -> Results:
     """
     given, found = scratch / "batches.pt", scratch / "results.pt"
     torch.save(list(batches), given)
-    # -P: the folder that the command was started in, perhaps this project's, is no place to import from.
+    # -P: the folder that the command was started in, perhaps this project's, is no place to import
+    # from.
     command = [sys.executable, "-P", "-c", _ELSEWHERE, str(path), str(given), str(found)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -215,7 +224,8 @@ def run_onnx(path: Path, batches: Sequence[Tensor]) -> Results:
 def relative_errors(given: Tensor, expected: Tensor) -> Tensor:
     """Largest deviation of each map over its largest absolute value: (B, H, W) twice to (B,).
 
-    Zero where both maps are zero, infinite where only the expected one is or the shapes differ, NaN where one has NaN.
+    Zero where both maps are zero, infinite where only the expected one is or the shapes differ, NaN
+    where one has NaN.
     """
     if given.shape != expected.shape:
         return torch.full((len(expected),), torch.inf)

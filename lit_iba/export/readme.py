@@ -1,4 +1,6 @@
-"""The README of an export: how to load each of its files, for people who have nothing but the folder."""
+"""The README of an export: how to load each of its files, for people who have nothing but the
+folder.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,10 @@
-"""Trained explainers as files that others can use: ``.pt2`` and ONNX programs, and ``.safetensors`` to load back here.
+"""Trained explainers as files that others can use: ``.pt2`` and ONNX programs, and ``.safetensors``
+to load back here.
 
-An export is a folder: the files, ``explainer.json`` that says what they are, and a README that says how to load them.
-Each file is compared with the explainer before it takes its name; where they differ, nothing appears.
+An export is a folder: the files, ``explainer.json`` that says what they are, and a README that says
+    how to load them.
+Each file is compared with the explainer before it takes its name; where they differ, nothing
+appears.
 """
 
 from __future__ import annotations
@@ -62,7 +65,8 @@ class ExportReport:
     Args:
         folder: The artefact's folder.
         files: Paths by format; the first of each is the one to load.
-        errors: Largest relative error, max|a - b| / max|b| over a heatmap, by format and batch size.
+        errors: Largest relative error, max|a - b| / max|b| over a heatmap, by format and batch
+            size.
         description: The content of ``explainer.json``.
 
     Example:
@@ -104,21 +108,23 @@ def export_explainer(
 ) -> ExportReport:
     """Write a trained explainer as a folder of checked files.
 
-    Formats that an earlier export of the same explainer left in the folder stay; those of another explainer go.
+    Formats that an earlier export of the same explainer left in the folder stay; those of another
+    explainer go.
 
     Args:
         explainer: A trained explainer, such as :class:`ReadoutIBA`; it is not changed.
         folder: Where the files go.
         formats: Any of ``"pt2"``, ``"onnx"``, ``"safetensors"``.
-        example_images: Normalised images (N, 3, H, W) of the classifier's size, on which the files are checked besides
-            random ones.
+        example_images: Normalised images (N, 3, H, W) of the classifier's size, on which the files
+            are checked besides random ones.
         checkpoint: Where the explainer comes from, for the record.
         tolerance: Largest relative error that is let through.
         progress: Whether to say, on standard error, what is being done.
 
     Raises:
-        InputError: Unknown format, missing packages, an explainer or folder that cannot be used; or a written file computes
-            something else than the explainer, of which nothing remains then.
+        InputError: Unknown format, missing packages, an explainer or folder that cannot be used; or
+            a written file computes something else than the explainer, of which nothing remains
+            then.
         RuntimeError: A ``.pt2`` does not run outside this project.
 
     Example:
@@ -171,10 +177,12 @@ def export_checkpoint(
         checkpoint: A ``.ckpt`` file of one of the trainings.
         folder: Where the files go.
         formats: As in :func:`export_explainer`.
-        classifier: The classifier that it was trained for; built from the checkpoint's own record where None.
+        classifier: The classifier that it was trained for; built from the checkpoint's own record
+            where None.
 
     Raises:
-        InputError: The checkpoint is missing, damaged, or of a training whose explainers cannot be exported.
+        InputError: The checkpoint is missing, damaged, or of a training whose explainers cannot be
+            exported.
 
     Example:
         >>> from lit_iba.export import export_checkpoint
@@ -332,7 +340,9 @@ def _write_safetensors(export: _Export, path: Path, embedded: str) -> None:
 
 
 def _publish(export: _Export, folder: Path) -> dict[str, Any]:
-    """Move the checked files to their place, the description last: until then, a reader finds that they do not fit it."""
+    """Move the checked files to their place, the description last: until then, a reader finds that
+    they do not fit it.
+    """
     formats = _formats_to_keep(folder, export) | export.formats
     stale = set(read_description(folder)["files"]) if (folder / METADATA_FILE).is_file() else set()
     for name in (file for facts in export.formats.values() for file in facts["files"]):

@@ -1,4 +1,6 @@
-"""IBA: Schulz, Sixt, Tombari, Landgraf, "Restricting the Flow: Information Bottlenecks for Attribution" (ICLR 2020)."""
+"""IBA: Schulz, Sixt, Tombari, Landgraf, "Restricting the Flow: Information Bottlenecks for
+Attribution" (ICLR 2020).
+"""
 
 from typing import TYPE_CHECKING
 

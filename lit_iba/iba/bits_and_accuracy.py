@@ -1,7 +1,9 @@
-"""Bits and accuracy: how much information a bottleneck lets pass, and how well the classifier does with it.
+"""Bits and accuracy: how much information a bottleneck lets pass, and how well the classifier does
+with it.
 
-IBA (Schulz et al., ICLR 2020), appendix F, table 4. A series over beta is a series of explainers, each under a name of its
-own. The table's "initial" column (alpha = 5) is Per-Sample IBA with ``steps: 1, read_after: T-1``.
+IBA (Schulz et al., ICLR 2020), appendix F, table 4. A series over beta is a series of explainers,
+each under a name of its own. The table's "initial" column (alpha = 5) is Per-Sample IBA with
+``steps: 1, read_after: T-1``.
 """
 
 from __future__ import annotations
@@ -22,16 +24,20 @@ from lit_iba.randomness import content_keys, sample_generators
 
 
 def share_in_top(logits: Tensor, targets: Tensor, k: int) -> Tensor:
-    """Whether the target is among the k largest logits, (B, K) and (B,) to float (B,); k is at most K."""
+    """Whether the target is among the k largest logits, (B, K) and (B,) to float (B,); k is at most
+    K.
+    """
     highest = logits.topk(min(k, logits.shape[1]), dim=1).indices
     return (highest == targets[:, None]).any(dim=1).float()
 
 
 def nats_as_printed(masked: MaskedFeature) -> Tensor:
-    """Information an element, (B,), by the formula that table 4 was made with: ln(1 - lambda) where the variance is due.
+    """Information an element, (B,), by the formula that table 4 was made with: ln(1 - lambda) where
+    the variance is due.
 
-    The authors' code before the camera-ready paper took 1 - lambda for the variance of Z, which is (1 - lambda)^2. At
-    alpha = 5 its value is 2.5 for standardised features, as table 4 prints; equation 5 gives 5.0.
+    The authors' code before the camera-ready paper took 1 - lambda for the variance of Z, which is
+    (1 - lambda)^2. At alpha = 5 its value is 2.5 for standardised features, as table 4 prints;
+    equation 5 gives 5.0.
     """
     mean = masked.keep * (masked.r - masked.noise.mean) / masked.noise.std
     nats = 0.5 * (mean.square() + masked.drop - masked.drop.log() - 1) * masked.noise.active
@@ -39,11 +45,13 @@ def nats_as_printed(masked: MaskedFeature) -> Tensor:
 
 
 class BitsAndAccuracy(ExplainerMetric):
-    """Information an element of the feature map, and top-1 and top-5 accuracy of the target, under the bottleneck.
+    """Information an element of the feature map, and top-1 and top-5 accuracy of the target, under
+    the bottleneck.
 
     Args:
         samples: Draws of Z an image.
-        seed: Of the draws, together with each sample's key; they are independent of those that the mask was optimised with.
+        seed: Of the draws, together with each sample's key; they are independent of those that the
+            mask was optimised with.
 
     Raises:
         InputError: The explainer has no bottleneck behind a layer.
@@ -104,7 +112,8 @@ class BitsAndAccuracy(ExplainerMetric):
                 f"{type(explainer).__name__} has none, leave it out"
             )
         keys = content_keys(images) if keys is None else keys
-        # The very numbers that the heatmap was made with, so that lambda is the one that the heatmap shows.
+        # The very numbers that the heatmap was made with, so that lambda is the one that the
+        # heatmap shows.
         masked = explainer.masked_feature(
             images, targets, sample_generators(explainer.seed, keys, images.device)
         )

@@ -1,4 +1,6 @@
-"""What a bottleneck has settled on for a batch of images: the mask lambda, its information, and Z as often as wanted."""
+"""What a bottleneck has settled on for a batch of images: the mask lambda, its information, and Z
+as often as wanted.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ class MaskedFeature:
 
     @torch.no_grad()
     def logits(self, generators: list[torch.Generator]) -> Tensor:
-        """Logits (B, K) of one draw of Z = lambda R + (1 - lambda) eps; ``generators[i]`` belongs to image i."""
+        """Logits (B, K) of one draw of Z = lambda R + (1 - lambda) eps; ``generators[i]`` belongs
+        to image i.
+        """
         unit_noise = normal(generators, *self.r.shape[1:])
         z = self.noise.restrict(self.r, self.keep, self.drop, unit_noise)
         return self.tail(z.clamp_min(0) if self.clamp else z, self.carried)

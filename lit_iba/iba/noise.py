@@ -1,4 +1,6 @@
-"""The noise model of a bottleneck: which Gaussian replaces the features, as tensors ready for the device."""
+"""The noise model of a bottleneck: which Gaussian replaces the features, as tensors ready for the
+device.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ logger = logging.getLogger(__name__)
 
 
 def noise_like(r: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Standard normal numbers (B, *R) in the order of memory of ``channels_last(r)``, each image's from its own generator."""
+    """Standard normal numbers (B, *R) in the order of memory of ``channels_last(r)``, each image's
+    from its own generator.
+    """
     shape = r.shape[1:] if r.ndim != 4 else (*r.shape[2:], r.shape[1])
     drawn = torch.empty(len(r), *shape, device=r.device)
     for own, generator in zip(drawn, generators, strict=True):
@@ -67,10 +71,11 @@ class NoiseModel:
 
         Args:
             statistics: Of the bottleneck's layer.
-            kind: ``"welford"``: mean and standard deviation; ``"relu_rms"``: mean 0 and the root mean square of non-zero
-                values, as the authors' evaluation code does behind a ReLU.
+            kind: ``"welford"``: mean and standard deviation; ``"relu_rms"``: mean 0 and the root
+                mean square of non-zero values, as the authors' evaluation code does behind a ReLU.
             min_std: Floor of the standard deviation.
-            active_threshold: An element that is non-zero in at most this share of the images is inactive.
+            active_threshold: An element that is non-zero in at most this share of the images is
+                inactive.
             inactive: ``"mean"`` or ``"zero"``.
 
         Raises:
@@ -108,7 +113,9 @@ class NoiseModel:
         )
 
     def restrict(self, r: Tensor, keep: Tensor, drop: Tensor, unit_noise: Tensor) -> Tensor:
-        """Z: the feature map (B, *R) as it passes the bottleneck, with copies in front where the noise has them."""
+        """Z: the feature map (B, *R) as it passes the bottleneck, with copies in front where the
+        noise has them.
+        """
         inactive = (1 - self.active) * self.inactive_value
         return mix(
             r,
@@ -121,12 +128,15 @@ class NoiseModel:
         )
 
     def fit_to(self, r: Tensor, layout: Layout) -> NoiseModel:
-        """The noise model for feature maps ``r`` (B, *R), resampled where the images have another size than the statistics.
+        """The noise model for feature maps ``r`` (B, *R), resampled where the images have another
+        size than the statistics.
 
-        Statistics are then interpolated between positions, which is sound as far as they vary slowly over the picture.
+        Statistics are then interpolated between positions, which is sound as far as they vary
+        slowly over the picture.
 
         Raises:
-            InputError: The feature maps have other channels, or tokens, whose statistics cannot be interpolated.
+            InputError: The feature maps have other channels, or tokens, whose statistics cannot be
+                interpolated.
         """
         if r.shape[1:] == self.mean.shape:
             return self

@@ -1,6 +1,8 @@
-"""Adam on the logits of masks: the loop that every bottleneck found by optimisation shares, plain or as a CUDA graph.
+"""Adam on the logits of masks: the loop that every bottleneck found by optimisation shares, plain
+or as a CUDA graph.
 
-The loss is a sum over images and Adam is elementwise, so that each image is optimised as if it were alone in its batch.
+The loss is a sum over images and Adam is elementwise, so that each image is optimised as if it were
+alone in its batch.
 """
 
 from __future__ import annotations
@@ -76,10 +78,13 @@ def descend(
 
 
 class GraphedSteps:
-    """The loop of :func:`optimise_mask` with its step captured as a CUDA graph, to be used for batch after batch.
+    """The loop of :func:`optimise_mask` with its step captured as a CUDA graph, to be used for
+    batch after batch.
 
-    A step of a small batch is hundreds of short kernels, and launching them one by one takes longer than they do. The graph
-    reads and writes the tensors that it was captured with: ``loss`` and ``draw`` must use the same ones each time.
+    A step of a small batch is hundreds of short kernels, and launching them one by one takes longer
+    than they do. The graph
+    reads and writes the tensors that it was captured with: ``loss`` and ``draw`` must use the same
+        ones each time.
 
     Args:
         start: Logits of the right shape, on a CUDA device.
@@ -116,7 +121,9 @@ class GraphedSteps:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Bfloat16 arithmetic where ``precision`` is ``"bf16"``, else none; frozen weights are not worth caching."""
+    """Bfloat16 arithmetic where ``precision`` is ``"bf16"``, else none; frozen weights are not
+    worth caching.
+    """
     return torch.autocast(
         device.type, dtype=torch.bfloat16, enabled=precision == "bf16", cache_enabled=False
     )

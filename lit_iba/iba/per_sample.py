@@ -1,7 +1,9 @@
-"""Per-Sample information bottleneck: for each image, the mask that keeps the class with the fewest bits.
+"""Per-Sample information bottleneck: for each image, the mask that keeps the class with the fewest
+bits.
 
-IBA (Schulz et al., ICLR 2020), section 3.2, table 2 and appendix C. R is computed once; each of the few Adam steps runs only
-the layers behind the bottleneck, for all images of the batch and all noise copies at once.
+IBA (Schulz et al., ICLR 2020), section 3.2, table 2 and appendix C. R is computed once; each of the
+few Adam steps runs only the layers behind the bottleneck, for all images of the batch and all noise
+copies at once.
 """
 
 from __future__ import annotations
@@ -54,13 +56,18 @@ class PerSampleSettings:
         min_std: Floor of the noise's standard deviation.
         active_threshold: Elements active in at most this share of images carry no information.
         inactive: What those become, ``"mean"`` or ``"zero"``.
-        relu_clamp: Whether Z is clamped to be non-negative, as the authors' evaluation code does behind a ReLU.
-        read_after: ``"T"``: the heatmap is read after all updates; ``"T-1"``: before the last, as in the authors' code.
+        relu_clamp: Whether Z is clamped to be non-negative, as the authors' evaluation code does
+            behind a ReLU.
+        read_after: ``"T"``: the heatmap is read after all updates; ``"T-1"``: before the last, as
+            in the authors' code.
         unit: ``"bits"``, or ``"minmax"``: [0, 1] per image, as the authors' evaluation code.
         resize_edge: ``"clamp"`` or ``"mirror"``, see :func:`resize_keeping_total`.
-        precision: ``"float32"``, or ``"bf16"``: the layers behind the bottleneck under bfloat16 autocast.
-        compile: Whether to compile the layers behind the bottleneck, worth it for many images of one size.
-        cuda_graph: Whether a step is captured once for each shape and replayed; on a GPU, small batches gain most.
+        precision: ``"float32"``, or ``"bf16"``: the layers behind the bottleneck under bfloat16
+            autocast.
+        compile: Whether to compile the layers behind the bottleneck, worth it for many images of
+            one size.
+        cuda_graph: Whether a step is captured once for each shape and replayed; on a GPU, small
+            batches gain most.
 
     Example:
         >>> from lit_iba.iba import PerSampleSettings
@@ -100,7 +107,8 @@ class PerSampleSettings:
 
 PRESETS: dict[str, PerSampleSettings] = {
     "default": PerSampleSettings(),
-    # What the published library does (IBA/pytorch.py): one update short, inactive units zero, scikit-image's resize.
+    # What the published library does (IBA/pytorch.py): one update short, inactive units zero,
+    # scikit-image's resize.
     "reference": PerSampleSettings(read_after="T-1", inactive="zero", resize_edge="mirror"),
     # What the paper's evaluation code does, with which its tables were made.
     "reference_paper": PerSampleSettings(
@@ -133,10 +141,12 @@ class PerSampleIBA(Explainer):
 
     Args:
         classifier: The network to explain.
-        layer: Where the bottleneck is inserted: ``"layer2"`` of ResNet-50, ``"features.17"`` of VGG-16 (table 2).
+        layer: Where the bottleneck is inserted: ``"layer2"`` of ResNet-50, ``"features.17"`` of
+            VGG-16 (table 2).
         statistics: Feature statistics of that layer, or a file of them.
         seed: Seeds the noise, together with each sample's key.
-        preset: ``"default"``, ``"reference"`` (the published library) or ``"reference_paper"`` (the published evaluation).
+        preset: ``"default"``, ``"reference"`` (the published library) or ``"reference_paper"`` (the
+            published evaluation).
         settings: Any of :class:`PerSampleSettings`.
 
     Raises:
@@ -196,7 +206,9 @@ class PerSampleIBA(Explainer):
         settings: dict[str, Any],
         surroundings: Surroundings | None = None,
     ) -> PerSampleIBA:
-        """Build from a config: without ``statistics``, they are estimated once on the run's own images."""
+        """Build from a config: without ``statistics``, they are estimated once on the run's own
+        images.
+        """
         if "layer" not in settings:
             raise InputError(
                 "per_sample_iba needs a layer, such as layer2 of resnet50 or features.17 of vgg16"
@@ -229,7 +241,8 @@ class PerSampleIBA(Explainer):
         require_positions(layout, self.layer)
         self.noise = self.noise.to(r.device)  # once, not with every batch
         noise = self.noise.fit_to(r, layout)
-        # Elementwise work wants one order of memory, and the convolutions behind the cut give gradients in this one.
+        # Elementwise work wants one order of memory, and the convolutions behind the cut give
+        # gradients in this one.
         r, noise = channels_last(r), noise.channels_last()
         alpha = self._optimise(r, carried, targets, generators, noise, layout)
         with torch.no_grad():
@@ -292,9 +305,11 @@ class PerSampleIBA(Explainer):
 
 
 class _Problem:
-    """What the steps of one batch read: R, what is carried, targets, and the noise, which is drawn in place.
+    """What the steps of one batch read: R, what is carried, targets, and the noise, which is drawn
+    in place.
 
-    A captured graph finds everything at the same place for the next batch, which :meth:`load` brings.
+    A captured graph finds everything at the same place for the next batch, which :meth:`load`
+    brings.
     """
 
     generators: list[torch.Generator]
@@ -313,7 +328,8 @@ class _Problem:
         self.r = r.clone() if s.cuda_graph else r
         self.carried = repeat_carried(carried, s.copies)
         self.targets = targets.repeat(s.copies)
-        # Drawn in the order of memory, into tensors that stay: what is moved about costs as much as the drawing.
+        # Drawn in the order of memory, into tensors that stay: what is moved about costs as much as
+        # the drawing.
         in_memory = r.movedim(1, -1) if r.ndim == 4 else r
         self.drawn = r.new_empty(s.copies, *in_memory.shape)
         self.own = None if len(r) == 1 else self.drawn.new_empty(s.copies, *in_memory.shape[1:])

@@ -1,7 +1,9 @@
-"""Readout information bottleneck: a small network reads features at several depths and predicts the mask in one pass.
+"""Readout information bottleneck: a small network reads features at several depths and predicts the
+mask in one pass.
 
-IBA (Schulz et al., ICLR 2020), section 3.3 and table 3. The first 1x1 convolution runs on each tap at its native size: it
-commutes with the bilinear resize, which makes it ten times cheaper than on the resized and concatenated taps.
+IBA (Schulz et al., ICLR 2020), section 3.3 and table 3. The first 1x1 convolution runs on each tap
+at its native size: it commutes with the bilinear resize, which makes it ten times cheaper than on
+the resized and concatenated taps.
 """
 
 from __future__ import annotations
@@ -48,17 +50,20 @@ class ReadoutSettings:
     """Shape of a readout network; values of table 3 and the authors' code.
 
     Args:
-        hidden: Channels after the first and second 1x1 convolution; None takes half of all tapped channels, and a quarter
-            of the bottleneck's (at least 16), as the authors' evaluation code.
+        hidden: Channels after the first and second 1x1 convolution; None takes half of all tapped
+            channels, and a quarter of the bottleneck's (at least 16), as the authors' evaluation
+            code.
         smoothing_sigma: Standard deviation of the blur of lambda, in positions.
         min_std: Floor of the standard deviations.
         active_threshold: Elements active in at most this share of images carry no information.
         tap_norm: ``"mean_std"``, or ``"std"``: taps are divided by their scale without centring.
         align_corners: How taps are resized; the authors' code aligns corners.
-        clamp_alpha: Limit of |alpha|; None for none. The authors clamp to 5, on which their initial bias sits.
-        initial_alpha: Bias of the last convolution. The authors start at 5, where nearly everything passes and the
-            cross-entropy hardly depends on lambda; with a large learning rate the information term alone then drives lambda
-            to zero, from where it does not come back. At 0 both terms have a gradient from the first step.
+        clamp_alpha: Limit of |alpha|; None for none. The authors clamp to 5, on which their initial
+            bias sits.
+        initial_alpha: Bias of the last convolution. The authors start at 5, where nearly everything
+            passes and the cross-entropy hardly depends on lambda; with a large learning rate the
+            information term alone then drives lambda to zero, from where it does not come back. At
+            0 both terms have a gradient from the first step.
 
     Example:
         >>> from lit_iba.iba import ReadoutSettings
@@ -88,7 +93,8 @@ PRESETS: dict[str, ReadoutSettings] = {
 
 
 class ReadoutNetwork(nn.Module):
-    """Three 1x1 convolutions from standardised taps to alpha, with the noise model of the bottleneck beside them.
+    """Three 1x1 convolutions from standardised taps to alpha, with the noise model of the
+    bottleneck beside them.
 
     Args:
         layer: Where the bottleneck is.
@@ -186,10 +192,13 @@ class ReadoutNetwork(nn.Module):
         return layout.ungrid(alpha)
 
     def _sum(self, reads: list[Tensor], everywhere: Tensor, size: tuple[int, int]) -> Tensor:
-        """The taps' reads (B, first, ., .) resized to one size and added up, plus what is the same at all positions.
+        """The taps' reads (B, first, ., .) resized to one size and added up, plus what is the same
+        at all positions.
 
-        Resizing commutes with a 1x1 convolution and leaves constants alone; so the convolutions run at their taps' own size
-        and the constants are added to the smallest map. The large sum is made in place: memory traffic is what costs here.
+        Resizing commutes with a 1x1 convolution and leaves constants alone; so the convolutions run
+        at their taps' own size
+        and the constants are added to the smallest map. The large sum is made in place: memory
+            traffic is what costs here.
         """
         if not reads:
             return everywhere.expand(-1, -1, *size).clone()
@@ -215,7 +224,8 @@ class ReadoutIBA(TrainedExplainer):
         classifier: The network to explain.
         layer: Where the bottleneck is; by default the paper's choice for this network.
         taps: Layers that are read; by default the paper's.
-        statistics: Feature statistics of every tap and of the bottleneck's layer; None leaves them to training or loading.
+        statistics: Feature statistics of every tap and of the bottleneck's layer; None leaves them
+            to training or loading.
         preset: ``"default"`` or ``"reference"`` (the authors' evaluation code).
         settings: Any of :class:`ReadoutSettings`.
 
@@ -317,7 +327,9 @@ class ReadoutIBA(TrainedExplainer):
         return keep, drop, nats, noise
 
     def heatmap_values(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Bits per pixel (B, H, W) in one deterministic pass, and the bits without a position; this is what is exported."""
+        """Bits per pixel (B, H, W) in one deterministic pass, and the bits without a position; this
+        is what is exported.
+        """
         size = (images.shape[-2], images.shape[-1])
         r, _, taps = self.split.observe(images)
         layouts = self.layouts(r, taps, size)
@@ -340,7 +352,9 @@ class ReadoutIBA(TrainedExplainer):
     def explain(
         self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
     ) -> Attribution:
-        """One pass; the targets do not matter, for the readout was trained to keep what the prediction needs."""
+        """One pass; the targets do not matter, for the readout was trained to keep what the
+        prediction needs.
+        """
         # Asked until it is so, for the question makes the host wait.
         self._measured = self._measured or bool(int(self.network.images_measured))
         if not self._measured:
@@ -371,7 +385,8 @@ class ReadoutIBA(TrainedExplainer):
 
     def program_modules(self) -> dict[str, nn.Module]:
         """See the base class."""
-        # The traced cut holds only the layers up to the last tap. Cut with hooks, the whole classifier runs.
+        # The traced cut holds only the layers up to the last tap. Cut with hooks, the whole
+        # classifier runs.
         observe = self.split.observer
         trunk = observe if isinstance(observe, nn.Module) else self.classifier.model
         return {"classifier": trunk, "readout": self.network}
@@ -388,11 +403,13 @@ class ReadoutIBA(TrainedExplainer):
 
         Args:
             path: The checkpoint.
-            classifier: The classifier that it was trained for; built from the checkpoint's own record where None.
+            classifier: The classifier that it was trained for; built from the checkpoint's own
+                record where None.
             settings: ``seed``, if another one is wanted.
 
         Raises:
-            InputError: The file is missing, damaged, of another class, or was trained for another classifier.
+            InputError: The file is missing, damaged, of another class, or was trained for another
+                classifier.
         """
         checkpoint, classifier = cls.read(path, classifier)
         saved = checkpoint["hyper_parameters"]

@@ -1,7 +1,8 @@
-"""Training the Readout bottleneck: cross-entropy through the restricted features plus beta times the information.
+"""Training the Readout bottleneck: cross-entropy through the restricted features plus beta times
+the information.
 
-IBA (Schulz et al., ICLR 2020), section 3.3 and table 3. One frozen pass collects taps and R; the second pass, with gradients,
-runs only the layers behind the bottleneck.
+IBA (Schulz et al., ICLR 2020), section 3.3 and table 3. One frozen pass collects taps and R; the
+second pass, with gradients, runs only the layers behind the bottleneck.
 """
 
 from __future__ import annotations
@@ -31,15 +32,17 @@ class ReadoutTraining(TrainingWithFrozenClassifier):
     """Trains a :class:`ReadoutIBA` for one classifier.
 
     Args:
-        classifier: Keyword arguments of ``FrozenClassifier``: ``{"model": "resnet50", "weights": "DEFAULT"}``.
+        classifier: Keyword arguments of ``FrozenClassifier``:
+            ``{"model": "resnet50", "weights": "DEFAULT"}``.
         layer: Where the bottleneck is; by default the paper's choice for this network.
         taps: Layers that are read; by default the paper's.
         beta: Weight of the information (mean over elements), the paper's "beta = 10/k".
-        beta_warmup_steps: Steps over which beta grows linearly to its value, so that the network learns what matters before
-            it is asked to leave out the rest; 0 in the paper.
+        beta_warmup_steps: Steps over which beta grows linearly to its value, so that the network
+            learns what matters before it is asked to leave out the rest; 0 in the paper.
         readout: Any of ``ReadoutSettings``, such as ``{"hidden": [64, 64]}``.
         preset: ``"default"`` or ``"reference"``.
-        target: What the restricted features must still give: the data set's ``"label"``, or the ``"predicted"`` class.
+        target: What the restricted features must still give: the data set's ``"label"``, or the
+            ``"predicted"`` class.
         statistics_images: How many images the feature statistics are measured over before training.
         seed: Seeds the noise, together with each sample's key.
         optimizer: Called with the trainable parameters; Adam with learning rate 1e-5 in the paper.
@@ -135,7 +138,8 @@ class ReadoutTraining(TrainingWithFrozenClassifier):
         step = self._step(batch, self.current_epoch)
         grown = min(1.0, (self.global_step + 1) / max(self.beta_warmup_steps, 1))
         losses = step["cross_entropy"] + grown * self.beta * step["information_nats_per_element"]
-        # Divided by the batch's slots, not by the weights' sum: so two processes at batch b equal one at 2b.
+        # Divided by the batch's slots, not by the weights' sum: so two processes at batch b equal
+        # one at 2b.
         loss = (losses * weight).mean()
         self.log("train/loss", loss, prog_bar=True, batch_size=len(weight))
         self.log(

@@ -1,8 +1,10 @@
-"""Amortised InputIBA: a trained network predicts the prior of any image in one pass, in place of stages (a) and (b).
+"""Amortised InputIBA: a trained network predicts the prior of any image in one pass, in place of
+stages (a) and (b).
 
-Zhang et al., "Fine-Grained Neural Network Explanation by Identifying Input Features with Predictive Information" (NeurIPS 2021),
-section 3.3, fits lambda_G, mu_G and sigma_G for each image; here a generator network gives them, trained over a data set as
-amortised_training.py says. What it predicts is a map by itself, or the prior of stage (c).
+Zhang et al., "Fine-Grained Neural Network Explanation by Identifying Input Features with Predictive
+Information" (NeurIPS 2021), section 3.3, fits lambda_G, mu_G and sigma_G for each image; here a
+generator network gives them, trained over a data set as amortised_training.py says. What it
+predicts is a map by itself, or the prior of stage (c).
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ PRIOR_BITS = "prior_bits"
 
 
 class StoredStatistics(nn.Module):
-    """Statistics of a feature map as buffers, so that a checkpoint holds them; float32 (*shape) each."""
+    """Statistics of a feature map as buffers, so that a checkpoint holds them; float32 (*shape)
+    each.
+    """
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
@@ -80,7 +84,8 @@ def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 class PriorGenerator(nn.Module):
     """A U-Net over the image that also reads the classifier's features at its lowest level.
 
-    The image gives the resolution, the features what the classifier sees there: with those, a small network is enough.
+    The image gives the resolution, the features what the classifier sees there: with those, a small
+        network is enough.
 
     Args:
         shapes: Shape of every tap's output for one image, by name.
@@ -175,9 +180,10 @@ class AmortisedInputIBA(TrainedExplainer):
         layer: Where the feature bottleneck was in training; by default as :class:`InputIBA`.
         taps: Layers that the generator reads; by default the bottleneck's and those behind it.
         widths: The generator's, see :class:`PriorGenerator`.
-        output: ``"bits"``, ``"smoothed_lambda"`` or ``"sigmoid_alpha"``: stage (c) of :class:`InputIBA` for the image's target,
-            with this prior; or ``"prior_bits"``: what Z_G tells of the image, KL[N(lambda_G I + (1 - lambda_G) mu_G,
-            (1 - lambda_G)^2 sigma_G^2) || N(mu_G, sigma_G^2)] in bits a pixel, one pass whatever the target.
+        output: ``"bits"``, ``"smoothed_lambda"`` or ``"sigmoid_alpha"``: stage (c) of
+            :class:`InputIBA` for the image's target, with this prior; or ``"prior_bits"``: what Z_G
+            tells of the image, KL[N(lambda_G I + (1 - lambda_G) mu_G, (1 - lambda_G)^2 sigma_G^2)
+            || N(mu_G, sigma_G^2)] in bits a pixel, one pass whatever the target.
         seed: Of stage (c)'s noise, together with each sample's key.
         settings: Any of :class:`InputIBASettings`.
 
@@ -345,11 +351,13 @@ class AmortisedInputIBA(TrainedExplainer):
 
         Args:
             path: The checkpoint.
-            classifier: The classifier that it was trained for; built from the checkpoint's own record where None.
+            classifier: The classifier that it was trained for; built from the checkpoint's own
+                record where None.
             settings: ``output``, ``seed``, or settings of stage (c).
 
         Raises:
-            InputError: The file is missing, damaged, of another class, or was trained for another classifier.
+            InputError: The file is missing, damaged, of another class, or was trained for another
+                classifier.
         """
         checkpoint, classifier = cls.read(path, classifier)
         saved = checkpoint["hyper_parameters"]

@@ -1,8 +1,11 @@
 """Training amortised InputIBA: a generator of priors against one critic for all images.
 
-Zhang et al., "Fine-Grained Neural Network Explanation by Identifying Input Features with Predictive Information" (NeurIPS 2021),
-equation 3, over a data set. The critic is told which image it judges: the Wasserstein distance between f(Z_G) and Z* is meant
-image by image, and unconditionally any two sets of images with the same features on the whole would do.
+Zhang et al., "Fine-Grained Neural Network Explanation by Identifying Input Features with Predictive
+Information" (NeurIPS 2021),
+equation 3, over a data set. The critic is told which image it judges: the Wasserstein distance
+    between f(Z_G) and Z* is meant
+image by image, and unconditionally any two sets of images with the same features on the whole would
+do.
 """
 
 from __future__ import annotations
@@ -34,7 +37,8 @@ from lit_iba.randomness import sample_generators
 from lit_iba.statistics import FeatureStatistics, estimate_layers, identity_of
 from lit_iba.training.frozen import TrainingWithFrozenClassifier
 
-# Settings of InputIBA that say how one image's prior is fitted, or what one critic for all images cannot know.
+# Settings of InputIBA that say how one image's prior is fitted, or what one critic for all images
+# cannot know.
 NOT_HERE = (
     "gan",
     "generator_steps",
@@ -54,12 +58,14 @@ _SCORES = ("loss", "start", "lambda_g", "prior_bits")
 
 
 class ConditionalCritic(nn.Module):
-    """Scores samples of a feature map, given the image's own feature map and mask, and the direction of the wrong mean.
+    """Scores samples of a feature map, given the image's own feature map and mask, and the
+    direction of the wrong mean.
 
-    A critic of one image alone that is linear ends up in the direction from the mean of f(Z_G) to that of Z*, with norm 1. No
-    network guesses that from the image, as the generator moves; so it is given (see :func:`directions`). A network of the
-    sample's deviation from the mean of Z*, and of the image, sees any other difference. Its sum over n positions is divided by
-    sqrt(n), so that gradients are of the order of one, as the Lipschitz condition wants them.
+    A critic of one image alone that is linear ends up in the direction from the mean of f(Z_G) to
+    that of Z*, with norm 1. No network guesses that from the image, as the generator moves; so it
+    is given (see :func:`directions`). A network of the sample's deviation from the mean of Z*, and
+    of the image, sees any other difference. Its sum over n positions is divided by sqrt(n), so that
+    gradients are of the order of one, as the Lipschitz condition wants them.
 
     Args:
         channels: C of the feature maps.
@@ -93,7 +99,8 @@ class ConditionalCritic(nn.Module):
 
 @torch.no_grad()
 def directions(fakes: Tensor, mean: Tensor) -> Tensor:
-    """For each draw of f(Z_G), the unit direction to the mean of Z* (B, C, h, w) from that of the image's other draws.
+    """For each draw of f(Z_G), the unit direction to the mean of Z* (B, C, h, w) from that of the
+    image's other draws.
 
     A draw's own noise must not point its direction: that would reward less noise.
 
@@ -123,22 +130,28 @@ class Batch(NamedTuple):
 class InputIBATraining(TrainingWithFrozenClassifier):
     """Trains an :class:`AmortisedInputIBA` for one classifier.
 
-    A batch is ``critic_steps`` updates of the critic, then one of the generator; each counts as a global step.
+    A batch is ``critic_steps`` updates of the critic, then one of the generator; each counts as a
+    global step.
 
     Args:
-        classifier: Keyword arguments of ``FrozenClassifier``: ``{"model": "vgg16", "weights": "DEFAULT"}``.
+        classifier: Keyword arguments of ``FrozenClassifier``:
+            ``{"model": "vgg16", "weights": "DEFAULT"}``.
         layer: Where the feature bottleneck is; by default as :class:`InputIBA`.
         taps: Layers that the generator reads; by default as :class:`AmortisedInputIBA`.
         widths: Channels at each level of the generator.
         critic_width: Channels of the critic's hidden layers.
-        start_batches: In so many batches at first, the generator learns where a fit of each image's own would begin (its logits'
-            squared difference from ``prior_start``) and the critic to judge it. 0 starts from lambda_G = 1/2.
-        settings: Of :class:`InputIBASettings`, those about features, Z*, samples and critic, and those of stage (c), which the
-            explainer then has. ``lipschitz`` is ``"clip"`` here unless given, as published.
-        target: The class whose features the bottleneck keeps: the data set's ``"label"``, or the ``"predicted"`` one.
+        start_batches: In so many batches at first, the generator learns where a fit of each image's
+            own would begin (its logits' squared difference from ``prior_start``) and the critic to
+            judge it. 0 starts from lambda_G = 1/2.
+        settings: Of :class:`InputIBASettings`, those about features, Z*, samples and critic, and
+            those of stage (c), which the explainer then has. ``lipschitz`` is ``"clip"`` here
+            unless given, as published.
+        target: The class whose features the bottleneck keeps: the data set's ``"label"``, or the
+            ``"predicted"`` one.
         statistics_images: How many images the statistics are measured over before training.
         seed: Seeds all noise, together with each sample's key.
-        optimizer: Called with the generator's parameters; RMSProp with learning rate 5e-5 in the paper.
+        optimizer: Called with the generator's parameters; RMSProp with learning rate 5e-5 in the
+            paper.
         critic_optimizer: Called with the critic's parameters; likewise.
 
     Example:
@@ -283,7 +296,8 @@ class InputIBATraining(TrainingWithFrozenClassifier):
             real = seen.view(seen.latent.sample(s.samples))
             losses = critic_objective(self._score(seen, fakes), real, fakes, s, seen.generators)
             optimizer.zero_grad()
-            # Divided by the batch's slots, not by the weights' sum: so two processes at batch b equal one at 2b.
+            # Divided by the batch's slots, not by the weights' sum: so two processes at batch b
+            # equal one at 2b.
             self.manual_backward((losses * weight).mean())
             optimizer.step()
             if s.lipschitz == "clip":
@@ -308,7 +322,9 @@ class InputIBATraining(TrainingWithFrozenClassifier):
 
     @staticmethod
     def _start_gap(seen: Batch, prior: InputPrior) -> Tensor:
-        """Mean squared difference of the logits of lambda_G from where a fit of each image's own begins, (B,)."""
+        """Mean squared difference of the logits of lambda_G from where a fit of each image's own
+        begins, (B,).
+        """
         return (prior.logits - seen.start.logits).square().mean(dim=(1, 2, 3))
 
     def _log_mean(self, name: str, values: Tensor, weight: Tensor) -> None:
@@ -316,7 +332,9 @@ class InputIBATraining(TrainingWithFrozenClassifier):
         self.log(f"train/{name}", (values * weight).mean(), prog_bar=shown, batch_size=len(weight))
 
     def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
-        """``loss``: distance of f(Z_G) from Z*; ``start``: of the prior that a fit would begin with; the same draws each time."""
+        """``loss``: distance of f(Z_G) from Z*; ``start``: of the prior that a fit would begin
+        with; the same draws each time.
+        """
         with torch.inference_mode(False), torch.no_grad():
             with torch.autocast(self.device.type, enabled=False):
                 seen = self._restrict(batch, 0)
@@ -331,10 +349,13 @@ class InputIBATraining(TrainingWithFrozenClassifier):
         self.update_scores(scores, batch["weight"])
 
     def distance(self, seen: Batch, prior: InputPrior) -> Tensor:
-        """How far f(Z_G) is from Z* in mean and standard deviation, element by element, in standard deviations of R.
+        """How far f(Z_G) is from Z* in mean and standard deviation, element by element, in standard
+        deviations of R.
 
-        The root mean square over the elements that count, of both differences: the 2-Wasserstein distance of Gaussians without
-        correlations. With S samples it is never below about ``1.2 / sqrt(S)`` times the standard deviation of Z*.
+        The root mean square over the elements that count, of both differences: the 2-Wasserstein
+            distance of Gaussians without
+        correlations. With S samples it is never below about ``1.2 / sqrt(S)`` times the standard
+        deviation of Z*.
 
         Returns:
             (B,).
@@ -347,7 +368,9 @@ class InputIBATraining(TrainingWithFrozenClassifier):
         return ((gap * counts).flatten(1).sum(dim=1) / counts.sum()).sqrt()
 
     def drawings(self, pictures: Tensor) -> list[Tensor]:
-        """Beside pictures uint8 (B, 3, H, W): overlay and map of the prior's bits, and lambda_G's mean over colours."""
+        """Beside pictures uint8 (B, 3, H, W): overlay and map of the prior's bits, and lambda_G's
+        mean over colours.
+        """
         images = self.images_of({"picture": pictures})
         heatmap = self(images).cpu()
         with torch.no_grad():
@@ -372,7 +395,9 @@ class InputIBATraining(TrainingWithFrozenClassifier):
             )
 
     def measure(self, batches: Iterator[Tensor], data: str = "") -> None:
-        """Measure and keep the statistics of features and images, over all processes' batches (B, 3, H, W)."""
+        """Measure and keep the statistics of features and images, over all processes' batches (B,
+        3, H, W).
+        """
         of_images = FeatureStatistics(
             self.generator.input_statistics.mean.shape, identity_of(self.classifier, INPUT, data)
         )

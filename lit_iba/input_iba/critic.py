@@ -1,7 +1,9 @@
-"""The critic of a Wasserstein GAN over feature maps: one for each of several images, evaluated together.
+"""The critic of a Wasserstein GAN over feature maps: one for each of several images, evaluated
+together.
 
-Arjovsky et al., "Wasserstein GAN" (2017), and Gulrajani et al., "Improved Training of Wasserstein GANs" (2017), as InputIBA
-(Zhang et al., NeurIPS 2021, section 3.3) uses them. Plain torch: how the critic is trained is its caller's business.
+Arjovsky et al., "Wasserstein GAN" (2017), and Gulrajani et al., "Improved Training of Wasserstein
+GANs" (2017), as InputIBA (Zhang et al., NeurIPS 2021, section 3.3) uses them. Plain torch: how the
+critic is trained is its caller's business.
 """
 
 from __future__ import annotations
@@ -29,12 +31,14 @@ class Convolution:
 
 @dataclass(frozen=True)
 class CriticDesign:
-    """Layers of a critic, each with a leaky ReLU behind it but for the last, which gives one number.
+    """Layers of a critic, each with a leaky ReLU behind it but for the last, which gives one
+    number.
 
     Args:
         convolutions: First these,
         hidden: then dense layers of these widths, then one to a single number.
-        batch_norm: Whether each convolution is followed by batch norm over the samples of its image.
+        batch_norm: Whether each convolution is followed by batch norm over the samples of its
+            image.
 
     Example:
         >>> from lit_iba.input_iba import CriticDesign
@@ -51,7 +55,9 @@ LINEAR = CriticDesign(())  # one weight an element of the feature map
 
 
 def published_design(channels: int) -> CriticDesign:
-    """The authors' published critic for a feature map of so many channels; 64 million weights at VGG-16's conv4_1."""
+    """The authors' published critic for a feature map of so many channels; 64 million weights at
+    VGG-16's conv4_1.
+    """
     return CriticDesign(
         (
             Convolution(2 * channels, 4, 2, 1),
@@ -137,7 +143,8 @@ class Critic(nn.Module):
 
 
 def critic_loss(critic: Scorer, real: Tensor, fake: Tensor) -> Tensor:
-    """What a critic minimises: mean score of the fakes minus that of the real samples, for each of its N images, (N,).
+    """What a critic minimises: mean score of the fakes minus that of the real samples, for each of
+    its N images, (N,).
 
     Its negative estimates the Wasserstein distance, up to the critic's Lipschitz constant.
     """
@@ -145,7 +152,8 @@ def critic_loss(critic: Scorer, real: Tensor, fake: Tensor) -> Tensor:
 
 
 def gradient_penalty(critic: Scorer, real: Tensor, fake: Tensor, between: Tensor) -> Tensor:
-    """Mean squared deviation of the critic's gradient norm from 1 at points between real and fake, for each image, (N,).
+    """Mean squared deviation of the critic's gradient norm from 1 at points between real and fake,
+    for each image, (N,).
 
     Args:
         critic: From (S, N, ...) to (S, N).

@@ -1,8 +1,9 @@
 """InputIBA: the information that each pixel has to keep, at the input's own resolution.
 
-Zhang et al., "Fine-Grained Neural Network Explanation by Identifying Input Features with Predictive Information" (NeurIPS
-2021). Three stages: (a) a bottleneck on deep features finds lambda*; (b) a prior on the input is fitted so that it has the same
-effect on these features; (c) a bottleneck on the input keeps the class with the fewest bits beyond that prior.
+Zhang et al., "Fine-Grained Neural Network Explanation by Identifying Input Features with Predictive
+Information" (NeurIPS 2021). Three stages: (a) a bottleneck on deep features finds lambda*; (b) a
+prior on the input is fitted so that it has the same effect on these features; (c) a bottleneck on
+the input keeps the class with the fewest bits beyond that prior.
 """
 
 from __future__ import annotations
@@ -66,16 +67,19 @@ class InputIBA(Explainer):
 
     Args:
         classifier: The network to explain.
-        layer: Where the feature bottleneck is: VGG-16's conv4_1 (``"features.17"``) in the paper, ``"layer2"`` of ResNets.
+        layer: Where the feature bottleneck is: VGG-16's conv4_1 (``"features.17"``) in the paper,
+            ``"layer2"`` of ResNets.
         statistics: Feature statistics of that layer, or a file of them.
-        input_statistics: Statistics of the images themselves (:func:`estimate_input`), or a file of them.
+        input_statistics: Statistics of the images themselves (:func:`estimate_input`), or a file of
+            them.
         seed: Seeds the noise, together with each sample's key.
         preset: ``"default"``, or ``"reference"``: what the published code does.
         on_step: Called with stage, steps done and steps to do, for a progress bar.
         settings: Any of :class:`InputIBASettings`.
 
     Raises:
-        InputError: Unknown layer or setting, statistics that belong to something else, or none where they are needed.
+        InputError: Unknown layer or setting, statistics that belong to something else, or none
+            where they are needed.
 
     Example:
         >>> from lit_iba import InputIBA
@@ -137,7 +141,9 @@ class InputIBA(Explainer):
         settings: dict[str, Any],
         surroundings: Surroundings | None = None,
     ) -> InputIBA:
-        """Build from a config: statistics that are not given are estimated once on the run's own images."""
+        """Build from a config: statistics that are not given are estimated once on the run's own
+        images.
+        """
         settings = dict(settings)
         settings["layer"] = layer = paper_layer(classifier, settings.get("layer"))
         if surroundings is not None:
@@ -172,7 +178,9 @@ class InputIBA(Explainer):
     def find_stages(
         self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
     ) -> InputStages:
-        """All masks of checked images (B, 3, H, W) for targets (B,); ``generators[i]`` belongs to image i."""
+        """All masks of checked images (B, 3, H, W) for targets (B,); ``generators[i]`` belongs to
+        image i.
+        """
         # An image's result does not depend on its batch, so that a batch may be taken in parts.
         s = self.settings
         together = max(1, s.forward_batch_size // max(s.copies, s.feature_copies, s.samples))
@@ -185,9 +193,10 @@ class InputIBA(Explainer):
     def _find_part(
         self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
     ) -> InputStages:
-        # The GAN makes percents of a rounding, and how a sum rounds depends on the size of the batch: up to the prior, each image
-        # is alone. What follows enlarges nothing. On a GPU one image leaves most of the device idle (0.6 s an image instead of
-        # 0.11 on an H100, VGG-16), so that there the batch stays together, and maps agree as far as roundings let them.
+        # The GAN makes percents of a rounding, and how a sum rounds depends on the size of the
+        # batch: up to the prior, each image is alone. What follows enlarges nothing. On a GPU one
+        # image leaves most of the device idle (0.6 s an image instead of 0.11 on an H100, VGG-16),
+        # so that there the batch stays together, and maps agree as far as roundings let them.
         alone = self.settings.gan != "none" and images.device.type == "cpu"
         together = 1 if alone else len(images)
         noise, keeps, nats, priors = self.input_noise(images), [], [], []
@@ -205,7 +214,9 @@ class InputIBA(Explainer):
     def find_mask(
         self, images: Tensor, targets: Tensor, generators: list[torch.Generator], prior: InputPrior
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Stage c: lambda_G, Lambda, its logits alpha and the bits, as in :class:`InputStages`, for a prior of every image."""
+        """Stage c: lambda_G, Lambda, its logits alpha and the bits, as in :class:`InputStages`, for
+        a prior of every image.
+        """
         noise = self.input_noise(images)
         with torch.no_grad():
             prior_keep, prior_drop = prior.masks()
@@ -217,7 +228,9 @@ class InputIBA(Explainer):
 
     @torch.no_grad()
     def starting_prior(self, masked: MaskedFeature, noise: NoiseModel) -> InputPrior:
-        """Where stage b begins: lambda_G from the information in the features, mu_G and sigma_G of the images at large."""
+        """Where stage b begins: lambda_G from the information in the features, mu_G and sigma_G of
+        the images at large.
+        """
         count, s = len(masked.r), self.settings
         return InputPrior(
             starting_logits(masked, (noise.mean.shape[-2], noise.mean.shape[-1]), s.prior_start),
@@ -352,7 +365,8 @@ def paper_layer(classifier: FrozenClassifier, layer: str | None) -> str:
 def estimate_input(
     classifier: FrozenClassifier, batches: Any, *, data: str = ""
 ) -> FeatureStatistics:
-    """Statistics of the images themselves, element by element, over batches (B, 3, H, W); ``data`` says what they are.
+    """Statistics of the images themselves, element by element, over batches (B, 3, H, W); ``data``
+    says what they are.
 
     Raises:
         InputError: No images at all.

@@ -1,8 +1,10 @@
-"""The prior of the input bottleneck: a mask and noise on the input that give the features the distribution of Z*.
+"""The prior of the input bottleneck: a mask and noise on the input that give the features the
+distribution of Z*.
 
-Zhang et al., "Fine-Grained Neural Network Explanation by Identifying Input Features with Predictive Information" (NeurIPS
-2021), section 3.3: Z_G = lambda_G I + (1 - lambda_G) eps_G, eps_G ~ N(mu_G, sigma_G^2), fitted so that f(Z_G) is distributed as
-Z* = lambda* R + (1 - lambda*) eps. Every image has its own parameters and its own critic.
+Zhang et al., "Fine-Grained Neural Network Explanation by Identifying Input Features with Predictive
+Information" (NeurIPS 2021), section 3.3: Z_G = lambda_G I + (1 - lambda_G) eps_G, eps_G ~ N(mu_G,
+sigma_G^2), fitted so that f(Z_G) is distributed as Z* = lambda* R + (1 - lambda*) eps. Every image
+has its own parameters and its own critic.
 """
 
 from __future__ import annotations
@@ -135,7 +137,9 @@ class LatentBottleneck:
 
 
 class CriticView:
-    """Feature maps (S, B, *R) as critics take them, (S, B, C, h, w): laid out as a grid and, if wanted, standardised."""
+    """Feature maps (S, B, *R) as critics take them, (S, B, C, h, w): laid out as a grid and, if
+    wanted, standardised.
+    """
 
     def __init__(self, masked: MaskedFeature, standardise: bool) -> None:
         self.layout, noise = masked.layout, masked.noise
@@ -147,10 +151,12 @@ class CriticView:
 
 
 class RMSpropByImage(torch.optim.Optimizer):
-    """RMSProp with one second moment for all elements of an image, without bias towards zero at the start.
+    """RMSProp with one second moment for all elements of an image, without bias towards zero at the
+    start.
 
-    RMSProp's first steps move every element by the same amount in the direction of its gradient's sign, be it rounding noise or
-    not. Here elements without influence stay where they are, and results vary smoothly with their inputs.
+    RMSProp's first steps move every element by the same amount in the direction of its gradient's
+    sign, be it rounding noise or not. Here elements without influence stay where they are, and
+    results vary smoothly with their inputs.
     """
 
     def __init__(self, parameters: Any, decay: float = 0.9) -> None:
@@ -221,7 +227,8 @@ def fit_prior(
     def fakes() -> Tensor:
         return view(prior_features(prior, images, spread, head, s, generators))
 
-    # RMSProp is elementwise and every loss a sum over images: each image is fitted as if it were alone.
+    # RMSProp is elementwise and every loss a sum over images: each image is fitted as if it were
+    # alone.
     rates = [group["lr"] for group in mover.param_groups]
     for step in range(s.generator_steps):
         fake = fakes()
@@ -256,7 +263,9 @@ def prior_features(
     settings: InputIBASettings,
     generators: Sequence[torch.Generator],
 ) -> Tensor:
-    """Draws of f(Z_G), (S, B, *R): Z_G of a picture from the local explanation set of each image; see :func:`fit_prior`."""
+    """Draws of f(Z_G), (S, B, *R): Z_G of a picture from the local explanation set of each image;
+    see :func:`fit_prior`.
+    """
     samples, around = settings.samples, images
     if settings.neighbourhood:
         around = images + spread * normal_copies(generators, samples, images.shape[1:])
@@ -271,11 +280,14 @@ def critic_objective(
     settings: InputIBASettings,
     generators: Sequence[torch.Generator],
 ) -> Tensor:
-    """What a critic minimises on samples (S, B, C, h, w), with the gradient penalty where that is wanted: (B,)."""
+    """What a critic minimises on samples (S, B, C, h, w), with the gradient penalty where that is
+    wanted: (B,).
+    """
     loss = critic_loss(critic, real, fake)
     if settings.lipschitz == "gradient_penalty":
         between = uniform(generators, len(real))
-        # A gap between maps of n elements is of the order of sqrt(n), which the penalty must outweigh.
+        # A gap between maps of n elements is of the order of sqrt(n), which the penalty must
+        # outweigh.
         weight = settings.penalty * real[0, 0].numel() ** 0.5
         loss = loss + weight * gradient_penalty(critic, real, fake, between)
     return loss

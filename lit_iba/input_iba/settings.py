@@ -39,7 +39,8 @@ POSITIVE = (
 
 @dataclass(frozen=True)
 class InputIBASettings:
-    """The paper's value where it gives one (S), the authors' code's where only that does (C), else ours (O).
+    """The paper's value where it gives one (S), the authors' code's where only that does (C), else
+    ours (O).
 
     Args:
         beta_feat: Stage a, weight of the information in the features (S: 10).
@@ -47,28 +48,34 @@ class InputIBASettings:
         feature_copies: Noise copies a step (C: 10).
         feature_smoothing_sigma: Blur of the features' mask, in positions (IBA: 1; C: none).
         feature_preset: Of :class:`PerSampleIBA`, for whatever else it sets.
-        z_star_mask: What mixes R with noise in Z*: ``"lambda"`` (S), or ``"capacity"``, the nats an element (C).
-        z_star_noise: That noise: ``"estimated"``, N(mu_R, sigma_R^2) (S), or ``"uniform_groups"``: ten random means and
-            scales (C).
-        prior_start: lambda_G at the start: bits a pixel of the features' map as its logit, ``"bits"`` (C), or ``"capped_bits"``,
-            at most 3 (O).
-        gan: ``"wgan"``: stage b fits lambda_G, mu_G and sigma_G; ``"none"``: lambda_G stays as it started (O).
-        neighbourhood: Local explanation set: standard deviation of Gaussian noise on the image, in units of sigma_I (C: 0).
+        z_star_mask: What mixes R with noise in Z*: ``"lambda"`` (S), or ``"capacity"``, the nats an
+            element (C).
+        z_star_noise: That noise: ``"estimated"``, N(mu_R, sigma_R^2) (S), or ``"uniform_groups"``:
+            ten random means and scales (C).
+        prior_start: lambda_G at the start: bits a pixel of the features' map as its logit,
+            ``"bits"`` (C), or ``"capped_bits"``, at most 3 (O).
+        gan: ``"wgan"``: stage b fits lambda_G, mu_G and sigma_G; ``"none"``: lambda_G stays as it
+            started (O).
+        neighbourhood: Local explanation set: standard deviation of Gaussian noise on the image, in
+            units of sigma_I (C: 0).
         generator_steps: Updates of lambda_G, mu_G, sigma_G (C: 40).
         critic_steps: Updates of the critic before each of these (C: 3.5).
         critic_warm_up: Further updates of the critic before the first (O).
         samples: Samples of f(Z_G), and of Z*, an update (C: 32).
-        reuse_fakes: Whether all critic updates before a generator update see the same samples of f(Z_G), which
-            then cost one pass through the network altogether (O); else new ones each time (C).
+        reuse_fakes: Whether all critic updates before a generator update see the same samples of
+            f(Z_G), which then cost one pass through the network altogether (O); else new ones each
+            time (C).
         critic: ``"linear"``: a weight an element of R (O), or ``"published"`` (C), see critic.py.
         standardise: Whether the critic sees (R - mu_R) / sigma_R (O) or R (C).
-        lipschitz: ``"gradient_penalty"`` (O), or ``"clip"``: weights within [-clip, clip] (S: a WGAN).
+        lipschitz: ``"gradient_penalty"`` (O), or ``"clip"``: weights within [-clip, clip] (S: a
+            WGAN).
         clip: Largest weight (C: 0.01).
         penalty: Weight of the gradient penalty (Gulrajani et al.: 10).
         critic_learning_rate: Of RMSProp (S: 5e-5).
         mask_learning_rate: Of RMSProp, for the logits of lambda_G (C: 0.003).
         noise_learning_rate: Of RMSProp, for mu_G; half of it for sigma_G (C: 0.1).
-        step_size: RMSProp's second moment is kept for each ``"element"`` (C), or is one for each ``"image"`` (O).
+        step_size: RMSProp's second moment is kept for each ``"element"`` (C), or is one for each
+            ``"image"`` (O).
         decay: Whether the generator's learning rates fall linearly to 0 (O).
         prior_smoothing_sigma: Blur of lambda_G, in pixels (C: 0).
         beta_input: Stage c, weight of the information in the input (S: 20).
@@ -77,13 +84,16 @@ class InputIBASettings:
         copies: Noise copies a step (C: 10).
         initial_alpha: Logit of both masks at the start (C: 5).
         smoothing_sigma: Blur of Lambda, in pixels (C: 1).
-        passes: What goes through the network: ``"image"``: Lambda I + (1 - Lambda) eps, which remark 2 measures (C), or
-            ``"prior"``: lambda_G Lambda in its place, as Z_I = Lambda Z_G + (1 - Lambda) eps is distributed (remark 1).
-        input_noise: mu_I and sigma_I: ``"estimated"`` for each element (S), or ``"standard"``: 0 and 1 (C).
-        output: ``"bits"`` a pixel; or the mean over colours of Lambda (``"smoothed_lambda"``, S calls this InputIBA), or of
-            sigmoid(alpha) (``"sigmoid_alpha"``, C).
+        passes: What goes through the network: ``"image"``: Lambda I + (1 - Lambda) eps, which
+            remark 2 measures (C), or ``"prior"``: lambda_G Lambda in its place, as Z_I = Lambda Z_G
+            + (1 - Lambda) eps is distributed (remark 1).
+        input_noise: mu_I and sigma_I: ``"estimated"`` for each element (S), or ``"standard"``: 0
+            and 1 (C).
+        output: ``"bits"`` a pixel; or the mean over colours of Lambda (``"smoothed_lambda"``, S
+            calls this InputIBA), or of sigmoid(alpha) (``"sigmoid_alpha"``, C).
         forward_batch_size: Images a forward pass at most, as far as one image's copies allow.
-        precision: Of the network in all stages: ``"float32"``, or ``"bf16"`` under bfloat16 autocast.
+        precision: Of the network in all stages: ``"float32"``, or ``"bf16"`` under bfloat16
+            autocast.
 
     Example:
         >>> from lit_iba.input_iba import InputIBASettings

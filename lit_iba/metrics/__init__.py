@@ -1,4 +1,6 @@
-"""Metrics of heatmaps: torchmetrics classes over pure functions, one file a family (docs/metrics.md)."""
+"""Metrics of heatmaps: torchmetrics classes over pure functions, one file a family
+(docs/metrics.md).
+"""
 
 from typing import TYPE_CHECKING
 

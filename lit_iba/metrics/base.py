@@ -1,7 +1,8 @@
 """What every heatmap metric is: numbers per image in, a mean with its standard error out.
 
-A metric keeps *rows*, one an image, and its result is a pure function of them. So results can be computed again from
-stored rows, on any number of processes, and paired tests between explainers have the numbers they need.
+A metric keeps *rows*, one an image, and its result is a pure function of them. So results can be
+computed again from stored rows, on any number of processes, and paired tests between explainers
+have the numbers they need.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class Result:
         standard_error: Of the score, over images; NaN for fewer than two.
         n: Number of images that entered the score.
         extra: Further scalars by name.
-        curves: By name, lists ``x``, ``y`` and ``se`` (standard error of y over images) of equal length.
+        curves: By name, lists ``x``, ``y`` and ``se`` (standard error of y over images) of equal
+            length.
         x_label: What x is, with its unit.
         y_label: What y is, with its unit.
 
@@ -60,7 +62,8 @@ class Result:
 
 
 def mean_and_error(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean over the first dimension and its standard error s / sqrt(N), with the unbiased s; NaN where undefined.
+    """Mean over the first dimension and its standard error s / sqrt(N), with the unbiased s; NaN
+    where undefined.
 
     Example:
         >>> import torch
@@ -92,7 +95,8 @@ def curve(x: Tensor, y: Tensor) -> Curve:
 class HeatmapMetric(Metric):
     """Judges heatmaps.
 
-    Subclasses name their rows in ``scalars`` and ``row_curves`` and write :meth:`score_rows` and :meth:`summarize`.
+    Subclasses name their rows in ``scalars`` and ``row_curves`` and write :meth:`score_rows` and
+    :meth:`summarize`.
 
     Args:
         settings: The metric's own settings, for the record and for telling results apart.
@@ -153,13 +157,16 @@ class HeatmapMetric(Metric):
 
     @property
     def shared_key(self) -> Hashable:
-        """What :meth:`shared_scores` depends on beside the images; metrics of equal keys share. None: nobody else."""
+        """What :meth:`shared_scores` depends on beside the images; metrics of equal keys share.
+        None: nobody else.
+        """
         return None
 
     def shared_scores(
         self, classifier: FrozenClassifier, images: Tensor, targets: Tensor
     ) -> Tensor | None:
-        """What the classifier says about the images whatever the heatmaps, (B, ...); None if there is nothing.
+        """What the classifier says about the images whatever the heatmaps, (B, ...); None if there
+        is nothing.
 
         Pass it to :meth:`update` as ``shared`` to judge several explainers at the price of one.
         """
@@ -182,7 +189,9 @@ class HeatmapMetric(Metric):
         """The result that follows from rows, and from nothing else."""
 
     def scores(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Scalars per image, each (N,); the mean of ``score`` over images (NaN left out) is the result's score."""
+        """Scalars per image, each (N,); the mean of ``score`` over images (NaN left out) is the
+        result's score.
+        """
         return {row: rows[row] for row in self.scalars}
 
     def update(
@@ -207,8 +216,8 @@ class HeatmapMetric(Metric):
             object_mask: Which pixels belong to the object, bool (B, H, W).
             keys: Names of the samples, for error messages.
             shared: What :meth:`shared_scores` gave for the same images and targets.
-            others: Heatmaps of other images, by the same explainer, (B, ``others_wanted``, H, W), where the metric
-                wants some; it hands them to :meth:`score_rows` as ``others``.
+            others: Heatmaps of other images, by the same explainer, (B, ``others_wanted``, H, W),
+                where the metric wants some; it hands them to :meth:`score_rows` as ``others``.
 
         Raises:
             InputError: Shapes that do not fit, NaN, or an object mask that is needed and missing.
@@ -223,8 +232,8 @@ class HeatmapMetric(Metric):
                 classifier, images, targets, heatmaps, object_mask, shared, **extra
             )
         for row in (*self.scalars, *self.row_curves):
-            # States are one-dimensional, so that a process that saw no image can still take part in gathering them;
-            # the clone, made outside inference mode, is an ordinary tensor.
+            # States are one-dimensional, so that a process that saw no image can still take part in
+            # gathering them; the clone, made outside inference mode, is an ordinary tensor.
             getattr(self, row).append(rows[row].float().flatten().to(self.device).clone())
         self.images_seen += len(images)
 
@@ -239,7 +248,9 @@ class HeatmapMetric(Metric):
         return others.detach().to(heatmaps)
 
     def rows(self) -> dict[str, Tensor]:
-        """The rows of every image since the last reset, float32: (N,) for scalars, (N, K) for curves."""
+        """The rows of every image since the last reset, float32: (N,) for scalars, (N, K) for
+        curves.
+        """
         count = int(self.images_seen)
         flat = {row: getattr(self, row) for row in (*self.scalars, *self.row_curves)}
         found = {
@@ -280,7 +291,9 @@ def check_heatmaps(heatmaps: Tensor, images: Tensor, keys: Sequence[str] | None 
 def check_object_mask(
     object_mask: Tensor | None, images: Tensor, needed_by: str | bool = False
 ) -> Tensor | None:
-    """The object mask as bool on the images' device, or an error where it is missing or does not fit."""
+    """The object mask as bool on the images' device, or an error where it is missing or does not
+    fit.
+    """
     if object_mask is None:
         if needed_by:
             raise InputError(
@@ -329,8 +342,8 @@ def build_metric(name: str, settings: dict[str, Any] | None = None) -> HeatmapMe
 
     Args:
         name: A key of ``METRICS``, or a dotted class path.
-        settings: Keyword arguments of the metric; ``preset: reference`` stands for those of the authors' code, and
-            settings given beside it win.
+        settings: Keyword arguments of the metric; ``preset: reference`` stands for those of the
+            authors' code, and settings given beside it win.
 
     Raises:
         InputError: Unknown name, preset or setting.

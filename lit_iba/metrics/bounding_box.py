@@ -1,7 +1,7 @@
 """Bounding box: does the strongest attribution lie on the object?
 
-Schulz et al., "Restricting the Flow" (ICLR 2020), section 4.5 and table 1. Of the n highest pixels of a heatmap, n
-being the number of pixels in the image's box or boxes, the share that lies inside.
+Schulz et al., "Restricting the Flow" (ICLR 2020), section 4.5 and table 1. Of the n highest pixels
+of a heatmap, n being the number of pixels in the image's box or boxes, the share that lies inside.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from lit_iba.perturbation import in_double
 
 
 def share_inside(heatmaps: Tensor, object_mask: Tensor) -> Tensor:
-    """Share of the n highest pixels that lie inside the mask of n pixels, (B, H, W) twice to (B,); NaN for empty masks.
+    """Share of the n highest pixels that lie inside the mask of n pixels, (B, H, W) twice to (B,);
+    NaN for empty masks.
 
-    Where pixels tie for the last places, each has the same part of them: the mean over all orders of the tied.
+    Where pixels tie for the last places, each has the same part of them: the mean over all orders
+        of the tied.
     """
     values, inside = heatmaps.flatten(1), object_mask.flatten(1)
     n = inside.sum(dim=1)  # (B,)
@@ -32,11 +34,12 @@ def share_inside(heatmaps: Tensor, object_mask: Tensor) -> Tensor:
 
 
 class BoundingBox(HeatmapMetric):
-    """Share of the n highest pixels inside the box of n pixels; 1 is perfect, the box's share of the picture is chance.
+    """Share of the n highest pixels inside the box of n pixels; 1 is perfect, the box's share of
+    the picture is chance.
 
     Args:
-        max_box_fraction: Images whose boxes cover this share of the picture or more are left out, as are images
-            without a box.
+        max_box_fraction: Images whose boxes cover this share of the picture or more are left out,
+            as are images without a box.
 
     Example:
         >>> import torch
@@ -77,7 +80,9 @@ class BoundingBox(HeatmapMetric):
         object_mask: Tensor | None,
         shared: Tensor | None,
     ) -> dict[str, Tensor]:
-        """Score, NaN for images left out, and the share of the picture that the boxes cover, each (B,)."""
+        """Score, NaN for images left out, and the share of the picture that the boxes cover, each
+        (B,).
+        """
         assert object_mask is not None  # update() checks it
         fraction = object_mask.flatten(1).float().mean(dim=1)
         score = share_inside(heatmaps, object_mask)

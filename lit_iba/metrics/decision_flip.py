@@ -1,9 +1,10 @@
 """Decision flip: how much of the picture can go before the classifier changes its mind?
 
-Grabska-Barwinska, "Measuring and improving the quality of visual explanations", section 4, equations 17-20, and supplement F.
-Pixels are removed least salient first (-) or most salient first (+) until argmax changes; e is the share of the picture's
-norm that is gone by then. The same with heatmaps that the method gave for *other* images says what any map of that look would
-reach, and the difference is what the map knows about its image.
+Grabska-Barwinska, "Measuring and improving the quality of visual explanations", section 4,
+equations 17-20, and supplement F. Pixels are removed least salient first (-) or most salient first
+(+) until argmax changes; e is the share of the picture's norm that is gone by then. The same with
+heatmaps that the method gave for *other* images says what any map of that look would reach, and the
+difference is what the map knows about its image.
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ def first_flips(
     steps: Tensor,
     forward_batch_size: int,
 ) -> Tensor:
-    """The first step at which the classifier no longer says ``classes``, exactly as if steps were tried one by one.
+    """The first step at which the classifier no longer says ``classes``, exactly as if steps were
+    tried one by one.
 
-    A flip need not last, so that a later step says nothing about an earlier one and every step up to the first flip has to
-    be looked at; no search can do with fewer. They are looked at in order, all searches side by side: a round takes as
-    many steps of each search as fill a forward pass (one, as long as there are that many searches), and a search ends with
-    the round of its first flip.
+    A flip need not last, so that a later step says nothing about an earlier one and every step up
+    to the first flip has to be looked at; no search can do with fewer. They are looked at in order,
+    all searches side by side: a round takes as many steps of each search as fill a forward pass
+    (one, as long as there are that many searches), and a search ends with the round of its first
+    flip.
 
     Args:
         classifier: The frozen classifier.
@@ -75,7 +78,9 @@ def first_flips(
 
 
 def removed_share(images: Tensor, ranks: Tensor, gone: Tensor) -> Tensor:
-    """1 - ||x_s|| / ||x|| (equation 17) when ``gone`` (B, M) pixels are removed in each order (B, M, H * W): (B, M)."""
+    """1 - ||x_s|| / ||x|| (equation 17) when ``gone`` (B, M) pixels are removed in each order (B,
+    M, H * W): (B, M).
+    """
     energy = in_double(images).square().sum(dim=1).flatten(1)  # (B, H * W)
     total = energy.sum(dim=1)
     ranks, gone = ranks.to(energy.device), gone.to(energy.device)
@@ -86,11 +91,14 @@ def removed_share(images: Tensor, ranks: Tensor, gone: Tensor) -> Tensor:
 
 
 class DecisionFlip(HeatmapMetric):
-    """Share of the picture removed before the decision flips, against maps of other images; the score is delta e-.
+    """Share of the picture removed before the decision flips, against maps of other images; the
+    score is delta e-.
 
     Args:
-        pixels_per_step: Pixels removed between two looks at the classifier: the grid on which the first flip is exact.
-        noise_maps: Heatmaps of other images of the same method that each image is compared with; their e is averaged.
+        pixels_per_step: Pixels removed between two looks at the classifier: the grid on which the
+            first flip is exact.
+        noise_maps: Heatmaps of other images of the same method that each image is compared with;
+            their e is averaged.
         seed: Of the draw of other images.
         forward_batch_size: Images a forward pass.
 
@@ -172,7 +180,9 @@ class DecisionFlip(HeatmapMetric):
         shared: Tensor | None,
         others: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """e- and e+ of the heatmaps and, averaged, of the others; how many of these searches never flipped; all (B,)."""
+        """e- and e+ of the heatmaps and, averaged, of the others; how many of these searches never
+        flipped; all (B,).
+        """
         assert others is not None  # update() checks it
         classes = self.shared_scores(classifier, images, targets) if shared is None else shared
         maps = torch.cat([heatmaps[:, None], others], dim=1).flatten(2)  # (B, 1 + n, H * W)
@@ -198,7 +208,9 @@ class DecisionFlip(HeatmapMetric):
         }
 
     def scores(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Per image: delta e- as the score, every e and every delta e (equations 17-20, supplement F.1)."""
+        """Per image: delta e- as the score, every e and every delta e (equations 17-20, supplement
+        F.1).
+        """
         minus, plus, minus_noise, plus_noise, unflipped = (
             in_double(rows[name]) for name in self.scalars
         )
@@ -216,7 +228,9 @@ class DecisionFlip(HeatmapMetric):
         }
 
     def summarize(self, rows: dict[str, Tensor]) -> Result:
-        """Mean delta e-; median and quartiles of every e and delta e; how many searches never flipped."""
+        """Mean delta e-; median and quartiles of every e and delta e; how many searches never
+        flipped.
+        """
         if not len(rows["e_minus"]):
             return Result(float("nan"), float("nan"), 0)
         scores = self.scores(rows)

@@ -1,8 +1,9 @@
-"""Image degradation: how much longer the classifier holds out when the least relevant tiles go first.
+"""Image degradation: how much longer the classifier holds out when the least relevant tiles go
+first.
 
-Schulz et al., "Restricting the Flow" (ICLR 2020), section 4.6, equation 9, figures 7, 11 and 12, table 1. Tiles are
-removed in the order of the attribution inside them, most relevant first (MoRF) and least relevant first (LeRF); the
-score is the integral between the two curves.
+Schulz et al., "Restricting the Flow" (ICLR 2020), section 4.6, equation 9, figures 7, 11 and 12,
+table 1. Tiles are removed in the order of the attribution inside them, most relevant first (MoRF)
+and least relevant first (LeRF); the score is the integral between the two curves.
 """
 
 from __future__ import annotations
@@ -29,13 +30,16 @@ BASELINES: dict[Baseline, str] = {
 def both_orders(sums: Tensor) -> Tensor:
     """When each tile goes, most and least relevant first: (B, tiles) to int32 (B, 2, tiles).
 
-    Equal tiles go in reading order in both directions, so that a heatmap without any order scores exactly zero.
+    Equal tiles go in reading order in both directions, so that a heatmap without any order scores
+    exactly zero.
     """
     return torch.stack([removal_ranks(sums, True), removal_ranks(sums, False)], dim=1)
 
 
 def curve_steps(tiles: int, points: int | None, device: torch.device | None = None) -> Tensor:
-    """How many tiles are gone at each point of the curve, int64 (K,): from 0 to all, as evenly as whole tiles allow."""
+    """How many tiles are gone at each point of the curve, int64 (K,): from 0 to all, as evenly as
+    whole tiles allow.
+    """
     wanted = tiles + 1 if points is None else min(points, tiles + 1)
     return torch.linspace(0, tiles, wanted, dtype=torch.float64).round().long().unique().to(device)
 
@@ -44,9 +48,10 @@ class Degradation(HeatmapMetric):
     """Integral between the LeRF and the MoRF curve over the fraction of the picture degraded.
 
     Args:
-        tile: Side of a tile in pixels; the paper has 8 and 14. Tiles at the right and bottom edge are smaller where the
-            picture is no multiple of it.
-        points: Points of the curve, both ends included; None takes every tile. The authors' code has 100.
+        tile: Side of a tile in pixels; the paper has 8 and 14. Tiles at the right and bottom edge
+            are smaller where the picture is no multiple of it.
+        points: Points of the curve, both ends included; None takes every tile. The authors' code
+            has 100.
         baseline: ``"zero"``, or ``"mean_of_image"`` as in the authors' code.
         forward_batch_size: Images a forward pass.
 
@@ -118,7 +123,9 @@ class Degradation(HeatmapMetric):
     def shared_scores(
         self, classifier: FrozenClassifier, images: Tensor, targets: Tensor
     ) -> Tensor:
-        """Target, and its probability on the original and on the fully degraded image, (B, 3): ends of both curves."""
+        """Target, and its probability on the original and on the fully degraded image, (B, 3): ends
+        of both curves.
+        """
         return end_points(classifier, images, targets, self._fill(images), self.forward_batch_size)
 
     def score_rows(
@@ -173,7 +180,9 @@ class Degradation(HeatmapMetric):
         }
 
     def summarize(self, rows: dict[str, Tensor]) -> Result:
-        """Score, curves and the areas under them; NaN where t1 equals b, because equation 9 has no value there."""
+        """Score, curves and the areas under them; NaN where t1 equals b, because equation 9 has no
+        value there.
+        """
         if not len(rows["morf"]):
             return Result(float("nan"), float("nan"), 0)
         fractions, morf, lerf, t1, b = self._scaled(rows)

@@ -1,8 +1,9 @@
-"""Effective heat ratio (EHR): how much attribution lies in the box for every pixel that the map marks.
+"""Effective heat ratio (EHR): how much attribution lies in the box for every pixel that the map
+marks.
 
-Zhang et al., "Fine-Grained Neural Network Explanation" (InputIBA, NeurIPS 2021), section 4.5 and table 2. Unlike the bounding box
-score, which sees only ranks, it sees how much attribution lies outside. It depends on the scale of the map, so that a form
-that does not stands beside it.
+Zhang et al., "Fine-Grained Neural Network Explanation" (InputIBA, NeurIPS 2021), section 4.5 and
+table 2. Unlike the bounding box score, which sees only ranks, it sees how much attribution lies
+outside. It depends on the scale of the map, so that a form that does not stands beside it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ SCALES: dict[Scale, str] = {
 
 
 def rescaled(heatmaps: Tensor, scale: str) -> Tensor:
-    """Maps (B, H, W) to non-negative float64 (B, pixels), see ``SCALES``; a map without contrast becomes 0 throughout."""
+    """Maps (B, H, W) to non-negative float64 (B, pixels), see ``SCALES``; a map without contrast
+    becomes 0 throughout.
+    """
     values = in_double(heatmaps).flatten(1)
     values = values - values.amin(dim=1, keepdim=True) if scale == "minmax" else values.clamp_min(0)
     largest = values.amax(dim=1, keepdim=True)
@@ -49,8 +52,9 @@ def heat_ratios(
         top: A threshold is at most so much of the map's largest value.
 
     Returns:
-        At each threshold t, (B, points) twice: attribution inside of pixels >= t, divided by the number of pixels >= t,
-        and divided by the attribution of pixels >= t. 0 where there are none.
+        At each threshold t, (B, points) twice: attribution inside of pixels >= t, divided by the
+        number of pixels >= t, and divided by the attribution of pixels >= t. 0 where there are
+        none.
     """
     ranked, order = values.sort(dim=1, descending=True)
     ranked = ranked.where(ranked >= base_threshold, torch.zeros_like(ranked))
@@ -81,15 +85,18 @@ def heat_ratios(
 
 
 class EffectiveHeatRatio(HeatmapMetric):
-    """Area under the effective heat ratio over quantile thresholds, of maps in [0, 1]; higher is better.
+    """Area under the effective heat ratio over quantile thresholds, of maps in [0, 1]; higher is
+    better.
 
     Args:
         points: Quantiles, evenly spaced over [0, 1].
-        scale: How maps get into [0, 1]: ``"max"``, ``"minmax"``, or ``"none"`` for maps that are there already.
-        base_threshold: Values below it count as 0, and quantiles are taken of the others; 0.1 in the authors' code.
+        scale: How maps get into [0, 1]: ``"max"``, ``"minmax"``, or ``"none"`` for maps that are
+            there already.
+        base_threshold: Values below it count as 0, and quantiles are taken of the others; 0.1 in
+            the authors' code.
         top: A threshold is at most so much of the map's largest value; 0.99 in the authors' code.
-        max_box_fraction: Images whose boxes cover this share of the picture or more are left out, as are images
-            without a box.
+        max_box_fraction: Images whose boxes cover this share of the picture or more are left out,
+            as are images without a box.
 
     Raises:
         InputError: A setting is out of range.
@@ -163,7 +170,9 @@ class EffectiveHeatRatio(HeatmapMetric):
         object_mask: Tensor | None,
         shared: Tensor | None,
     ) -> dict[str, Tensor]:
-        """Both ratios at every quantile, (B, points), NaN for images left out, and the boxes' share of the picture."""
+        """Both ratios at every quantile, (B, points), NaN for images left out, and the boxes' share
+        of the picture.
+        """
         assert object_mask is not None  # update() checks it
         inside = object_mask.flatten(1)
         fraction = inside.float().mean(dim=1)
@@ -176,7 +185,9 @@ class EffectiveHeatRatio(HeatmapMetric):
         return {"ratio": ratio, "share": share, "box_fraction": fraction}
 
     def scores(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Per image: the area under its ratio, the same of the scale-free form, and the boxes' share of the picture."""
+        """Per image: the area under its ratio, the same of the scale-free form, and the boxes'
+        share of the picture.
+        """
         ratio, share = in_double(rows["ratio"]), in_double(rows["share"])
         x = torch.linspace(0, 1, self.points, dtype=torch.float64, device=ratio.device)
         return {

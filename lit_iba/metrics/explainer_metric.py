@@ -1,6 +1,8 @@
-"""Metrics that need the explainer itself, not only its stored heatmaps: to time it, to look inside, to build it anew.
+"""Metrics that need the explainer itself, not only its stored heatmaps: to time it, to look inside,
+to build it anew.
 
-They stand among the other metrics, and keep rows as these do; what is more is the ``subject`` given to :meth:`update`.
+They stand among the other metrics, and keep rows as these do; what is more is the ``subject`` given
+to :meth:`update`.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ class Subject:
 
     Args:
         explainer: It made the heatmaps.
-        build: From a classifier, and where its statistics come from, to the same explainer of that classifier.
+        build: From a classifier, and where its statistics come from, to the same explainer of that
+            classifier.
         surroundings: Where the explainer's own statistics came from.
 
     Example:
@@ -58,7 +61,8 @@ class Subject:
 
 
 class ExplainerMetric(HeatmapMetric):
-    """A metric whose :meth:`update` takes a ``subject``; subclasses write :meth:`subject_rows` and :meth:`summarize`.
+    """A metric whose :meth:`update` takes a ``subject``; subclasses write :meth:`subject_rows` and
+    :meth:`summarize`.
 
     Example:
         >>> from lit_iba.metrics import ExplainerMetric, Latency, SanityCheck
@@ -75,7 +79,9 @@ class ExplainerMetric(HeatmapMetric):
         heatmaps: Tensor,
         keys: Sequence[str] | None,
     ) -> dict[str, Tensor]:
-        """The rows of a checked batch, each (B,) or (B, K); outside inference mode, so that gradients can be taken."""
+        """The rows of a checked batch, each (B,) or (B, K); outside inference mode, so that
+        gradients can be taken.
+        """
 
     def update(
         self,

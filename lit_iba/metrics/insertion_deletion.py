@@ -1,7 +1,9 @@
-"""Insertion and deletion: how soon the target's probability rises, or falls, as the highest pixels come, or go, first.
+"""Insertion and deletion: how soon the target's probability rises, or falls, as the highest pixels
+come, or go, first.
 
-Petsiuk et al., "RISE" (BMVC 2018); Zhang et al., "Fine-Grained Neural Network Explanation" (InputIBA, NeurIPS 2021), section
-4.4.2 and figure 5. The conventions differ between papers and their code, and so they are settings and presets here.
+Petsiuk et al., "RISE" (BMVC 2018); Zhang et al., "Fine-Grained Neural Network Explanation"
+(InputIBA, NeurIPS 2021), section 4.4.2 and figure 5. The conventions differ between papers and
+their code, and so they are settings and presets here.
 """
 
 from __future__ import annotations
@@ -34,8 +36,9 @@ def blurred(images: Tensor, sigma: float, kernel: int, edges: str = "reflect") -
         images: Images.
         sigma: Standard deviation in pixels.
         kernel: Side of the kernel in pixels, odd.
-        edges: ``"reflect"``: the kernel is cut and normalised, the picture mirrored at its edges. ``"rise"``: as in RISE's
-            code, the tails that are cut off are folded back into the kernel, and there are zeros around the picture.
+        edges: ``"reflect"``: the kernel is cut and normalised, the picture mirrored at its edges.
+            ``"rise"``: as in RISE's code, the tails that are cut off are folded back into the
+            kernel, and there are zeros around the picture.
     """
     offsets = torch.arange(kernel, dtype=torch.float64) - kernel // 2
     if edges == "rise":
@@ -53,15 +56,18 @@ class PixelExchange(HeatmapMetric):
     """Insertion and deletion: pixels are exchanged between a picture and a baseline, highest first.
 
     Args:
-        pixels_per_step: Pixels exchanged between two points of the curve; the last step may have fewer.
+        pixels_per_step: Pixels exchanged between two points of the curve; the last step may have
+            fewer.
         baseline: ``"zero"``, 0 after normalisation (the data set's mean colour), or ``"blur"``.
         blur_sigma: Standard deviation of the blur, in pixels.
         blur_kernel: Side of the blur's kernel in pixels, odd.
         blur_edges: ``"reflect"`` or ``"rise"``, see :func:`blurred`.
-        target: Whose probability: the class ``"given"``, or the one ``"predicted"`` on the original.
+        target: Whose probability: the class ``"given"``, or the one ``"predicted"`` on the
+            original.
         unperturbed: Whether the point before the first step belongs to the curve.
-        staircase: So many steps in a row all get the score of the last of them, as in InputIBA's code, where 80 images of
-            a forward pass share their memory; None scores each step as it is.
+        staircase: So many steps in a row all get the score of the last of them, as in InputIBA's
+            code, where 80 images of a forward pass share their memory; None scores each step as it
+            is.
         forward_batch_size: Images a forward pass.
 
     Raises:
@@ -248,7 +254,8 @@ class PixelExchange(HeatmapMetric):
 
 
 class Insertion(PixelExchange):
-    """Area under the curve as pixels are inserted into a baseline; settings as in :class:`PixelExchange`.
+    """Area under the curve as pixels are inserted into a baseline; settings as in
+    :class:`PixelExchange`.
 
     Example:
         >>> from lit_iba.baselines import Saliency

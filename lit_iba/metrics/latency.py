@@ -1,6 +1,7 @@
 """What a heatmap costs: seconds, memory, and passes through the classifier.
 
-VarSal, figure 5b; InputIBA (Zhang et al., NeurIPS 2021), section 4.1. The explainer runs again for this; nothing is judged.
+VarSal, figure 5b; InputIBA (Zhang et al., NeurIPS 2021), section 4.1. The explainer runs again for
+this; nothing is judged.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ MEBIBYTE = 2**20
 
 
 class Ledger(TorchDispatchMode):
-    """Adds up what runs inside: floating-point operations forward and backward, and bytes of tensors alive at once.
+    """Adds up what runs inside: floating-point operations forward and backward, and bytes of
+    tensors alive at once.
 
-    Operations are those of convolutions, matrix products and attention (torch's own flop counter's formulas); memory is
-    that of tensors made inside, without the scratch space of single kernels.
+    Operations are those of convolutions, matrix products and attention (torch's own flop counter's
+    formulas); memory is that of tensors made inside, without the scratch space of single kernels.
     """
 
     def __init__(self) -> None:
@@ -93,7 +95,8 @@ class Latency(ExplainerMetric):
     """Seconds a heatmap: the median of repeated runs after warming up, and what else it takes.
 
     Args:
-        batch_size: Images explained together; at most those of one update (the run's own batch size).
+        batch_size: Images explained together; at most those of one update (the run's own batch
+            size).
         repeats: Timed runs of each image, of which the median counts.
         warm_up: Runs before the first timed one of each explainer.
 
@@ -195,7 +198,9 @@ class Latency(ExplainerMetric):
         }
 
     def scores(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Per image: seconds, peak memory of its batch in MiB, passes, operations in GFLOP, images explained together."""
+        """Per image: seconds, peak memory of its batch in MiB, passes, operations in GFLOP, images
+        explained together.
+        """
         return {
             "score": rows["seconds"],
             "peak_mebibytes": rows["peak_bytes"] / MEBIBYTE,

@@ -1,7 +1,8 @@
-"""Low-k perturbation: does the classifier still say the same when the least salient pixels are gone?
+"""Low-k perturbation: does the classifier still say the same when the least salient pixels are
+gone?
 
-VarSal (submission to ICLR 2021), section 4.4 and figure 5a: KL(P(x) || P(x_k)), where the k % least salient pixels
-of x_k are zero. The random control of the figure is the explainer ``random``.
+VarSal (submission to ICLR 2021), section 4.4 and figure 5a: KL(P(x) || P(x_k)), where the k % least
+salient pixels of x_k are zero. The random control of the figure is the explainer ``random``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from lit_iba.perturbation import in_double, removal_curves, removal_ranks
 
 
 def kl_divergence(logits: Tensor, reference: Tensor) -> Tensor:
-    """KL(P || Q) in nats, P given by log-probabilities and Q by logits, (B, K) twice to float64 (B,)."""
+    """KL(P || Q) in nats, P given by log-probabilities and Q by logits, (B, K) twice to float64
+    (B,).
+    """
     log_p, log_q = in_double(reference), in_double(logits).log_softmax(dim=1)
     return (log_p.exp() * (log_p - log_q)).sum(dim=1).clamp_min(0)
 
@@ -32,7 +35,8 @@ def low_k_divergences(
     percentages: Sequence[float],
     forward_batch_size: int,
 ) -> Tensor:
-    """KL divergence from the prediction without the k % least salient pixels of each of an image's maps.
+    """KL divergence from the prediction without the k % least salient pixels of each of an image's
+    maps.
 
     Args:
         classifier: The frozen classifier.
@@ -61,7 +65,8 @@ def low_k_divergences(
 
 
 class LowKPerturbation(HeatmapMetric):
-    """KL divergence from the prediction without the k % least salient pixels, meaned over k; lower is better.
+    """KL divergence from the prediction without the k % least salient pixels, meaned over k; lower
+    is better.
 
     Args:
         percentages: The k, in percent of the pixels.

@@ -1,8 +1,9 @@
-"""Sanity check: does a heatmap change when the network's weights are randomised, layer after layer from the output down?
+"""Sanity check: does a heatmap change when the network's weights are randomised, layer after layer
+from the output down?
 
-Adebayo et al. (NeurIPS 2018), cascading randomisation; IBA (Schulz et al., ICLR 2020), section 4.3 and appendix G.1, figure
-6; InputIBA (Zhang et al., NeurIPS 2021), section 4.3; VarSal, section 4.3. A method whose heatmaps stay the same does not
-explain the network.
+Adebayo et al. (NeurIPS 2018), cascading randomisation; IBA (Schulz et al., ICLR 2020), section 4.3
+and appendix G.1, figure 6; InputIBA (Zhang et al., NeurIPS 2021), section 4.3; VarSal, section 4.3.
+A method whose heatmaps stay the same does not explain the network.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ STATISTICS = {
 
 
 def rescaled(maps: Tensor, low: float = 0.01, high: float = 0.99) -> Tensor:
-    """Each map clamped to its own quantiles and rescaled to [0, 1], (B, H, W); a constant map becomes 0 (IBA, G.1)."""
+    """Each map clamped to its own quantiles and rescaled to [0, 1], (B, H, W); a constant map
+    becomes 0 (IBA, G.1).
+    """
     flat = in_double(maps).flatten(1)
     ends = flat.new_tensor([low, high])
     # One map at a time, because torch.quantile takes 2^24 numbers at most.
@@ -52,8 +55,11 @@ def rescaled(maps: Tensor, low: float = 0.01, high: float = 0.99) -> Tensor:
 def ssim(
     first: Tensor, second: Tensor, window: int = 5, definition: str = "torchmetrics"
 ) -> Tensor:
-    """SSIM of maps in [0, 1] under a uniform window, (B, H, W) twice to (B,); K1 = 0.01, K2 = 0.03, data range 1."""
-    # Sample variances are n / (n - 1) times the window's; so is every term beside C2, which shrinks instead.
+    """SSIM of maps in [0, 1] under a uniform window, (B, H, W) twice to (B,); K1 = 0.01, K2 = 0.03,
+    data range 1.
+    """
+    # Sample variances are n / (n - 1) times the window's; so is every term beside C2, which shrinks
+    # instead.
     n, skimage = window * window, definition == "skimage"
     mean, picture = structural_similarity_index_measure(
         in_double(first)[:, None],
@@ -76,7 +82,8 @@ def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
 
 
 class Reestimated:
-    """Feature statistics of a randomised network; whatever else an explainer asks for comes from the trained one's.
+    """Feature statistics of a randomised network; whatever else an explainer asks for comes from
+    the trained one's.
 
     Args:
         trained: The trained network's surroundings.
@@ -101,7 +108,9 @@ class Reestimated:
 
     @torch.no_grad()
     def statistics(self, classifier: FrozenClassifier, layer: str) -> FeatureStatistics:
-        """Statistics of one layer, estimated on the trained network's images unless its features are the same."""
+        """Statistics of one layer, estimated on the trained network's images unless its features
+        are the same.
+        """
         side = classifier.preprocessing.crop
         probe = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0)).to(
             classifier.device
@@ -115,24 +124,30 @@ class Reestimated:
 
 
 class SanityCheck(ExplainerMetric):
-    """Similarity of a heatmap to that of the same network with its last layers randomised; low is good.
+    """Similarity of a heatmap to that of the same network with its last layers randomised; low is
+    good.
 
-    The explainer is built anew on every randomised network, with the same settings, keys and targets. Explainers that were
-    trained on the classifier (a readout) are put on the randomised one as they are, as in the paper; VarSal with the paper's
-    encoder, which reads no classifier, takes a checkpoint for each randomised one instead. A file of statistics named in the
-    settings is kept. The explainers of one ``subject`` stay in memory while the same object is given to :meth:`update`: with
-    ``points: null`` and a deep network these are many.
+    The explainer is built anew on every randomised network, with the same settings, keys and
+    targets. Explainers that were trained on the classifier (a readout) are put on the randomised
+    one as they are, as in the paper; VarSal with the paper's encoder, which reads no classifier,
+    takes a checkpoint for each randomised one instead. A file of statistics named in the settings
+    is kept. The explainers of one ``subject`` stay in memory while the same object is given to
+    :meth:`update`: with ``points: null`` and a deep network these are many.
 
     Args:
-        points: How many points of the cascade are looked at, evenly spaced, the first and the last layer among them; None
-            takes every layer.
-        layers: Layers or blocks down to which (inclusive) the network is randomised, instead of ``points``.
-        initialization: ``"own"`` or ``"xavier"`` (the authors of InputIBA), see ``INITIALIZATIONS``.
+        points: How many points of the cascade are looked at, evenly spaced, the first and the last
+            layer among them; None takes every layer.
+        layers: Layers or blocks down to which (inclusive) the network is randomised, instead of
+            ``points``.
+        initialization: ``"own"`` or ``"xavier"`` (the authors of InputIBA), see
+            ``INITIALIZATIONS``.
         batch_norm: ``"reset"`` or ``"keep"``, see ``BATCH_NORMS``.
-        statistics: Feature statistics of the explainers that need them: ``"estimated"`` or ``"kept"``.
+        statistics: Feature statistics of the explainers that need them: ``"estimated"`` or
+            ``"kept"``.
         ssim: ``"torchmetrics"``, or ``"skimage"`` as in the papers.
         window: Side of SSIM's uniform window, odd.
-        flip: Whether a signed heatmap may also resemble the negative one: the larger SSIM counts (the paper does so for LRP).
+        flip: Whether a signed heatmap may also resemble the negative one: the larger SSIM counts
+            (the paper does so for LRP).
         seed: Of the draw of weights.
 
     Raises:
@@ -256,7 +271,9 @@ class SanityCheck(ExplainerMetric):
         )
 
     def _explainers(self, subject: Subject) -> list[tuple[int, Explainer]]:
-        """How many layers are randomised, and the explainer of that network, at each point of the cascade."""
+        """How many layers are randomised, and the explainer of that network, at each point of the
+        cascade.
+        """
         if self._cascade is None or self._cascade[0] is not subject:
             network = original = subject.explainer.classifier
             order, found, done = cascade(original), [], 0
@@ -294,7 +311,9 @@ class SanityCheck(ExplainerMetric):
         return {name: torch.stack(values, dim=1) for name, values in rows.items()}
 
     def scores(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Per image: the mean SSIM and rank correlation over the points, and SSIM at the first and the last of them."""
+        """Per image: the mean SSIM and rank correlation over the points, and SSIM at the first and
+        the last of them.
+        """
         return {
             "score": rows["ssim"].mean(dim=1),
             "spearman": rows["spearman"].mean(dim=1),

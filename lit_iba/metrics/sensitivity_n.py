@@ -1,7 +1,10 @@
-"""Sensitivity-n: does the attribution inside a random set of pixels foretell the drop when that set is removed?
+"""Sensitivity-n: does the attribution inside a random set of pixels foretell the drop when that set
+is removed?
 
-Ancona et al. (ICLR 2018), as in Schulz et al., "Restricting the Flow" (ICLR 2020), section 4.4, equation 8 and figure
-6. For every n, random sets T of n tiles: Pearson correlation over the sets of (sum of the attribution in T, drop of
+Ancona et al. (ICLR 2018), as in Schulz et al., "Restricting the Flow" (ICLR 2020), section 4.4,
+equation 8 and figure
+6. For every n, random sets T of n tiles: Pearson correlation over the sets of (sum of the
+    attribution in T, drop of
 the target's logit when T is zero), per image.
 """
 
@@ -24,14 +27,18 @@ ROUNDING_OF_LOGITS = 1e-6  # float32 forward passes, relative to the logit
 
 
 def set_sizes(tiles: int, points: int, min_fraction: float, max_fraction: float) -> Tensor:
-    """Numbers of tiles n to remove, int64 (K,): log-spaced between fractions of all tiles, at least 1, each once."""
+    """Numbers of tiles n to remove, int64 (K,): log-spaced between fractions of all tiles, at least
+    1, each once.
+    """
     low, high = max(1.0, min_fraction * tiles), max(1.0, max_fraction * tiles)
     wanted = torch.linspace(math.log(low), math.log(high), points, dtype=torch.float64).exp()
     return wanted.round().long().clamp(1, tiles).unique()
 
 
 def random_sets(tiles: int, sizes: Tensor, masks: int, generator: torch.Generator) -> Tensor:
-    """Random sets of tiles, drawn without replacement: bool (K, masks, tiles), with sizes[k] True in each of [k]."""
+    """Random sets of tiles, drawn without replacement: bool (K, masks, tiles), with sizes[k] True
+    in each of [k].
+    """
     sets = torch.zeros(len(sizes), masks, tiles, dtype=torch.bool)
     for k, n in enumerate(sizes.tolist()):
         for m in range(masks):
@@ -40,7 +47,9 @@ def random_sets(tiles: int, sizes: Tensor, masks: int, generator: torch.Generato
 
 
 def correlation(a: Tensor, b: Tensor, rounding_a: Tensor, rounding_b: Tensor) -> Tensor:
-    """Pearson correlation over the last dimension, in float64; 0 where either varies by no more than its rounding."""
+    """Pearson correlation over the last dimension, in float64; 0 where either varies by no more
+    than its rounding.
+    """
     a, b = a - a.mean(dim=-1, keepdim=True), b - b.mean(dim=-1, keepdim=True)
     varies = (a.abs().amax(dim=-1) > rounding_a) & (b.abs().amax(dim=-1) > rounding_b)
     product = a.square().sum(dim=-1).sqrt() * b.square().sum(dim=-1).sqrt()
@@ -50,14 +59,15 @@ def correlation(a: Tensor, b: Tensor, rounding_a: Tensor, rounding_b: Tensor) ->
 class SensitivityN(HeatmapMetric):
     """Mean correlation between the attribution in a random set and the drop of the target's logit.
 
-    The sets are the same for all images and explainers, so that the drops, which cost all the forward passes, are
-    computed once for any number of explainers (:meth:`shared_scores`).
+    The sets are the same for all images and explainers, so that the drops, which cost all the
+    forward passes, are computed once for any number of explainers (:meth:`shared_scores`).
 
     Args:
         tile: Side of a tile in pixels; 1 removes single pixels, the paper also has 8.
         points: How many n there are, before rounding makes some of them equal.
         masks: Random sets a n.
-        min_fraction: Smallest n as a fraction of all tiles; 0 stands for one tile, as in the authors' code.
+        min_fraction: Smallest n as a fraction of all tiles; 0 stands for one tile, as in the
+            authors' code.
         max_fraction: Largest n as a fraction of all tiles.
         seed: Of the random sets.
         forward_batch_size: Images a forward pass.
@@ -136,7 +146,9 @@ class SensitivityN(HeatmapMetric):
     def shared_scores(
         self, classifier: FrozenClassifier, images: Tensor, targets: Tensor
     ) -> Tensor:
-        """Drop of the target's logit for every random set, float32 (B, K, masks); within rounding it is exactly 0."""
+        """Drop of the target's logit for every random set, float32 (B, K, masks); within rounding
+        it is exactly 0.
+        """
         tiles = int(tile_index((images.shape[-2], images.shape[-1]), self.tile).max()) + 1
         sets = self.sets(tiles, images.device)
         flat = torch.cat(

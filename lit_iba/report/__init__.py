@@ -1,4 +1,6 @@
-"""Reports of a benchmark: tables with tests, curves, a gallery of heatmaps, and the published numbers beside ours."""
+"""Reports of a benchmark: tables with tests, curves, a gallery of heatmaps, and the published
+numbers beside ours.
+"""
 
 from typing import TYPE_CHECKING
 

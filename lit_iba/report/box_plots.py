@@ -1,4 +1,6 @@
-"""How a score is spread over the images: the numbers of a box plot, for the page and the Markdown report alike."""
+"""How a score is spread over the images: the numbers of a box plot, for the page and the Markdown
+report alike.
+"""
 
 from __future__ import annotations
 

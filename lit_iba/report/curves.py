@@ -1,4 +1,6 @@
-"""Which curves belong together in one drawing, for the SVG of the page and the PNG of the Markdown report alike."""
+"""Which curves belong together in one drawing, for the SVG of the page and the PNG of the Markdown
+report alike.
+"""
 
 from __future__ import annotations
 

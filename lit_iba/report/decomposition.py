@@ -1,6 +1,8 @@
-"""The section on the class score's decomposition by layers: the panels' pictures and what their sums add up to.
+"""The section on the class score's decomposition by layers: the panels' pictures and what their
+sums add up to.
 
-Grabska-Barwińska, "Measuring and improving the quality of visual explanations", figures 2 and 4, equation 13. Read from the
+Grabska-Barwińska, "Measuring and improving the quality of visual explanations", figures 2 and 4,
+equation 13. Read from the
 folder ``panels`` of a run, which a benchmark with ``panels: n`` writes.
 """
 
@@ -25,7 +27,9 @@ LEAD = (
 
 @dataclass(frozen=True)
 class Decompositions:
-    """The panels of some images, and one row a layer: means over the images, and the largest relative error of any."""
+    """The panels of some images, and one row a layer: means over the images, and the largest
+    relative error of any.
+    """
 
     figures: dict[str, Path]
     rows: list[tuple[str, float, float, float, float, float]]

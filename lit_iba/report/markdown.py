@@ -67,7 +67,9 @@ def markdown(
 
 
 def plain(text: str) -> str:
-    """Text that Markdown shows as it is: no markup, no HTML, no table column of its own, on one line."""
+    """Text that Markdown shows as it is: no markup, no HTML, no table column of its own, on one
+    line.
+    """
     text = html.escape(" ".join(text.split()), quote=False)
     return "".join(f"\\{letter}" if letter in "\\`*_[]|#~" else letter for letter in text)
 

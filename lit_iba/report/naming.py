@@ -1,7 +1,7 @@
 """How methods, metrics and numbers are written in a report, the same in HTML, Markdown and LaTeX.
 
-What a method or a metric of ours is called stands on its class, as ``label``; only the classes of a report's own methods are
-imported for it.
+What a method or a metric of ours is called stands on its class, as ``label``; only the classes of a
+report's own methods are imported for it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ def method_labels(names: Iterable[str]) -> dict[str, str]:
 
 
 def metric_kind(name: str, info: MetricInfo) -> str:
-    """The metric's canonical name, from its class or, failing that, from the name that the config gives it."""
+    """The metric's canonical name, from its class or, failing that, from the name that the config
+    gives it.
+    """
     for given in (info.cls, name):
         kind = canonical("metrics", given)
         if kind in METRICS or kind in _STUDIES:
@@ -35,7 +37,9 @@ def metric_kind(name: str, info: MetricInfo) -> str:
 
 
 def metric_labels(run: RunFolder) -> dict[str, str]:
-    """How the metrics are called in print: kind and tile, and the config's name where these are not enough."""
+    """How the metrics are called in print: kind and tile, and the config's name where these are not
+    enough.
+    """
     labels = {}
     for name, info in run.metrics.items():
         kind = metric_kind(name, info)
@@ -51,7 +55,9 @@ def metric_labels(run: RunFolder) -> dict[str, str]:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """A number for a table: three decimals where they fit, a typographic minus, a dash where it is not a number."""
+    """A number for a table: three decimals where they fit, a typographic minus, a dash where it is
+    not a number.
+    """
     if not math.isfinite(value):
         return ABSENT if math.isnan(value) else ("∞" if value > 0 else "−∞")
     size = abs(value)
@@ -122,5 +128,7 @@ def unit_text(info: ExplainerInfo) -> str:
 
 
 def sum_error(info: ExplainerInfo) -> str:
-    """How far the attributions are from the sum that the method promises, relative to it; a dash where it promises none."""
+    """How far the attributions are from the sum that the method promises, relative to it; a dash
+    where it promises none.
+    """
     return ABSENT if math.isnan(info.completeness_error) else f"{info.completeness_error:.1e}"

@@ -1,7 +1,8 @@
-"""The report as one HTML file that needs nothing else: style, script, drawings and pictures are inside it.
+"""The report as one HTML file that needs nothing else: style, script, drawings and pictures are
+inside it.
 
-Everything that comes from data (names, keys, commands, settings) is escaped by the templates, and the page's own content
-security policy forbids whatever it does not bring along.
+Everything that comes from data (names, keys, commands, settings) is escaped by the templates, and
+the page's own content security policy forbids whatever it does not bring along.
 """
 
 from __future__ import annotations

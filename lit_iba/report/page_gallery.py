@@ -1,4 +1,6 @@
-"""The gallery: pictures on which the reader switches methods, and all methods of one picture side by side."""
+"""The gallery: pictures on which the reader switches methods, and all methods of one picture side
+by side.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ _PIXELATED_BELOW = (
 
 @dataclass(frozen=True)
 class _Method:
-    """A method of the gallery; its kind says how its maps are drawn, ``"plain"``, ``"bits"`` or ``"signed"``."""
+    """A method of the gallery; its kind says how its maps are drawn, ``"plain"``, ``"bits"`` or
+    ``"signed"``.
+    """
 
     name: str
     label: str

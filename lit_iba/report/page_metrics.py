@@ -1,4 +1,6 @@
-"""One section of the page for each metric: what it is, who does how well, the published numbers, and its curves."""
+"""One section of the page for each metric: what it is, who does how well, the published numbers,
+and its curves.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Gallery pictures as data URIs, drawn by :class:`lit_iba.heatmap.Heatmap` so that a heatmap looks the same everywhere.
+"""Gallery pictures as data URIs, drawn by :class:`lit_iba.heatmap.Heatmap` so that a heatmap looks
+the same everywhere.
 
-A method's layer is a PNG with transparency over the picture in grey: at opacity s the browser shows exactly what
-``Heatmap.overlay(picture, strength=s)`` would draw, so the page can offer a slider.
+A method's layer is a PNG with transparency over the picture in grey: at opacity s the browser shows
+exactly what ``Heatmap.overlay(picture, strength=s)`` would draw, so the page can offer a slider.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ def backdrop_uri(picture: Tensor) -> str:
 
 
 def layer_uri(values: Tensor, signed: bool) -> str:
-    """One heatmap (H, W) as a transparent PNG of at most 256 colours; what is not a number counts as zero."""
+    """One heatmap (H, W) as a transparent PNG of at most 256 colours; what is not a number counts
+    as zero.
+    """
     heatmap = Heatmap(
         torch.nan_to_num(values.float(), nan=0.0, posinf=0.0, neginf=0.0)[None], signed=signed
     )
@@ -70,7 +73,9 @@ def layer_uri(values: Tensor, signed: bool) -> str:
 
 
 def outline(mask: Tensor) -> str:
-    """The border of a bool mask (H, W) as SVG path data in pixel units; an empty string for an empty mask."""
+    """The border of a bool mask (H, W) as SVG path data in pixel units; an empty string for an
+    empty mask.
+    """
     padded = np.pad(mask.numpy().astype(np.int8), 1)
     parts = []
     horizontal = np.abs(np.diff(padded, axis=0))[:, 1:-1]  # (H+1, W): an edge above row i

@@ -30,9 +30,11 @@ INK, PALE = "#2b2b28", "#dcdad2"
 def write_plots(
     table: MetricTable, index: int, colors: Mapping[str, int], folder: Path
 ) -> list[Path]:
-    """Draw every curve of one metric into ``folder``; the paths, in the order in which they should be shown.
+    """Draw every curve of one metric into ``folder``; the paths, in the order in which they should
+    be shown.
 
-    ``index`` is the metric's place in the report: it keeps apart names that differ in what no file name can hold.
+    ``index`` is the metric's place in the report: it keeps apart names that differ in what no file
+    name can hold.
     """
     stem = f"{index:02d}_{re.sub(r'[^A-Za-z0-9-]+', '_', table.name)[:60]}"
     paths = []

@@ -1,8 +1,10 @@
 """The numbers that the papers print, as data, so that they can stand beside ours.
 
-``published.json`` holds them table by table, in the papers' own layout, and the numbers that the text states beside
-them; here they are looked up by metric, settings, network and explainer. What a figure draws without printing a number is
-not there. They are never mixed with measured numbers: every value carries its source, table or section, and network.
+``published.json`` holds them table by table, in the papers' own layout, and the numbers that the
+text states beside them; here they are looked up by metric, settings, network and explainer. What a
+figure draws without printing a number is
+not there. They are never mixed with measured numbers: every value carries its source, table or
+    section, and network.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ class Published:
 
     Args:
         metric: Canonical metric, such as ``"degradation"``.
-        network: Canonical network, ``"resnet50"`` or ``"vgg16"``; empty where the paper does not say.
+        network: Canonical network, ``"resnet50"`` or ``"vgg16"``; empty where the paper does not
+            say.
         explainer: Name in the explainer registry; empty where the number is of no single method.
         label: The method as the paper prints it.
         value: The number.
@@ -33,10 +36,12 @@ class Published:
         table: ``"Table 1"``, or the section whose text states the number.
         data: On which images.
         note: What a reader has to know about the number.
-        quantity: ``"score"``, or what else of the method the table reports, such as ``"accuracy_top1"``.
+        quantity: ``"score"``, or what else of the method the table reports, such as
+            ``"accuracy_top1"``.
         standard_error: As printed; None where the paper prints none.
         condition: What sets the table's column apart besides the network, such as ``"β = 10/k"``.
-        relation: ``""`` for a printed value; ``"≈"``, ``"<"``, ``"≤"``, ``">"`` where the text says so.
+        relation: ``""`` for a printed value; ``"≈"``, ``"<"``, ``"≤"``, ``">"`` where the text says
+            so.
         unit: Empty for pure numbers.
         settings: Metric settings that belong to the number, such as ``{"tile": 8}``.
         explainer_settings: Explainer settings that belong to the number, such as ``{"beta": 10}``.
@@ -73,7 +78,9 @@ class Published:
 
 
 def squeezed(name: str) -> str:
-    """A name without case, punctuation or module path: ``a.b.GradCAM``, ``grad_cam`` and ``Grad-CAM`` are the same."""
+    """A name without case, punctuation or module path: ``a.b.GradCAM``, ``grad_cam`` and
+    ``Grad-CAM`` are the same.
+    """
     last = name.rsplit(".", 1)[-1] if re.fullmatch(r"[\w.]+", name) else name
     return re.sub(r"[^a-z0-9]", "", last.lower())
 
@@ -95,7 +102,8 @@ def _canonical_names(kind: str) -> dict[str, str]:
 
 @cache  # a report of 50 explainers asks a million times
 def canonical(kind: str, name: str) -> str:
-    """The registered name for one of the ``"metrics"``, ``"explainers"``, ``"networks"`` or ``"quantities"``.
+    """The registered name for one of the ``"metrics"``, ``"explainers"``, ``"networks"`` or
+    ``"quantities"``.
 
     Unknown names come back squeezed.
     """
@@ -178,11 +186,14 @@ def lookup(
     """The printed numbers that fit, in the order of the papers.
 
     Args:
-        metric: Name, alias or class path: ``"degradation"``, ``"bbox"``, ``"lit_iba.metrics.BoundingBox"``.
-        settings: The metric's settings; every setting that the paper fixes (tile) must agree with them.
+        metric: Name, alias or class path: ``"degradation"``, ``"bbox"``,
+            ``"lit_iba.metrics.BoundingBox"``.
+        settings: The metric's settings; every setting that the paper fixes (tile) must agree with
+            them.
         network: Name such as ``"resnet50"`` or ``"ResNet-50"``; None for any.
         explainer: Name, alias or class path of the method; None for any.
-        explainer_settings: The explainer's settings. A setting that is left out has the paper's own default (beta 10).
+        explainer_settings: The explainer's settings. A setting that is left out has the paper's own
+            default (beta 10).
         quantity: Which of several printed quantities; None for any.
 
     Example:

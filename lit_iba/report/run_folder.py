@@ -1,7 +1,7 @@
 """The folder of a run: how its files are written, and what they hold as plain dataclasses, checked.
 
-Every run writes results.json here; a benchmark also rows.csv, gallery.safetensors, config.yaml and command.txt, each of which
-may be missing when a report is made. Nothing is computed again.
+Every run writes results.json here; a benchmark also rows.csv, gallery.safetensors, config.yaml and
+command.txt, each of which may be missing when a report is made. Nothing is computed again.
 """
 
 from __future__ import annotations
@@ -102,7 +102,8 @@ class Gallery:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Everything that a report tells, as :func:`read_run` reads it; and how the files of a run are written.
+    """Everything that a report tells, as :func:`read_run` reads it; and how the files of a run are
+    written.
 
     Example:
         >>> from lit_iba.report import read_run
@@ -127,7 +128,9 @@ class RunFolder:
 
     @staticmethod
     def heading() -> dict[str, Any]:
-        """What ``results.json`` begins with: the schema, and when and by which command the run was made."""
+        """What ``results.json`` begins with: the schema, and when and by which command the run was
+        made.
+        """
         return {
             "schema": SCHEMA,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -142,7 +145,9 @@ class RunFolder:
 
     @staticmethod
     def write_rows(folder: Path, rows: Iterable[tuple[str, str, str, str, float]]) -> None:
-        """Write ``rows.csv``: for each number its image's key, explainer, metric, quantity and value."""
+        """Write ``rows.csv``: for each number its image's key, explainer, metric, quantity and
+        value.
+        """
         with (
             whole_file(folder / ROWS) as part,
             part.open("w", newline="", encoding="utf-8") as file,
@@ -153,7 +158,8 @@ class RunFolder:
 
     @staticmethod
     def write(folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
-        """Write ``results.json``, the last file of a run; numbers that do not exist (NaN) become null.
+        """Write ``results.json``, the last file of a run; numbers that do not exist (NaN) become
+        null.
 
         Args:
             folder: Of the run.
@@ -179,7 +185,9 @@ class RunFolder:
 
 
 def _finite(value: Any) -> Any:
-    """The same nested lists and dicts with None where a number is NaN or infinite, for which JSON has no word."""
+    """The same nested lists and dicts with None where a number is NaN or infinite, for which JSON
+    has no word.
+    """
     if isinstance(value, Mapping):
         return {k: _finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -328,8 +336,9 @@ def _read_rows(path: Path) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
 def score_rows(run: RunFolder, metric: str) -> dict[str, dict[str, float]]:
     """Per method, each image's own score: the quantity of rows.csv whose mean is the score.
 
-    A quantity called ``score``, or like the metric, is taken at its word; otherwise it is found by its mean, or because
-    there is no other. An empty dict means that no quantity could be told to be the score.
+    A quantity called ``score``, or like the metric, is taken at its word; otherwise it is found by
+    its mean, or because there is no other. An empty dict means that no quantity could be told to be
+    the score.
     """
     methods = run.rows.get(metric, {})
     names = {quantity for quantities in methods.values() for quantity in quantities}
@@ -409,7 +418,9 @@ def _read_gallery(path: Path) -> Gallery | None:
 
 
 def _label(label: int, index: int, count: int, class_names: Any) -> str:
-    """Class name of a picture; the names may be one a picture, one a class, or a dict from class number to name."""
+    """Class name of a picture; the names may be one a picture, one a class, or a dict from class
+    number to name.
+    """
     if label < 0:
         return ""
     if isinstance(class_names, dict):

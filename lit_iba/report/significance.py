@@ -1,9 +1,12 @@
 """How sure a mean over images is, and which differences between methods are more than chance.
 
-Means have bootstrap intervals; methods are compared by paired Wilcoxon signed-rank tests, corrected after Holm. The pairs
-are images: two methods are compared on the images that both explained. Holm, "A simple sequentially rejective multiple
-test procedure" (Scandinavian Journal of Statistics 6, 1979); Efron and Tibshirani, "An Introduction to the Bootstrap" (1993),
-chapter 13. Rank correlations say how far our order of the methods is a paper's.
+Means have bootstrap intervals; methods are compared by paired Wilcoxon signed-rank tests, corrected
+after Holm. The pairs
+are images: two methods are compared on the images that both explained. Holm, "A simple sequentially
+    rejective multiple
+test procedure" (Scandinavian Journal of Statistics 6, 1979); Efron and Tibshirani, "An Introduction
+to the Bootstrap" (1993), chapter 13. Rank correlations say how far our order of the methods is a
+paper's.
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ class Comparison:
 
     Args:
         best: The method with the best mean; None where no score is a number.
-        adjusted: Holm-adjusted two-sided p-value of the best against each other method that could be tested.
+        adjusted: Holm-adjusted two-sided p-value of the best against each other method that could
+            be tested.
         separated: Methods that the best is separated from.
         clear: Whether the best is separated from every other method.
         pairs: Number of images of each comparison.
@@ -43,7 +47,9 @@ class Comparison:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment of p-values, in the order given; compare each with the level of significance."""
+    """Holm's step-down adjustment of p-values, in the order given; compare each with the level of
+    significance.
+    """
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     adjusted = [0.0] * len(p_values)
     running = 0.0
@@ -54,7 +60,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def signed_rank_test(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
-    """Two-sided Wilcoxon signed-rank test of paired values (N,), pairs without a difference left out.
+    """Two-sided Wilcoxon signed-rank test of paired values (N,), pairs without a difference left
+    out.
 
     Returns:
         p-value, and the sum of signed ranks, whose sign says which of the two tends to be larger.
@@ -116,7 +123,8 @@ class Pair:
 
     Args:
         adjusted: Two-sided p-value, Holm-adjusted over all pairs of the metric.
-        ahead: Which of the two is better on the whole, by the sum of signed ranks: 1 the first, -1 the second, 0 neither.
+        ahead: Which of the two is better on the whole, by the sum of signed ranks: 1 the first, -1
+            the second, 0 neither.
         images: Number of images that both have.
     """
 
@@ -154,7 +162,8 @@ def compare_all(
 
 
 def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean, of values that are numbers; NaN for fewer than two.
+    """Percentile bootstrap interval of the mean, of values that are numbers; NaN for fewer than
+    two.
 
     The resamples are the same for equal data, so a report does not change when it is written again.
     """
@@ -176,7 +185,9 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tu
 
 @dataclass(frozen=True)
 class Agreement:
-    """Rank correlation of our scores with published ones over ``methods`` methods; NaN where one side is constant."""
+    """Rank correlation of our scores with published ones over ``methods`` methods; NaN where one
+    side is constant.
+    """
 
     spearman: float
     kendall: float
@@ -184,7 +195,9 @@ class Agreement:
 
 
 def rank_agreement(ours: Sequence[float], published: Sequence[float]) -> Agreement | None:
-    """Spearman's rho and Kendall's tau-b of two columns; None for fewer than four methods that have both numbers."""
+    """Spearman's rho and Kendall's tau-b of two columns; None for fewer than four methods that have
+    both numbers.
+    """
     pairs = [pair for pair in zip(ours, published, strict=True) if all(map(math.isfinite, pair))]
     if len(pairs) < FEWEST_RANKED:
         return None

@@ -1,4 +1,6 @@
-"""Small vector drawings for the page, coloured by its style sheet, so that they follow light and dark."""
+"""Small vector drawings for the page, coloured by its style sheet, so that they follow light and
+dark.
+"""
 
 from __future__ import annotations
 
@@ -149,7 +151,9 @@ def _tick(value: float) -> str:
 
 
 def strip(row: MetricRow, low: float, high: float, color: int) -> Markup:
-    """A row's score on the table's scale: a dot with its standard error, a hollow diamond for the printed value."""
+    """A row's score on the table's scale: a dot with its standard error, a hollow diamond for the
+    printed value.
+    """
     width = 150.0
     frame = Frame(8, 0, width - 16, 22, low, high, 0, 1)
     printed = row.published.value if row.published is not None else math.nan
@@ -172,7 +176,9 @@ def _box_frame(low: float, high: float) -> Frame:
 
 
 def box_strip(box: BoxPlot, low: float, high: float) -> Markup:
-    """One method's box on the axis from ``low`` to ``high``; :func:`box_axis` belongs below the last one."""
+    """One method's box on the axis from ``low`` to ``high``; :func:`box_axis` belongs below the
+    last one.
+    """
     frame = _box_frame(low, high)
     numbers = ", ".join(number(value) for value in box.percentiles)
     return _draw(
@@ -192,7 +198,9 @@ def box_axis(low: float, high: float) -> Markup:
 
 
 def strip_range(rows: Sequence[MetricRow]) -> tuple[float, float]:
-    """The common scale of a table's strips: every score with its error, every printed value, and zero."""
+    """The common scale of a table's strips: every score with its error, every printed value, and
+    zero.
+    """
     values = [0.0]
     for row in rows:
         error = row.result.standard_error if math.isfinite(row.result.standard_error) else 0.0

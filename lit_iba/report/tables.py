@@ -173,8 +173,9 @@ def published_for(
 ) -> tuple[Published | None, bool]:
     """The printed number that belongs beside ours, and whether it was measured on the same network.
 
-    ``quantity`` is the score or the name of one of the metric's further quantities. Where the papers do not have this
-    classifier, the first network that they print stands in, to be marked as such.
+    ``quantity`` is the score or the name of one of the metric's further quantities. Where the
+    papers do not have this classifier, the first network that they print stands in, to be marked as
+    such.
     """
     info, method = run.metrics[metric], run.explainers[explainer]
     kind = metric_kind(metric, info)
@@ -190,7 +191,9 @@ def published_for(
 
 
 def overview_order(run: RunFolder, tables: list[MetricTable]) -> list[tuple[str, str]]:
-    """Names and labels of all methods: best first by the first metric, then those that it does not have."""
+    """Names and labels of all methods: best first by the first metric, then those that it does not
+    have.
+    """
     labels = method_labels(run.explainers)
     first = [row.name for row in tables[0].rows] if tables else []
     return [
@@ -199,7 +202,9 @@ def overview_order(run: RunFolder, tables: list[MetricTable]) -> list[tuple[str,
 
 
 def shortfalls(run: RunFolder) -> list[str]:
-    """What a reader must know before trusting the numbers: images that are missing, scores that are no numbers."""
+    """What a reader must know before trusting the numbers: images that are missing, scores that are
+    no numbers.
+    """
     notices: list[str] = []
     images, used, corrupt = (run.data.get(name) for name in ("images", "used", "corrupt"))
     if isinstance(images, int) and isinstance(used, int) and used < images:
@@ -238,13 +243,16 @@ def published_notes(table: MetricTable, run: RunFolder) -> list[str]:
 
 
 def agreement(table: MetricTable) -> Agreement | None:
-    """How far our order of the methods is the published one on one network, each printed number taken once."""
+    """How far our order of the methods is the published one on one network, each printed number
+    taken once.
+    """
     chosen: dict[str, MetricRow] = {}
     network = compared_network(table)
     for row in table.rows:
         if row.published is None or row.published.network_label != network:
             continue
-        # Variants of a method share one printed number; the method under its own name goes before them.
+        # Variants of a method share one printed number; the method under its own name goes before
+        # them.
         own = canonical("explainers", row.name) == row.published.explainer
         if own or row.published.label not in chosen:
             chosen[row.published.label] = row
@@ -253,7 +261,9 @@ def agreement(table: MetricTable) -> Agreement | None:
 
 
 def compared_network(table: MetricTable) -> str:
-    """The network whose published column ours is held against: our own, or else the one with the most numbers."""
+    """The network whose published column ours is held against: our own, or else the one with the
+    most numbers.
+    """
     printed = [row for row in table.rows if row.published]
     rows = [row for row in printed if row.same_network] or printed
     counts = Counter(row.published.network_label for row in rows if row.published)

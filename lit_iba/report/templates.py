@@ -1,7 +1,9 @@
-"""The one jinja environment: every page is made by templates that lie beside the code which fills them.
+"""The one jinja environment: every page is made by templates that lie beside the code which fills
+them.
 
-Whatever a template prints is escaped, unless it is ``Markup``, which only templates and this package's own constants are;
-so a name, a key or a setting from a user's data stays text. A name that a template does not get is an error.
+Whatever a template prints is escaped, unless it is ``Markup``, which only templates and this
+package's own constants are; so a name, a key or a setting from a user's data stays text. A name
+that a template does not get is an error.
 """
 
 from __future__ import annotations

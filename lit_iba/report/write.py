@@ -1,4 +1,6 @@
-"""Writes the reports of a run: HTML page, Markdown with plots, LaTeX table. Nothing is computed again."""
+"""Writes the reports of a run: HTML page, Markdown with plots, LaTeX table. Nothing is computed
+again.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ def write_report(run: str | Path, title: str | None = None, *, pictures: int = 2
     """Report a finished benchmark.
 
     Args:
-        run: The run folder with results.json; rows.csv, gallery.safetensors, config.yaml and command.txt are used where
-            they are there.
+        run: The run folder with results.json; rows.csv, gallery.safetensors, config.yaml and
+            command.txt are used where they are there.
         title: Heading; by default one with the classifier's name.
         pictures: How many gallery pictures the page shows at most.
 
@@ -27,7 +29,8 @@ def write_report(run: str | Path, title: str | None = None, *, pictures: int = 2
         The files written: report.html, report.md, report.tex, and the plots of the Markdown report.
 
     Raises:
-        InputError: A file of the run folder is missing or damaged; the message names it and the mend.
+        InputError: A file of the run folder is missing or damaged; the message names it and the
+            mend.
 
     Example:
         >>> from lit_iba import Benchmark

@@ -1,4 +1,6 @@
-"""Work that goes on where it stopped: results by shard with a fingerprint, which images, and how far it is."""
+"""Work that goes on where it stopped: results by shard with a fingerprint, which images, and how
+far it is.
+"""
 
 from typing import TYPE_CHECKING
 

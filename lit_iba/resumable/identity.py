@@ -1,4 +1,6 @@
-"""What stored results depend on beside their data: the explainer's class and settings, files and code of the user's own."""
+"""What stored results depend on beside their data: the explainer's class and settings, files and
+code of the user's own.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from lit_iba.files import sha256_of
 
 
 def explainer_identity(name: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Class and settings of an explainer, with the content of the files (checkpoints) that the settings name.
+    """Class and settings of an explainer, with the content of the files (checkpoints) that the
+    settings name.
 
     Example:
         >>> from lit_iba.resumable import explainer_identity
@@ -24,7 +27,9 @@ def explainer_identity(name: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def source_of(cls: type) -> dict[str, str]:
-    """The content of the file that a class of the user's own stands in, so that edited code is run again."""
+    """The content of the file that a class of the user's own stands in, so that edited code is run
+    again.
+    """
     if cls.__module__.startswith("lit_iba."):
         return {}
     try:

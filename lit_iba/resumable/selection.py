@@ -1,4 +1,6 @@
-"""Which images of a shard are evaluated: a pure function of the shard and the settings, the same on every process."""
+"""Which images of a shard are evaluated: a pure function of the shard and the settings, the same on
+every process.
+"""
 
 from __future__ import annotations
 
@@ -53,10 +55,11 @@ class Selection:
     """Which samples are evaluated.
 
     Args:
-        max_images: At most so many in all, shared out over the shards in proportion to their size and drawn within
-            each; None takes all. A shard with fewer eligible images than its share gives those.
-        max_box_fraction: Only images whose boxes cover less than this share of the picture, and at least one pixel;
-            None takes images with any box or none.
+        max_images: At most so many in all, shared out over the shards in proportion to their size
+            and drawn within each; None takes all. A shard with fewer eligible images than its share
+            gives those.
+        max_box_fraction: Only images whose boxes cover less than this share of the picture, and at
+            least one pixel; None takes images with any box or none.
         seed: Of the draw.
 
     Example:
@@ -76,7 +79,9 @@ class Selection:
             raise InputError(f"max_box_fraction is {self.max_box_fraction}; it must lie in (0, 1]")
 
     def quotas(self, counts: Sequence[int]) -> list[int]:
-        """How many images each shard gives at most: proportional to its count, summing to ``max_images``."""
+        """How many images each shard gives at most: proportional to its count, summing to
+        ``max_images``.
+        """
         total = sum(counts)
         if self.max_images is None or self.max_images >= total:
             return list(counts)

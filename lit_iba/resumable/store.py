@@ -1,7 +1,8 @@
 """Results on disk, one safetensors file a shard: heatmaps of an explainer, or a metric's rows.
 
-A file appears whole or not at all, and carries a fingerprint of everything that its numbers depend on. So an
-interrupted run goes on where it stopped, and results of other settings are never mixed in silently.
+A file appears whole or not at all, and carries a fingerprint of everything that its numbers depend
+on. So an interrupted run goes on where it stopped, and results of other settings are never mixed in
+silently.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from lit_iba.files import whole_file
 
 _log = logging.getLogger(__name__)
 ABANDONED_AFTER = 600.0  # seconds: no single file takes that long to write
-# Classes of ours that stood elsewhere when older results were written: what they computed has not changed.
+# Classes of ours that stood elsewhere when older results were written: what they computed has not
+# changed.
 MOVED_CLASSES = {
     "lit_iba.metrics.bits_and_accuracy.BitsAndAccuracy": "lit_iba.iba.bits_and_accuracy.BitsAndAccuracy"
 }

@@ -1,4 +1,6 @@
-"""Sentiment of reviews by an LSTM, and explainers and metrics by words (InputIBA, NeurIPS 2021, its experiments on IMDB)."""
+"""Sentiment of reviews by an LSTM, and explainers and metrics by words (InputIBA, NeurIPS 2021, its
+experiments on IMDB).
+"""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,6 @@
-"""What InputIBA is compared with on texts: integrated gradients, LIME and random numbers (section 4.1)."""
+"""What InputIBA is compared with on texts: integrated gradients, LIME and random numbers (section
+4.1).
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,8 @@ class RandomWords(TextExplainer):
 
 
 class TextIntegratedGradients(TextExplainer):
-    """Integrated gradients at the embeddings (Sundararajan et al. 2017), summed over dimensions; Captum computes them.
+    """Integrated gradients at the embeddings (Sundararajan et al. 2017), summed over dimensions;
+    Captum computes them.
 
     Args:
         classifier: The network to explain.
@@ -95,17 +98,19 @@ class TextIntegratedGradients(TextExplainer):
 
 
 class TextLIME(TextExplainer):
-    """LIME (Ribeiro et al., KDD 2016): coefficients of a linear model of what the classifier says without some of the words.
+    """LIME (Ribeiro et al., KDD 2016): coefficients of a linear model of what the classifier says
+    without some of the words.
 
-    As in the authors' text explainer, each sample lacks a number of words drawn uniformly from 1 to all; every word counts at
-    its own place.
+    As in the authors' text explainer, each sample lacks a number of words drawn uniformly from 1 to
+    all; every word counts at its own place.
 
     Args:
         classifier: The network to explain.
         samples: Versions of a text, the first of which lacks nothing.
         baseline: What stands in a missing word's place: ``"unk"`` or ``"zero"``.
         score: The target's ``"probability"`` or ``"logit"``.
-        kernel_width: Of the weights sqrt(exp(-d^2 / width^2)), d the cosine distance between a version and the whole text.
+        kernel_width: Of the weights sqrt(exp(-d^2 / width^2)), d the cosine distance between a
+            version and the whole text.
         regression: ``"ridge"`` or ``"lasso"``.
         penalty: Of the regression.
         forward_batch_size: Texts a forward pass.
@@ -179,7 +184,9 @@ class TextLIME(TextExplainer):
 
 
 def random_versions(length: int, samples: int, generator: torch.Generator) -> Tensor:
-    """Which words each version of a text lacks, bool (samples, length): none in the first, 1 to all in the others."""
+    """Which words each version of a text lacks, bool (samples, length): none in the first, 1 to all
+    in the others.
+    """
     device = generator.device
     counts = torch.randint(1, length + 1, (samples, 1), generator=generator, device=device)
     counts[0] = 0

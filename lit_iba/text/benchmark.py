@@ -1,7 +1,8 @@
-"""Explains reviews by several methods and judges the values of their words: heatmaps and results in a folder.
+"""Explains reviews by several methods and judges the values of their words: heatmaps and results in
+a folder.
 
-The folder is one that ``lit_iba.report`` reads. Started again, the heatmaps that are there already, by the same settings, are
-not made again.
+The folder is one that ``lit_iba.report`` reads. Started again, the heatmaps that are there already,
+by the same settings, are not made again.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class StoredWordStatistics:
 
     Args:
         folder: Where they are kept.
-        data: Reviews to estimate on (see :func:`read_reviews`); None where only what is kept can be used.
+        data: Reviews to estimate on (see :func:`read_reviews`); None where only what is kept can be
+            used.
         texts: How many of them, drawn once and for all.
 
     Example:
@@ -90,7 +92,8 @@ class TextBenchmark:
     Args:
         classifier: The network to explain.
         reviews: What is explained.
-        explainers: Settings by name; another name with ``explainer: NAME`` among the settings is an alias.
+        explainers: Settings by name; another name with ``explainer: NAME`` among the settings is an
+            alias.
         metrics: Settings by name; likewise with ``metric: NAME``.
         out: Folder of the run.
         source: Where word statistics come from.
@@ -184,7 +187,9 @@ class TextBenchmark:
             )
 
     def _heatmaps(self, name: str) -> tuple[list[torch.Tensor], float]:
-        """Values of each review's words by one explainer, and seconds a review; from the folder where they are there."""
+        """Values of each review's words by one explainer, and seconds a review; from the folder
+        where they are there.
+        """
         path = self.out / "heatmaps" / f"{name}.json"
         made_of = json.dumps(
             [

@@ -84,8 +84,9 @@ class TextClassifier:
         weights: str = "",
     ) -> None:
         self.network = network.eval().requires_grad_(False)
-        # cuDNN keeps what a backward pass through an LSTM needs in training mode only. These have no dropout of their own, so
-        # that they compute the same in both modes; the dropout between them stays off.
+        # cuDNN keeps what a backward pass through an LSTM needs in training mode only. These have
+        # no dropout of their own, so that they compute the same in both modes; the dropout between
+        # them stays off.
         self.network.lstm.train()
         self.vocabulary, self.max_length, self.weights = vocabulary, max_length, weights
         self.class_names, self.num_classes = list(class_names), network.linear.out_features
@@ -104,7 +105,8 @@ class TextClassifier:
         """Load what ``SentimentTraining`` wrote.
 
         Raises:
-            InputError: The file is missing, damaged or of another training, or its vocabulary was changed.
+            InputError: The file is missing, damaged or of another training, or its vocabulary was
+                changed.
         """
         checkpoint = read_checkpoint(path, "SentimentTraining")
         vocabulary = Vocabulary.from_json(checkpoint[VOCABULARY_KEY], f"checkpoint {path}")
@@ -152,7 +154,9 @@ class TextClassifier:
         return self.network.embedding(words.numbers)
 
     def fill(self, baseline: Literal["unk", "zero"]) -> Tensor:
-        """What stands in a removed word's place, (D,): the embedding of ``<unk>`` (``"unk"``), or ``"zero"``."""
+        """What stands in a removed word's place, (D,): the embedding of ``<unk>`` (``"unk"``), or
+        ``"zero"``.
+        """
         check_literals(TextClassifier.fill, locals())
         unknown = self.network.embedding.weight[UNKNOWN].detach()
         return unknown if baseline == "unk" else torch.zeros_like(unknown)

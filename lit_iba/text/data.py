@@ -53,8 +53,8 @@ class ReviewReader:
 class ReviewBatchMaker:
     """Tokenises, cuts and pads.
 
-    ``words`` int64 (B, T), 0 behind the end; ``length`` int64 (B,); ``label`` int64 (B,); ``key``; ``weight`` float32 (B,), 0
-    for an empty slot.
+    ``words`` int64 (B, T), 0 behind the end; ``length`` int64 (B,); ``label`` int64 (B,); ``key``;
+    ``weight`` float32 (B,), 0 for an empty slot.
 
     Args:
         vocabulary: Its words.
@@ -88,16 +88,20 @@ class IMDBDataModule(SampleDataModule):
     """Reviews with a sentiment.
 
     Args:
-        train: Training reviews: a folder such as ``aclImdb/train`` or a ``.jsonl`` file (see :func:`read_reviews`).
+        train: Training reviews: a folder such as ``aclImdb/train`` or a ``.jsonl`` file (see
+            :func:`read_reviews`).
         test: Test reviews.
         predict: Further reviews, for prediction.
-        vocabulary: A ``vocabulary.json``; by default the vocabulary is built from the training reviews.
+        vocabulary: A ``vocabulary.json``; by default the vocabulary is built from the training
+            reviews.
         vocabulary_size: Words at most, where it is built; 25,000 in the authors' code.
         min_count: How often a word must occur, where the vocabulary is built.
-        val_fraction: Share of the training reviews that is held out for validation (and not in the vocabulary).
+        val_fraction: Share of the training reviews that is held out for validation (and not in the
+            vocabulary).
         max_length: Words kept of a review, from its beginning.
         batch_size: Reviews in each batch of one process.
-        loading: As in :class:`lit_iba.data.SampleDataModule`; pictures have some more settings than reviews.
+        loading: As in :class:`lit_iba.data.SampleDataModule`; pictures have some more settings than
+            reviews.
 
     Raises:
         InputError: A setting is out of range.
@@ -148,7 +152,9 @@ class IMDBDataModule(SampleDataModule):
         self._read: dict[str, list[Review]] = {}
 
     def reviews(self, split: str) -> list[Review] | None:
-        """Reviews of ``"train"``, ``"val"``, ``"test"`` or ``"predict"``; None where the split was not given."""
+        """Reviews of ``"train"``, ``"val"``, ``"test"`` or ``"predict"``; None where the split was
+        not given.
+        """
         path = self.paths[split]
         if path is None:
             return None

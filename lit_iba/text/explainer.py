@@ -1,4 +1,6 @@
-"""Explainers of texts: a number for each word. The counterpart of ``lit_iba.explainer``, with texts in place of images."""
+"""Explainers of texts: a number for each word. The counterpart of ``lit_iba.explainer``, with texts
+in place of images.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,9 @@ class WordStatisticsSource(Protocol):
     """Where an explainer that is built by name gets statistics from."""
 
     def statistics(self, classifier: TextClassifier, layer: int) -> FeatureStatistics:
-        """Mean and deviation over words of each dimension of a layer's output; layer 0 are the embeddings."""
+        """Mean and deviation over words of each dimension of a layer's output; layer 0 are the
+        embeddings.
+        """
         ...
 
 

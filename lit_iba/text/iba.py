@@ -1,8 +1,12 @@
-"""Information bottlenecks on texts: noise with the statistics of words, and the mask of a layer, one number an element.
+"""Information bottlenecks on texts: noise with the statistics of words, and the mask of a layer,
+one number an element.
 
-IBA (Schulz et al., ICLR 2020) at a hidden layer of the LSTM, as InputIBA (Zhang et al., NeurIPS 2021, section 4.1) compares with
-it: the information at each position of the layer is taken for that of the word there. The authors' code updates its statistics
-once a word but counts texts, and takes padding for words; here they are over words, without padding.
+IBA (Schulz et al., ICLR 2020) at a hidden layer of the LSTM, as InputIBA (Zhang et al., NeurIPS
+2021, section 4.1) compares with
+it: the information at each position of the layer is taken for that of the word there. The authors'
+    code updates its statistics
+once a word but counts texts, and takes padding for words; here they are over words, without
+padding.
 """
 
 from __future__ import annotations
@@ -35,7 +39,8 @@ def word_statistics(
     data: str = "",
     batch_size: int = 32,
 ) -> dict[int, FeatureStatistics]:
-    """Mean and standard deviation of each dimension of some layers' outputs over the words of texts.
+    """Mean and standard deviation of each dimension of some layers' outputs over the words of
+    texts.
 
     Args:
         classifier: The frozen classifier.
@@ -59,7 +64,9 @@ def word_statistics(
 
 @dataclass(frozen=True)
 class WordNoise:
-    """The Gaussian that replaces a layer's output: mean and standard deviation (D,) of each dimension, over words."""
+    """The Gaussian that replaces a layer's output: mean and standard deviation (D,) of each
+    dimension, over words.
+    """
 
     mean: Tensor
     std: Tensor
@@ -102,7 +109,9 @@ def masks(alpha: Tensor) -> tuple[Tensor, Tensor]:
 def normal_words(
     generators: Sequence[torch.Generator], samples: int, words: Words, size: int
 ) -> Tensor:
-    """Standard normal numbers (samples, B, T, size), each text's from its own generator, whatever it is padded to."""
+    """Standard normal numbers (samples, B, T, size), each text's from its own generator, whatever
+    it is padded to.
+    """
     drawn = torch.zeros(
         samples, len(words), words.numbers.shape[1], size, device=words.numbers.device
     )
@@ -218,7 +227,8 @@ class TextIBA(TextExplainer):
     Args:
         classifier: The network to explain.
         statistics: Word statistics of that layer (see :func:`word_statistics`), or a file of them.
-        layer: LSTM layer whose output is restricted, from 1; -1 is the top one, as in the authors' code.
+        layer: LSTM layer whose output is restricted, from 1; -1 is the top one, as in the authors'
+            code.
         beta: Weight of the information (the authors' code: 15).
         steps: Adam updates (10).
         learning_rate: Of Adam (1).
@@ -226,8 +236,9 @@ class TextIBA(TextExplainer):
         seed: Seeds the noise, together with each text's key.
 
     Raises:
-        InputError: A setting is out of range; statistics of something else; or the top layer of a network that reads its
-            last word's state only, so that all information would be found there.
+        InputError: A setting is out of range; statistics of something else; or the top layer of a
+            network that reads its last word's state only, so that all information would be found
+            there.
 
     Example:
         >>> from lit_iba.text import TextIBA

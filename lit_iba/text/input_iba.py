@@ -1,8 +1,11 @@
-"""InputIBA at the word embeddings (Zhang et al., NeurIPS 2021, sections 3.2 to 3.4, and their experiments on IMDB).
+"""InputIBA at the word embeddings (Zhang et al., NeurIPS 2021, sections 3.2 to 3.4, and their
+experiments on IMDB).
 
-Stage a: IBA at a hidden layer gives Z*. Stage b: a prior Z_G = lambda_G I + (1 - lambda_G) eps_G on the embeddings I, fitted by a
-Wasserstein GAN so that the hidden layer's output of Z_G is distributed as Z*. Stage c: the bottleneck on the embeddings, whose
-information counts beyond that prior (proposition 3). With the GAN, texts run one after the other: none depends on its batch.
+Stage a: IBA at a hidden layer gives Z*. Stage b: a prior Z_G = lambda_G I + (1 - lambda_G) eps_G on
+    the embeddings I, fitted by a
+Wasserstein GAN so that the hidden layer's output of Z_G is distributed as Z*. Stage c: the
+bottleneck on the embeddings, whose information counts beyond that prior (proposition 3). With the
+GAN, texts run one after the other: none depends on its batch.
 """
 
 from __future__ import annotations
@@ -38,15 +41,17 @@ from lit_iba.text.iba import (
 
 @dataclass(frozen=True)
 class TextInputIBASettings:
-    """The value of the authors' code where it gives one (C), else ours (O); the paper gives none for text.
+    """The value of the authors' code where it gives one (C), else ours (O); the paper gives none
+    for text.
 
     Args:
         beta_feat: Stage a, weight of the information (C: 15).
         feature_steps: Adam updates (C: 10), at learning rate 1 (C).
         gan: ``"wgan"``, or ``"none"``: lambda_G stays as it starts.
-        prior_start: lambda_G at the start, from the bits of each word in stage a: ``"share"`` of the largest (O), or ``"bits"``
-            as a logit (C).
-        neighbourhood: Local explanation set: standard deviation of Gaussian noise on the embeddings, in units of sigma_I (C: 0).
+        prior_start: lambda_G at the start, from the bits of each word in stage a: ``"share"`` of
+            the largest (O), or ``"bits"`` as a logit (C).
+        neighbourhood: Local explanation set: standard deviation of Gaussian noise on the
+            embeddings, in units of sigma_I (C: 0).
         generator_steps: Updates of lambda_G, mu_G, sigma_G (C: 40).
         critic_steps: Updates of the critic before each (C: 3.5).
         samples: Samples of f(Z_G), and of Z*, an update (C: 32).
@@ -59,7 +64,8 @@ class TextInputIBASettings:
         steps: Adam updates (C: 30).
         learning_rate: Of Adam (C: 0.5).
         copies: Noise copies a step of both masks (C: 10).
-        output: ``"bits"`` a word (proposition 3), or the mean over dimensions of Lambda, ``"mask"`` (C).
+        output: ``"bits"`` a word (proposition 3), or the mean over dimensions of Lambda, ``"mask"``
+            (C).
 
     Example:
         >>> from lit_iba.text import TextInputIBASettings
@@ -122,8 +128,9 @@ PENALTY, CLIP = 10.0, 0.01  # Gulrajani et al. 2017; Arjovsky et al. 2017
 class WordCritics(nn.Module):
     """A critic for each of B texts, evaluated together by grouped convolutions.
 
-    Each mixes the dimensions of a word, looks at its neighbours, and weighs words. ``forward`` maps features
-    (S, B, T, D), zero behind each text's end, to scores (S, B); a text's score does not depend on what it is padded to.
+    Each mixes the dimensions of a word, looks at its neighbours, and weighs words. ``forward`` maps
+    features (S, B, T, D), zero behind each text's end, to scores (S, B); a text's score does not
+    depend on what it is padded to.
 
     Args:
         words: The texts.
@@ -186,7 +193,9 @@ class WordPrior:
 
 
 def starting_prior(bits: Tensor, noise: WordNoise, embeddings: Tensor, kind: str) -> WordPrior:
-    """The prior that stage a gives: bits (B, T) a word, and the words' own mean and standard deviation."""
+    """The prior that stage a gives: bits (B, T) a word, and the words' own mean and standard
+    deviation.
+    """
     logits = bits
     if kind == "share":
         share = bits / bits.amax(dim=1, keepdim=True).clamp_min(1e-12)
@@ -264,8 +273,9 @@ class TextInputIBA(TextExplainer):
 
     def explain(self, words: Words, targets: Tensor, generators: list[torch.Generator]) -> Tensor:
         """Bits a word, or the mean mask."""
-        # How a sum rounds depends on the shapes that are computed, and the GAN makes several percent of a rounding. Alone and
-        # without padding, a text meets the same shapes in every batch.
+        # How a sum rounds depends on the shapes that are computed, and the GAN makes several
+        # percent of a rounding. Alone and without padding, a text meets the same shapes in every
+        # batch.
         together = len(words) if self.settings.gan == "none" else 1
         values = torch.zeros(words.numbers.shape, device=words.numbers.device)
         for start in range(0, len(words), together):
@@ -346,7 +356,8 @@ class TextInputIBA(TextExplainer):
             )
             return self.noise.standardise(z_star) * inside
 
-        # RMSProp is elementwise and every loss a sum over texts: each text is fitted as if it were alone.
+        # RMSProp is elementwise and every loss a sum over texts: each text is fitted as if it were
+        # alone.
         for _ in range(s.generator_steps):
             with torch.enable_grad():
                 fake = fakes()

@@ -1,8 +1,10 @@
-"""The classifier of InputIBA's experiments on text: word embeddings, stacked one-way LSTMs, a linear layer.
+"""The classifier of InputIBA's experiments on text: word embeddings, stacked one-way LSTMs, a
+linear layer.
 
-The stack can be cut behind any of its layers: :meth:`LSTMClassifier.layers` runs a part of it, :meth:`LSTMClassifier.head`
-what follows. Texts are padded at their ends; a one-way LSTM does not look ahead, so that padding changes nothing before it, and
-the head leaves it out.
+The stack can be cut behind any of its layers: :meth:`LSTMClassifier.layers` runs a part of it,
+    :meth:`LSTMClassifier.head`
+what follows. Texts are padded at their ends; a one-way LSTM does not look ahead, so that padding
+changes nothing before it, and the head leaves it out.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ class LSTMClassifier(nn.Module):
         hidden_size: Units of an LSTM layer; 256 in the authors' code.
         depth: LSTM layers; 4 in the paper.
         dropout: Behind the embeddings and each LSTM, in training only.
-        pooling: What the linear layer reads: the ``"mean"`` of the top layer over the words, its ``"max"``, or its ``"last"``
-            state, as in the authors' code.
+        pooling: What the linear layer reads: the ``"mean"`` of the top layer over the words, its
+            ``"max"``, or its ``"last"`` state, as in the authors' code.
 
     Raises:
         InputError: A setting is out of range.
@@ -65,7 +67,8 @@ class LSTMClassifier(nn.Module):
         check_literals(LSTMClassifier.__init__, locals())
         self.pooling, self.depth = pooling, depth
         self.embedding = nn.Embedding(vocabulary_size, embedding_size, padding_idx=0)
-        # torch's start, deviation 1, makes of every rare word a loud one of its own, and few reviews are learned by heart.
+        # torch's start, deviation 1, makes of every rare word a loud one of its own, and few
+        # reviews are learned by heart.
         with torch.no_grad():
             self.embedding.weight.mul_(EMBEDDING_START)
         sizes = [embedding_size, *[hidden_size] * depth]
@@ -80,7 +83,9 @@ class LSTMClassifier(nn.Module):
         return self.head(self.layers(self.embedding(words), 0, self.depth), lengths)
 
     def layers(self, features: Tensor, start: int, stop: int) -> Tensor:
-        """Output of LSTM layer ``stop`` from that of layer ``start``, both (B, T, D); 0 is the embeddings."""
+        """Output of LSTM layer ``stop`` from that of layer ``start``, both (B, T, D); 0 is the
+        embeddings.
+        """
         for lstm in self.lstm[start:stop]:
             features = lstm(self.dropout(features))[0]
         return features

@@ -1,4 +1,6 @@
-"""Training the LSTM on reviews (InputIBA, section 4.1; the settings are ours, since neither paper nor code has a recipe)."""
+"""Training the LSTM on reviews (InputIBA, section 4.1; the settings are ours, since neither paper
+nor code has a recipe).
+"""
 
 from __future__ import annotations
 
@@ -23,17 +25,20 @@ UNKNOWN = 1
 
 
 class SentimentTraining(L.LightningModule):
-    """Cross-entropy training of an :class:`LSTMClassifier` with Adam; clip gradients with ``trainer.gradient_clip_val``.
+    """Cross-entropy training of an :class:`LSTMClassifier` with Adam; clip gradients with
+    ``trainer.gradient_clip_val``.
 
-    The vocabulary comes from the data module. It goes into the checkpoint, and as ``vocabulary.json`` into the run's folder.
+    The vocabulary comes from the data module. It goes into the checkpoint, and as
+    ``vocabulary.json`` into the run's folder.
 
     Args:
         embedding_size, hidden_size, depth, dropout, pooling: Of :class:`LSTMClassifier`.
-        word_dropout: Share of the words that become ``<unk>`` in training, so that the network knows what metrics and
-            baselines put in a word's place.
+        word_dropout: Share of the words that become ``<unk>`` in training, so that the network
+            knows what metrics and baselines put in a word's place.
         learning_rate: Of Adam.
         weight_decay: Of Adam (decoupled).
-        glove: A text file of word vectors to begin with, a word and ``embedding_size`` numbers a line; None begins at random.
+        glove: A text file of word vectors to begin with, a word and ``embedding_size`` numbers a
+            line; None begins at random.
         num_classes: Number of classes.
 
     Example:

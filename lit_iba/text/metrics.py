@@ -1,7 +1,9 @@
-"""Metrics of token heatmaps: sensitivity-n by percentage of the words, insertion and deletion by words.
+"""Metrics of token heatmaps: sensitivity-n by percentage of the words, insertion and deletion by
+words.
 
-InputIBA (Zhang et al., NeurIPS 2021), sections 4.4.1 and 4.4.2, figures 4b and 5b. The counterpart of ``lit_iba.metrics``: texts
-differ in length, so that percentages take the place of numbers of pixels, and every text has random sets of its own.
+InputIBA (Zhang et al., NeurIPS 2021), sections 4.4.1 and 4.4.2, figures 4b and 5b. The counterpart
+of ``lit_iba.metrics``: texts differ in length, so that percentages take the place of numbers of
+pixels, and every text has random sets of its own.
 """
 
 from __future__ import annotations
@@ -100,14 +102,18 @@ class TextMetric(ABC):
 
 
 class SensitivityN(TextMetric):
-    """Pearson correlation between the sum of the values in a random set of words and the drop of the logit without them.
+    """Pearson correlation between the sum of the values in a random set of words and the drop of
+    the logit without them.
 
-    At 100 % there is one set only, and so no correlation; a heatmap or a logit that does not vary counts as 0.
+    At 100 % there is one set only, and so no correlation; a heatmap or a logit that does not vary
+    counts as 0.
 
     Args:
         percents: How much of a text a set is, each above 0 and at most 100; at least one word.
-        masks: Random sets of each text and percentage, drawn without replacement (the paper: 200; the code: 100).
-        baseline: What stands in a removed word's place: ``"unk"``, or ``"zero"``, a zero embedding (the authors' code).
+        masks: Random sets of each text and percentage, drawn without replacement (the paper: 200;
+            the code: 100).
+        baseline: What stands in a removed word's place: ``"unk"``, or ``"zero"``, a zero embedding
+            (the authors' code).
         forward_batch_size: Texts a forward pass.
     """
 
@@ -200,10 +206,12 @@ class SensitivityN(TextMetric):
 
 
 class WordExchange(TextMetric):
-    """Area under the curve of the target's probability as words are exchanged, highest first, equal ones in reading order.
+    """Area under the curve of the target's probability as words are exchanged, highest first, equal
+    ones in reading order.
 
     Args:
-        points: Points of the curve besides its beginning, at equal shares of the words, rounded to whole ones.
+        points: Points of the curve besides its beginning, at equal shares of the words, rounded to
+            whole ones.
         baseline: ``"unk"``, or ``"zero"`` (the authors' code).
         forward_batch_size: Texts a forward pass.
     """

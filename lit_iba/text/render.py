@@ -38,7 +38,9 @@ def facts(heatmap: TokenHeatmap, class_names: Sequence[str]) -> str:
 def html_page(
     texts: Sequence[tuple[str, Sequence[TokenHeatmap]]], class_names: Sequence[str]
 ) -> str:
-    """A page of texts, each under its name, with a paragraph for each of its heatmaps. Everything is escaped."""
+    """A page of texts, each under its name, with a paragraph for each of its heatmaps. Everything
+    is escaped.
+    """
     shown = [
         (name, [(facts(heatmap, class_names), _words(heatmap)) for heatmap in heatmaps])
         for name, heatmaps in texts
@@ -62,7 +64,9 @@ def _words(heatmap: TokenHeatmap) -> list[dict[str, Any]]:
 
 
 def terminal_text(heatmap: TokenHeatmap) -> Text:
-    """The words on coloured ground, with letters that can be read on it; weak ones as the terminal has them."""
+    """The words on coloured ground, with letters that can be read on it; weak ones as the terminal
+    has them.
+    """
     line = Text()
     for token, strength in zip(heatmap.tokens, strengths(heatmap), strict=True):
         share = abs(strength)

@@ -1,4 +1,6 @@
-"""Reviews with a label each, from the folders of aclImdb (Maas et al., ACL 2011) or from a file of JSON lines."""
+"""Reviews with a label each, from the folders of aclImdb (Maas et al., ACL 2011) or from a file of
+JSON lines.
+"""
 
 from __future__ import annotations
 
@@ -32,11 +34,12 @@ def read_reviews(path: str | Path) -> list[Review]:
     """All reviews of a split, in the order of the file, or of the file names.
 
     Args:
-        path: A folder with ``pos/*.txt`` and ``neg/*.txt``, such as ``aclImdb/train``, or a ``.jsonl`` file with ``text``,
-            ``label`` (0 or 1) and, if wanted, ``id`` in each line.
+        path: A folder with ``pos/*.txt`` and ``neg/*.txt``, such as ``aclImdb/train``, or a
+            ``.jsonl`` file with ``text``, ``label`` (0 or 1) and, if wanted, ``id`` in each line.
 
     Raises:
-        InputError: There is nothing, a line is broken (its number is named), or a text has no words.
+        InputError: There is nothing, a line is broken (its number is named), or a text has no
+            words.
 
     Example:
         >>> from lit_iba.text import read_reviews

@@ -19,7 +19,9 @@ _ALONE = re.compile(r"(['.,()!?])")  # words of their own
 
 
 def tokenize(text: str) -> list[str]:
-    """Lower-case words and punctuation, as torchtext's ``basic_english`` has them; HTML line breaks vanish."""
+    """Lower-case words and punctuation, as torchtext's ``basic_english`` has them; HTML line breaks
+    vanish.
+    """
     text = _SPACES.sub(" ", _BREAKS.sub(" ", text.lower())).replace('"', "")
     return _ALONE.sub(r" \1 ", text).split()
 

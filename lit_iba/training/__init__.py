@@ -1,4 +1,6 @@
-"""Training around a frozen classifier: what its checkpoints hold, how explainers come back from them, the callbacks."""
+"""Training around a frozen classifier: what its checkpoints hold, how explainers come back from
+them, the callbacks.
+"""
 
 from typing import TYPE_CHECKING
 

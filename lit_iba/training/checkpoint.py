@@ -1,4 +1,6 @@
-"""Reading a training checkpoint: what was trained, how to rebuild the rest, and clear words where that fails."""
+"""Reading a training checkpoint: what was trained, how to rebuild the rest, and clear words where
+that fails.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +21,16 @@ KIND_KEY, CLASSIFIER_KEY = "lit_iba_kind", "lit_iba_classifier"
 
 
 def read_checkpoint(path: str | Path, kind: str | None = None) -> dict[str, Any]:
-    """Load a checkpoint without running code from it, after checking every byte against its checksums.
+    """Load a checkpoint without running code from it, after checking every byte against its
+    checksums.
 
     Args:
         path: A ``.ckpt`` file written by one of this project's LightningModules.
         kind: Name of the LightningModule that must have written it; None for any.
 
     Raises:
-        InputError: The file is missing, cut short, changed, needs code to load, or belongs to another class.
+        InputError: The file is missing, cut short, changed, needs code to load, or belongs to
+            another class.
 
     Example:
         >>> from lit_iba.training import read_checkpoint
@@ -86,7 +90,8 @@ def classifier_of(checkpoint: dict[str, Any], path: str | Path) -> FrozenClassif
 def newest_checkpoint(folder: str | Path) -> Path | None:
     """The whole checkpoint of a folder that is furthest on; None if there is no checkpoint at all.
 
-    Damaged files are passed over with a warning, so that a run does not end because of its last seconds.
+    Damaged files are passed over with a warning, so that a run does not end because of its last
+    seconds.
 
     Raises:
         InputError: There are checkpoints, but none is whole.

@@ -1,4 +1,6 @@
-"""Training a small classifier from scratch or fine-tuning one: what the quickstart explains. Not a method of any paper."""
+"""Training a small classifier from scratch or fine-tuning one: what the quickstart explains. Not a
+method of any paper.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from lit_iba.training.checkpoint import KIND_KEY
 
 
 class _OneCycle(torch.optim.lr_scheduler.OneCycleLR):
-    """Stays at its end, where torch's own raises: a run that goes on with fewer processes takes more steps than planned."""
+    """Stays at its end, where torch's own raises: a run that goes on with fewer processes takes
+    more steps than planned.
+    """
 
     def step(self, epoch: int | None = None) -> None:
         if self.last_epoch + 1 < self.total_steps:
@@ -35,7 +39,8 @@ class ClassifierTraining(L.LightningModule):
         learning_rate: Peak of the schedule.
         weight_decay: Of AdamW.
         label_smoothing: Of the cross-entropy.
-        output: File for the best-so-far weights at the end, ready for ``FrozenClassifier``; None writes none.
+        output: File for the best-so-far weights at the end, ready for ``FrozenClassifier``; None
+            writes none.
 
     Example:
         >>> from lit_iba.training import ClassifierTraining
@@ -84,7 +89,9 @@ class ClassifierTraining(L.LightningModule):
         )
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
-        """Cross-entropy of one batch; empty slots weigh nothing, and batch normalisation does not see them."""
+        """Cross-entropy of one batch; empty slots weigh nothing, and batch normalisation does not
+        see them.
+        """
         slots = len(batch["weight"])
         full = batch["weight"].nonzero().flatten()
         full = full if len(full) else batch["weight"].new_zeros(1, dtype=torch.int64)

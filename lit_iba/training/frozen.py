@@ -1,6 +1,8 @@
-"""What every LightningModule around a frozen classifier shares: what its checkpoint holds, and how it is checked.
+"""What every LightningModule around a frozen classifier shares: what its checkpoint holds, and how
+it is checked.
 
-The classifier is part of the module, so that it moves to the device with it, but not of the checkpoint: there, its name, its
+The classifier is part of the module, so that it moves to the device with it, but not of the
+    checkpoint: there, its name, its
 weights' identity and its cut stand for it.
 """
 
@@ -27,7 +29,8 @@ class TrainingWithFrozenClassifier(L.LightningModule):
     """Base of the training modules.
 
     Args:
-        classifier: Keyword arguments of :class:`FrozenClassifier`, plain values only; they go into the checkpoint.
+        classifier: Keyword arguments of :class:`FrozenClassifier`, plain values only; they go into
+            the checkpoint.
 
     Example:
         >>> from lit_iba.iba import ReadoutTraining
@@ -111,10 +114,12 @@ class TrainingWithFrozenClassifier(L.LightningModule):
         return images.contiguous(memory_format=torch.channels_last)
 
     def check_strategy(self, reason: str) -> None:
-        """Refuse a strategy under which several processes would wait for gradients that a step does not have.
+        """Refuse a strategy under which several processes would wait for gradients that a step does
+        not have.
 
         Raises:
-            InputError: DDP that does not look for unused parameters; ``reason`` says why there are such.
+            InputError: DDP that does not look for unused parameters; ``reason`` says why there are
+                such.
         """
         strategy = self.trainer.strategy
         if isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get(
@@ -130,7 +135,9 @@ class TrainingWithFrozenClassifier(L.LightningModule):
         return type(self.trainer.datamodule).__name__  # type: ignore[attr-defined]
 
     def images_to_measure(self, count: int) -> Iterator[Tensor]:
-        """This process's share of so many images: every so-many-th batch of one order that all processes share."""
+        """This process's share of so many images: every so-many-th batch of one order that all
+        processes share.
+        """
         loader = self.trainer.datamodule.statistics_dataloader()  # type: ignore[attr-defined]
         shown = self.trainer.is_global_zero and self.trainer.progress_bar_callback is not None
         left = count
@@ -147,12 +154,16 @@ class TrainingWithFrozenClassifier(L.LightningModule):
                     return
 
     def drawings(self, pictures: Tensor) -> list[Tensor]:
-        """What TensorBoard shows beside pictures uint8 (B, 3, H, W): further ones, overlay and heatmap unless overridden."""
+        """What TensorBoard shows beside pictures uint8 (B, 3, H, W): further ones, overlay and
+        heatmap unless overridden.
+        """
         heatmap: Heatmap = self(self.images_of({"picture": pictures})).cpu()
         return [heatmap.overlay(pictures), heatmap.colored()]
 
     def update_scores(self, step: dict[str, Tensor], weight: Tensor) -> None:
-        """Add a batch's values, each (B,), weighted by validity (B,) so that padding does not count."""
+        """Add a batch's values, each (B,), weighted by validity (B,) so that padding does not
+        count.
+        """
         for name, metric in self.scores.items():
             metric.update(step[name], weight)  # type: ignore[operator]
 

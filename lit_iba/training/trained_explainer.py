@@ -1,4 +1,6 @@
-"""Explainers that are trained: how each is built from its checkpoint, and what an exported program of it computes."""
+"""Explainers that are trained: how each is built from its checkpoint, and what an exported program
+of it computes.
+"""
 
 from __future__ import annotations
 
@@ -45,12 +47,14 @@ class Output:
 
 
 class TrainedExplainer(Explainer):
-    """An explainer with a trained network: it comes from a checkpoint, and knows how it is exported.
+    """An explainer with a trained network: it comes from a checkpoint, and knows how it is
+    exported.
 
     Attributes:
         training: Name of the training module whose checkpoints it takes.
         config: The config that trains one, for the message where no checkpoint is given.
-        outputs: What an exported program returns, in order; a single one is returned as a tensor, several as a tuple.
+        outputs: What an exported program returns, in order; a single one is returned as a tensor,
+            several as a tuple.
 
     Example:
         >>> from lit_iba import ReadoutIBA
@@ -72,12 +76,16 @@ class TrainedExplainer(Explainer):
     @property
     @abstractmethod
     def record(self) -> dict[str, Any]:
-        """Plain values that make the explainer again, with the classifier and the network's tensors; see :meth:`rebuild`."""
+        """Plain values that make the explainer again, with the classifier and the network's
+        tensors; see :meth:`rebuild`.
+        """
 
     @classmethod
     @abstractmethod
     def from_record(cls, classifier: FrozenClassifier, record: dict[str, Any]) -> Self:
-        """The explainer of a :attr:`record`, which JSON may have carried, with its network still untrained."""
+        """The explainer of a :attr:`record`, which JSON may have carried, with its network still
+        untrained.
+        """
 
     @abstractmethod
     def program_modules(self) -> dict[str, nn.Module]:
@@ -88,7 +96,9 @@ class TrainedExplainer(Explainer):
         """The outputs for images (B, 3, H, W), by code that can be traced."""
 
     def program_expected(self, images: Tensor) -> tuple[Tensor, ...]:
-        """The same through the public interface: what an exported :meth:`program` is measured against."""
+        """The same through the public interface: what an exported :meth:`program` is measured
+        against.
+        """
         return (self.attribute(images).values,)
 
     @classmethod
@@ -132,18 +142,22 @@ class TrainedExplainer(Explainer):
 
         Args:
             path: The checkpoint.
-            classifier: The classifier that it was trained for; built from the checkpoint's own record where None.
+            classifier: The classifier that it was trained for; built from the checkpoint's own
+                record where None.
             settings: Of the explainer, where they are to differ from training's.
 
         Raises:
-            InputError: The file is missing, damaged, of another class, or was trained for another classifier.
+            InputError: The file is missing, damaged, of another class, or was trained for another
+                classifier.
         """
 
     @classmethod
     def read(
         cls, path: str | Path, classifier: FrozenClassifier | None
     ) -> tuple[dict[str, Any], FrozenClassifier]:
-        """A checkpoint of the training module and the classifier that it was trained for; see :meth:`load`."""
+        """A checkpoint of the training module and the classifier that it was trained for; see
+        :meth:`load`.
+        """
         checkpoint = read_checkpoint(path, cls.training)
         if classifier is None:
             return checkpoint, classifier_of(checkpoint, path)
@@ -152,7 +166,8 @@ class TrainedExplainer(Explainer):
 
 
 def load_trained(network: nn.Module, state: dict[str, Tensor], prefix: str, source: str) -> None:
-    """Load ``network`` with what stands under ``prefix`` in a state dict, and freeze it in eval mode.
+    """Load ``network`` with what stands under ``prefix`` in a state dict, and freeze it in eval
+    mode.
 
     Raises:
         InputError: The tensors do not fit; ``source`` says where they come from.

@@ -1,4 +1,6 @@
-"""VarSal: a posterior over saliency maps, and what its uncertainty is good for (submission to ICLR 2021)."""
+"""VarSal: a posterior over saliency maps, and what its uncertainty is good for (submission to ICLR
+2021).
+"""
 
 from typing import TYPE_CHECKING
 

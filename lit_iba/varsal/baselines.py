@@ -1,7 +1,8 @@
-"""What VarSal's perturbation puts in place of the pixels that a mask drops (submission to ICLR 2021, section 3.1).
+"""What VarSal's perturbation puts in place of the pixels that a mask drops (submission to ICLR
+2021, section 3.1).
 
-After Fong and Vedaldi (2017): the image blurred, Gaussian noise, or the image's mean colour with Gaussian noise. The paper
-names no strengths; those here are ours.
+After Fong and Vedaldi (2017): the image blurred, Gaussian noise, or the image's mean colour with
+Gaussian noise. The paper names no strengths; those here are ours.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ class BaselineStrengths:
     """How strongly the baselines hide the image.
 
     Args:
-        blur: Standard deviation of the blur, in pixels of a picture whose shorter side is 224; in proportion for others
-            (Fong and Vedaldi's 10).
-        noise: Standard deviation of the noise baseline, of normalised images (1: as much as the data set's pixels vary).
+        blur: Standard deviation of the blur, in pixels of a picture whose shorter side is 224; in
+            proportion for others (Fong and Vedaldi's 10).
+        noise: Standard deviation of the noise baseline, of normalised images (1: as much as the
+            data set's pixels vary).
         mean_noise: Standard deviation of the noise on the mean colour, likewise.
 
     Raises:
@@ -52,20 +54,22 @@ def draw_baselines(
 ) -> Tensor:
     """A baseline for each image, of a kind that is drawn anew with every call.
 
-    Each image takes one whole number and one (3, H, W) field of normal numbers from its generator, whatever its kind and the
-    other images are.
+    Each image takes one whole number and one (3, H, W) field of normal numbers from its generator,
+    whatever its kind and the other images are.
 
     Args:
         images: Normalised images (B, 3, H, W).
         generators: One for each image, on any device.
-        kinds: What is drawn from: ``"blur"``, ``"noise"``, ``"mean"``; a kind named twice is drawn twice as often.
+        kinds: What is drawn from: ``"blur"``, ``"noise"``, ``"mean"``; a kind named twice is drawn
+            twice as often.
         strengths: See there.
 
     Returns:
         (B, 3, H, W), on the images' device and of their dtype.
 
     Raises:
-        InputError: A kind that does not exist, none at all, or another number of generators than images.
+        InputError: A kind that does not exist, none at all, or another number of generators than
+            images.
     """
     if not kinds:
         raise InputError(f"kinds is empty; give one or more of {', '.join(KINDS)}")
@@ -89,7 +93,8 @@ def draw_baselines(
         ),
     }
     drawn = torch.stack(number).to(images.device)[:, None, None, None]
-    # All kinds are made and one is taken: which one is known on the device only, and asking would make the host wait.
+    # All kinds are made and one is taken: which one is known on the device only, and asking would
+    # make the host wait.
     chosen = torch.zeros_like(images)
     for position, kind in enumerate(kinds):
         chosen = torch.where(drawn == position, made[kind](), chosen)

@@ -1,7 +1,9 @@
-"""VarSal's encoder: an image in, mean and log variance of every pixel's attribution out, at the image's own size.
+"""VarSal's encoder: an image in, mean and log variance of every pixel's attribution out, at the
+image's own size.
 
-"Variational saliency maps for explaining model's behavior" (submission to ICLR 2021), appendix C. Its text counts
-17 and 16 layers, its list has 16; the last of them is a plain convolution here, because both of its outputs have a sign.
+"Variational saliency maps for explaining model's behavior" (submission to ICLR 2021), appendix C.
+Its text counts 17 and 16 layers, its list has 16; the last of them is a plain convolution here,
+because both of its outputs have a sign.
 """
 
 from __future__ import annotations
@@ -20,9 +22,12 @@ LOG_VARIANCE_LIMIT = 10.0  # standard deviations from e^-5 to e^5; the prior pul
 
 
 def bounded_posterior(outputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and log variance, float32 (B, H, W) each, from a last convolution's two channels (B, 2, H, W)."""
+    """Mean and log variance, float32 (B, H, W) each, from a last convolution's two channels (B, 2,
+    H, W).
+    """
     mean, raw = outputs.float().unbind(dim=1)
-    # Smooth, the identity near zero, and with a gradient everywhere: nothing overflows and nothing gets stuck.
+    # Smooth, the identity near zero, and with a gradient everywhere: nothing overflows and nothing
+    # gets stuck.
     return mean, LOG_VARIANCE_LIMIT * torch.tanh(raw / LOG_VARIANCE_LIMIT)
 
 
@@ -41,7 +46,8 @@ def raw_for_deviation(deviation: float) -> float:
 class VarSalEncoder(nn.Module):
     """3x3 convolutions with batch norm and ReLU and without pooling; then one with two outputs.
 
-    In training mode an image's result depends on its batch, as batch norm makes it; in eval mode it does not.
+    In training mode an image's result depends on its batch, as batch norm makes it; in eval mode it
+    does not.
 
     Args:
         channels: Output channels of every convolution but the last; the paper's by default.
@@ -63,7 +69,8 @@ class VarSalEncoder(nn.Module):
         layers: list[nn.Module] = []
         inputs = 3
         for outputs in self.channels:
-            # Batch norm has the bias. In place: batch norm keeps its input for the backward pass, not its output.
+            # Batch norm has the bias. In place: batch norm keeps its input for the backward pass,
+            # not its output.
             layers += [
                 nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
                 nn.BatchNorm2d(outputs),
@@ -76,12 +83,15 @@ class VarSalEncoder(nn.Module):
     def forward(
         self, images: Tensor, features: Mapping[str, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Mean and log variance, float32 (B, H, W) each, of images (B, 3, H, W); features are not read."""
+        """Mean and log variance, float32 (B, H, W) each, of images (B, 3, H, W); features are not
+        read.
+        """
         return bounded_posterior(self.layers(images.contiguous(memory_format=torch.channels_last)))
 
     @torch.no_grad()
     def start_near(self, deviation: float) -> None:
-        """Shift the last convolution so that standard deviations are about ``deviation`` before training.
+        """Shift the last convolution so that standard deviations are about ``deviation`` before
+        training.
 
         Raises:
             InputError: It is not between e^-5 and e^5.

@@ -1,8 +1,10 @@
-"""VarSal: a heatmap as a random variable, whose posterior a trained encoder gives in one pass; the mean explains.
+"""VarSal: a heatmap as a random variable, whose posterior a trained encoder gives in one pass; the
+mean explains.
 
-"Variational saliency maps for explaining model's behavior" (submission to ICLR 2021), section 3. How it is trained
-stands in varsal_training.py. The paper's encoder never sees the classifier: it learned what that one looks at. The readout
-encoder, which is not the paper's, reads the classifier's own features.
+"Variational saliency maps for explaining model's behavior" (submission to ICLR 2021), section 3.
+How it is trained stands in varsal_training.py. The paper's encoder never sees the classifier: it
+learned what that one looks at. The readout encoder, which is not the paper's, reads the
+classifier's own features.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ AVERAGE = "average.module."  # where a checkpoint has the averaged encoder, if i
 
 
 def sample_map(mean: Tensor, deviation: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """One map an image, mean + deviation * noise, (B, H, W); the noise is drawn from the image's own generator."""
+    """One map an image, mean + deviation * noise, (B, H, W); the noise is drawn from the image's
+    own generator.
+    """
     noise = torch.stack(
         [torch.randn(mean.shape[1:], generator=g, device=mean.device) for g in generators]
     )
@@ -41,13 +45,16 @@ def sample_map(mean: Tensor, deviation: Tensor, generators: Sequence[torch.Gener
 class VarSal(TrainedExplainer):
     """The posterior over heatmaps: its mean, with its standard deviation as ``uncertainty``.
 
-    It explains the classifier's whole prediction rather than one class, so that targets are ignored.
+    It explains the classifier's whole prediction rather than one class, so that targets are
+    ignored.
 
     Args:
         classifier: The network to explain.
         channels: Of the paper's encoder, see :class:`VarSalEncoder`.
-        map: What the heatmap is: the posterior's ``"mean"``, or one ``"sampled"`` map (figure 5a's ablation).
-        encoder: ``"paper"``: a network that sees the picture alone; or ``"readout"``: one over the classifier's features.
+        map: What the heatmap is: the posterior's ``"mean"``, or one ``"sampled"`` map (figure 5a's
+            ablation).
+        encoder: ``"paper"``: a network that sees the picture alone; or ``"readout"``: one over the
+            classifier's features.
         taps: Layers that the readout encoder reads; None takes the last stage of each resolution.
         width: Channels of the readout encoder on its coarse grids.
         seed: Of samples, together with each image's key.
@@ -107,7 +114,8 @@ class VarSal(TrainedExplainer):
         )
         self.encoder: Encoder = made.to(classifier.device)
         self.taps: tuple[str, ...] = made.taps if isinstance(made, ReadoutEncoder) else ()
-        # A graph that ends with the last tap, or a function that runs the whole network; None where nothing is read.
+        # A graph that ends with the last tap, or a function that runs the whole network; None where
+        # nothing is read.
         self.trunk: Callable[[Tensor], dict[str, Tensor]] | None = (
             classifier.taps(self.taps) if self.taps else None
         )
@@ -121,7 +129,9 @@ class VarSal(TrainedExplainer):
 
     @torch.no_grad()
     def features(self, images: Tensor) -> dict[str, Tensor]:
-        """What the encoder reads of the classifier for images (B, 3, H, W): (B, C, h, w) a tap; empty for the paper's."""
+        """What the encoder reads of the classifier for images (B, 3, H, W): (B, C, h, w) a tap;
+        empty for the paper's.
+        """
         return {} if self.trunk is None else grids(self.trunk(images), _size(images))
 
     @torch.no_grad()
@@ -160,7 +170,8 @@ class VarSal(TrainedExplainer):
         Args:
             images: Normalised images (B, 3, H, W).
             count: How many an image.
-            keys: Name of each sample, from which its random numbers follow; by default the image's own content.
+            keys: Name of each sample, from which its random numbers follow; by default the image's
+                own content.
 
         Returns:
             (B, count, H, W); the first of each image is the heatmap of ``map="sampled"``.
@@ -197,7 +208,9 @@ class VarSal(TrainedExplainer):
         return cls(classifier, map=record["map"], seed=record["seed"], **encoder_shape(record))
 
     def program_modules(self) -> dict[str, nn.Module]:
-        """The encoder, and the classifier's layers up to the last one that it reads: none for the paper's encoder."""
+        """The encoder, and the classifier's layers up to the last one that it reads: none for the
+        paper's encoder.
+        """
         if self.trunk is None:
             return {"encoder": self.encoder}
         trunk = self.trunk if isinstance(self.trunk, nn.Module) else self.classifier.model
@@ -221,7 +234,8 @@ class VarSal(TrainedExplainer):
     ) -> VarSal:
         """Build from a config: ``checkpoint`` is the file that training wrote.
 
-        A list of checkpoints belongs to several classifiers: the one of these very weights is taken. That is how the sanity
+        A list of checkpoints belongs to several classifiers: the one of these very weights is
+            taken. That is how the sanity
         check finds, for every randomised network, the encoder that was trained for it.
         """
         given = settings.get("checkpoint")
@@ -235,17 +249,19 @@ class VarSal(TrainedExplainer):
     ) -> VarSal:
         """A trained encoder from a checkpoint of ``VarSalTraining``.
 
-        The paper's encoder knows the classifier through training alone, so that randomised weights are refused: its map would
-        stay the same. A readout encoder reads whatever classifier it is put on, as the sanity check wants it.
+        The paper's encoder knows the classifier through training alone, so that randomised weights
+        are refused: its map would stay the same. A readout encoder reads whatever classifier it is
+        put on, as the sanity check wants it.
 
         Args:
             path: The checkpoint.
-            classifier: The classifier that it was trained for; built from the checkpoint's own record where None.
+            classifier: The classifier that it was trained for; built from the checkpoint's own
+                record where None.
             settings: ``map`` or ``seed``.
 
         Raises:
-            InputError: The file is missing, damaged or of another class; or it was trained for other weights; or, for the
-                paper's encoder, the classifier's were randomised since.
+            InputError: The file is missing, damaged or of another class; or it was trained for
+                other weights; or, for the paper's encoder, the classifier's were randomised since.
         """
         checkpoint = read_checkpoint(path, cls.training)
         shape = encoder_shape(checkpoint["hyper_parameters"])
@@ -267,7 +283,9 @@ class VarSal(TrainedExplainer):
 
 
 def encoder_shape(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a checkpoint's or an export's settings, those that say how the encoder is built; older ones have the paper's."""
+    """Of a checkpoint's or an export's settings, those that say how the encoder is built; older
+    ones have the paper's.
+    """
     names = (
         ("encoder", "taps", "width")
         if saved.get("encoder") == "readout"

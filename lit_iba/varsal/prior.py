@@ -1,7 +1,8 @@
 """Gaussian priors of a saliency map, and the exact divergence of VarSal's posterior from them.
 
-The soft-TV prior of VarSal (submission to ICLR 2021, section 3.2) is N(0, K_h (x) K_w): K is tridiagonal, 1 on the diagonal
-and alpha beside it, so that neighbouring pixels are alike. The divergence is the whole of equation 8, with the 1/2 and the
+The soft-TV prior of VarSal (submission to ICLR 2021, section 3.2) is N(0, K_h (x) K_w): K is
+tridiagonal, 1 on the diagonal and alpha beside it, so that neighbouring pixels are alike. The
+divergence is the whole of equation 8, with the 1/2 and the
 constants that equations 7 and 12 leave out: it is 0 where posterior and prior agree.
 """
 
@@ -17,10 +18,12 @@ from lit_iba.errors import InputError
 
 
 class SoftTVPrior:
-    """Zero-mean Gaussian whose neighbouring pixels are correlated by alpha, diagonal ones by alpha squared.
+    """Zero-mean Gaussian whose neighbouring pixels are correlated by alpha, diagonal ones by alpha
+    squared.
 
-    With K = L L^T the quadratic term is ``|L_h^-1 mu L_w^-T|^2``, two matrix products of O(h^2 w + h w^2); the trace is
-    ``diag(K_h^-1)^T nu diag(K_w^-1)``. The factors are made once in double precision and kept for each device and dtype.
+    With K = L L^T the quadratic term is ``|L_h^-1 mu L_w^-T|^2``, two matrix products of O(h^2 w +
+    h w^2); the trace is ``diag(K_h^-1)^T nu diag(K_w^-1)``. The factors are made once in double
+    precision and kept for each device and dtype.
 
     Args:
         height: h, in pixels.
@@ -63,7 +66,8 @@ class SoftTVPrior:
         """KL(N(mean, diag exp(log_variance)) || prior) of each map.
 
         Args:
-            mean: mu, (B, h, w), any floating type; computed in float32 at least, also under autocast.
+            mean: mu, (B, h, w), any floating type; computed in float32 at least, also under
+                autocast.
             log_variance: log nu, the same shape.
 
         Returns:

@@ -1,7 +1,9 @@
-"""VarSal's encoder over the frozen classifier's own features: from the deepest up to the picture's size.
+"""VarSal's encoder over the frozen classifier's own features: from the deepest up to the picture's
+size.
 
-Not the paper's, whose encoder (encoder.py) sees the picture alone and so can only guess what the classifier looks at. A
-feature pyramid (Lin et al., CVPR 2017) that ends in the picture; its outputs are those of VarSal (ICLR 2021 submission, 3.3).
+Not the paper's, whose encoder (encoder.py) sees the picture alone and so can only guess what the
+classifier looks at. A feature pyramid (Lin et al., CVPR 2017) that ends in the picture; its outputs
+are those of VarSal (ICLR 2021 submission, 3.3).
 """
 
 from __future__ import annotations
@@ -27,12 +29,14 @@ def _block(inputs: int, outputs: int) -> nn.Sequential:
 class ReadoutEncoder(nn.Module):
     """Features of the taps, and the picture, to mean and log variance of every pixel's saliency.
 
-    Each tap goes through a batch norm without parameters (features of different layers differ in scale by orders of magnitude)
-    and a 1x1 convolution. From the deepest up, maps are resized bilinearly, added, and mixed by a 3x3 convolution. The finest
-    tap joins with fewer channels; the picture joins at its own size, for borders that no feature has.
+    Each tap goes through a batch norm without parameters (features of different layers differ in
+    scale by orders of magnitude) and a 1x1 convolution. From the deepest up, maps are resized
+    bilinearly, added, and mixed by a 3x3 convolution. The finest tap joins with fewer channels; the
+    picture joins at its own size, for borders that no feature has.
 
     Args:
-        taps: Channels of every tap by name, from the finest to the deepest (see :func:`lit_iba.varsal.taps.check_taps`).
+        taps: Channels of every tap by name, from the finest to the deepest (see
+            :func:`lit_iba.varsal.taps.check_taps`).
         width: Channels on the coarse grids; the finer ones have a half and a quarter of it.
 
     Raises:
@@ -63,7 +67,8 @@ class ReadoutEncoder(nn.Module):
 
         Args:
             images: (B, 3, H, W).
-            features: The taps' outputs for them, each (B, C, h, w) (see :func:`lit_iba.varsal.taps.grids`).
+            features: The taps' outputs for them, each (B, C, h, w) (see
+                :func:`lit_iba.varsal.taps.grids`).
 
         Returns:
             Float32 (B, H, W) each.

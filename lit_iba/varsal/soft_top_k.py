@@ -1,9 +1,11 @@
-"""Differentiable top-k: the mask of the k largest scores with soft edges, exactly, without a Sinkhorn loop.
+"""Differentiable top-k: the mask of the k largest scores with soft edges, exactly, without a
+Sinkhorn loop.
 
-SOFT (Xie et al., "Differentiable Top-k with Optimal Transport", NeurIPS 2020) transports n scores to the two anchors {0, 1} with
-masses (n-k)/n and k/n under an entropic cost. With two anchors the plan has one unknown: the mask is
-``m_i = sigmoid((2 s_i - 1 + t) / eps)``, and the scalar t of each row follows from ``sum m_i = k``. VarSal
-(submission to ICLR 2021, section 3.3) cuts its perturbation masks with it.
+SOFT (Xie et al., "Differentiable Top-k with Optimal Transport", NeurIPS 2020) transports n scores
+to the two anchors {0, 1} with masses (n-k)/n and k/n under an entropic cost. With two anchors the
+plan has one unknown: the mask is ``m_i = sigmoid((2 s_i - 1 + t) / eps)``, and the scalar t of each
+row follows from ``sum m_i = k``. VarSal (submission to ICLR 2021, section 3.3) cuts its
+perturbation masks with it.
 """
 
 from __future__ import annotations
@@ -27,13 +29,17 @@ CONSTANT = 1e-6  # scores that spread by less than this share of their size are 
 def soft_top_k(scores: Tensor, k: Tensor, *, temperature: float) -> Tensor:
     """The entropic-transport mask of the k largest scores of each row.
 
-    Computed in double precision inside and in float32 (float64 for float64 scores) outside, also under autocast. The gradient
-    is that of the exact solution, by the implicit function theorem; k gets none.
+    Computed in double precision inside and in float32 (float64 for float64 scores) outside, also
+    under autocast. The gradient is that of the exact solution, by the implicit function theorem; k
+    gets none.
 
     Args:
-        scores: (B, n), finite, any floating type; larger is kept longer. See :func:`standardize` for their scale.
-        k: (B,), each in (0, n), fractions allowed. Its values are checked on the CPU, where that keeps nobody waiting.
-        temperature: The transport's eps > 0 in the unit of squared scores: small is hard, large is even.
+        scores: (B, n), finite, any floating type; larger is kept longer. See :func:`standardize`
+            for their scale.
+        k: (B,), each in (0, n), fractions allowed. Its values are checked on the CPU, where that
+            keeps nobody waiting.
+        temperature: The transport's eps > 0 in the unit of squared scores: small is hard, large is
+            even.
 
     Returns:
         (B, n) in [0, 1]; row i sums to k_i.
@@ -64,7 +70,8 @@ def standardize(scores: Tensor) -> Tensor:
         scores: (B, ...), any floating type.
 
     Returns:
-        The same shape in float32 (float64 for float64); 0 with no gradient for an image whose scores are all equal.
+        The same shape in float32 (float64 for float64); 0 with no gradient for an image whose
+        scores are all equal.
     """
     values = (scores if scores.dtype == torch.float64 else scores.float()).flatten(1)
     centred = values - values.mean(dim=1, keepdim=True)
@@ -80,7 +87,8 @@ class _SoftTopK(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, scores: Tensor, k: Tensor, temperature: float) -> Tensor:
         ctx.slope = 2 / temperature
-        # Rows that keep more than half are solved for what they drop: a sum near n would lose the digits of n - k.
+        # Rows that keep more than half are solved for what they drop: a sum near n would lose the
+        # digits of n - k.
         dropped = scores.shape[1] - k
         flip = torch.ones_like(k).copysign(dropped - k)[:, None]
         x = scores.to(torch.float64, copy=True).mul_(ctx.slope * flip)
@@ -101,11 +109,13 @@ class _SoftTopK(torch.autograd.Function):
 
 
 def _balance(x: Tensor, share: Tensor) -> Tensor:
-    """The offset u with mean_i sigmoid(x_i + u) = share, by Newton's method within a bracket; (B, n) and (B, 1) to (B, 1).
+    """The offset u with mean_i sigmoid(x_i + u) = share, by Newton's method within a bracket; (B,
+    n) and (B, 1) to (B, 1).
 
-    Newton runs on ``logit(mean sigmoid(x + u)) = logit(share)``, which is linear in u for equal x and nearly so for
-    bell-shaped ones. Where it leaves the bracket or shrinks slower than bisection (between far clusters of scores), the
-    bracket is halved. A row that has converged stays as it is, so that no row depends on the others.
+    Newton runs on ``logit(mean sigmoid(x + u)) = logit(share)``, which is linear in u for equal x
+    and nearly so for bell-shaped ones. Where it leaves the bracket or shrinks slower than bisection
+    (between far clusters of scores), the bracket is halved. A row that has converged stays as it
+    is, so that no row depends on the others.
     """
     target = torch.logit(share)
     low, high = target - x.amax(dim=1, keepdim=True), target - x.amin(dim=1, keepdim=True)

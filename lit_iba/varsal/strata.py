@@ -1,7 +1,9 @@
-"""How many pixels a training step keeps, spread evenly over the samples that are trained on together.
+"""How many pixels a training step keeps, spread evenly over the samples that are trained on
+together.
 
-The loss depends on k more than on anything else that is drawn, so that sixteen independent k of a batch make a noisy
-gradient. The paper (submission to ICLR 2021, section 4.1) draws k ~ U(hw/10, 9hw/10) and says no more.
+The loss depends on k more than on anything else that is drawn, so that sixteen independent k of a
+batch make a noisy gradient. The paper (submission to ICLR 2021, section 4.1) draws k ~ U(hw/10,
+9hw/10) and says no more.
 """
 
 from __future__ import annotations
@@ -17,11 +19,15 @@ GOLDEN = (
 
 
 def golden_uniform(first: int, count: int, offset: float, device: torch.device) -> Tensor:
-    """Numbers in [0, 1) of samples at consecutive places of an epoch: frac(offset + place * golden ratio).
+    """Numbers in [0, 1) of samples at consecutive places of an epoch: frac(offset + place * golden
+    ratio).
 
-    Each is uniform where the offset is; those of a batch, of any size and begun anywhere, lie evenly. A sample's number follows
-    from its place and the offset: runs with equal seeds draw equal numbers, resumed ones too. With another batch size or
-    number of processes, samples come at other places and so with other numbers, of the same evenly spread set.
+    Each is uniform where the offset is; those of a batch, of any size and begun anywhere, lie
+    evenly. A sample's number follows
+    from its place and the offset: runs with equal seeds draw equal numbers, resumed ones too. With
+        another batch size or
+    number of processes, samples come at other places and so with other numbers, of the same evenly
+    spread set.
 
     Args:
         first: Place of the first sample, from 0.

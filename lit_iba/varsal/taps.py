@@ -1,8 +1,9 @@
-"""Which of a classifier's layers the readout encoder reads: the last stage of each resolution, for any network.
+"""Which of a classifier's layers the readout encoder reads: the last stage of each resolution, for
+any network.
 
-A convolutional network has a handful of resolutions, and the last features of each are the most processed ones that still lie
-on that grid; feature pyramids take the same (Lin et al., "Feature Pyramid Networks", CVPR 2017, section 3). Not from VarSal's
-paper, whose encoder reads no features.
+A convolutional network has a handful of resolutions, and the last features of each are the most
+processed ones that still lie on that grid; feature pyramids take the same (Lin et al., "Feature
+Pyramid Networks", CVPR 2017, section 3). Not from VarSal's paper, whose encoder reads no features.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ SHRINKS = 1.5  # a layer whose side is not so many times smaller than the tap be
 
 
 def grids(taps: dict[str, Tensor], image_size: tuple[int, int]) -> dict[str, Tensor]:
-    """Outputs of layers for images of this (H, W), each as (B, C, h, w); 1 x 1 where they have no positions."""
+    """Outputs of layers for images of this (H, W), each as (B, C, h, w); 1 x 1 where they have no
+    positions.
+    """
     layouts = layouts_of(taps, image_size)
     return {name: layouts[name].grid(tap) for name, tap in taps.items()}
 
@@ -44,7 +47,8 @@ def check_taps(classifier: FrozenClassifier, taps: Sequence[str] | None) -> dict
     images = _probe(classifier)
     with torch.no_grad():
         found = grids(classifier.taps(names)(images), (images.shape[-2], images.shape[-1]))
-    # A stable sort: of several layers of one resolution, the one that is named first counts as the finer one.
+    # A stable sort: of several layers of one resolution, the one that is named first counts as the
+    # finer one.
     names.sort(key=lambda name: -found[name].shape[-2] * found[name].shape[-1])
     if found[names[0]].shape[-2:] == (1, 1):
         raise InputError(f"none of the layers {names} has positions; tap one before the pooling")
@@ -52,9 +56,11 @@ def check_taps(classifier: FrozenClassifier, taps: Sequence[str] | None) -> dict
 
 
 def last_of_each_resolution(classifier: FrozenClassifier) -> list[str]:
-    """Of each resolution, in order of execution, the last of its outermost modules: a stage rather than a layer within one.
+    """Of each resolution, in order of execution, the last of its outermost modules: a stage rather
+    than a layer within one.
 
-    In ResNet-50 that is layer1 and not layer2.0.conv1, which runs later on the same grid but has squeezed the channels.
+    In ResNet-50 that is layer1 and not layer2.0.conv1, which runs later on the same grid but has
+    squeezed the channels.
 
     Raises:
         InputError: No module has an output with positions.
@@ -62,7 +68,8 @@ def last_of_each_resolution(classifier: FrozenClassifier) -> list[str]:
     at: dict[tuple[int, int], list[str]] = {}
     smallest: tuple[int, int] | None = None
     for name, (height, width) in _resolutions(classifier).items():
-        # Classifiers only shrink; what is larger than before is no map of the picture (attention between tokens, say).
+        # Classifiers only shrink; what is larger than before is no map of the picture (attention
+        # between tokens, say).
         if smallest is None or (height <= smallest[0] and width <= smallest[1]):
             smallest = (height, width)
             at.setdefault(smallest, []).append(name)

@@ -1,7 +1,9 @@
-"""What a map's uncertainty says about its error: correlation, calibration, and what is gained by withholding uncertain maps.
+"""What a map's uncertainty says about its error: correlation, calibration, and what is gained by
+withholding uncertain maps.
 
-The VarSal paper (section 4.5 and figure 7) shows uncertainties and leaves the relation open. Pure functions over NumPy arrays;
-rows are images, columns are conditions (clean, or a corruption at a severity).
+The VarSal paper (section 4.5 and figure 7) shows uncertainties and leaves the relation open. Pure
+functions over NumPy arrays; rows are images, columns are conditions (clean, or a corruption at a
+severity).
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ def mean_deviation(mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
     """An image's uncertainty as one number, (B, H, W) twice to (B,) twice.
 
     Returns:
-        The posterior's standard deviation meaned over the pixels; and the same divided by the standard deviation over the pixels
-        of the mean map, because only the order of s matters to the mask and its scale is free.
+        The posterior's standard deviation meaned over the pixels; and the same divided by the
+        standard deviation over the pixels of the mean map, because only the order of s matters to
+        the mask and its scale is free.
     """
     level = deviation.double().mean(dim=(1, 2))
     spread = mean.double().std(dim=(1, 2), correction=0)
@@ -34,7 +37,9 @@ def mean_deviation(mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Correlation:
-    """A correlation with its bootstrap interval; all None where a side is constant or images are too few."""
+    """A correlation with its bootstrap interval; all None where a side is constant or images are
+    too few.
+    """
 
     value: float | None
     low: float | None
@@ -86,8 +91,9 @@ def correlation(x: Array, y: Array, kind: str, resamples: int = 1000, seed: int 
 def band_ranks(outcomes: Array, tested: Array) -> Array:
     """Where a tested outcome stands among the outcomes of sampled maps.
 
-    With S samples the rank is ``(number below + (number equal + 1) / 2) / (S + 1)``, in (0, 1). If the tested outcome were one
-    more draw from the same distribution, it would take the S + 1 values ``(r + 1/2) / (S + 1)`` equally often.
+    With S samples the rank is ``(number below + (number equal + 1) / 2) / (S + 1)``, in (0, 1). If
+    the tested outcome were one more draw from the same distribution, it would take the S + 1 values
+    ``(r + 1/2) / (S + 1)`` equally often.
 
     Args:
         outcomes: (N, S), of S sampled maps an image.
@@ -102,11 +108,13 @@ def band_ranks(outcomes: Array, tested: Array) -> Array:
 
 
 def coverage(ranks: Array, levels: Sequence[float] = LEVELS) -> list[float]:
-    """Share of the images whose tested outcome lies in the predicted central band, at each nominal level.
+    """Share of the images whose tested outcome lies in the predicted central band, at each nominal
+    level.
 
-    The central band of level p holds the ranks with ``|rank - 1/2| <= p / 2`` (see :func:`band_ranks`). A posterior whose samples
-    fare as the tested map does covers p of the images at every level p. With S = 19 samples that holds exactly at 10, 20, ...
-    90 %; with other numbers up to 1 / (S + 1).
+    The central band of level p holds the ranks with ``|rank - 1/2| <= p / 2`` (see
+    :func:`band_ranks`). A posterior whose samples fare as the tested map does covers p of the
+    images at every level p. With S = 19 samples that holds exactly at 10, 20, ... 90 %; with other
+    numbers up to 1 / (S + 1).
     """
     return [float((np.abs(ranks - 0.5) <= level / 2 + 1e-9).mean()) for level in levels]
 
@@ -139,13 +147,17 @@ class AbstainCurve:
 
     @property
     def gain(self) -> float | None:
-        """How much of what an oracle would gain over blind choice is gained: 1 as the oracle, 0 as chance, below 0 worse."""
+        """How much of what an oracle would gain over blind choice is gained: 1 as the oracle, 0 as
+        chance, below 0 worse.
+        """
         room = self.random - self.oracle_area
         return (self.random - self.area) / room if room > 0 else None
 
 
 def abstain_curve(error: Array, uncertainty: Array) -> AbstainCurve:
-    """The curve of errors (N,) by uncertainties (N,); equal uncertainties are withheld in random order, in expectation."""
+    """The curve of errors (N,) by uncertainties (N,); equal uncertainties are withheld in random
+    order, in expectation.
+    """
     values, group = np.unique(uncertainty, return_inverse=True)
     totals, counts = (
         np.bincount(group, error, len(values)),

@@ -1,4 +1,6 @@
-"""Writes an uncertainty run: results.json, CSV, Markdown, plots, and one page with VarSal's figure 7."""
+"""Writes an uncertainty run: results.json, CSV, Markdown, plots, and one page with VarSal's figure
+7.
+"""
 
 from __future__ import annotations
 
@@ -254,7 +256,9 @@ def page(results: Results, plots: Mapping[str, bytes], figure: Rows) -> str:
 
 
 def _figure_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """One image: its conditions from left to right; image, mean and deviation from top to bottom, as in the paper."""
+    """One image: its conditions from left to right; image, mean and deviation from top to bottom,
+    as in the paper.
+    """
     pictures, means, deviations = zip(*drawn(row), strict=True)
     return {
         "key": row["key"],

@@ -1,4 +1,6 @@
-"""Figures of an uncertainty run (lit_iba.varsal.uncertainty_results), with matplotlib; no display needed."""
+"""Figures of an uncertainty run (lit_iba.varsal.uncertainty_results), with matplotlib; no display
+needed.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def condition_label(corruption: str, severity: int) -> str:
 
 
 def severity_figure(results: Results) -> Figure:
-    """Uncertainty and error over the severity of each corruption, mean and standard error over images."""
+    """Uncertainty and error over the severity of each corruption, mean and standard error over
+    images.
+    """
     clean, *rest = results["conditions"]
     panels = {
         "deviation_over_clean": "deviation / the clean image's",
@@ -138,7 +142,9 @@ def abstain_figure(results: Results) -> Figure:
 
 
 def figure_7(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Image, mean and deviation side by side under each condition; a row an image, deviations of a row on one scale."""
+    """Image, mean and deviation side by side under each condition; a row an image, deviations of a
+    row on one scale.
+    """
     columns = 3 * len(rows[0]["panels"])
     figure = Figure(figsize=(1.25 * columns, 1.35 * len(rows) + 0.4), layout="constrained")
     grid = figure.subplots(len(rows), columns, squeeze=False)
@@ -159,9 +165,11 @@ def figure_7(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def drawn(row: Mapping[str, Any]) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Picture, mean and deviation of each panel as uint8 (3, H, W); the deviations of a row share their scale.
+    """Picture, mean and deviation of each panel as uint8 (3, H, W); the deviations of a row share
+    their scale.
 
-    Otherwise every deviation would look equally strong, and what the corruption does to it would not be seen.
+    Otherwise every deviation would look equally strong, and what the corruption does to it would
+    not be seen.
     """
     means = Heatmap(torch.stack([panel["mean"] for panel in row["panels"]]), signed=True).colored()
     beside = torch.cat(

@@ -1,4 +1,6 @@
-"""What the measurements of uncertainty_run.py say: tables, correlations, calibration and abstain curves as plain values."""
+"""What the measurements of uncertainty_run.py say: tables, correlations, calibration and abstain
+curves as plain values.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +29,17 @@ def results_of(measured: Measurements, settings: UncertaintySettings) -> dict[st
     """All that follows from the measurements.
 
     Returns:
-        What the measurements are ``about``, and ``settings``; ``conditions``: for each, mean and standard error of the
-        uncertainties and of the error, of the ratio of an image's deviation to its own when clean, and the correlations of
-        uncertainty and error; ``all``: those correlations over all conditions; ``abstain``: curves for the clean images and for
-        all; ``calibration``: for each calibrated condition, how often the outcome of the mean map (and of a held-out sample) lies
-        in the band of the sampled maps' outcomes, see :func:`lit_iba.varsal.uncertainty.coverage`. The held-out sample is drawn
-        as the others are, so that its curve is the diagonal up to chance: the control. The mean map's curve is the finding, and
-        ``mean_rank`` says to which side it errs (below 1/2: the mean map is better than its samples).
+        What the measurements are ``about``, and ``settings``; ``conditions``: for each, mean and
+        standard error of the uncertainties and of the error, of the ratio of an image's deviation
+        to its own when clean, and the correlations of uncertainty and error; ``all``: those
+        correlations over all conditions; ``abstain``: curves for the clean images and for all;
+        ``calibration``: for each calibrated condition, how often the outcome of the mean map (and
+        of a held-out sample) lies in the band of the sampled maps' outcomes, see
+        :func:`lit_iba.varsal.uncertainty.coverage`. The held-out sample is drawn
+        as the others are, so that its curve is the diagonal up to chance: the control. The mean
+            map's curve is the finding, and
+        ``mean_rank`` says to which side it errs (below 1/2: the mean map is better than its
+        samples).
     """
     rows = measured.rows
     error, clean = rows["error"], rows["deviation"][:, :1]

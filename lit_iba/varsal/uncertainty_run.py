@@ -1,8 +1,9 @@
-"""Measures how uncertain maps are, and how wrong, on clean and corrupted images; the shard is the unit of work.
+"""Measures how uncertain maps are, and how wrong, on clean and corrupted images; the shard is the
+unit of work.
 
-The error of a map is its low-k perturbation score (VarSal, figure 5a): the KL divergence from the image's own prediction,
-meaned over k. A run that was stopped measures only the shards that are missing. What follows from the measurements stands in
-uncertainty_results.py.
+The error of a map is its low-k perturbation score (VarSal, figure 5a): the KL divergence from the
+image's own prediction, meaned over k. A run that was stopped measures only the shards that are
+missing. What follows from the measurements stands in uncertainty_results.py.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ class PosteriorExplainer(Protocol):
     """What a map's uncertainty can be asked of, such as VarSal."""
 
     def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each pixel's attribution, (B, H, W) each, for images (B, 3, H, W)."""
+        """Mean and standard deviation of each pixel's attribution, (B, H, W) each, for images (B,
+        3, H, W).
+        """
         ...
 
 
@@ -50,16 +53,17 @@ class PosteriorExplainer(Protocol):
 class UncertaintySettings:
     """What is measured.
 
-    An image costs ``len(percentages)`` forward passes for each condition, and ``samples`` + 1 times as many more for each
-    calibrated one.
+    An image costs ``len(percentages)`` forward passes for each condition, and ``samples`` + 1 times
+    as many more for each calibrated one.
 
     Args:
         corruptions: Keys of ``STRENGTHS``.
         severities: Of each corruption, from 1 to 5; clean images are always measured.
-        samples: Maps drawn from the posterior of an image for the calibration, beside one held out; 0 leaves that out.
-            With 19, the levels 10 to 90 % can be met exactly.
+        samples: Maps drawn from the posterior of an image for the calibration, beside one held out;
+            0 leaves that out. With 19, the levels 10 to 90 % can be met exactly.
         calibrated_severities: Where that is done; 0 stands for clean.
-        percentages: Of the least salient pixels that are removed to judge a map, as in ``low_k_perturbation``.
+        percentages: Of the least salient pixels that are removed to judge a map, as in
+            ``low_k_perturbation``.
         max_images: At most so many; None takes all.
         batch_size: Images that are explained together.
         forward_batch_size: Images a forward pass of the classifier.
@@ -136,8 +140,9 @@ class Measurements:
     """What was measured, images by conditions.
 
     Args:
-        rows: ``deviation``, ``standardized_deviation`` and ``error``, float64 (N, conditions); and ``outcomes``, the errors of
-            sampled maps, float64 (N, calibrated conditions, samples + 1), of which the last is held out.
+        rows: ``deviation``, ``standardized_deviation`` and ``error``, float64 (N, conditions); and
+            ``outcomes``, the errors of sampled maps, float64 (N, calibrated conditions, samples +
+            1), of which the last is held out.
         keys: Names of the images.
         figure: See :func:`figure_7`.
         about: Where the measurements come from: date, command, classifier, explainer and data.
@@ -168,7 +173,8 @@ def run_uncertainty(
         settings: What is measured.
 
     Raises:
-        InputError: The explainer has no posterior; the folder holds other settings; no image is left.
+        InputError: The explainer has no posterior; the folder holds other settings; no image is
+            left.
 
     Example:
         >>> from lit_iba.data import ShardIndex
@@ -285,7 +291,9 @@ def changed_images(
     condition: tuple[str, int],
     seed: int,
 ) -> Tensor:
-    """Normalised images (B, 3, H, W) under a condition; what is random follows from each image's key."""
+    """Normalised images (B, 3, H, W) under a condition; what is random follows from each image's
+    key.
+    """
     if condition == CLEAN:
         return images
     generators = sample_generators(seed, [f"{key}/{condition}" for key in keys], images.device)
@@ -322,7 +330,8 @@ def figure_7(
     """Image, mean and deviation, clean and under every corruption at the highest severity.
 
     Returns:
-        For each picture ``key`` and ``panels``: ``corruption``, ``severity``, ``picture`` uint8 (3, H, W), ``mean`` and
+        For each picture ``key`` and ``panels``: ``corruption``, ``severity``, ``picture`` uint8 (3,
+            H, W), ``mean`` and
         ``deviation`` (H, W).
     """
     top = max(settings.severities, default=0)

@@ -1,7 +1,10 @@
-"""Training VarSal's encoder: the classifier must still say the same when only the pixels that the map ranks highest are kept.
+"""Training VarSal's encoder: the classifier must still say the same when only the pixels that the
+map ranks highest are kept.
 
-"Variational saliency maps for explaining model's behavior" (submission to ICLR 2021), equation 5 and appendix C.
-Two passes of the frozen classifier a step: the image's, without gradients, and the perturbed image's, back to its input.
+"Variational saliency maps for explaining model's behavior" (submission to ICLR 2021), equation 5
+and appendix C.
+Two passes of the frozen classifier a step: the image's, without gradients, and the perturbed
+    image's, back to its input.
 """
 
 from __future__ import annotations
@@ -51,29 +54,39 @@ class VarSalTraining(TrainingWithFrozenClassifier):
     """Trains a :class:`VarSal` for one classifier.
 
     Args:
-        classifier: Keyword arguments of ``FrozenClassifier``: ``{"model": "vgg16", "weights": "DEFAULT"}``.
-        channels: Output channels of the paper's encoder's convolutions but the last; the paper's by default.
-        encoder: ``"paper"``, which sees the picture alone, or ``"readout"``, which reads the classifier's features and is ours.
+        classifier: Keyword arguments of ``FrozenClassifier``:
+            ``{"model": "vgg16", "weights": "DEFAULT"}``.
+        channels: Output channels of the paper's encoder's convolutions but the last; the paper's by
+            default.
+        encoder: ``"paper"``, which sees the picture alone, or ``"readout"``, which reads the
+            classifier's features and is ours.
         taps: Layers that the readout encoder reads; None takes the last stage of each resolution.
         width: Channels of the readout encoder on its coarse grids.
-        initial_deviation: Standard deviations that training starts near. The paper names none; with 1, a new convolution's, the
-            samples' noise hides the mean for as long as it takes the deviations to fall.
-        beta: Weight of KL(q || prior), a sum over pixels in nats; None takes the paper's 1 / (10 h w). The equations 7 and 12 as
-            printed leave out the divergence's 1/2: 1 / (5 h w) gives the weight that the print amounts to.
-        prior: ``"soft_tv"``: neighbouring pixels are correlated; or ``"standard_normal"``, the ablation of figures 3 and 5.
+        initial_deviation: Standard deviations that training starts near. The paper names none; with
+            1, a new convolution's, the samples' noise hides the mean for as long as it takes the
+            deviations to fall.
+        beta: Weight of KL(q || prior), a sum over pixels in nats; None takes the paper's 1 / (10 h
+            w). The equations 7 and 12 as printed leave out the divergence's 1/2: 1 / (5 h w) gives
+            the weight that the print amounts to.
+        prior: ``"soft_tv"``: neighbouring pixels are correlated; or ``"standard_normal"``, the
+            ablation of figures 3 and 5.
         alpha: Correlation of neighbours under ``"soft_tv"``; 0.4 in the paper (section 4.1).
-        temperature: Of the differentiable top-k, of scores with standard deviation 1; the smaller, the harder the mask.
-        baselines: What may take a pixel's place, drawn for each image and step: of ``"blur"``, ``"noise"``, ``"mean"``.
-        strengths: How strong these are; the paper names no numbers (its footnotes 1 to 3), the defaults are ours.
-        k: How the number of pixels kept is drawn, an image and step, from the paper's U(hw/10, 9hw/10): ``"uniform"``, from the
-            image's own key; or ``"stratified"``, evenly over consecutive samples (see :func:`golden_uniform`). Validation always
-            draws from the keys.
+        temperature: Of the differentiable top-k, of scores with standard deviation 1; the smaller,
+            the harder the mask.
+        baselines: What may take a pixel's place, drawn for each image and step: of ``"blur"``,
+            ``"noise"``, ``"mean"``.
+        strengths: How strong these are; the paper names no numbers (its footnotes 1 to 3), the
+            defaults are ours.
+        k: How the number of pixels kept is drawn, an image and step, from the paper's U(hw/10,
+            9hw/10): ``"uniform"``, from the image's own key; or ``"stratified"``, evenly over
+            consecutive samples (see :func:`golden_uniform`). Validation always draws from the keys.
         map: What the mask is made of: a ``"sampled"`` map, or the ``"mean"``.
         low_k: Percentages of pixels removed in the validation's low-k perturbation.
         warmup_steps: Steps over which the learning rate rises to its value; the paper names none.
-        schedule: The learning rate afterwards: ``"constant"``, or ``"cosine"``, down to 0 at the end of the run.
-        ema_decay: Of the exponential moving average of the encoder that is validated, explained with and exported; None takes the
-            trained one itself, as the paper.
+        schedule: The learning rate afterwards: ``"constant"``, or ``"cosine"``, down to 0 at the
+            end of the run.
+        ema_decay: Of the exponential moving average of the encoder that is validated, explained
+            with and exported; None takes the trained one itself, as the paper.
         seed: Seeds samples, k and baselines, together with each image's key.
         optimizer: Called with the encoder's parameters; Adam as in appendix C.
 
@@ -148,7 +161,8 @@ class VarSalTraining(TrainingWithFrozenClassifier):
         self.encoder.start_near(initial_deviation)
         self.average: AveragedModel | None = None
         if ema_decay is not None:
-            # Of the batch norms' statistics too: they belong to the weights that they were measured with.
+            # Of the batch norms' statistics too: they belong to the weights that they were measured
+            # with.
             averaging = get_ema_multi_avg_fn(ema_decay)
             self.average = AveragedModel(
                 self.encoder, multi_avg_fn=averaging, use_buffers=True
@@ -237,7 +251,9 @@ class VarSalTraining(TrainingWithFrozenClassifier):
         }
 
     def _stratified(self, count: int, batch_index: int, device: torch.device) -> Tensor:
-        """The numbers that k follows from, (count,), for this process's part of a step; processes take turns in the sequence."""
+        """The numbers that k follows from, (count,), for this process's part of a step; processes
+        take turns in the sequence.
+        """
         (epoch,) = sample_generators(self.seed, [f"k/{self.current_epoch}"], torch.device("cpu"))
         first = (batch_index * self.processes + self.global_rank) * count
         return golden_uniform(first, count, float(torch.rand(1, generator=epoch)), device)
@@ -245,7 +261,8 @@ class VarSalTraining(TrainingWithFrozenClassifier):
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         """One step of equation 5 on a batch."""
         weight, images = batch["weight"], self.images_of(batch)
-        # Empty slots would enter batch norm's statistics: a picture of the batch stands in for them, with weight 0.
+        # Empty slots would enter batch norm's statistics: a picture of the batch stands in for
+        # them, with weight 0.
         slots = torch.arange(len(weight), device=weight.device)
         images = images[torch.where(weight > 0, slots, (weight > 0).int().argmax())]
         uniform = (
@@ -256,7 +273,8 @@ class VarSalTraining(TrainingWithFrozenClassifier):
         _, terms = self._terms(
             images, [f"{self.current_epoch}/{key}" for key in batch["key"]], uniform
         )
-        # Divided by the batch's slots, not by the weights' sum: so two processes at batch b equal one at 2b.
+        # Divided by the batch's slots, not by the weights' sum: so two processes at batch b equal
+        # one at 2b.
         means = {name: (values * weight).mean() for name, values in terms.items()}
         for name, value in means.items():
             self.log(
@@ -268,7 +286,9 @@ class VarSalTraining(TrainingWithFrozenClassifier):
         return means["loss"]
 
     def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
-        """The loss, and low-k perturbation of the mean beside that of a random map; the same draws at every validation."""
+        """The loss, and low-k perturbation of the mean beside that of a random map; the same draws
+        at every validation.
+        """
         images = self.images_of(batch)
         perturbed, terms = self._terms(images, [f"0/{key}" for key in batch["key"]])
         control = self.random.attribute(images, target=0, keys=batch["key"]).values
@@ -287,7 +307,9 @@ class VarSalTraining(TrainingWithFrozenClassifier):
         return self.low_k.scores(rows)["score"].to(images.device)
 
     def drawings(self, pictures: Tensor) -> list[Tensor]:
-        """Beside pictures uint8 (B, 3, H, W): mean, deviation, mask and perturbed picture, as of a training step."""
+        """Beside pictures uint8 (B, 3, H, W): mean, deviation, mask and perturbed picture, as of a
+        training step.
+        """
         images = self.images_of({"picture": pictures})
         heatmap = self(images).cpu()
         _, _, mask, perturbed = self._perturb(images, content_keys(images))
@@ -296,7 +318,9 @@ class VarSalTraining(TrainingWithFrozenClassifier):
         return [heatmap.colored(), heatmap.deviation().colored(), grey, seen]
 
     def configure_optimizers(self) -> Any:
-        """The optimiser over the encoder alone, and the schedule of its learning rate, if there is one."""
+        """The optimiser over the encoder alone, and the schedule of its learning rate, if there is
+        one.
+        """
         optimizer = self.optimizer(self.encoder.parameters())
         if self.schedule == "constant" and not self.warmup_steps:
             return optimizer
@@ -311,7 +335,9 @@ class VarSalTraining(TrainingWithFrozenClassifier):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """A step, and the average moves after it; here, because checkpoints are written when the batch ends."""
+        """A step, and the average moves after it; here, because checkpoints are written when the
+        batch ends.
+        """
         super().optimizer_step(*args, **kwargs)
         if self.average is not None:
             self.average.update_parameters(self.encoder)
@@ -323,12 +349,14 @@ class VarSalTraining(TrainingWithFrozenClassifier):
 
 
 def learning_rate_share(step: int, warmup_steps: int, steps: float) -> float:
-    """The learning rate of a step, counted from 0, as a share of the optimiser's: a linear rise, then half a cosine to 0.
+    """The learning rate of a step, counted from 0, as a share of the optimiser's: a linear rise,
+    then half a cosine to 0.
 
     Args:
         step: Steps taken before.
         warmup_steps: Length of the rise.
-        steps: Of the whole run; infinite for a rate that stays. A run that goes on longer has the rate 0.
+        steps: Of the whole run; infinite for a rate that stays. A run that goes on longer has the
+            rate 0.
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps

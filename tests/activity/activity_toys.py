@@ -1,4 +1,6 @@
-"""Networks for these tests: random ones whose biases and batch norms matter, and one that does everything in place."""
+"""Networks for these tests: random ones whose biases and batch norms matter, and one that does
+everything in place.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +10,9 @@ from lit_iba import FrozenClassifier
 
 
 def with_biases(name: str) -> FrozenClassifier:
-    """A torchvision network in float64 whose every bias, mean, variance and scale is random, at the scale of its activity."""
+    """A torchvision network in float64 whose every bias, mean, variance and scale is random, at the
+    scale of its activity.
+    """
     classifier = FrozenClassifier(name, "random")
     generator = torch.Generator().manual_seed(3)
     for module in classifier.model.modules():
@@ -47,7 +51,9 @@ class OutOfPlace(nn.Module):
 
 
 class InPlace(OutOfPlace):
-    """The same function with everything that can go wrong: in place, results ignored, one ReLU for all."""
+    """The same function with everything that can go wrong: in place, results ignored, one ReLU for
+    all.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -105,7 +105,9 @@ def test_nearest_upsampling_draws_a_block_a_position(
 def bias_terms(
     classifier: FrozenClassifier, image: Tensor, target: int
 ) -> tuple[Tensor, list[Tensor]]:
-    """x * df/dx, and b * df/dz (C, h, w) of every convolution of a VGG, by hooks on modules made out of place."""
+    """x * df/dx, and b * df/dz (C, h, w) of every convolution of a VGG, by hooks on modules made
+    out of place.
+    """
     outputs = {}
     handles = []
     for name, module in classifier.model.features.named_children():

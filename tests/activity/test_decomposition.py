@@ -1,4 +1,6 @@
-"""Equation 13 for every layer, attributions against autograd written out, and the layers that are found."""
+"""Equation 13 for every layer, attributions against autograd written out, and the layers that are
+found.
+"""
 
 import copy
 import logging

@@ -93,7 +93,8 @@ def test_the_survey_is_the_loop_over_images(folder: Path, data: ShardIndex, tmp_
         if n.endswith((".bias", ".running_mean"))
     }
     assert result["biases"] == sum(v.numel() for v in biases.values())
-    # Measured again, batch norms undo a scaling of the input: every factor gives about the same accuracy.
+    # Measured again, batch norms undo a scaling of the input: every factor gives about the same
+    # accuracy.
     again = result["scaling"]["reestimated"]
     assert max(again) - min(again) <= 2.01 / 24
 
@@ -114,7 +115,9 @@ def test_batch_norms_measured_again_are_those_of_the_batches() -> None:
 
 
 def test_folded_batch_norms_get_their_statistics_back() -> None:
-    """The network whose norms were folded, once unfolded, is measured again as the one that never was."""
+    """The network whose norms were folded, once unfolded, is measured again as the one that never
+    was.
+    """
     generator = torch.Generator().manual_seed(0)
     batches = [torch.randn(16, 3, 64, 64, generator=generator) for _ in range(4)]
     original = FrozenClassifier("small_cnn", "random")

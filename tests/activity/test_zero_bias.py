@@ -1,4 +1,6 @@
-"""What counts as a bias, the decay's schedule, and a real run: interrupted, resumed, written, checked."""
+"""What counts as a bias, the decay's schedule, and a real run: interrupted, resumed, written,
+checked.
+"""
 
 import copy
 from pathlib import Path

@@ -10,7 +10,9 @@ SIDE = 8
 
 
 class Residual(nn.Module):
-    """In-place and reused ReLUs, ReLU as a function, batch norms before and after convolutions, overlapping pooling."""
+    """In-place and reused ReLUs, ReLU as a function, batch norms before and after convolutions,
+    overlapping pooling.
+    """
 
     def __init__(self, bias: bool = True) -> None:
         super().__init__()
@@ -57,7 +59,9 @@ class Plain(nn.Module):
 
 
 def toy(network: type[nn.Module], seed: int = 0, **settings: bool) -> FrozenClassifier:
-    """The same random network every time, float64, with batch norms that do something (with ``bias=False``: only scale)."""
+    """The same random network every time, float64, with batch norms that do something (with
+    ``bias=False``: only scale).
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = network(**settings)
@@ -78,7 +82,9 @@ def toy_images(count: int = 4, seed: int = 1) -> Tensor:
 
 
 def dense(linear: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights (outputs, inputs) and biases (outputs,) of a layer for one input x (C, H, W) or (C,), entry by entry."""
+    """Weights (outputs, inputs) and biases (outputs,) of a layer for one input x (C, H, W) or (C,),
+    entry by entry.
+    """
     zero = torch.zeros_like(x)
     bias = linear(zero[None])[0].flatten()
     columns = []

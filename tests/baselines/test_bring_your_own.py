@@ -1,4 +1,6 @@
-"""Classes from a user's file and our explainers in Quantus: every example of docs/bring_your_own.md, run as it stands."""
+"""Classes from a user's file and our explainers in Quantus: every example of
+docs/bring_your_own.md, run as it stands.
+"""
 
 import importlib.util
 import json
@@ -25,7 +27,9 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", DOCUMENT.read_text(), re.S | re.M)
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A user's folder with a little data in it and nothing else; what is imported from it is forgotten afterwards."""
+    """A user's folder with a little data in it and nothing else; what is imported from it is
+    forgotten afterwards.
+    """
     rng = np.random.default_rng(0)
     samples = []
     for i in range(8):

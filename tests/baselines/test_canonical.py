@@ -1,4 +1,6 @@
-"""The canonical copy computes what the network computes, leaves it alone, and refuses what has no rule."""
+"""The canonical copy computes what the network computes, leaves it alone, and refuses what has no
+rule.
+"""
 
 import copy
 

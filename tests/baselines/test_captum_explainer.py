@@ -1,4 +1,6 @@
-"""Captum's methods under our interface: their own numbers, any batch, and nothing left behind in the network."""
+"""Captum's methods under our interface: their own numbers, any batch, and nothing left behind in
+the network.
+"""
 
 import captum.attr
 import pytest

@@ -1,4 +1,6 @@
-"""Extremal perturbation: its parts against loops over cells and pixels, the whole against a plain one-mask optimisation."""
+"""Extremal perturbation: its parts against loops over cells and pixels, the whole against a plain
+one-mask optimisation.
+"""
 
 import math
 
@@ -41,7 +43,9 @@ def mask_by_loops(cells: Tensor, size: tuple[int, int], cell: int, sigma: int) -
 
 
 def blur_by_matrix(side: int, sigma: float) -> Tensor:
-    """Gaussian weights along one axis, truncated at 4 sigma and normalised before zeros come in at the border."""
+    """Gaussian weights along one axis, truncated at 4 sigma and normalised before zeros come in at
+    the border.
+    """
     if sigma == 0:
         return torch.eye(side)
     reach = math.ceil(4 * sigma)
@@ -95,7 +99,9 @@ def test_a_mask_value_names_a_blur() -> None:
 
 @pytest.mark.parametrize("perturbation", ["blur", "fade"])
 def test_it_is_the_plain_ascent_of_each_mask(perturbation: str) -> None:
-    """Dual contrastive reward, two areas, mirrored at even steps, momentum with dampening: written out for one mask."""
+    """Dual contrastive reward, two areas, mirrored at even steps, momentum with dampening: written
+    out for one mask.
+    """
     side, steps, sigma, cell = 12, 5, 3, 3
     classifier, images, targets = curved(side), pictures(2, side), torch.tensor([1, 3])
     settings = {

@@ -1,4 +1,6 @@
-"""FIDO: its parts against loops, its gradient against finite differences, its result on a classifier that is known."""
+"""FIDO: its parts against loops, its gradient against finite differences, its result on a
+classifier that is known.
+"""
 
 import pytest
 import torch

@@ -1,4 +1,6 @@
-"""Guided backpropagation against its definition by autograd, ReLUs of every kind, and its product with Grad-CAM."""
+"""Guided backpropagation against its definition by autograd, ReLUs of every kind, and its product
+with Grad-CAM.
+"""
 
 import pytest
 import torch

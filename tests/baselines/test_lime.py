@@ -1,4 +1,6 @@
-"""LIME: exact on linear models, its regressions against their optimality conditions, its superpixels against loops."""
+"""LIME: exact on linear models, its regressions against their optimality conditions, its
+superpixels against loops.
+"""
 
 import pytest
 import torch
@@ -43,7 +45,9 @@ def test_it_recovers_the_coefficients_of_a_linear_model(fill: str) -> None:
 
 @pytest.mark.parametrize("regression", ["ridge", "lasso"])
 def test_the_regression_is_weighted_and_penalised(regression: str) -> None:
-    """Scores from a plain loop; then the normal equations of ridge, the subgradient conditions of the Lasso."""
+    """Scores from a plain loop; then the normal equations of ridge, the subgradient conditions of
+    the Lasso.
+    """
     classifier, images, samples, penalty = (
         curved(SIDE),
         pictures(1, SIDE),

@@ -117,7 +117,8 @@ def test_additions_averages_and_overlapping_pooling_are_propagated_by_their_defi
 
 
 def test_captum_agrees_where_it_is_right() -> None:
-    # Its alpha-1-beta-0 rule only clamps weights and it gives biases a share, so: no biases, no negative inputs.
+    # Its alpha-1-beta-0 rule only clamps weights and it gives biases a share, so: no biases, no
+    # negative inputs.
     classifier, images = toy(Plain, bias=False), toy_images(3).abs()
     targets = torch.tensor([0, 3, 4])
     captum_model = copy.deepcopy(classifier.model)

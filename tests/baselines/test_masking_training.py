@@ -1,4 +1,6 @@
-"""Masking networks learn where the digits are, train one part at a time, resume exactly, and refuse what does not fit."""
+"""Masking networks learn where the digits are, train one part at a time, resume exactly, and refuse
+what does not fit.
+"""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -263,7 +265,9 @@ def test_several_processes_need_a_strategy_for_parts_without_gradients(
 
 @pytest.mark.slow
 def test_masks_find_the_digits(tmp_path: Path) -> None:
-    """A minute on one core: a classifier and a masking network, both trained on the embedded digits just long enough."""
+    """A minute on one core: a classifier and a masking network, both trained on the embedded digits
+    just long enough.
+    """
     data = QuickstartDataModule(
         str(tmp_path / "data"), train_samples=1500, val_samples=100, test_samples=20, batch_size=32
     )

@@ -1,4 +1,6 @@
-"""Patterns against loops over patches, the property that they are for, and PatternAttribution by hand."""
+"""Patterns against loops over patches, the property that they are for, and PatternAttribution by
+hand.
+"""
 
 from pathlib import Path
 
@@ -84,7 +86,8 @@ def test_streams_can_be_cut_and_merged_anywhere(seed: int, sizes: list[int]) -> 
 
 
 def test_the_pattern_of_linear_data_is_the_direction_of_the_signal() -> None:
-    # x = a s + distractor, seen by a filter that cancels the distractor: w a = 1, w d = 0 (section 3).
+    # x = a s + distractor, seen by a filter that cancels the distractor: w a = 1, w d = 0 (section
+    # 3).
     generator = torch.Generator().manual_seed(0)
     size = 3 * SIDE * SIDE
     a, d, w = (torch.randn(size, generator=generator, dtype=torch.float64) for _ in range(3))

@@ -1,4 +1,6 @@
-"""Prediction difference analysis: its Gaussians against dense formulas, its map against a plain loop over windows."""
+"""Prediction difference analysis: its Gaussians against dense formulas, its map against a plain
+loop over windows.
+"""
 
 import math
 from pathlib import Path

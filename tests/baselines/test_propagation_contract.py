@@ -1,4 +1,6 @@
-"""What all propagation methods have in common: independence of the batch, no traces left behind, and building from a config."""
+"""What all propagation methods have in common: independence of the batch, no traces left behind,
+and building from a config.
+"""
 
 import copy
 from pathlib import Path

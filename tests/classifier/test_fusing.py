@@ -1,4 +1,6 @@
-"""Fused convolutions compute the network they were made of, forwards and backwards; cuDNN's part of it runs on a GPU only."""
+"""Fused convolutions compute the network they were made of, forwards and backwards; cuDNN's part of
+it runs on a GPU only.
+"""
 
 import pytest
 import torch

@@ -1,4 +1,6 @@
-"""A cut must change nothing: head and tail together give the network's own logits, for any layer of any network."""
+"""A cut must change nothing: head and tail together give the network's own logits, for any layer of
+any network.
+"""
 
 import pytest
 import torch

@@ -1,4 +1,6 @@
-"""Commands take the arguments of the classes behind them, which are declared there and nowhere else."""
+"""Commands take the arguments of the classes behind them, which are declared there and nowhere
+else.
+"""
 
 import importlib
 import inspect

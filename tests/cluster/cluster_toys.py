@@ -1,4 +1,6 @@
-"""A small real training run for the fault tests: the readout of a small network on the embedded digits."""
+"""A small real training run for the fault tests: the readout of a small network on the embedded
+digits.
+"""
 
 import os
 import subprocess
@@ -100,7 +102,9 @@ def last_checkpoint(run: Path) -> dict[str, Any]:
 
 
 def samples_taken(watch: Path) -> list[tuple[int, int, str]]:
-    """(global step, epoch, key) of every sample that was trained on, in any process, as the processes wrote them down."""
+    """(global step, epoch, key) of every sample that was trained on, in any process, as the
+    processes wrote them down.
+    """
     rows = []
     for file in sorted(watch.glob("*.txt")):
         for line in file.read_text().splitlines():

@@ -1,4 +1,6 @@
-"""Runs that are killed, told to stop, moved to other processes or broken: what they end with is what nothing had cost."""
+"""Runs that are killed, told to stop, moved to other processes or broken: what they end with is
+what nothing had cost.
+"""
 
 import os
 import random
@@ -36,7 +38,9 @@ def uninterrupted(config: Path) -> Path:
 
 
 def wait_for_steps(watch: Path, steps: int, process: "subprocess.Popen[str]") -> None:
-    """Until so many batches were trained on since this was called, by all processes together; or the process is gone."""
+    """Until so many batches were trained on since this was called, by all processes together; or
+    the process is gone.
+    """
 
     def lines() -> int:
         return sum(len(file.read_text().splitlines()) for file in watch.glob("*.txt"))
@@ -128,7 +132,8 @@ def test_two_processes_step_as_one_with_twice_the_batch(config: Path, tmp_path: 
     finish(command(config, tmp_path / "two", *options, "--data.batch_size", "4", processes=2))
     one, two = last_checkpoint(tmp_path / "one"), last_checkpoint(tmp_path / "two")
     assert one["global_step"] == two["global_step"] == 1
-    # Adam's first step has the size of the learning rate whatever the gradient; its moments show the gradient itself.
+    # Adam's first step has the size of the learning rate whatever the gradient; its moments show
+    # the gradient itself.
     moments = [c["optimizer_states"][0]["state"] for c in (one, two)]
     for number, state in moments[0].items():
         expected = pytest.approx(state["exp_avg"].flatten().tolist(), rel=1e-3, abs=1e-9)

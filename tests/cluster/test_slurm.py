@@ -1,4 +1,6 @@
-"""A real SLURM on this machine: a job is submitted, preempted by its signal, put back into the queue, and finishes."""
+"""A real SLURM on this machine: a job is submitted, preempted by its signal, put back into the
+queue, and finishes.
+"""
 
 import os
 import shutil

@@ -1,4 +1,6 @@
-"""The module that the fault tests train: ReadoutTraining that writes down what it sees and can be made to fail."""
+"""The module that the fault tests train: ReadoutTraining that writes down what it sees and can be
+made to fail.
+"""
 
 import os
 import time
@@ -11,7 +13,9 @@ from lit_iba.iba.readout_training import ReadoutTraining
 
 
 class WatchedReadoutTraining(ReadoutTraining):
-    """Takes ``STEP_SECONDS`` a step, writes every batch's keys to the folder ``WATCH``, and has a NaN at ``NAN_AT``."""
+    """Takes ``STEP_SECONDS`` a step, writes every batch's keys to the folder ``WATCH``, and has a
+    NaN at ``NAN_AT``.
+    """
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         loss = super().training_step(batch, batch_index)

@@ -1,6 +1,8 @@
-"""Tests that need a CUDA device; skipped where there is none. Classifiers and settings are those of ``tests/devices``.
+"""Tests that need a CUDA device; skipped where there is none. Classifiers and settings are those of
+``tests/devices``.
 
-``LIT_IBA_REHEARSE=1`` runs them on the CPU instead: that proves nothing about CUDA, but that the tests themselves run.
+``LIT_IBA_REHEARSE=1`` runs them on the CPU instead: that proves nothing about CUDA, but that the
+tests themselves run.
 """
 
 import os

@@ -1,4 +1,6 @@
-"""Random numbers of the CPU on the GPU: their generators differ, and only so can results of the two be compared."""
+"""Random numbers of the CPU on the GPU: their generators differ, and only so can results of the two
+be compared.
+"""
 
 from typing import Any
 
@@ -8,7 +10,9 @@ from torch.utils._pytree import tree_map_only
 
 
 class SameDraws(TorchDispatchMode):
-    """Inside, whatever a generator of the GPU would draw comes from a CPU generator with the same seed."""
+    """Inside, whatever a generator of the GPU would draw comes from a CPU generator with the same
+    seed.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,6 @@
-"""Every explainer on a GPU: the CPU's numbers, whatever the batch, and nothing left behind after an error."""
+"""Every explainer on a GPU: the CPU's numbers, whatever the batch, and nothing left behind after an
+error.
+"""
 
 import gc
 
@@ -12,7 +14,8 @@ from lit_iba.explainer import EXPLAINERS, Explainer
 
 NAMES = sorted({*EXPLAINERS, *VARIANTS, *TRAINED})
 KEYS, TARGETS = ["a", "b", "c"], torch.tensor([0, 3, 2])
-# Rounding is amplified where a loss is descended for many steps; elsewhere only sums are taken in another order.
+# Rounding is amplified where a loss is descended for many steps; elsewhere only sums are taken in
+# another order.
 LOOSE = {"input_iba": 2e-2, "input_iba (reference)": 2e-2, "per_sample_iba (bf16)": 5e-2}
 
 

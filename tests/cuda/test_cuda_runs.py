@@ -1,4 +1,6 @@
-"""Real runs on a GPU: trained in bfloat16, killed and continued; two processes on one device; exported programs moved there."""
+"""Real runs on a GPU: trained in bfloat16, killed and continued; two processes on one device;
+exported programs moved there.
+"""
 
 import signal
 import time
@@ -44,7 +46,9 @@ def varsal_config(folder: Path) -> Path:
 def test_a_killed_run_goes_on_in_bfloat16(
     config: Path, tmp_path: Path, module: str, accelerator: str
 ) -> None:
-    """On a GPU sums may be taken in another order each time, so that weights agree as far as two whole runs do."""
+    """On a GPU sums may be taken in another order each time, so that weights agree as far as two
+    whole runs do.
+    """
     options = ("--trainer.accelerator", accelerator, *IN_BF16)
     config = config if module == "readout" else varsal_config(config.parent)
     finish(command(config, tmp_path / "whole", *options))

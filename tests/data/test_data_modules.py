@@ -117,7 +117,9 @@ def test_a_resume_may_use_other_workers(tmp_path: Path, make_shards: MakeShards)
 def test_a_resume_in_another_arrangement_repeats_and_loses_nothing(
     tmp_path: Path, make_shards: MakeShards, stop: int
 ) -> None:
-    """Batch size 4, then 3 with workers, then 2: each epoch still sees its 22 samples once, and three epochs are run."""
+    """Batch size 4, then 3 with workers, then 2: each epoch still sees its 22 samples once, and
+    three epochs are run.
+    """
     make_shards(22, 7)
     folder, saved = tmp_path / "shards", [tmp_path / "a.ckpt", tmp_path / "b.ckpt"]
     runs = [Recorder(), Recorder(), Recorder()]

@@ -1,4 +1,6 @@
-"""The settings of loading stand once, and every data module's command line shows them with what they mean."""
+"""The settings of loading stand once, and every data module's command line shows them with what
+they mean.
+"""
 
 import inspect
 

@@ -1,4 +1,6 @@
-"""Bytes of every usual kind become the same 8-bit RGB photograph; damaged bytes become an error with a name."""
+"""Bytes of every usual kind become the same 8-bit RGB photograph; damaged bytes become an error
+with a name.
+"""
 
 import io
 import struct

@@ -19,7 +19,9 @@ SMALL = Preprocessing(resize=24, crop=20)
 
 
 class Server:
-    """Serves a folder; ``faults[path]`` is a list of what to do at the next requests instead of answering well."""
+    """Serves a folder; ``faults[path]`` is a list of what to do at the next requests instead of
+    answering well.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.requests, self.faults, self.tags = folder, [], {}, True  # type: ignore[var-annotated]

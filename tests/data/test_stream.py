@@ -290,7 +290,8 @@ def test_a_stored_mask_stands_in_for_boxes_and_follows_the_picture(tmp_path: Pat
     }
     index = write_shards([sample, boxed, both], tmp_path)
     batch = next(shard_batches(index.shards[0], SMALL))
-    # Brute force: the mask as a picture, through Pillow's nearest neighbour and the same central crop.
+    # Brute force: the mask as a picture, through Pillow's nearest neighbour and the same central
+    # crop.
     width, height = int(70 * 24 / 50), 24
     left, top = round((width - 20) / 2), round((height - 20) / 2)
     seen = (

@@ -6,8 +6,8 @@ import pytest
 import second_device
 import torch
 
-# Before any test of any folder runs: autograd counts the devices once, at the first backward pass of a process. Not beside a GPU,
-# which would no longer be the process's accelerator then.
+# Before any test of any folder runs: autograd counts the devices once, at the first backward pass
+# of a process. Not beside a GPU, which would no longer be the process's accelerator then.
 if not torch.cuda.is_available():
     second_device.install()
 

@@ -167,7 +167,9 @@ TRAINED: dict[str, Callable[[FrozenClassifier], Explainer]] = {
 
 
 def build(name: str, classifier: FrozenClassifier) -> Explainer:
-    """An explainer of the registry, or one of the variants, with random weights where it is trained."""
+    """An explainer of the registry, or one of the variants, with random weights where it is
+    trained.
+    """
     if name in TRAINED:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(2)

@@ -1,11 +1,15 @@
-"""A device that is always there and treats tensors as a GPU does: its tensors keep real numbers, and never mix with the CPU's.
+"""A device that is always there and treats tensors as a GPU does: its tensors keep real numbers,
+and never mix with the CPU's.
 
-Torch's ``meta`` device has no numbers, so that whatever reads one cannot run, and it checks the devices of only some operations
-(not of a convolution's weights). FakeTensors of a GPU check all of them, but have no gradients without a driver. This device is
-torch's own slot for devices written in Python: a tensor holds a CPU tensor inside, every operation is looked at, and then runs.
+Torch's ``meta`` device has no numbers, so that whatever reads one cannot run, and it checks the
+devices of only some operations (not of a convolution's weights). FakeTensors of a GPU check all of
+them, but have no gradients without a driver. This device is torch's own slot for devices written in
+Python: a tensor holds a CPU tensor inside, every operation is looked at, and then runs.
 
-What a GPU allows is allowed: numbers without dimensions beside its tensors, CPU indices into them, copies. But whatever makes the
-host wait for a GPU is counted in ``waits``: reading numbers (``.item()``, ``nonzero``, ``.cpu()``), and sending some
+What a GPU allows is allowed: numbers without dimensions beside its tensors, CPU indices into them,
+    copies. But whatever makes the
+host wait for a GPU is counted in ``waits``: reading numbers (``.item()``, ``nonzero``, ``.cpu()``),
+    and sending some
 (``.to(device)``, ``torch.tensor(..., device=device)``, lists as indices).
 """
 
@@ -129,7 +133,9 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 
 def check_devices(func: Any, flat: list[Any], args: Any) -> None:
-    """Raise what a GPU would: tensors of two devices in one operation, or numbers drawn from another device's generator."""
+    """Raise what a GPU would: tensors of two devices in one operation, or numbers drawn from
+    another device's generator.
+    """
     tensors = [x for x in flat if isinstance(x, Tensor)]
     strangers = [x for x in tensors if not isinstance(x, Held) and x.ndim]
     held = any(isinstance(x, Held) for x in tensors)
@@ -148,7 +154,9 @@ def check_devices(func: Any, flat: list[Any], args: Any) -> None:
 
 
 class DrawsOfTheCPU(TorchDispatchMode):
-    """Looks at what :class:`Held` does not see: numbers of the CPU drawn from a generator of the device."""
+    """Looks at what :class:`Held` does not see: numbers of the CPU drawn from a generator of the
+    device.
+    """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

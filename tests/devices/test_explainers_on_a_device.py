@@ -1,4 +1,6 @@
-"""Every explainer with its classifier and images on a device: nothing stays on the CPU, and the numbers are the CPU's."""
+"""Every explainer with its classifier and images on a device: nothing stays on the CPU, and the
+numbers are the CPU's.
+"""
 
 import pytest
 import torch

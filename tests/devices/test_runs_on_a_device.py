@@ -1,4 +1,6 @@
-"""Whole runs on a device: a benchmark from shards to results, exports, panels, the survey, corruptions, ROAR's ranks."""
+"""Whole runs on a device: a benchmark from shards to results, exports, panels, the survey,
+corruptions, ROAR's ranks.
+"""
 
 import io
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""Steps of every training module on a device: nothing stays on the CPU, and losses and gradients are the CPU's."""
+"""Steps of every training module on a device: nothing stays on the CPU, and losses and gradients
+are the CPU's.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -152,10 +154,11 @@ def test_what_tensorboard_is_shown_comes_from_a_device(
 def test_the_host_does_not_wait_for_a_step(
     case: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """But for the training of a classifier, whose batch norms must not see empty slots: how many are full decides shapes.
+    """But for the training of a classifier, whose batch norms must not see empty slots: how many
+    are full decides shapes.
 
-    Validation does wait, for torchmetrics looks for NaN; and the soft top-k asks once whether it is done, which costs less than
-    the fifty rounds of its loop that this saves.
+    Validation does wait, for torchmetrics looks for NaN; and the soft top-k asks once whether it is
+    done, which costs less than the fifty rounds of its loop that this saves.
     """
     module, _ = prepared(case, device, monkeypatch)
     batch = batch_of(3, device)

@@ -1,4 +1,6 @@
-"""Every config in the tree is run: the quickstart's chain on little data, and the others for a step on the same data."""
+"""Every config in the tree is run: the quickstart's chain on little data, and the others for a step
+on the same data.
+"""
 
 import json
 from pathlib import Path

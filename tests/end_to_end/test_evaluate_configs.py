@@ -1,4 +1,6 @@
-"""Every config of a table or figure is run: all its explainers and metrics, at little cost, on two small pictures."""
+"""Every config of a table or figure is run: all its explainers and metrics, at little cost, on two
+small pictures.
+"""
 
 import json
 import re
@@ -62,7 +64,9 @@ CHEAP: dict[str, dict[str, Any]] = {
 
 
 def slim_vgg16() -> nn.Module:
-    """VGG-16 with its own layers and their names, an eighth of its channels, and short linear layers."""
+    """VGG-16 with its own layers and their names, an eighth of its channels, and short linear
+    layers.
+    """
     channels = [8, 8, "M", 16, 16, "M", 32, 32, 32, "M", 64, 64, 64, "M", 64, 64, 64, "M"]
     network = torchvision.models.VGG(make_layers(channels), num_classes=10, init_weights=False)
     network.classifier[0] = nn.Linear(64 * 7 * 7, 32)

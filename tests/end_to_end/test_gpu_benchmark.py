@@ -1,4 +1,6 @@
-"""The command that proves everything on a GPU is rehearsed on the CPU, so that it does not fail there for a silly reason."""
+"""The command that proves everything on a GPU is rehearsed on the CPU, so that it does not fail
+there for a silly reason.
+"""
 
 import json
 import os

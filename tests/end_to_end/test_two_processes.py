@@ -1,4 +1,6 @@
-"""Two real processes (gloo) do what one does: the same feature statistics, the same validation scores, one checkpoint."""
+"""Two real processes (gloo) do what one does: the same feature statistics, the same validation
+scores, one checkpoint.
+"""
 
 import os
 import subprocess

@@ -1,6 +1,8 @@
-"""Run the tests' benchmark as a program of its own: killed at random moments and started again, and on two processes.
+"""Run the tests' benchmark as a program of its own: killed at random moments and started again, and
+on two processes.
 
-Usage: ``benchmark_process.py DATA OUT SEED``. Processes are forked, so that the libraries are imported only once.
+Usage: ``benchmark_process.py DATA OUT SEED``. Processes are forked, so that the libraries are
+    imported only once.
 """
 
 import json
@@ -39,7 +41,9 @@ def finished_files(out: Path) -> int:
 
 
 def killed(data: str, out: Path, seed: int) -> None:
-    """One run in peace, then one that is killed again and again, each time a bit further on, before it may end."""
+    """One run in peace, then one that is killed again and again, each time a bit further on, before
+    it may end.
+    """
     assert os.waitpid(started(data, out / "peace"), 0)[1] == 0
     moments = random.Random(seed)
     left = []

@@ -1,4 +1,6 @@
-"""Run a short ROAR in peace, and another that is killed twice and started again. Usage: ``roar_process.py DATA OUT``."""
+"""Run a short ROAR in peace, and another that is killed twice and started again. Usage:
+``roar_process.py DATA OUT``.
+"""
 
 import json
 import os

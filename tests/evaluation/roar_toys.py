@@ -1,4 +1,6 @@
-"""Digits on a coloured ground in shards, an oracle that knows where they are, and a small ROAR; also for the killed one."""
+"""Digits on a coloured ground in shards, an oracle that knows where they are, and a small ROAR;
+also for the killed one.
+"""
 
 import io
 from pathlib import Path
@@ -27,7 +29,9 @@ EXPLAINERS = {"oracle": {"explainer": "roar_toys.Oracle"}, "random": None}
 
 
 class Oracle(Explainer):
-    """Finds the object by its colour: grey on a coloured ground. Its mask is 1 there and 0 elsewhere."""
+    """Finds the object by its colour: grey on a coloured ground. Its mask is 1 there and 0
+    elsewhere.
+    """
 
     def explain(
         self, images: Tensor, targets: Tensor, generators: list[torch.Generator]

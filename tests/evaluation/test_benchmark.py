@@ -1,4 +1,6 @@
-"""Runs of the benchmark on shards of real digits: whole, added to, damaged, killed, on two processes, and refused."""
+"""Runs of the benchmark on shards of real digits: whole, added to, damaged, killed, on two
+processes, and refused.
+"""
 
 import csv
 import json
@@ -44,7 +46,9 @@ def finished(data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def hard_times(data, tmp_path_factory):
-    """Folder of runs that were killed, that were left in peace, and that two processes made together."""
+    """Folder of runs that were killed, that were left in peace, and that two processes made
+    together.
+    """
     out = tmp_path_factory.mktemp("processes")
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",

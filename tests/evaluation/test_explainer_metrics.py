@@ -1,4 +1,6 @@
-"""Metrics that need the explainer stand in a benchmark by name like the others: rows, resuming, results, report."""
+"""Metrics that need the explainer stand in a benchmark by name like the others: rows, resuming,
+results, report.
+"""
 
 import json
 

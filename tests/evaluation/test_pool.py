@@ -1,4 +1,6 @@
-"""Heatmaps of other images: never one's own, the same however they are stored, and refused where there are too few."""
+"""Heatmaps of other images: never one's own, the same however they are stored, and refused where
+there are too few.
+"""
 
 import pytest
 import torch

@@ -1,4 +1,6 @@
-"""ROAR: which pixels go, how networks are trained, and runs that are whole, killed, extended and refused."""
+"""ROAR: which pixels go, how networks are trained, and runs that are whole, killed, extended and
+refused.
+"""
 
 import csv
 import inspect

@@ -1,4 +1,6 @@
-"""Exports compute what the explainer computes, say what they are, and are refused where they do not fit."""
+"""Exports compute what the explainer computes, say what they are, and are refused where they do not
+fit.
+"""
 
 import json
 import re
@@ -155,7 +157,9 @@ def test_readme_runs_where_lit_iba_cannot_be_imported(
 
 @pytest.mark.slow
 def test_pt2_check_ran_without_lit_iba(exported: ExportReport, tmp_path: Path) -> None:
-    """The check's own process refuses when the import happens, as here, where a site file brings it about."""
+    """The check's own process refuses when the import happens, as here, where a site file brings it
+    about.
+    """
     (tmp_path / "sitecustomize.py").write_text(
         "import sys, types; sys.modules['lit_iba'] = types.ModuleType('lit_iba')"
     )
@@ -250,7 +254,9 @@ def test_programs_hold_only_the_layers_that_are_read() -> None:
 
 
 def test_smallest_lambda_survives_the_onnx_optimiser(tmp_path: Path) -> None:
-    """Where alpha is huge, 1 - lambda is its floor of 1e-7; without the floor the logarithm would be infinite."""
+    """Where alpha is huge, 1 - lambda is its floor of 1e-7; without the floor the logarithm would
+    be infinite.
+    """
     explainer = trained_like(FrozenClassifier("small_cnn", "random"), "layer2", ["layer2"])
     with torch.no_grad():
         explainer.network.write.weight.zero_()

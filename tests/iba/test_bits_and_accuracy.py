@@ -104,7 +104,8 @@ def test_more_beta_leaves_fewer_bits_and_the_initial_column_is_the_printed_one(
     )
     expected, _ = mask_from_logits(torch.full_like(masked.r, 5.0), 0.0, masked.layout)
     assert torch.equal(masked.keep, expected)
-    # As if the features were standardised: half of (r - mean)^2 / std^2 is 0.5 then, whatever the images.
+    # As if the features were standardised: half of (r - mean)^2 / std^2 is 0.5 then, whatever the
+    # images.
     spread = float(((masked.r - masked.noise.mean) / masked.noise.std).square().mean())
     initial = judged(start, images[:4], batches=(1, 1, 1, 1)).rows()["nats_as_printed"][0]
     assert float(initial) - 0.5 * 0.99331**2 * (spread - 1) == pytest.approx(

@@ -23,7 +23,9 @@ def plain_per_sample(
     key: str,
     steps: int,
 ) -> Tensor:
-    """The paper's algorithm as a reader would write it: one image, the whole network through hooks, a loop over copies."""
+    """The paper's algorithm as a reader would write it: one image, the whole network through hooks,
+    a loop over copies.
+    """
     layer = dict(classifier.model.named_modules())["layer2"]
     mean, std = statistics.mean.float(), statistics.std.float().clamp_min(0.01)
     active = (statistics.active > 0.01).float()

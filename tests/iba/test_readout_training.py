@@ -1,4 +1,6 @@
-"""Training really trains, resumes, keeps the classifier out of its checkpoints, and refuses what does not fit."""
+"""Training really trains, resumes, keeps the classifier out of its checkpoints, and refuses what
+does not fit.
+"""
 
 from pathlib import Path
 

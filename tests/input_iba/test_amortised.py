@@ -1,4 +1,6 @@
-"""Amortised InputIBA: what the generator predicts, what its training does to it, and what must not matter."""
+"""Amortised InputIBA: what the generator predicts, what its training does to it, and what must not
+matter.
+"""
 
 import io
 import json
@@ -274,7 +276,9 @@ def test_prior_bits_are_the_divergence_of_two_gaussians(folder: Path) -> None:
 
 
 def test_stage_c_asks_for_nothing_that_the_prior_gives(folder: Path) -> None:
-    """lambda_G = 1 everywhere leaves nothing to add, and the more it lets through, the less is added."""
+    """lambda_G = 1 everywhere leaves nothing to add, and the more it lets through, the less is
+    added.
+    """
     explainer, images, totals = module_of(folder).explainer, pictures(2), []
     explainer.output = "bits"
     for logit in (-20.0, 0.0, 20.0):
@@ -301,7 +305,9 @@ def test_a_direction_is_that_of_the_other_draws() -> None:
 
 
 def test_the_distance_is_that_of_means_and_deviations(folder: Path) -> None:
-    """Of draws that are made again here, element by element; and that of no image depends on the others."""
+    """Of draws that are made again here, element by element; and that of no image depends on the
+    others.
+    """
     module, batch = (
         module_of(folder, settings=QUICK | {"samples": 3, "neighbourhood": 0.0}),
         little_batch(folder),

@@ -1,4 +1,6 @@
-"""Critics side by side are what each would be alone, and what torch's own layers make of the same weights."""
+"""Critics side by side are what each would be alone, and what torch's own layers make of the same
+weights.
+"""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,6 @@
-"""Proposition 3 against the divergence of the two Gaussians of remarks 1 and 2, by torch and by numerical integration."""
+"""Proposition 3 against the divergence of the two Gaussians of remarks 1 and 2, by torch and by
+numerical integration.
+"""
 
 import itertools
 

@@ -47,7 +47,9 @@ def stages(explainer: InputIBA, images: Tensor) -> InputStages:
 
 
 def nearly_everywhere(found: Tensor, expected: Tensor, tolerance: float) -> bool:
-    """Adam's step for an element without gradient has the sign of a rounding error, which the blur spreads: 2 % may differ."""
+    """Adam's step for an element without gradient has the sign of a rounding error, which the blur
+    spreads: 2 % may differ.
+    """
     wrong = (found - expected).abs() > tolerance * expected.abs().max()
     return float(wrong.float().mean()) < 0.02
 
@@ -57,7 +59,9 @@ def close(found: Tensor, expected: Tensor) -> bool:
 
 
 def test_the_last_stage_is_a_plain_loop_over_steps(build: Build, images: Tensor) -> None:
-    """One image, the formula as printed, a loop over copies; the noise is what comes after the first stage's."""
+    """One image, the formula as printed, a loop over copies; the noise is what comes after the
+    first stage's.
+    """
     explainer = build(gan="none")
     image, classifier = images[0], explainer.classifier
     noise = explainer.input_noise(images)
@@ -104,7 +108,9 @@ def test_the_last_stage_is_a_plain_loop_over_steps(build: Build, images: Tensor)
 def test_a_heatmap_does_not_depend_on_the_batch_or_the_size_of_forward_passes(
     build: Build, images: Tensor, settings: dict[str, str]
 ) -> None:
-    """Steps by element follow the sign of a rounding error, so that one in the GAN would be seen at once."""
+    """Steps by element follow the sign of a rounding error, so that one in the GAN would be seen at
+    once.
+    """
     together = build(**settings).attribute(images[:4], target=1).values
     for i in (0, 3):
         assert close(

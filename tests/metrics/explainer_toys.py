@@ -10,7 +10,9 @@ from lit_iba.statistics import FeatureStatistics
 
 
 class Shuffled(nn.Module):
-    """Two equal convolutions with batch norms and a shortcut; registered in the wrong order on purpose."""
+    """Two equal convolutions with batch norms and a shortcut; registered in the wrong order on
+    purpose.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +47,9 @@ def shuffled() -> FrozenClassifier:
 
 
 class Edges(Explainer):
-    """Differences of neighbouring pixels: looks like an explanation and does not depend on the network."""
+    """Differences of neighbouring pixels: looks like an explanation and does not depend on the
+    network.
+    """
 
     signed = True
 
@@ -57,7 +61,9 @@ class Edges(Explainer):
 
 
 class Negated(Edges):
-    """The same with its sign turned wherever the network's last layer was drawn anew (as LRP's maps are)."""
+    """The same with its sign turned wherever the network's last layer was drawn anew (as LRP's maps
+    are).
+    """
 
     trained_weight: Tensor
 

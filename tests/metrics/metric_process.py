@@ -1,6 +1,8 @@
-"""Two gloo processes that judge parts of the same images, and write what each computed after synchronising.
+"""Two gloo processes that judge parts of the same images, and write what each computed after
+synchronising.
 
-Usage: ``metric_process.py FOLDER``. The second is forked from the first, so that the libraries are imported only once.
+Usage: ``metric_process.py FOLDER``. The second is forked from the first, so that the libraries are
+    imported only once.
 """
 
 import json

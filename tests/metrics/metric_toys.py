@@ -22,7 +22,9 @@ class Curved(nn.Module):
 
 
 class Additive(nn.Module):
-    """Logit 1 is the sum of all values, weighted by pixel; logit 0 is constant: every removal has a known price."""
+    """Logit 1 is the sum of all values, weighted by pixel; logit 0 is constant: every removal has a
+    known price.
+    """
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()

@@ -1,4 +1,6 @@
-"""Bounding box score against counting, pixel by pixel, over every order in which tied pixels could come."""
+"""Bounding box score against counting, pixel by pixel, over every order in which tied pixels could
+come.
+"""
 
 import itertools
 
@@ -48,7 +50,8 @@ def test_score_lies_between_0_and_1_and_only_the_order_counts(seed, pixels):
         float(share_inside(mask.float() + torch.rand(1, 10, 10, generator=generator) / 2, mask))
         == 1
     )
-    # The best of the box and the best of the rest exchange places when the map changes sign, n being half the pixels.
+    # The best of the box and the best of the rest exchange places when the map changes sign, n
+    # being half the pixels.
     assert float(share_inside(torch.zeros(1, 10, 10), mask)) == pytest.approx(pixels / 100)
 
 

@@ -1,4 +1,6 @@
-"""Decision flip against removing step by step, with classifiers that change their mind and change it back."""
+"""Decision flip against removing step by step, with classifiers that change their mind and change
+it back.
+"""
 
 import math
 import statistics
@@ -17,7 +19,9 @@ from lit_iba.perturbation import removal_ranks
 
 
 class Wavering(nn.Module):
-    """Class 1 or 0 by the sign of a sine of what is left of the picture: it flips to and fro as pixels go."""
+    """Class 1 or 0 by the sign of a sine of what is left of the picture: it flips to and fro as
+    pixels go.
+    """
 
     def __init__(self, weight, speed=3.0):
         super().__init__()
@@ -35,7 +39,9 @@ def decision(classifier, image):
 
 
 def sequence(classifier, image, heatmap, most_first, step):
-    """Decision and remaining norm before the first step and after each, one pixel and one picture at a time."""
+    """Decision and remaining norm before the first step and after each, one pixel and one picture
+    at a time.
+    """
     width, sign = heatmap.shape[1], -1 if most_first else 1
     order = sorted(range(heatmap.numel()), key=lambda p: (sign * float(heatmap.flatten()[p]), p))
     now = image.clone()
@@ -81,7 +87,9 @@ def test_first_flip_is_that_of_the_sequential_loop_also_where_it_flips_back(
 
 
 def test_the_wavering_classifier_flips_back_where_a_coarse_grid_looks():
-    """So that the tests above would catch a search that takes no flip at a later step for no flip before it."""
+    """So that the tests above would catch a search that takes no flip at a later step for no flip
+    before it.
+    """
     classifier, (images, _, heatmaps) = wavering(), sample(8)
     missed = 0
     for image, heatmap in zip(images, heatmaps, strict=True):

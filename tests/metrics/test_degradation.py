@@ -1,4 +1,6 @@
-"""Degradation against a loop that removes one tile at a time from one image, as section 4.6 says it."""
+"""Degradation against a loop that removes one tile at a time from one image, as section 4.6 says
+it.
+"""
 
 import math
 

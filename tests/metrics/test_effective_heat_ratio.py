@@ -1,4 +1,6 @@
-"""Effective heat ratio against counting pixel by pixel, numpy's quantiles, and maps whose ranks are the same."""
+"""Effective heat ratio against counting pixel by pixel, numpy's quantiles, and maps whose ranks are
+the same.
+"""
 
 import itertools
 
@@ -92,11 +94,13 @@ def test_maps_of_equal_ranks_differ_by_the_attribution_outside_the_box():
         assert float(share_inside(heatmap, mask)) == 1
     (little, _), (much, _) = (scores(h, mask) for h in (concentrated, diffuse))
     assert float(little["scale_free"]) > float(much["scale_free"]) + 0.2
-    # A map that is 1 in the box and 0 elsewhere: at q < 0.7 all pixels are at or above the threshold 0, of which 30 are heated.
+    # A map that is 1 in the box and 0 elsewhere: at q < 0.7 all pixels are at or above the
+    # threshold 0, of which 30 are heated.
     ideal, _ = scores(mask.float(), mask)
     assert float(ideal["scale_free"]) == pytest.approx(1)
     assert float(ideal["score"]) == pytest.approx(by_hand(mask[0].float(), mask[0])[0])
-    # With quantiles of the marked pixels alone, as in the authors' code, it is perfect, and attribution outside costs.
+    # With quantiles of the marked pixels alone, as in the authors' code, it is perfect, and
+    # attribution outside costs.
     assert float(scores(mask.float(), mask, {"preset": "reference"})[0]["score"]) == pytest.approx(
         1
     )

@@ -1,4 +1,6 @@
-"""Insertion and deletion against a loop over steps, RISE's and InputIBA's formulas written out, and cases with a known answer."""
+"""Insertion and deletion against a loop over steps, RISE's and InputIBA's formulas written out, and
+cases with a known answer.
+"""
 
 import itertools
 
@@ -155,7 +157,8 @@ def test_true_order_is_best_and_its_negative_mirrors_it():
         other = torch.randn(4, 12, 12, generator=torch.Generator().manual_seed(seed))
         assert score("insertion", truth) > score("insertion", other)
         assert score("deletion", truth) < score("deletion", other)
-    # What is inserted first is deleted last by the negative map: the same pictures in the opposite order.
+    # What is inserted first is deleted last by the negative map: the same pictures in the opposite
+    # order.
     assert score("insertion", truth) == pytest.approx(score("deletion", -truth), rel=1e-5)
 
 

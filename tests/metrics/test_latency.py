@@ -1,4 +1,6 @@
-"""Latency: passes counted against known numbers, memory against hand-counted tensors, and a clock that can be trusted."""
+"""Latency: passes counted against known numbers, memory against hand-counted tensors, and a clock
+that can be trusted.
+"""
 
 import time
 

@@ -1,4 +1,6 @@
-"""Low-k perturbation against a loop over images and percentages, with the divergence summed by hand."""
+"""Low-k perturbation against a loop over images and percentages, with the divergence summed by
+hand.
+"""
 
 import math
 

@@ -1,4 +1,6 @@
-"""What all metrics promise: batches do not matter, processes do not matter, bad input is refused by name."""
+"""What all metrics promise: batches do not matter, processes do not matter, bad input is refused by
+name.
+"""
 
 import json
 import os

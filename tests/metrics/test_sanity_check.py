@@ -27,7 +27,9 @@ def state(model):
 
 
 def slow_ssim(a, b, window, skimage):
-    """The formula window by window: population variances with reflected borders, or sample variances inside only."""
+    """The formula window by window: population variances with reflected borders, or sample
+    variances inside only.
+    """
     edge, found = window // 2, []
     if not skimage:
         a, b = np.pad(a, edge, mode="reflect"), np.pad(b, edge, mode="reflect")

@@ -1,4 +1,6 @@
-"""A page in headless Chromium, driven through its debugging pipe: no package and no network port is needed."""
+"""A page in headless Chromium, driven through its debugging pipe: no package and no network port is
+needed.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ FLAGS = (
 
 
 class Browser:
-    """One tab with one page; complaints of the console and uncaught errors are kept in ``complaints``.
+    """One tab with one page; complaints of the console and uncaught errors are kept in
+    ``complaints``.
 
     Args:
         width: Width of the window in CSS pixels; below 600 it is a phone with a touch screen.

@@ -1,4 +1,6 @@
-"""A run folder as a benchmark leaves it, from made-up numbers: small enough for a test, rich enough to look at."""
+"""A run folder as a benchmark leaves it, from made-up numbers: small enough for a test, rich enough
+to look at.
+"""
 
 import csv
 import json

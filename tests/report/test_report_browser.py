@@ -1,4 +1,6 @@
-"""The page in a real browser, at the width of a desk and of a phone: nothing complains, nothing sticks out, all works."""
+"""The page in a real browser, at the width of a desk and of a phone: nothing complains, nothing
+sticks out, all works.
+"""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""Gallery layers against ``Heatmap.overlay``, outlines against a brute-force border, axes against known points."""
+"""Gallery layers against ``Heatmap.overlay``, outlines against a brute-force border, axes against
+known points.
+"""
 
 import base64
 import io

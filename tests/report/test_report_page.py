@@ -1,4 +1,6 @@
-"""Page, Markdown and LaTeX of a made-up run: whole, true to the numbers, and safe with hostile names."""
+"""Page, Markdown and LaTeX of a made-up run: whole, true to the numbers, and safe with hostile
+names.
+"""
 
 import json
 import math

@@ -90,7 +90,8 @@ def test_tables_are_complete_and_say_where_they_are_from() -> None:
         counts[number.source, number.table] = counts.get((number.source, number.table), 0) + 1
         assert all((number.citation, number.data, number.label))
         assert number.network in ("resnet50", "vgg16") or not number.table.startswith("Table")
-    # Table 1: 17 methods by 6 columns, less 3 methods without ResNet-50; table 4: 6 rows of 7, less 2 dashes.
+    # Table 1: 17 methods by 6 columns, less 3 methods without ResNet-50; table 4: 6 rows of 7, less
+    # 2 dashes.
     assert {origin: count for origin, count in counts.items() if "Section" not in origin[1]} == {
         ("Schulz et al. 2020", "Table 1"): 17 * 6 - 3 * 3,
         ("Schulz et al. 2020", "Table 4"): 6 * 7 - 2,

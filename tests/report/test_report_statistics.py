@@ -1,4 +1,6 @@
-"""Corrections, paired tests, intervals and rank correlations against SciPy, brute force and hand-worked cases."""
+"""Corrections, paired tests, intervals and rank correlations against SciPy, brute force and
+hand-worked cases.
+"""
 
 import itertools
 import math
@@ -37,7 +39,8 @@ def test_signed_ranks_by_hand() -> None:
     p_value, ranks = signed_rank_test(np.array([1.0, 2, 3, 4, 5, 6]), np.zeros(6))
     assert p_value == pytest.approx(2 / 64)
     assert ranks == 21.0
-    # Differences 1, 2, 3, 4, -5: W- = 5. Subsets of {1..5} with a sum of at most 5: {}, 1, 2, 3, 4, 5, 12, 13, 14, 23.
+    # Differences 1, 2, 3, 4, -5: W- = 5. Subsets of {1..5} with a sum of at most 5: {}, 1, 2, 3, 4,
+    # 5, 12, 13, 14, 23.
     p_value, ranks = signed_rank_test(np.array([1.0, 2, 3, 4, -5]), np.zeros(5))
     assert p_value == pytest.approx(2 * 10 / 32)
     assert ranks == 5.0
@@ -103,7 +106,8 @@ def test_per_image_score_is_found_by_name_or_by_its_mean(make_run: Callable[...,
 def test_holm_rejects_what_the_step_down_procedure_rejects(
     p_values: list[float], level: float
 ) -> None:
-    # Holm's own words: from the smallest p on, reject while p < level / (tests that are left); then stop.
+    # Holm's own words: from the smallest p on, reject while p < level / (tests that are left); then
+    # stop.
     rejected = set()
     for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
         if p_values[i] * (len(p_values) - rank) >= level:

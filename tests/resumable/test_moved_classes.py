@@ -1,4 +1,6 @@
-"""Results that were written when a class of ours stood in another module are read, not refused and not made again."""
+"""Results that were written when a class of ours stood in another module are read, not refused and
+not made again.
+"""
 
 import json
 from pathlib import Path

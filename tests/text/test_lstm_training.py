@@ -101,7 +101,9 @@ def test_a_checkpoint_goes_with_its_words_and_its_network(
 
 
 def test_a_run_that_stops_goes_on_as_if_it_had_not(toy_run: Path, tmp_path: Path) -> None:
-    """Stopped in the middle of an epoch; the order of the reviews, word dropout and dropout go on where they were."""
+    """Stopped in the middle of an epoch; the order of the reviews, word dropout and dropout go on
+    where they were.
+    """
     data = [
         "--data.train",
         str(toy_run / "train.jsonl"),

@@ -19,8 +19,8 @@ from lit_iba.text.lstm import LSTMClassifier
 
 Statistics = dict[int, FeatureStatistics]
 TEXTS = [str(review["text"]) for review in toy_reviews(12, 7)]
-# The toy's texts have some 10 words of 12 dimensions, reviews 230 of 100: with the mean over a text's elements as in the paper,
-# the same price an element is a smaller beta.
+# The toy's texts have some 10 words of 12 dimensions, reviews 230 of 100: with the mean over a
+# text's elements as in the paper, the same price an element is a smaller beta.
 METHODS: dict[str, dict[str, Any]] = {
     "input_iba": {"beta_feat": 1.0, "beta_input": 1.0, "generator_steps": 12},
     "input_iba_without_gan": {"beta_feat": 1.0, "beta_input": 1.0, "gan": "none"},
@@ -109,7 +109,9 @@ def test_statistics_are_over_words_and_leave_out_padding(
 def test_input_iba_is_the_plain_loop_of_its_mathematics(
     toy_classifier: TextClassifier, toy_statistics: Statistics
 ) -> None:
-    """One text, one noise copy after the other, proposition 3 as a KL divergence of torch's normal distributions."""
+    """One text, one noise copy after the other, proposition 3 as a KL divergence of torch's normal
+    distributions.
+    """
     settings = {
         "gan": "none",
         "beta_feat": 2.0,
@@ -201,7 +203,8 @@ def test_integrated_gradients_are_complete(toy_classifier: TextClassifier) -> No
         )
         for i, heatmap in enumerate(explainer.attribute(TEXTS[:4])):
             promised = float(logits[i, heatmap.target] - empty[i, heatmap.target])
-            # What is missing is the sum's distance from the integral: the toy's cells switch within a small part of the path.
+            # What is missing is the sum's distance from the integral: the toy's cells switch within
+            # a small part of the path.
             assert heatmap.total == pytest.approx(promised, rel=0.02, abs=0.02)
 
 

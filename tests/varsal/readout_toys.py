@@ -1,4 +1,6 @@
-"""A classifier that looks at a known place, and pictures in which something brighter lies elsewhere."""
+"""A classifier that looks at a known place, and pictures in which something brighter lies
+elsewhere.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +10,9 @@ PREPROCESSING = {"resize": None, "crop": SIDE, "mean": [0.5] * 3, "std": [0.25] 
 
 
 class ColourCNN(nn.Module):
-    """Counts, for each of red, green and blue, how much it exceeds the mean of the three; blind to grey of any brightness."""
+    """Counts, for each of red, green and blue, how much it exceeds the mean of the three; blind to
+    grey of any brightness.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +37,9 @@ def colour_cnn() -> ColourCNN:
 
 
 def coloured_patches(count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Images (count, 3, 32, 32) and where each one's coloured patch is, bool (count, 32, 32); a grey, brighter one besides."""
+    """Images (count, 3, 32, 32) and where each one's coloured patch is, bool (count, 32, 32); a
+    grey, brighter one besides.
+    """
     generator = torch.Generator().manual_seed(seed)
     images = 0.2 * torch.randn(count, 3, SIDE, SIDE, generator=generator)
     coloured = torch.zeros(count, SIDE, SIDE, dtype=torch.bool)

@@ -52,7 +52,8 @@ def test_gradient_is_that_of_finite_differences() -> None:
 def test_divergence_from_itself_is_zero() -> None:
     nothing = torch.zeros(2, 30, 20)
     assert StandardNormalPrior(30, 20).kl(nothing, nothing).tolist() == [0, 0]
-    # The nearest independent Gaussian is not the prior, but has each pixel's conditional variance: the least divergence.
+    # The nearest independent Gaussian is not the prior, but has each pixel's conditional variance:
+    # the least divergence.
     conditional = 1 / torch.linalg.inv(dense_covariance(6, 5, 0.4)).diagonal().view(1, 6, 5)
     at = conditional.log().requires_grad_()
     divergence = SoftTVPrior(6, 5).kl(torch.zeros(1, 6, 5).double(), at)

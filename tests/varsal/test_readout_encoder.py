@@ -1,4 +1,6 @@
-"""The readout encoder reads the classifier it is put on, finds what that one looks at, and costs no pass of its own."""
+"""The readout encoder reads the classifier it is put on, finds what that one looks at, and costs no
+pass of its own.
+"""
 
 import logging
 from pathlib import Path
@@ -102,7 +104,9 @@ def test_taps_are_found_in_any_network(
 
 
 def test_the_encoder_is_the_one_that_was_measured() -> None:
-    """The form of the experiment: 80 thousand parameters for ResNet-18, no affine part in the taps' batch norms."""
+    """The form of the experiment: 80 thousand parameters for ResNet-18, no affine part in the taps'
+    batch norms.
+    """
     encoder = ReadoutEncoder(
         {"relu": 64, "layer1": 64, "layer2": 128, "layer3": 256, "layer4": 512}
     )
@@ -234,7 +238,9 @@ def test_what_does_not_fit_is_refused(classifier: FrozenClassifier) -> None:
 
 
 def test_a_trained_map_beats_a_constant_and_the_brightness() -> None:
-    """On a classifier that is blind to grey, in pictures whose brightest patch is grey: ten seconds on one core."""
+    """On a classifier that is blind to grey, in pictures whose brightest patch is grey: ten seconds
+    on one core.
+    """
     torch.manual_seed(0)
     module = VarSalTraining(
         TOY,

@@ -1,4 +1,6 @@
-"""The soft top-k mask against a Sinkhorn solver, finite differences, and what must hold for any scores."""
+"""The soft top-k mask against a Sinkhorn solver, finite differences, and what must hold for any
+scores.
+"""
 
 import pytest
 import torch
@@ -11,7 +13,9 @@ from lit_iba.varsal.soft_top_k import soft_top_k, standardize
 
 
 def sinkhorn_mask(scores: Tensor, k: Tensor, temperature: float, iterations: int = 2000) -> Tensor:
-    """The mass that entropic transport brings from each score to the anchor 1, times n: plain Sinkhorn scaling."""
+    """The mass that entropic transport brings from each score to the anchor 1, times n: plain
+    Sinkhorn scaling.
+    """
     n = scores.shape[1]
     anchors = torch.tensor([0.0, 1.0], dtype=scores.dtype)
     kernel = torch.exp(-((scores[:, :, None] - anchors) ** 2) / temperature)  # (B, n, 2)

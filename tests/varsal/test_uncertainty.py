@@ -37,7 +37,8 @@ def test_correlation_is_scipy_s_and_its_interval_draws_images() -> None:
         low, high = zip(*(_bootstrap(x, y, peer, seed) for seed in range(2)), strict=True)
         assert found.low == pytest.approx(np.mean(low), abs=0.03)
         assert found.high == pytest.approx(np.mean(high), abs=0.03)
-        # Were conditions drawn as if they were images, the interval would be less than half as wide.
+        # Were conditions drawn as if they were images, the interval would be less than half as
+        # wide.
         rows = correlation(x.reshape(-1, 1), y.reshape(-1, 1), kind)
         assert rows.high - rows.low < 0.7 * (found.high - found.low)
 

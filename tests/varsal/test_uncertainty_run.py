@@ -126,7 +126,8 @@ def test_results_follow_from_the_rows(
         found.rows["outcomes"][:, 1, :3],
         found.rows["error"][:, SETTINGS.conditions.index(("brightness", 5))],
     )
-    # Three samples and the tested one make four places; the band of 70 % holds the inner two, and ties.
+    # Three samples and the tested one make four places; the band of 70 % holds the inner two, and
+    # ties.
     inside = (outcomes.min(axis=1) <= error) & (error <= outcomes.max(axis=1))
     assert share == pytest.approx(inside.mean())
     assert len(table_rows(found, SETTINGS)) == 8 * 5

@@ -1,4 +1,6 @@
-"""VarSal's heatmaps come with their uncertainty, do not depend on the batch, and follow their classifier's checkpoint."""
+"""VarSal's heatmaps come with their uncertainty, do not depend on the batch, and follow their
+classifier's checkpoint.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,6 @@
-"""What a step of VarSal draws, and how it is taken: k, sampled maps, baselines, schedule, averaged weights, exact resumes."""
+"""What a step of VarSal draws, and how it is taken: k, sampled maps, baselines, schedule, averaged
+weights, exact resumes.
+"""
 
 import json
 import math
@@ -53,7 +55,9 @@ def module_of(**settings: Any) -> VarSalTraining:
 
 
 def test_k_is_uniform_from_a_tenth_to_nine_tenths_of_the_pixels() -> None:
-    """The paper's U(hw/10, 9hw/10) (section 4.1), an image: over 500 keys, and over 500 places of an epoch."""
+    """The paper's U(hw/10, 9hw/10) (section 4.1), an image: over 500 keys, and over 500 places of
+    an epoch.
+    """
     module, images = (
         module_of(),
         torch.randn(500, 3, 16, 16, generator=torch.Generator().manual_seed(0)),
@@ -69,7 +73,9 @@ def test_k_is_uniform_from_a_tenth_to_nine_tenths_of_the_pixels() -> None:
 
 
 def test_stratified_k_lies_evenly_in_every_batch() -> None:
-    """A batch of sixteen has no gap above a tenth; sixteen independent numbers nearly always have one."""
+    """A batch of sixteen has no gap above a tenth; sixteen independent numbers nearly always have
+    one.
+    """
     for first in (0, 16, 160, 12345):
         numbers = golden_uniform(first, 16, 0.3, CPU).sort().values
         gaps = torch.cat([numbers, numbers[:1] + 1]).diff()
@@ -111,7 +117,9 @@ def test_a_training_step_uses_the_stratified_numbers() -> None:
 
 
 def test_the_mask_is_made_of_a_sample_and_teaches_the_deviation() -> None:
-    """At beta 0 nothing but the sample can: with the mean's mask, deviations have no gradient at all."""
+    """At beta 0 nothing but the sample can: with the mean's mask, deviations have no gradient at
+    all.
+    """
     images, keys = (
         torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)),
         list("abcd"),
@@ -128,7 +136,9 @@ def test_the_mask_is_made_of_a_sample_and_teaches_the_deviation() -> None:
 
 
 def test_every_kind_of_baseline_occurs_with_its_strength() -> None:
-    """In a white picture: blurring it changes nothing, and the other two are told apart by their noise."""
+    """In a white picture: blurring it changes nothing, and the other two are told apart by their
+    noise.
+    """
     module = module_of(strengths=BaselineStrengths(blur=10, noise=100, mean_noise=10))
     with torch.no_grad():
         seen = module._perturb(torch.ones(90, 3, 16, 16), [f"0/{i}" for i in range(90)])
@@ -201,7 +211,9 @@ class SignalAt(L.Callback):
 
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(folder: Path, last: Path) -> None:
-    """Stopped by a signal within the second epoch: weights, average, optimiser and schedule are the same to the bit."""
+    """Stopped by a signal within the second epoch: weights, average, optimiser and schedule are the
+    same to the bit.
+    """
     expected, before = torch.load(last, weights_only=True), signal.getsignal(signal.SIGTERM)
     half = folder / "half"
     config = [

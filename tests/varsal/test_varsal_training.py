@@ -1,4 +1,6 @@
-"""VarSal's encoder learns what the classifier needs, resumes exactly, leaves that one alone, and refuses what does not fit."""
+"""VarSal's encoder learns what the classifier needs, resumes exactly, leaves that one alone, and
+refuses what does not fit.
+"""
 
 import io
 import os
@@ -281,7 +283,9 @@ def test_what_does_not_fit_is_refused_in_one_sentence(
     "ignore:Found .* in eval mode"
 )  # the classifier is frozen on purpose; the CLI says nothing
 def test_the_mean_map_keeps_what_the_classifier_needs(tmp_path: Path) -> None:
-    """A minute on one core: a classifier and an encoder, both trained on the embedded digits just long enough."""
+    """A minute on one core: a classifier and an encoder, both trained on the embedded digits just
+    long enough.
+    """
     data = QuickstartDataModule(
         str(tmp_path / "data"), train_samples=1500, val_samples=64, test_samples=20, batch_size=32
     )

@@ -1,4 +1,6 @@
-"""A posterior that needs no training: blurred brightness, the less certain the more the picture varies."""
+"""A posterior that needs no training: blurred brightness, the less certain the more the picture
+varies.
+"""
 
 from typing import ClassVar
 

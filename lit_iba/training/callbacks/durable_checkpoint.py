@@ -1,7 +1,8 @@
-"""Checkpoints that survive a kill: written beside the target, flushed to disk, renamed; verified when read.
+"""Checkpoints that survive a kill: written beside the target, flushed to disk, renamed; verified
+when read.
 
-Lightning's own writer goes through the temporary folder, which on a cluster is another file system, so that a kill while
-saving can leave an empty ``last.ckpt``.
+Lightning's own writer goes through the temporary folder, which on a cluster is another file system,
+so that a kill while saving can leave an empty ``last.ckpt``.
 """
 
 from __future__ import annotations

@@ -13,9 +13,11 @@ from lit_iba.training.frozen import TrainingWithFrozenClassifier
 
 
 class HeatmapImages(L.Callback):
-    """Logs the first validation images, a row each: the picture, and what the module draws of it (overlay and heatmap).
+    """Logs the first validation images, a row each: the picture, and what the module draws of it
+    (overlay and heatmap).
 
-    Works with the modules around a frozen classifier, whose ``forward`` maps images to a Heatmap; idle with others.
+    Works with the modules around a frozen classifier, whose ``forward`` maps images to a Heatmap;
+    idle with others.
 
     Args:
         images: How many.

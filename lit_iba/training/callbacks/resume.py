@@ -1,4 +1,6 @@
-"""What makes a run resumable to the bit: regular checkpoints, one more when the cluster takes the machine, and step seeds."""
+"""What makes a run resumable to the bit: regular checkpoints, one more when the cluster takes the
+machine, and step seeds.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: start again, and it goes on
 
 
 class PreemptedError(RuntimeError):
-    """The run was asked to end by a signal; its state is in a checkpoint, and ``--ckpt_path last`` goes on from there.
+    """The run was asked to end by a signal; its state is in a checkpoint, and ``--ckpt_path last``
+    goes on from there.
 
     Example:
         >>> from lit_iba.training.callbacks import PreemptedError
@@ -37,15 +40,17 @@ class PreemptedError(RuntimeError):
 class ResumeCheckpoint(L.Callback):
     """Keeps ``checkpoints/last.ckpt`` fresh, saves it once more on a signal, and then ends the run.
 
-    Cluster managers warn by a signal before they take a machine: SLURM by the one that ``--signal`` names (SIGUSR1 is usual),
-    and by SIGTERM a grace time before SIGKILL. One process's signal stops all processes after the same step. Inside a SLURM job
-    the job is also put back into the queue.
+    Cluster managers warn by a signal before they take a machine: SLURM by the one that ``--signal``
+        names (SIGUSR1 is usual),
+    and by SIGTERM a grace time before SIGKILL. One process's signal stops all processes after the
+    same step. Inside a SLURM job the job is also put back into the queue.
 
-    Every training step begins with a random state that belongs to (seed, epoch, batch, process), so that layers which draw
-    random numbers, such as dropout, do the same after a resume.
+    Every training step begins with a random state that belongs to (seed, epoch, batch, process), so
+    that layers which draw random numbers, such as dropout, do the same after a resume.
 
     Args:
-        every_n_steps: Save after so many steps; 0 saves only with the validation's checkpoints and on signals.
+        every_n_steps: Save after so many steps; 0 saves only with the validation's checkpoints and
+            on signals.
         signals: Names of the signals that end the run.
         requeue: Whether to call ``scontrol requeue`` in a SLURM job that a signal ends.
 
@@ -95,7 +100,9 @@ class ResumeCheckpoint(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Save when it is time, or when any process was told to stop; only after whole optimiser steps."""
+        """Save when it is time, or when any process was told to stop; only after whole optimiser
+        steps.
+        """
         if trainer.global_step == self._seen_step:
             return  # gradients are being accumulated, and no checkpoint holds them
         before, self._seen_step = self._seen_step, trainer.global_step
@@ -145,7 +152,8 @@ class ResumeCheckpoint(L.Callback):
 
 
 class FiniteLoss(L.Callback):
-    """Ends the run at the first loss that is NaN or infinite, before it reaches the weights; saves the batch's keys.
+    """Ends the run at the first loss that is NaN or infinite, before it reaches the weights; saves
+    the batch's keys.
 
     Example:
         >>> import torch
