@@ -41,3 +41,12 @@ def statistics(small_classifier: FrozenClassifier) -> FeatureStatistics:
     """Statistics of the small network's layer2."""
     samples = torch.randn(64, 3, 64, 64, generator=torch.Generator().manual_seed(2))
     return FeatureStatistics.estimate(small_classifier, "layer2", samples)
+
+
+FIRST = ("cluster", "end_to_end", "devices")  # folders whose files take longest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that none is left alone on one core at the end."""
+    tests = Path(__file__).parent
+    items.sort(key=lambda item: item.path.relative_to(tests).parts[0] not in FIRST)

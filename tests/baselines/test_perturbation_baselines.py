@@ -70,7 +70,7 @@ def test_smoothgrad_without_noise_is_the_gradient(
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("occlusion_8", {"fill": "black"}, "'mean' or 'zero'"),
+        ("occlusion_8", {"fill": "black"}, "'mean', 'zero'"),
         ("occlusion", {"tile": 0}, "tile is 0"),
         ("smoothgrad", {"noise": -1.0}, "fraction of the image's range"),
         ("smoothgrad", {"samples": 0}, "samples is 0"),

@@ -14,8 +14,8 @@ from lit_iba.classifier.fusing import FusedConv2d, _Fused, fuse_convolutions
 
 def both(name: str) -> tuple[nn.Module, nn.Module]:
     """A network with its batch norms folded, and the same fused."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
         model = torchvision.models.get_model(name, weights=None, num_classes=7)
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):

@@ -78,8 +78,10 @@ def test_a_metric_gives_on_a_device_what_it_gives_on_the_cpu(
     for name, values in rows.items():
         assert found[name].device.type == device.type
         if name not in TIMED:
+            # Off the CPU masks are blurred without convolutions, whose operations latency counts.
+            rtol = 0.1 if case == "latency" else 1e-3
             torch.testing.assert_close(
-                found[name].cpu(), values, rtol=1e-3, atol=1e-4, equal_nan=True
+                found[name].cpu(), values, rtol=rtol, atol=1e-4, equal_nan=True
             )
     if case != "latency":
         assert found_result.score == pytest.approx(result.score, rel=1e-3, abs=1e-4, nan_ok=True)

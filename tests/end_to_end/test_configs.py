@@ -335,6 +335,7 @@ def test_the_readout_configs_of_varsal_take_a_step(
         "--trainer.max_steps": "2",
         "--trainer.val_check_interval": "2",
         "--trainer.limit_val_batches": "1",
+        "--trainer.log_every_n_steps": "1",
         "--trainer.accelerator": "cpu",
     }
     config = ["fit", "--config", str(CONFIGS / "train" / f"varsal_readout_{network}.yaml")]

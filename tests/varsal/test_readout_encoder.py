@@ -9,7 +9,6 @@ import lightning as L
 import pytest
 import torch
 from export_toys import Untraceable, tiny_transformer
-from lit_iba.baselines.counterfactual import gaussian_blur
 from readout_toys import PREPROCESSING, coloured_patches
 from torch import nn
 
@@ -19,6 +18,7 @@ from lit_iba.metrics.bounding_box import share_inside
 from lit_iba.metrics.explainer_metric import Subject
 from lit_iba.metrics.low_k_perturbation import LowKPerturbation
 from lit_iba.metrics.sanity_check import SanityCheck
+from lit_iba.perturbation import gaussian_blur
 from lit_iba.varsal.explainer import VarSal
 from lit_iba.varsal.readout_encoder import ReadoutEncoder
 from lit_iba.varsal.taps import check_taps

@@ -16,7 +16,7 @@ from readout_toys import PREPROCESSING
 from training_toys import prepare
 
 from lit_iba import InputError
-from lit_iba.cli import main
+from lit_iba.cli.main import main
 from lit_iba.varsal.baselines import BaselineStrengths
 from lit_iba.varsal.explainer import VarSal
 from lit_iba.varsal.strata import golden_uniform
