@@ -102,7 +102,9 @@ def test_a_run_may_go_on_with_other_processes(config: Path, tmp_path: Path) -> N
         output, _ = process.communicate(timeout=90)
         assert process.returncode != 0
         assert "ended by" in output, output[-3000:]
-    finish(command(config, run, *RESUME, "--data.num_workers", "1", processes=3), WATCH=str(watch))
+    # Forked while gloo's threads run, a worker was once seen to wait for a lock for ever.
+    workers = ("--data.num_workers", "1", "--data.multiprocessing_context", "forkserver")
+    finish(command(config, run, *RESUME, *workers, processes=3), WATCH=str(watch))
     seen = Counter((epoch, key) for _, epoch, key in samples_taken(watch))
     assert len(seen) == 3 * SAMPLES
     assert set(seen.values()) == {1}
