@@ -1,0 +1,149 @@
+"""Whether a network's weights are still the ones that something was made of.
+
+Folded and packed copies, traced graphs, hashes and explainers are made of weights, and weights
+change: an optimiser steps, a state dict is loaded, layers are drawn anew. Torch counts the changes
+of a tensor, which costs nothing to read; what goes past its counter (``tensor.data``) is seen by a
+look at the values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_iba.classifier.own_copy import aliased
+from lit_iba.errors import InputError
+
+_Held = dict[str, Tensor | None]
+
+
+class Watch:
+    """Counts the states of a network's weights.
+
+    Args:
+        model: The network.
+        original: The user's own module, of which ``model`` is a copy that shares its tensors. Where
+            it gets other tensors (``.to``, ``load_state_dict(..., assign=True)``), the copy takes
+            them over. None for a network that is nobody else's.
+    """
+
+    def __init__(self, model: nn.Module, original: nn.Module | None = None) -> None:
+        self.model, self.original, self._follows = model, original, original is not None
+        self._state: list[Any] | None = None
+        self._values: list[float] | None = None
+        self._version = 0
+        self._collect()
+
+    def version(self) -> int:
+        """A number that grows whenever the weights have changed since it was last asked for.
+
+        Raises:
+            InputError: The user's module has other layers than when it was given.
+        """
+        if torch.compiler.is_compiling():  # a program is made of the weights as they are
+            return self._version
+        self._follow()
+        state = [
+            (id(t), t.data_ptr(), 0 if t.is_inference() else t._version)
+            for held in self._held
+            for t in held.values()
+            if t is not None
+        ]
+        if state != self._state:
+            self._version, self._state, self._values = self._version + 1, state, None
+        return self._version
+
+    def look(self) -> int:
+        """:meth:`version`, with a look at the values themselves: one of each parameter on the CPU,
+        their norms on a GPU, where one value costs as much.
+        """
+        self._collect()
+        version = self.version()
+        values = self._sample()
+        if self._values is not None and values != self._values:
+            self._version = version = version + 1
+        self._values = values
+        return version
+
+    def moved(self) -> None:
+        """The copy has been moved or cast: where that gave it a memory of its own, it follows the
+        user's module no longer.
+        """
+        if any(own.data_ptr() != given.data_ptr() for _, own, given in self._tensors()):
+            self._follows, self._pairs = False, []
+
+    def _collect(self) -> None:
+        modules = list(self.model.modules())
+        self._held: list[_Held] = [
+            held for module in modules for held in (module._parameters, module._buffers) if held
+        ]
+        # A scripted module keeps its tensors elsewhere, and shares none.
+        if any(isinstance(module, torch.jit.ScriptModule) for module in modules):
+            self._held = [dict(self.model.named_parameters()), dict(self.model.named_buffers())]
+            self._follows = False
+        self._pairs: list[tuple[nn.Module, nn.Module]] = []
+        if self.original is not None and self._follows:
+            theirs = list(self.original.modules())
+            if [type(module) for module in theirs] != [type(module) for module in modules]:
+                raise InputError(
+                    f"the layers of {type(self.original).__name__} are others than when it was given to "
+                    "FrozenClassifier; make the classifier anew"
+                )
+            self._pairs = list(zip(modules, theirs, strict=True))
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Name, ours and theirs of every tensor that is to be shared."""
+        for mine, theirs in self._pairs:
+            for name, tensor in [*theirs._parameters.items(), *theirs._buffers.items()]:
+                held = mine._parameters.get(name, mine._buffers.get(name))
+                if tensor is not None and held is not None and not tensor.is_inference():
+                    yield name, held, tensor
+
+    def _follow(self) -> None:
+        changed = False
+        for mine, theirs in self._pairs:
+            for own, given in (
+                (mine._parameters, theirs._parameters),
+                (mine._buffers, theirs._buffers),
+            ):
+                for name, tensor in given.items():
+                    held = own.get(name)
+                    if held is None or tensor is None or held.data_ptr() == tensor.data_ptr():
+                        continue
+                    changed = changed or not tensor.is_inference()
+        if changed:
+            self._take_over()
+
+    def _take_over(self) -> None:
+        for mine, theirs in self._pairs:
+            for name, tensor in [*theirs._parameters.items(), *theirs._buffers.items()]:
+                own = mine._parameters if name in mine._parameters else mine._buffers
+                held = own.get(name)
+                if tensor is None or held is None or tensor.is_inference():
+                    continue
+                if held.shape != tensor.shape:
+                    raise InputError(
+                        f"{name} of {type(theirs).__name__} has another shape than when it was given to "
+                        "FrozenClassifier; make the classifier anew"
+                    )
+                own[name] = aliased(tensor)
+
+    @torch.no_grad()
+    def _sample(self) -> list[float]:
+        taken = [
+            t
+            for t in self.model.parameters()
+            if t.is_floating_point() and t.numel() and not t.is_sparse
+        ]
+        if any(t.device.type != "cpu" for t in taken):
+            return torch.stack([n.double().cpu() for n in torch._foreach_norm(taken)]).tolist()
+        return [
+            t.view(-1)[t.numel() // 2].item() if t.is_contiguous() else _middle(t) for t in taken
+        ]
+
+
+def _middle(t: Tensor) -> float:
+    return float(t[tuple(size // 2 for size in t.shape)])
