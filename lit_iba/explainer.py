@@ -199,7 +199,7 @@ class Explainer(ABC):
         # Tensors of inference mode cannot be differentiated: neither the caller's nor ours.
         with self.classifier.lock, torch.inference_mode(False):
             self._keep_up()
-            return self._attribute(inputs, target, keys)
+            return self._heatmap(inputs, target, keys)
 
     def _keep_up(self) -> None:
         """Be made again, if the classifier's weights have changed."""
@@ -210,7 +210,7 @@ class Explainer(ABC):
             version = self.classifier.weights_version()
         self._made_of = version
 
-    def _attribute(
+    def _heatmap(
         self, inputs: Tensor, target: Tensor | int | None, keys: Sequence[str] | None
     ) -> Heatmap:
         images = check_images(inputs)

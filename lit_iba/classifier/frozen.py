@@ -99,8 +99,10 @@ class FrozenClassifier(nn.Module):
         self._kept: dict[str, Any] | None = None
         self._axes: dict[str, Axes | InputError] = {}
         self._begin(given if weights is None else None)
-        self._proof = proven(self.model, self.name, self._size())
-        self.num_classes = self._proof.num_classes
+        proof = proven(self.model, self.name, self._size())
+        self._derived[1]["probe"] = proof.logits
+        self._overwrites = proof.overwrites
+        self.num_classes = proof.logits.shape[1]
         if len(own_names) != self.num_classes:
             own_names = []  # the network's usual names, but another number of classes was asked for
         self.class_names = _class_names(class_names or own_names, self.num_classes)
@@ -119,7 +121,7 @@ class FrozenClassifier(nn.Module):
         return {name: value for name, value in self.__dict__.items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._begin(None)
 
     def train(self, mode: bool = True) -> FrozenClassifier:
@@ -131,7 +133,7 @@ class FrozenClassifier(nn.Module):
         return super().requires_grad_(False)
 
     def _apply(self, fn: Any, recurse: bool = True) -> FrozenClassifier:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._watch.moved()
         return self
 
@@ -141,7 +143,7 @@ class FrozenClassifier(nn.Module):
         Raises:
             InputError: A gradient of the images is wanted, but none reaches the logits.
         """
-        given = images.clone() if self._proof.overwrites else images
+        given = images.clone() if self._overwrites else images
         return differentiable(self.model(given), images, self.name)
 
     @property
@@ -233,7 +235,7 @@ class FrozenClassifier(nn.Module):
 
     def _trace(self) -> TracedNetwork | Exception:
         try:
-            network = TracedNetwork(self.model, self.name, self._proof.overwrites)
+            network = TracedNetwork(self.model, self.name, self._overwrites)
             if not same_logits(network.whole()(self._probe()), self._probe_logits()):
                 raise InputError("its graph computes something else")
             return network
@@ -263,7 +265,7 @@ class FrozenClassifier(nn.Module):
         return self._of_weights("hooked", self._hooked)
 
     def _hooked(self) -> HookedNetwork:
-        return HookedNetwork(self.model, self.name, self._probe(), self._proof.overwrites)
+        return HookedNetwork(self.model, self.name, self._probe(), self._overwrites)
 
     def folded(self) -> Callable[[Tensor], Tensor]:
         """The same function, images to logits, made fast for many passes: equal to this module to
@@ -376,7 +378,9 @@ class FrozenClassifier(nn.Module):
                 known = [axes for axes in self._axes.values() if isinstance(axes, Axes)]
                 stated, image = self.stated_layouts.get(name), self._probe()[:1]
                 try:
-                    self._axes[name] = find_axes(self.cuttable, layer, image, stated, known)
+                    self._axes[name] = find_axes(
+                        self.cuttable, layer, shape, image, stated=stated, known=known
+                    )
                 except InputError as error:
                     self._axes[name] = error
         found = self._axes[name]

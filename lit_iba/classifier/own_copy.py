@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from lit_iba.errors import InputError
 
@@ -49,7 +49,7 @@ def unwrapped(model: object) -> nn.Module:
             "state_dict into a plain module and give that"
         )
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if isinstance(tensor, UninitializedTensorMixin) or tensor.is_meta:
+        if is_lazy(tensor) or tensor.is_meta:
             raise InputError(
                 f"{name} of the model has no values yet; load its weights, or run it once, before it is explained"
             )

@@ -110,7 +110,7 @@ class Axes:
         ]
         grids = _grids(shape[1] - prefix)
         if not grids:
-            raise _ambiguous(self.layer, shape, [])
+            raise _ambiguous(self.layer, shape)
         height, width = min(
             grids, key=lambda g: abs(math.log(g[0] / wanted[0])) + abs(math.log(g[1] / wanted[1]))
         )
@@ -121,16 +121,19 @@ class Axes:
 def find_axes(
     network: TracedNetwork | HookedNetwork,
     layer: str | fx.Node,
+    shape: torch.Size,
     image: Tensor,
-    stated: str | Layout | None,
-    known: Iterable[Axes],
+    *,
+    stated: str | Layout | None = None,
+    known: Iterable[Axes] = (),
 ) -> Axes:
     """The axes of a layer's output.
 
     Args:
         network: The network.
         layer: Name of the layer, or a node of the graph.
-        image: An image (1, 3, H, W) that it can take.
+        shape: Of its output, batch included, for images of any size.
+        image: An image (1, 3, H, W) that the network can take, of its own size.
         stated: What the user says that they are.
         known: Those of other layers; tokens of one number lie on one grid.
 
@@ -138,39 +141,42 @@ def find_axes(
         InputError: They cannot be told.
     """
     name = layer if isinstance(layer, str) else layer.name
-    run = _runner(network, layer)
     size = (image.shape[-2], image.shape[-1])
-    r = run(torch.cat([image, image]))
-    if not isinstance(r, Tensor) or r.ndim < 2:
-        raise InputError(f"the output of {name!r} is no feature map; choose another layer")
-    shape = r.shape
-    count = shape[1] if r.ndim == 3 else 0
     if isinstance(stated, str) and stated not in KINDS:
         raise InputError(
             f"the layout of {name!r} is {stated!r}; it must be one of {', '.join(KINDS)}"
         )
     if isinstance(stated, Layout):
+        count = stated.prefix + stated.height * stated.width
         return Axes(name, stated, size, count)
     kind = stated
-    if kind is None and r.ndim == 4:
+    if kind is None and len(shape) == 4:
         kind = _kind_by_modules(network, layer)
-    if r.ndim == 2 and kind in (None, "BC"):
+        if kind is None:
+            kind = "BCHW" if shape[2:] == (1, 1) else _kind_by_light(network, layer, image)
+    if len(shape) == 2 and kind in (None, "BC"):
         return Axes(name, Layout("BC", 1, 1), size, 0)
-    if r.ndim == 4 and kind is None and shape[2:] == (1, 1):
-        kind = "BCHW"
-    if r.ndim == 4 and kind in ("BCHW", "BHWC"):
+    if len(shape) == 4 and kind in ("BCHW", "BHWC"):
         rows, columns = (2, 3) if kind == "BCHW" else (1, 2)
         return Axes(name, Layout(kind, shape[rows], shape[columns]), size, 0)
-    if r.ndim == 3 and kind in (None, "BTC"):
-        same = [axes for axes in known if axes.positions == count and axes.size == size]
-        found = same[0].at if same else _declared_tokens(network.model, count, size)
-        if found is None:
-            found = _tokens_by_light(run, image, name)
-        return Axes(name, found, size, count)
-    if r.ndim == 4 and kind is None:
-        kind = _kind_by_light(run, image, name)
-        return find_axes(network, layer, image, kind, ())
-    raise _ambiguous(name, shape, [])
+    if len(shape) == 3 and kind in (None, "BTC"):
+        return _axes_of_tokens(network, layer, image, known)
+    raise _ambiguous(name, shape)
+
+
+def _axes_of_tokens(
+    network: TracedNetwork | HookedNetwork,
+    layer: str | fx.Node,
+    image: Tensor,
+    known: Iterable[Axes],
+) -> Axes:
+    name = layer if isinstance(layer, str) else layer.name
+    size = (image.shape[-2], image.shape[-1])
+    run = _runner(network, layer)
+    count = run(torch.cat([image, image])).shape[1]
+    same = [axes for axes in known if axes.positions == count]
+    found = same[0].at if same else _declared_tokens(network.model, count, size)
+    return Axes(name, found or _tokens_by_light(run, image, name), size, count)
 
 
 def _runner(network: TracedNetwork | HookedNetwork, layer: str | fx.Node) -> Any:
@@ -181,7 +187,7 @@ def _runner(network: TracedNetwork | HookedNetwork, layer: str | fx.Node) -> Any
     return network.extract(layer)
 
 
-def _ambiguous(layer: str, shape: torch.Size, choices: Iterable[object]) -> InputError:
+def _ambiguous(layer: str, shape: torch.Size, choices: Iterable[object] = ()) -> InputError:
     offered = (
         ", ".join(map(str, choices)) or "'BCHW', 'BHWC', or Layout('BTC', height, width, prefix)"
     )
@@ -282,8 +288,10 @@ def _answers(run: Any, image: Tensor) -> list[Tensor]:
     return answers
 
 
-def _kind_by_light(run: Any, image: Tensor, layer: str) -> str:
-    top, bottom, left, right = _answers(run, image)
+def _kind_by_light(
+    network: TracedNetwork | HookedNetwork, layer: str | fx.Node, image: Tensor
+) -> str:
+    top, bottom, left, right = _answers(_runner(network, layer), image)
 
     def shift(one: Tensor, other: Tensor, axis: int) -> float:
         """How far the answer moves along an axis, as a share of its length."""
@@ -305,7 +313,8 @@ def _kind_by_light(run: Any, image: Tensor, layer: str) -> str:
         moved[kind] = min(shifts, default=0.0)
     best, other = sorted(moved, key=lambda kind: -moved[kind])
     if moved[best] < LEAST_SHIFT or moved[best] < 2 * moved[other]:
-        raise _ambiguous(layer, torch.Size([1, *top.shape]), ["'BCHW'", "'BHWC'"])
+        name = layer if isinstance(layer, str) else layer.name
+        raise _ambiguous(name, torch.Size([1, *top.shape]), ["'BCHW'", "'BHWC'"])
     return best
 
 
@@ -336,7 +345,7 @@ def _tokens_by_light(run: Any, image: Tensor, layer: str) -> Layout:
             scores[Layout("BTC", height, width, prefix)] = min(parts, default=0.0)
     ranked = sorted(scores, key=lambda layout: -scores[layout])
     if not ranked or scores[ranked[0]] < LEAST_CORRELATION:
-        raise _ambiguous(layer, shape, [])
+        raise _ambiguous(layer, shape)
     close = [layout for layout in ranked if scores[layout] > scores[ranked[0]] - 0.02]
     if len(close) > 1:
         raise _ambiguous(layer, shape, close)

@@ -29,7 +29,8 @@ def feature_maps(classifier: FrozenClassifier) -> dict[str, Layout]:
         >>> list(feature_maps(classifier))[-1]
         'layer3'
     """
-    images, shapes = classifier.empty_images(), {}
+    images = classifier.empty_images()
+    shapes: dict[str, torch.Size] = {}
 
     def record(name: str, output: Any) -> None:
         if isinstance(output, Tensor) and output.ndim in (3, 4) and len(output) == len(images):

@@ -22,7 +22,7 @@ from lit_iba.errors import InputError, unknown_name
 _TRACING = threading.Lock()  # torch.fx puts functions of its own into torch.nn.Module meanwhile
 
 
-class _Tracer(NodePathTracer):
+class _Tracer(NodePathTracer):  # type: ignore[misc] # torchvision has no types
     """Leaves other threads alone, and reads buffers in the graph rather than once."""
 
     proxy_buffer_attributes = True

@@ -8,7 +8,7 @@ look at the values.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lit_iba.classifier.own_copy import aliased
 from lit_iba.errors import InputError
 
-_Held = dict[str, Tensor | None]
+_Held = Mapping[str, Tensor | None]
 
 
 class Watch:
@@ -27,11 +27,16 @@ class Watch:
         model: The network.
         original: The user's own module, of which ``model`` is a copy that shares its tensors. Where
             it gets other tensors (``.to``, ``load_state_dict(..., assign=True)``), the copy takes
-            them over. None for a network that is nobody else's.
+            them over, until it is moved or cast itself. None for a network that is nobody else's.
     """
 
     def __init__(self, model: nn.Module, original: nn.Module | None = None) -> None:
-        self.model, self.original, self._follows = model, original, original is not None
+        self.model, self.original = model, original
+        self._scripted = any(isinstance(m, torch.jit.ScriptModule) for m in model.modules())
+        # TorchScript shares no tensors.
+        self._follows = original is not None and not self._scripted
+        self._held: list[_Held] = []
+        self._pairs: list[tuple[nn.Module, nn.Module]] = []
         self._state: list[Any] | None = None
         self._values: list[float] | None = None
         self._version = 0
@@ -45,7 +50,8 @@ class Watch:
         """
         if torch.compiler.is_compiling():  # a program is made of the weights as they are
             return self._version
-        self._follow()
+        if self._pairs and self._left_behind():
+            self._take_over()
         state = [
             (id(t), t.data_ptr(), 0 if t.is_inference() else t._version)
             for held in self._held
@@ -61,8 +67,7 @@ class Watch:
         their norms on a GPU, where one value costs as much.
         """
         self._collect()
-        version = self.version()
-        values = self._sample()
+        version, values = self.version(), self._sample()
         if self._values is not None and values != self._values:
             self._version = version = version + 1
         self._values = values
@@ -72,19 +77,16 @@ class Watch:
         """The copy has been moved or cast: where that gave it a memory of its own, it follows the
         user's module no longer.
         """
-        if any(own.data_ptr() != given.data_ptr() for _, own, given in self._tensors()):
+        if self._left_behind():
             self._follows, self._pairs = False, []
 
     def _collect(self) -> None:
         modules = list(self.model.modules())
-        self._held: list[_Held] = [
-            held for module in modules for held in (module._parameters, module._buffers) if held
-        ]
-        # A scripted module keeps its tensors elsewhere, and shares none.
-        if any(isinstance(module, torch.jit.ScriptModule) for module in modules):
+        if self._scripted:
             self._held = [dict(self.model.named_parameters()), dict(self.model.named_buffers())]
-            self._follows = False
-        self._pairs: list[tuple[nn.Module, nn.Module]] = []
+            return
+        groups = [group for m in modules for group in (m._parameters, m._buffers)]
+        self._held = [group for group in groups if group]
         if self.original is not None and self._follows:
             theirs = list(self.original.modules())
             if [type(module) for module in theirs] != [type(module) for module in modules]:
@@ -94,16 +96,8 @@ class Watch:
                 )
             self._pairs = list(zip(modules, theirs, strict=True))
 
-    def _tensors(self) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """Name, ours and theirs of every tensor that is to be shared."""
-        for mine, theirs in self._pairs:
-            for name, tensor in [*theirs._parameters.items(), *theirs._buffers.items()]:
-                held = mine._parameters.get(name, mine._buffers.get(name))
-                if tensor is not None and held is not None and not tensor.is_inference():
-                    yield name, held, tensor
-
-    def _follow(self) -> None:
-        changed = False
+    def _left_behind(self) -> bool:
+        """Whether a tensor of the user's module is another one than ours."""
         for mine, theirs in self._pairs:
             for own, given in (
                 (mine._parameters, theirs._parameters),
@@ -113,33 +107,34 @@ class Watch:
                     held = own.get(name)
                     if held is None or tensor is None or held.data_ptr() == tensor.data_ptr():
                         continue
-                    changed = changed or not tensor.is_inference()
-        if changed:
-            self._take_over()
+                    if not tensor.is_inference():  # those were copied, see aliased
+                        return True
+        return False
 
     def _take_over(self) -> None:
         for mine, theirs in self._pairs:
-            for name, tensor in [*theirs._parameters.items(), *theirs._buffers.items()]:
-                own = mine._parameters if name in mine._parameters else mine._buffers
-                held = own.get(name)
-                if tensor is None or held is None or tensor.is_inference():
-                    continue
-                if held.shape != tensor.shape:
-                    raise InputError(
-                        f"{name} of {type(theirs).__name__} has another shape than when it was given to "
-                        "FrozenClassifier; make the classifier anew"
-                    )
-                own[name] = aliased(tensor)
+            for own, given in (
+                (mine._parameters, theirs._parameters),
+                (mine._buffers, theirs._buffers),
+            ):
+                for name, tensor in given.items():
+                    held = own.get(name)
+                    if held is None or tensor is None or tensor.is_inference():
+                        continue
+                    if held.shape != tensor.shape:
+                        raise InputError(
+                            f"{name} of {type(theirs).__name__} has another shape than when it was given to "
+                            "FrozenClassifier; make the classifier anew"
+                        )
+                    own[name] = aliased(tensor)  # type: ignore[assignment] # a parameter for one
 
     @torch.no_grad()
     def _sample(self) -> list[float]:
-        taken = [
-            t
-            for t in self.model.parameters()
-            if t.is_floating_point() and t.numel() and not t.is_sparse
+        taken: list[Tensor] = [
+            p for p in self.model.parameters() if p.is_floating_point() and p.numel()
         ]
         if any(t.device.type != "cpu" for t in taken):
-            return torch.stack([n.double().cpu() for n in torch._foreach_norm(taken)]).tolist()
+            return torch.stack([norm.cpu() for norm in torch._foreach_norm(taken)]).tolist()
         return [
             t.view(-1)[t.numel() // 2].item() if t.is_contiguous() else _middle(t) for t in taken
         ]
