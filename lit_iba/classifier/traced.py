@@ -69,6 +69,7 @@ class TracedNetwork:
         tracer = _Tracer()
         with _TRACING:
             self.graph = tracer.trace(model)
+        _read_what_was_written(model, self.graph)
         self.names: dict[fx.Node, str] = tracer.node_to_qualname
         self.nodes = list(self.graph.nodes)
         self.input = next(n for n in self.nodes if n.op == "placeholder")
@@ -255,6 +256,19 @@ def _is_shape(node: fx.Node) -> bool:
         and node.target == "size"
         and bool(len(node.args) == 1 or node.args[1] == 0)
     )
+
+
+def _read_what_was_written(model: nn.Module, graph: fx.Graph) -> None:
+    """What reads a value after it was overwritten reads the result of the overwriting, which the
+    network's code may have ignored: ``self.relu(x)``, say.
+    """
+    place = {node: i for i, node in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        for source in node.all_input_nodes:
+            if works_in_place(model, node, source):
+                for user in list(source.users):
+                    if place[user] > place[node]:
+                        user.replace_input_with(source, node)
 
 
 def _is_several(node: fx.Node) -> bool:
