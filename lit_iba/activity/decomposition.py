@@ -24,6 +24,7 @@ from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.folding import graph_module
 from lit_iba.classifier.hooked import HookedNetwork, hooked
 from lit_iba.classifier.layout import Layout
+from lit_iba.classifier.split import no_gradient
 from lit_iba.classifier.traced import works_in_place
 from lit_iba.errors import InputError
 from lit_iba.explainer import completeness_error
@@ -126,6 +127,8 @@ class Decomposition:
             # A copy, because images made in inference mode could not be differentiated.
             logits, activations, outputs, biases = self._run(images.detach().clone())
             score = logits.gather(1, targets.to(logits.device)[:, None])[:, 0]
+            if not score.requires_grad:
+                raise no_gradient(self.classifier.name)
             taken = [*activations, *outputs]
             gradients = (
                 torch.autograd.grad(score.sum(), taken, materialize_grads=True) if taken else ()

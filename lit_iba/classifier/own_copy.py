@@ -36,7 +36,10 @@ def unwrapped(model: object) -> nn.Module:
         if inner is None:
             break
         model = inner
-    if type(model).__name__ == "ExportedProgram":
+    # The module of an exported program has methods of its own, which refuse.
+    if type(model).__name__ == "ExportedProgram" or (
+        isinstance(model, torch.fx.GraphModule) and "eval" in vars(model)
+    ):
         raise InputError(_EXPORTED)
     if not isinstance(model, nn.Module):
         raise InputError(
@@ -69,10 +72,7 @@ def own_copy(model: nn.Module) -> nn.Module:
             module._compiled_call_impl = None
     for parameter in made.parameters():
         parameter.requires_grad_(False)
-    try:
-        return made.eval()
-    except NotImplementedError as error:
-        raise InputError(_EXPORTED) from error
+    return made.eval()
 
 
 def _copied(model: nn.Module) -> nn.Module:

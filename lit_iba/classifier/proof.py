@@ -101,6 +101,11 @@ def proven(model: nn.Module, name: str, size: tuple[int, int]) -> Proof:
                 f"{name} gives other logits each time for the same image; switch off what it draws at random "
                 "(dropout that asks neither for training nor for eval, say)"
             )
+        if any("quantized" in type(module).__module__ for module in model.modules()):
+            raise InputError(
+                f"{name} is quantised while it runs, by a scale of each batch, and has no gradient; give the network "
+                "that it was made of"
+            )
         raise InputError(
             f"{name} gives other logits for an image when another one is beside it, so that no map belongs to one "
             "image; give its batch norms running statistics (track_running_stats=True) and load them"

@@ -186,11 +186,16 @@ def differentiable(logits: Tensor, x: Tensor, what: str) -> Tensor:
         InputError: It cannot: every map would be zero.
     """
     if torch.is_grad_enabled() and x.requires_grad and not logits.requires_grad:
-        raise InputError(
-            f"{what} gives outputs without a gradient (it detaches, decides, or is quantised); leave that out, or use "
-            "a method that needs none, such as occlusion or lime"
-        )
+        raise no_gradient(what)
     return logits
+
+
+def no_gradient(what: str) -> InputError:
+    """What is said where gradients are needed and there are none."""
+    return InputError(
+        f"{what} gives outputs without a gradient (it detaches, decides, or is quantised); leave that out, or use "
+        "a method that needs none, such as occlusion or lime"
+    )
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:

@@ -89,7 +89,8 @@ class Watch:
         self._held = [group for group in groups if group]
         if self.original is not None and self._follows:
             theirs = list(self.original.modules())
-            if [type(module) for module in theirs] != [type(module) for module in modules]:
+            kinds = [[type(m).__qualname__ for m in given] for given in (theirs, modules)]
+            if kinds[0] != kinds[1]:
                 raise InputError(
                     f"the layers of {type(self.original).__name__} are others than when it was given to "
                     "FrozenClassifier; make the classifier anew"
