@@ -103,6 +103,13 @@ class Surroundings(Protocol):
         ...
 
 
+def made_again(cls: type[Explainer], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Explainer:
+    """An explainer of the arguments that another one was made of: how it is copied and pickled where
+    it holds what can be neither, a traced graph say.
+    """
+    return cls(*args, **kwargs)
+
+
 class Explainer(ABC):
     """Turns images and target classes into heatmaps.
 
@@ -148,6 +155,7 @@ class Explainer(ABC):
     def __init__(self, classifier: FrozenClassifier, *, seed: int = 0) -> None:
         self.classifier = classifier
         self.seed = seed
+        self._made_of = classifier.weights_version()
 
     @classmethod
     def from_settings(

@@ -237,7 +237,7 @@ def estimate_layers(
     taps = classifier.taps(layers)
     found: dict[str, FeatureStatistics] = {}
     for batch in batches:
-        for layer, r in taps(batch.to(classifier.device)).items():
+        for layer, r in taps(batch.to(classifier.device, classifier.dtype)).items():
             if layer not in found:
                 found[layer] = FeatureStatistics(r.shape[1:], identity_of(classifier, layer, data))
             found[layer].update(r)

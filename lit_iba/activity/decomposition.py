@@ -230,7 +230,8 @@ class HookedActivity:
         self.classifier, self.activity = classifier, list(activity)
         network = classifier.cuttable
         assert isinstance(network, HookedNetwork)
-        self._modules = {name: network.module_at(name) for name in activity if name != INPUT}
+        named = [name for name in activity if name != INPUT]
+        self._modules = {name: network.module_at(name) for name in named if network.runs(name)}
 
     def attribute(self, images: Tensor, targets: Tensor) -> Attributions:
         """As :meth:`Decomposition.attribute`."""

@@ -18,10 +18,10 @@ from lit_iba.classifier.fusing import made_fast
 from lit_iba.classifier.hooked import HookedNetwork
 from lit_iba.classifier.layout import Layout
 from lit_iba.classifier.networks import build_network, from_module
-from lit_iba.classifier.own_copy import unwrapped
+from lit_iba.classifier.own_copy import floating_parameter, unwrapped
 from lit_iba.classifier.positions import Axes, find_axes
 from lit_iba.classifier.preprocessing import Preprocessing
-from lit_iba.classifier.proof import floating_parameter, probe_images, proven, same_logits
+from lit_iba.classifier.proof import probe_images, proven, same_logits
 from lit_iba.classifier.split import Split, differentiable
 from lit_iba.classifier.traced import TracedNetwork
 from lit_iba.classifier.watch import Watch
@@ -90,7 +90,9 @@ class FrozenClassifier(nn.Module):
                 else from_module(given, weights)
             )
         self.model, own_preprocessing, own_names = loaded
-        self.name = model if isinstance(model, str) else type(given).__name__
+        # A scripted module says what it was scripted from.
+        kind = getattr(given, "original_name", type(given).__name__)
+        self.name = model if isinstance(model, str) else str(kind)
         self.weights = str(weights) if weights is not None else "as given"
         self.preprocessing: Preprocessing = preprocessing or own_preprocessing
         self.stated_layouts = dict(layouts or {})
@@ -143,6 +145,7 @@ class FrozenClassifier(nn.Module):
         Raises:
             InputError: A gradient of the images is wanted, but none reaches the logits.
         """
+        self._watch.version()  # takes over what the user's module has got
         given = images.clone() if self._overwrites else images
         return differentiable(self.model(given), images, self.name)
 
@@ -341,7 +344,7 @@ class FrozenClassifier(nn.Module):
             with self.lock, torch.inference_mode(False), torch.no_grad():
                 split = self.cuttable.split(layer, key[1:])
                 split.prove(self._probe(), self._probe_logits(), self.name)
-                split.follow(self._watch.version, lambda: self.cuttable.split(layer, key[1:]))
+                split.follow(self, key[1:])
                 self._splits[key] = split
         return self._splits[key]
 

@@ -53,8 +53,12 @@ class HookedNetwork:
         self._counted: dict[str, int] | None = None
 
     def layers(self) -> list[str]:
-        """Names of the modules."""
-        return [name for name, _ in self.model.named_modules() if name]
+        """Names of the modules, but for scripted ones, which no hook can see."""
+        return [
+            name
+            for name, module in self.model.named_modules()
+            if name and not isinstance(module, torch.jit.ScriptModule)
+        ]
 
     def module_at(self, layer: str) -> nn.Module:
         """The module of that name, or an error that lists the nearest ones."""
@@ -72,6 +76,11 @@ class HookedNetwork:
             InputError: Never, or where no hook can see it.
         """
         module = self.module_at(layer)
+        if isinstance(module, torch.jit.ScriptModule):
+            raise InputError(
+                f"{self.name} is scripted, which hides what happens at its layer {layer!r}; give the module that it was "
+                "scripted from"
+            )
         if self._images is None:
             return 1
         if self._counted is None:
@@ -83,20 +92,14 @@ class HookedNetwork:
             hooks: Any = [
                 (child, lambda *_, name=name: count(name))
                 for name, child in self.model.named_modules()
-                if name
+                if name and not isinstance(child, torch.jit.ScriptModule)
             ]
             with torch.no_grad(), hooked(hooks):
                 self.run(self._images)
             self._counted = counted
         if not self._counted[layer]:
-            scripted = isinstance(module, torch.jit.ScriptModule)
             raise InputError(
-                f"layer {layer!r} of {self.name} "
-                + (
-                    "is scripted, which hides its layers; give the module that it was scripted from"
-                    if scripted
-                    else "does not run as a module; choose another layer"
-                )
+                f"layer {layer!r} of {self.name} does not run as a module; choose another layer"
             )
         return self._counted[layer]
 

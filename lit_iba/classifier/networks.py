@@ -15,7 +15,7 @@ import torchvision
 from torch import Tensor, nn
 
 from lit_iba.classifier.cifar_resnet import ResNet8
-from lit_iba.classifier.own_copy import own_copy
+from lit_iba.classifier.own_copy import in_full_precision, own_copy
 from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.classifier.small_cnn import SmallCNN
 from lit_iba.classifier.weights import (
@@ -38,10 +38,10 @@ def from_module(model: nn.Module, weights: str | None) -> Loaded:
     """
     settings: dict[str, Any] = {}
     if weights is None:
-        model = own_copy(model)
+        model = in_full_precision(own_copy(model))
     else:  # into a copy with a memory of its own
         state, settings = read_weights(weights)
-        model = copy.deepcopy(model)
+        model = in_full_precision(copy.deepcopy(model))
         load_into(model, state, weights)
     return model, _stored_preprocessing(settings, Preprocessing()), settings.get("class_names", [])
 

@@ -75,6 +75,21 @@ def own_copy(model: nn.Module) -> nn.Module:
     return made.eval()
 
 
+def in_full_precision(model: nn.Module) -> nn.Module:
+    """The module in float32, where it computes in 16 bits: sums over positions and logarithms need
+    the digits, and gradients of float16 vanish.
+    """
+    if floating_parameter(model).dtype not in (torch.float16, torch.bfloat16):
+        return model
+    return model.float()
+
+
+def floating_parameter(model: nn.Module) -> Tensor:
+    """A parameter or buffer that says which device and dtype a network computes with."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return next((t for t in tensors if t.is_floating_point()), torch.zeros(()))
+
+
 def _copied(model: nn.Module) -> nn.Module:
     memo: dict[int, Any] = {}
     for module in model.modules():

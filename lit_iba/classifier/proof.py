@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lit_iba.classifier.own_copy import floating_parameter
 from lit_iba.errors import InputError
 
 # Share of the largest logit by which two ways of computing the same may differ.
@@ -40,12 +41,6 @@ def probe_images(size: tuple[int, int], like: Tensor, channels: int = 3) -> Tens
     noise = torch.randn(2, channels, *size, generator=torch.Generator().manual_seed(0))
     noise[1] = noise[1] * 2 + 1
     return noise.to(device=like.device, dtype=like.dtype)
-
-
-def floating_parameter(model: nn.Module) -> Tensor:
-    """A parameter or buffer that says which device and dtype a network computes with."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return next((t for t in tensors if t.is_floating_point()), torch.zeros(()))
 
 
 def same_logits(found: Tensor, wanted: Tensor) -> bool:

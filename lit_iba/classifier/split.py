@@ -7,8 +7,7 @@ traced, ``hooked.HookedNetwork`` makes the same cuts and runs the whole network 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.fx as fx
@@ -44,6 +43,19 @@ def repeat_carried(carried: Carried, copies: int) -> Carried:
     return tuple(repeated)
 
 
+class Source(Protocol):
+    """What a cut is made of again: a :class:`FrozenClassifier`."""
+
+    @property
+    def cuttable(self) -> Any:
+        """See :attr:`FrozenClassifier.cuttable`."""
+        ...
+
+    def weights_version(self) -> int:
+        """See :meth:`FrozenClassifier.weights_version`."""
+        ...
+
+
 class Split:
     """A classifier cut behind a layer.
 
@@ -66,22 +78,29 @@ class Split:
         self._head, self._tail, self._observer = head, tail, observe
         self._overwrites = False
         self._folded: dict[str, Any] = {}
-        self._version: Callable[[], int] | None = None
-        self._again: Callable[[], Split] | None = None
-        self._made_at = 0
+        self._source: Source | None = None
+        self._taps: tuple[str, ...] = ()
+        self._made_at = -1
 
-    def follow(self, version: Callable[[], int], again: Callable[[], Split]) -> None:
-        """Be made again, by ``again``, whenever the weights' ``version`` has grown."""
-        self._version, self._again, self._made_at = version, again, version()
+    def follow(self, source: Source, taps: tuple[str, ...]) -> None:
+        """Be made again whenever the weights of ``source``, of which this is a cut, have changed."""
+        self._source, self._taps, self._made_at = source, taps, source.weights_version()
 
     def _renew(self) -> None:
-        if self._version is None or self._again is None:
+        if self._source is None:
             return
-        version = self._version()
+        version = self._source.weights_version()
         if version != self._made_at:
-            fresh = self._again()
+            fresh = self._source.cuttable.split(self.layer, self._taps)
             self._head, self._tail, self._observer = fresh._head, fresh._tail, fresh._observer
             self._folded, self._made_at = {}, version
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._source is None:
+            return self.__dict__
+        # Graphs and hooks are made again where they are needed.
+        made = {"_head": None, "_tail": None, "_observer": None, "_folded": {}, "_made_at": -1}
+        return self.__dict__ | made
 
     @property
     def observer(self) -> Any:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from lit_iba.classifier.frozen import FrozenClassifier
 from lit_iba.classifier.hooked import hooked
 from lit_iba.classifier.layout import Layout
-from lit_iba.classifier.proof import floating_parameter, probe_images, same_logits
+from lit_iba.classifier.own_copy import floating_parameter
+from lit_iba.classifier.proof import probe_images, same_logits
 from lit_iba.classifier.traced import TracedNetwork
 from lit_iba.errors import InputError
 

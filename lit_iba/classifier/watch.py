@@ -8,7 +8,7 @@ look at the values.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -41,6 +41,13 @@ class Watch:
         self._values: list[float] | None = None
         self._version = 0
         self._collect()
+        # A copy in full precision has a memory of its own from the start.
+        self._cast = any(
+            mine.dtype != theirs.dtype and theirs.is_floating_point()
+            for own, given in self._pairs
+            for mine, theirs in zip(_tensors(own), _tensors(given), strict=True)
+        )
+        self._theirs = _state(given for _, given in self._pairs) if self._cast else []
 
     def version(self) -> int:
         """A number that grows whenever the weights have changed since it was last asked for.
@@ -50,14 +57,11 @@ class Watch:
         """
         if torch.compiler.is_compiling():  # a program is made of the weights as they are
             return self._version
-        if self._pairs and self._left_behind():
+        if self._cast:
+            self._cast_again()
+        elif self._pairs and self._left_behind():
             self._take_over()
-        state = [
-            (id(t), t.data_ptr(), 0 if t.is_inference() else t._version)
-            for held in self._held
-            for t in held.values()
-            if t is not None
-        ]
+        state = [_seen(t) for held in self._held for t in held.values() if t is not None]
         if state != self._state:
             self._version, self._state, self._values = self._version + 1, state, None
         return self._version
@@ -77,7 +81,8 @@ class Watch:
         """The copy has been moved or cast: where that gave it a memory of its own, it follows the
         user's module no longer.
         """
-        if self._left_behind():
+        if self._cast or self._left_behind():
+            self._cast = False
             self._follows, self._pairs = False, []
 
     def _collect(self) -> None:
@@ -130,6 +135,15 @@ class Watch:
                     own[name] = aliased(tensor)  # type: ignore[assignment] # a parameter for one
 
     @torch.no_grad()
+    def _cast_again(self) -> None:
+        theirs = _state(given for _, given in self._pairs)
+        if theirs != self._theirs:
+            self._theirs = theirs
+            for own, given in self._pairs:
+                for mine, tensor in zip(_tensors(own), _tensors(given), strict=True):
+                    mine.copy_(tensor)
+
+    @torch.no_grad()
     def _sample(self) -> list[float]:
         taken: list[Tensor] = [
             p for p in self.model.parameters() if p.is_floating_point() and p.numel()
@@ -139,6 +153,19 @@ class Watch:
         return [
             t.view(-1)[t.numel() // 2].item() if t.is_contiguous() else _middle(t) for t in taken
         ]
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    held = [*module._parameters.values(), *module._buffers.values()]
+    return [t for t in held if t is not None]
+
+
+def _seen(t: Tensor) -> tuple[int, int, int]:
+    return id(t), t.data_ptr(), 0 if t.is_inference() else t._version
+
+
+def _state(modules: Iterable[nn.Module]) -> list[Any]:
+    return [_seen(t) for module in modules for t in _tensors(module)]
 
 
 def _middle(t: Tensor) -> float:

@@ -110,7 +110,7 @@ def test_what_is_made_of_weights_follows_them(change: Callable[[nn.Module], None
     assert classifier.identity["sha256"] == fresh.identity["sha256"] != identity["sha256"]
     with torch.inference_mode():
         torch.testing.assert_close(classifier.folded()(images()), fresh(images()))
-    with pytest.raises(InputError, match="statistics was made with|the statistics"):
+    with pytest.raises(InputError, match="the statistics was made with"):
         used.attribute(images(), 1)
 
 
@@ -202,11 +202,7 @@ def test_what_breaks_the_contract_is_refused(model: Callable[[], Any], message: 
 @pytest.mark.parametrize("name", ["per_sample_iba", "activity", "saliency", "integrated_gradients"])
 def test_outputs_without_a_gradient_are_refused(name: str) -> None:
     classifier = frozen(Detached())
+    explainer = made(name, classifier)
     with pytest.raises(InputError, match="outputs without a gradient"):
-        explainer = (
-            build_explainer(name, classifier, {"layers": ["relu"]})
-            if name == "activity"
-            else made(name, classifier)
-        )
         explainer.attribute(images(), 1)
     assert build_explainer("occlusion_8", classifier).attribute(images()).values.shape[0] == 2
