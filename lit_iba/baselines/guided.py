@@ -72,10 +72,8 @@ def _relu_counts(classifier: FrozenClassifier) -> dict[str, int]:
     for module in network.modules():
         if isinstance(module, nn.ReLU):
             module.register_forward_hook(count)
-    side = classifier.preprocessing.crop
-    with torch.enable_grad():
-        image = torch.zeros(2, 3, side, side, device=classifier.device, requires_grad=True)
-        logits = network(image.to(next(network.parameters(), image).dtype))
+    with torch.inference_mode(False), torch.enable_grad():
+        logits = network(classifier.empty_images().requires_grad_().clone())
     seen, pending = set(), [logits.grad_fn]
     while pending:
         function = pending.pop()
