@@ -22,6 +22,7 @@ from lit_iba.explainer import Attribution, Explainer
 RELU_FUNCTIONS = ("relu", "relu_")
 
 
+@torch.inference_mode(False)
 def with_relu_modules(classifier: FrozenClassifier) -> nn.Module:
     """A copy in which every call of a ReLU function is a module, which hooks can see.
 
@@ -72,7 +73,7 @@ def _relu_counts(classifier: FrozenClassifier) -> dict[str, int]:
     for module in network.modules():
         if isinstance(module, nn.ReLU):
             module.register_forward_hook(count)
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.enable_grad():
         logits = network(classifier.empty_images().requires_grad_().clone())
     seen, pending = set(), [logits.grad_fn]
     while pending:
