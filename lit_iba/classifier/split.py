@@ -99,7 +99,13 @@ class Split:
         if self._source is None:
             return self.__dict__
         # Graphs and hooks are made again where they are needed.
-        made: dict[str, Any] = {"_head": None, "_tail": None, "_observer": None, "_folded": {}, "_made_at": -1}
+        made: dict[str, Any] = {
+            "_head": None,
+            "_tail": None,
+            "_observer": None,
+            "_folded": {},
+            "_made_at": -1,
+        }
         return self.__dict__ | made
 
     @property
