@@ -20,7 +20,7 @@ from lit_iba.evaluation.plan import EvaluationPlan
 from lit_iba.evaluation.pool import HeatmapPool
 from lit_iba.explainer import Explainer, Surroundings
 from lit_iba.metrics.base import HeatmapMetric
-from lit_iba.metrics.explainer_metric import ExplainerMetric, Subject
+from lit_iba.metrics.judged import Subject
 from lit_iba.resumable.progress import EvaluationProgress
 from lit_iba.resumable.selection import SelectedImages
 
@@ -101,7 +101,7 @@ class ShardWorker:
         for metric, names in unjudged.items():
             # A metric that needs the explainer has nothing to share, and may keep what belongs to
             # the one it judges.
-            alone = isinstance(self.plan.metrics[metric], ExplainerMetric)
+            alone = self.plan.metrics[metric].needs_subject
             for together in [[name] for name in names] if alone else [names] if names else []:
                 kept = shared if keys[self.plan.metrics[metric].shared_key] > 1 else {}
                 self._judge(work, metric, together, kept)
@@ -131,7 +131,7 @@ class ShardWorker:
 
     def _extra(self, metric: HeatmapMetric, explainer: str, keys: Sequence[str]) -> dict[str, Any]:
         """What some metrics want beside the heatmaps: the explainer, or heatmaps of other images."""
-        if isinstance(metric, ExplainerMetric):
+        if metric.needs_subject:
             return {"subject": self.subjects[explainer]}
         if metric.others_wanted:
             return {"others": self._pool(explainer).draw(keys, metric.others_wanted, metric.seed)}

@@ -9,17 +9,17 @@ each under a name of its own. The table's "initial" column (alpha = 5) is Per-Sa
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from lit_iba.checks import check_counts
+from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.iba.bottleneck import NATS_PER_BIT
 from lit_iba.iba.masked_feature import MaskedFeature, MasksFeatures
-from lit_iba.metrics.base import Result, mean_and_error
-from lit_iba.metrics.explainer_metric import ExplainerMetric, Subject
+from lit_iba.metrics.base import HeatmapMetric, Result, mean_and_error
+from lit_iba.metrics.judged import Judged
 from lit_iba.randomness import content_keys, sample_generators
 
 
@@ -44,7 +44,7 @@ def nats_as_printed(masked: MaskedFeature) -> Tensor:
     return nats.flatten(1).mean(dim=1)
 
 
-class BitsAndAccuracy(ExplainerMetric):
+class BitsAndAccuracy(HeatmapMetric):
     """Information an element of the feature map, and top-1 and top-5 accuracy of the target, under
     the bottleneck.
 
@@ -71,6 +71,7 @@ class BitsAndAccuracy(ExplainerMetric):
 
     name = "bits_and_accuracy"
     label = "Bits and accuracy"
+    needs_subject = True
     better = "lower"
     scalars = (
         "bits",
@@ -96,22 +97,16 @@ class BitsAndAccuracy(ExplainerMetric):
             "by the formula behind the printed table 4 (1 - lambda for the variance of Z)"
         )
 
-    def subject_rows(
-        self,
-        subject: Subject,
-        images: Tensor,
-        targets: Tensor,
-        heatmaps: Tensor,
-        keys: Sequence[str] | None,
-    ) -> dict[str, Tensor]:
+    def score_rows(self, classifier: FrozenClassifier, judged: Judged) -> dict[str, Tensor]:
         """Bits and accuracies, each (B,)."""
-        explainer = subject.explainer
+        assert judged.subject is not None  # update() checks it
+        explainer, images, targets = judged.subject.explainer, judged.images, judged.targets
         if not isinstance(explainer, MasksFeatures):
             raise InputError(
                 f"bits_and_accuracy needs an explainer with a bottleneck behind a layer, such as per_sample_iba; "
                 f"{type(explainer).__name__} has none, leave it out"
             )
-        keys = content_keys(images) if keys is None else keys
+        keys = content_keys(images) if judged.keys is None else judged.keys
         # The very numbers that the heatmap was made with, so that lambda is the one that the
         # heatmap shows.
         masked = explainer.masked_feature(

@@ -12,6 +12,7 @@ from torch import Tensor
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.metrics.base import HeatmapMetric, Result, mean_and_error
+from lit_iba.metrics.judged import Judged
 from lit_iba.perturbation import in_double
 
 
@@ -71,21 +72,13 @@ class BoundingBox(HeatmapMetric):
             f"{self.max_box_fraction:.0%} of the picture"
         )
 
-    def score_rows(
-        self,
-        classifier: FrozenClassifier,
-        images: Tensor,
-        targets: Tensor,
-        heatmaps: Tensor,
-        object_mask: Tensor | None,
-        shared: Tensor | None,
-    ) -> dict[str, Tensor]:
+    def score_rows(self, classifier: FrozenClassifier, judged: Judged) -> dict[str, Tensor]:
         """Score, NaN for images left out, and the share of the picture that the boxes cover, each
         (B,).
         """
-        assert object_mask is not None  # update() checks it
+        object_mask = judged.needed("object_mask")
         fraction = object_mask.flatten(1).float().mean(dim=1)
-        score = share_inside(heatmaps, object_mask)
+        score = share_inside(judged.heatmaps, object_mask)
         return {
             "score": torch.where(fraction < self.max_box_fraction, score, torch.nan),
             "box_fraction": fraction,

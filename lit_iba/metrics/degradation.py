@@ -18,6 +18,7 @@ from lit_iba.checks import check_counts, check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.metrics.base import HeatmapMetric, Result, curve, mean_and_error
+from lit_iba.metrics.judged import Judged
 from lit_iba.perturbation import end_points, in_double, removal_curves, removal_ranks, tile_sums
 
 Baseline = Literal["zero", "mean_of_image"]
@@ -128,23 +129,15 @@ class Degradation(HeatmapMetric):
         """
         return end_points(classifier, images, targets, self._fill(images), self.forward_batch_size)
 
-    def score_rows(
-        self,
-        classifier: FrozenClassifier,
-        images: Tensor,
-        targets: Tensor,
-        heatmaps: Tensor,
-        object_mask: Tensor | None,
-        shared: Tensor | None,
-    ) -> dict[str, Tensor]:
+    def score_rows(self, classifier: FrozenClassifier, judged: Judged) -> dict[str, Tensor]:
         """Probability of the target along both curves, (B, K)."""
-        ends = self.shared_scores(classifier, images, targets) if shared is None else shared
-        ranks = both_orders(tile_sums(heatmaps, self.tile))
+        images, ends = judged.images, judged.needed("shared")
+        ranks = both_orders(tile_sums(judged.heatmaps, self.tile))
         tiles = ranks.shape[2]
         inner = removal_curves(
             classifier,
             images,
-            targets,
+            judged.targets,
             self._fill(images),
             ranks,
             curve_steps(tiles, self.points)[1:-1],

@@ -17,6 +17,7 @@ from lit_iba.checks import check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.metrics.base import HeatmapMetric, Result, curve, mean_and_error
+from lit_iba.metrics.judged import Judged
 from lit_iba.perturbation import in_double
 
 Scale = Literal["max", "minmax", "none"]
@@ -161,22 +162,13 @@ class EffectiveHeatRatio(HeatmapMetric):
             "scale_free: the same with the attribution at or above t instead of the number of pixels"
         )
 
-    def score_rows(
-        self,
-        classifier: FrozenClassifier,
-        images: Tensor,
-        targets: Tensor,
-        heatmaps: Tensor,
-        object_mask: Tensor | None,
-        shared: Tensor | None,
-    ) -> dict[str, Tensor]:
+    def score_rows(self, classifier: FrozenClassifier, judged: Judged) -> dict[str, Tensor]:
         """Both ratios at every quantile, (B, points), NaN for images left out, and the boxes' share
         of the picture.
         """
-        assert object_mask is not None  # update() checks it
-        inside = object_mask.flatten(1)
+        inside = judged.needed("object_mask").flatten(1)
         fraction = inside.float().mean(dim=1)
-        values = rescaled(heatmaps, self.scale)
+        values = rescaled(judged.heatmaps, self.scale)
         ratios = heat_ratios(
             values, inside.to(values.device), self.points, self.base_threshold, self.top
         )

@@ -20,6 +20,7 @@ from lit_iba.checks import check_counts, check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.metrics.base import HeatmapMetric, Result, curve, mean_and_error
+from lit_iba.metrics.judged import Judged
 from lit_iba.perturbation import end_points, in_double, removal_curves, removal_ranks
 
 INPUT_IBA = {"pixels_per_step": 10, "unperturbed": False}
@@ -182,17 +183,9 @@ class PixelExchange(HeatmapMetric):
         given = targets if self.target == "given" else None
         return end_points(classifier, images, given, self._fill(images), self.forward_batch_size)
 
-    def score_rows(
-        self,
-        classifier: FrozenClassifier,
-        images: Tensor,
-        targets: Tensor,
-        heatmaps: Tensor,
-        object_mask: Tensor | None,
-        shared: Tensor | None,
-    ) -> dict[str, Tensor]:
+    def score_rows(self, classifier: FrozenClassifier, judged: Judged) -> dict[str, Tensor]:
         """Probability at each point, (B, K)."""
-        ends = self.shared_scores(classifier, images, targets) if shared is None else shared
+        images, heatmaps, ends = judged.images, judged.heatmaps, judged.needed("shared")
         pixels = heatmaps[0].numel() if len(heatmaps) else 0
         baseline = self._fill(images)
         start, finish = (baseline, images) if self.inserts else (images, baseline)

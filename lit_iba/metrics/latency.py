@@ -20,8 +20,8 @@ from torch.utils.flop_counter import flop_registry
 
 from lit_iba.checks import check_counts
 from lit_iba.classifier import FrozenClassifier
-from lit_iba.metrics.base import Result, mean_and_error
-from lit_iba.metrics.explainer_metric import ExplainerMetric, Subject
+from lit_iba.metrics.base import HeatmapMetric, Result, mean_and_error
+from lit_iba.metrics.judged import Judged, Subject
 
 MEBIBYTE = 2**20
 
@@ -91,7 +91,7 @@ def synchronized(device: torch.device) -> float:
     return time.perf_counter()
 
 
-class Latency(ExplainerMetric):
+class Latency(HeatmapMetric):
     """Seconds a heatmap: the median of repeated runs after warming up, and what else it takes.
 
     Args:
@@ -113,6 +113,7 @@ class Latency(ExplainerMetric):
 
     name = "latency"
     label = "Latency"
+    needs_subject = True
     better = "lower"
     scalars = (
         "seconds",
@@ -141,21 +142,16 @@ class Latency(ExplainerMetric):
             "one image through the classifier"
         )
 
-    def subject_rows(
-        self,
-        subject: Subject,
-        images: Tensor,
-        targets: Tensor,
-        heatmaps: Tensor,
-        keys: Sequence[str] | None,
-    ) -> dict[str, Tensor]:
+    def score_rows(self, classifier: FrozenClassifier, judged: Judged) -> dict[str, Tensor]:
         """The cost of each image, (B,): that of its batch, shared out evenly."""
+        assert judged.subject is not None  # update() checks it
+        subject, images, keys = judged.subject, judged.images, judged.keys
         bare = operations_of_a_pass(subject.explainer.classifier, images)
         parts: dict[str, list[Tensor]] = {name: [] for name in self.scalars}
         for part in torch.arange(len(images)).split(self.batch_size):
             where = slice(int(part[0]), int(part[-1]) + 1)
             some = None if keys is None else list(keys)[where]
-            cost = self._cost(subject, images[where], targets[where], some, bare)
+            cost = self._cost(subject, images[where], judged.targets[where], some, bare)
             for name, value in cost.items():
                 parts[name].append(torch.full((len(part),), value))
         return {name: torch.cat(values) for name, values in parts.items()}

@@ -23,8 +23,8 @@ from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.randomization import BATCH_NORMS, INITIALIZATIONS, cascade, randomized
 from lit_iba.errors import InputError, unknown_name
 from lit_iba.explainer import E, Explainer, Surroundings
-from lit_iba.metrics.base import Result, curve, mean_and_error
-from lit_iba.metrics.explainer_metric import ExplainerMetric, Subject
+from lit_iba.metrics.base import HeatmapMetric, Result, curve, mean_and_error
+from lit_iba.metrics.judged import Judged, Subject
 from lit_iba.perturbation import in_double
 from lit_iba.statistics import FeatureStatistics
 
@@ -123,7 +123,7 @@ class Reestimated:
         return FeatureStatistics.estimate(classifier, layer, self.trained.batches(classifier))
 
 
-class SanityCheck(ExplainerMetric):
+class SanityCheck(HeatmapMetric):
     """Similarity of a heatmap to that of the same network with its last layers randomised; low is
     good.
 
@@ -166,6 +166,7 @@ class SanityCheck(ExplainerMetric):
 
     name = "sanity_check"
     label = "Sanity check"
+    needs_subject = True
     better = "lower"
     row_curves = (
         "ssim",
@@ -287,18 +288,13 @@ class SanityCheck(ExplainerMetric):
             self._cascade = subject, found
         return self._cascade[1]
 
-    def subject_rows(
-        self,
-        subject: Subject,
-        images: Tensor,
-        targets: Tensor,
-        heatmaps: Tensor,
-        keys: Sequence[str] | None,
-    ) -> dict[str, Tensor]:
+    def score_rows(self, classifier: FrozenClassifier, judged: Judged) -> dict[str, Tensor]:
         """SSIM and rank correlation at each point, (B, K)."""
         rows: dict[str, list[Tensor]] = {name: [] for name in self.row_curves}
-        for stop, explainer in self._explainers(subject):
-            found = explainer.attribute(images, targets, keys=keys)
+        assert judged.subject is not None  # update() checks it
+        heatmaps = judged.heatmaps
+        for stop, explainer in self._explainers(judged.subject):
+            found = explainer.attribute(judged.images, judged.targets, keys=judged.keys)
             maps = found.values.float()
             similarity = ssim(rescaled(heatmaps), rescaled(maps), self.window, self.kind)
             if self.flip and found.signed:
@@ -307,7 +303,7 @@ class SanityCheck(ExplainerMetric):
                 )
             rows["ssim"].append(similarity)
             rows["spearman"].append(rank_correlation(heatmaps, maps))
-            rows["randomized"].append(torch.full((len(images),), float(stop)))
+            rows["randomized"].append(torch.full((len(judged),), float(stop)))
         return {name: torch.stack(values, dim=1) for name, values in rows.items()}
 
     def scores(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from lit_iba.checks import check_counts
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.metrics.base import HeatmapMetric, Result, curve, mean_and_error
+from lit_iba.metrics.judged import Judged
 from lit_iba.perturbation import in_double, perturbed_scores, target_logits, tile_index, tile_sums
 
 ROUNDING_OF_SUMS = 1e-13  # float64 sums, relative to the sum of the magnitudes
@@ -172,20 +173,10 @@ class SensitivityN(HeatmapMetric):
         )
         return drops.view(len(images), *sets.shape[:2])
 
-    def score_rows(
-        self,
-        classifier: FrozenClassifier,
-        images: Tensor,
-        targets: Tensor,
-        heatmaps: Tensor,
-        object_mask: Tensor | None,
-        shared: Tensor | None,
-    ) -> dict[str, Tensor]:
+    def score_rows(self, classifier: FrozenClassifier, judged: Judged) -> dict[str, Tensor]:
         """Correlation at each n, (B, K)."""
-        drops = in_double(
-            self.shared_scores(classifier, images, targets) if shared is None else shared
-        )
-        sums = tile_sums(heatmaps, self.tile)  # (B, tiles)
+        drops = in_double(judged.needed("shared"))
+        sums = tile_sums(judged.heatmaps, self.tile)  # (B, tiles)
         sets = self.sets(sums.shape[1], sums.device)
         magnitude = ROUNDING_OF_SUMS * sums.abs().sum(dim=1)
         columns = []
@@ -197,7 +188,7 @@ class SensitivityN(HeatmapMetric):
                     attribution, drop, magnitude, ROUNDING_OF_LOGITS * drop.abs().amax(dim=1)
                 )
             )
-        count = torch.full((len(images),), sums.shape[1], device=images.device)
+        count = torch.full((len(judged),), sums.shape[1], device=judged.images.device)
         return {"correlation": torch.stack(columns, dim=1), "tiles": count}
 
     def scores(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:

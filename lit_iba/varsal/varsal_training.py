@@ -303,7 +303,7 @@ class VarSalTraining(TrainingWithFrozenClassifier):
         targets = torch.zeros(
             len(images), dtype=torch.int64, device=images.device
         )  # the measure needs none
-        rows = self.low_k.score_rows(self.classifier, images, targets, maps, None, None)
+        rows = self.low_k.judge(self.classifier, images, targets, maps)
         return self.low_k.scores(rows)["score"].to(images.device)
 
     def drawings(self, pictures: Tensor) -> list[Tensor]:
