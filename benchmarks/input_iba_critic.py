@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +38,7 @@ from lit_iba.input_iba.generator import (
     fit_prior,
     starting_logits,
 )
-from lit_iba.input_iba.settings import PRESETS, InputIBASettings
+from lit_iba.input_iba.settings import PRESETS, InputIBASettings, with_changes
 from lit_iba.randomness import normal_copies, sample_generators
 
 DRAWS, DIRECTIONS = 48, 256
@@ -47,12 +46,12 @@ OURS, THEIRS = PRESETS["default"], PRESETS["reference"]
 CONVOLUTIONAL = CriticDesign((Convolution(16, 1), Convolution(16, 3, 2, 1)))
 FITS: dict[str, tuple[InputIBASettings, CriticDesign | None]] = {
     "ours": (OURS, None),
-    "ours, 60 steps": (replace(OURS, generator_steps=60), None),
-    "ours, clipped weights": (replace(OURS, lipschitz="clip"), None),
+    "ours, 60 steps": (with_changes(OURS, {"generator_steps": 60}), None),
+    "ours, clipped weights": (with_changes(OURS, {"lipschitz": "clip"}), None),
     "ours, convolutional critic": (OURS, CONVOLUTIONAL),
     "published, at its own Z*": (THEIRS, None),
     "published, at the paper's Z*": (
-        replace(THEIRS, z_star_mask="lambda", z_star_noise="estimated"),
+        with_changes(THEIRS, {"z_star_mask": "lambda", "z_star_noise": "estimated"}),
         None,
     ),
 }
@@ -156,7 +155,7 @@ def main(
         fitted = fit_prior(
             start,
             images,
-            settings.neighbourhood * noise.std,
+            settings.prior.neighbourhood * noise.std,
             masked,
             head,
             settings,

@@ -16,11 +16,13 @@ from torch import Tensor
 from lit_iba.errors import InputError
 
 
-def check_counts(**settings: int) -> None:
-    """Refuse settings that are not whole numbers of at least one."""
+def check_counts(at_least: int = 1, /, **settings: int) -> None:
+    """Refuse settings that are not whole numbers of at least this."""
     for setting, value in settings.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{setting} is {value!r}; it must be a whole number of at least 1")
+        if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+            raise InputError(
+                f"{setting} is {value!r}; it must be a whole number of at least {at_least}"
+            )
 
 
 def check_literals(owner: Any, given: Mapping[str, object] | None = None) -> None:

@@ -27,7 +27,7 @@ from lit_iba.explainer import Attribution
 from lit_iba.iba.bottleneck import information_bits
 from lit_iba.input_iba.explainer import INPUT, InputIBA, paper_layer
 from lit_iba.input_iba.generator import InputPrior
-from lit_iba.input_iba.settings import settings_from
+from lit_iba.input_iba.settings import flat, settings_from
 from lit_iba.statistics import FeatureStatistics, identity_of
 from lit_iba.training.trained_explainer import Output, TrainedExplainer, load_trained
 
@@ -267,7 +267,7 @@ class AmortisedInputIBA(TrainedExplainer):
                 )
             )
             self._input_iba = InputIBA(
-                self.classifier, self.layer, features, images, seed=self.seed, **vars(self.settings)
+                self.classifier, self.layer, features, images, seed=self.seed, **flat(self.settings)
             )
         return self._input_iba
 
@@ -294,7 +294,7 @@ class AmortisedInputIBA(TrainedExplainer):
         if self.output == PRIOR_BITS:
             with torch.no_grad():
                 return Attribution(self.prior_bits(images))
-        together, maps = max(1, self.settings.forward_batch_size // self.settings.copies), []
+        together, maps = max(1, self.settings.forward_batch_size // self.settings.input.copies), []
         for start in range(0, len(images), together):
             part = slice(start, start + together)
             with torch.no_grad():
@@ -313,7 +313,7 @@ class AmortisedInputIBA(TrainedExplainer):
     @property
     def record(self) -> dict[str, Any]:
         """Layers, the generator's widths, the output, the seed, and the settings of stage (c)."""
-        settings = {k: v for k, v in vars(self.settings).items() if k != "output"}
+        settings = {k: v for k, v in flat(self.settings).items() if k != "output"}
         place = {
             "layer": self.layer,
             "taps": list(self.taps),

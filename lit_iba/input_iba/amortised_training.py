@@ -237,7 +237,7 @@ class InputIBATraining(TrainingWithFrozenClassifier):
         # Padding has no label, and weight 0.
         masked = input_iba.feature_iba.masked_feature(images, targets.clamp_min(0), generators)
         latent, view = (
-            LatentBottleneck(masked, self.settings, generators),
+            LatentBottleneck(masked, self.settings.latent, generators),
             CriticView(masked, standardise=True),
         )
         noise, grid = input_iba.input_noise(images), masked.layout.grid
@@ -249,7 +249,7 @@ class InputIBATraining(TrainingWithFrozenClassifier):
             view(masked.r),
             grid(latent.keep),
             grid(latent.drop),
-            self.settings.neighbourhood * noise.std,
+            self.settings.prior.neighbourhood * noise.std,
             input_iba.starting_prior(masked, noise),
         )
 
@@ -258,7 +258,7 @@ class InputIBATraining(TrainingWithFrozenClassifier):
         features = self.explainer.input_iba.features
         return seen.view(
             prior_features(
-                prior, seen.images, seen.spread, features, self.settings, seen.generators
+                prior, seen.images, seen.spread, features, self.settings.prior, seen.generators
             )
         )
 
@@ -268,7 +268,7 @@ class InputIBATraining(TrainingWithFrozenClassifier):
         with torch.autocast(self.device.type, enabled=False):  # alpha and logarithms need float32
             seen = self._restrict(batch, self.current_epoch)
         prior = self.explainer.prior(seen.images)
-        starting = self.global_step // (self.settings.critic_steps + 1) < self.start_batches
+        starting = self.global_step // (self.settings.critics.critic_steps + 1) < self.start_batches
         with torch.autocast(self.device.type, enabled=False):
             with torch.set_grad_enabled(not starting):
                 fakes = self._fakes(seen, prior)
@@ -288,12 +288,12 @@ class InputIBATraining(TrainingWithFrozenClassifier):
         return lambda samples: self.critic(samples, seen.r, seen.keep, direction)
 
     def _update_critic(self, seen: Batch, prior: InputPrior, fakes: Tensor, weight: Tensor) -> None:
-        s, optimizer = self.settings, self.optimizers()[1]  # type: ignore[index]
+        s, optimizer = self.settings.critics, self.optimizers()[1]  # type: ignore[index]
         for update in range(s.critic_steps):
             if update and not s.reuse_fakes:
                 with torch.no_grad():
                     fakes = self._fakes(seen, prior)
-            real = seen.view(seen.latent.sample(s.samples))
+            real = seen.view(seen.latent.sample(self.settings.prior.samples))
             losses = critic_objective(self._score(seen, fakes), real, fakes, s, seen.generators)
             optimizer.zero_grad()
             # Divided by the batch's slots, not by the weights' sum: so two processes at batch b
@@ -311,7 +311,7 @@ class InputIBATraining(TrainingWithFrozenClassifier):
         self.critic.requires_grad_(False)
         found = score(fakes).mean(dim=0)
         with torch.no_grad():
-            real = score(seen.view(seen.latent.sample(self.settings.samples))).mean(dim=0)
+            real = score(seen.view(seen.latent.sample(self.settings.prior.samples))).mean(dim=0)
         losses = -found if losses is None else losses
         optimizer.zero_grad()
         self.manual_backward((losses * weight).mean())
@@ -421,5 +421,4 @@ def _check(settings: dict[str, Any], start_batches: int) -> None:
             raise InputError(
                 f"the setting {name} is of a fit to one image; leave it out where a generator is trained"
             )
-    if start_batches < 0:
-        raise InputError(f"start_batches is {start_batches}; it must be 0 or more")
+    check_counts(0, start_batches=start_batches)

@@ -117,12 +117,16 @@ class InputIBA(Explainer):
                 f"input_iba needs feature statistics of layer {self.layer!r}; see FeatureStatistics.estimate"
             )
         self.feature_iba = PerSampleIBA(
-            classifier, self.layer, statistics, preset=s.feature_preset, **s.feature_changes()
+            classifier,
+            self.layer,
+            statistics,
+            preset=s.features.feature_preset,
+            **s.feature_changes(),
         )
         self.input_statistics = (
-            self._input_statistics(input_statistics) if s.input_noise == "estimated" else None
+            self._input_statistics(input_statistics) if s.input.input_noise == "estimated" else None
         )
-        self.unit = "bits" if s.output == "bits" else "1"  # masks have no unit
+        self.unit = "bits" if s.input.output == "bits" else "1"  # masks have no unit
 
     def _input_statistics(self, given: FeatureStatistics | str | Path | None) -> NoiseModel:
         if given is None:
@@ -152,7 +156,7 @@ class InputIBA(Explainer):
                 settings.get("preset", "default"),
                 {k: settings[k] for k in ("input_noise",) if k in settings},
             )
-            if wanted.input_noise == "estimated" and "input_statistics" not in settings:
+            if wanted.input.input_noise == "estimated" and "input_statistics" not in settings:
                 settings["input_statistics"] = surroundings.estimated(
                     classifier,
                     INPUT,
@@ -170,9 +174,10 @@ class InputIBA(Explainer):
 
     def drawn(self, keep: Tensor, alpha: Tensor, bits: Tensor) -> Attribution:
         """The map that ``output`` asks for, of stage c's results (B, 3, H, W)."""
-        if self.settings.output == "bits":
+        output = self.settings.input.output
+        if output == "bits":
             return Attribution(bits.sum(dim=1))
-        mask = keep if self.settings.output == "smoothed_lambda" else torch.sigmoid(alpha)
+        mask = keep if output == "smoothed_lambda" else torch.sigmoid(alpha)
         return Attribution(mask.mean(dim=1))
 
     def find_stages(
@@ -183,7 +188,10 @@ class InputIBA(Explainer):
         """
         # An image's result does not depend on its batch, so that a batch may be taken in parts.
         s = self.settings
-        together = max(1, s.forward_batch_size // max(s.copies, s.feature_copies, s.samples))
+        together = max(
+            1,
+            s.forward_batch_size // max(s.input.copies, s.features.feature_copies, s.prior.samples),
+        )
         parts = []
         for start in range(0, len(images), together):
             part = slice(start, start + together)
@@ -197,7 +205,7 @@ class InputIBA(Explainer):
         # batch: up to the prior, each image is alone. What follows enlarges nothing. On a GPU one
         # image leaves most of the device idle (0.6 s an image instead of 0.11 on an H100, VGG-16),
         # so that there the batch stays together, and maps agree as far as roundings let them.
-        alone = self.settings.gan != "none" and images.device.type == "cpu"
+        alone = self.settings.prior.gan != "none" and images.device.type == "cpu"
         together = 1 if alone else len(images)
         noise, keeps, nats, priors = self.input_noise(images), [], [], []
         for start in range(0, len(images), together):
@@ -231,7 +239,7 @@ class InputIBA(Explainer):
         """Where stage b begins: lambda_G from the information in the features, mu_G and sigma_G of
         the images at large.
         """
-        count, s = len(masked.r), self.settings
+        count, s = len(masked.r), self.settings.prior
         return InputPrior(
             starting_logits(masked, (noise.mean.shape[-2], noise.mean.shape[-1]), s.prior_start),
             noise.mean.mean(dim=(1, 2), keepdim=True).expand(count, -1, -1, -1),
@@ -248,12 +256,12 @@ class InputIBA(Explainer):
     ) -> InputPrior:
         """Stage b: the prior of every image, from its feature bottleneck."""
         s, start = self.settings, self.starting_prior(masked, noise)
-        if s.gan == "none":
+        if s.prior.gan == "none":
             return start
         return fit_prior(
             start,
             images,
-            s.neighbourhood * noise.std,
+            s.prior.neighbourhood * noise.std,
             masked,
             self.features,
             s,
@@ -268,7 +276,7 @@ class InputIBA(Explainer):
 
     def _mask(self, alpha: Tensor) -> tuple[Tensor, Tensor]:
         return mask_from_logits(
-            alpha, self.settings.smoothing_sigma, Layout("BCHW", *alpha.shape[-2:])
+            alpha, self.settings.input.smoothing_sigma, Layout("BCHW", *alpha.shape[-2:])
         )
 
     def _optimise(
@@ -281,7 +289,8 @@ class InputIBA(Explainer):
         prior_drop: Tensor,
     ) -> Tensor:
         """Stage c: alpha (B, 3, H, W) after the last update."""
-        s, network = self.settings, self.classifier.folded()
+        s, precision = self.settings.input, self.settings.precision
+        network = self.classifier.folded()
         r = (images - noise.mean) / noise.std
         repeated_targets = targets.repeat(s.copies)
         unit_noise = images.new_empty(s.copies, *images.shape)
@@ -297,7 +306,7 @@ class InputIBA(Explainer):
                 else (keep * prior_keep, drop + keep * prior_drop)
             )
             z = mix(images, *through, noise.mean, noise.std, unit_noise)  # (copies, B, 3, H, W)
-            with autocast(images.device, s.precision):
+            with autocast(images.device, precision):
                 logits = network(z.flatten(0, 1))
             cross_entropy = (
                 F.cross_entropy(logits.float(), repeated_targets, reduction="sum") / s.copies
@@ -308,11 +317,11 @@ class InputIBA(Explainer):
             return cross_entropy + s.beta_input * information
 
         return optimise_mask(
-            torch.full_like(images, s.initial_alpha),
+            torch.full_like(images, self.settings.initial_alpha),
             loss,
             draw,
             steps=s.steps,
-            learning_rate=s.learning_rate,
+            learning_rate=self.settings.learning_rate,
             on_step=lambda done: self._tell("input", done, s.steps),
         )
 

@@ -126,8 +126,7 @@ class Latency(HeatmapMetric):
 
     def __init__(self, batch_size: int = 1, repeats: int = 3, warm_up: int = 1) -> None:
         check_counts(batch_size=batch_size, repeats=repeats)
-        if warm_up:
-            check_counts(warm_up=warm_up)
+        check_counts(0, warm_up=warm_up)
         super().__init__({"batch_size": batch_size, "repeats": repeats, "warm_up": warm_up})
         self.batch_size, self.repeats, self.warm_up = batch_size, repeats, warm_up
         self._warm: Subject | None = None

@@ -161,7 +161,7 @@ def test_fitting_brings_the_features_closer_to_z_star(build: Build, images: Tens
         with torch.no_grad():
             fake = head(z).unflatten(0, (64, 2))
         return sliced_wasserstein(
-            view(fake), view(LatentBottleneck(masked, explainer.settings, drawn).sample(64))
+            view(fake), view(LatentBottleneck(masked, explainer.settings.latent, drawn).sample(64))
         )
 
     assert (distance(fitted) < 0.9 * distance(start)).all()
@@ -219,8 +219,9 @@ def test_saturated_masks_give_finite_bits(
 
 def test_the_reference_preset_is_what_the_published_code_does(build: Build, images: Tensor) -> None:
     explainer = build(preset="reference")
-    s = explainer.settings
-    assert (s.z_star_mask, s.z_star_noise, s.critic, s.lipschitz) == (
+    latent, critics = explainer.settings.latent, explainer.settings.critics
+    named = (latent.z_star_mask, latent.z_star_noise, critics.critic, critics.lipschitz)
+    assert named == (
         "capacity",
         "uniform_groups",
         "published",
