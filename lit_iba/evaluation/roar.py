@@ -10,7 +10,7 @@ one (method, p, seed); cells on disk are not trained again.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -38,17 +38,15 @@ from lit_iba.evaluation.benchmark import Benchmark
 from lit_iba.evaluation.plan import Named
 from lit_iba.evaluation.results import summary_table
 from lit_iba.evaluation.roar_ranks import most_relevant, relevance_ranks
+from lit_iba.evaluation.roar_results import ORIGINAL, RoarAccuracies
 from lit_iba.evaluation.roar_training import Pictures, Recipe, Retraining, hits, retrain
 from lit_iba.files import FolderLock, whole_file
-from lit_iba.metrics.base import Result, mean_and_error
 from lit_iba.report.run_folder import GALLERY, RunFolder
 from lit_iba.resumable.selection import Selection
 from lit_iba.resumable.store import ShardStore, sweep_abandoned
 
 if TYPE_CHECKING:
     from lightning import Fabric
-
-ORIGINAL = "original"  # the group of the cells from which nothing is removed
 
 
 class Roar:
@@ -374,40 +372,11 @@ class Roar:
             found[name] = benchmark.plan.fingerprint(benchmark.plan.data.shards[0], method)
         return found
 
-    def results(self, accuracies: dict[tuple[str, float], Tensor]) -> dict[str, Result]:
-        """The result of every method, from the accuracy of every seed, (seeds,), by method and
-        percentage.
-        """
-        found = {}
-        for method in self.explainers:
-            points = [accuracies[ORIGINAL, 0.0], *(accuracies[method, p] for p in self.percents)]
-            score, error = mean_and_error(torch.stack(points[1:]).mean(dim=0))
-            means = [mean_and_error(point) for point in points]
-            line = {
-                "x": [0.0, *map(float, self.percents)],
-                "y": [float(m) for m, _ in means],
-                "se": [float(e) for _, e in means],
-            }
-            extra = {f"accuracy_at_{x:g}": y for x, y in zip(line["x"], line["y"], strict=True)}
-            extra |= {
-                f"spread_at_{x:g}": float(p.double().std()) if len(p) > 1 else float("nan")
-                for x, p in zip(line["x"], points, strict=True)
-            }
-            found[method] = Result(
-                float(score),
-                float(error),
-                len(self.seeds),
-                extra,
-                {"accuracy": line},
-                "pixels removed (%)",
-                "test accuracy after retraining",
-            )
-        return found
-
     def _finish(
         self, accuracies: dict[tuple[str, float], Tensor], explained: dict[str, dict[str, Any]]
     ) -> dict[str, Any]:
-        results, test = self.results(accuracies), explained["test"]
+        table = RoarAccuracies(list(self.explainers), self.percents, self.seeds, accuracies)
+        results, test = table.results(), explained["test"]
         settings = {"recipe": asdict(self.recipe), "percents": self.percents, "seeds": self.seeds}
         content = RunFolder.heading() | {
             "classifier": test["classifier"],
@@ -423,7 +392,7 @@ class Roar:
             },
             "results": {"roar": {method: result.to_dict() for method, result in results.items()}},
         }
-        RunFolder.write_rows(self.out, self._rows(accuracies))
+        RunFolder.write_rows(self.out, table.rows())
         with whole_file(self.out / GALLERY) as part:
             shutil.copyfile(self.out / "test" / GALLERY, part)
         explainers = {name: dict(settings or {}) for name, settings in self.explainers.items()}
@@ -431,17 +400,6 @@ class Roar:
         written = RunFolder.write(self.out, content)
         Console().print(summary_table(written))
         return written
-
-    def _rows(
-        self, accuracies: dict[tuple[str, float], Tensor]
-    ) -> Iterator[tuple[str, str, str, str, float]]:
-        """For the run's rows: each seed's accuracies, and their mean as its score."""
-        for method in self.explainers:
-            points = {f"accuracy_at_{p:g}": accuracies[method, p].double() for p in self.percents}
-            points = {"score": torch.stack(list(points.values())).mean(dim=0), **points}
-            for quantity, values in points.items():
-                for seed, value in zip(self.seeds, values.tolist(), strict=True):
-                    yield f"seed{seed}", method, "roar", quantity, value
 
 
 def _cell(percent: float, seed: int) -> str:

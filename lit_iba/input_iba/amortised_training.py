@@ -1,11 +1,9 @@
 """Training amortised InputIBA: a generator of priors against one critic for all images.
 
 Zhang et al., "Fine-Grained Neural Network Explanation by Identifying Input Features with Predictive
-Information" (NeurIPS 2021),
-equation 3, over a data set. The critic is told which image it judges: the Wasserstein distance
-    between f(Z_G) and Z* is meant
-image by image, and unconditionally any two sets of images with the same features on the whole would
-do.
+Information" (NeurIPS 2021), equation 3, over a data set. The critic is told which image it judges:
+the Wasserstein distance between f(Z_G) and Z* is meant image by image, and without being told, any
+two sets of images with the same features on the whole would do.
 """
 
 from __future__ import annotations
@@ -14,17 +12,16 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import MeanMetric
 
 from lit_iba.checks import check_counts, check_literals
 from lit_iba.errors import InputError
 from lit_iba.heatmap import Heatmap
 from lit_iba.input_iba.amortised import PRIOR_BITS, AmortisedInputIBA
-from lit_iba.input_iba.critic import SLOPE, clip_weights
+from lit_iba.input_iba.critic import ConditionalCritic, clip_weights, directions
 from lit_iba.input_iba.explainer import INPUT
 from lit_iba.input_iba.generator import (
     CriticView,
@@ -55,62 +52,6 @@ NOT_HERE = (
     "prior_smoothing_sigma",
 )
 _SCORES = ("loss", "start", "lambda_g", "prior_bits")
-
-
-class ConditionalCritic(nn.Module):
-    """Scores samples of a feature map, given the image's own feature map and mask, and the
-    direction of the wrong mean.
-
-    A critic of one image alone that is linear ends up in the direction from the mean of f(Z_G) to
-    that of Z*, with norm 1. No network guesses that from the image, as the generator moves; so it
-    is given (see :func:`directions`). A network of the sample's deviation from the mean of Z*, and
-    of the image, sees any other difference. Its sum over n positions is divided by sqrt(n), so that
-    gradients are of the order of one, as the Lipschitz condition wants them.
-
-    Args:
-        channels: C of the feature maps.
-        width: Channels of the hidden layers.
-    """
-
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__()
-        self.condition = nn.Conv2d(2 * channels, width, 3, padding=1)
-        self.sample = nn.Conv2d(channels, width, 3, padding=1, bias=False)
-        self.hidden = nn.Conv2d(width, width, 3, padding=1)
-        self.score = nn.Conv2d(width, 1, 1, bias=False)
-
-    def forward(self, samples: Tensor, r: Tensor, keep: Tensor, direction: Tensor) -> Tensor:
-        """Scores (S, B).
-
-        Args:
-            samples: Standardised (S, B, C, h, w).
-            r: R, standardised (B, C, h, w).
-            keep: lambda* (B, C, h, w).
-            direction: As the samples.
-        """
-        deviation = samples - keep * r
-        linear = (direction * deviation).flatten(2).sum(dim=2)
-        told = self.condition(torch.cat([r, keep], dim=1))  # (B, width, h, w)
-        x = self.sample(deviation.flatten(0, 1)).unflatten(0, samples.shape[:2]) + told
-        x = F.leaky_relu(self.hidden(F.leaky_relu(x, SLOPE).flatten(0, 1)), SLOPE)
-        scores: Tensor = self.score(x).flatten(1).sum(dim=1) / x[0, 0].numel() ** 0.5
-        return linear + scores.unflatten(0, samples.shape[:2])
-
-
-@torch.no_grad()
-def directions(fakes: Tensor, mean: Tensor) -> Tensor:
-    """For each draw of f(Z_G), the unit direction to the mean of Z* (B, C, h, w) from that of the
-    image's other draws.
-
-    A draw's own noise must not point its direction: that would reward less noise.
-
-    Args:
-        fakes: (S, B, C, h, w), at least two draws.
-        mean: (B, C, h, w).
-    """
-    others = (fakes.sum(dim=0) - fakes) / (len(fakes) - 1)
-    away = mean - others
-    return away / away.flatten(2).norm(dim=2).clamp_min(1e-12)[..., None, None, None]
 
 
 class Batch(NamedTuple):

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import torch
 
 from lit_iba.heatmap import Heatmap
+from lit_iba.report.gallery import Gallery
 from lit_iba.report.naming import bits, number
 from lit_iba.report.pictures import backdrop_uri, layer_uri, outline, photograph_uri
-from lit_iba.report.run_folder import Gallery, RunFolder, score_rows
+from lit_iba.report.run_folder import RunFolder, score_rows
 from lit_iba.report.tables import MetricTable, overview_order
 from lit_iba.report.templates import Markup, render
 

@@ -28,7 +28,8 @@ from lit_iba.cli.main import main
 from lit_iba.data import QuickstartDataModule
 from lit_iba.export import export_checkpoint, load_exported
 from lit_iba.input_iba.amortised import AmortisedInputIBA
-from lit_iba.input_iba.amortised_training import InputIBATraining, directions
+from lit_iba.input_iba.amortised_training import InputIBATraining
+from lit_iba.input_iba.critic import directions
 
 ROOT = Path(__file__).parents[2]
 QUICK = {

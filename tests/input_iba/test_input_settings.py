@@ -47,5 +47,5 @@ def test_what_was_flat_gives_the_same_settings_again() -> None:
 def test_unknown_names_and_impossible_values_are_named() -> None:
     with pytest.raises(InputError, match=r"'beta_inptu' is not a known setting.*beta_input"):
         settings_from("default", {"beta_inptu": 3})
-    with pytest.raises(InputError, match="critic_warm_up is 2.5"):
+    with pytest.raises(InputError, match=r"critic_warm_up is 2\.5"):
         settings_from("default", {"critic_warm_up": 2.5})
