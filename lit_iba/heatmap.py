@@ -12,6 +12,7 @@ import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,7 +26,9 @@ from lit_iba.errors import InputError
 from lit_iba.files import whole_file
 
 
-def resize_keeping_total(maps: Tensor, size: tuple[int, int], edge: str = "clamp") -> Tensor:
+def resize_keeping_total(
+    maps: Tensor, size: tuple[int, int], edge: Literal["clamp", "mirror"] = "clamp"
+) -> Tensor:
     """Bilinear resize, rescaled so that each map's sum over positions stays what it was.
 
     Args:

@@ -148,7 +148,11 @@ class LIME(Explainer):
 
 
 def surrogate_coefficients(
-    masks: Tensor, scores: Tensor, kernel_width: float, regression: str, penalty: float
+    masks: Tensor,
+    scores: Tensor,
+    kernel_width: float,
+    regression: Literal["ridge", "lasso"],
+    penalty: float,
 ) -> Tensor:
     """Coefficients of the weighted regression of scores on what is kept.
 

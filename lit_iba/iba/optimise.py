@@ -8,6 +8,7 @@ alone in its batch.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -120,7 +121,7 @@ class GraphedSteps:
         return self.alpha.detach().clone()
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
+def autocast(device: torch.device, precision: Literal["float32", "bf16"]) -> torch.autocast:
     """Bfloat16 arithmetic where ``precision`` is ``"bf16"``, else none; frozen weights are not
     worth caching.
     """

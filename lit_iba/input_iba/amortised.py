@@ -13,16 +13,16 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_iba.checks import check_counts
+from lit_iba.checks import check_counts, check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.layout import Layout, layouts_of
-from lit_iba.errors import InputError, unknown_name
+from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution
 from lit_iba.iba.bottleneck import information_bits
 from lit_iba.input_iba.explainer import INPUT, InputIBA, paper_layer
@@ -40,7 +40,7 @@ DEFAULT_TAPS = {
 DEFAULT_WIDTHS = (16, 32, 64, 128)
 MIN_STD = 0.01  # floor of the images' standard deviation, as elsewhere
 LARGEST_LOG_STD = 3.0  # sigma_G within e^-3 and e^3 of that of the images at large
-PRIOR_BITS = "prior_bits"
+PRIOR_BITS: Literal["prior_bits"] = "prior_bits"
 
 
 class StoredStatistics(nn.Module):
@@ -217,15 +217,13 @@ class AmortisedInputIBA(TrainedExplainer):
         layer: str | None = None,
         taps: Sequence[str] | None = None,
         widths: Sequence[int] | None = None,
-        output: str = "bits",
+        output: Literal["bits", "smoothed_lambda", "sigmoid_alpha", "prior_bits"] = "bits",
         *,
         seed: int = 0,
         **settings: Any,
     ) -> None:
+        check_literals(AmortisedInputIBA.__init__, locals())
         super().__init__(classifier, seed=seed)
-        known = ("bits", "smoothed_lambda", "sigmoid_alpha", PRIOR_BITS)
-        if output not in known:
-            raise unknown_name("output of amortised_input_iba", str(output), known)
         self.layer, self.output = paper_layer(classifier, layer), output
         self.taps = list(taps or DEFAULT_TAPS.get(classifier.name, [self.layer]))
         self.settings = settings_from(

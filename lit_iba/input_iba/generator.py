@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -85,7 +85,9 @@ class InputPrior:
         return mix(images, *self.masks(), self.mean, self.std, unit_noise)
 
 
-def starting_logits(masked: MaskedFeature, size: tuple[int, int], kind: str) -> Tensor:
+def starting_logits(
+    masked: MaskedFeature, size: tuple[int, int], kind: Literal["capped_bits", "bits"]
+) -> Tensor:
     """Logits of lambda_G (B, 3, H, W) from the information in the features.
 
     Args:

@@ -28,7 +28,7 @@ SCALES: dict[Scale, str] = {
 }
 
 
-def rescaled(heatmaps: Tensor, scale: str) -> Tensor:
+def rescaled(heatmaps: Tensor, scale: Literal["max", "minmax", "none"]) -> Tensor:
     """Maps (B, H, W) to non-negative float64 (B, pixels), see ``SCALES``; a map without contrast
     becomes 0 throughout.
     """

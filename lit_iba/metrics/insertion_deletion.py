@@ -30,7 +30,9 @@ RISE_BLUR = {"baseline": "blur", "blur_sigma": 5.0, "blur_kernel": 11, "blur_edg
 STAIRCASE = {"staircase": 80}
 
 
-def blurred(images: Tensor, sigma: float, kernel: int, edges: str = "reflect") -> Tensor:
+def blurred(
+    images: Tensor, sigma: float, kernel: int, edges: Literal["reflect", "rise"] = "reflect"
+) -> Tensor:
     """Gaussian blur, (B, 3, H, W) to the same.
 
     Args:

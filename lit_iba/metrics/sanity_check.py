@@ -53,7 +53,10 @@ def rescaled(maps: Tensor, low: float = 0.01, high: float = 0.99) -> Tensor:
 
 
 def ssim(
-    first: Tensor, second: Tensor, window: int = 5, definition: str = "torchmetrics"
+    first: Tensor,
+    second: Tensor,
+    window: int = 5,
+    definition: Literal["torchmetrics", "skimage"] = "torchmetrics",
 ) -> Tensor:
     """SSIM of maps in [0, 1] under a uniform window, (B, H, W) twice to (B,); K1 = 0.01, K2 = 0.03,
     data range 1.

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -110,7 +110,9 @@ class WordPrior:
         return mix(embeddings, *masks(self.logits), self.mean, self.std, unit_noise)
 
 
-def starting_prior(bits: Tensor, noise: WordNoise, embeddings: Tensor, kind: str) -> WordPrior:
+def starting_prior(
+    bits: Tensor, noise: WordNoise, embeddings: Tensor, kind: Literal["share", "bits"]
+) -> WordPrior:
     """The prior that stage a gives: bits (B, T) a word, and the words' own mean and standard
     deviation.
     """
@@ -291,7 +293,7 @@ def _update_critics(
     optimizer: torch.optim.Optimizer,
     real: Tensor,
     fake: Tensor,
-    lipschitz: str,
+    lipschitz: Literal["gradient_penalty", "clip"],
     generators: Sequence[torch.Generator],
 ) -> None:
     """One step of every text's critic on samples (S, B, T, D)."""

@@ -388,7 +388,7 @@ def test_what_does_not_fit_is_refused_in_one_sentence(
     with pytest.raises(InputError, match="needs a checkpoint"):
         build_explainer("amortised_input_iba", FrozenClassifier("small_cnn", "random"))
     with pytest.raises(
-        InputError, match="'bit' is not a known output of amortised_input_iba; did you mean 'bits'"
+        InputError, match="output is 'bit'; it must be one of 'bits', 'smoothed_lambda'"
     ):
         AmortisedInputIBA.load(last, output="bit")
     with pytest.raises(InputError, match="no statistics yet"):
