@@ -2,12 +2,10 @@
 after the other.
 
 The plain form is what one writes first and what the published code does: every stage runs the whole
-    network with gradients for
-all its weights, each image has a critic of its own, and every update of that critic sees new
-samples. "published critic" is the plain form with the authors' critic instead of ours, for what
-that choice alone costs. The floor counts forward
-and backward passes: ours needs no weight gradients (a backward pass then costs one forward pass,
-    not two), runs stage (a) behind
+network with gradients for all its weights, each image has a critic of its own, and every update of
+that critic sees new samples. "published critic" is the plain form with the authors' critic instead
+of ours, for what that choice alone costs. The floor counts forward and backward passes: ours needs
+no weight gradients (a backward pass then costs one forward pass, not two), runs stage (a) behind
 the layer and stage (b) before it, and reuses the samples of stage (b) for all critic updates.
 
     python benchmarks/input_iba.py [--network resnet18] [--layer layer2] [--side 224] [--scale 0.1]

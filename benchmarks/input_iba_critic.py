@@ -2,12 +2,10 @@
 and what it costs.
 
 For real photographs and weights: before fitting, after the authors' published fit (its critic,
-    schedule and learning rates, aimed
-at the paper's Z* and at their own stand-in for it), and after ours. Distances are between
-standardised features, so that 1 is a
-standard deviation of an element: sliced Wasserstein (256 random directions; "floor" is that of two
-    draws of Z*), energy
-distance, root mean square difference of means; and the probability of the class behind both.
+schedule and learning rates, aimed at the paper's Z* and at their own stand-in for it), and after
+ours. Distances are between standardised features, so that 1 is a standard deviation of an element:
+sliced Wasserstein (256 random directions; "floor" is that of two draws of Z*), energy distance,
+root mean square difference of means; and the probability of the class behind both.
 
     python benchmarks/input_iba_critic.py --weights resnet18.safetensors --data shards.tar [--images
     2] [--side 224]

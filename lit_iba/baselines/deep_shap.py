@@ -2,9 +2,8 @@
 2017).
 
 Complete by construction: the attributions of an image sum to f(image) minus the mean of f over the
-    background. The libraries
-lose that where hooked modules are adjacent and where the windows of a max pooling overlap; here
-every step has its own exact multiplier.
+background. The libraries lose that where hooked modules are adjacent and where the windows of a max
+pooling overlap; here every step has its own exact multiplier.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Baselines that need gradients with respect to the image, and the random map.
 
 The methods are other people's and so is the code that computes them (Captum); what is here is the
-form in which the papers
-compare with them: reduced over channels, at the image's size, batched, with the caller's tensors
-    and modules left as they were.
+form in which the papers compare with them: reduced over channels, at the image's size, batched,
+with the caller's tensors and modules left as they were.
 """
 
 from __future__ import annotations

@@ -6,10 +6,9 @@ Dabkowski and Gal, "Real Time Image Saliency for Black Box Classifiers" (NIPS 20
 gradient does not depend on the rest of the batch.
 
 An image x is mixed with an alternative A that shows nothing: Phi(x, M) = x M + A (1 - M) is *kept*,
-    Phi(x, 1 - M) is *removed*.
-Some images ask for the mask of a *fake* class, which they do not show: there is nothing to find, so
-    the two change roles, and
-what is removed must still show the image's own class.
+Phi(x, 1 - M) is *removed*. Some images ask for the mask of a *fake* class, which they do not show:
+there is nothing to find, so the two change roles, and what is removed must still show the image's
+own class.
 """
 
 from __future__ import annotations

@@ -2,12 +2,11 @@
 with patterns from data.
 
 A weight filters the signal out of its input; the pattern is the direction in which that signal
-lies. Patterns are estimated
-from one pass over images: with the linear estimator, cov[x, y] / var[y], where a step's output is
-    used as it is, and with the
-two-component one where a ReLU follows. That one divides by something which vanishes where a bias,
-not the input, opens the ReLU; folded batch norms have such biases (in ResNet-50, |weight * pattern|
-then sums to 28,000 in one neuron), and so the linear estimator is the default where there are any.
+lies. Patterns are estimated from one pass over images: with the linear estimator, cov[x, y] /
+var[y], where a step's output is used as it is, and with the two-component one where a ReLU follows.
+That one divides by something which vanishes where a bias, not the input, opens the ReLU; folded
+batch norms have such biases (in ResNet-50, |weight * pattern| then sums to 28,000 in one neuron),
+and so the linear estimator is the default where there are any.
 
 On the canonical copy an addition is a neuron with two weights of one, whose patterns are estimated
 like any other's; so the method, which the paper states for VGG, runs on networks with skip

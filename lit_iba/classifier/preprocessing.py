@@ -1,10 +1,8 @@
 """From a photograph to a classifier's input, and back to something that can be looked at.
 
 Geometry (resize, crop) happens on 8-bit pictures in the data loader; normalisation happens on the
-device. Two names are
-kept apart throughout the project: a *picture* is uint8 (3, H, W) as people see it, an *image* is
-    the float tensor that the
-classifier takes.
+device. Two names are kept apart throughout the project: a *picture* is uint8 (3, H, W) as people
+see it, an *image* is the float tensor that the classifier takes.
 """
 
 from __future__ import annotations

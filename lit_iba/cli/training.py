@@ -2,9 +2,8 @@
 looked at.
 
 Beyond LightningCLI: a run has one folder (``trainer.default_root_dir``) for config, TensorBoard and
-    checkpoints; checkpoints
-are written whole or not at all; a second start in the same folder keeps the first one's config
-beside its own.
+checkpoints; checkpoints are written whole or not at all; a second start in the same folder keeps
+the first one's config beside its own.
 """
 
 from __future__ import annotations

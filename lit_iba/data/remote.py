@@ -2,10 +2,9 @@
 of limited size.
 
 A shard is fetched into a file and then read like any other: a cut connection is taken up where it
-    broke, and what arrives is
-compared with the index before a byte of it is decoded. Errors that may pass (no answer, 5xx, a
-broken connection) are tried again with growing pauses; those that will not (404, 403) are reported
-at once.
+broke, and what arrives is compared with the index before a byte of it is decoded. Errors that may
+pass (no answer, 5xx, a broken connection) are tried again with growing pauses; those that will not
+(404, 403) are reported at once.
 """
 
 from __future__ import annotations

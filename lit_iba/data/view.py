@@ -1,9 +1,8 @@
 """Which part of a photograph becomes the picture, and where its object lies in it.
 
 Evaluation takes the classifier's own resize and central crop; training may take a random one.
-Either way the photograph
-and its object mask go through the same geometry: a pixel belongs to the object where its centre
-    falls into it.
+Either way the photograph and its object mask go through the same geometry: a pixel belongs to the
+object where its centre falls into it.
 """
 
 from __future__ import annotations

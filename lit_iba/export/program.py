@@ -2,10 +2,9 @@
 ONNX, and compared.
 
 The program is deterministic (the bottlenecks' information has a closed form, so nothing is
-sampled), its batch size is free
-and its picture size is fixed. What an exported file is worth is decided here too, by running it as
-    a stranger would: a
-``.pt2`` in a process of its own that never imports this project, ONNX in onnxruntime.
+sampled), its batch size is free and its picture size is fixed. What an exported file is worth is
+decided here too, by running it as a stranger would: a ``.pt2`` in a process of its own that never
+imports this project, ONNX in onnxruntime.
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 to load back here.
 
 An export is a folder: the files, ``explainer.json`` that says what they are, and a README that says
-    how to load them.
-Each file is compared with the explainer before it takes its name; where they differ, nothing
-appears.
+how to load them. Each file is compared with the explainer before it takes its name; where they
+differ, nothing appears.
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 
 ``published.json`` holds them table by table, in the papers' own layout, and the numbers that the
 text states beside them; here they are looked up by metric, settings, network and explainer. What a
-figure draws without printing a number is
-not there. They are never mixed with measured numbers: every value carries its source, table or
-    section, and network.
+figure draws without printing a number is not there. They are never mixed with measured numbers:
+every value carries its source, table or section, and network.
 """
 
 from __future__ import annotations

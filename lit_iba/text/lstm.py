@@ -2,9 +2,8 @@
 linear layer.
 
 The stack can be cut behind any of its layers: :meth:`LSTMClassifier.layers` runs a part of it,
-    :meth:`LSTMClassifier.head`
-what follows. Texts are padded at their ends; a one-way LSTM does not look ahead, so that padding
-changes nothing before it, and the head leaves it out.
+:meth:`LSTMClassifier.head` what follows. Texts are padded at their ends; a one-way LSTM does not
+look ahead, so that padding changes nothing before it, and the head leaves it out.
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 map ranks highest are kept.
 
 "Variational saliency maps for explaining model's behavior" (submission to ICLR 2021), equation 5
-and appendix C.
-Two passes of the frozen classifier a step: the image's, without gradients, and the perturbed
-    image's, back to its input.
+and appendix C. Two passes of the frozen classifier a step: the image's, without gradients, and the
+perturbed image's, back to its input.
 """
 
 from __future__ import annotations
