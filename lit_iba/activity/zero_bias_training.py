@@ -33,9 +33,8 @@ class ZeroBiasTraining(TrainingWithFrozenClassifier):
     """Distils a classifier into a copy of itself; without ``BiasDecay`` the copy keeps its biases.
 
     Trained are the weights of convolutions and linear layers. Biases and running means follow the
-    decay; gamma and running
-    variances stay. The copy runs in eval mode: batch norms keep their statistics and nothing is
-        dropped, as in the original.
+    decay; gamma and running variances stay. The copy runs in eval mode: batch norms keep their
+    statistics and nothing is dropped, as in the original.
 
     Args:
         classifier: Keyword arguments of ``FrozenClassifier``: the original, which is the teacher.

@@ -109,10 +109,9 @@ class LRP(Explainer):
     signed.
 
     Starts from the target's logit. With epsilon 0 the total is that logit, except for what reaches
-    a neuron without
-    contributions to give it to: with alpha 1 and beta 0, one that is active by its bias alone, or a
-        negative logit that nothing
-    speaks for. ``completeness`` measures what is missing. An epsilon swallows relevance by design.
+    a neuron without contributions to give it to: with alpha 1 and beta 0, one that is active by its
+    bias alone, or a negative logit that nothing speaks for. ``completeness`` measures what is
+    missing. An epsilon swallows relevance by design.
 
     Args:
         classifier: The network to explain.

@@ -34,8 +34,7 @@ class PDA(Explainer):
     a pixel.
 
     An image costs ``samples`` forward passes a window: with the defaults and 224 x 224 pixels, 215
-        x 215 windows of 10 samples,
-    that is 462,250 (a stride of 5 leaves 19,360; of 10, 5,290).
+    x 215 windows of 10 samples, that is 462,250 (a stride of 5 leaves 19,360; of 10, 5,290).
 
     Args:
         classifier: The network to explain.

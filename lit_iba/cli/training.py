@@ -68,9 +68,8 @@ def read_whole_numbers_as_such(parser: ArgumentParser) -> None:
     """Make every argument that takes an int or a float try int first.
 
     ``typing`` keeps one of ``Union[int, float]`` and ``Union[float, int]``, whichever any package
-    wrote first in this process,
-    and jsonargparse goes by its order: ``--trainer.limit_train_batches 1`` may then mean 1.0, all
-        batches.
+    wrote first in this process, and jsonargparse goes by its order: ``--trainer.limit_train_batches
+    1`` may then mean 1.0, all batches.
     """
     for action in parser._actions:
         kinds = get_args(getattr(action, "_typehint", None))

@@ -32,8 +32,7 @@ class SamplePlan:
     """Which samples each process reads, in which order.
 
     Every sample comes exactly once an epoch, and all processes take equally many steps: the total
-        over
-    ``batch_size * world``, rounded up, at least one. What is missing to that is padding: empty
+    over ``batch_size * world``, rounded up, at least one. What is missing to that is padding: empty
     slots of weight 0, less than one step's worth, shared evenly, at the end of each process's part
     of the stream.
 

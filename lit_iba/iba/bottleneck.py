@@ -181,8 +181,8 @@ class _AddNoise(torch.autograd.Function):
     """kept + scale * noise for many copies of noise, in the memory order of its inputs.
 
     Its gradients are sums over copies, which autograd would leave to ``sum``: many times slower
-        than this loop where channels
-    lie side by side in memory, and a temporary the size of all copies.
+    than this loop where channels lie side by side in memory, and a temporary the size of all
+    copies.
     """
 
     @staticmethod

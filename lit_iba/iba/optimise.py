@@ -83,9 +83,8 @@ class GraphedSteps:
     batch after batch.
 
     A step of a small batch is hundreds of short kernels, and launching them one by one takes longer
-    than they do. The graph
-    reads and writes the tensors that it was captured with: ``loss`` and ``draw`` must use the same
-        ones each time.
+    than they do. The graph reads and writes the tensors that it was captured with: ``loss`` and
+    ``draw`` must use the same ones each time.
 
     Args:
         start: Logits of the right shape, on a CUDA device.

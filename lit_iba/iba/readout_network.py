@@ -168,9 +168,8 @@ class ReadoutNetwork(nn.Module):
         at all positions.
 
         Resizing commutes with a 1x1 convolution and leaves constants alone; so the convolutions run
-        at their taps' own size
-        and the constants are added to the smallest map. The large sum is made in place: memory
-            traffic is what costs here.
+        at their taps' own size and the constants are added to the smallest map. The large sum is
+        made in place: memory traffic is what costs here.
         """
         if not reads:
             return everywhere.expand(-1, -1, *size).clone()

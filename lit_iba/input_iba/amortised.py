@@ -85,7 +85,7 @@ class PriorGenerator(nn.Module):
     """A U-Net over the image that also reads the classifier's features at its lowest level.
 
     The image gives the resolution, the features what the classifier sees there: with those, a small
-        network is enough.
+    network is enough.
 
     Args:
         shapes: Shape of every tap's output for one image, by name.

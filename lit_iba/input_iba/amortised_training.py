@@ -294,9 +294,8 @@ class InputIBATraining(TrainingWithFrozenClassifier):
         deviations of R.
 
         The root mean square over the elements that count, of both differences: the 2-Wasserstein
-            distance of Gaussians without
-        correlations. With S samples it is never below about ``1.2 / sqrt(S)`` times the standard
-        deviation of Z*.
+        distance of Gaussians without correlations. With S samples it is never below about ``1.2 /
+        sqrt(S)`` times the standard deviation of Z*.
 
         Returns:
             (B,).

@@ -21,7 +21,7 @@ def share_inside(heatmaps: Tensor, object_mask: Tensor) -> Tensor:
     NaN for empty masks.
 
     Where pixels tie for the last places, each has the same part of them: the mean over all orders
-        of the tied.
+    of the tied.
     """
     values, inside = heatmaps.flatten(1), object_mask.flatten(1)
     n = inside.sum(dim=1)  # (B,)
