@@ -37,7 +37,7 @@ from lit_iba.input_iba.critic import (
     gradient_penalty,
     published_design,
 )
-from lit_iba.input_iba.explainer import InputIBA, estimate_input
+from lit_iba.input_iba.explainer import InputIBA
 from lit_iba.input_iba.settings import InputIBASettings, with_changes
 
 
@@ -167,7 +167,7 @@ def measure(
     paper = InputIBASettings()
     names = ("feature_steps", "generator_steps", "critic_warm_up", "steps")
     short = {name: max(1, round(scale * getattr(paper, name))) for name in names}
-    of_input = estimate_input(classifier, [images])
+    of_input = FeatureStatistics.estimate(classifier, "input", [images])
     ours, none = (
         InputIBA(classifier, layer, statistics, of_input, gan=gan, **short)
         for gan in ("wgan", "none")

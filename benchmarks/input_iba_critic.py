@@ -28,7 +28,7 @@ from lit_iba.data import ShardIndex, shard_batches
 from lit_iba.iba.bottleneck import channels_last
 from lit_iba.iba.masked_feature import MaskedFeature
 from lit_iba.input_iba.critic import Convolution, CriticDesign
-from lit_iba.input_iba.explainer import InputIBA, estimate_input
+from lit_iba.input_iba.explainer import InputIBA
 from lit_iba.input_iba.generator import (
     CriticView,
     InputPrior,
@@ -120,7 +120,9 @@ def main(
     best = probabilities.topk(count).indices
     images, targets = everything[best], labels[best]
     statistics = FeatureStatistics.estimate(classifier, layer, everything)
-    explainer = InputIBA(classifier, layer, statistics, estimate_input(classifier, [everything]))
+    explainer = InputIBA(
+        classifier, layer, statistics, FeatureStatistics.estimate(classifier, "input", [everything])
+    )
     keys = [str(i) for i in range(count)]
     masked = explainer.feature_iba.masked_feature(
         images, targets, sample_generators(0, keys, images.device)

@@ -177,6 +177,13 @@ class Heatmap:
             normalization=self.normalization,
         )
 
+    def limit(self) -> Tensor:
+        """Where the scale of the colours ends, (B,): the 99.9th percentile of each map's pixels, of
+        their absolute values where the map is signed.
+        """
+        flat = self.values.detach().float().flatten(1)
+        return torch.quantile(flat.abs() if self.signed else flat, 0.999, dim=1)
+
     def scaled(self) -> Tensor:
         """Values for drawing, (B, H, W): [0, 1], or [-1, 1] with zero kept at zero where the map is
         signed.
@@ -184,12 +191,10 @@ class Heatmap:
         The scale ends at the 99.9th percentile of each map, so that one extreme pixel does not
         darken the rest.
         """
-        flat = self.values.detach().float().flatten(1)
+        high = self.limit()[:, None, None]
         if self.signed:
-            limit = torch.quantile(flat.abs(), 0.999, dim=1).clamp_min(1e-12)[:, None, None]
-            return (self.values.float() / limit).clamp(-1, 1)
-        low = flat.amin(dim=1)[:, None, None]
-        high = torch.quantile(flat, 0.999, dim=1)[:, None, None]
+            return (self.values.float() / high.clamp_min(1e-12)).clamp(-1, 1)
+        low = self.values.detach().float().flatten(1).amin(dim=1)[:, None, None]
         return ((self.values.float() - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
 
     def colored(self) -> Tensor:
@@ -256,8 +261,12 @@ class Heatmap:
 
 
 def save_picture(picture: Tensor, path: str | Path) -> Path:
-    """Write one uint8 (3, H, W) picture as PNG by atomic rename."""
+    """Write one uint8 (3, H, W) picture by atomic rename, as JPEG where the path ends in ``.jpg``,
+    else as PNG.
+    """
     path = Path(path)
+    jpeg = path.suffix.lower() in (".jpg", ".jpeg")
     with whole_file(path) as part:
-        Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()).save(part, "PNG")
+        drawn = Image.fromarray(picture.permute(1, 2, 0).cpu().numpy())
+        drawn.save(part, **({"format": "JPEG", "quality": 90} if jpeg else {"format": "PNG"}))
     return path

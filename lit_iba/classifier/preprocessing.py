@@ -66,15 +66,21 @@ class Preprocessing:
         Only the part that the crop keeps is resized, which halves the work; a value in two hundred
         differs by one, by rounding, from resizing everything first.
         """
-        size = self.scaled_size(*photograph.size)
-        left, top = self.crop_offset(size)
-        if size == photograph.size:
-            return np.array(photograph.crop((left, top, left + self.crop, top + self.crop)))
-        across, down = photograph.width / size[0], photograph.height / size[1]
-        box = (left * across, top * down, (left + self.crop) * across, (top + self.crop) * down)
+        box = self.crop_box(*photograph.size)
+        if self.scaled_size(*photograph.size) == photograph.size:
+            return np.array(photograph.crop(box))
         return np.array(
             photograph.resize((self.crop, self.crop), _FILTERS[self.interpolation], box=box)
         )
+
+    def crop_box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """The part of a photograph of this size that becomes the picture: left, top, right and
+        bottom, in its pixels.
+        """
+        size = self.scaled_size(width, height)
+        left, top = self.crop_offset(size)
+        across, down = width / size[0], height / size[1]
+        return left * across, top * down, (left + self.crop) * across, (top + self.crop) * down
 
     def crop_offset(self, size: tuple[int, int]) -> tuple[int, int]:
         """(left, top) of the central square in a resized photograph of this (width, height)."""

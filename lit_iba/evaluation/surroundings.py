@@ -23,6 +23,73 @@ from lit_iba.statistics import FeatureStatistics
 POLL = 0.5  # seconds
 
 
+class OwnStatistics:
+    """Statistics of the photograph that is explained, for want of a data set.
+
+    Each channel has one mean and one deviation, over the positions of this one photograph
+    (:meth:`FeatureStatistics.pooled`). Bits are then relative to the photograph's own features.
+
+    Args:
+        images: The photograph, normalised (1, 3, H, W).
+
+    Attributes:
+        layers: The layers that statistics were asked for, so far.
+
+    Example:
+        >>> from lit_iba.evaluation import OwnStatistics
+        >>> own = OwnStatistics(images[:1])
+        >>> own.statistics(classifier, "layer2").std.shape, own.layers
+        (torch.Size([64, 16, 16]), ['layer2'])
+    """
+
+    def __init__(self, images: Tensor) -> None:
+        self._images = images
+        self.layers: list[str] = []
+
+    def statistics(self, classifier: FrozenClassifier, layer: str) -> FeatureStatistics:
+        """Statistics of one layer, pooled over positions."""
+        self.layers.append(layer)
+        return FeatureStatistics.estimate(
+            classifier, layer, self._images, data="the photograph itself", pooled=True
+        )
+
+    def images(self, classifier: FrozenClassifier, count: int) -> Tensor:
+        """Other images, of which there are none.
+
+        Raises:
+            InputError: Always.
+        """
+        raise InputError(
+            f"this explainer compares with {count} other images; give statistics_data (shards)"
+        )
+
+    def batches(self, classifier: FrozenClassifier) -> Iterator[Tensor]:
+        """Other images, of which there are none.
+
+        Raises:
+            InputError: Always.
+        """
+        raise InputError(
+            "this explainer measures something on many images; give statistics_data (shards)"
+        )
+
+    def estimated(
+        self,
+        classifier: FrozenClassifier,
+        name: str,
+        load: Callable[[Path], E],
+        estimate: Callable[[Iterator[Tensor], str], E],
+    ) -> E:
+        """What is measured on many images, of which there are none.
+
+        Raises:
+            InputError: Always.
+        """
+        raise InputError(
+            f"{name} are measured on many images; give statistics_data (shards to measure them on)"
+        )
+
+
 class StoredStatistics:
     """Statistics in ``<folder>/<layer>.safetensors``.
 

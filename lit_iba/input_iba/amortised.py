@@ -25,10 +25,10 @@ from lit_iba.classifier.layout import Layout, layouts_of
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution
 from lit_iba.iba.bottleneck import information_bits
-from lit_iba.input_iba.explainer import INPUT, InputIBA, paper_layer
+from lit_iba.input_iba.explainer import InputIBA, paper_layer
 from lit_iba.input_iba.generator import InputPrior
 from lit_iba.input_iba.settings import flat, settings_from
-from lit_iba.statistics import FeatureStatistics, identity_of
+from lit_iba.statistics import INPUT, FeatureStatistics, identity_of
 from lit_iba.training.trained_explainer import Output, TrainedExplainer, load_trained
 
 # The bottleneck's layer and those behind it, which know the class.

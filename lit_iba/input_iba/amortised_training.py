@@ -22,7 +22,6 @@ from lit_iba.errors import InputError
 from lit_iba.heatmap import Heatmap
 from lit_iba.input_iba.amortised import PRIOR_BITS, AmortisedInputIBA
 from lit_iba.input_iba.critic import ConditionalCritic, clip_weights, directions
-from lit_iba.input_iba.explainer import INPUT
 from lit_iba.input_iba.generator import (
     CriticView,
     InputPrior,
@@ -31,7 +30,7 @@ from lit_iba.input_iba.generator import (
     prior_features,
 )
 from lit_iba.randomness import sample_generators
-from lit_iba.statistics import FeatureStatistics, estimate_layers, identity_of
+from lit_iba.statistics import INPUT, estimate_layers
 from lit_iba.training.frozen import TrainingWithFrozenClassifier
 
 # Settings of InputIBA that say how one image's prior is fitted, or what one critic for all images
@@ -338,21 +337,11 @@ class InputIBATraining(TrainingWithFrozenClassifier):
         """Measure and keep the statistics of features and images, over all processes' batches (B,
         3, H, W).
         """
-        of_images = FeatureStatistics(
-            self.generator.input_statistics.mean.shape, identity_of(self.classifier, INPUT, data)
-        )
-
-        def watched() -> Iterator[Tensor]:
-            for images in batches:
-                of_images.update(images)
-                yield images
-
-        of_features = estimate_layers(
-            self.classifier, [self.explainer.layer], watched(), data=data
-        )[self.explainer.layer]
-        for statistics in (of_features, of_images):
+        layer = self.explainer.layer
+        found = estimate_layers(self.classifier, [layer, INPUT], batches, data=data)
+        for statistics in found.values():
             statistics.reduce_across_processes()
-        self.generator.set_statistics(of_features, of_images)
+        self.generator.set_statistics(found[layer], found[INPUT])
 
 
 def _check(settings: dict[str, Any], start_batches: int) -> None:

@@ -29,9 +29,8 @@ from lit_iba.input_iba.bottleneck import input_information_bits, input_informati
 from lit_iba.input_iba.generator import InputPrior, fit_prior, starting_logits
 from lit_iba.input_iba.settings import settings_from
 from lit_iba.randomness import normal_copies
-from lit_iba.statistics import FeatureStatistics, identity_of
+from lit_iba.statistics import INPUT, FeatureStatistics
 
-INPUT = "input"  # what the images themselves are called where layers are named
 PAPER_LAYERS = {
     "vgg16": "features.17",
     "resnet18": "layer2",
@@ -70,7 +69,7 @@ class InputIBA(Explainer):
         layer: Where the feature bottleneck is: VGG-16's conv4_1 (``"features.17"``) in the paper,
             ``"layer2"`` of ResNets.
         statistics: Feature statistics of that layer, or a file of them.
-        input_statistics: Statistics of the images themselves (:func:`estimate_input`), or a file of
+        input_statistics: Statistics of the images themselves (layer ``"input"``), or a file of
             them.
         seed: Seeds the noise, together with each sample's key.
         preset: ``"default"``, or ``"reference"``: what the published code does.
@@ -83,8 +82,8 @@ class InputIBA(Explainer):
 
     Example:
         >>> from lit_iba import InputIBA
-        >>> from lit_iba.input_iba.explainer import estimate_input
-        >>> pixels = estimate_input(classifier, [images])
+        >>> from lit_iba import FeatureStatistics
+        >>> pixels = FeatureStatistics.estimate(classifier, "input", images)
         >>> fast = {"gan": "none", "steps": 2, "feature_steps": 2, "copies": 2, "feature_copies": 2}
         >>> explainer = InputIBA(classifier, "layer2", statistics, pixels, **fast)
         >>> heatmap = explainer.attribute(images, targets)
@@ -131,7 +130,8 @@ class InputIBA(Explainer):
     def _input_statistics(self, given: FeatureStatistics | str | Path | None) -> NoiseModel:
         if given is None:
             raise InputError(
-                "input_iba needs statistics of the images (see estimate_input), or the setting input_noise='standard'"
+                "input_iba needs statistics of the images themselves (FeatureStatistics.estimate of layer 'input'), "
+                "or the setting input_noise='standard'"
             )
         if not isinstance(given, FeatureStatistics):
             given = FeatureStatistics.load(given, self.classifier, INPUT)
@@ -157,12 +157,7 @@ class InputIBA(Explainer):
                 {k: settings[k] for k in ("input_noise",) if k in settings},
             )
             if wanted.input.input_noise == "estimated" and "input_statistics" not in settings:
-                settings["input_statistics"] = surroundings.estimated(
-                    classifier,
-                    INPUT,
-                    lambda path: FeatureStatistics.load(path, classifier, INPUT),
-                    lambda batches, data: estimate_input(classifier, batches, data=data),
-                )
+                settings["input_statistics"] = surroundings.statistics(classifier, INPUT)
         return cls(classifier, **settings)
 
     def explain(
@@ -369,21 +364,3 @@ def paper_layer(classifier: FrozenClassifier, layer: str | None) -> str:
             f"input_iba has no usual layer for {classifier.name}; give layer, such as features.17 of vgg16 or layer2 of resnet50"
         )
     return layer or PAPER_LAYERS[classifier.name]
-
-
-def estimate_input(
-    classifier: FrozenClassifier, batches: Any, *, data: str = ""
-) -> FeatureStatistics:
-    """Statistics of the images themselves, element by element, over batches (B, 3, H, W); ``data``
-    says what they are.
-
-    Raises:
-        InputError: No images at all.
-    """
-    found: FeatureStatistics | None = None
-    for batch in batches:
-        found = found or FeatureStatistics(batch.shape[1:], identity_of(classifier, INPUT, data))
-        found.update(batch)
-    if found is None:
-        raise InputError("no images were given to estimate the input's statistics; check the data")
-    return found

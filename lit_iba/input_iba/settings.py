@@ -30,7 +30,7 @@ class FeatureStage:
     feature_steps: int = 10
     feature_copies: int = 10
     feature_smoothing_sigma: float = 1.0
-    feature_preset: Literal["default", "reference"] = "default"
+    feature_preset: str = "default"
 
     def __post_init__(self) -> None:
         check_literals(self)
