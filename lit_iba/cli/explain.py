@@ -34,7 +34,7 @@ def explain(
     words, HTML, JSON).
 
     Args:
-        images: Photographs.
+        images: Photographs, or names of examples such as chelsea and coffee.
         explainer: Name of an explainer, or a class path; several with commas between them are
             shown beside each other. By default per_sample_iba, and input_iba for texts.
         classifier: ``model`` and ``weights``; a readout's checkpoint knows its own.
