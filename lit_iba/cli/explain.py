@@ -57,8 +57,8 @@ def explain(
     if text is not None or text_file is not None:
         if images or classifier or isinstance(statistics_data, list):
             raise InputError(
-                "texts are explained by themselves: leave out photographs and classifier (give checkpoint), and name one "
-                "file or folder of reviews as statistics_data"
+                "texts are explained by themselves: leave out photographs and classifier (give"
+                " checkpoint), and name one file or folder of reviews as statistics_data"
             )
         from lit_iba.cli.texts import explain_texts, gather_texts, text_classifier_from
         from lit_iba.text.benchmark import StoredWordStatistics

@@ -21,13 +21,22 @@ TRAINING = {
     "test": "run the test of a checkpoint",
 }
 EVALUATION = {
-    "explain": "heatmaps of single photographs (PNG, overlay, npy, total bits) or texts (coloured words, HTML, JSON)",
+    "explain": (
+        "heatmaps of single photographs (PNG, overlay, npy, total bits) or texts (coloured words,"
+        " HTML, JSON)"
+    ),
     "panels": "activity and bias attributions of every layer of a network, with their sums",
     "benchmark": "explain a data set and judge the heatmaps; resumable, on any number of processes",
     "text-benchmark": "explain reviews word by word and judge the values; resumable",
     "roar": "remove the pixels that methods find relevant, retrain, report the accuracy; resumable",
-    "survey": "what biases do for classifiers: accuracy without them, robustness to scaling and shift; resumable",
-    "uncertainty": "what the uncertainty of VarSal's maps says about their error, on clean and corrupted images; resumable",
+    "survey": (
+        "what biases do for classifiers: accuracy without them, robustness to scaling and shift;"
+        " resumable"
+    ),
+    "uncertainty": (
+        "what the uncertainty of VarSal's maps says about their error, on clean and corrupted"
+        " images; resumable"
+    ),
     "report": "a self-contained HTML page, Markdown and LaTeX tables of a benchmark's folder",
     "export": "a trained explainer as .pt2, ONNX or safetensors",
 }

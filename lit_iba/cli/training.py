@@ -168,11 +168,15 @@ class TrainingCLI(LightningCLI):
 
 # Lightning's remarks that no user of this project can act on, each with its reason.
 SILENCED = {
-    ".*args parameter is intended to run from within Python.*": "the arguments are those of the process",
+    ".*args parameter is intended to run from within Python.*": (
+        "the arguments are those of the process"
+    ),
     ".*module.s. in eval mode at the start of training.*": "the classifier is frozen on purpose",
     ".*does not have many workers.*": "num_workers is in the config",
     ".*isinstance.treespec, LeafSpec.*": "an internal call of Lightning",
-    ".*Checkpoint directory .* exists and is not empty.*": "a run is resumed, or started again, in its own folder",
+    ".*Checkpoint directory .* exists and is not empty.*": (
+        "a run is resumed, or started again, in its own folder"
+    ),
 }
 
 

@@ -198,6 +198,7 @@ class FiniteLoss(L.Callback):
         }
         write_text(where, json.dumps(found, indent=1) + "\n")
         raise InputError(
-            f"the loss of step {trainer.global_step} is {loss.item()}; the batch's keys are in {where}: look at them, lower the "
-            "learning rate, or train in float32; the last checkpoint is from before"
+            f"the loss of step {trainer.global_step} is {loss.item()}; the batch's keys are in"
+            f" {where}: look at them, lower the learning rate, or train in float32; the last"
+            " checkpoint is from before"
         )
