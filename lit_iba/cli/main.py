@@ -77,6 +77,10 @@ def main(arguments: Sequence[str] | None = None, program: str = "lit-iba") -> in
             print(__version__)
         elif command not in commands:
             raise unknown_name(f"command of {program}", command, commands)
+        elif command in TRAINING and arguments[1:] in (["-h"], ["--help"]):
+            from lit_iba.cli.training_help import print_training_help
+
+            print_training_help(program, command)
         elif command in TRAINING:
             from lit_iba.cli.training import run_training
             from lit_iba.training.callbacks.resume import EXIT_PREEMPTED, PreemptedError
