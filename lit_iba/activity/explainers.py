@@ -9,7 +9,7 @@ Visualization" (NeurIPS 2019).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,7 @@ from lit_iba.checks import check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.hooked import HookedNetwork
 from lit_iba.errors import InputError
-from lit_iba.explainer import Attribution, Explainer, completeness_error
+from lit_iba.explainer import Attribution, Explainer, completeness_error, made_again
 
 Size = tuple[int, int]
 Upsampling = Literal["bilinear", "nearest"]
@@ -88,6 +88,9 @@ class LayerAggregate(Explainer):
             raise InputError(f"forward_batch_size is {forward_batch_size}; it must be at least 1")
         self.signed, self.forward_batch_size = signed, forward_batch_size
         self.unit = "logit" if signed else "1"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return made_again, (type(self), *(self._given or ((), {})))
 
     def trace(self, network_layers: list[str] | None) -> NetworkLayers:
         """Find the network's layers, and say once if completeness does not hold."""

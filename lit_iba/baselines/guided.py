@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lit_iba.baselines.gradient import GradCAM
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.folding import graph_module
-from lit_iba.classifier.split import TracedNetwork
+from lit_iba.classifier.traced import TracedNetwork
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer
 
