@@ -72,6 +72,7 @@ class Affine(nn.Module):
         return x * self.scale.view(shape) + self.shift.view(shape)
 
 
+@torch.inference_mode(False)
 def canonical(classifier: FrozenClassifier) -> fx.GraphModule:
     """The classifier's function as a graph of modules of the kinds named above; its own modules are
     neither used nor changed.

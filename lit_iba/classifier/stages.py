@@ -84,10 +84,11 @@ def last_feature_map(classifier: FrozenClassifier) -> str:
 
 def positions_matter(classifier: FrozenClassifier, layer: str) -> bool:
     """Whether the logits depend on a layer's positions, and not on its prefix tokens alone."""
-    split, images = classifier.split(layer), _probe(classifier)
-    with torch.no_grad():
-        r, carried = split.head(images)
-    with torch.enable_grad():
+    split = classifier.split(layer)
+    with torch.inference_mode(False), torch.enable_grad():
+        images = _probe(classifier)
+        with torch.no_grad():
+            r, carried = split.head(images)
         r = r.clone().requires_grad_()
         logits = split.tail(r, carried)
         (gradient,) = torch.autograd.grad((logits * _weights(logits)).sum(), r)
