@@ -38,6 +38,7 @@ format: $(VENV)/.installed
 
 # Speed, as ratios against a peer or a floor in the same run; results also go to benchmarks/results/.
 benchmark: $(VENV)/.installed
+	$(PY) benchmarks/blur.py
 	$(PY) benchmarks/input_iba.py --side 128
 	$(PY) benchmarks/loading.py
 	$(PY) benchmarks/metrics.py

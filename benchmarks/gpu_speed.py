@@ -16,7 +16,7 @@ from timing import flops
 from torch import Tensor, nn
 
 from lit_iba import FeatureStatistics, FrozenClassifier, PerSampleIBA
-from lit_iba.input_iba.explainer import InputIBA, estimate_input
+from lit_iba.input_iba.explainer import InputIBA
 
 NETWORKS = {"resnet50": "layer2", "vgg16": "features.17"}
 SMALL_NETWORKS = {"resnet18": "layer2"}
@@ -140,7 +140,7 @@ def input_iba(run: Run) -> None:
     """InputIBA's stages apart, at the paper's settings."""
     network, layer = next(iter(SMALL_NETWORKS.items())) if run.small else ("vgg16", "features.17")
     _, classifier, statistics, images = subject(run, network, layer, 32 if run.small else 224)
-    of_input = estimate_input(classifier, [images.cpu()])
+    of_input = FeatureStatistics.estimate(classifier, "input", [images.cpu()])
     short = (
         {"steps": 2, "generator_steps": 2, "critic_warm_up": 1, "feature_steps": 2, "copies": 2}
         if run.small
@@ -304,7 +304,9 @@ def compiled(run: Run) -> None:
 
 
 def profile(run: Run) -> None:
-    """Where Per-Sample IBA's time goes on the device: kernels by their share, beside the results."""
+    """Where Per-Sample IBA's time goes on the device: kernels by their share, beside the
+    results.
+    """
     network, layer = next(iter((SMALL_NETWORKS if run.small else NETWORKS).items()))
     _, classifier, statistics, images = subject(run, network, layer, 32 if run.small else 224)
     kinds = [torch.profiler.ProfilerActivity.CPU]

@@ -2,12 +2,10 @@
 after the other.
 
 The plain form is what one writes first and what the published code does: every stage runs the whole
-    network with gradients for
-all its weights, each image has a critic of its own, and every update of that critic sees new
-samples. "published critic" is the plain form with the authors' critic instead of ours, for what
-that choice alone costs. The floor counts forward
-and backward passes: ours needs no weight gradients (a backward pass then costs one forward pass,
-    not two), runs stage (a) behind
+network with gradients for all its weights, each image has a critic of its own, and every update of
+that critic sees new samples. "published critic" is the plain form with the authors' critic instead
+of ours, for what that choice alone costs. The floor counts forward and backward passes: ours needs
+no weight gradients (a backward pass then costs one forward pass, not two), runs stage (a) behind
 the layer and stage (b) before it, and reuses the samples of stage (b) for all critic updates.
 
     python benchmarks/input_iba.py [--network resnet18] [--layer layer2] [--side 224] [--scale 0.1]
@@ -21,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -40,8 +37,8 @@ from lit_iba.input_iba.critic import (
     gradient_penalty,
     published_design,
 )
-from lit_iba.input_iba.explainer import InputIBA, estimate_input
-from lit_iba.input_iba.settings import InputIBASettings
+from lit_iba.input_iba.explainer import InputIBA
+from lit_iba.input_iba.settings import InputIBASettings, with_changes
 
 
 class PlainInputIBA:
@@ -75,52 +72,52 @@ class PlainInputIBA:
         information: list[Tensor] = []
 
         def restrict(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-            lam = blur(torch.sigmoid(alpha), s.feature_smoothing_sigma)
+            lam = blur(torch.sigmoid(alpha), s.features.feature_smoothing_sigma)
             mu, variance = lam * (output - m["mean"]) / m["std"], (1 - lam) ** 2
             information[:] = [0.5 * (mu**2 + variance - torch.log(variance) - 1).mean()]
             return lam * output + (1 - lam) * (m["mean"] + m["std"] * torch.randn_like(output))
 
         handle = self.layer.register_forward_hook(restrict)
-        for _ in range(s.feature_steps):
-            logits = self.model(image.expand(s.feature_copies, -1, -1, -1))
+        for _ in range(s.features.feature_steps):
+            logits = self.model(image.expand(s.features.feature_copies, -1, -1, -1))
             loss = (
-                F.cross_entropy(logits, target.expand(s.feature_copies))
-                + s.beta_feat * information[0]
+                F.cross_entropy(logits, target.expand(s.features.feature_copies))
+                + s.features.beta_feat * information[0]
             )
             adam.zero_grad()
             loss.backward()
             adam.step()
         handle.remove()
-        return blur(torch.sigmoid(alpha.detach()), s.feature_smoothing_sigma), r
+        return blur(torch.sigmoid(alpha.detach()), s.features.feature_smoothing_sigma), r
 
     def stage_b(self, image: Tensor, keep: Tensor, r: Tensor) -> Tensor:
         """lambda_G (3, H, W)."""
         s, m = self.s, self.m
         mask, mean, std = torch.zeros_like(image), torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
         parameters = [t.requires_grad_() for t in (mask, mean, std)]
-        mover = torch.optim.RMSprop(parameters, lr=s.mask_learning_rate)
+        mover = torch.optim.RMSprop(parameters, lr=s.prior.mask_learning_rate)
         design: CriticDesign = published_design(r.shape[1]) if self.published else LINEAR
         critic = Critic(r.shape[1:], design, [torch.Generator().manual_seed(0)])
-        learner = torch.optim.RMSprop(critic.parameters(), lr=s.critic_learning_rate)
+        learner = torch.optim.RMSprop(critic.parameters(), lr=s.critics.critic_learning_rate)
 
         def fakes() -> Tensor:
-            around = image + s.neighbourhood * torch.randn(s.samples, *image.shape[1:])
-            lam, noise = torch.sigmoid(mask), torch.randn(s.samples, *image.shape[1:])
+            around = image + s.prior.neighbourhood * torch.randn(s.prior.samples, *image.shape[1:])
+            lam, noise = torch.sigmoid(mask), torch.randn(s.prior.samples, *image.shape[1:])
             return (
                 (self.features(lam * around + (1 - lam) * (mean + std * noise)) - m["mean"])
                 / m["std"]
             )[:, None]
 
-        for step in range(s.generator_steps):
-            for _ in range(s.critic_steps + (0 if step else s.critic_warm_up)):
-                noise = m["mean"] + m["std"] * torch.randn(s.samples, *r.shape[1:])
+        for step in range(s.prior.generator_steps):
+            for _ in range(s.critics.critic_steps + (0 if step else s.critics.critic_warm_up)):
+                noise = m["mean"] + m["std"] * torch.randn(s.prior.samples, *r.shape[1:])
                 real = ((keep * r + (1 - keep) * noise - m["mean"]) / m["std"])[:, None]
                 fake = fakes().detach()
                 loss = critic_loss(critic, real, fake).sum()
                 loss = (
                     loss
-                    + s.penalty
-                    * gradient_penalty(critic, real, fake, torch.rand(s.samples, 1)).sum()
+                    + s.critics.penalty
+                    * gradient_penalty(critic, real, fake, torch.rand(s.prior.samples, 1)).sum()
                 )
                 learner.zero_grad()
                 loss.backward()
@@ -135,14 +132,15 @@ class PlainInputIBA:
         s = self.s
         alpha = torch.full_like(image, s.initial_alpha, requires_grad=True)
         adam = torch.optim.Adam([alpha], lr=s.learning_rate)
-        for _ in range(s.steps):
-            lam = blur(torch.sigmoid(alpha), s.smoothing_sigma)
+        for _ in range(s.input.steps):
+            lam = blur(torch.sigmoid(alpha), s.input.smoothing_sigma)
             whole = 1 - prior * lam
             nats = torch.log(whole / (1 - lam)) + (1 - lam) ** 2 / (2 * whole**2) - 0.5
             nats = nats + (image * (lam - prior * lam)) ** 2 / (2 * whole**2)
-            z = lam * image + (1 - lam) * torch.randn(s.copies, *image.shape[1:])
+            z = lam * image + (1 - lam) * torch.randn(s.input.copies, *image.shape[1:])
             loss = (
-                F.cross_entropy(self.model(z), target.expand(s.copies)) + s.beta_input * nats.mean()
+                F.cross_entropy(self.model(z), target.expand(s.input.copies))
+                + s.input.beta_input * nats.mean()
             )
             adam.zero_grad()
             loss.backward()
@@ -169,13 +167,13 @@ def measure(
     paper = InputIBASettings()
     names = ("feature_steps", "generator_steps", "critic_warm_up", "steps")
     short = {name: max(1, round(scale * getattr(paper, name))) for name in names}
-    of_input = estimate_input(classifier, [images])
+    of_input = FeatureStatistics.estimate(classifier, "input", [images])
     ours, none = (
         InputIBA(classifier, layer, statistics, of_input, gan=gan, **short)
         for gan in ("wgan", "none")
     )
     moments = {"mean": statistics.mean.float(), "std": statistics.std.float().clamp_min(0.01)}
-    plain = PlainInputIBA(model, layer, moments, replace(paper, **short))
+    plain = PlainInputIBA(model, layer, moments, with_changes(paper, short))
     one = images[:1]
     runs: dict[str, Any] = {
         "plain": lambda: plain.attribute(one, targets[:1]),

@@ -2,12 +2,10 @@
 and what it costs.
 
 For real photographs and weights: before fitting, after the authors' published fit (its critic,
-    schedule and learning rates, aimed
-at the paper's Z* and at their own stand-in for it), and after ours. Distances are between
-standardised features, so that 1 is a
-standard deviation of an element: sliced Wasserstein (256 random directions; "floor" is that of two
-    draws of Z*), energy
-distance, root mean square difference of means; and the probability of the class behind both.
+schedule and learning rates, aimed at the paper's Z* and at their own stand-in for it), and after
+ours. Distances are between standardised features, so that 1 is a standard deviation of an element:
+sliced Wasserstein (256 random directions; "floor" is that of two draws of Z*), energy distance,
+root mean square difference of means; and the probability of the class behind both.
 
     python benchmarks/input_iba_critic.py --weights resnet18.safetensors --data shards.tar [--images
     2] [--side 224]
@@ -19,7 +17,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +28,7 @@ from lit_iba.data import ShardIndex, shard_batches
 from lit_iba.iba.bottleneck import channels_last
 from lit_iba.iba.masked_feature import MaskedFeature
 from lit_iba.input_iba.critic import Convolution, CriticDesign
-from lit_iba.input_iba.explainer import InputIBA, estimate_input
+from lit_iba.input_iba.explainer import InputIBA
 from lit_iba.input_iba.generator import (
     CriticView,
     InputPrior,
@@ -39,7 +36,7 @@ from lit_iba.input_iba.generator import (
     fit_prior,
     starting_logits,
 )
-from lit_iba.input_iba.settings import PRESETS, InputIBASettings
+from lit_iba.input_iba.settings import PRESETS, InputIBASettings, with_changes
 from lit_iba.randomness import normal_copies, sample_generators
 
 DRAWS, DIRECTIONS = 48, 256
@@ -47,12 +44,12 @@ OURS, THEIRS = PRESETS["default"], PRESETS["reference"]
 CONVOLUTIONAL = CriticDesign((Convolution(16, 1), Convolution(16, 3, 2, 1)))
 FITS: dict[str, tuple[InputIBASettings, CriticDesign | None]] = {
     "ours": (OURS, None),
-    "ours, 60 steps": (replace(OURS, generator_steps=60), None),
-    "ours, clipped weights": (replace(OURS, lipschitz="clip"), None),
+    "ours, 60 steps": (with_changes(OURS, {"generator_steps": 60}), None),
+    "ours, clipped weights": (with_changes(OURS, {"lipschitz": "clip"}), None),
     "ours, convolutional critic": (OURS, CONVOLUTIONAL),
     "published, at its own Z*": (THEIRS, None),
     "published, at the paper's Z*": (
-        replace(THEIRS, z_star_mask="lambda", z_star_noise="estimated"),
+        with_changes(THEIRS, {"z_star_mask": "lambda", "z_star_noise": "estimated"}),
         None,
     ),
 }
@@ -123,7 +120,9 @@ def main(
     best = probabilities.topk(count).indices
     images, targets = everything[best], labels[best]
     statistics = FeatureStatistics.estimate(classifier, layer, everything)
-    explainer = InputIBA(classifier, layer, statistics, estimate_input(classifier, [everything]))
+    explainer = InputIBA(
+        classifier, layer, statistics, FeatureStatistics.estimate(classifier, "input", [everything])
+    )
     keys = [str(i) for i in range(count)]
     masked = explainer.feature_iba.masked_feature(
         images, targets, sample_generators(0, keys, images.device)
@@ -156,7 +155,7 @@ def main(
         fitted = fit_prior(
             start,
             images,
-            settings.neighbourhood * noise.std,
+            settings.prior.neighbourhood * noise.std,
             masked,
             head,
             settings,

@@ -2,10 +2,9 @@
 at a time.
 
 The plain form is what one writes first, and what the published code does: every step runs the whole
-    network on the noise
-copies through a forward hook, and the backward pass computes gradients for all weights. The floor
-is the ratio of floating-point operations: the plain form's against those of one head, T tails
-forward, and T tails backward to their input.
+network on the noise copies through a forward hook, and the backward pass computes gradients for all
+weights. The floor is the ratio of floating-point operations: the plain form's against those of one
+head, T tails forward, and T tails backward to their input.
 
     python benchmarks/per_sample_iba.py [--networks resnet50 vgg16] [--repeats 3]
 """
@@ -159,5 +158,6 @@ if __name__ == "__main__":
         report("per_sample_iba", found)
     if not has_native_bf16():
         print(
-            "this processor has no bfloat16 arithmetic: bf16 would be emulated, and is measured only with --bf16"
+            "this processor has no bfloat16 arithmetic: bf16 would be emulated, and is measured"
+            " only with --bf16"
         )

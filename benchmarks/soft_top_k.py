@@ -2,9 +2,9 @@
 (float32) in the same run.
 
 Sinkhorn is timed twice: differentiated through all its iterations, and with the backward pass that
-    the implicit function theorem
-gives at its end (as the authors of SOFT have it), which keeps nothing of the iterations. On the CPU
-it is processor time. "Sum's error" is the largest |sum of the mask - k| / k of a row.
+the implicit function theorem gives at its end (as the authors of SOFT have it), which keeps nothing
+of the iterations. On the CPU it is processor time. "Sum's error" is the largest |sum of the mask -
+k| / k of a row.
 
 python benchmarks/soft_top_k.py [--pixels 50176] [--batch 8] [--temperature 0.1] [--repeats 3]
 """

@@ -1,9 +1,8 @@
 """The interface of every explainer, and the registry of their names.
 
 An explainer is a batched function: images and targets in, one heatmap an image out. Its result for
-    an image does not depend
-on the other images of the batch: whatever is random is drawn from a generator that belongs to the
-    sample.
+an image does not depend on the other images of the batch: whatever is random is drawn from a
+generator that belongs to the sample.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,7 +26,9 @@ from lit_iba.errors import InputError
 from lit_iba.files import whole_file
 
 
-def resize_keeping_total(maps: Tensor, size: tuple[int, int], edge: str = "clamp") -> Tensor:
+def resize_keeping_total(
+    maps: Tensor, size: tuple[int, int], edge: Literal["clamp", "mirror"] = "clamp"
+) -> Tensor:
     """Bilinear resize, rescaled so that each map's sum over positions stays what it was.
 
     Args:
@@ -112,7 +115,8 @@ class Heatmap:
     def __post_init__(self) -> None:
         if self.values.ndim != 3:
             raise InputError(
-                f"a heatmap has shape (B, H, W), but its values have shape {tuple(self.values.shape)}"
+                "a heatmap has shape (B, H, W), but its values have shape"
+                f" {tuple(self.values.shape)}"
             )
 
     def __len__(self) -> int:
@@ -174,6 +178,13 @@ class Heatmap:
             normalization=self.normalization,
         )
 
+    def limit(self) -> Tensor:
+        """Where the scale of the colours ends, (B,): the 99.9th percentile of each map's pixels, of
+        their absolute values where the map is signed.
+        """
+        flat = self.values.detach().float().flatten(1)
+        return torch.quantile(flat.abs() if self.signed else flat, 0.999, dim=1)
+
     def scaled(self) -> Tensor:
         """Values for drawing, (B, H, W): [0, 1], or [-1, 1] with zero kept at zero where the map is
         signed.
@@ -181,12 +192,10 @@ class Heatmap:
         The scale ends at the 99.9th percentile of each map, so that one extreme pixel does not
         darken the rest.
         """
-        flat = self.values.detach().float().flatten(1)
+        high = self.limit()[:, None, None]
         if self.signed:
-            limit = torch.quantile(flat.abs(), 0.999, dim=1).clamp_min(1e-12)[:, None, None]
-            return (self.values.float() / limit).clamp(-1, 1)
-        low = flat.amin(dim=1)[:, None, None]
-        high = torch.quantile(flat, 0.999, dim=1)[:, None, None]
+            return (self.values.float() / high.clamp_min(1e-12)).clamp(-1, 1)
+        low = self.values.detach().float().flatten(1).amin(dim=1)[:, None, None]
         return ((self.values.float() - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
 
     def colored(self) -> Tensor:
@@ -220,8 +229,9 @@ class Heatmap:
             or images.shape[-2:] != self.values.shape[-2:]
         ):
             raise InputError(
-                f"images of shape {tuple(images.shape)} do not fit heatmaps of shape {tuple(self.values.shape)}; "
-                f"give (B, 3, H, W) of the same B, H and W, or resize the heatmap"
+                f"images of shape {tuple(images.shape)} do not fit heatmaps of shape"
+                f" {tuple(self.values.shape)}; give (B, 3, H, W) of the same B, H and W, or resize"
+                " the heatmap"
             )
         if images.dtype == torch.uint8:
             pictures = images.cpu()
@@ -246,15 +256,19 @@ class Heatmap:
             source = base64.b64encode(buffer.getvalue()).decode()
             caption = f"{self.method} {total:.1f} {self.unit if self.unit != '1' else ''}".strip()
             figures.append(
-                f'<figure style="display:inline-block;margin:4px"><img src="data:image/png;base64,{source}">'
-                f"<figcaption>{caption}</figcaption></figure>"
+                '<figure style="display:inline-block;margin:4px"><img'
+                f' src="data:image/png;base64,{source}"><figcaption>{caption}</figcaption></figure>'
             )
         return "".join(figures)
 
 
 def save_picture(picture: Tensor, path: str | Path) -> Path:
-    """Write one uint8 (3, H, W) picture as PNG by atomic rename."""
+    """Write one uint8 (3, H, W) picture by atomic rename, as JPEG where the path ends in ``.jpg``,
+    else as PNG.
+    """
     path = Path(path)
+    jpeg = path.suffix.lower() in (".jpg", ".jpeg")
     with whole_file(path) as part:
-        Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()).save(part, "PNG")
+        drawn = Image.fromarray(picture.permute(1, 2, 0).cpu().numpy())
+        drawn.save(part, **({"format": "JPEG", "quality": 90} if jpeg else {"format": "PNG"}))
     return path

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -58,7 +59,9 @@ def log_odds(logits: Tensor, targets: Tensor) -> Tensor:
     return logits.gather(1, targets[:, None])[:, 0] - others.logsumexp(dim=1)
 
 
-def gaussian_blur(images: Tensor, sigma: float, border: str) -> Tensor:
+def gaussian_blur(
+    images: Tensor, sigma: float, border: Literal["constant", "reflect", "replicate"]
+) -> Tensor:
     """Gaussian blur truncated at 4 sigma.
 
     Args:

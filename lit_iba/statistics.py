@@ -17,9 +17,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lit_iba.classifier import FrozenClassifier
+from lit_iba.classifier import FrozenClassifier, Layout
 from lit_iba.errors import InputError
 from lit_iba.files import whole_file
+
+INPUT = "input"  # what the images themselves are called where layers are named
 
 
 class FeatureStatistics:
@@ -59,27 +61,71 @@ class FeatureStatistics:
         *,
         data: str = "",
         batch_size: int = 32,
+        pooled: bool = False,
     ) -> FeatureStatistics:
         """Measure a layer over images, running the classifier only up to it.
 
         Args:
             classifier: The frozen classifier.
-            layer: Layer whose output is measured.
+            layer: Layer whose output is measured; ``"input"`` means the images themselves.
             images: Normalised images, one tensor (N, 3, H, W) or an iterable of batches.
             data: What the images are, for the record.
-            batch_size: Images a pass, where one tensor is given.
+            batch_size: Images per pass, where one tensor is given.
+            pooled: Whether each channel has one mean and one deviation, over all its positions;
+                a single photograph is then enough.
 
         Raises:
             InputError: No images at all, or values that are not finite.
+
+        Example:
+            >>> from lit_iba import FeatureStatistics
+            >>> one = FeatureStatistics.estimate(classifier, "layer2", images[:1], pooled=True)
+            >>> one.std.shape, bool((one.std == one.std[:, :1, :1]).all())
+            (torch.Size([64, 16, 16]), True)
         """
-        return estimate_layers(classifier, [layer], images, data=data, batch_size=batch_size)[layer]
+        found = estimate_layers(classifier, [layer], images, data=data, batch_size=batch_size)
+        if not pooled:
+            return found[layer]
+        if layer == INPUT:
+            return found[layer].pooled(Layout("BCHW", *found[layer].shape[-2:]))
+        first = images if isinstance(images, Tensor) else None
+        size = None if first is None else (first.shape[-2], first.shape[-1])
+        return found[layer].pooled(classifier.layout(layer, size))
+
+    def pooled(self, layout: Layout) -> FeatureStatistics:
+        """The same with one mean and one deviation per channel, over all positions and images.
+
+        Where a single photograph must do, its positions take the place of other images. Tokens
+        without a position, such as the class token, get what the others have: one value says
+        nothing about how much it varies.
+
+        Args:
+            layout: Where channels and positions of the layer are.
+        """
+        weight = self.count * layout.grid(self.mean)[0].numel()
+        mean = layout.grid(self.mean)  # (C, h, w)
+        middle = mean.mean(dim=(-2, -1), keepdim=True)
+        squares = layout.grid(self.sum_of_squares) + self.count * (mean - middle).square()
+
+        def everywhere(channels: Tensor) -> Tensor:
+            grid = channels.expand_as(mean)
+            prefix = channels.flatten().expand(layout.prefix, -1) if layout.prefix else None
+            return layout.ungrid(grid, prefix).contiguous()
+
+        found = FeatureStatistics(self.shape, self.identity | {"pooled": True})
+        found.count = weight
+        found.mean = everywhere(middle)
+        found.sum_of_squares = everywhere(squares.sum(dim=(-2, -1), keepdim=True))
+        found.nonzero = everywhere(layout.grid(self.nonzero).sum(dim=(-2, -1), keepdim=True))
+        return found
 
     @torch.no_grad()
     def update(self, r: Tensor) -> None:
         """Add a batch of feature maps (B, *shape)."""
         if r.shape[1:] != self.shape:
             raise InputError(
-                f"a feature map of shape {tuple(r.shape[1:])} does not fit statistics of {tuple(self.shape)}"
+                f"a feature map of shape {tuple(r.shape[1:])} does not fit statistics of"
+                f" {tuple(self.shape)}"
             )
         if not len(r):
             return
@@ -186,7 +232,8 @@ class FeatureStatistics:
         path = Path(path)
         if not path.is_file():
             raise InputError(
-                f"statistics file {path} does not exist; make it with FeatureStatistics.estimate(...).save(path)"
+                f"statistics file {path} does not exist; make it with"
+                " FeatureStatistics.estimate(...).save(path)"
             )
         try:
             with safetensors.safe_open(path, framework="pt") as file:
@@ -194,7 +241,8 @@ class FeatureStatistics:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             if metadata.get("kind") != "lit_iba.FeatureStatistics":
                 raise InputError(
-                    f"{path} is a safetensors file, but holds no feature statistics; give another file"
+                    f"{path} is a safetensors file, but holds no feature statistics; give another"
+                    " file"
                 )
             loaded = cls(tensors["mean"].shape, json.loads(metadata["identity"]))
             loaded.count = int(metadata["count"])
@@ -213,8 +261,8 @@ class FeatureStatistics:
         """Refuse statistics of another classifier or layer."""
         if layer is not None and self.identity.get("layer", layer) != layer:
             raise InputError(
-                f"{source}: measured behind layer {self.identity['layer']!r}, but {layer!r} is asked for; "
-                "estimate them for this layer"
+                f"{source}: measured behind layer {self.identity['layer']!r}, but {layer!r} is"
+                " asked for; estimate them for this layer"
             )
         if classifier is not None and "classifier" in self.identity:
             classifier.check_identity(self.identity["classifier"], source)
@@ -233,11 +281,14 @@ def estimate_layers(
     :meth:`FeatureStatistics.estimate`.
     """
     layers = list(layers)
+    inside = [layer for layer in layers if layer != INPUT]
     batches: Iterable[Tensor] = images.split(batch_size) if isinstance(images, Tensor) else images
-    taps = classifier.taps(layers)
+    taps = classifier.taps(inside) if inside else None
     found: dict[str, FeatureStatistics] = {}
     for batch in batches:
-        for layer, r in taps(batch.to(classifier.device, classifier.dtype)).items():
+        images = batch.to(classifier.device, classifier.dtype)
+        outputs = {} if taps is None else taps(images)
+        for layer, r in (outputs | {INPUT: images} if INPUT in layers else outputs).items():
             if layer not in found:
                 found[layer] = FeatureStatistics(r.shape[1:], identity_of(classifier, layer, data))
             found[layer].update(r)

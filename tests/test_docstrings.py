@@ -118,7 +118,8 @@ def test_whatever_is_imported_is_declared() -> None:
     assert {IMPORTED_AS.get(name, name) for name in outside} <= declared
 
 
-THEIRS = {  # private names of torch, Lightning and jsonargparse for which these offer no public ones
+# private names of torch, Lightning and jsonargparse for which these offer no public ones
+THEIRS = {
     "_BatchNorm",
     "_C",
     "_ConvNd",

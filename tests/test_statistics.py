@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lit_iba import FeatureStatistics, FrozenClassifier, InputError
+from lit_iba.classifier import Layout
 
 
 @settings(max_examples=30, deadline=None)
@@ -51,6 +52,34 @@ def test_estimate_runs_the_classifier_up_to_the_layer(tmp_path: Path) -> None:
     loaded = FeatureStatistics.load(tmp_path / "s.safetensors", classifier, "layer2")
     assert torch.equal(loaded.mean, statistics.mean)
     assert loaded.identity == statistics.identity
+
+
+def test_pooled_statistics_are_those_of_all_positions_of_a_channel() -> None:
+    classifier = FrozenClassifier("small_cnn", "random")
+    images = torch.randn(3, 3, 64, 64)
+    features = classifier.model.layer2(classifier.model.layer1(images)).double()
+    every = features.movedim(1, 0).flatten(1)  # (channels, images and positions)
+    found = FeatureStatistics.estimate(classifier, "layer2", images, batch_size=2, pooled=True)
+    assert found.shape == features.shape[1:]
+    assert torch.allclose(
+        found.mean, every.mean(dim=1)[:, None, None].expand(found.shape), atol=1e-6
+    )
+    assert torch.allclose(found.std, every.std(dim=1)[:, None, None].expand(found.shape), atol=1e-6)
+    active = (every != 0).double().mean(dim=1)
+    assert torch.allclose(found.active, active[:, None, None].expand(found.shape))
+    pixels = FeatureStatistics.estimate(classifier, "input", images, pooled=True)
+    colours = images.double().movedim(1, 0).flatten(1)
+    assert torch.allclose(pixels.std[:, 5, 7], colours.std(dim=1), atol=1e-6)
+
+
+def test_tokens_without_a_position_get_the_statistics_of_the_others() -> None:
+    statistics = FeatureStatistics((1 + 4, 6))
+    tokens = torch.randn(2, 5, 6, dtype=torch.float64)
+    tokens[:, 0] = 100.0  # the class token
+    statistics.update(tokens)
+    pooled = statistics.pooled(Layout("BTC", 2, 2, prefix=1))
+    assert torch.allclose(pooled.mean, tokens[:, 1:].mean(dim=(0, 1)).expand(5, 6))
+    assert torch.allclose(pooled.std, tokens[:, 1:].flatten(0, 1).std(dim=0).expand(5, 6))
 
 
 def test_statistics_of_something_else_are_refused(tmp_path: Path) -> None:

@@ -350,7 +350,8 @@ class FullGrad(LayerAggregate):
         super().__init__(classifier, "all", False, forward_batch_size, seed)
         if not self.trace(network_layers).bias_nodes:
             raise InputError(
-                f"{classifier.name} has no biases, which FullGrad is made of; use 'activity' instead"
+                f"{classifier.name} has no biases, which FullGrad is made of; use 'activity'"
+                " instead"
             )
         self.per, self.rescale = per, rescale
         self._pass = Decomposition(
@@ -424,8 +425,8 @@ def known_name(layer: str, known: Sequence[str], layers: NetworkLayers) -> str:
     found = next((name for name in known if layers.node(name) is layers.node(layer)), None)
     if found is None:
         raise InputError(
-            f"{layer!r} is not among the layers of {layers.classifier.name} that have a bias ({', '.join(known)}); "
-            "choose from these, or define other ones with network_layers"
+            f"{layer!r} is not among the layers of {layers.classifier.name} that have a bias"
+            f" ({', '.join(known)}); choose from these, or define other ones with network_layers"
         )
     return found
 
@@ -434,7 +435,8 @@ def _positions(found: Attributions, layer: str, classifier: FrozenClassifier) ->
     term = found.activity[layer]
     if term.layout is None:
         raise InputError(
-            f"layer {layer!r} of {classifier.name} has no positions; choose one whose output is a feature map"
+            f"layer {layer!r} of {classifier.name} has no positions; choose one whose output is a"
+            " feature map"
         )
     return term.map
 

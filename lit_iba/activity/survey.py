@@ -263,7 +263,7 @@ def reestimate_batch_norms(classifier: FrozenClassifier, batches: Iterator[Tenso
     classifier is not changed.
 
     As in training, but as a mean over all batches: each norm sees its input with the norms below in
-        training mode.
+    training mode.
     """
     network = copy.deepcopy(classifier.model)
     modules = {name: m for name, m in network.named_modules() if isinstance(m, BATCH_NORMS)}
@@ -289,9 +289,8 @@ def unfold_batch_norms(
     the same function.
 
     Quantised weights are often published with running mean 0 and running variance 1. To measure
-    such a norm again would undo
-    nothing but itself: its statistics are measured over the batches, in eval mode, and taken out of
-        gamma and beta first.
+    such a norm again would undo nothing but itself: its statistics are measured over the batches,
+    in eval mode, and taken out of gamma and beta first.
 
     Args:
         classifier: The network; it is not changed.

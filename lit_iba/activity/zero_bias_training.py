@@ -33,9 +33,8 @@ class ZeroBiasTraining(TrainingWithFrozenClassifier):
     """Distils a classifier into a copy of itself; without ``BiasDecay`` the copy keeps its biases.
 
     Trained are the weights of convolutions and linear layers. Biases and running means follow the
-    decay; gamma and running
-    variances stay. The copy runs in eval mode: batch norms keep their statistics and nothing is
-        dropped, as in the original.
+    decay; gamma and running variances stay. The copy runs in eval mode: batch norms keep their
+    statistics and nothing is dropped, as in the original.
 
     Args:
         classifier: Keyword arguments of ``FrozenClassifier``: the original, which is the teacher.
@@ -152,7 +151,8 @@ class ZeroBiasTraining(TrainingWithFrozenClassifier):
         )
         check = check_zero_bias(copied)
         rank_zero_info(
-            f"largest bias {check.largest_bias:.3g}; f_c = sum a_h[l] over {check.layers} layers to {check.error:.1e}"
+            f"largest bias {check.largest_bias:.3g}; f_c = sum a_h[l] over {check.layers} layers to"
+            f" {check.error:.1e}"
             + (
                 ""
                 if check.holds()

@@ -1,10 +1,10 @@
 """A copy of a classifier in a form that propagation rules can be stated for.
 
 Every step is a module of its own, of few kinds: convolution, linear layer, ReLU, max and average
-    pooling, flattening,
-addition, concatenation, and a multiple plus a constant. Nothing works in place, no module runs
-twice, batch norms are folded. Libraries that hook the user's modules instead are silently wrong on
-additions, in-place and reused ReLUs; here a network that does not fit is refused.
+pooling, flattening, addition, concatenation, and a multiple plus a constant. Nothing works in
+place, no module runs twice, batch norms are folded. Libraries that hook the user's modules instead
+are silently wrong on additions, in-place and reused ReLUs; here a network that does not fit is
+refused.
 """
 
 from __future__ import annotations

@@ -208,6 +208,7 @@ class CaptumExplainer(Explainer):
         if not isinstance(values, Tensor) or values.ndim != 4 or len(values) != len(images):
             shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise InputError(
-                f"Captum's {self.method.__name__} gave {shape} where (B, C, h, w) is needed; use another layer"
+                f"Captum's {self.method.__name__} gave {shape} where (B, C, h, w) is needed; use"
+                " another layer"
             )
         return values.detach()

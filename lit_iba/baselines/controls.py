@@ -1,7 +1,7 @@
 """Maps that look at nothing: what a metric gives them is what it gives for free.
 
 Every table of a metric is read against these: a method that does not beat the best of them has
-    shown nothing there.
+shown nothing there.
 """
 
 from __future__ import annotations

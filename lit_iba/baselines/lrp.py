@@ -93,7 +93,7 @@ def step_without_weights(step: Step, r: Tensor) -> tuple[Tensor, ...]:
         first, second = (x.clamp_min(0) for x in step.inputs)
         s = quotient(r, first + second)
         return first * s, second * s
-    (x, *_) = step.inputs
+    x, *_ = step.inputs
     if isinstance(step.module, MEANS):
         positive = x.clamp_min(0)
         return (positive * transpose(step.module, (x,), quotient(r, step.module(positive)))[0],)
@@ -109,10 +109,9 @@ class LRP(Explainer):
     signed.
 
     Starts from the target's logit. With epsilon 0 the total is that logit, except for what reaches
-    a neuron without
-    contributions to give it to: with alpha 1 and beta 0, one that is active by its bias alone, or a
-        negative logit that nothing
-    speaks for. ``completeness`` measures what is missing. An epsilon swallows relevance by design.
+    a neuron without contributions to give it to: with alpha 1 and beta 0, one that is active by its
+    bias alone, or a negative logit that nothing speaks for. ``completeness`` measures what is
+    missing. An epsilon swallows relevance by design.
 
     Args:
         classifier: The network to explain.
@@ -142,7 +141,8 @@ class LRP(Explainer):
         check_epsilon(epsilon)
         if not abs(alpha - beta - 1) < 1e-6:
             raise InputError(
-                f"alpha is {alpha} and beta {beta}; alpha - beta must be 1, or relevance is not conserved"
+                f"alpha is {alpha} and beta {beta}; alpha - beta must be 1, or relevance is not"
+                " conserved"
             )
         self.alpha, self.beta, self.epsilon = alpha, beta, epsilon
         self.network = canonical(classifier)

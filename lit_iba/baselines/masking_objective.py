@@ -6,10 +6,9 @@ Dabkowski and Gal, "Real Time Image Saliency for Black Box Classifiers" (NIPS 20
 gradient does not depend on the rest of the batch.
 
 An image x is mixed with an alternative A that shows nothing: Phi(x, M) = x M + A (1 - M) is *kept*,
-    Phi(x, 1 - M) is *removed*.
-Some images ask for the mask of a *fake* class, which they do not show: there is nothing to find, so
-    the two change roles, and
-what is removed must still show the image's own class.
+Phi(x, 1 - M) is *removed*. Some images ask for the mask of a *fake* class, which they do not show:
+there is nothing to find, so the two change roles, and what is removed must still show the image's
+own class.
 """
 
 from __future__ import annotations
@@ -96,7 +95,8 @@ class ObjectiveSettings:
                 raise InputError(f"{field.name} is {value!r}; it must be a number of at least 0")
         if self.fake_probability >= 1:
             raise InputError(
-                f"fake_probability is {self.fake_probability}; some images must show their class: below 1"
+                f"fake_probability is {self.fake_probability}; some images must show their class:"
+                " below 1"
             )
 
 
@@ -257,6 +257,7 @@ def mask_losses(
         "area": s.area * area(masks, s.area_power, s.area_offset),
         "smoothness": s.smoothness * roughness(masks, s.border),
         "preserver": seen_weight * preserver(seen, labels, s),
-        "destroyer": unseen_weight
-        * destroyer(unseen, labels, s, torch.where(real, s.destroyer_lag, s.lead)),
+        "destroyer": (
+            unseen_weight * destroyer(unseen, labels, s, torch.where(real, s.destroyer_lag, s.lead))
+        ),
     }

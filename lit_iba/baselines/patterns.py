@@ -2,12 +2,11 @@
 with patterns from data.
 
 A weight filters the signal out of its input; the pattern is the direction in which that signal
-lies. Patterns are estimated
-from one pass over images: with the linear estimator, cov[x, y] / var[y], where a step's output is
-    used as it is, and with the
-two-component one where a ReLU follows. That one divides by something which vanishes where a bias,
-not the input, opens the ReLU; folded batch norms have such biases (in ResNet-50, |weight * pattern|
-then sums to 28,000 in one neuron), and so the linear estimator is the default where there are any.
+lies. Patterns are estimated from one pass over images: with the linear estimator, cov[x, y] /
+var[y], where a step's output is used as it is, and with the two-component one where a ReLU follows.
+That one divides by something which vanishes where a bias, not the input, opens the ReLU; folded
+batch norms have such biases (in ResNet-50, |weight * pattern| then sums to 28,000 in one neuron),
+and so the linear estimator is the default where there are any.
 
 On the canonical copy an addition is a neuron with two weights of one, whose patterns are estimated
 like any other's; so the method, which the paper states for VGG, runs on networks with skip
@@ -200,7 +199,8 @@ class Patterns:
         path = Path(path)
         if not path.is_file():
             raise InputError(
-                f"pattern file {path} does not exist; make it with Patterns.estimate(...).save(path)"
+                f"pattern file {path} does not exist; make it with"
+                " Patterns.estimate(...).save(path)"
             )
         try:
             with safetensors.safe_open(path, framework="pt") as file:
@@ -300,7 +300,9 @@ def usual_estimator(classifier: FrozenClassifier) -> Estimator:
 
 
 def _rectified(network: fx.GraphModule) -> dict[str, bool]:
-    """The steps that have patterns, and whether their output goes through a ReLU and nowhere else."""
+    """The steps that have patterns, and whether their output goes through a ReLU and nowhere
+    else.
+    """
     return {
         node.name: all(
             user.op == "call_module"
@@ -352,8 +354,10 @@ class PatternAttribution(Explainer):
         patterns.check(classifier)
         self.network = canonical(classifier)
         self.products = {  # weight * pattern, by step
-            name: weight_of(self.network.get_submodule(name), pattern.to(classifier.device))
-            * pattern.to(classifier.device)
+            name: (
+                weight_of(self.network.get_submodule(name), pattern.to(classifier.device))
+                * pattern.to(classifier.device)
+            )
             for name, pattern in patterns.tensors.items()
         }
 
@@ -372,7 +376,8 @@ class PatternAttribution(Explainer):
         if "patterns" not in settings:
             if surroundings is None:
                 raise InputError(
-                    "pattern_attribution needs a pattern file; make one with Patterns.estimate(...).save"
+                    "pattern_attribution needs a pattern file; make one with"
+                    " Patterns.estimate(...).save"
                 )
             patterns = surroundings.estimated(
                 classifier,

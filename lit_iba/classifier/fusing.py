@@ -2,10 +2,9 @@
 frozen weights.
 
 What cuDNN can do in one kernel, torch does in three that each read and write the whole feature map:
-    on an H100 the additions and
-ReLUs of a ResNet-50 took as long as its convolutions. Weights are kept in the precision of the
-arithmetic, so that autocast does not cast them at every call. Everything that is not on a CUDA
-device, or needs gradients of weights, takes torch's usual way.
+on an H100 the additions and ReLUs of a ResNet-50 took as long as its convolutions. Weights are kept
+in the precision of the arithmetic, so that autocast does not cast them at every call. Everything
+that is not on a CUDA device, or needs gradients of weights, takes torch's usual way.
 """
 
 from __future__ import annotations

@@ -14,9 +14,11 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from lit_iba.classifier import efficientnet_lite
 from lit_iba.classifier.cifar_resnet import ResNet8
 from lit_iba.classifier.own_copy import in_full_precision, own_copy
 from lit_iba.classifier.preprocessing import Preprocessing
+from lit_iba.classifier.same_padding import unfold_same_padding
 from lit_iba.classifier.small_cnn import SmallCNN
 from lit_iba.classifier.weights import (
     download_torchvision,
@@ -77,6 +79,14 @@ def build_network(name: str, weights: str | None, num_classes: int | None = None
         return (
             model,
             _stored_preprocessing(settings, Preprocessing()),
+            settings.get("class_names", names),
+        )
+    if name == efficientnet_lite.NAME:
+        model = efficientnet_lite.efficientnet_lite0(weights, classes)
+        names = efficientnet_lite.class_names() if classes in (None, 1000) else []
+        return (
+            model.to(memory_format=torch.channels_last),
+            _stored_preprocessing(settings, efficientnet_lite.PREPROCESSING),
             settings.get("class_names", names),
         )
     if name in OWN_MODELS:
@@ -173,6 +183,7 @@ def _from_timm(
     if state:
         load_into(model, state, weights)
     data = timm.data.config.resolve_model_data_config(model)
+    model = unfold_same_padding(model)
     crop = data["input_size"][-1]
     usual = Preprocessing(
         resize=round(crop / data["crop_pct"]),

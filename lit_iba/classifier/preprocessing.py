@@ -1,10 +1,8 @@
 """From a photograph to a classifier's input, and back to something that can be looked at.
 
 Geometry (resize, crop) happens on 8-bit pictures in the data loader; normalisation happens on the
-device. Two names are
-kept apart throughout the project: a *picture* is uint8 (3, H, W) as people see it, an *image* is
-    the float tensor that the
-classifier takes.
+device. Two names are kept apart throughout the project: a *picture* is uint8 (3, H, W) as people
+see it, an *image* is the float tensor that the classifier takes.
 """
 
 from __future__ import annotations
@@ -51,7 +49,9 @@ class Preprocessing:
     interpolation: str = "bilinear"
 
     def scaled_size(self, width: int, height: int) -> tuple[int, int]:
-        """(width, height) after the resize: at least the crop, so that a crop never needs padding."""
+        """(width, height) after the resize: at least the crop, so that a crop never needs
+        padding.
+        """
         short = max(min(width, height) if self.resize is None else self.resize, self.crop)
         scale = short / min(width, height)
         return max(short, int(width * scale)), max(short, int(height * scale))
@@ -68,22 +68,30 @@ class Preprocessing:
         Only the part that the crop keeps is resized, which halves the work; a value in two hundred
         differs by one, by rounding, from resizing everything first.
         """
-        size = self.scaled_size(*photograph.size)
-        left, top = self.crop_offset(size)
-        if size == photograph.size:
-            return np.array(photograph.crop((left, top, left + self.crop, top + self.crop)))
-        across, down = photograph.width / size[0], photograph.height / size[1]
-        box = (left * across, top * down, (left + self.crop) * across, (top + self.crop) * down)
+        box = self.crop_box(*photograph.size)
+        if self.scaled_size(*photograph.size) == photograph.size:
+            return np.array(photograph.crop(box))
         return np.array(
             photograph.resize((self.crop, self.crop), _FILTERS[self.interpolation], box=box)
         )
+
+    def crop_box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """The part of a photograph of this size that becomes the picture: left, top, right and
+        bottom, in its pixels.
+        """
+        size = self.scaled_size(width, height)
+        left, top = self.crop_offset(size)
+        across, down = width / size[0], height / size[1]
+        return left * across, top * down, (left + self.crop) * across, (top + self.crop) * down
 
     def crop_offset(self, size: tuple[int, int]) -> tuple[int, int]:
         """(left, top) of the central square in a resized photograph of this (width, height)."""
         return round((size[0] - self.crop) / 2), round((size[1] - self.crop) / 2)
 
     def normalize(self, pictures: Tensor) -> Tensor:
-        """Pictures uint8 (B, 3, H, W) to images float32 of the same shape, on the pictures' device."""
+        """Pictures uint8 (B, 3, H, W) to images float32 of the same shape, on the pictures'
+        device.
+        """
         mean, std = self.constants(pictures.device)
         return (pictures.float() / 255 - mean) / std
 

@@ -2,7 +2,7 @@
 Adebayo et al. (2018).
 
 A *copy* is randomised: its other layers share their tensors with the classifier given, which never
-    changes.
+changes.
 """
 
 from __future__ import annotations

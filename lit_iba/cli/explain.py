@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import yaml
+
 from lit_iba.errors import InputError
 
 ARGUMENTS: list[tuple[str, str | None, str]] = [
@@ -14,7 +16,7 @@ ARGUMENTS: list[tuple[str, str | None, str]] = [
 
 def explain(
     images: list[str],
-    explainer: str | None = None,
+    explainer: str | list[str] | None = None,
     classifier: dict[str, Any] | None = None,
     settings: dict[str, Any] | None = None,
     target: str | None = None,
@@ -28,20 +30,21 @@ def explain(
     text_file: str | None = None,
     checkpoint: str | None = None,
 ) -> None:
-    """Heatmaps of single photographs (PNG, overlay, npy, totals) or of texts (coloured words, HTML,
-    JSON).
+    """Heatmaps of single photographs (a page, PNG, overlays, npy, totals) or of texts (coloured
+    words, HTML, JSON).
 
     Args:
-        images: Photographs.
-        explainer: Name of an explainer, or a class path; by default per_sample_iba, and input_iba
-            for texts.
+        images: Photographs, or names of examples such as chelsea and coffee.
+        explainer: Name of an explainer, or a class path; several with commas between them are
+            shown beside each other. By default per_sample_iba, and input_iba for texts.
         classifier: ``model`` and ``weights``; a readout's checkpoint knows its own.
-        settings: Settings of the explainer, such as ``layer`` and ``beta``, or ``checkpoint``.
+        settings: Settings of the explainer, such as ``layer`` and ``beta``, or ``checkpoint``;
+            of several explainers under the name of each.
         target: Class to explain, by index or name; by default the predicted one of each image or
             text.
         out: Folder for the results.
         statistics_data: Shards (for texts: reviews) that feature statistics are estimated on, for
-            explainers that need them.
+            explainers that need them; without them, each photograph has its own.
         statistics_images: How many of their images or reviews.
         statistics_folder: Where statistics are kept; by default ``<out>/statistics``.
         batch_size: Images or texts that are explained together.
@@ -50,11 +53,12 @@ def explain(
         text_file: A file of texts: one a line, or ``.jsonl`` reviews.
         checkpoint: Of the text classifier, as ``train.py fit`` writes it.
     """
+    names = explainer.split(",") if isinstance(explainer, str) else list(explainer or [])
     if text is not None or text_file is not None:
         if images or classifier or isinstance(statistics_data, list):
             raise InputError(
-                "texts are explained by themselves: leave out photographs and classifier (give checkpoint), and name one "
-                "file or folder of reviews as statistics_data"
+                "texts are explained by themselves: leave out photographs and classifier (give"
+                " checkpoint), and name one file or folder of reviews as statistics_data"
             )
         from lit_iba.cli.texts import explain_texts, gather_texts, text_classifier_from
         from lit_iba.text.benchmark import StoredWordStatistics
@@ -65,7 +69,7 @@ def explain(
         )
         explain_texts(
             texts,
-            explainer or "input_iba",
+            _only(names) or "input_iba",
             text_classifier_from(checkpoint, device),
             dict(settings or {}),
             target,
@@ -79,13 +83,13 @@ def explain(
             "there is nothing to explain: give photographs, or texts as --text or --text_file"
         )
     from lit_iba.cli.classifier import classifier_from
-    from lit_iba.cli.photographs import explain_photographs
+    from lit_iba.cli.explain_photographs import explain_photographs
 
+    explainers = _settings_of(names or ["per_sample_iba"], dict(settings or {}))
     explain_photographs(
         images,
-        explainer or "per_sample_iba",
-        classifier_from(classifier, settings, device),
-        dict(settings or {}),
+        explainers,
+        classifier_from(classifier, next(iter(explainers.values())), device),
         target,
         out,
         statistics_data,
@@ -93,3 +97,32 @@ def explain(
         statistics_folder,
         batch_size,
     )
+
+
+def _only(names: list[str]) -> str:
+    if len(names) > 1:
+        raise InputError(f"texts are explained by one explainer at a time, not by {len(names)}")
+    return names[0] if names else ""
+
+
+def _settings_of(names: list[str], settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The settings of each explainer by name."""
+    names = [name.strip() for name in names]
+    if len(set(names)) < len(names) or not all(names):
+        raise InputError(f"explainers are {', '.join(names)}; name each once, with commas between")
+    if len(names) == 1:
+        return {names[0]: settings}
+    found: dict[str, dict[str, Any]] = {name: {} for name in names}
+    for key, value in settings.items():
+        # A command line writes "grad_cam.layer" where YAML has a mapping below "grad_cam", and
+        # its values are text still.
+        name, _, inner = key.partition(".")
+        given = {inner: value} if inner else value
+        if name not in names or not isinstance(given, dict):
+            raise InputError(
+                f"the setting {key} could be of any of {', '.join(names)}; "
+                f"say of which, as in --settings.{names[0]}.{key}"
+            )
+        for setting, one in given.items():
+            found[name][setting] = yaml.safe_load(one) if isinstance(one, str) else one
+    return found

@@ -69,7 +69,7 @@ def make_quickstart(folder: str | Path, settings: QuickstartSettings | None = No
     ``folder/examples`` holds a few of the test pictures as files.
 
     The folder appears whole, by rename: of two processes that start at once, both work and one
-        result stays.
+    result stays.
 
     Args:
         folder: Where to.

@@ -2,10 +2,9 @@
 of limited size.
 
 A shard is fetched into a file and then read like any other: a cut connection is taken up where it
-    broke, and what arrives is
-compared with the index before a byte of it is decoded. Errors that may pass (no answer, 5xx, a
-broken connection) are tried again with growing pauses; those that will not (404, 403) are reported
-at once.
+broke, and what arrives is compared with the index before a byte of it is decoded. Errors that may
+pass (no answer, 5xx, a broken connection) are tried again with growing pauses; those that will not
+(404, 403) are reported at once.
 """
 
 from __future__ import annotations
@@ -98,7 +97,8 @@ class Remote:
             os.utime(path)
             return file
         raise InputError(
-            f"{self.cache_dir} does not keep {file_name(url)}; raise cache_gib above the size of a few shards"
+            f"{self.cache_dir} does not keep {file_name(url)}; raise cache_gib above the size of a"
+            " few shards"
         )
 
     def read(self, url: str) -> bytes:
@@ -128,7 +128,8 @@ class Remote:
     def _run(self, command: str, path: Path) -> None:
         if not self.allow_pipe:
             raise InputError(
-                f"'pipe:{command}' would run a command; set remote.allow_pipe to true if that is wanted"
+                f"'pipe:{command}' would run a command; set remote.allow_pipe to true if that is"
+                " wanted"
             )
         with path.open("wb") as file:
             done = subprocess.run(
@@ -137,7 +138,8 @@ class Remote:
         if done.returncode != 0:
             said = done.stderr.decode("utf-8", "replace").strip().splitlines()
             raise InputError(
-                f"the command 'pipe:{command}' ended with status {done.returncode} ({said[-1] if said else 'silent'}); mend it"
+                f"the command 'pipe:{command}' ended with status {done.returncode}"
+                f" ({said[-1] if said else 'silent'}); mend it"
             )
 
     def _download(self, url: str, path: Path) -> None:
@@ -170,7 +172,8 @@ class Remote:
                 )
                 time.sleep(pause)
         raise InputError(
-            f"{url} cannot be had after {self.attempts} attempts ({reason}); check the server and the network"
+            f"{url} cannot be had after {self.attempts} attempts ({reason}); check the server and"
+            " the network"
         )
 
     def _continue(self, url: str, path: Path, tags: list[str | None]) -> None:

@@ -1,10 +1,8 @@
 """Shards of samples (WebDataset tars) and the index that says what is in them.
 
 An index counts, so that the order of samples is arithmetic (see plan.py) and a short shard cannot
-pass unseen. Members
-of one sample are contiguous and share a key: ``<key>.jpg`` or ``.png``, ``<key>.cls``,
-    ``<key>.json`` and
-``<key>.mask.png``.
+pass unseen. Members of one sample are contiguous and share a key: ``<key>.jpg`` or ``.png``,
+``<key>.cls``, ``<key>.json`` and ``<key>.mask.png``.
 """
 
 from __future__ import annotations
@@ -230,7 +228,8 @@ def parse_index(
         content = json.loads(data)
         if content["schema"] != SCHEMA:
             raise InputError(
-                f"{path} has schema {content['schema']}, but this version reads {SCHEMA}; index anew"
+                f"{path} has schema {content['schema']}, but this version reads {SCHEMA}; index"
+                " anew"
             )
         shards = tuple(
             Shard(

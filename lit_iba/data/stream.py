@@ -71,7 +71,9 @@ class ShardSource:
 
 
 class _ShardReader:
-    """Reads a shard by slots; what the index counts but the file does not hold comes out as holes."""
+    """Reads a shard by slots; what the index counts but the file does not hold comes out as
+    holes.
+    """
 
     def __init__(self, shard: Shard) -> None:
         self._shard = shard
@@ -342,8 +344,8 @@ def worker_killed(error: BaseException) -> bool:
 def killed_worker_message(error: BaseException) -> str:
     """What a user can do about a killed worker."""
     return (
-        f"a worker process of the loader was killed ({str(error) or type(error).__name__}); often memory ran out: use fewer "
-        "workers, a smaller batch_size or block, and resume"
+        f"a worker process of the loader was killed ({str(error) or type(error).__name__}); often"
+        " memory ran out: use fewer workers, a smaller batch_size or block, and resume"
     )
 
 
@@ -363,8 +365,8 @@ def report_holes(holes: Sequence[Hole], total: int, where: str) -> None:
 def _too_many(holes: Sequence[Hole], fraction: float, total: int) -> str:
     names = ", ".join(hole.key for hole in holes[:5]) + (", ..." if len(holes) > 5 else "")
     return (
-        f"{len(holes)} of {total} samples could not be decoded so far ({names}; {holes[0].reason}), more than "
-        f"max_corrupt_fraction={fraction} allows; mend them or raise it"
+        f"{len(holes)} of {total} samples could not be decoded so far ({names}; {holes[0].reason}),"
+        f" more than max_corrupt_fraction={fraction} allows; mend them or raise it"
     )
 
 

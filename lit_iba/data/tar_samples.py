@@ -1,9 +1,8 @@
 """Samples out of one tar, in the file's order, with the unwanted ones skipped unread.
 
 A sample is a run of members with the same key: the name up to the first dot of its last part, as in
-    WebDataset. Here a
-damaged header or a missing end is remembered (``damage``), where the usual readers take it for the
-end of the file.
+WebDataset. Here a damaged header or a missing end is remembered (``damage``), where the usual
+readers take it for the end of the file.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Which part of a photograph becomes the picture, and where its object lies in it.
 
 Evaluation takes the classifier's own resize and central crop; training may take a random one.
-Either way the photograph
-and its object mask go through the same geometry: a pixel belongs to the object where its centre
-    falls into it.
+Either way the photograph and its object mask go through the same geometry: a pixel belongs to the
+object where its centre falls into it.
 """
 
 from __future__ import annotations
@@ -53,7 +52,9 @@ class View:
         return np.array(picture)
 
     def centres(self) -> tuple[np.ndarray, np.ndarray]:
-        """Where the picture's pixel centres lie in the stored photograph: x (side,) and y (side,)."""
+        """Where the picture's pixel centres lie in the stored photograph: x (side,) and y
+        (side,).
+        """
         centre = (np.arange(self.side) + 0.5) / self.side
         x = self.left + (1 - centre if self.mirrored else centre) * self.width
         return x, self.top + centre * self.height

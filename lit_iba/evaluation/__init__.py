@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from lit_iba.evaluation.results import summary_table as summary_table
     from lit_iba.evaluation.roar import Roar as Roar
     from lit_iba.evaluation.roar_training import Recipe as Recipe
+    from lit_iba.evaluation.surroundings import OwnStatistics as OwnStatistics
     from lit_iba.evaluation.surroundings import StoredStatistics as StoredStatistics
 else:
     __all__, __getattr__, __dir__ = lazy_names(
@@ -20,6 +21,6 @@ else:
             "lit_iba.evaluation.results": ["summary_table"],
             "lit_iba.evaluation.roar": ["Roar"],
             "lit_iba.evaluation.roar_training": ["Recipe"],
-            "lit_iba.evaluation.surroundings": ["StoredStatistics"],
+            "lit_iba.evaluation.surroundings": ["OwnStatistics", "StoredStatistics"],
         },
     )

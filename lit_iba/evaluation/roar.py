@@ -10,7 +10,7 @@ one (method, p, seed); cells on disk are not trained again.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -38,17 +38,15 @@ from lit_iba.evaluation.benchmark import Benchmark
 from lit_iba.evaluation.plan import Named
 from lit_iba.evaluation.results import summary_table
 from lit_iba.evaluation.roar_ranks import most_relevant, relevance_ranks
+from lit_iba.evaluation.roar_results import ORIGINAL, RoarAccuracies
 from lit_iba.evaluation.roar_training import Pictures, Recipe, Retraining, hits, retrain
 from lit_iba.files import FolderLock, whole_file
-from lit_iba.metrics.base import Result, mean_and_error
 from lit_iba.report.run_folder import GALLERY, RunFolder
 from lit_iba.resumable.selection import Selection
 from lit_iba.resumable.store import ShardStore, sweep_abandoned
 
 if TYPE_CHECKING:
     from lightning import Fabric
-
-ORIGINAL = "original"  # the group of the cells from which nothing is removed
 
 
 class Roar:
@@ -122,7 +120,8 @@ class Roar:
             ) from error
         if not percents or not seeds or not all(0 < p < 100 for p in percents):
             raise InputError(
-                f"percents are {list(percents)} and seeds {list(seeds)}; give percents between 0 and 100, and seeds"
+                f"percents are {list(percents)} and seeds {list(seeds)}; give percents between 0"
+                " and 100, and seeds"
             )
         check_literals(Roar.__init__, locals())  # now, not after a network was trained
         self.percents, self.seeds = sorted(set(percents)), list(dict.fromkeys(seeds))
@@ -147,13 +146,15 @@ class Roar:
         """One sentence that says exactly what is measured."""
         r = self.recipe
         return (
-            f"Test accuracy of networks ({r.network}) trained from scratch on pictures whose most relevant "
-            f"{', '.join(f'{p:g}' for p in self.percents)} % of pixels, in training, validation and test, were replaced by the "
-            "data set's mean colour (equal pixels in random order); the score is the mean over these percentages, mean and "
-            f"standard error over the seeds {', '.join(map(str, self.seeds))}; Adam {r.learning_rate:g}, weight decay "
-            f"{r.weight_decay:g}, learning rate times {r.decay:g} every {r.decay_every} epochs, {r.epochs} epochs of batches of "
-            f"{r.batch_size}, shifts and mirroring {'on' if r.augment else 'off'}, best of the epochs on "
-            f"{r.validation_fraction:.1%} of the training pictures"
+            f"Test accuracy of networks ({r.network}) trained from scratch on pictures whose most"
+            f" relevant {', '.join(f'{p:g}' for p in self.percents)} % of pixels, in training,"
+            " validation and test, were replaced by the data set's mean colour (equal pixels in"
+            " random order); the score is the mean over these percentages, mean and standard error"
+            f" over the seeds {', '.join(map(str, self.seeds))}; Adam {r.learning_rate:g}, weight"
+            f" decay {r.weight_decay:g}, learning rate times {r.decay:g} every {r.decay_every}"
+            f" epochs, {r.epochs} epochs of batches of {r.batch_size}, shifts and mirroring"
+            f" {'on' if r.augment else 'off'}, best of the epochs on {r.validation_fraction:.1%} of"
+            " the training pictures"
         )
 
     def run(self, fabric: Fabric | None = None) -> dict[str, Any]:
@@ -248,7 +249,8 @@ class Roar:
         labels = torch.cat([part.labels for part in parts])
         if not len(labels) or int(labels.min()) < 0:
             raise InputError(
-                f"ROAR trains on labels, but the {name} data has pictures without one; add .cls members"
+                f"ROAR trains on labels, but the {name} data has pictures without one; add .cls"
+                " members"
             )
         return Pictures(torch.cat([p.pictures for p in parts]), labels), [
             key for part in parts for key in part.keys
@@ -306,9 +308,9 @@ class Roar:
         mean, std = (tuple(t.flatten().tolist()) for t in (trained.mean, trained.std))
         settings = {
             "num_classes": classes,
-            "preprocessing": Preprocessing(
-                resize=None, crop=self.size, mean=mean, std=std
-            ).to_dict(),
+            "preprocessing": (
+                Preprocessing(resize=None, crop=self.size, mean=mean, std=std).to_dict()
+            ),
         }
         names = self.sets["train"].class_names
         save_weights(
@@ -374,40 +376,11 @@ class Roar:
             found[name] = benchmark.plan.fingerprint(benchmark.plan.data.shards[0], method)
         return found
 
-    def results(self, accuracies: dict[tuple[str, float], Tensor]) -> dict[str, Result]:
-        """The result of every method, from the accuracy of every seed, (seeds,), by method and
-        percentage.
-        """
-        found = {}
-        for method in self.explainers:
-            points = [accuracies[ORIGINAL, 0.0], *(accuracies[method, p] for p in self.percents)]
-            score, error = mean_and_error(torch.stack(points[1:]).mean(dim=0))
-            means = [mean_and_error(point) for point in points]
-            line = {
-                "x": [0.0, *map(float, self.percents)],
-                "y": [float(m) for m, _ in means],
-                "se": [float(e) for _, e in means],
-            }
-            extra = {f"accuracy_at_{x:g}": y for x, y in zip(line["x"], line["y"], strict=True)}
-            extra |= {
-                f"spread_at_{x:g}": float(p.double().std()) if len(p) > 1 else float("nan")
-                for x, p in zip(line["x"], points, strict=True)
-            }
-            found[method] = Result(
-                float(score),
-                float(error),
-                len(self.seeds),
-                extra,
-                {"accuracy": line},
-                "pixels removed (%)",
-                "test accuracy after retraining",
-            )
-        return found
-
     def _finish(
         self, accuracies: dict[tuple[str, float], Tensor], explained: dict[str, dict[str, Any]]
     ) -> dict[str, Any]:
-        results, test = self.results(accuracies), explained["test"]
+        table = RoarAccuracies(list(self.explainers), self.percents, self.seeds, accuracies)
+        results, test = table.results(), explained["test"]
         settings = {"recipe": asdict(self.recipe), "percents": self.percents, "seeds": self.seeds}
         content = RunFolder.heading() | {
             "classifier": test["classifier"],
@@ -423,7 +396,7 @@ class Roar:
             },
             "results": {"roar": {method: result.to_dict() for method, result in results.items()}},
         }
-        RunFolder.write_rows(self.out, self._rows(accuracies))
+        RunFolder.write_rows(self.out, table.rows())
         with whole_file(self.out / GALLERY) as part:
             shutil.copyfile(self.out / "test" / GALLERY, part)
         explainers = {name: dict(settings or {}) for name, settings in self.explainers.items()}
@@ -431,17 +404,6 @@ class Roar:
         written = RunFolder.write(self.out, content)
         Console().print(summary_table(written))
         return written
-
-    def _rows(
-        self, accuracies: dict[tuple[str, float], Tensor]
-    ) -> Iterator[tuple[str, str, str, str, float]]:
-        """For the run's rows: each seed's accuracies, and their mean as its score."""
-        for method in self.explainers:
-            points = {f"accuracy_at_{p:g}": accuracies[method, p].double() for p in self.percents}
-            points = {"score": torch.stack(list(points.values())).mean(dim=0), **points}
-            for quantity, values in points.items():
-                for seed, value in zip(self.seeds, values.tolist(), strict=True):
-                    yield f"seed{seed}", method, "roar", quantity, value
 
 
 def _cell(percent: float, seed: int) -> str:

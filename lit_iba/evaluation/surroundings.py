@@ -23,6 +23,73 @@ from lit_iba.statistics import FeatureStatistics
 POLL = 0.5  # seconds
 
 
+class OwnStatistics:
+    """Statistics of the photograph that is explained, for want of a data set.
+
+    Each channel has one mean and one deviation, over the positions of this one photograph
+    (:meth:`FeatureStatistics.pooled`). Bits are then relative to the photograph's own features.
+
+    Args:
+        images: The photograph, normalised (1, 3, H, W).
+
+    Attributes:
+        layers: The layers that statistics were asked for, so far.
+
+    Example:
+        >>> from lit_iba.evaluation import OwnStatistics
+        >>> own = OwnStatistics(images[:1])
+        >>> own.statistics(classifier, "layer2").std.shape, own.layers
+        (torch.Size([64, 16, 16]), ['layer2'])
+    """
+
+    def __init__(self, images: Tensor) -> None:
+        self._images = images
+        self.layers: list[str] = []
+
+    def statistics(self, classifier: FrozenClassifier, layer: str) -> FeatureStatistics:
+        """Statistics of one layer, pooled over positions."""
+        self.layers.append(layer)
+        return FeatureStatistics.estimate(
+            classifier, layer, self._images, data="the photograph itself", pooled=True
+        )
+
+    def images(self, classifier: FrozenClassifier, count: int) -> Tensor:
+        """Other images, of which there are none.
+
+        Raises:
+            InputError: Always.
+        """
+        raise InputError(
+            f"this explainer compares with {count} other images; give statistics_data (shards)"
+        )
+
+    def batches(self, classifier: FrozenClassifier) -> Iterator[Tensor]:
+        """Other images, of which there are none.
+
+        Raises:
+            InputError: Always.
+        """
+        raise InputError(
+            "this explainer measures something on many images; give statistics_data (shards)"
+        )
+
+    def estimated(
+        self,
+        classifier: FrozenClassifier,
+        name: str,
+        load: Callable[[Path], E],
+        estimate: Callable[[Iterator[Tensor], str], E],
+    ) -> E:
+        """What is measured on many images, of which there are none.
+
+        Raises:
+            InputError: Always.
+        """
+        raise InputError(
+            f"{name} are measured on many images; give statistics_data (shards to measure them on)"
+        )
+
+
 class StoredStatistics:
     """Statistics in ``<folder>/<layer>.safetensors``.
 
@@ -91,7 +158,8 @@ class StoredStatistics:
         """
         if self.data is None:
             raise InputError(
-                f"{count} images are asked for, but there is no statistics_data (shards) to take them from"
+                f"{count} images are asked for, but there is no statistics_data (shards) to take"
+                " them from"
             )
         return torch.cat(list(self.batches(classifier, f"{count} images", count)))
 
@@ -136,8 +204,9 @@ class StoredStatistics:
         found = load(path)
         if measured_on and found.identity.get("data") != measured_on:
             raise InputError(
-                f"{path} was measured on {found.identity.get('data') or 'unnamed data'}, not on {measured_on}; delete "
-                "it, leave statistics_data out to use it as it is, or give another statistics_folder"
+                f"{path} was measured on {found.identity.get('data') or 'unnamed data'}, not on"
+                f" {measured_on}; delete it, leave statistics_data out to use it as it is, or give"
+                " another statistics_folder"
             )
         return found
 
@@ -152,7 +221,8 @@ class StoredStatistics:
         """
         if self.data is None:
             raise InputError(
-                "statistics are to be estimated, but there is no data; give statistics_data (shards)"
+                "statistics are to be estimated, but there is no data; give statistics_data"
+                " (shards)"
             )
         quotas = Selection(max_images=count or self.count).quotas(
             [shard.count for shard in self.data.shards]

@@ -20,7 +20,7 @@ from lit_iba.evaluation.plan import EvaluationPlan
 from lit_iba.evaluation.pool import HeatmapPool
 from lit_iba.explainer import Explainer, Surroundings
 from lit_iba.metrics.base import HeatmapMetric
-from lit_iba.metrics.explainer_metric import ExplainerMetric, Subject
+from lit_iba.metrics.judged import Subject
 from lit_iba.resumable.progress import EvaluationProgress
 from lit_iba.resumable.selection import SelectedImages
 
@@ -101,7 +101,7 @@ class ShardWorker:
         for metric, names in unjudged.items():
             # A metric that needs the explainer has nothing to share, and may keep what belongs to
             # the one it judges.
-            alone = isinstance(self.plan.metrics[metric], ExplainerMetric)
+            alone = self.plan.metrics[metric].needs_subject
             for together in [[name] for name in names] if alone else [names] if names else []:
                 kept = shared if keys[self.plan.metrics[metric].shared_key] > 1 else {}
                 self._judge(work, metric, together, kept)
@@ -130,8 +130,10 @@ class ShardWorker:
         }
 
     def _extra(self, metric: HeatmapMetric, explainer: str, keys: Sequence[str]) -> dict[str, Any]:
-        """What some metrics want beside the heatmaps: the explainer, or heatmaps of other images."""
-        if isinstance(metric, ExplainerMetric):
+        """What some metrics want beside the heatmaps: the explainer, or heatmaps of other
+        images.
+        """
+        if metric.needs_subject:
             return {"subject": self.subjects[explainer]}
         if metric.others_wanted:
             return {"others": self._pool(explainer).draw(keys, metric.others_wanted, metric.seed)}
@@ -182,8 +184,8 @@ class ShardWorker:
                     if not torch.isfinite(v).all()
                 ]
                 raise InputError(
-                    f"explainer {name!r} gave NaN or infinity for {', '.join(bad[:5])} of {work.shard.path}; "
-                    "check its settings, statistics or checkpoint"
+                    f"explainer {name!r} gave NaN or infinity for {', '.join(bad[:5])} of"
+                    f" {work.shard.path}; check its settings, statistics or checkpoint"
                 )
             self.progress.advance(len(heatmap), f"explain: {name}")
         metadata = {
@@ -261,10 +263,12 @@ def _check_labels(shard: Shard, images: SelectedImages, num_classes: int) -> Non
     for key, label in zip(images.keys, images.labels.tolist(), strict=True):
         if label < 0:
             raise InputError(
-                f"sample {key!r} of {shard.path} has no label; add .cls members or use target: predicted"
+                f"sample {key!r} of {shard.path} has no label; add .cls members or use target:"
+                " predicted"
             )
         if label >= num_classes:
             raise InputError(
-                f"sample {key!r} of {shard.path} has label {label}, but the classifier knows 0..{num_classes - 1}; "
-                "give data with the classifier's classes, or use target: predicted"
+                f"sample {key!r} of {shard.path} has label {label}, but the classifier knows"
+                f" 0..{num_classes - 1}; give data with the classifier's classes, or use target:"
+                " predicted"
             )

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from lit_iba.iba.per_sample import PerSampleIBA as PerSampleIBA
     from lit_iba.iba.per_sample import PerSampleSettings as PerSampleSettings
     from lit_iba.iba.readout import ReadoutIBA as ReadoutIBA
-    from lit_iba.iba.readout import ReadoutNetwork as ReadoutNetwork
-    from lit_iba.iba.readout import ReadoutSettings as ReadoutSettings
+    from lit_iba.iba.readout_network import ReadoutNetwork as ReadoutNetwork
+    from lit_iba.iba.readout_network import ReadoutSettings as ReadoutSettings
     from lit_iba.iba.readout_training import ReadoutTraining as ReadoutTraining
 else:
     __all__, __getattr__, __dir__ = lazy_names(
@@ -25,7 +25,8 @@ else:
             "lit_iba.iba.bottleneck": ["information_bits", "information_nats"],
             "lit_iba.iba.noise": ["NoiseModel"],
             "lit_iba.iba.per_sample": ["PerSampleIBA", "PerSampleSettings"],
-            "lit_iba.iba.readout": ["ReadoutIBA", "ReadoutNetwork", "ReadoutSettings"],
+            "lit_iba.iba.readout": ["ReadoutIBA"],
+            "lit_iba.iba.readout_network": ["ReadoutNetwork", "ReadoutSettings"],
             "lit_iba.iba.readout_training": ["ReadoutTraining"],
         },
     )

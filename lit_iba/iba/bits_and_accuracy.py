@@ -9,17 +9,17 @@ each under a name of its own. The table's "initial" column (alpha = 5) is Per-Sa
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from lit_iba.checks import check_counts
+from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.iba.bottleneck import NATS_PER_BIT
 from lit_iba.iba.masked_feature import MaskedFeature, MasksFeatures
-from lit_iba.metrics.base import Result, mean_and_error
-from lit_iba.metrics.explainer_metric import ExplainerMetric, Subject
+from lit_iba.metrics.base import HeatmapMetric, Result, mean_and_error
+from lit_iba.metrics.judged import Judged
 from lit_iba.randomness import content_keys, sample_generators
 
 
@@ -44,7 +44,7 @@ def nats_as_printed(masked: MaskedFeature) -> Tensor:
     return nats.flatten(1).mean(dim=1)
 
 
-class BitsAndAccuracy(ExplainerMetric):
+class BitsAndAccuracy(HeatmapMetric):
     """Information an element of the feature map, and top-1 and top-5 accuracy of the target, under
     the bottleneck.
 
@@ -71,6 +71,7 @@ class BitsAndAccuracy(ExplainerMetric):
 
     name = "bits_and_accuracy"
     label = "Bits and accuracy"
+    needs_subject = True
     better = "lower"
     scalars = (
         "bits",
@@ -90,28 +91,23 @@ class BitsAndAccuracy(ExplainerMetric):
     @property
     def definition(self) -> str:
         return (
-            "Information that passes the bottleneck, L_I / k: bits an element of the feature map, mean over its k elements; "
-            f"beside it the share of {self.samples} draws of Z (seed {self.seed}) for which the target is the classifier's first "
-            "choice (top-1) or among its first five (top-5), the same without a bottleneck (original), and nats an element "
-            "by the formula behind the printed table 4 (1 - lambda for the variance of Z)"
+            "Information that passes the bottleneck, L_I / k: bits an element of the feature map,"
+            f" mean over its k elements; beside it the share of {self.samples} draws of Z (seed"
+            f" {self.seed}) for which the target is the classifier's first choice (top-1) or among"
+            " its first five (top-5), the same without a bottleneck (original), and nats an"
+            " element by the formula behind the printed table 4 (1 - lambda for the variance of Z)"
         )
 
-    def subject_rows(
-        self,
-        subject: Subject,
-        images: Tensor,
-        targets: Tensor,
-        heatmaps: Tensor,
-        keys: Sequence[str] | None,
-    ) -> dict[str, Tensor]:
+    def score_rows(self, classifier: FrozenClassifier, judged: Judged) -> dict[str, Tensor]:
         """Bits and accuracies, each (B,)."""
-        explainer = subject.explainer
+        assert judged.subject is not None  # update() checks it
+        explainer, images, targets = judged.subject.explainer, judged.images, judged.targets
         if not isinstance(explainer, MasksFeatures):
             raise InputError(
-                f"bits_and_accuracy needs an explainer with a bottleneck behind a layer, such as per_sample_iba; "
-                f"{type(explainer).__name__} has none, leave it out"
+                "bits_and_accuracy needs an explainer with a bottleneck behind a layer, such as"
+                f" per_sample_iba; {type(explainer).__name__} has none, leave it out"
             )
-        keys = content_keys(images) if keys is None else keys
+        keys = content_keys(images) if judged.keys is None else judged.keys
         # The very numbers that the heatmap was made with, so that lambda is the one that the
         # heatmap shows.
         masked = explainer.masked_feature(
@@ -127,12 +123,12 @@ class BitsAndAccuracy(ExplainerMetric):
             "bits": masked.nats.flatten(1).mean(dim=1) / NATS_PER_BIT,
             "total_bits": masked.nats.flatten(1).sum(dim=1) / NATS_PER_BIT,
             "nats_as_printed": nats_as_printed(masked),
-            "accuracy_top1": torch.stack(
-                [share_in_top(logits, targets, 1) for logits in draws]
-            ).mean(dim=0),
-            "accuracy_top5": torch.stack(
-                [share_in_top(logits, targets, 5) for logits in draws]
-            ).mean(dim=0),
+            "accuracy_top1": (
+                torch.stack([share_in_top(logits, targets, 1) for logits in draws]).mean(dim=0)
+            ),
+            "accuracy_top5": (
+                torch.stack([share_in_top(logits, targets, 5) for logits in draws]).mean(dim=0)
+            ),
             "original_top1": share_in_top(original, targets, 1),
             "original_top5": share_in_top(original, targets, 5),
         }

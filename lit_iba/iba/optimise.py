@@ -8,6 +8,7 @@ alone in its batch.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -82,9 +83,8 @@ class GraphedSteps:
     batch after batch.
 
     A step of a small batch is hundreds of short kernels, and launching them one by one takes longer
-    than they do. The graph
-    reads and writes the tensors that it was captured with: ``loss`` and ``draw`` must use the same
-        ones each time.
+    than they do. The graph reads and writes the tensors that it was captured with: ``loss`` and
+    ``draw`` must use the same ones each time.
 
     Args:
         start: Logits of the right shape, on a CUDA device.
@@ -120,7 +120,7 @@ class GraphedSteps:
         return self.alpha.detach().clone()
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
+def autocast(device: torch.device, precision: Literal["float32", "bf16"]) -> torch.autocast:
     """Bfloat16 arithmetic where ``precision`` is ``"bf16"``, else none; frozen weights are not
     worth caching.
     """

@@ -13,22 +13,22 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_iba.checks import check_counts
+from lit_iba.checks import check_counts, check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.layout import Layout
-from lit_iba.errors import InputError, unknown_name
+from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution
 from lit_iba.iba.bottleneck import information_bits
-from lit_iba.input_iba.explainer import INPUT, InputIBA, paper_layer
+from lit_iba.input_iba.explainer import InputIBA, paper_layer
 from lit_iba.input_iba.generator import InputPrior
-from lit_iba.input_iba.settings import settings_from
-from lit_iba.statistics import FeatureStatistics, identity_of
+from lit_iba.input_iba.settings import flat, settings_from
+from lit_iba.statistics import INPUT, FeatureStatistics, identity_of
 from lit_iba.training.trained_explainer import Output, TrainedExplainer, load_trained
 
 # The bottleneck's layer and those behind it, which know the class.
@@ -40,7 +40,7 @@ DEFAULT_TAPS = {
 DEFAULT_WIDTHS = (16, 32, 64, 128)
 MIN_STD = 0.01  # floor of the images' standard deviation, as elsewhere
 LARGEST_LOG_STD = 3.0  # sigma_G within e^-3 and e^3 of that of the images at large
-PRIOR_BITS = "prior_bits"
+PRIOR_BITS: Literal["prior_bits"] = "prior_bits"
 
 
 class StoredStatistics(nn.Module):
@@ -85,7 +85,7 @@ class PriorGenerator(nn.Module):
     """A U-Net over the image that also reads the classifier's features at its lowest level.
 
     The image gives the resolution, the features what the classifier sees there: with those, a small
-        network is enough.
+    network is enough.
 
     Args:
         shapes: Shape of every tap's output for one image, by name.
@@ -217,15 +217,13 @@ class AmortisedInputIBA(TrainedExplainer):
         layer: str | None = None,
         taps: Sequence[str] | None = None,
         widths: Sequence[int] | None = None,
-        output: str = "bits",
+        output: Literal["bits", "smoothed_lambda", "sigmoid_alpha", "prior_bits"] = "bits",
         *,
         seed: int = 0,
         **settings: Any,
     ) -> None:
+        check_literals(AmortisedInputIBA.__init__, locals())
         super().__init__(classifier, seed=seed)
-        known = ("bits", "smoothed_lambda", "sigmoid_alpha", PRIOR_BITS)
-        if output not in known:
-            raise unknown_name("output of amortised_input_iba", str(output), known)
         self.layer, self.output = paper_layer(classifier, layer), output
         self.taps = list(taps or DEFAULT_TAPS.get(classifier.name, [self.layer]))
         self.settings = settings_from(
@@ -267,7 +265,7 @@ class AmortisedInputIBA(TrainedExplainer):
                 )
             )
             self._input_iba = InputIBA(
-                self.classifier, self.layer, features, images, seed=self.seed, **vars(self.settings)
+                self.classifier, self.layer, features, images, seed=self.seed, **flat(self.settings)
             )
         return self._input_iba
 
@@ -294,7 +292,7 @@ class AmortisedInputIBA(TrainedExplainer):
         if self.output == PRIOR_BITS:
             with torch.no_grad():
                 return Attribution(self.prior_bits(images))
-        together, maps = max(1, self.settings.forward_batch_size // self.settings.copies), []
+        together, maps = max(1, self.settings.forward_batch_size // self.settings.input.copies), []
         for start in range(0, len(images), together):
             part = slice(start, start + together)
             with torch.no_grad():
@@ -313,7 +311,7 @@ class AmortisedInputIBA(TrainedExplainer):
     @property
     def record(self) -> dict[str, Any]:
         """Layers, the generator's widths, the output, the seed, and the settings of stage (c)."""
-        settings = {k: v for k, v in vars(self.settings).items() if k != "output"}
+        settings = {k: v for k, v in flat(self.settings).items() if k != "output"}
         place = {
             "layer": self.layer,
             "taps": list(self.taps),

@@ -1,11 +1,9 @@
 """Training amortised InputIBA: a generator of priors against one critic for all images.
 
 Zhang et al., "Fine-Grained Neural Network Explanation by Identifying Input Features with Predictive
-Information" (NeurIPS 2021),
-equation 3, over a data set. The critic is told which image it judges: the Wasserstein distance
-    between f(Z_G) and Z* is meant
-image by image, and unconditionally any two sets of images with the same features on the whole would
-do.
+Information" (NeurIPS 2021), equation 3, over a data set. The critic is told which image it judges:
+the Wasserstein distance between f(Z_G) and Z* is meant image by image, and without being told, any
+two sets of images with the same features on the whole would do.
 """
 
 from __future__ import annotations
@@ -14,18 +12,16 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import MeanMetric
 
 from lit_iba.checks import check_counts, check_literals
 from lit_iba.errors import InputError
 from lit_iba.heatmap import Heatmap
 from lit_iba.input_iba.amortised import PRIOR_BITS, AmortisedInputIBA
-from lit_iba.input_iba.critic import SLOPE, clip_weights
-from lit_iba.input_iba.explainer import INPUT
+from lit_iba.input_iba.critic import ConditionalCritic, clip_weights, directions
 from lit_iba.input_iba.generator import (
     CriticView,
     InputPrior,
@@ -34,7 +30,7 @@ from lit_iba.input_iba.generator import (
     prior_features,
 )
 from lit_iba.randomness import sample_generators
-from lit_iba.statistics import FeatureStatistics, estimate_layers, identity_of
+from lit_iba.statistics import INPUT, estimate_layers
 from lit_iba.training.frozen import TrainingWithFrozenClassifier
 
 # Settings of InputIBA that say how one image's prior is fitted, or what one critic for all images
@@ -55,62 +51,6 @@ NOT_HERE = (
     "prior_smoothing_sigma",
 )
 _SCORES = ("loss", "start", "lambda_g", "prior_bits")
-
-
-class ConditionalCritic(nn.Module):
-    """Scores samples of a feature map, given the image's own feature map and mask, and the
-    direction of the wrong mean.
-
-    A critic of one image alone that is linear ends up in the direction from the mean of f(Z_G) to
-    that of Z*, with norm 1. No network guesses that from the image, as the generator moves; so it
-    is given (see :func:`directions`). A network of the sample's deviation from the mean of Z*, and
-    of the image, sees any other difference. Its sum over n positions is divided by sqrt(n), so that
-    gradients are of the order of one, as the Lipschitz condition wants them.
-
-    Args:
-        channels: C of the feature maps.
-        width: Channels of the hidden layers.
-    """
-
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__()
-        self.condition = nn.Conv2d(2 * channels, width, 3, padding=1)
-        self.sample = nn.Conv2d(channels, width, 3, padding=1, bias=False)
-        self.hidden = nn.Conv2d(width, width, 3, padding=1)
-        self.score = nn.Conv2d(width, 1, 1, bias=False)
-
-    def forward(self, samples: Tensor, r: Tensor, keep: Tensor, direction: Tensor) -> Tensor:
-        """Scores (S, B).
-
-        Args:
-            samples: Standardised (S, B, C, h, w).
-            r: R, standardised (B, C, h, w).
-            keep: lambda* (B, C, h, w).
-            direction: As the samples.
-        """
-        deviation = samples - keep * r
-        linear = (direction * deviation).flatten(2).sum(dim=2)
-        told = self.condition(torch.cat([r, keep], dim=1))  # (B, width, h, w)
-        x = self.sample(deviation.flatten(0, 1)).unflatten(0, samples.shape[:2]) + told
-        x = F.leaky_relu(self.hidden(F.leaky_relu(x, SLOPE).flatten(0, 1)), SLOPE)
-        scores: Tensor = self.score(x).flatten(1).sum(dim=1) / x[0, 0].numel() ** 0.5
-        return linear + scores.unflatten(0, samples.shape[:2])
-
-
-@torch.no_grad()
-def directions(fakes: Tensor, mean: Tensor) -> Tensor:
-    """For each draw of f(Z_G), the unit direction to the mean of Z* (B, C, h, w) from that of the
-    image's other draws.
-
-    A draw's own noise must not point its direction: that would reward less noise.
-
-    Args:
-        fakes: (S, B, C, h, w), at least two draws.
-        mean: (B, C, h, w).
-    """
-    others = (fakes.sum(dim=0) - fakes) / (len(fakes) - 1)
-    away = mean - others
-    return away / away.flatten(2).norm(dim=2).clamp_min(1e-12)[..., None, None, None]
 
 
 class Batch(NamedTuple):
@@ -237,7 +177,7 @@ class InputIBATraining(TrainingWithFrozenClassifier):
         # Padding has no label, and weight 0.
         masked = input_iba.feature_iba.masked_feature(images, targets.clamp_min(0), generators)
         latent, view = (
-            LatentBottleneck(masked, self.settings, generators),
+            LatentBottleneck(masked, self.settings.latent, generators),
             CriticView(masked, standardise=True),
         )
         noise, grid = input_iba.input_noise(images), masked.layout.grid
@@ -249,7 +189,7 @@ class InputIBATraining(TrainingWithFrozenClassifier):
             view(masked.r),
             grid(latent.keep),
             grid(latent.drop),
-            self.settings.neighbourhood * noise.std,
+            self.settings.prior.neighbourhood * noise.std,
             input_iba.starting_prior(masked, noise),
         )
 
@@ -258,7 +198,7 @@ class InputIBATraining(TrainingWithFrozenClassifier):
         features = self.explainer.input_iba.features
         return seen.view(
             prior_features(
-                prior, seen.images, seen.spread, features, self.settings, seen.generators
+                prior, seen.images, seen.spread, features, self.settings.prior, seen.generators
             )
         )
 
@@ -268,7 +208,7 @@ class InputIBATraining(TrainingWithFrozenClassifier):
         with torch.autocast(self.device.type, enabled=False):  # alpha and logarithms need float32
             seen = self._restrict(batch, self.current_epoch)
         prior = self.explainer.prior(seen.images)
-        starting = self.global_step // (self.settings.critic_steps + 1) < self.start_batches
+        starting = self.global_step // (self.settings.critics.critic_steps + 1) < self.start_batches
         with torch.autocast(self.device.type, enabled=False):
             with torch.set_grad_enabled(not starting):
                 fakes = self._fakes(seen, prior)
@@ -288,12 +228,12 @@ class InputIBATraining(TrainingWithFrozenClassifier):
         return lambda samples: self.critic(samples, seen.r, seen.keep, direction)
 
     def _update_critic(self, seen: Batch, prior: InputPrior, fakes: Tensor, weight: Tensor) -> None:
-        s, optimizer = self.settings, self.optimizers()[1]  # type: ignore[index]
+        s, optimizer = self.settings.critics, self.optimizers()[1]  # type: ignore[index]
         for update in range(s.critic_steps):
             if update and not s.reuse_fakes:
                 with torch.no_grad():
                     fakes = self._fakes(seen, prior)
-            real = seen.view(seen.latent.sample(s.samples))
+            real = seen.view(seen.latent.sample(self.settings.prior.samples))
             losses = critic_objective(self._score(seen, fakes), real, fakes, s, seen.generators)
             optimizer.zero_grad()
             # Divided by the batch's slots, not by the weights' sum: so two processes at batch b
@@ -311,7 +251,7 @@ class InputIBATraining(TrainingWithFrozenClassifier):
         self.critic.requires_grad_(False)
         found = score(fakes).mean(dim=0)
         with torch.no_grad():
-            real = score(seen.view(seen.latent.sample(self.settings.samples))).mean(dim=0)
+            real = score(seen.view(seen.latent.sample(self.settings.prior.samples))).mean(dim=0)
         losses = -found if losses is None else losses
         optimizer.zero_grad()
         self.manual_backward((losses * weight).mean())
@@ -353,9 +293,8 @@ class InputIBATraining(TrainingWithFrozenClassifier):
         deviations of R.
 
         The root mean square over the elements that count, of both differences: the 2-Wasserstein
-            distance of Gaussians without
-        correlations. With S samples it is never below about ``1.2 / sqrt(S)`` times the standard
-        deviation of Z*.
+        distance of Gaussians without correlations. With S samples it is never below about ``1.2 /
+        sqrt(S)`` times the standard deviation of Z*.
 
         Returns:
             (B,).
@@ -398,28 +337,18 @@ class InputIBATraining(TrainingWithFrozenClassifier):
         """Measure and keep the statistics of features and images, over all processes' batches (B,
         3, H, W).
         """
-        of_images = FeatureStatistics(
-            self.generator.input_statistics.mean.shape, identity_of(self.classifier, INPUT, data)
-        )
-
-        def watched() -> Iterator[Tensor]:
-            for images in batches:
-                of_images.update(images)
-                yield images
-
-        of_features = estimate_layers(
-            self.classifier, [self.explainer.layer], watched(), data=data
-        )[self.explainer.layer]
-        for statistics in (of_features, of_images):
+        layer = self.explainer.layer
+        found = estimate_layers(self.classifier, [layer, INPUT], batches, data=data)
+        for statistics in found.values():
             statistics.reduce_across_processes()
-        self.generator.set_statistics(of_features, of_images)
+        self.generator.set_statistics(found[layer], found[INPUT])
 
 
 def _check(settings: dict[str, Any], start_batches: int) -> None:
     for name in NOT_HERE:
         if name in settings:
             raise InputError(
-                f"the setting {name} is of a fit to one image; leave it out where a generator is trained"
+                f"the setting {name} is of a fit to one image; leave it out where a generator is"
+                " trained"
             )
-    if start_batches < 0:
-        raise InputError(f"start_batches is {start_batches}; it must be 0 or more")
+    check_counts(0, start_batches=start_batches)

@@ -29,9 +29,8 @@ from lit_iba.input_iba.bottleneck import input_information_bits, input_informati
 from lit_iba.input_iba.generator import InputPrior, fit_prior, starting_logits
 from lit_iba.input_iba.settings import settings_from
 from lit_iba.randomness import normal_copies
-from lit_iba.statistics import FeatureStatistics, identity_of
+from lit_iba.statistics import INPUT, FeatureStatistics
 
-INPUT = "input"  # what the images themselves are called where layers are named
 PAPER_LAYERS = {
     "vgg16": "features.17",
     "resnet18": "layer2",
@@ -70,7 +69,7 @@ class InputIBA(Explainer):
         layer: Where the feature bottleneck is: VGG-16's conv4_1 (``"features.17"``) in the paper,
             ``"layer2"`` of ResNets.
         statistics: Feature statistics of that layer, or a file of them.
-        input_statistics: Statistics of the images themselves (:func:`estimate_input`), or a file of
+        input_statistics: Statistics of the images themselves (layer ``"input"``), or a file of
             them.
         seed: Seeds the noise, together with each sample's key.
         preset: ``"default"``, or ``"reference"``: what the published code does.
@@ -83,8 +82,8 @@ class InputIBA(Explainer):
 
     Example:
         >>> from lit_iba import InputIBA
-        >>> from lit_iba.input_iba.explainer import estimate_input
-        >>> pixels = estimate_input(classifier, [images])
+        >>> from lit_iba import FeatureStatistics
+        >>> pixels = FeatureStatistics.estimate(classifier, "input", images)
         >>> fast = {"gan": "none", "steps": 2, "feature_steps": 2, "copies": 2, "feature_copies": 2}
         >>> explainer = InputIBA(classifier, "layer2", statistics, pixels, **fast)
         >>> heatmap = explainer.attribute(images, targets)
@@ -114,20 +113,26 @@ class InputIBA(Explainer):
         self.layer = paper_layer(classifier, layer)
         if statistics is None:
             raise InputError(
-                f"input_iba needs feature statistics of layer {self.layer!r}; see FeatureStatistics.estimate"
+                f"input_iba needs feature statistics of layer {self.layer!r}; see"
+                " FeatureStatistics.estimate"
             )
         self.feature_iba = PerSampleIBA(
-            classifier, self.layer, statistics, preset=s.feature_preset, **s.feature_changes()
+            classifier,
+            self.layer,
+            statistics,
+            preset=s.features.feature_preset,
+            **s.feature_changes(),
         )
         self.input_statistics = (
-            self._input_statistics(input_statistics) if s.input_noise == "estimated" else None
+            self._input_statistics(input_statistics) if s.input.input_noise == "estimated" else None
         )
-        self.unit = "bits" if s.output == "bits" else "1"  # masks have no unit
+        self.unit = "bits" if s.input.output == "bits" else "1"  # masks have no unit
 
     def _input_statistics(self, given: FeatureStatistics | str | Path | None) -> NoiseModel:
         if given is None:
             raise InputError(
-                "input_iba needs statistics of the images (see estimate_input), or the setting input_noise='standard'"
+                "input_iba needs statistics of the images themselves (FeatureStatistics.estimate of"
+                " layer 'input'), or the setting input_noise='standard'"
             )
         if not isinstance(given, FeatureStatistics):
             given = FeatureStatistics.load(given, self.classifier, INPUT)
@@ -152,13 +157,8 @@ class InputIBA(Explainer):
                 settings.get("preset", "default"),
                 {k: settings[k] for k in ("input_noise",) if k in settings},
             )
-            if wanted.input_noise == "estimated" and "input_statistics" not in settings:
-                settings["input_statistics"] = surroundings.estimated(
-                    classifier,
-                    INPUT,
-                    lambda path: FeatureStatistics.load(path, classifier, INPUT),
-                    lambda batches, data: estimate_input(classifier, batches, data=data),
-                )
+            if wanted.input.input_noise == "estimated" and "input_statistics" not in settings:
+                settings["input_statistics"] = surroundings.statistics(classifier, INPUT)
         return cls(classifier, **settings)
 
     def explain(
@@ -170,9 +170,10 @@ class InputIBA(Explainer):
 
     def drawn(self, keep: Tensor, alpha: Tensor, bits: Tensor) -> Attribution:
         """The map that ``output`` asks for, of stage c's results (B, 3, H, W)."""
-        if self.settings.output == "bits":
+        output = self.settings.input.output
+        if output == "bits":
             return Attribution(bits.sum(dim=1))
-        mask = keep if self.settings.output == "smoothed_lambda" else torch.sigmoid(alpha)
+        mask = keep if output == "smoothed_lambda" else torch.sigmoid(alpha)
         return Attribution(mask.mean(dim=1))
 
     def find_stages(
@@ -183,7 +184,10 @@ class InputIBA(Explainer):
         """
         # An image's result does not depend on its batch, so that a batch may be taken in parts.
         s = self.settings
-        together = max(1, s.forward_batch_size // max(s.copies, s.feature_copies, s.samples))
+        together = max(
+            1,
+            s.forward_batch_size // max(s.input.copies, s.features.feature_copies, s.prior.samples),
+        )
         parts = []
         for start in range(0, len(images), together):
             part = slice(start, start + together)
@@ -197,7 +201,7 @@ class InputIBA(Explainer):
         # batch: up to the prior, each image is alone. What follows enlarges nothing. On a GPU one
         # image leaves most of the device idle (0.6 s an image instead of 0.11 on an H100, VGG-16),
         # so that there the batch stays together, and maps agree as far as roundings let them.
-        alone = self.settings.gan != "none" and images.device.type == "cpu"
+        alone = self.settings.prior.gan != "none" and images.device.type == "cpu"
         together = 1 if alone else len(images)
         noise, keeps, nats, priors = self.input_noise(images), [], [], []
         for start in range(0, len(images), together):
@@ -231,7 +235,7 @@ class InputIBA(Explainer):
         """Where stage b begins: lambda_G from the information in the features, mu_G and sigma_G of
         the images at large.
         """
-        count, s = len(masked.r), self.settings
+        count, s = len(masked.r), self.settings.prior
         return InputPrior(
             starting_logits(masked, (noise.mean.shape[-2], noise.mean.shape[-1]), s.prior_start),
             noise.mean.mean(dim=(1, 2), keepdim=True).expand(count, -1, -1, -1),
@@ -248,12 +252,12 @@ class InputIBA(Explainer):
     ) -> InputPrior:
         """Stage b: the prior of every image, from its feature bottleneck."""
         s, start = self.settings, self.starting_prior(masked, noise)
-        if s.gan == "none":
+        if s.prior.gan == "none":
             return start
         return fit_prior(
             start,
             images,
-            s.neighbourhood * noise.std,
+            s.prior.neighbourhood * noise.std,
             masked,
             self.features,
             s,
@@ -268,7 +272,7 @@ class InputIBA(Explainer):
 
     def _mask(self, alpha: Tensor) -> tuple[Tensor, Tensor]:
         return mask_from_logits(
-            alpha, self.settings.smoothing_sigma, Layout("BCHW", *alpha.shape[-2:])
+            alpha, self.settings.input.smoothing_sigma, Layout("BCHW", *alpha.shape[-2:])
         )
 
     def _optimise(
@@ -281,7 +285,8 @@ class InputIBA(Explainer):
         prior_drop: Tensor,
     ) -> Tensor:
         """Stage c: alpha (B, 3, H, W) after the last update."""
-        s, network = self.settings, self.classifier.folded()
+        s, precision = self.settings.input, self.settings.precision
+        network = self.classifier.folded()
         r = (images - noise.mean) / noise.std
         repeated_targets = targets.repeat(s.copies)
         unit_noise = images.new_empty(s.copies, *images.shape)
@@ -297,7 +302,7 @@ class InputIBA(Explainer):
                 else (keep * prior_keep, drop + keep * prior_drop)
             )
             z = mix(images, *through, noise.mean, noise.std, unit_noise)  # (copies, B, 3, H, W)
-            with autocast(images.device, s.precision):
+            with autocast(images.device, precision):
                 logits = network(z.flatten(0, 1))
             cross_entropy = (
                 F.cross_entropy(logits.float(), repeated_targets, reduction="sum") / s.copies
@@ -308,11 +313,11 @@ class InputIBA(Explainer):
             return cross_entropy + s.beta_input * information
 
         return optimise_mask(
-            torch.full_like(images, s.initial_alpha),
+            torch.full_like(images, self.settings.initial_alpha),
             loss,
             draw,
             steps=s.steps,
-            learning_rate=s.learning_rate,
+            learning_rate=self.settings.learning_rate,
             on_step=lambda done: self._tell("input", done, s.steps),
         )
 
@@ -357,24 +362,7 @@ def paper_layer(classifier: FrozenClassifier, layer: str | None) -> str:
     """
     if layer is None and classifier.name not in PAPER_LAYERS:
         raise InputError(
-            f"input_iba has no usual layer for {classifier.name}; give layer, such as features.17 of vgg16 or layer2 of resnet50"
+            f"input_iba has no usual layer for {classifier.name}; give layer, such as features.17"
+            " of vgg16 or layer2 of resnet50"
         )
     return layer or PAPER_LAYERS[classifier.name]
-
-
-def estimate_input(
-    classifier: FrozenClassifier, batches: Any, *, data: str = ""
-) -> FeatureStatistics:
-    """Statistics of the images themselves, element by element, over batches (B, 3, H, W); ``data``
-    says what they are.
-
-    Raises:
-        InputError: No images at all.
-    """
-    found: FeatureStatistics | None = None
-    for batch in batches:
-        found = found or FeatureStatistics(batch.shape[1:], identity_of(classifier, INPUT, data))
-        found.update(batch)
-    if found is None:
-        raise InputError("no images were given to estimate the input's statistics; check the data")
-    return found

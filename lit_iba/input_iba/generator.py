@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -31,7 +31,12 @@ from lit_iba.input_iba.critic import (
     gradient_penalty,
     published_design,
 )
-from lit_iba.input_iba.settings import InputIBASettings
+from lit_iba.input_iba.settings import (
+    CriticStage,
+    InputIBASettings,
+    LatentStage,
+    PriorStage,
+)
 from lit_iba.randomness import normal_copies
 
 GROUPS, GROUP_MEAN, GROUP_STD = (
@@ -39,7 +44,9 @@ GROUPS, GROUP_MEAN, GROUP_STD = (
     2.0,
     5.0,
 )  # of z_star_noise = "uniform_groups": means in [-2, 2], scales in [0, 5]
-LARGEST_START = 3.0  # prior_start = "capped_bits": lambda_G up to 0.95, for where it is 1 nothing moves it and no bits are needed
+# prior_start = "capped_bits": lambda_G up to 0.95, for where it is 1 nothing moves it and no bits
+# are needed
+LARGEST_START = 3.0
 
 
 @dataclass(frozen=True)
@@ -80,13 +87,15 @@ class InputPrior:
         return mix(images, *self.masks(), self.mean, self.std, unit_noise)
 
 
-def starting_logits(masked: MaskedFeature, size: tuple[int, int], kind: str) -> Tensor:
+def starting_logits(
+    masked: MaskedFeature, size: tuple[int, int], kind: Literal["capped_bits", "bits"]
+) -> Tensor:
     """Logits of lambda_G (B, 3, H, W) from the information in the features.
 
     Args:
         masked: The feature bottleneck's result.
         size: (H, W) of the images.
-        kind: ``"capped_bits"`` or ``"bits"``, see :class:`InputIBASettings`.
+        kind: ``"capped_bits"`` or ``"bits"``, see :class:`PriorStage`.
     """
     bits = bits_per_position(masked.nats / NATS_PER_BIT, masked.layout)[0]
     maps = resize_keeping_total(bits, size)[:, None].expand(-1, 3, -1, -1).clone()
@@ -112,7 +121,7 @@ class LatentBottleneck:
     def __init__(
         self,
         masked: MaskedFeature,
-        settings: InputIBASettings,
+        settings: LatentStage,
         generators: Sequence[torch.Generator],
     ) -> None:
         self.masked, self.generators = masked, generators
@@ -205,12 +214,13 @@ def fit_prior(
     Returns:
         The fitted prior.
     """
-    s = settings
-    latent, view = LatentBottleneck(masked, s, generators), CriticView(masked, s.standardise)
+    s, c = settings.prior, settings.critics
+    latent = LatentBottleneck(masked, settings.latent, generators)
+    view = CriticView(masked, c.standardise)
     shape = masked.layout.grid(masked.r).shape[1:]
-    design = design or (LINEAR if s.critic == "linear" else published_design(shape[0]))
+    design = design or (LINEAR if c.critic == "linear" else published_design(shape[0]))
     critic = Critic(shape, design, generators)
-    critics = torch.optim.RMSprop(critic.parameters(), lr=s.critic_learning_rate)
+    critics = torch.optim.RMSprop(critic.parameters(), lr=c.critic_learning_rate)
     logits, mean, std = (
         t.detach().clone().requires_grad_() for t in (start.logits, start.mean, start.std)
     )
@@ -232,17 +242,17 @@ def fit_prior(
     rates = [group["lr"] for group in mover.param_groups]
     for step in range(s.generator_steps):
         fake = fakes()
-        for update in range(s.critic_steps + (0 if step else s.critic_warm_up)):
-            if update and not s.reuse_fakes:
+        for update in range(c.critic_steps + (0 if step else c.critic_warm_up)):
+            if update and not c.reuse_fakes:
                 fake = fakes()
             losses = critic_objective(
-                critic, view(latent.sample(s.samples)), fake.detach(), s, generators
+                critic, view(latent.sample(s.samples)), fake.detach(), c, generators
             )
             critics.zero_grad()
             losses.sum().backward()
             critics.step()
-            if s.lipschitz == "clip":
-                clip_weights(critic, s.clip)
+            if c.lipschitz == "clip":
+                clip_weights(critic, c.clip)
         loss = -critic(fake).mean(dim=0).sum()
         gradients = torch.autograd.grad(loss, (logits, mean, std))
         for group, rate in zip(mover.param_groups, rates, strict=True):
@@ -260,7 +270,7 @@ def prior_features(
     images: Tensor,
     spread: Tensor,
     head: Callable[[Tensor], Tensor],
-    settings: InputIBASettings,
+    settings: PriorStage,
     generators: Sequence[torch.Generator],
 ) -> Tensor:
     """Draws of f(Z_G), (S, B, *R): Z_G of a picture from the local explanation set of each image;
@@ -277,7 +287,7 @@ def critic_objective(
     critic: Scorer,
     real: Tensor,
     fake: Tensor,
-    settings: InputIBASettings,
+    settings: CriticStage,
     generators: Sequence[torch.Generator],
 ) -> Tensor:
     """What a critic minimises on samples (S, B, C, h, w), with the gradient penalty where that is

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from lit_iba.metrics.decision_flip import DecisionFlip as DecisionFlip
     from lit_iba.metrics.degradation import Degradation as Degradation
     from lit_iba.metrics.effective_heat_ratio import EffectiveHeatRatio as EffectiveHeatRatio
-    from lit_iba.metrics.explainer_metric import ExplainerMetric as ExplainerMetric
-    from lit_iba.metrics.explainer_metric import Subject as Subject
     from lit_iba.metrics.insertion_deletion import Deletion as Deletion
     from lit_iba.metrics.insertion_deletion import Insertion as Insertion
+    from lit_iba.metrics.judged import Judged as Judged
+    from lit_iba.metrics.judged import Subject as Subject
     from lit_iba.metrics.latency import Latency as Latency
     from lit_iba.metrics.low_k_perturbation import LowKPerturbation as LowKPerturbation
     from lit_iba.metrics.sanity_check import SanityCheck as SanityCheck
@@ -41,7 +41,7 @@ else:
             "lit_iba.metrics.decision_flip": ["DecisionFlip"],
             "lit_iba.metrics.degradation": ["Degradation"],
             "lit_iba.metrics.effective_heat_ratio": ["EffectiveHeatRatio"],
-            "lit_iba.metrics.explainer_metric": ["ExplainerMetric", "Subject"],
+            "lit_iba.metrics.judged": ["Judged", "Subject"],
             "lit_iba.metrics.insertion_deletion": ["Deletion", "Insertion"],
             "lit_iba.metrics.latency": ["Latency"],
             "lit_iba.metrics.low_k_perturbation": ["LowKPerturbation"],

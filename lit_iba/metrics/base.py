@@ -21,6 +21,13 @@ from torchmetrics.utilities import dim_zero_cat
 from lit_iba.checks import check_images, check_targets
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError, unknown_name
+from lit_iba.metrics.judged import (
+    Judged,
+    Subject,
+    check_heatmaps,
+    check_object_mask,
+    check_others,
+)
 from lit_iba.perturbation import in_double
 from lit_iba.registry import class_named
 
@@ -108,8 +115,8 @@ class HeatmapMetric(Metric):
         >>> class Spread(HeatmapMetric):
         ...     name, scalars = "spread", ("score",)
         ...     definition = "standard deviation of the map"
-        ...     def score_rows(self, classifier, images, targets, heatmaps, object_mask, shared):
-        ...         return {"score": heatmaps.flatten(1).std(dim=1)}
+        ...     def score_rows(self, classifier, judged):
+        ...         return {"score": judged.heatmaps.flatten(1).std(dim=1)}
         ...     def summarize(self, rows):
         ...         mean, error = mean_and_error(rows["score"])
         ...         return Result(float(mean), float(error), len(rows["score"]))
@@ -126,6 +133,7 @@ class HeatmapMetric(Metric):
     row_curves: ClassVar[tuple[str, ...]] = ()  # rows of shape (N, K)
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     needs_object_mask: ClassVar[bool] = False
+    needs_subject: ClassVar[bool] = False  # the explainer itself: to time it, to build it again
     others_wanted: int = (
         0  # heatmaps of other images, by the same explainer, that each image is compared with
     )
@@ -151,7 +159,9 @@ class HeatmapMetric(Metric):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the rows depend on: the class and its settings, less those that only decide speed."""
+        """What the rows depend on: the class and its settings, less those that only decide
+        speed.
+        """
         settings = {k: v for k, v in self.settings.items() if k != "forward_batch_size"}
         return {"class": f"{type(self).__module__}.{type(self).__qualname__}", "settings": settings}
 
@@ -173,16 +183,12 @@ class HeatmapMetric(Metric):
         return None
 
     @abstractmethod
-    def score_rows(
-        self,
-        classifier: FrozenClassifier,
-        images: Tensor,
-        targets: Tensor,
-        heatmaps: Tensor,
-        object_mask: Tensor | None,
-        shared: Tensor | None,
-    ) -> dict[str, Tensor]:
-        """The rows of a checked batch, each (B,) or (B, K)."""
+    def score_rows(self, classifier: FrozenClassifier, judged: Judged) -> dict[str, Tensor]:
+        """The rows of a checked batch, each (B,) or (B, K).
+
+        No gradients are kept while it runs, unless the metric needs the subject: an explainer
+        takes gradients of its own.
+        """
 
     @abstractmethod
     def summarize(self, rows: dict[str, Tensor]) -> Result:
@@ -194,7 +200,7 @@ class HeatmapMetric(Metric):
         """
         return {row: rows[row] for row in self.scalars}
 
-    def update(
+    def judge(
         self,
         classifier: FrozenClassifier,
         images: Tensor,
@@ -205,8 +211,9 @@ class HeatmapMetric(Metric):
         keys: Sequence[str] | None = None,
         shared: Tensor | None = None,
         others: Tensor | None = None,
-    ) -> None:
-        """Judge a batch.
+        subject: Subject | None = None,
+    ) -> dict[str, Tensor]:
+        """The rows of a batch, which the metric does not keep; :meth:`update` keeps them.
 
         Args:
             classifier: The frozen classifier.
@@ -214,38 +221,56 @@ class HeatmapMetric(Metric):
             targets: Class that each heatmap explains, int64 (B,).
             heatmaps: Attribution (B, H, W).
             object_mask: Which pixels belong to the object, bool (B, H, W).
-            keys: Names of the samples, for error messages.
-            shared: What :meth:`shared_scores` gave for the same images and targets.
+            keys: Names of the samples, for error messages and for an explainer's random numbers.
+            shared: What :meth:`shared_scores` gave for the same images and targets; computed here
+                where it is missing.
             others: Heatmaps of other images, by the same explainer, (B, ``others_wanted``, H, W),
-                where the metric wants some; it hands them to :meth:`score_rows` as ``others``.
+                for the metrics that compare with some.
+            subject: The explainer that made the heatmaps, for the metrics with ``needs_subject``.
+
+        Returns:
+            The metric's rows, each (B,) or (B, K).
 
         Raises:
-            InputError: Shapes that do not fit, NaN, or an object mask that is needed and missing.
+            InputError: Shapes that do not fit, NaN, or something that the metric needs and was not
+                given.
         """
         images = check_images(images)
         targets = check_targets(targets, len(images), classifier.num_classes).to(images.device)
         heatmaps = check_heatmaps(heatmaps, images, keys).to(images.device)
         object_mask = check_object_mask(object_mask, images, self.needs_object_mask and self.name)
-        extra = {"others": self._check_others(others, heatmaps)} if self.others_wanted else {}
-        with torch.inference_mode():
-            rows = self.score_rows(
-                classifier, images, targets, heatmaps, object_mask, shared, **extra
+        if self.others_wanted:
+            others = check_others(others, heatmaps, self.others_wanted, self.name)
+        if self.needs_subject and subject is None:
+            raise InputError(
+                f"{self.name} judges the explainer itself; "
+                "give update its subject=Subject(explainer, ...)"
             )
+        # torchmetrics has switched gradients off; an explainer takes some.
+        with (
+            torch.inference_mode(not self.needs_subject),
+            torch.set_grad_enabled(self.needs_subject),
+        ):
+            if shared is None:
+                shared = self.shared_scores(classifier, images, targets)
+            judged = Judged(images, targets, heatmaps, object_mask, keys, shared, others, subject)
+            return self.score_rows(classifier, judged)
+
+    def update(
+        self,
+        classifier: FrozenClassifier,
+        images: Tensor,
+        targets: Tensor,
+        heatmaps: Tensor,
+        **given: Any,
+    ) -> None:
+        """Judge a batch and keep its rows; arguments as of :meth:`judge`."""
+        rows = self.judge(classifier, images, targets, heatmaps, **given)
         for row in (*self.scalars, *self.row_curves):
             # States are one-dimensional, so that a process that saw no image can still take part in
             # gathering them; the clone, made outside inference mode, is an ordinary tensor.
-            getattr(self, row).append(rows[row].float().flatten().to(self.device).clone())
+            getattr(self, row).append(rows[row].detach().float().flatten().to(self.device).clone())
         self.images_seen += len(images)
-
-    def _check_others(self, others: Tensor | None, heatmaps: Tensor) -> Tensor:
-        wanted = (len(heatmaps), self.others_wanted, *heatmaps.shape[1:])
-        if others is None or tuple(others.shape) != wanted or not torch.isfinite(others).all():
-            given = None if others is None else f"values of shape {tuple(others.shape)}"
-            raise InputError(
-                f"{self.name} compares with heatmaps of other images: give others, finite values of shape {wanted}; "
-                f"got {given}"
-            )
-        return others.detach().to(heatmaps)
 
     def rows(self) -> dict[str, Tensor]:
         """The rows of every image since the last reset, float32: (N,) for scalars, (N, K) for
@@ -258,54 +283,17 @@ class HeatmapMetric(Metric):
             for row, parts in flat.items()
         }
         return {
-            row: values
-            if row in self.scalars
-            else values.reshape(count, len(values) // max(count, 1))
+            row: (
+                values
+                if row in self.scalars
+                else values.reshape(count, len(values) // max(count, 1))
+            )
             for row, values in found.items()
         }
 
     def compute(self) -> Result:
         """The result over all images seen, on all processes."""
         return self.summarize(self.rows())
-
-
-def check_heatmaps(heatmaps: Tensor, images: Tensor, keys: Sequence[str] | None = None) -> Tensor:
-    """The heatmaps as a detached float tensor, or an error that says which one is wrong."""
-    wanted = (len(images), *images.shape[-2:])
-    if not isinstance(heatmaps, Tensor) or tuple(heatmaps.shape) != wanted:
-        given = tuple(heatmaps.shape) if isinstance(heatmaps, Tensor) else type(heatmaps).__name__
-        raise InputError(
-            f"heatmaps must be a tensor (B, H, W) = {wanted}, as the images are; got {given}"
-        )
-    finite = torch.isfinite(heatmaps).flatten(1).all(dim=1)
-    if not finite.all():
-        bad = [
-            keys[i] if keys is not None else str(i) for i in (~finite).nonzero().flatten().tolist()
-        ]
-        raise InputError(
-            f"the heatmaps of {', '.join(bad[:5])} contain NaN or infinity; check the explainer that made them"
-        )
-    return heatmaps.detach().float()
-
-
-def check_object_mask(
-    object_mask: Tensor | None, images: Tensor, needed_by: str | bool = False
-) -> Tensor | None:
-    """The object mask as bool on the images' device, or an error where it is missing or does not
-    fit.
-    """
-    if object_mask is None:
-        if needed_by:
-            raise InputError(
-                f"{needed_by} needs object_mask, bool (B, H, W); give data with bounding boxes or masks"
-            )
-        return None
-    if object_mask.shape != (len(images), *images.shape[-2:]):
-        raise InputError(
-            f"object_mask has shape {tuple(object_mask.shape)}, "
-            f"but the images need (B, H, W) = {(len(images), *images.shape[-2:])}"
-        )
-    return object_mask.to(images.device, torch.bool)
 
 
 METRICS: dict[str, str] = {

@@ -12,6 +12,7 @@ from torch import Tensor
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.metrics.base import HeatmapMetric, Result, mean_and_error
+from lit_iba.metrics.judged import Judged
 from lit_iba.perturbation import in_double
 
 
@@ -20,7 +21,7 @@ def share_inside(heatmaps: Tensor, object_mask: Tensor) -> Tensor:
     NaN for empty masks.
 
     Where pixels tie for the last places, each has the same part of them: the mean over all orders
-        of the tied.
+    of the tied.
     """
     values, inside = heatmaps.flatten(1), object_mask.flatten(1)
     n = inside.sum(dim=1)  # (B,)
@@ -66,26 +67,18 @@ class BoundingBox(HeatmapMetric):
     @property
     def definition(self) -> str:
         return (
-            "Share of the n highest pixels that lie inside the box or boxes (or object mask) of n pixels, pixels that "
-            "tie for the last places sharing them; over images whose boxes cover at least one pixel and less than "
-            f"{self.max_box_fraction:.0%} of the picture"
+            "Share of the n highest pixels that lie inside the box or boxes (or object mask) of n"
+            " pixels, pixels that tie for the last places sharing them; over images whose boxes"
+            f" cover at least one pixel and less than {self.max_box_fraction:.0%} of the picture"
         )
 
-    def score_rows(
-        self,
-        classifier: FrozenClassifier,
-        images: Tensor,
-        targets: Tensor,
-        heatmaps: Tensor,
-        object_mask: Tensor | None,
-        shared: Tensor | None,
-    ) -> dict[str, Tensor]:
+    def score_rows(self, classifier: FrozenClassifier, judged: Judged) -> dict[str, Tensor]:
         """Score, NaN for images left out, and the share of the picture that the boxes cover, each
         (B,).
         """
-        assert object_mask is not None  # update() checks it
+        object_mask = judged.needed("object_mask")
         fraction = object_mask.flatten(1).float().mean(dim=1)
-        score = share_inside(heatmaps, object_mask)
+        score = share_inside(judged.heatmaps, object_mask)
         return {
             "score": torch.where(fraction < self.max_box_fraction, score, torch.nan),
             "box_fraction": fraction,

@@ -17,6 +17,7 @@ from torch import Tensor
 from lit_iba.checks import check_counts
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.metrics.base import HeatmapMetric, Result, mean_and_error
+from lit_iba.metrics.judged import Judged
 from lit_iba.perturbation import in_double, removal_ranks, score_jobs
 
 
@@ -149,11 +150,12 @@ class DecisionFlip(HeatmapMetric):
     @property
     def definition(self) -> str:
         return (
-            f"e = 1 - ||x_s|| / ||x||, x_s being the normalised image x with pixels set to 0 (the data set's mean "
-            f"colour), {self.pixels_per_step} a step, until argmax differs from the original's: least attribution first "
-            "(e-), most first (e+), e_delta = e- minus e+, equal pixels in reading order, e = 1 where it never differs; "
-            f"delta e = e minus the mean e of the same method's heatmaps of {self.others_wanted} other images, drawn by "
-            f"sample key (seed {self.seed}); the score is the mean delta e-"
+            "e = 1 - ||x_s|| / ||x||, x_s being the normalised image x with pixels set to 0 (the"
+            f" data set's mean colour), {self.pixels_per_step} a step, until argmax differs from"
+            " the original's: least attribution first (e-), most first (e+), e_delta = e- minus"
+            " e+, equal pixels in reading order, e = 1 where it never differs; delta e = e minus"
+            f" the mean e of the same method's heatmaps of {self.others_wanted} other images, drawn"
+            f" by sample key (seed {self.seed}); the score is the mean delta e-"
         )
 
     @property
@@ -170,22 +172,14 @@ class DecisionFlip(HeatmapMetric):
             [network(part).argmax(dim=1) for part in images.split(self.forward_batch_size)]
         )
 
-    def score_rows(
-        self,
-        classifier: FrozenClassifier,
-        images: Tensor,
-        targets: Tensor,
-        heatmaps: Tensor,
-        object_mask: Tensor | None,
-        shared: Tensor | None,
-        others: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+    def score_rows(self, classifier: FrozenClassifier, judged: Judged) -> dict[str, Tensor]:
         """e- and e+ of the heatmaps and, averaged, of the others; how many of these searches never
         flipped; all (B,).
         """
-        assert others is not None  # update() checks it
-        classes = self.shared_scores(classifier, images, targets) if shared is None else shared
-        maps = torch.cat([heatmaps[:, None], others], dim=1).flatten(2)  # (B, 1 + n, H * W)
+        images, classes = judged.images, judged.needed("shared")
+        maps = torch.cat([judged.heatmaps[:, None], judged.needed("others")], dim=1).flatten(
+            2
+        )  # (B, 1 + n, H * W)
         count, pixels = maps.shape[1:]
         orders = [
             removal_ranks(maps.flatten(0, 1), most_first).view_as(maps)

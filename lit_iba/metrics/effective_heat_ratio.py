@@ -17,6 +17,7 @@ from lit_iba.checks import check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.metrics.base import HeatmapMetric, Result, curve, mean_and_error
+from lit_iba.metrics.judged import Judged
 from lit_iba.perturbation import in_double
 
 Scale = Literal["max", "minmax", "none"]
@@ -27,7 +28,7 @@ SCALES: dict[Scale, str] = {
 }
 
 
-def rescaled(heatmaps: Tensor, scale: str) -> Tensor:
+def rescaled(heatmaps: Tensor, scale: Literal["max", "minmax", "none"]) -> Tensor:
     """Maps (B, H, W) to non-negative float64 (B, pixels), see ``SCALES``; a map without contrast
     becomes 0 throughout.
     """
@@ -153,30 +154,23 @@ class EffectiveHeatRatio(HeatmapMetric):
     @property
     def definition(self) -> str:
         return (
-            f"Attribution inside the box of the pixels at or above a threshold t, divided by the number of those pixels; "
-            f"area under that ratio over {self.points} quantiles from 0 to 1 (trapezoid), t being the quantile of the "
-            f"values that are not below {self.base_threshold} (the others count as 0), and at most {self.top} of the "
-            f"largest; scale {self.scale}: {SCALES[self.scale]}; a map without positive attribution counts as 0; over "
-            f"images whose boxes cover at least one pixel and less than {self.max_box_fraction:.0%} of the picture. "
-            "scale_free: the same with the attribution at or above t instead of the number of pixels"
+            "Attribution inside the box of the pixels at or above a threshold t, divided by the"
+            f" number of those pixels; area under that ratio over {self.points} quantiles from 0 to"
+            " 1 (trapezoid), t being the quantile of the values that are not below"
+            f" {self.base_threshold} (the others count as 0), and at most {self.top} of the"
+            f" largest; scale {self.scale}: {SCALES[self.scale]}; a map without positive"
+            " attribution counts as 0; over images whose boxes cover at least one pixel and less"
+            f" than {self.max_box_fraction:.0%} of the picture. scale_free: the same with the"
+            " attribution at or above t instead of the number of pixels"
         )
 
-    def score_rows(
-        self,
-        classifier: FrozenClassifier,
-        images: Tensor,
-        targets: Tensor,
-        heatmaps: Tensor,
-        object_mask: Tensor | None,
-        shared: Tensor | None,
-    ) -> dict[str, Tensor]:
+    def score_rows(self, classifier: FrozenClassifier, judged: Judged) -> dict[str, Tensor]:
         """Both ratios at every quantile, (B, points), NaN for images left out, and the boxes' share
         of the picture.
         """
-        assert object_mask is not None  # update() checks it
-        inside = object_mask.flatten(1)
+        inside = judged.needed("object_mask").flatten(1)
         fraction = inside.float().mean(dim=1)
-        values = rescaled(heatmaps, self.scale)
+        values = rescaled(judged.heatmaps, self.scale)
         ratios = heat_ratios(
             values, inside.to(values.device), self.points, self.base_threshold, self.top
         )

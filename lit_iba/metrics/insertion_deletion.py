@@ -20,6 +20,7 @@ from lit_iba.checks import check_counts, check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.metrics.base import HeatmapMetric, Result, curve, mean_and_error
+from lit_iba.metrics.judged import Judged
 from lit_iba.perturbation import end_points, in_double, removal_curves, removal_ranks
 
 INPUT_IBA = {"pixels_per_step": 10, "unperturbed": False}
@@ -29,7 +30,9 @@ RISE_BLUR = {"baseline": "blur", "blur_sigma": 5.0, "blur_kernel": 11, "blur_edg
 STAIRCASE = {"staircase": 80}
 
 
-def blurred(images: Tensor, sigma: float, kernel: int, edges: str = "reflect") -> Tensor:
+def blurred(
+    images: Tensor, sigma: float, kernel: int, edges: Literal["reflect", "rise"] = "reflect"
+) -> Tensor:
     """Gaussian blur, (B, 3, H, W) to the same.
 
     Args:
@@ -127,7 +130,10 @@ class PixelExchange(HeatmapMetric):
     @property
     def definition(self) -> str:
         sigma, kernel, edges = self.blur
-        blur = f"the picture blurred (Gaussian of sigma {sigma}, kernel {kernel}x{kernel}, edges: {edges})"
+        blur = (
+            f"the picture blurred (Gaussian of sigma {sigma}, kernel {kernel}x{kernel}, edges:"
+            f" {edges})"
+        )
         baseline = (
             blur
             if self.baseline == "blur"
@@ -146,9 +152,10 @@ class PixelExchange(HeatmapMetric):
         )
         first = "with" if self.unperturbed else "without"
         return (
-            f"Area under the curve of the softmax probability of the {whose} as pixels are {act}, highest attribution "
-            f"first, equal ones in reading order, {self.pixels_per_step} a step; trapezoid over the share of the steps "
-            f"done, {first} the point before the first step{stairs}"
+            f"Area under the curve of the softmax probability of the {whose} as pixels are {act},"
+            f" highest attribution first, equal ones in reading order, {self.pixels_per_step} a"
+            f" step; trapezoid over the share of the steps done, {first} the point before the first"
+            f" step{stairs}"
         )
 
     def _points(self, pixels: int) -> Tensor:
@@ -182,17 +189,9 @@ class PixelExchange(HeatmapMetric):
         given = targets if self.target == "given" else None
         return end_points(classifier, images, given, self._fill(images), self.forward_batch_size)
 
-    def score_rows(
-        self,
-        classifier: FrozenClassifier,
-        images: Tensor,
-        targets: Tensor,
-        heatmaps: Tensor,
-        object_mask: Tensor | None,
-        shared: Tensor | None,
-    ) -> dict[str, Tensor]:
+    def score_rows(self, classifier: FrozenClassifier, judged: Judged) -> dict[str, Tensor]:
         """Probability at each point, (B, K)."""
-        ends = self.shared_scores(classifier, images, targets) if shared is None else shared
+        images, heatmaps, ends = judged.images, judged.heatmaps, judged.needed("shared")
         pixels = heatmaps[0].numel() if len(heatmaps) else 0
         baseline = self._fill(images)
         start, finish = (baseline, images) if self.inserts else (images, baseline)
@@ -224,7 +223,8 @@ class PixelExchange(HeatmapMetric):
         sizes = rows["pixels"].unique().tolist()
         if len(sizes) > 1:
             raise InputError(
-                f"pictures of {sizes} pixels cannot share one {self.name} curve; give pictures of one size"
+                f"pictures of {sizes} pixels cannot share one {self.name} curve; give pictures of"
+                " one size"
             )
         points = rows["probability"].shape[1]
         steps = max(points - 1 if self.unperturbed else points, 1)
@@ -246,10 +246,14 @@ class PixelExchange(HeatmapMetric):
             standard_error=float(error),
             n=len(rows["probability"]),
             curves={self.name: curve(self._x(rows), rows["probability"])},
-            x_label=f"share of the steps done ({'inserting' if self.inserts else 'deleting'} pixels)",
-            y_label="probability of the target"
-            if self.target == "given"
-            else "probability of the predicted class",
+            x_label=(
+                f"share of the steps done ({'inserting' if self.inserts else 'deleting'} pixels)"
+            ),
+            y_label=(
+                "probability of the target"
+                if self.target == "given"
+                else "probability of the predicted class"
+            ),
         )
 
 

@@ -20,8 +20,8 @@ from torch.utils.flop_counter import flop_registry
 
 from lit_iba.checks import check_counts
 from lit_iba.classifier import FrozenClassifier
-from lit_iba.metrics.base import Result, mean_and_error
-from lit_iba.metrics.explainer_metric import ExplainerMetric, Subject
+from lit_iba.metrics.base import HeatmapMetric, Result, mean_and_error
+from lit_iba.metrics.judged import Judged, Subject
 
 MEBIBYTE = 2**20
 
@@ -91,7 +91,7 @@ def synchronized(device: torch.device) -> float:
     return time.perf_counter()
 
 
-class Latency(ExplainerMetric):
+class Latency(HeatmapMetric):
     """Seconds a heatmap: the median of repeated runs after warming up, and what else it takes.
 
     Args:
@@ -113,6 +113,7 @@ class Latency(ExplainerMetric):
 
     name = "latency"
     label = "Latency"
+    needs_subject = True
     better = "lower"
     scalars = (
         "seconds",
@@ -125,8 +126,7 @@ class Latency(ExplainerMetric):
 
     def __init__(self, batch_size: int = 1, repeats: int = 3, warm_up: int = 1) -> None:
         check_counts(batch_size=batch_size, repeats=repeats)
-        if warm_up:
-            check_counts(warm_up=warm_up)
+        check_counts(0, warm_up=warm_up)
         super().__init__({"batch_size": batch_size, "repeats": repeats, "warm_up": warm_up})
         self.batch_size, self.repeats, self.warm_up = batch_size, repeats, warm_up
         self._warm: Subject | None = None
@@ -134,28 +134,24 @@ class Latency(ExplainerMetric):
     @property
     def definition(self) -> str:
         return (
-            f"Seconds an image with {self.batch_size} image(s) explained together: median of {self.repeats} run(s) of an image "
-            f"after {self.warm_up} run(s) to warm up, device synchronised, mean over images; peak memory: the allocator's on "
-            "a GPU, on a CPU the tensors alive at once, beyond what was there before; passes: floating-point operations "
-            "of convolutions and matrix products, outside and inside of backward passes, in units of one forward pass of "
-            "one image through the classifier"
+            f"Seconds an image with {self.batch_size} image(s) explained together: median of"
+            f" {self.repeats} run(s) of an image after {self.warm_up} run(s) to warm up, device"
+            " synchronised, mean over images; peak memory: the allocator's on a GPU, on a CPU the"
+            " tensors alive at once, beyond what was there before; passes: floating-point"
+            " operations of convolutions and matrix products, outside and inside of backward"
+            " passes, in units of one forward pass of one image through the classifier"
         )
 
-    def subject_rows(
-        self,
-        subject: Subject,
-        images: Tensor,
-        targets: Tensor,
-        heatmaps: Tensor,
-        keys: Sequence[str] | None,
-    ) -> dict[str, Tensor]:
+    def score_rows(self, classifier: FrozenClassifier, judged: Judged) -> dict[str, Tensor]:
         """The cost of each image, (B,): that of its batch, shared out evenly."""
+        assert judged.subject is not None  # update() checks it
+        subject, images, keys = judged.subject, judged.images, judged.keys
         bare = operations_of_a_pass(subject.explainer.classifier, images)
         parts: dict[str, list[Tensor]] = {name: [] for name in self.scalars}
         for part in torch.arange(len(images)).split(self.batch_size):
             where = slice(int(part[0]), int(part[-1]) + 1)
             some = None if keys is None else list(keys)[where]
-            cost = self._cost(subject, images[where], targets[where], some, bare)
+            cost = self._cost(subject, images[where], judged.targets[where], some, bare)
             for name, value in cost.items():
                 parts[name].append(torch.full((len(part),), value))
         return {name: torch.cat(values) for name, values in parts.items()}

@@ -16,6 +16,7 @@ from lit_iba.checks import check_counts
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.metrics.base import HeatmapMetric, Result, curve, mean_and_error
+from lit_iba.metrics.judged import Judged
 from lit_iba.perturbation import in_double, removal_curves, removal_ranks
 
 
@@ -110,9 +111,10 @@ class LowKPerturbation(HeatmapMetric):
     @property
     def definition(self) -> str:
         return (
-            f"KL(P(x) || P(x_k)) in nats between the softmax outputs for the image and for the image whose k % pixels of "
-            f"least attribution, equal ones in reading order, are zero after normalisation (the data set's mean "
-            f"colour); mean over k in {self.percentages} %"
+            "KL(P(x) || P(x_k)) in nats between the softmax outputs for the image and for the"
+            " image whose k % pixels of least attribution, equal ones in reading order, are zero"
+            " after normalisation (the data set's mean colour); mean over k in"
+            f" {self.percentages} %"
         )
 
     @property
@@ -131,22 +133,13 @@ class LowKPerturbation(HeatmapMetric):
         ]
         return torch.cat(parts).float().to(images.device)
 
-    def score_rows(
-        self,
-        classifier: FrozenClassifier,
-        images: Tensor,
-        targets: Tensor,
-        heatmaps: Tensor,
-        object_mask: Tensor | None,
-        shared: Tensor | None,
-    ) -> dict[str, Tensor]:
+    def score_rows(self, classifier: FrozenClassifier, judged: Judged) -> dict[str, Tensor]:
         """KL divergence at each k, (B, K)."""
-        reference = self.shared_scores(classifier, images, targets) if shared is None else shared
         kl = low_k_divergences(
             classifier,
-            images,
-            reference,
-            heatmaps[:, None],
+            judged.images,
+            judged.needed("shared"),
+            judged.heatmaps[:, None],
             self.percentages,
             self.forward_batch_size,
         )

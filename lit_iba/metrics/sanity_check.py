@@ -23,13 +23,15 @@ from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.randomization import BATCH_NORMS, INITIALIZATIONS, cascade, randomized
 from lit_iba.errors import InputError, unknown_name
 from lit_iba.explainer import E, Explainer, Surroundings
-from lit_iba.metrics.base import Result, curve, mean_and_error
-from lit_iba.metrics.explainer_metric import ExplainerMetric, Subject
+from lit_iba.metrics.base import HeatmapMetric, Result, curve, mean_and_error
+from lit_iba.metrics.judged import Judged, Subject
 from lit_iba.perturbation import in_double
 from lit_iba.statistics import FeatureStatistics
 
 SSIM_DEFINITIONS = {
-    "torchmetrics": "variances over the window, borders reflected, mean over all pixels (torchmetrics)",
+    "torchmetrics": (
+        "variances over the window, borders reflected, mean over all pixels (torchmetrics)"
+    ),
     "skimage": "sample variances, windows inside the picture only (scikit-image's default)",
 }
 STATISTICS = {
@@ -53,7 +55,10 @@ def rescaled(maps: Tensor, low: float = 0.01, high: float = 0.99) -> Tensor:
 
 
 def ssim(
-    first: Tensor, second: Tensor, window: int = 5, definition: str = "torchmetrics"
+    first: Tensor,
+    second: Tensor,
+    window: int = 5,
+    definition: Literal["torchmetrics", "skimage"] = "torchmetrics",
 ) -> Tensor:
     """SSIM of maps in [0, 1] under a uniform window, (B, H, W) twice to (B,); K1 = 0.01, K2 = 0.03,
     data range 1.
@@ -123,7 +128,7 @@ class Reestimated:
         return FeatureStatistics.estimate(classifier, layer, self.trained.batches(classifier))
 
 
-class SanityCheck(ExplainerMetric):
+class SanityCheck(HeatmapMetric):
     """Similarity of a heatmap to that of the same network with its last layers randomised; low is
     good.
 
@@ -166,6 +171,7 @@ class SanityCheck(ExplainerMetric):
 
     name = "sanity_check"
     label = "Sanity check"
+    needs_subject = True
     better = "lower"
     row_curves = (
         "ssim",
@@ -237,12 +243,14 @@ class SanityCheck(ExplainerMetric):
         points = f"the points down to {', '.join(self.layers)}" if self.layers else points
         flip = "; of a signed heatmap h the larger of SSIM with h and -h" if self.flip else ""
         return (
-            "Similarity between the heatmap and that of the network with its weights randomised from the last layer down "
-            f"(cascading, in topological order), mean over {points}; SSIM with a uniform window of {self.window}, "
-            f"{SSIM_DEFINITIONS[self.kind]}, K1 0.01, K2 0.03, data range 1, of maps clamped to their 1st and 99th "
-            f"percentile and rescaled to [0, 1]{flip}; beside it Spearman's rank correlation of the raw maps; weights: "
-            f"{INITIALIZATIONS[str(self.drawn['initialization'])]}, a fresh seed a layer (from seed {self.seed}); "
-            f"{BATCH_NORMS[str(self.drawn['batch_norm'])]}; feature statistics: {STATISTICS[self.statistics]}"
+            "Similarity between the heatmap and that of the network with its weights randomised"
+            f" from the last layer down (cascading, in topological order), mean over {points}; SSIM"
+            f" with a uniform window of {self.window}, {SSIM_DEFINITIONS[self.kind]}, K1 0.01, K2"
+            " 0.03, data range 1, of maps clamped to their 1st and 99th percentile and rescaled to"
+            f" [0, 1]{flip}; beside it Spearman's rank correlation of the raw maps; weights:"
+            f" {INITIALIZATIONS[str(self.drawn['initialization'])]}, a fresh seed a layer (from"
+            f" seed {self.seed}); {BATCH_NORMS[str(self.drawn['batch_norm'])]}; feature statistics:"
+            f" {STATISTICS[self.statistics]}"
         )
 
     def _stops(self, order: list[list[str]], model: str) -> list[int]:
@@ -287,18 +295,13 @@ class SanityCheck(ExplainerMetric):
             self._cascade = subject, found
         return self._cascade[1]
 
-    def subject_rows(
-        self,
-        subject: Subject,
-        images: Tensor,
-        targets: Tensor,
-        heatmaps: Tensor,
-        keys: Sequence[str] | None,
-    ) -> dict[str, Tensor]:
+    def score_rows(self, classifier: FrozenClassifier, judged: Judged) -> dict[str, Tensor]:
         """SSIM and rank correlation at each point, (B, K)."""
         rows: dict[str, list[Tensor]] = {name: [] for name in self.row_curves}
-        for stop, explainer in self._explainers(subject):
-            found = explainer.attribute(images, targets, keys=keys)
+        assert judged.subject is not None  # update() checks it
+        heatmaps = judged.heatmaps
+        for stop, explainer in self._explainers(judged.subject):
+            found = explainer.attribute(judged.images, judged.targets, keys=judged.keys)
             maps = found.values.float()
             similarity = ssim(rescaled(heatmaps), rescaled(maps), self.window, self.kind)
             if self.flip and found.signed:
@@ -307,7 +310,7 @@ class SanityCheck(ExplainerMetric):
                 )
             rows["ssim"].append(similarity)
             rows["spearman"].append(rank_correlation(heatmaps, maps))
-            rows["randomized"].append(torch.full((len(images),), float(stop)))
+            rows["randomized"].append(torch.full((len(judged),), float(stop)))
         return {name: torch.stack(values, dim=1) for name, values in rows.items()}
 
     def scores(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:

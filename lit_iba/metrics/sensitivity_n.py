@@ -20,6 +20,7 @@ from lit_iba.checks import check_counts
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.metrics.base import HeatmapMetric, Result, curve, mean_and_error
+from lit_iba.metrics.judged import Judged
 from lit_iba.perturbation import in_double, perturbed_scores, target_logits, tile_index, tile_sums
 
 ROUNDING_OF_SUMS = 1e-13  # float64 sums, relative to the sum of the magnitudes
@@ -102,7 +103,8 @@ class SensitivityN(HeatmapMetric):
             raise InputError(f"masks is {masks!r}; a correlation needs at least 2 random sets")
         if not 0 <= min_fraction <= max_fraction <= 1:
             raise InputError(
-                f"min_fraction {min_fraction!r} and max_fraction {max_fraction!r} must satisfy 0 <= min <= max <= 1"
+                f"min_fraction {min_fraction!r} and max_fraction {max_fraction!r} must satisfy 0 <="
+                " min <= max <= 1"
             )
         settings = {
             "tile": tile,
@@ -124,11 +126,12 @@ class SensitivityN(HeatmapMetric):
         low, high = self.fractions
         smallest = f"{low:.1%}" if low else "one tile"
         return (
-            "Mean over n, and over images, of the Pearson correlation between the sum of the attribution in a random "
-            f"set of n tiles of {self.tile}x{self.tile} pixels and the drop of the target's logit when the set becomes "
-            f"0 after normalisation; {self.masks} sets for each of {self.points} log-spaced n from {smallest} to "
-            f"{high:.0%} of the tiles, the same for every image (seed {self.seed}); a heatmap or a logit that does not "
-            "vary counts as 0"
+            "Mean over n, and over images, of the Pearson correlation between the sum of the"
+            f" attribution in a random set of n tiles of {self.tile}x{self.tile} pixels and the"
+            f" drop of the target's logit when the set becomes 0 after normalisation; {self.masks}"
+            f" sets for each of {self.points} log-spaced n from {smallest} to {high:.0%} of the"
+            f" tiles, the same for every image (seed {self.seed}); a heatmap or a logit that does"
+            " not vary counts as 0"
         )
 
     def sets(self, tiles: int, device: torch.device | None = None) -> Tensor:
@@ -172,20 +175,10 @@ class SensitivityN(HeatmapMetric):
         )
         return drops.view(len(images), *sets.shape[:2])
 
-    def score_rows(
-        self,
-        classifier: FrozenClassifier,
-        images: Tensor,
-        targets: Tensor,
-        heatmaps: Tensor,
-        object_mask: Tensor | None,
-        shared: Tensor | None,
-    ) -> dict[str, Tensor]:
+    def score_rows(self, classifier: FrozenClassifier, judged: Judged) -> dict[str, Tensor]:
         """Correlation at each n, (B, K)."""
-        drops = in_double(
-            self.shared_scores(classifier, images, targets) if shared is None else shared
-        )
-        sums = tile_sums(heatmaps, self.tile)  # (B, tiles)
+        drops = in_double(judged.needed("shared"))
+        sums = tile_sums(judged.heatmaps, self.tile)  # (B, tiles)
         sets = self.sets(sums.shape[1], sums.device)
         magnitude = ROUNDING_OF_SUMS * sums.abs().sum(dim=1)
         columns = []
@@ -197,7 +190,7 @@ class SensitivityN(HeatmapMetric):
                     attribution, drop, magnitude, ROUNDING_OF_LOGITS * drop.abs().amax(dim=1)
                 )
             )
-        count = torch.full((len(images),), sums.shape[1], device=images.device)
+        count = torch.full((len(judged),), sums.shape[1], device=judged.images.device)
         return {"correlation": torch.stack(columns, dim=1), "tiles": count}
 
     def scores(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -211,7 +204,8 @@ class SensitivityN(HeatmapMetric):
         sizes = rows["tiles"].unique().tolist()
         if len(sizes) != 1:
             raise InputError(
-                f"pictures of {sizes} tiles cannot share one sensitivity curve; give pictures of one size"
+                f"pictures of {sizes} tiles cannot share one sensitivity curve; give pictures of"
+                " one size"
             )
         score, error = mean_and_error(self.scores(rows)["score"])
         x = set_sizes(int(sizes[0]), self.points, *self.fractions).double()
@@ -220,8 +214,10 @@ class SensitivityN(HeatmapMetric):
             standard_error=float(error),
             n=len(rows["correlation"]),
             curves={"correlation": curve(x, rows["correlation"])},
-            x_label="pixels removed"
-            if self.tile == 1
-            else f"tiles of {self.tile}x{self.tile} pixels removed",
+            x_label=(
+                "pixels removed"
+                if self.tile == 1
+                else f"tiles of {self.tile}x{self.tile} pixels removed"
+            ),
             y_label="correlation",
         )

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import torch
 
 from lit_iba.heatmap import Heatmap
+from lit_iba.report.gallery import Gallery
 from lit_iba.report.naming import bits, number
 from lit_iba.report.pictures import backdrop_uri, layer_uri, outline, photograph_uri
-from lit_iba.report.run_folder import Gallery, RunFolder, score_rows
+from lit_iba.report.run_folder import RunFolder, score_rows
 from lit_iba.report.tables import MetricTable, overview_order
 from lit_iba.report.templates import Markup, render
 
@@ -22,7 +23,7 @@ _PIXELATED_BELOW = (
 
 
 @dataclass(frozen=True)
-class _Method:
+class GalleryMethod:
     """A method of the gallery; its kind says how its maps are drawn, ``"plain"``, ``"bits"`` or
     ``"signed"``.
     """
@@ -44,7 +45,7 @@ class _Figure:
     border: str  # of the annotated object, as SVG path data
     backdrop: str
     photograph: str
-    layers: list[tuple[_Method, str, str]]  # method, caption and picture
+    layers: list[tuple[GalleryMethod, str, str]]  # method, caption and picture
 
     @property
     def heading(self) -> str:
@@ -68,10 +69,27 @@ def gallery_section(
     names = [name for name in labels if name in gallery.heatmaps]
     names += [name for name in gallery.heatmaps if name not in labels]
     methods = [
-        _Method(name, labels.get(name, name), colors.get(name, -1), _kind(run, name))
+        GalleryMethod(name, labels.get(name, name), colors.get(name, -1), _kind(run, name))
         for name in names
     ]
     rows = {table.label: score_rows(run, table.name) for table in tables}
+    return gallery_of(gallery, methods, rows, pictures)
+
+
+def gallery_of(
+    gallery: Gallery,
+    methods: list[GalleryMethod],
+    rows: Mapping[str, Mapping[str, Mapping[str, float]]],
+    pictures: int,
+) -> Markup:
+    """Pictures on which the reader switches methods.
+
+    Args:
+        gallery: The pictures, with a heatmap of every method.
+        methods: The methods, in the order of their buttons.
+        rows: What each metric gives each method on each picture, by label, name and key.
+        pictures: How many are shown at most.
+    """
     count = min(pictures, len(gallery.pictures))
     return render(
         "report/gallery.html",
@@ -97,7 +115,7 @@ def _ramp(signed: bool) -> str:
 def _figure(
     gallery: Gallery,
     index: int,
-    methods: list[_Method],
+    methods: list[GalleryMethod],
     rows: Mapping[str, Mapping[str, Mapping[str, float]]],
 ) -> _Figure:
     picture, key = gallery.pictures[index], gallery.keys[index]
@@ -131,8 +149,7 @@ def _caption(values: torch.Tensor, kind: str, scores: Mapping[str, float | None]
     if not torch.isfinite(values).all():
         parts.append("contains values that are no numbers, drawn as zero")
     elif kind == "bits":
-        parts.append(
-            f"{bits(float(values.sum()))} bits, at most {bits(float(values.max()))} per pixel"
-        )
+        top = float(Heatmap(values[None]).limit()[0])
+        parts.append(f"{bits(float(values.sum()))} bits; the colours end at {bits(top)} per pixel")
     parts += [f"{metric} {number(score)}" for metric, score in scores.items() if score is not None]
     return "\n".join(parts)

@@ -2,9 +2,8 @@
 
 ``published.json`` holds them table by table, in the papers' own layout, and the numbers that the
 text states beside them; here they are looked up by metric, settings, network and explainer. What a
-figure draws without printing a number is
-not there. They are never mixed with measured numbers: every value carries its source, table or
-    section, and network.
+figure draws without printing a number is not there. They are never mixed with measured numbers:
+every value carries its source, table or section, and network.
 """
 
 from __future__ import annotations
@@ -166,7 +165,9 @@ def _agree(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
 
 
 def _same(printed: Any, given: Any) -> bool:
-    """Equality of a printed setting and one of a config, where a tile may be written 8 or [8, 8]."""
+    """Equality of a printed setting and one of a config, where a tile may be written 8 or [8,
+    8].
+    """
     if isinstance(given, (list, tuple)) and given and all(item == given[0] for item in given):
         given = given[0]
     try:

@@ -1,12 +1,10 @@
 """How sure a mean over images is, and which differences between methods are more than chance.
 
 Means have bootstrap intervals; methods are compared by paired Wilcoxon signed-rank tests, corrected
-after Holm. The pairs
-are images: two methods are compared on the images that both explained. Holm, "A simple sequentially
-    rejective multiple
-test procedure" (Scandinavian Journal of Statistics 6, 1979); Efron and Tibshirani, "An Introduction
-to the Bootstrap" (1993), chapter 13. Rank correlations say how far our order of the methods is a
-paper's.
+after Holm. The pairs are images: two methods are compared on the images that both explained. Holm,
+"A simple sequentially rejective multiple test procedure" (Scandinavian Journal of Statistics 6,
+1979); Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13. Rank
+correlations say how far our order of the methods is a paper's.
 """
 
 from __future__ import annotations

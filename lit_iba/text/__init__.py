@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lit_iba.text.explainer import build_text_explainer as build_text_explainer
     from lit_iba.text.iba import TextIBA as TextIBA
     from lit_iba.text.input_iba import TextInputIBA as TextInputIBA
-    from lit_iba.text.input_iba import TextInputIBASettings as TextInputIBASettings
+    from lit_iba.text.input_iba_settings import TextInputIBASettings as TextInputIBASettings
     from lit_iba.text.lstm import LSTMClassifier as LSTMClassifier
     from lit_iba.text.lstm_training import SentimentTraining as SentimentTraining
     from lit_iba.text.metrics import TextMetric as TextMetric
@@ -38,7 +38,8 @@ else:
             "lit_iba.text.data": ["IMDBDataModule"],
             "lit_iba.text.explainer": ["TextExplainer", "TokenHeatmap", "build_text_explainer"],
             "lit_iba.text.iba": ["TextIBA"],
-            "lit_iba.text.input_iba": ["TextInputIBA", "TextInputIBASettings"],
+            "lit_iba.text.input_iba": ["TextInputIBA"],
+            "lit_iba.text.input_iba_settings": ["TextInputIBASettings"],
             "lit_iba.text.lstm": ["LSTMClassifier"],
             "lit_iba.text.lstm_training": ["SentimentTraining"],
             "lit_iba.text.metrics": ["TextMetric", "build_text_metric"],

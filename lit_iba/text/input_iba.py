@@ -2,16 +2,15 @@
 experiments on IMDB).
 
 Stage a: IBA at a hidden layer gives Z*. Stage b: a prior Z_G = lambda_G I + (1 - lambda_G) eps_G on
-    the embeddings I, fitted by a
-Wasserstein GAN so that the hidden layer's output of Z_G is distributed as Z*. Stage c: the
-bottleneck on the embeddings, whose information counts beyond that prior (proposition 3). With the
-GAN, texts run one after the other: none depends on its batch.
+the embeddings I, fitted by a Wasserstein GAN so that the hidden layer's output of Z_G is
+distributed as Z*. Stage c: the bottleneck on the embeddings, whose information counts beyond that
+prior (proposition 3). With the GAN, texts run one after the other: none depends on its batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -19,12 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_iba.checks import check_counts, check_literals, check_numbers
-from lit_iba.errors import unknown_name
 from lit_iba.iba.bottleneck import NATS_PER_BIT, mix
 from lit_iba.input_iba.bottleneck import input_information_nats
 from lit_iba.input_iba.critic import SLOPE, clip_weights, critic_loss, gradient_penalty
 from lit_iba.input_iba.generator import uniform
+from lit_iba.input_iba.settings import with_changes
 from lit_iba.statistics import FeatureStatistics
 from lit_iba.text.classifier import TextClassifier, Words
 from lit_iba.text.explainer import TextExplainer, WordStatisticsSource
@@ -37,87 +35,7 @@ from lit_iba.text.iba import (
     normal_words,
     with_statistics,
 )
-
-
-@dataclass(frozen=True)
-class TextInputIBASettings:
-    """The value of the authors' code where it gives one (C), else ours (O); the paper gives none
-    for text.
-
-    Args:
-        beta_feat: Stage a, weight of the information (C: 15).
-        feature_steps: Adam updates (C: 10), at learning rate 1 (C).
-        gan: ``"wgan"``, or ``"none"``: lambda_G stays as it starts.
-        prior_start: lambda_G at the start, from the bits of each word in stage a: ``"share"`` of
-            the largest (O), or ``"bits"`` as a logit (C).
-        neighbourhood: Local explanation set: standard deviation of Gaussian noise on the
-            embeddings, in units of sigma_I (C: 0).
-        generator_steps: Updates of lambda_G, mu_G, sigma_G (C: 40).
-        critic_steps: Updates of the critic before each (C: 3.5).
-        samples: Samples of f(Z_G), and of Z*, an update (C: 32).
-        critic_width: Channels of the critic.
-        lipschitz: ``"gradient_penalty"`` (O) of weight 10, or ``"clip"``: weights within 0.01 (C).
-        critic_learning_rate: Of RMSProp (C: 5e-5).
-        mask_learning_rate: Of RMSProp, for the logits of lambda_G (C: 0.03).
-        noise_learning_rate: Of RMSProp, for mu_G; half of it for sigma_G (C: 0.1).
-        beta_input: Stage c, weight of the information (C: 30).
-        steps: Adam updates (C: 30).
-        learning_rate: Of Adam (C: 0.5).
-        copies: Noise copies a step of both masks (C: 10).
-        output: ``"bits"`` a word (proposition 3), or the mean over dimensions of Lambda, ``"mask"``
-            (C).
-
-    Example:
-        >>> from lit_iba.text import TextInputIBASettings
-        >>> TextInputIBASettings(gan="none").beta_feat
-        15.0
-    """
-
-    beta_feat: float = 15.0
-    feature_steps: int = 10
-    gan: Literal["wgan", "none"] = "wgan"
-    prior_start: Literal["share", "bits"] = "share"
-    neighbourhood: float = 0.1
-    generator_steps: int = 40
-    critic_steps: int = 4
-    samples: int = 8
-    critic_width: int = 16
-    lipschitz: Literal["gradient_penalty", "clip"] = "gradient_penalty"
-    critic_learning_rate: float = 3e-4
-    mask_learning_rate: float = 0.1
-    noise_learning_rate: float = 0.05
-    beta_input: float = 30.0
-    steps: int = 30
-    learning_rate: float = 0.5
-    copies: int = 10
-    output: Literal["bits", "mask"] = "bits"
-
-    def __post_init__(self) -> None:
-        check_literals(self)
-        counts = (
-            "feature_steps",
-            "generator_steps",
-            "critic_steps",
-            "samples",
-            "critic_width",
-            "steps",
-            "copies",
-        )
-        check_counts(**{name: getattr(self, name) for name in counts})
-        check_numbers(
-            0,
-            beta_feat=self.beta_feat,
-            beta_input=self.beta_input,
-            neighbourhood=self.neighbourhood,
-        )
-        rates = (
-            "critic_learning_rate",
-            "mask_learning_rate",
-            "noise_learning_rate",
-            "learning_rate",
-        )
-        check_numbers(0, exclusive=True, **{name: getattr(self, name) for name in rates})
-
+from lit_iba.text.input_iba_settings import TextInputIBASettings
 
 LEAST_SHARE = (
     0.05  # prior_start = "share" lies in [0.05, 0.95]: at the ends a sigmoid would not move
@@ -192,7 +110,9 @@ class WordPrior:
         return mix(embeddings, *masks(self.logits), self.mean, self.std, unit_noise)
 
 
-def starting_prior(bits: Tensor, noise: WordNoise, embeddings: Tensor, kind: str) -> WordPrior:
+def starting_prior(
+    bits: Tensor, noise: WordNoise, embeddings: Tensor, kind: Literal["share", "bits"]
+) -> WordPrior:
     """The prior that stage a gives: bits (B, T) a word, and the words' own mean and standard
     deviation.
     """
@@ -246,11 +166,7 @@ class TextInputIBA(TextExplainer):
         **settings: Any,
     ) -> None:
         super().__init__(classifier, seed=seed)
-        known = [field.name for field in fields(TextInputIBASettings)]
-        for name in settings:
-            if name not in known:
-                raise unknown_name("setting of input_iba for texts", name, [*known, "layer"])
-        self.settings = s = TextInputIBASettings(**settings)
+        self.settings = s = with_changes(TextInputIBASettings(), settings, "input_iba for texts")
         self.layer = classifier.check_layer(layer)
         self.noise = WordNoise.of(statistics, classifier, self.layer)
         self.input_noise = WordNoise.of(input_statistics, classifier, 0)
@@ -265,7 +181,9 @@ class TextInputIBA(TextExplainer):
         settings: dict[str, Any],
         source: WordStatisticsSource | None = None,
     ) -> TextInputIBA:
-        """Build from a config: without ``statistics``, they are estimated on the run's own texts."""
+        """Build from a config: without ``statistics``, they are estimated on the run's own
+        texts.
+        """
         settings = with_statistics(cls.name, classifier, settings, source)
         if source is not None:
             settings = {"input_statistics": source.statistics(classifier, 0), **settings}
@@ -276,7 +194,7 @@ class TextInputIBA(TextExplainer):
         # How a sum rounds depends on the shapes that are computed, and the GAN makes several
         # percent of a rounding. Alone and without padding, a text meets the same shapes in every
         # batch.
-        together = len(words) if self.settings.gan == "none" else 1
+        together = len(words) if self.settings.prior.gan == "none" else 1
         values = torch.zeros(words.numbers.shape, device=words.numbers.device)
         for start in range(0, len(words), together):
             part = slice(start, start + together)
@@ -321,13 +239,13 @@ class TextInputIBA(TextExplainer):
         generators: Sequence[torch.Generator],
     ) -> WordPrior:
         """Stage b: lambda_G, mu_G and sigma_G of every text."""
-        s, noise = self.settings, self.input_noise
+        s, c, noise = self.settings.prior, self.settings.critics, self.input_noise
         start = starting_prior(masked.bits(words), noise, embeddings, s.prior_start)
         if s.gan == "none":
             return start
         inside = words.mask[..., None]
-        critic = WordCritics(words, masked.features.shape[2], s.critic_width, generators)
-        critics = torch.optim.RMSprop(critic.parameters(), lr=s.critic_learning_rate)
+        critic = WordCritics(words, masked.features.shape[2], c.critic_width, generators)
+        critics = torch.optim.RMSprop(critic.parameters(), lr=c.critic_learning_rate)
         logits, mean, std = (
             t.clone().requires_grad_() for t in (start.logits, start.mean, start.std)
         )
@@ -362,9 +280,9 @@ class TextInputIBA(TextExplainer):
             with torch.enable_grad():
                 fake = fakes()
             for _ in range(
-                s.critic_steps
+                c.critic_steps
             ):  # on the same fakes, which cost a pass through the network
-                _update_critics(critic, critics, reals(), fake.detach(), s.lipschitz, generators)
+                _update_critics(critic, critics, reals(), fake.detach(), c.lipschitz, generators)
             with torch.enable_grad():
                 loss = -critic(fake).mean(dim=0).sum()
             logits.grad, mean.grad, std.grad = torch.autograd.grad(loss, (logits, mean, std))
@@ -377,7 +295,7 @@ def _update_critics(
     optimizer: torch.optim.Optimizer,
     real: Tensor,
     fake: Tensor,
-    lipschitz: str,
+    lipschitz: Literal["gradient_penalty", "clip"],
     generators: Sequence[torch.Generator],
 ) -> None:
     """One step of every text's critic on samples (S, B, T, D)."""

@@ -2,9 +2,8 @@
 linear layer.
 
 The stack can be cut behind any of its layers: :meth:`LSTMClassifier.layers` runs a part of it,
-    :meth:`LSTMClassifier.head`
-what follows. Texts are padded at their ends; a one-way LSTM does not look ahead, so that padding
-changes nothing before it, and the head leaves it out.
+:meth:`LSTMClassifier.head` what follows. Texts are padded at their ends; a one-way LSTM does not
+look ahead, so that padding changes nothing before it, and the head leaves it out.
 """
 
 from __future__ import annotations
@@ -61,8 +60,8 @@ class LSTMClassifier(nn.Module):
             or not 0 <= dropout < 1
         ):
             raise InputError(
-                f"embedding_size {embedding_size}, hidden_size {hidden_size} and depth {depth} must be at least 1, "
-                f"dropout {dropout} in [0, 1)"
+                f"embedding_size {embedding_size}, hidden_size {hidden_size} and depth {depth} must"
+                f" be at least 1, dropout {dropout} in [0, 1)"
             )
         check_literals(LSTMClassifier.__init__, locals())
         self.pooling, self.depth = pooling, depth

@@ -144,7 +144,8 @@ class TrainedExplainer(Explainer):
         """Build from a config: ``checkpoint`` is the file that training wrote."""
         if "checkpoint" not in settings:
             raise InputError(
-                f"{cls.name} needs a checkpoint; train one with: python train.py fit --config {cls.config}"
+                f"{cls.name} needs a checkpoint; train one with: python train.py fit --config"
+                f" {cls.config}"
             )
         settings = dict(settings)
         return cls.load(settings.pop("checkpoint"), classifier, **settings)

@@ -2,11 +2,10 @@
 with kornia.
 
 VarSal's figure 7 looks at the uncertainty of brightened and motion-blurred images. Strengths are
-ImageNet-C's, where lengths in
-pixels are for a picture of 224 and in proportion for others. Ours is the kernel of the motion blur:
-    uniform along the line, of
-the length whose spread is nearest to that of ImageNet-C's one-sided Gaussian, whose (radius, sigma)
-are (10, 3), (15, 5), (15, 8), (15, 12) and (20, 15). Results are not rounded to 8 bits.
+ImageNet-C's, where lengths in pixels are for a picture of 224 and in proportion for others. Ours is
+the kernel of the motion blur: uniform along the line, of the length whose spread is nearest to that
+of ImageNet-C's one-sided Gaussian, whose (radius, sigma) are (10, 3), (15, 5), (15, 8), (15, 12)
+and (20, 15). Results are not rounded to 8 bits.
 """
 
 from __future__ import annotations

@@ -237,8 +237,8 @@ class VarSal(TrainedExplainer):
         """Build from a config: ``checkpoint`` is the file that training wrote.
 
         A list of checkpoints belongs to several classifiers: the one of these very weights is
-            taken. That is how the sanity
-        check finds, for every randomised network, the encoder that was trained for it.
+        taken. That is how the sanity check finds, for every randomised network, the encoder that
+        was trained for it.
         """
         given = settings.get("checkpoint")
         if given is not None and not isinstance(given, str | Path):

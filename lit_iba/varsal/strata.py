@@ -23,11 +23,9 @@ def golden_uniform(first: int, count: int, offset: float, device: torch.device) 
     ratio).
 
     Each is uniform where the offset is; those of a batch, of any size and begun anywhere, lie
-    evenly. A sample's number follows
-    from its place and the offset: runs with equal seeds draw equal numbers, resumed ones too. With
-        another batch size or
-    number of processes, samples come at other places and so with other numbers, of the same evenly
-    spread set.
+    evenly. A sample's number follows from its place and the offset: runs with equal seeds draw
+    equal numbers, resumed ones too. With another batch size or number of processes, samples come at
+    other places and so with other numbers, of the same evenly spread set.
 
     Args:
         first: Place of the first sample, from 0.

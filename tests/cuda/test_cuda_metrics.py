@@ -11,9 +11,8 @@ from same_draws import SameDraws
 
 from lit_iba.metrics import build_metric
 from lit_iba.metrics.base import METRICS, metric_class
-from lit_iba.metrics.explainer_metric import ExplainerMetric
 
-JUDGING = sorted(name for name in METRICS if not issubclass(metric_class(name), ExplainerMetric))
+JUDGING = sorted(name for name in METRICS if not metric_class(name).needs_subject)
 SETTINGS = {
     "degradation": {"points": 5},
     "insertion": {"pixels_per_step": 128},

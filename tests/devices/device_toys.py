@@ -14,7 +14,6 @@ from lit_iba.classifier.small_cnn import SmallCNN
 from lit_iba.explainer import Explainer, build_explainer
 from lit_iba.iba.readout import ReadoutIBA
 from lit_iba.input_iba.amortised import AmortisedInputIBA
-from lit_iba.input_iba.explainer import estimate_input
 from lit_iba.statistics import FeatureStatistics, estimate_layers
 from lit_iba.varsal.explainer import VarSal
 
@@ -140,7 +139,7 @@ def _amortised(output: str) -> Callable[[FrozenClassifier], Explainer]:
     def build(classifier: FrozenClassifier) -> Explainer:
         layers = ["layer2", "layer3", "fc"]
         made = AmortisedInputIBA(classifier, "layer2", layers, (4, 8), output, steps=2, copies=2)
-        of_images = estimate_input(classifier, Nearby().batches(classifier))
+        of_images = FeatureStatistics.estimate(classifier, "input", Nearby().batches(classifier))
         made.generator.set_statistics(Nearby().statistics(classifier, "layer2"), of_images)
         made.generator.eval().requires_grad_(False)
         return made

@@ -7,10 +7,9 @@ them, but have no gradients without a driver. This device is torch's own slot fo
 Python: a tensor holds a CPU tensor inside, every operation is looked at, and then runs.
 
 What a GPU allows is allowed: numbers without dimensions beside its tensors, CPU indices into them,
-    copies. But whatever makes the
-host wait for a GPU is counted in ``waits``: reading numbers (``.item()``, ``nonzero``, ``.cpu()``),
-    and sending some
-(``.to(device)``, ``torch.tensor(..., device=device)``, lists as indices).
+copies. But whatever makes the host wait for a GPU is counted in ``waits``: reading numbers
+(``.item()``, ``nonzero``, ``.cpu()``), and sending some (``.to(device)``, ``torch.tensor(...,
+device=device)``, lists as indices).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lit_iba.metrics import build_metric
 from lit_iba.metrics.base import METRICS, Result
-from lit_iba.metrics.explainer_metric import ExplainerMetric, Subject
+from lit_iba.metrics.judged import Subject
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "degradation": ("degradation", {"points": 4}),
@@ -40,7 +40,7 @@ def judged(
     extra: dict[str, Any] = (
         {"others": maps.roll(1, 0)[:, None].expand(-1, wanted, -1, -1)} if wanted else {}
     )
-    if isinstance(metric, ExplainerMetric):
+    if metric.needs_subject:
         explainer = build("per_sample_iba", classifier)
         extra = {
             "subject": Subject.named(
@@ -48,9 +48,7 @@ def judged(
             )
         }
     # Heatmaps and masks come from files, images from the device.
-    for _ in range(
-        1 if isinstance(metric, ExplainerMetric) else 2
-    ):  # the second time with what it has kept
+    for _ in range(1 if metric.needs_subject else 2):  # the second time with what it has kept
         shared = metric.shared_scores(classifier, images, targets)
         metric.update(
             classifier,

@@ -2,7 +2,7 @@
 on two processes.
 
 Usage: ``benchmark_process.py DATA OUT SEED``. Processes are forked, so that the libraries are
-    imported only once.
+imported only once.
 """
 
 import json

@@ -14,7 +14,7 @@ from lit_iba.errors import InputError
 from lit_iba.evaluation import StoredStatistics
 from lit_iba.explainer import build_explainer
 from lit_iba.metrics import build_metric
-from lit_iba.metrics.explainer_metric import Subject
+from lit_iba.metrics.judged import Subject
 from lit_iba.report import write_report
 from lit_iba.resumable import Selection, ShardStore
 

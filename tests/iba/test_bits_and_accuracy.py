@@ -9,7 +9,7 @@ from lit_iba import InputError, PerSampleIBA, ReadoutIBA
 from lit_iba.explainer import build_explainer
 from lit_iba.iba.bottleneck import mask_from_logits
 from lit_iba.metrics import build_metric
-from lit_iba.metrics.explainer_metric import Subject
+from lit_iba.metrics.judged import Subject
 from lit_iba.randomness import sample_generators
 from lit_iba.statistics import estimate_layers
 

@@ -1,7 +1,6 @@
 """InputIBA against a plain loop, and what must not matter to it."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from lit_iba import FeatureStatistics, FrozenClassifier, InputError, Preprocessing, build_explainer
 from lit_iba.iba.bottleneck import blur
-from lit_iba.input_iba.explainer import InputIBA, InputStages, estimate_input
+from lit_iba.input_iba.explainer import InputIBA, InputStages
 from lit_iba.input_iba.generator import CriticView, InputPrior, LatentBottleneck, fit_prior
 from lit_iba.randomness import normal_copies, sample_generators
 
@@ -33,7 +32,7 @@ Build = Callable[..., InputIBA]
 def build(small_classifier: FrozenClassifier, statistics: FeatureStatistics) -> Build:
     """Makes explainers of the small network, with little to do."""
     samples = torch.randn(64, 3, 64, 64, generator=torch.Generator().manual_seed(2))
-    of_input = estimate_input(small_classifier, samples.split(16))
+    of_input = FeatureStatistics.estimate(small_classifier, "input", samples.split(16))
 
     def built(**settings: Any) -> InputIBA:
         return InputIBA(small_classifier, "layer2", statistics, of_input, **{**QUICK, **settings})
@@ -161,7 +160,7 @@ def test_fitting_brings_the_features_closer_to_z_star(build: Build, images: Tens
         with torch.no_grad():
             fake = head(z).unflatten(0, (64, 2))
         return sliced_wasserstein(
-            view(fake), view(LatentBottleneck(masked, explainer.settings, drawn).sample(64))
+            view(fake), view(LatentBottleneck(masked, explainer.settings.latent, drawn).sample(64))
         )
 
     assert (distance(fitted) < 0.9 * distance(start)).all()
@@ -219,8 +218,9 @@ def test_saturated_masks_give_finite_bits(
 
 def test_the_reference_preset_is_what_the_published_code_does(build: Build, images: Tensor) -> None:
     explainer = build(preset="reference")
-    s = explainer.settings
-    assert (s.z_star_mask, s.z_star_noise, s.critic, s.lipschitz) == (
+    latent, critics = explainer.settings.latent, explainer.settings.critics
+    named = (latent.z_star_mask, latent.z_star_noise, critics.critic, critics.lipschitz)
+    assert named == (
         "capacity",
         "uniform_groups",
         "published",
@@ -265,8 +265,9 @@ def interrupted(stage: str, done: int, total: int) -> None:
 class Images:
     """Surroundings with random images."""
 
-    def __init__(self, folder: Path, size: int = 64) -> None:
-        self.folder, self.size, self.estimates = folder, size, 0
+    def __init__(self, size: int = 64) -> None:
+        self.size = size
+        self.asked: list[str] = []
 
     def batches(self, classifier: FrozenClassifier) -> Iterator[Tensor]:
         yield from torch.randn(
@@ -274,20 +275,14 @@ class Images:
         ).split(8)
 
     def statistics(self, classifier: FrozenClassifier, layer: str) -> FeatureStatistics:
+        self.asked.append(layer)
         return FeatureStatistics.estimate(classifier, layer, self.batches(classifier))
 
-    def estimated(self, classifier: FrozenClassifier, name: str, load: Any, estimate: Any) -> Any:
-        path = self.folder / f"{name}.safetensors"
-        if not path.is_file():
-            self.estimates += 1
-            estimate(self.batches(classifier), "random").save(path)
-        return load(path)
 
-
-def test_it_is_built_by_name_and_estimates_what_it_needs_once(
-    small_classifier: FrozenClassifier, images: Tensor, tmp_path: Path
+def test_it_is_built_by_name_and_asks_for_the_statistics_it_needs(
+    small_classifier: FrozenClassifier, images: Tensor
 ) -> None:
-    surroundings = Images(tmp_path)
+    surroundings = Images()
     maps = [
         build_explainer("input_iba", small_classifier, {"layer": "layer2", **QUICK}, surroundings)  # type: ignore[arg-type]
         .attribute(images[:1], target=0)
@@ -295,32 +290,32 @@ def test_it_is_built_by_name_and_estimates_what_it_needs_once(
         for _ in range(2)
     ]
     assert torch.equal(*maps)
-    assert surroundings.estimates == 1
+    assert surroundings.asked == 2 * ["layer2", "input"]
     standard = {"layer": "layer2", "input_noise": "standard", **QUICK}
     build_explainer("input_iba", small_classifier, standard, surroundings)  # type: ignore[arg-type]
-    assert surroundings.estimates == 1
+    assert surroundings.asked == [*2 * ["layer2", "input"], "layer2"]
 
 
 @pytest.mark.parametrize("name", ["vgg11", "resnet18"])
-def test_the_usual_networks_are_explained(name: str, tmp_path: Path) -> None:
+def test_the_usual_networks_are_explained(name: str) -> None:
     classifier = FrozenClassifier(
         name, "random", num_classes=5, preprocessing=Preprocessing(resize=None, crop=32)
     )
     settings = {"layer": {"vgg11": "features.10", "resnet18": "layer2"}[name], **QUICK, "steps": 2}
-    explainer = build_explainer("input_iba", classifier, settings, Images(tmp_path, 32))  # type: ignore[arg-type]
+    explainer = build_explainer("input_iba", classifier, settings, Images(32))  # type: ignore[arg-type]
     heatmap = explainer.attribute(torch.randn(2, 3, 32, 32), target=1)
     assert heatmap.values.shape == (2, 32, 32)
     assert (heatmap.total > 0).all()
 
 
-def test_tokens_are_explained(tmp_path: Path) -> None:
+def test_tokens_are_explained() -> None:
     torch.manual_seed(0)
     classifier = FrozenClassifier(
         torchvision.models.VisionTransformer(32, 8, 2, 2, 24, 48, num_classes=5),
         preprocessing=Preprocessing(resize=None, crop=32),
     )
     settings = {"layer": "encoder.layers.encoder_layer_0", **QUICK}
-    explainer = build_explainer("input_iba", classifier, settings, Images(tmp_path, 32))  # type: ignore[arg-type]
+    explainer = build_explainer("input_iba", classifier, settings, Images(32))  # type: ignore[arg-type]
     assert (explainer.attribute(torch.randn(2, 3, 32, 32), target=1).total > 0).all()
 
 
@@ -342,7 +337,7 @@ def test_bad_input_is_named(
         "measured behind layer 'layer2', but 'input'": lambda: InputIBA(
             small_classifier, "layer2", statistics, statistics
         ),
-        "no images were given": lambda: estimate_input(small_classifier, []),
+        "no images were given": lambda: FeatureStatistics.estimate(small_classifier, "input", []),
     }
     for message, call in cases.items():
         with pytest.raises(InputError, match=message):

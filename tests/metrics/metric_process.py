@@ -2,7 +2,7 @@
 synchronising.
 
 Usage: ``metric_process.py FOLDER``. The second is forked from the first, so that the libraries are
-    imported only once.
+imported only once.
 """
 
 import json

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lit_iba import FrozenClassifier, InputError, PerSampleIBA
 from lit_iba.explainer import build_explainer
 from lit_iba.metrics import build_metric
-from lit_iba.metrics.explainer_metric import Subject
+from lit_iba.metrics.judged import Subject
 from lit_iba.metrics.latency import Ledger, operations_of_a_pass
 
 

@@ -18,7 +18,7 @@ from lit_iba import FrozenClassifier, InputError
 from lit_iba.classifier.randomization import cascade, randomized
 from lit_iba.explainer import build_explainer
 from lit_iba.metrics import build_metric
-from lit_iba.metrics.explainer_metric import Subject
+from lit_iba.metrics.judged import Subject
 from lit_iba.metrics.sanity_check import rank_correlation, rescaled, ssim
 
 

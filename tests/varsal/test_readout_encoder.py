@@ -15,7 +15,7 @@ from torch import nn
 from lit_iba import FrozenClassifier, InputError, build_explainer
 from lit_iba.export import export_checkpoint, load_exported
 from lit_iba.metrics.bounding_box import share_inside
-from lit_iba.metrics.explainer_metric import Subject
+from lit_iba.metrics.judged import Subject
 from lit_iba.metrics.low_k_perturbation import LowKPerturbation
 from lit_iba.metrics.sanity_check import SanityCheck
 from lit_iba.perturbation import gaussian_blur
@@ -272,9 +272,7 @@ def test_a_trained_map_beats_a_constant_and_the_brightness() -> None:
     low_k, targets = LowKPerturbation([10, 30, 50, 70, 90]), torch.zeros(40, dtype=torch.int64)
     kl, box = {}, {}
     for name, values in maps.items():
-        kl[name] = float(
-            low_k.score_rows(module.classifier, images, targets, values, None, None)["kl"].mean()
-        )
+        kl[name] = float(low_k.judge(module.classifier, images, targets, values)["kl"].mean())
         box[name] = float(share_inside(values, patches).mean())
     assert box["varsal"] > max(0.7, 2 * box["brightness"], 2 * box["constant"]), box
     assert kl["varsal"] < 0.5 * min(kl["brightness"], kl["constant"]), kl

@@ -1,4 +1,6 @@
-"""The run against loops over images, its files, that it goes on where it stopped, and the command."""
+"""The run against loops over images, its files, that it goes on where it stopped, and the
+command.
+"""
 
 import csv
 import json
@@ -77,9 +79,7 @@ def test_the_run_is_the_loop_over_images(
         for column, condition in enumerate(SETTINGS.conditions):
             changed = changed_images(classifier, image, batch["key"], condition, 0)
             mean, deviation = toy.posterior(changed)
-            rows = metric.score_rows(
-                classifier, changed, torch.zeros(1, dtype=torch.int64), mean, None, None
-            )
+            rows = metric.judge(classifier, changed, torch.zeros(1, dtype=torch.int64), mean)
             assert found.rows["error"][i, column] == pytest.approx(
                 float(rows["kl"].mean()), rel=1e-3, abs=1e-6
             )

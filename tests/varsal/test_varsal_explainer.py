@@ -15,7 +15,7 @@ from lit_iba import FrozenClassifier, InputError, build_explainer
 from lit_iba.cli.main import main
 from lit_iba.export import export_checkpoint, load_exported
 from lit_iba.heatmap import Heatmap
-from lit_iba.metrics.explainer_metric import Subject
+from lit_iba.metrics.judged import Subject
 from lit_iba.metrics.sanity_check import SanityCheck
 from lit_iba.varsal.encoder import VarSalEncoder
 from lit_iba.varsal.explainer import VarSal

@@ -41,9 +41,8 @@ class ResumeCheckpoint(L.Callback):
     """Keeps ``checkpoints/last.ckpt`` fresh, saves it once more on a signal, and then ends the run.
 
     Cluster managers warn by a signal before they take a machine: SLURM by the one that ``--signal``
-        names (SIGUSR1 is usual),
-    and by SIGTERM a grace time before SIGKILL. One process's signal stops all processes after the
-    same step. Inside a SLURM job the job is also put back into the queue.
+    names (SIGUSR1 is usual), and by SIGTERM a grace time before SIGKILL. One process's signal stops
+    all processes after the same step. Inside a SLURM job the job is also put back into the queue.
 
     Every training step begins with a random state that belongs to (seed, epoch, batch, process), so
     that layers which draw random numbers, such as dropout, do the same after a resume.
@@ -199,6 +198,7 @@ class FiniteLoss(L.Callback):
         }
         write_text(where, json.dumps(found, indent=1) + "\n")
         raise InputError(
-            f"the loss of step {trainer.global_step} is {loss.item()}; the batch's keys are in {where}: look at them, lower the "
-            "learning rate, or train in float32; the last checkpoint is from before"
+            f"the loss of step {trainer.global_step} is {loss.item()}; the batch's keys are in"
+            f" {where}: look at them, lower the learning rate, or train in float32; the last"
+            " checkpoint is from before"
         )

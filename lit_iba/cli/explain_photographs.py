@@ -1,0 +1,227 @@
+"""Explaining single photographs: files in, heatmaps, overlays, a table and a page out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from torch import Tensor
+
+from lit_iba.classifier import FrozenClassifier
+from lit_iba.cli.photographs import class_index, distinct_stems, load_picture, open_photograph
+from lit_iba.data.shards import ShardIndex
+from lit_iba.errors import InputError
+from lit_iba.evaluation.surroundings import OwnStatistics, StoredStatistics
+from lit_iba.explainer import Explainer, build_explainer
+from lit_iba.files import whole_file
+from lit_iba.heatmap import Heatmap, save_picture
+from lit_iba.report.explanations import write_explanations
+
+PAGE = "explanations.html"
+OWN = (
+    "Bits are relative to the photograph itself: each channel's mean and deviation over the "
+    "positions of this one photograph. Give statistics_data for those of a data set."
+)
+
+
+def explain_photographs(
+    paths: list[str],
+    explainers: Mapping[str, dict[str, Any]],
+    classifier: FrozenClassifier,
+    target: str | None,
+    out: str,
+    statistics_data: str | list[str] | None,
+    statistics_images: int,
+    statistics_folder: str | None,
+    batch_size: int,
+) -> None:
+    """Explain every photograph by every explainer, and print a table of the totals.
+
+    For each there are ``<stem>.<explainer>.png`` (the map), ``.npy`` (its values), ``.overlay.png``
+    (over the picture as the classifier sees it) and ``.photograph.jpg`` (over the whole photograph
+    at its own size); ``explanations.html`` shows all of them. Explainers that know their
+    uncertainty add ``<stem>.<explainer>.deviation.{png,npy}``.
+
+    Raises:
+        InputError: A photograph is missing or damaged, or a name or setting is wrong; nothing is
+            written then.
+    """
+    folder = Path(out)
+    files = [Path(path) for path in paths]
+    pictures = torch.stack([load_picture(path, classifier) for path in files])
+    names = distinct_stems(files)
+    stored: StoredStatistics | None = None
+    kept = Path(statistics_folder or folder / "statistics")
+    if statistics_data is not None or statistics_folder is not None or kept.is_dir():
+        data = None if statistics_data is None else ShardIndex.load(statistics_data)
+        stored = StoredStatistics(kept, data, statistics_images)
+    wanted = None if target is None else class_index(target, classifier)
+    probabilities = _probabilities(classifier, pictures, batch_size)
+    targets = probabilities.argmax(dim=1) if wanted is None else torch.full((len(files),), wanted)
+    heatmaps, own = {}, False
+    with Progress(transient=True) as bar:
+        for name, settings in explainers.items():
+            run = _Run(name, settings, classifier, stored, bar)
+            heatmaps[name] = run.heatmaps(pictures, targets, batch_size)
+            own = own or run.own
+    for i, (path, name) in enumerate(zip(files, names, strict=True)):
+        for explainer, heatmap in heatmaps.items():
+            stem = folder / f"{name}.{explainer.rpartition('.')[2]}"
+            _write(heatmap[i], pictures[i], stem)
+            _write_photograph(heatmap[i], path, classifier, stem)
+    said = [
+        f"{classifier.class_names[int(label)]} {float(p[label]):.1%}"
+        for p, label in zip(probabilities, targets, strict=True)
+    ]
+    write_explanations(
+        folder / PAGE,
+        pictures,
+        names,
+        said,
+        heatmaps,
+        [("classifier", classifier.name), ("weights", Path(classifier.weights).name)],
+        [OWN] if own else [],
+    )
+    Console().print(_table(names, classifier, targets, probabilities, heatmaps))
+    if own:
+        print(OWN)
+    print(f"wrote {folder}; see {folder / PAGE}")
+
+
+class _Run:
+    """One explainer on all photographs.
+
+    Where no statistics of a data set are to be had, each photograph has its own, so that what is
+    said of one does not depend on the others.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        settings: dict[str, Any],
+        classifier: FrozenClassifier,
+        stored: StoredStatistics | None,
+        bar: Progress,
+    ) -> None:
+        self.name, self.settings, self.classifier = name, settings, classifier
+        self.stored, self.bar = stored, bar
+        self.own = False  # whether statistics of the photograph itself were needed
+
+    def heatmaps(self, pictures: Tensor, targets: Tensor, batch_size: int) -> Heatmap:
+        """The maps of all pictures, uint8 (N, 3, H, W), on the CPU."""
+        done = self.bar.add_task(self.name, total=len(pictures))
+        found = []
+        for part, explainer in self._parts(pictures, batch_size):
+            images = self.classifier.images(pictures[part])
+            found.append(explainer.attribute(images, target=targets[part].to(images.device)).cpu())
+            self.bar.update(done, completed=part.stop)
+        return joined(found)
+
+    def _parts(self, pictures: Tensor, size: int) -> Iterator[tuple[slice, Explainer]]:
+        explainer: Explainer | None = None if self.stored is None else self._built(self.stored)
+        start = 0
+        while start < len(pictures):
+            own = None
+            if explainer is None or self.own:
+                own = OwnStatistics(self.classifier.images(pictures[start : start + 1]))
+                explainer = self._built(own)
+                self.own = bool(own.layers)
+            stop = min(len(pictures), start + (1 if self.own else size))
+            yield slice(start, stop), explainer
+            start = stop
+
+    def _built(self, surroundings: OwnStatistics | StoredStatistics) -> Explainer:
+        explainer = build_explainer(self.name, self.classifier, self.settings, surroundings)
+        # A second bar appears once an explainer tells of its steps: InputIBA takes long enough.
+        stages = self.bar.add_task("", visible=False)
+        explainer.on_step = lambda stage, done, total: self.bar.update(
+            stages, description=stage, completed=done, total=total, visible=done < total
+        )
+        return explainer
+
+
+def joined(parts: list[Heatmap]) -> Heatmap:
+    """The maps of several batches of one explainer as one."""
+
+    def all_of(name: str) -> Tensor | None:
+        values = [getattr(part, name) for part in parts]
+        return None if values[0] is None else torch.cat(values)
+
+    return replace(
+        parts[0],
+        values=torch.cat([part.values for part in parts]),
+        undrawn=all_of("undrawn"),
+        completeness=all_of("completeness"),
+        uncertainty=all_of("uncertainty"),
+    )
+
+
+@torch.no_grad()
+def _probabilities(classifier: FrozenClassifier, pictures: Tensor, size: int) -> Tensor:
+    parts = [
+        classifier(classifier.images(part)).float().softmax(dim=1).cpu()
+        for part in pictures.split(size)
+    ]
+    found = torch.cat(parts)
+    if not torch.isfinite(found).all():
+        raise InputError(
+            f"{classifier.name} gives probabilities that are no numbers; check its weights"
+        )
+    return found
+
+
+def _table(
+    names: list[str],
+    classifier: FrozenClassifier,
+    targets: Tensor,
+    probabilities: Tensor,
+    heatmaps: Mapping[str, Heatmap],
+) -> Table:
+    counted = {name: heatmap for name, heatmap in heatmaps.items() if heatmap.unit != "1"}
+    table = Table("image", "target", "probability", *(f"total, {name}" for name in counted))
+    for i, name in enumerate(names):
+        label = int(targets[i])
+        totals = [f"{float(map_[i].total):,.1f} {map_.unit}" for map_ in counted.values()]
+        probability = f"{float(probabilities[i, label]):.3f}"
+        table.add_row(name, f"{label} {classifier.class_names[label]}", probability, *totals)
+    return table
+
+
+def _write(heatmap: Heatmap, picture: Tensor, stem: Path) -> None:
+    save_picture(heatmap.overlay(picture[None])[0], _beside(stem, ".overlay.png"))
+    _write_map(heatmap, stem)
+    if (deviation := heatmap.deviation()) is not None:
+        _write_map(deviation, _beside(stem, ".deviation"))
+
+
+def _write_map(heatmap: Heatmap, stem: Path) -> None:
+    heatmap.save_png(_beside(stem, ".png"))
+    with whole_file(_beside(stem, ".npy")) as part, part.open("wb") as file:
+        np.save(file, heatmap.values[0].numpy())
+
+
+def _write_photograph(
+    heatmap: Heatmap, path: Path, classifier: FrozenClassifier, stem: Path
+) -> None:
+    """The map over the whole photograph; what the classifier does not see stays grey."""
+    photograph = open_photograph(path)
+    left, top, right, bottom = (
+        round(edge) for edge in classifier.preprocessing.crop_box(*photograph.size)
+    )
+    pixels = torch.from_numpy(np.array(photograph)).permute(2, 0, 1)
+    nothing = Heatmap(torch.zeros(1, *pixels.shape[-2:]))
+    drawn = nothing.overlay(pixels[None], strength=0.0)[0]
+    seen = heatmap.resize((bottom - top, right - left))
+    drawn[:, top:bottom, left:right] = seen.overlay(pixels[None, :, top:bottom, left:right])[0]
+    save_picture(drawn, _beside(stem, ".photograph.jpg"))
+
+
+def _beside(stem: Path, suffix: str) -> Path:
+    return stem.with_name(stem.name + suffix)

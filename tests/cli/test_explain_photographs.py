@@ -1,0 +1,77 @@
+"""Photographs explained without a data set: each by itself, several methods at once, upright."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lit_iba.cli.main import main
+
+CLASSIFIER = ["--classifier.model", "small_cnn", "--classifier.weights", "random"]
+IBA = ["--settings.per_sample_iba.layer", "layer2", "--settings.per_sample_iba.steps", "2"]
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Two photographs that are wider than high, one with a note that it lies on its side."""
+    folder, draw = tmp_path_factory.mktemp("photographs"), np.random.default_rng(0)
+    paths = []
+    for name in ("one", "two"):
+        small = Image.fromarray(draw.integers(0, 255, (6, 8, 3), dtype=np.uint8))
+        large = small.resize((160, 120), Image.Resampling.BICUBIC)
+        exif = Image.Exif()
+        exif[0x0112] = 6 if name == "two" else 1  # orientation: turn by 90 degrees to see it
+        paths.append(str(folder / f"{name}.jpg"))
+        large.save(paths[-1], quality=95, exif=exif)
+    return paths
+
+
+def explain(photographs: list[str], out: Path, explainers: str, *more: str) -> None:
+    arguments = ["explain", *photographs, *CLASSIFIER, "--explainer", explainers, "--out", str(out)]
+    assert main([*arguments, *more], "evaluate.py") == 0
+
+
+def test_a_photograph_without_a_data_set_does_not_depend_on_the_others(
+    photographs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    together, alone = tmp_path / "together", tmp_path / "alone"
+    explain(photographs, together, "per_sample_iba,saliency", *IBA)
+    assert "relative to the photograph itself" in capsys.readouterr().out
+    explain(
+        photographs[1:], alone, "per_sample_iba", "--settings.layer=layer2", "--settings.steps=2"
+    )
+    found, expected = (np.load(f / "two.per_sample_iba.npy") for f in (together, alone))
+    assert np.array_equal(found, expected)
+    assert found.max() > 0
+
+
+def test_several_methods_stand_on_one_page_that_needs_nothing_else(
+    photographs: list[str], tmp_path: Path
+) -> None:
+    explain(photographs, tmp_path, "per_sample_iba,gradient,saliency", *IBA)
+    page = (tmp_path / "explanations.html").read_text(encoding="utf-8")
+    assert len(re.findall(r"<figure data-title", page)) == 2
+    methods = re.findall(r'data-method="(m-\d|photo)" data-kind="(\w+)"', page)
+    kinds = [("photo", "photo"), ("m-0", "bits"), ("m-1", "signed"), ("m-2", "plain")]
+    assert methods == kinds
+    assert re.search(r"digit \d \d+\.\d%", page) or re.search(r"\d \d+\.\d%", page)
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
+
+
+def test_overlays_at_the_photographs_own_size_are_upright(
+    photographs: list[str], tmp_path: Path
+) -> None:
+    explain(photographs, tmp_path, "saliency")
+    for name, size in (("one", (160, 120)), ("two", (120, 160))):
+        with Image.open(tmp_path / f"{name}.saliency.photograph.jpg") as drawn:
+            assert drawn.size == size
+            pixels = np.asarray(drawn.convert("RGB")).astype(int)
+        colour = (pixels.max(axis=2) - pixels.min(axis=2)) > 24  # the backdrop is grey
+        rows, columns = np.flatnonzero(colour.any(axis=1)), np.flatnonzero(colour.any(axis=0))
+        assert len(rows), name
+        margin = (max(size) - min(size)) // 2 - 4  # the crop is a central square
+        longer = columns if name == "one" else rows
+        assert longer.min() >= margin - 8
+        assert longer.max() <= max(size) - margin + 8
