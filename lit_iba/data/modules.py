@@ -86,9 +86,8 @@ class SampleDataModule(LightningDataModule):
         self._sources: dict[str, tuple[SampleSource, list[str] | None]] = {}
         self._train_loader: SampleLoader | None = None
         self._resumed: dict[str, Any] | None = None
-        self._reload: int | None = (
-            None  # the trainer's own setting, while this class has changed it
-        )
+        # The trainer's own setting, while this class has changed it.
+        self._reload: int | None = None
 
     @abstractmethod
     def load(self, split: str) -> tuple[SampleSource, list[str] | None] | None:
@@ -221,14 +220,15 @@ class SampleDataModule(LightningDataModule):
     ) -> SampleLoader:
         plan = self._plan(split, lanes, alone)
         source, names = self._sources[split]
-        left = left_of_epoch(plan, epoch, parts)
-        if left is not None:
-            plan = replace(plan, size=len(left))
+        repeats = not alone and bool(getattr(self.trainer, "overfit_batches", 0))
+        left = left_of_epoch(plan, 0 if repeats else epoch, parts)
+        plan = plan if left is None else replace(plan, size=len(left))
         make = self.batch_maker(names, self.augment and plan.training and not alone)
         rank = self.trainer.global_rank if self.trainer and not alone else 0
         stream = BatchStream(source, plan, make, rank, left)
         return SampleLoader(
-            stream, self.num_workers, self.max_corrupt_fraction, self.multiprocessing_context, parts
+            *(stream, self.num_workers, self.max_corrupt_fraction),
+            *(self.multiprocessing_context, parts, repeats),
         )
 
 
