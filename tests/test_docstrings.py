@@ -118,7 +118,7 @@ def test_whatever_is_imported_is_declared() -> None:
     assert {IMPORTED_AS.get(name, name) for name in outside} <= declared
 
 
-THEIRS = {  # private names of torch, Lightning and jsonargparse for which these offer no public ones
+THEIRS = {  # private names of torch, Lightning, jsonargparse and os that have no public ones beside them
     "_BatchNorm",
     "_C",
     "_ConvNd",
@@ -129,13 +129,16 @@ THEIRS = {  # private names of torch, Lightning and jsonargparse for which these
     "_convolution_pointwise",
     "_convolution_transpose_pointwise",
     "_current_graph_task_id",
+    "_data_fetcher",
     "_ddp_kwargs",
+    "_exit",
     "_forward_hooks",
     "_forward_pre_hooks",
     "_new_shared",
     "_overloadpacket",
     "_reset_parameters",
     "_reversed_padding_repeated_twice",
+    "_should_check_val_fx",
     "_typehint",
     "_version",
 }

@@ -2,7 +2,7 @@
 
 Nothing heavy is imported before the command is known, so that ``--help`` answers at once. Errors
 that a user can mend are printed as one sentence, with exit status 2. A training that a signal ended
-after saving its state exits with 75.
+after saving its state exits with 75, or with 130 if it was Ctrl-C.
 """
 
 from __future__ import annotations
@@ -70,13 +70,13 @@ def main(arguments: Sequence[str] | None = None, program: str = "lit-iba") -> in
             raise unknown_name(f"command of {program}", command, commands)
         elif command in TRAINING:
             from lit_iba.cli.training import run_training
-            from lit_iba.training.callbacks.resume import EXIT_PREEMPTED, PreemptedError
+            from lit_iba.training.callbacks.resume import PreemptedError
 
             try:
                 run_training(arguments)
             except PreemptedError as error:
                 print(error, file=sys.stderr)
-                return EXIT_PREEMPTED
+                return error.status
         else:
             _run(command, arguments[1:], program)
     except InputError as error:
