@@ -61,30 +61,38 @@ def main(arguments: Sequence[str] | None = None, program: str = "lit-iba") -> in
         here not in sys.path
     ):  # classes of the user's own; last, so that a file here hides no installed package
         sys.path.append(here)
+    from lit_iba.cli.launched import watched_launcher
+
     try:
-        if command == "--version":
-            from lit_iba import __version__
-
-            print(__version__)
-        elif command not in commands:
-            raise unknown_name(f"command of {program}", command, commands)
-        elif command in TRAINING:
-            from lit_iba.cli.training import run_training
-            from lit_iba.training.callbacks.resume import PreemptedError
-
-            try:
-                run_training(arguments)
-            except PreemptedError as error:
-                print(error, file=sys.stderr)
-                return error.status
-        else:
-            _run(command, arguments[1:], program)
+        with watched_launcher():
+            return _command(command, arguments, program)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+
+
+def _command(command: str, arguments: list[str], program: str) -> int:
+    commands = COMMANDS[program]
+    if command == "--version":
+        from lit_iba import __version__
+
+        print(__version__)
+    elif command not in commands:
+        raise unknown_name(f"command of {program}", command, commands)
+    elif command in TRAINING:
+        from lit_iba.cli.training import run_training
+        from lit_iba.training.callbacks.resume import PreemptedError
+
+        try:
+            run_training(arguments)
+        except PreemptedError as error:
+            print(error, file=sys.stderr)
+            return error.status
+    else:
+        _run(command, arguments[1:], program)
     return 0
 
 
