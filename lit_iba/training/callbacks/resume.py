@@ -137,6 +137,9 @@ class ResumeCheckpoint(L.Callback):
             loop.epoch_loop.val_loop.run()
             trainer.training = True
             self._validation_due = False  # also where there is nothing to validate on
+            if 0 <= trainer.max_steps <= trainer.global_step:  # no end of an epoch will come
+                for callback in trainer.checkpoint_callbacks:
+                    callback.on_train_epoch_end(trainer, pl_module)
         self._loops = None
 
     def on_exception(
