@@ -106,7 +106,9 @@ class Run:
 
 @contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
-    """Whether convolutions and matrix products in float32 may round their inputs to TensorFloat-32."""
+    """Whether convolutions and matrix products in float32 may round their inputs to
+    TensorFloat-32.
+    """
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
     try:
@@ -200,11 +202,17 @@ def main(arguments: argparse.Namespace) -> int:
                 function(run)
             how = "done"
         except OutOfTime:
-            how = f"stopped at its limit of {limit * arguments.patience:.0f} s; the rows above are kept"
+            how = (
+                f"stopped at its limit of {limit * arguments.patience:.0f} s; the rows above are"
+                " kept"
+            )
         except Exception as error:
             traceback.print_exc()
             how, failed = (
-                f"failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+                (
+                    f"failed: {type(error).__name__}:"
+                    f" {str(error).splitlines()[0] if str(error) else ''}"
+                ),
                 True,
             )
         run.note(part, f"{how} ({time.perf_counter() - start:.0f} s)")

@@ -304,7 +304,9 @@ def compiled(run: Run) -> None:
 
 
 def profile(run: Run) -> None:
-    """Where Per-Sample IBA's time goes on the device: kernels by their share, beside the results."""
+    """Where Per-Sample IBA's time goes on the device: kernels by their share, beside the
+    results.
+    """
     network, layer = next(iter((SMALL_NETWORKS if run.small else NETWORKS).items()))
     _, classifier, statistics, images = subject(run, network, layer, 32 if run.small else 224)
     kinds = [torch.profiler.ProfilerActivity.CPU]

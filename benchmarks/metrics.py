@@ -135,7 +135,10 @@ def against_bare(network: str, repeats: int) -> list[dict[str, object]]:
                 "peer, s an image": an_image["bare"] * count / 2,
                 "peer / ours": an_image["bare"] * count / times["metric"],
                 "largest difference": 0.0,
-                "note": f"{count // 2} forwards; of the folded network's {an_image['folded'] * count / times['metric']:.2f}",
+                "note": (
+                    f"{count // 2} forwards; of the folded network's"
+                    f" {an_image['folded'] * count / times['metric']:.2f}"
+                ),
             }
         )
     return rows
@@ -148,7 +151,9 @@ def compared(
     repeats: int,
     note: str,
 ) -> list[dict[str, object]]:
-    """Rows of one measurement, on one image, that a peer offers as well; results are compared too."""
+    """Rows of one measurement, on one image, that a peer offers as well; results are compared
+    too.
+    """
     results: dict[str, Tensor] = {}
 
     def kept(name: str, run: Callable[[], Tensor]) -> Callable[[], None]:

@@ -158,5 +158,6 @@ if __name__ == "__main__":
         report("per_sample_iba", found)
     if not has_native_bf16():
         print(
-            "this processor has no bfloat16 arithmetic: bf16 would be emulated, and is measured only with --bf16"
+            "this processor has no bfloat16 arithmetic: bf16 would be emulated, and is measured"
+            " only with --bf16"
         )

@@ -54,7 +54,7 @@ def literals_of(owner: Any) -> dict[str, tuple[Any, ...]]:
         if name != "return" and all(
             get_origin(part) is Literal or part is NoneType for part in parts
         ):
-            found[name] = tuple(value for part in parts for value in (get_args(part) or (None,)))
+            found[name] = tuple(value for part in parts for value in get_args(part) or (None,))
     return {name: allowed for name, allowed in found.items() if allowed != (None,)}
 
 
@@ -66,7 +66,8 @@ def check_numbers(at_least: float, *, exclusive: bool = False, **settings: float
         )
         if not number or value < at_least or (exclusive and value == at_least):
             raise InputError(
-                f"{setting} is {value!r}; it must be a number {'above' if exclusive else '>='} {at_least:g}"
+                f"{setting} is {value!r}; it must be a number {'above' if exclusive else '>='}"
+                f" {at_least:g}"
             )
 
 
@@ -84,13 +85,15 @@ def check_images(images: Tensor) -> Tensor:
             else type(images).__name__
         )
         raise InputError(
-            f"images must be a float tensor (B, 3, H, W), normalised (see classifier.images); got {given}"
+            "images must be a float tensor (B, 3, H, W), normalised (see classifier.images); got"
+            f" {given}"
         )
     finite = torch.isfinite(images).flatten(1).all(dim=1)
     if not finite.all():
         bad = (~finite).nonzero().flatten().tolist()
         raise InputError(
-            f"image {bad} of the batch contains NaN or infinity; check how it was decoded and normalised"
+            f"image {bad} of the batch contains NaN or infinity; check how it was decoded and"
+            " normalised"
         )
     return images.detach()
 
@@ -106,6 +109,7 @@ def check_targets(target: Tensor | int | Sequence[int], count: int, num_classes:
     outside = targets[(targets < 0) | (targets >= num_classes)]
     if len(outside):
         raise InputError(
-            f"target class {int(outside[0])} is out of range; the classifier has classes 0..{num_classes - 1}"
+            f"target class {int(outside[0])} is out of range; the classifier has classes"
+            f" 0..{num_classes - 1}"
         )
     return targets

@@ -88,7 +88,8 @@ class FolderLock:
             holder = self._file.read().strip() or "an unknown process"
             self._file.close()
             raise InputError(
-                f"{folder} is being written by another run ({holder}); wait for it, or give this run a folder of its own"
+                f"{folder} is being written by another run ({holder}); wait for it, or give this"
+                " run a folder of its own"
             ) from error
         self._file.truncate(0)
         self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")

@@ -115,7 +115,8 @@ class Heatmap:
     def __post_init__(self) -> None:
         if self.values.ndim != 3:
             raise InputError(
-                f"a heatmap has shape (B, H, W), but its values have shape {tuple(self.values.shape)}"
+                "a heatmap has shape (B, H, W), but its values have shape"
+                f" {tuple(self.values.shape)}"
             )
 
     def __len__(self) -> int:
@@ -228,8 +229,9 @@ class Heatmap:
             or images.shape[-2:] != self.values.shape[-2:]
         ):
             raise InputError(
-                f"images of shape {tuple(images.shape)} do not fit heatmaps of shape {tuple(self.values.shape)}; "
-                f"give (B, 3, H, W) of the same B, H and W, or resize the heatmap"
+                f"images of shape {tuple(images.shape)} do not fit heatmaps of shape"
+                f" {tuple(self.values.shape)}; give (B, 3, H, W) of the same B, H and W, or resize"
+                " the heatmap"
             )
         if images.dtype == torch.uint8:
             pictures = images.cpu()
@@ -254,8 +256,8 @@ class Heatmap:
             source = base64.b64encode(buffer.getvalue()).decode()
             caption = f"{self.method} {total:.1f} {self.unit if self.unit != '1' else ''}".strip()
             figures.append(
-                f'<figure style="display:inline-block;margin:4px"><img src="data:image/png;base64,{source}">'
-                f"<figcaption>{caption}</figcaption></figure>"
+                '<figure style="display:inline-block;margin:4px"><img'
+                f' src="data:image/png;base64,{source}"><figcaption>{caption}</figcaption></figure>'
             )
         return "".join(figures)
 

@@ -40,8 +40,9 @@ def class_named(name: str, kind: str, registered: Mapping[str, str], base: type[
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise InputError(
-            f"{kind} {path!r} cannot be imported ({error}); check the class path: module and class, as in my_file.MyClass for "
-            "a class of my_file.py in the current folder, on PYTHONPATH, or installed"
+            f"{kind} {path!r} cannot be imported ({error}); check the class path: module and class,"
+            " as in my_file.MyClass for a class of my_file.py in the current folder, on"
+            " PYTHONPATH, or installed"
         ) from error
     if not (inspect.isclass(found) and issubclass(found, base)):
         raise InputError(

@@ -124,7 +124,8 @@ class FeatureStatistics:
         """Add a batch of feature maps (B, *shape)."""
         if r.shape[1:] != self.shape:
             raise InputError(
-                f"a feature map of shape {tuple(r.shape[1:])} does not fit statistics of {tuple(self.shape)}"
+                f"a feature map of shape {tuple(r.shape[1:])} does not fit statistics of"
+                f" {tuple(self.shape)}"
             )
         if not len(r):
             return
@@ -231,7 +232,8 @@ class FeatureStatistics:
         path = Path(path)
         if not path.is_file():
             raise InputError(
-                f"statistics file {path} does not exist; make it with FeatureStatistics.estimate(...).save(path)"
+                f"statistics file {path} does not exist; make it with"
+                " FeatureStatistics.estimate(...).save(path)"
             )
         try:
             with safetensors.safe_open(path, framework="pt") as file:
@@ -239,7 +241,8 @@ class FeatureStatistics:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             if metadata.get("kind") != "lit_iba.FeatureStatistics":
                 raise InputError(
-                    f"{path} is a safetensors file, but holds no feature statistics; give another file"
+                    f"{path} is a safetensors file, but holds no feature statistics; give another"
+                    " file"
                 )
             loaded = cls(tensors["mean"].shape, json.loads(metadata["identity"]))
             loaded.count = int(metadata["count"])
@@ -258,8 +261,8 @@ class FeatureStatistics:
         """Refuse statistics of another classifier or layer."""
         if layer is not None and self.identity.get("layer", layer) != layer:
             raise InputError(
-                f"{source}: measured behind layer {self.identity['layer']!r}, but {layer!r} is asked for; "
-                "estimate them for this layer"
+                f"{source}: measured behind layer {self.identity['layer']!r}, but {layer!r} is"
+                " asked for; estimate them for this layer"
             )
         if classifier is not None and "classifier" in self.identity:
             classifier.check_identity(self.identity["classifier"], source)
@@ -283,7 +286,7 @@ def estimate_layers(
     taps = classifier.taps(inside) if inside else None
     found: dict[str, FeatureStatistics] = {}
     for batch in batches:
-        images = batch.to(classifier.device)
+        images = batch.to(classifier.device, classifier.dtype)
         outputs = {} if taps is None else taps(images)
         for layer, r in (outputs | {INPUT: images} if INPUT in layers else outputs).items():
             if layer not in found:

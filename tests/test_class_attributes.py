@@ -1,4 +1,6 @@
-"""What an explainer says of its maps holds for the instance, with the class's word as the default."""
+"""What an explainer says of its maps holds for the instance, with the class's word as the
+default.
+"""
 
 from typing import ClassVar, get_origin, get_type_hints
 

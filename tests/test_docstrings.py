@@ -118,7 +118,8 @@ def test_whatever_is_imported_is_declared() -> None:
     assert {IMPORTED_AS.get(name, name) for name in outside} <= declared
 
 
-THEIRS = {  # private names of torch, Lightning, jsonargparse and os that have no public ones beside them
+# private names of torch, Lightning, jsonargparse and os that have no public ones beside them
+THEIRS = {
     "_BatchNorm",
     "_C",
     "_ConvNd",

@@ -197,7 +197,10 @@ def test_an_import_uphill_is_found_wherever_it_stands(tmp_path: Path, text: str)
 
 
 def test_downhill_imports_and_public_names_are_no_circle(tmp_path: Path) -> None:
-    export = "from typing import TYPE_CHECKING\nimport toy.lazy\nif TYPE_CHECKING:\n    from toy.low.b import y as y"
+    export = (
+        "from typing import TYPE_CHECKING\nimport toy.lazy\nif TYPE_CHECKING:\n    from toy.low.b"
+        " import y as y"
+    )
     found = toy(
         tmp_path,
         low____init__=export,

@@ -91,5 +91,8 @@ def test_registered_names_lead_to_public_classes() -> None:
 
 
 def test_importing_the_package_and_its_rooms_imports_nothing_heavy() -> None:
-    code = f"import sys, {', '.join(ROOMS)}; sys.exit(bool(sys.modules.keys() & {{'torch', 'numpy', 'lightning'}}))"
+    code = (
+        f"import sys, {', '.join(ROOMS)}; sys.exit(bool(sys.modules.keys() & {{'torch', 'numpy',"
+        " 'lightning'}))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,4 +1,6 @@
-"""What tests of training modules begin with: a small classifier's weights and a config in a folder."""
+"""What tests of training modules begin with: a small classifier's weights and a config in a
+folder.
+"""
 
 from pathlib import Path
 

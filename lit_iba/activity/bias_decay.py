@@ -49,7 +49,8 @@ class BiasDecay(L.Callback):
     ) -> None:
         if decay_steps < 1 or every_n_steps < 1:
             raise InputError(
-                f"decay_steps is {decay_steps} and every_n_steps is {every_n_steps}; both must be at least 1"
+                f"decay_steps is {decay_steps} and every_n_steps is {every_n_steps}; both must be"
+                " at least 1"
             )
         check_literals(BiasDecay.__init__, locals())
         if not 0 < end < 1:
@@ -77,7 +78,8 @@ class BiasDecay(L.Callback):
         """Refuse a module without biases to decay."""
         if not hasattr(pl_module, "set_bias_share"):
             raise InputError(
-                f"BiasDecay works with ZeroBiasTraining, not with {type(pl_module).__name__}; leave it out"
+                f"BiasDecay works with ZeroBiasTraining, not with {type(pl_module).__name__}; leave"
+                " it out"
             )
 
     def on_train_batch_start(
@@ -107,5 +109,6 @@ class BiasDecay(L.Callback):
         """Refuse to go on with another schedule."""
         if state_dict != self.state_dict():
             raise InputError(
-                f"the checkpoint was made with the bias decay {state_dict}, not {self.state_dict()}; resume with the same"
+                f"the checkpoint was made with the bias decay {state_dict}, not"
+                f" {self.state_dict()}; resume with the same"
             )

@@ -9,7 +9,7 @@ Visualization" (NeurIPS 2019).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,7 @@ from lit_iba.checks import check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.hooked import HookedNetwork
 from lit_iba.errors import InputError
-from lit_iba.explainer import Attribution, Explainer, completeness_error
+from lit_iba.explainer import Attribution, Explainer, completeness_error, made_again
 
 Size = tuple[int, int]
 Upsampling = Literal["bilinear", "nearest"]
@@ -88,6 +88,9 @@ class LayerAggregate(Explainer):
             raise InputError(f"forward_batch_size is {forward_batch_size}; it must be at least 1")
         self.signed, self.forward_batch_size = signed, forward_batch_size
         self.unit = "logit" if signed else "1"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return made_again, (type(self), *(self._given or ((), {})))
 
     def trace(self, network_layers: list[str] | None) -> NetworkLayers:
         """Find the network's layers, and say once if completeness does not hold."""
@@ -347,7 +350,8 @@ class FullGrad(LayerAggregate):
         super().__init__(classifier, "all", False, forward_batch_size, seed)
         if not self.trace(network_layers).bias_nodes:
             raise InputError(
-                f"{classifier.name} has no biases, which FullGrad is made of; use 'activity' instead"
+                f"{classifier.name} has no biases, which FullGrad is made of; use 'activity'"
+                " instead"
             )
         self.per, self.rescale = per, rescale
         self._pass = Decomposition(
@@ -421,8 +425,8 @@ def known_name(layer: str, known: Sequence[str], layers: NetworkLayers) -> str:
     found = next((name for name in known if layers.node(name) is layers.node(layer)), None)
     if found is None:
         raise InputError(
-            f"{layer!r} is not among the layers of {layers.classifier.name} that have a bias ({', '.join(known)}); "
-            "choose from these, or define other ones with network_layers"
+            f"{layer!r} is not among the layers of {layers.classifier.name} that have a bias"
+            f" ({', '.join(known)}); choose from these, or define other ones with network_layers"
         )
     return found
 
@@ -431,7 +435,8 @@ def _positions(found: Attributions, layer: str, classifier: FrozenClassifier) ->
     term = found.activity[layer]
     if term.layout is None:
         raise InputError(
-            f"layer {layer!r} of {classifier.name} has no positions; choose one whose output is a feature map"
+            f"layer {layer!r} of {classifier.name} has no positions; choose one whose output is a"
+            " feature map"
         )
     return term.map
 

@@ -239,7 +239,9 @@ def add_bias(
 def _added_constant(
     graph: fx.Graph, node: fx.Node, of_images: set[fx.Node], copied: Copy, output: fx.Node
 ) -> fx.Node | None:
-    """What does not depend on the images in ``x + constant``, ``x - constant`` or ``constant - x``."""
+    """What does not depend on the images in ``x + constant``, ``x - constant`` or ``constant -
+    x``.
+    """
     constants = [i for i, given in enumerate(node.args) if given not in of_images]
     if len(node.args) != 2 or len(constants) != 1:
         return None

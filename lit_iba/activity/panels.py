@@ -24,7 +24,8 @@ from lit_iba.activity.layers import INPUT, NetworkLayers
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.files import whole_file, write_text
 
-EXTREME = 0.995  # quantile of |a| at which a panel's colours end, so that one position does not pale the rest
+# quantile of |a| at which a panel's colours end, so that one position does not pale the rest
+EXTREME = 0.995
 
 
 def panels(

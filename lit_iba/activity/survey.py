@@ -304,7 +304,6 @@ def unfold_batch_norms(
         The copy, and how many norms were unfolded.
     """
     made = copy.deepcopy(classifier)
-    made.__dict__.pop("identity", None)
     norms = [
         module
         for module in made.model.modules()

@@ -151,7 +151,8 @@ class ZeroBiasTraining(TrainingWithFrozenClassifier):
         )
         check = check_zero_bias(copied)
         rank_zero_info(
-            f"largest bias {check.largest_bias:.3g}; f_c = sum a_h[l] over {check.layers} layers to {check.error:.1e}"
+            f"largest bias {check.largest_bias:.3g}; f_c = sum a_h[l] over {check.layers} layers to"
+            f" {check.error:.1e}"
             + (
                 ""
                 if check.holds()

@@ -121,7 +121,7 @@ class CaptumExplainer(Explainer):
         # Methods that hook or rewrite the network call it "model" and not "forward_func".
         self.changes_network = network[0] == "model"
         self.of_constructor = dict(rest)
-        self.of_attribute = inspect.signature(self.method.attribute).parameters
+        self.of_attribute = dict(inspect.signature(self.method.attribute).parameters)
         self.settings = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
         self._check_settings()
 
@@ -208,6 +208,7 @@ class CaptumExplainer(Explainer):
         if not isinstance(values, Tensor) or values.ndim != 4 or len(values) != len(images):
             shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise InputError(
-                f"Captum's {self.method.__name__} gave {shape} where (B, C, h, w) is needed; use another layer"
+                f"Captum's {self.method.__name__} gave {shape} where (B, C, h, w) is needed; use"
+                " another layer"
             )
         return values.detach()

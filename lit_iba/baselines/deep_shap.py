@@ -98,7 +98,8 @@ class DeepSHAP(Explainer):
         self.background = None if background is None else check_images(background)
         if background is not None and not len(background):
             raise InputError(
-                "the background has no images; give at least one, or none at all for the mean colour"
+                "the background has no images; give at least one, or none at all for the mean"
+                " colour"
             )
         self.forward_batch_size = forward_batch_size
         self.network = canonical(classifier)
@@ -134,8 +135,8 @@ class DeepSHAP(Explainer):
         )
         if background.shape[1:] != images.shape[1:]:
             raise InputError(
-                f"the background's images are {tuple(background.shape[2:])}, but those to explain {tuple(images.shape[2:])}; "
-                "give them the same size"
+                f"the background's images are {tuple(background.shape[2:])}, but those to explain"
+                f" {tuple(images.shape[2:])}; give them the same size"
             )
         network = self.network.to(images)
         values, promised = torch.zeros_like(images), images.new_zeros(len(images))

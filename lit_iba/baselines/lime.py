@@ -182,7 +182,9 @@ def surrogate_coefficients(
 
 
 def segment_means(images: Tensor, segments: Tensor) -> Tensor:
-    """Each pixel replaced by the mean of its segment: (B, C, H, W) and (B, H, W) to (B, C, H, W)."""
+    """Each pixel replaced by the mean of its segment: (B, C, H, W) and (B, H, W) to (B, C, H,
+    W).
+    """
     index = segments.flatten(1)[:, None].expand(-1, images.shape[1], -1)
     sums = images.new_zeros(*images.shape[:2], int(segments.max()) + 1)
     sizes = sums.scatter_add(2, index, torch.ones_like(images).flatten(2))

@@ -93,7 +93,7 @@ def step_without_weights(step: Step, r: Tensor) -> tuple[Tensor, ...]:
         first, second = (x.clamp_min(0) for x in step.inputs)
         s = quotient(r, first + second)
         return first * s, second * s
-    (x, *_) = step.inputs
+    x, *_ = step.inputs
     if isinstance(step.module, MEANS):
         positive = x.clamp_min(0)
         return (positive * transpose(step.module, (x,), quotient(r, step.module(positive)))[0],)
@@ -141,7 +141,8 @@ class LRP(Explainer):
         check_epsilon(epsilon)
         if not abs(alpha - beta - 1) < 1e-6:
             raise InputError(
-                f"alpha is {alpha} and beta {beta}; alpha - beta must be 1, or relevance is not conserved"
+                f"alpha is {alpha} and beta {beta}; alpha - beta must be 1, or relevance is not"
+                " conserved"
             )
         self.alpha, self.beta, self.epsilon = alpha, beta, epsilon
         self.network = canonical(classifier)

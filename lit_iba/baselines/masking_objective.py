@@ -95,7 +95,8 @@ class ObjectiveSettings:
                 raise InputError(f"{field.name} is {value!r}; it must be a number of at least 0")
         if self.fake_probability >= 1:
             raise InputError(
-                f"fake_probability is {self.fake_probability}; some images must show their class: below 1"
+                f"fake_probability is {self.fake_probability}; some images must show their class:"
+                " below 1"
             )
 
 
@@ -256,6 +257,7 @@ def mask_losses(
         "area": s.area * area(masks, s.area_power, s.area_offset),
         "smoothness": s.smoothness * roughness(masks, s.border),
         "preserver": seen_weight * preserver(seen, labels, s),
-        "destroyer": unseen_weight
-        * destroyer(unseen, labels, s, torch.where(real, s.destroyer_lag, s.lead)),
+        "destroyer": (
+            unseen_weight * destroyer(unseen, labels, s, torch.where(real, s.destroyer_lag, s.lead))
+        ),
     }

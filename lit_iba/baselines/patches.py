@@ -95,8 +95,8 @@ class PatchStatistics:
         for batch in images.split(batch_size) if isinstance(images, Tensor) else images:
             if min(batch.shape[-2:]) < side:
                 raise InputError(
-                    f"patches of {side} x {side} pixels do not fit into images of {tuple(batch.shape[-2:])}; "
-                    "give larger images, or a smaller window"
+                    f"patches of {side} x {side} pixels do not fit into images of"
+                    f" {tuple(batch.shape[-2:])}; give larger images, or a smaller window"
                 )
             for image, generator in zip(
                 batch, sample_generators(0, content_keys(batch), torch.device("cpu")), strict=True
@@ -150,8 +150,8 @@ class PatchStatistics:
         """Refuse statistics of fewer patches than a covariance needs."""
         if self.count <= self.side**2:
             raise InputError(
-                f"{self.count} patches are too few for a covariance of {self.side} x {self.side} pixels; "
-                f"give more than {self.side**2} (the authors take 20000)"
+                f"{self.count} patches are too few for a covariance of {self.side} x {self.side}"
+                f" pixels; give more than {self.side**2} (the authors take 20000)"
             )
 
     def save(self, path: str | Path) -> None:
@@ -176,14 +176,16 @@ class PatchStatistics:
         path = Path(path)
         if not path.is_file():
             raise InputError(
-                f"statistics file {path} does not exist; make it with PatchStatistics.estimate(...).save(path)"
+                f"statistics file {path} does not exist; make it with"
+                " PatchStatistics.estimate(...).save(path)"
             )
         try:
             with safetensors.safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 if metadata.get("kind") != KIND:
                     raise InputError(
-                        f"{path} is a safetensors file, but holds no patch statistics; give another file"
+                        f"{path} is a safetensors file, but holds no patch statistics; give another"
+                        " file"
                     )
                 mean = file.get_tensor("mean")
                 loaded = cls(int(metadata["side"]), len(mean), json.loads(metadata["identity"]))
@@ -200,13 +202,14 @@ class PatchStatistics:
         """Refuse statistics of patches of another size, or of images normalised otherwise."""
         if self.side != side:
             raise InputError(
-                f"the statistics are of patches of {self.side} pixels, but window + 2 * border is {side}; estimate them again"
+                f"the statistics are of patches of {self.side} pixels, but window + 2 * border is"
+                f" {side}; estimate them again"
             )
         known = self.identity.get("preprocessing")
         for name in ("mean", "std"):
             if known and list(known[name]) != list(getattr(preprocessing, name)):
                 raise InputError(
-                    f"the statistics are of images normalised with {name} {known[name]}, but the classifier takes "
-                    f"{list(getattr(preprocessing, name))}; estimate them again"
+                    f"the statistics are of images normalised with {name} {known[name]}, but the"
+                    f" classifier takes {list(getattr(preprocessing, name))}; estimate them again"
                 )
         self.require_enough()

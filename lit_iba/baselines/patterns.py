@@ -199,7 +199,8 @@ class Patterns:
         path = Path(path)
         if not path.is_file():
             raise InputError(
-                f"pattern file {path} does not exist; make it with Patterns.estimate(...).save(path)"
+                f"pattern file {path} does not exist; make it with"
+                " Patterns.estimate(...).save(path)"
             )
         try:
             with safetensors.safe_open(path, framework="pt") as file:
@@ -299,7 +300,9 @@ def usual_estimator(classifier: FrozenClassifier) -> Estimator:
 
 
 def _rectified(network: fx.GraphModule) -> dict[str, bool]:
-    """The steps that have patterns, and whether their output goes through a ReLU and nowhere else."""
+    """The steps that have patterns, and whether their output goes through a ReLU and nowhere
+    else.
+    """
     return {
         node.name: all(
             user.op == "call_module"
@@ -351,8 +354,10 @@ class PatternAttribution(Explainer):
         patterns.check(classifier)
         self.network = canonical(classifier)
         self.products = {  # weight * pattern, by step
-            name: weight_of(self.network.get_submodule(name), pattern.to(classifier.device))
-            * pattern.to(classifier.device)
+            name: (
+                weight_of(self.network.get_submodule(name), pattern.to(classifier.device))
+                * pattern.to(classifier.device)
+            )
             for name, pattern in patterns.tensors.items()
         }
 
@@ -371,7 +376,8 @@ class PatternAttribution(Explainer):
         if "patterns" not in settings:
             if surroundings is None:
                 raise InputError(
-                    "pattern_attribution needs a pattern file; make one with Patterns.estimate(...).save"
+                    "pattern_attribution needs a pattern file; make one with"
+                    " Patterns.estimate(...).save"
                 )
             patterns = surroundings.estimated(
                 classifier,

@@ -102,7 +102,8 @@ class PDA(Explainer):
         if sampler == "conditional":
             if statistics is None:
                 raise InputError(
-                    "the conditional sampler of pda needs statistics; make them with PatchStatistics.estimate"
+                    "the conditional sampler of pda needs statistics; make them with"
+                    " PatchStatistics.estimate"
                 )
             if not isinstance(statistics, PatchStatistics):
                 statistics = PatchStatistics.load(statistics)
@@ -111,7 +112,8 @@ class PDA(Explainer):
         else:
             if references is None:
                 raise InputError(
-                    "the marginal sampler of pda needs references: images (n, 3, H, W) other than the explained"
+                    "the marginal sampler of pda needs references: images (n, 3, H, W) other than"
+                    " the explained"
                 )
             self.sampler = MarginalSampler(references, window)
         self.window, self.stride, self.samples = window, stride, samples
@@ -151,7 +153,8 @@ class PDA(Explainer):
         height, width = images.shape[-2:]
         if min(height, width) < self.sampler.side:
             raise InputError(
-                f"pda looks at patches of {self.sampler.side} pixels, but the images are {height} x {width}; use a smaller window"
+                f"pda looks at patches of {self.sampler.side} pixels, but the images are {height} x"
+                f" {width}; use a smaller window"
             )
         tops, lefts = self._starts(height), self._starts(width)
         evidence = self._evidence(self._probabilities_of(images, targets))

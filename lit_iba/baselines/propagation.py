@@ -91,7 +91,9 @@ def logit_start(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def quotient(numerator: Tensor, denominator: Tensor, epsilon: float = 0.0) -> Tensor:
-    """numerator / (denominator + epsilon * sign(denominator)), zero where the denominator is zero."""
+    """numerator / (denominator + epsilon * sign(denominator)), zero where the denominator is
+    zero.
+    """
     stabilised = denominator + epsilon * denominator.sign() if epsilon else denominator
     return (numerator / stabilised).masked_fill_(denominator == 0, 0)
 

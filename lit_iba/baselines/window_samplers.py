@@ -15,7 +15,9 @@ from torch import Tensor
 from lit_iba.baselines.patches import PatchStatistics
 from lit_iba.errors import InputError
 
-RIDGE = 1e-6  # share of the mean variance added to each variance: smooth photographs make the covariance near singular
+# share of the mean variance added to each variance: smooth photographs make the covariance near
+# singular
+RIDGE = 1e-6
 
 
 class WindowSampler(Protocol):
@@ -115,8 +117,8 @@ class MarginalSampler:
         self.references = self.references.to(image)
         if self.references.shape[1:] != image.shape:
             raise InputError(
-                f"the references are {tuple(self.references.shape[1:])}, but the image is {tuple(image.shape)}; "
-                "give references of its size"
+                f"the references are {tuple(self.references.shape[1:])}, but the image is"
+                f" {tuple(image.shape)}; give references of its size"
             )
         which = torch.randint(
             len(self.references), (len(lefts), samples), generator=generator, device=image.device

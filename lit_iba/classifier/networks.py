@@ -4,6 +4,7 @@ user's own, with their weights.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 from collections.abc import Sequence
@@ -13,8 +14,11 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from lit_iba.classifier import efficientnet_lite
 from lit_iba.classifier.cifar_resnet import ResNet8
+from lit_iba.classifier.own_copy import in_full_precision, own_copy
 from lit_iba.classifier.preprocessing import Preprocessing
+from lit_iba.classifier.same_padding import unfold_same_padding
 from lit_iba.classifier.small_cnn import SmallCNN
 from lit_iba.classifier.weights import (
     download_torchvision,
@@ -31,12 +35,15 @@ Loaded = tuple[nn.Module, Preprocessing, Sequence[str]]
 
 
 def from_module(model: nn.Module, weights: str | None) -> Loaded:
-    """A network of the user's own, with weights from a file where one is given, as
-    :func:`build_network` gives it.
+    """A copy of a network of the user's own, which stays as it is: with the memory of its tensors,
+    or with weights from a file where one is given; as :func:`build_network` gives it.
     """
     settings: dict[str, Any] = {}
-    if weights is not None:
+    if weights is None:
+        model = in_full_precision(own_copy(model))
+    else:  # into a copy with a memory of its own
         state, settings = read_weights(weights)
+        model = in_full_precision(copy.deepcopy(model))
         load_into(model, state, weights)
     return model, _stored_preprocessing(settings, Preprocessing()), settings.get("class_names", [])
 
@@ -72,6 +79,14 @@ def build_network(name: str, weights: str | None, num_classes: int | None = None
         return (
             model,
             _stored_preprocessing(settings, Preprocessing()),
+            settings.get("class_names", names),
+        )
+    if name == efficientnet_lite.NAME:
+        model = efficientnet_lite.efficientnet_lite0(weights, classes)
+        names = efficientnet_lite.class_names() if classes in (None, 1000) else []
+        return (
+            model.to(memory_format=torch.channels_last),
+            _stored_preprocessing(settings, efficientnet_lite.PREPROCESSING),
             settings.get("class_names", names),
         )
     if name in OWN_MODELS:
@@ -168,6 +183,7 @@ def _from_timm(
     if state:
         load_into(model, state, weights)
     data = timm.data.config.resolve_model_data_config(model)
+    model = unfold_same_padding(model)
     crop = data["input_size"][-1]
     usual = Preprocessing(
         resize=round(crop / data["crop_pct"]),

@@ -120,7 +120,9 @@ class PackedConv2d(nn.Module):
         return _op("_convolution_pointwise")(x, weight, own.bias, *where, "none", [], "")
 
     def run_backward(self, gradient: Tensor, shape: torch.Size) -> Tensor:
-        """The gradient of the input, of that shape, from the output's: the transposed convolution."""
+        """The gradient of the input, of that shape, from the output's: the transposed
+        convolution.
+        """
         own = self.convolution
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         rest = [

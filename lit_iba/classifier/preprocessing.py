@@ -49,7 +49,9 @@ class Preprocessing:
     interpolation: str = "bilinear"
 
     def scaled_size(self, width: int, height: int) -> tuple[int, int]:
-        """(width, height) after the resize: at least the crop, so that a crop never needs padding."""
+        """(width, height) after the resize: at least the crop, so that a crop never needs
+        padding.
+        """
         short = max(min(width, height) if self.resize is None else self.resize, self.crop)
         scale = short / min(width, height)
         return max(short, int(width * scale)), max(short, int(height * scale))
@@ -87,7 +89,9 @@ class Preprocessing:
         return round((size[0] - self.crop) / 2), round((size[1] - self.crop) / 2)
 
     def normalize(self, pictures: Tensor) -> Tensor:
-        """Pictures uint8 (B, 3, H, W) to images float32 of the same shape, on the pictures' device."""
+        """Pictures uint8 (B, 3, H, W) to images float32 of the same shape, on the pictures'
+        device.
+        """
         mean, std = self.constants(pictures.device)
         return (pictures.float() / 255 - mean) / std
 

@@ -68,7 +68,8 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             state = state.get("state_dict", state) if isinstance(state, dict) else state
             if not (isinstance(state, dict) and all(isinstance(v, Tensor) for v in state.values())):
                 raise InputError(
-                    f"{path} holds no state dict; save one with torch.save(model.state_dict(), path)"
+                    f"{path} holds no state dict; save one with torch.save(model.state_dict(),"
+                    " path)"
                 )
             return state, {}
     except pickle.UnpicklingError as error:
@@ -172,15 +173,18 @@ def torchvision_preprocessing(model: str, weights: Any | None) -> tuple[Preproce
     usual = chosen.transforms()
     names = list(chosen.meta.get("categories", []))
     crop = usual.crop_size[0]
-    return Preprocessing(
-        resize=usual.resize_size[0],
-        crop=crop,
-        mean=tuple(usual.mean),
-        std=tuple(usual.std),
-        interpolation=usual.interpolation.value
-        if usual.interpolation.value == "bicubic"
-        else "bilinear",
-    ), names
+    return (
+        Preprocessing(
+            resize=usual.resize_size[0],
+            crop=crop,
+            mean=tuple(usual.mean),
+            std=tuple(usual.std),
+            interpolation=(
+                usual.interpolation.value if usual.interpolation.value == "bicubic" else "bilinear"
+            ),
+        ),
+        names,
+    )
 
 
 def download_torchvision(weights: Any) -> dict[str, Tensor]:
@@ -195,6 +199,6 @@ def download_torchvision(weights: Any) -> dict[str, Tensor]:
         return weights.get_state_dict(progress=True, check_hash=True)
     except (urllib.error.URLError, OSError, RuntimeError) as error:
         raise InputError(
-            f"the weights {weights} could not be downloaded ({error}); put the file {name} into {folder}, "
-            "or give a local file as weights"
+            f"the weights {weights} could not be downloaded ({error}); put the file {name} into"
+            f" {folder}, or give a local file as weights"
         ) from error

@@ -28,7 +28,8 @@ def classifier_from(
         checkpoint = (settings or {}).get("checkpoint")
         if checkpoint is None:
             raise InputError(
-                "name the classifier: --classifier.model resnet50 --classifier.weights DEFAULT (or a file)"
+                "name the classifier: --classifier.model resnet50 --classifier.weights DEFAULT (or"
+                " a file)"
             )
         return classifier_of(read_checkpoint(checkpoint), checkpoint).to(device_named(device))
     try:

@@ -34,7 +34,7 @@ def explain(
     words, HTML, JSON).
 
     Args:
-        images: Photographs.
+        images: Photographs, or names of examples such as chelsea and coffee.
         explainer: Name of an explainer, or a class path; several with commas between them are
             shown beside each other. By default per_sample_iba, and input_iba for texts.
         classifier: ``model`` and ``weights``; a readout's checkpoint knows its own.
@@ -57,8 +57,8 @@ def explain(
     if text is not None or text_file is not None:
         if images or classifier or isinstance(statistics_data, list):
             raise InputError(
-                "texts are explained by themselves: leave out photographs and classifier (give checkpoint), and name one "
-                "file or folder of reviews as statistics_data"
+                "texts are explained by themselves: leave out photographs and classifier (give"
+                " checkpoint), and name one file or folder of reviews as statistics_data"
             )
         from lit_iba.cli.texts import explain_texts, gather_texts, text_classifier_from
         from lit_iba.text.benchmark import StoredWordStatistics

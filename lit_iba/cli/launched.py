@@ -19,7 +19,7 @@ GRACE = 10.0  # seconds for a process that is about to end by itself
 
 @contextmanager
 def watched_launcher() -> Iterator[None]:
-    """End this process if the one that launched it is gone: Lightning's first, or torchrun's agent."""
+    """End this process if the one that launched it is gone: the first one, or torchrun's agent."""
     launched = "LOCAL_RANK" in os.environ
     if launched and LAUNCHER in os.environ:
         launcher = int(os.environ[LAUNCHER])
@@ -44,8 +44,8 @@ def _watch(launcher: int, over: threading.Event) -> None:
     if not over.wait(GRACE):
         rank = os.environ.get("RANK", os.environ["LOCAL_RANK"])
         print(
-            f"error: process {launcher}, which launched this one (process {rank} of the run), is gone; look at what it "
-            "printed, and start again: what is saved is kept",
+            f"error: process {launcher}, which launched this one (process {rank} of the run), is"
+            " gone; look at what it printed, and start again: what is saved is kept",
             file=sys.stderr,
             flush=True,
         )

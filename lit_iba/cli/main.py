@@ -21,13 +21,22 @@ TRAINING = {
     "test": "run the test of a checkpoint",
 }
 EVALUATION = {
-    "explain": "heatmaps of single photographs (PNG, overlay, npy, total bits) or texts (coloured words, HTML, JSON)",
+    "explain": (
+        "heatmaps of single photographs (PNG, overlay, npy, total bits) or texts (coloured words,"
+        " HTML, JSON)"
+    ),
     "panels": "activity and bias attributions of every layer of a network, with their sums",
     "benchmark": "explain a data set and judge the heatmaps; resumable, on any number of processes",
     "text-benchmark": "explain reviews word by word and judge the values; resumable",
     "roar": "remove the pixels that methods find relevant, retrain, report the accuracy; resumable",
-    "survey": "what biases do for classifiers: accuracy without them, robustness to scaling and shift; resumable",
-    "uncertainty": "what the uncertainty of VarSal's maps says about their error, on clean and corrupted images; resumable",
+    "survey": (
+        "what biases do for classifiers: accuracy without them, robustness to scaling and shift;"
+        " resumable"
+    ),
+    "uncertainty": (
+        "what the uncertainty of VarSal's maps says about their error, on clean and corrupted"
+        " images; resumable"
+    ),
     "report": "a self-contained HTML page, Markdown and LaTeX tables of a benchmark's folder",
     "export": "a trained explainer as .pt2, ONNX or safetensors",
 }
@@ -82,6 +91,10 @@ def _command(command: str, arguments: list[str], program: str) -> int:
         print(__version__)
     elif command not in commands:
         raise unknown_name(f"command of {program}", command, commands)
+    elif command in TRAINING and arguments[1:] in (["-h"], ["--help"]):
+        from lit_iba.cli.training_help import print_training_help
+
+        print_training_help(program, command)
     elif command in TRAINING:
         from lit_iba.cli.training import run_training
         from lit_iba.training.callbacks.resume import PreemptedError

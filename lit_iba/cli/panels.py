@@ -1,4 +1,6 @@
-"""``panels``: activity and bias attributions of every layer of a network, for single photographs."""
+"""``panels``: activity and bias attributions of every layer of a network, for single
+photographs.
+"""
 
 from __future__ import annotations
 

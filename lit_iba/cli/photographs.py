@@ -11,19 +11,27 @@ from torch import Tensor
 
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.data.decode import decode_photograph
+from lit_iba.data.examples import EXAMPLES, example_photograph
 from lit_iba.errors import InputError, unknown_name
 
 
 def open_photograph(path: Path) -> Image.Image:
     """A photograph in RGB, turned upright as its camera noted (EXIF orientation).
 
+    A name of ``EXAMPLES`` stands for a photograph that an installed package brings.
     Shards, in contrast, ignore that note, as ImageNet's own pipelines do.
 
     Raises:
         InputError: The file is missing or damaged.
     """
     if not path.is_file():
-        raise InputError(f"photograph {path} does not exist; check the path")
+        example = example_photograph(str(path))
+        if example is None:
+            raise InputError(
+                f"photograph {path} does not exist; check the path, or try one of the examples "
+                f"({', '.join(EXAMPLES)}; they come with pip install 'lit_iba[photographs]')"
+            )
+        path = example
     return ImageOps.exif_transpose(decode_photograph(path.read_bytes(), str(path)))
 
 

@@ -41,5 +41,6 @@ def randomize(
     }
     save_weights(out, made.model.state_dict(), settings)
     print(
-        f"wrote {out}: {whole.name} with {layers} of {len(order)} layers random, down to {order[layers - 1][0]}"
+        f"wrote {out}: {whole.name} with {layers} of {len(order)} layers random, down to"
+        f" {order[layers - 1][0]}"
     )

@@ -30,6 +30,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 from lit_iba.cli.choices import ChoicesInOneSentence
+from lit_iba.cli.training_help import DEFAULTS
 from lit_iba.data.workers import end_workers, killed_worker_message, worker_killed
 from lit_iba.errors import InputError
 from lit_iba.files import FolderLock, sweep_parts, write_text
@@ -92,19 +93,9 @@ class TrainingCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Callbacks every run has, tunable as ``--checkpoint.*`` and ``--heatmaps.*``."""
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.set_defaults(
-            {
-                "checkpoint.monitor": "val/loss",
-                "checkpoint.mode": "min",
-                "checkpoint.filename": "best",
-                "checkpoint.save_last": True,
-                "checkpoint.enable_version_counter": False,
-                "checkpoint.auto_insert_metric_name": False,
-            }
-        )
         parser.add_lightning_class_args(HeatmapImages, "heatmaps")
         parser.add_lightning_class_args(ResumeCheckpoint, "resume")
-        parser.set_defaults({"trainer.default_root_dir": "runs/default", "trainer.max_epochs": 10})
+        parser.set_defaults(DEFAULTS)
         read_whole_numbers_as_such(parser)
 
     def _parse_ckpt_path(self) -> None:
@@ -177,11 +168,15 @@ class TrainingCLI(LightningCLI):
 
 # Lightning's remarks that no user of this project can act on, each with its reason.
 SILENCED = {
-    ".*args parameter is intended to run from within Python.*": "the arguments are those of the process",
+    ".*args parameter is intended to run from within Python.*": (
+        "the arguments are those of the process"
+    ),
     ".*module.s. in eval mode at the start of training.*": "the classifier is frozen on purpose",
     ".*does not have many workers.*": "num_workers is in the config",
     ".*isinstance.treespec, LeafSpec.*": "an internal call of Lightning",
-    ".*Checkpoint directory .* exists and is not empty.*": "a run is resumed, or started again, in its own folder",
+    ".*Checkpoint directory .* exists and is not empty.*": (
+        "a run is resumed, or started again, in its own folder"
+    ),
 }
 
 

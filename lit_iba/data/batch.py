@@ -178,5 +178,6 @@ def _photograph(sample: RawSample, name: str) -> Image.Image:
         if extension in sample.members:
             return decode_photograph(sample.members[extension], name)
     raise InputError(
-        f"{name} has no picture, only {', '.join(sample.members)}; write it again with a .jpg or .png"
+        f"{name} has no picture, only {', '.join(sample.members)}; write it again with a .jpg or"
+        " .png"
     )

@@ -97,8 +97,8 @@ def decode_mask(data: bytes, size: tuple[int, int], name: str) -> np.ndarray:
         )
     if image.size != size:
         raise InputError(
-            f"the mask of {name} has {image.size[0]} x {image.size[1]} pixels, but its photograph has "
-            f"{size[0]} x {size[1]}; write the mask at the photograph's stored size"
+            f"the mask of {name} has {image.size[0]} x {image.size[1]} pixels, but its photograph"
+            f" has {size[0]} x {size[1]}; write the mask at the photograph's stored size"
         )
     return values != 0
 
@@ -120,7 +120,8 @@ def decode_boxes(data: bytes, name: str) -> list[list[float]]:
     boxes = described.get("bbox") if isinstance(described, dict) else None
     if not isinstance(described, dict) or not (boxes is None or _are_boxes(boxes)):
         raise InputError(
-            f"the json of {name} is not as expected: {data[:80]!r}; 'bbox' is a list of [x0, y0, x1, y1] in pixels"
+            f"the json of {name} is not as expected: {data[:80]!r}; 'bbox' is a list of [x0, y0,"
+            " x1, y1] in pixels"
         )
     return boxes or []
 
@@ -147,6 +148,7 @@ def decode_label(data: bytes, name: str, num_classes: int | None = None) -> int:
     if label < 0 or (num_classes is not None and label >= num_classes):
         known = "0 or more" if num_classes is None else f"0..{num_classes - 1}"
         raise InputError(
-            f"the class of {name} is {label}, but classes are {known}; correct the .cls member or the number of classes"
+            f"the class of {name} is {label}, but classes are {known}; correct the .cls member or"
+            " the number of classes"
         )
     return label

@@ -120,7 +120,8 @@ class ImageFolder:
         names = list(class_names) if class_names is not None else found
         if unknown := set(found) - set(names):
             raise InputError(
-                f"folder {folder / min(unknown)} is none of the {len(names)} classes given; add its name"
+                f"folder {folder / min(unknown)} is none of the {len(names)} classes given; add its"
+                " name"
             )
         images: list[FolderImage] = []
         for label, name in enumerate(names):
@@ -141,7 +142,8 @@ def _class_images(folder: Path, label: int) -> Iterator[FolderImage]:
             key = f"{key}_{extension}" if key in keys else key
             if key in keys:
                 raise InputError(
-                    f"the name of {path} is taken by another picture of its folder; rename one of them"
+                    f"the name of {path} is taken by another picture of its folder; rename one of"
+                    " them"
                 )
             keys.add(key)
             yield FolderImage(key, path, label)
@@ -163,7 +165,8 @@ def _with_boxes(images: list[FolderImage], boxes: Path) -> list[FolderImage]:
     without = sum(image.voc_file is None and not image.boxes for image in annotated)
     if without == len(annotated):
         raise InputError(
-            f"{boxes} has boxes for none of the {without} pictures; file names must match the pictures'"
+            f"{boxes} has boxes for none of the {without} pictures; file names must match the"
+            " pictures'"
         )
     if without:
         _log.info("%d of %d pictures have no boxes in %s", without, len(annotated), boxes)
@@ -207,7 +210,8 @@ def read_box_table(path: Path) -> dict[str, list[tuple[float, ...]]]:
         rows = csv.DictReader(file, skipinitialspace=True)
         if missing := [name for name in BOX_COLUMNS if name not in (rows.fieldnames or [])]:
             raise InputError(
-                f"{path} has no column {', '.join(missing)}; its first line must be {','.join(BOX_COLUMNS)}"
+                f"{path} has no column {', '.join(missing)}; its first line must be"
+                f" {','.join(BOX_COLUMNS)}"
             )
         for row in rows:
             try:

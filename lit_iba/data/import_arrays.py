@@ -132,7 +132,7 @@ def _from_npz(path: Path) -> Arrays:
         )
         if not good or len(labels) != len(pictures) or not np.issubdtype(labels.dtype, np.integer):
             raise InputError(
-                f"{path}: x_{name} is {pictures.dtype} {pictures.shape} and y_{name} {labels.dtype} {labels.shape}; they must be "
-                "uint8 (N, H, W, 3) and whole numbers (N,)"
+                f"{path}: x_{name} is {pictures.dtype} {pictures.shape} and y_{name} {labels.dtype}"
+                f" {labels.shape}; they must be uint8 (N, H, W, 3) and whole numbers (N,)"
             )
     return sets

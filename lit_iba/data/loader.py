@@ -1,5 +1,5 @@
-"""The loader of batches: sized, seekable, counting what could not be read, and waiting for no worker
-without a bound.
+"""The loader of batches: sized, seekable, counting what could not be read, and waiting for no
+worker without a bound.
 """
 
 from __future__ import annotations
@@ -157,8 +157,8 @@ class SampleLoader:
 def _too_many(holes: Sequence[Hole], fraction: float, total: int) -> str:
     names = ", ".join(hole.key for hole in holes[:5]) + (", ..." if len(holes) > 5 else "")
     return (
-        f"{len(holes)} of {total} samples could not be decoded so far ({names}; {holes[0].reason}), more than "
-        f"max_corrupt_fraction={fraction} allows; mend them or raise it"
+        f"{len(holes)} of {total} samples could not be decoded so far ({names}; {holes[0].reason}),"
+        f" more than max_corrupt_fraction={fraction} allows; mend them or raise it"
     )
 
 

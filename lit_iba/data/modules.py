@@ -115,7 +115,7 @@ class SampleDataModule(LightningDataModule):
                 self._sources[split] = found
 
     def train_dataloader(self) -> SampleLoader:
-        """Shuffled training batches, beginning where the checkpoint, or the last loader, stopped."""
+        """Shuffled training batches, from where the checkpoint, or the last loader, stopped."""
         if self.trainer and self.trainer.global_step == 0 and self.trainer.current_epoch == 0:
             self._train_loader = None  # a new run, perhaps with the data module of an earlier one
         state = self.state_dict() if self._resumed is None else self._resumed
@@ -150,7 +150,7 @@ class SampleDataModule(LightningDataModule):
         return loader
 
     def val_dataloader(self) -> SampleLoader | list[Any]:
-        """Validation batches, every sample once; an empty list where there is no validation data."""
+        """Validation batches, every sample once; an empty list without validation data."""
         return self._loader("val") if "val" in self._sources else []
 
     def test_dataloader(self) -> SampleLoader:
@@ -242,8 +242,8 @@ def _check_plan(saved: dict[str, Any], plan: SamplePlan) -> None:
     ]
     if changed:
         raise InputError(
-            f"the checkpoint's position in the data is for {', '.join(changed)}; resume with the same values, "
-            "or start a new run from its weights"
+            f"the checkpoint's position in the data is for {', '.join(changed)}; resume with the"
+            " same values, or start a new run from its weights"
         )
 
 

@@ -97,7 +97,8 @@ class Remote:
             os.utime(path)
             return file
         raise InputError(
-            f"{self.cache_dir} does not keep {file_name(url)}; raise cache_gib above the size of a few shards"
+            f"{self.cache_dir} does not keep {file_name(url)}; raise cache_gib above the size of a"
+            " few shards"
         )
 
     def read(self, url: str) -> bytes:
@@ -127,7 +128,8 @@ class Remote:
     def _run(self, command: str, path: Path) -> None:
         if not self.allow_pipe:
             raise InputError(
-                f"'pipe:{command}' would run a command; set remote.allow_pipe to true if that is wanted"
+                f"'pipe:{command}' would run a command; set remote.allow_pipe to true if that is"
+                " wanted"
             )
         with path.open("wb") as file:
             done = subprocess.run(
@@ -136,7 +138,8 @@ class Remote:
         if done.returncode != 0:
             said = done.stderr.decode("utf-8", "replace").strip().splitlines()
             raise InputError(
-                f"the command 'pipe:{command}' ended with status {done.returncode} ({said[-1] if said else 'silent'}); mend it"
+                f"the command 'pipe:{command}' ended with status {done.returncode}"
+                f" ({said[-1] if said else 'silent'}); mend it"
             )
 
     def _download(self, url: str, path: Path) -> None:
@@ -169,7 +172,8 @@ class Remote:
                 )
                 time.sleep(pause)
         raise InputError(
-            f"{url} cannot be had after {self.attempts} attempts ({reason}); check the server and the network"
+            f"{url} cannot be had after {self.attempts} attempts ({reason}); check the server and"
+            " the network"
         )
 
     def _continue(self, url: str, path: Path, tags: list[str | None]) -> None:

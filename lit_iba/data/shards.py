@@ -228,7 +228,8 @@ def parse_index(
         content = json.loads(data)
         if content["schema"] != SCHEMA:
             raise InputError(
-                f"{path} has schema {content['schema']}, but this version reads {SCHEMA}; index anew"
+                f"{path} has schema {content['schema']}, but this version reads {SCHEMA}; index"
+                " anew"
             )
         shards = tuple(
             Shard(

@@ -70,7 +70,9 @@ class ShardSource:
 
 
 class _ShardReader:
-    """Reads a shard by slots; what the index counts but the file does not hold comes out as holes."""
+    """Reads a shard by slots; what the index counts but the file does not hold comes out as
+    holes.
+    """
 
     def __init__(self, shard: Shard) -> None:
         self._shard = shard

@@ -52,7 +52,9 @@ class View:
         return np.array(picture)
 
     def centres(self) -> tuple[np.ndarray, np.ndarray]:
-        """Where the picture's pixel centres lie in the stored photograph: x (side,) and y (side,)."""
+        """Where the picture's pixel centres lie in the stored photograph: x (side,) and y
+        (side,).
+        """
         centre = (np.arange(self.side) + 0.5) / self.side
         x = self.left + (1 - centre if self.mirrored else centre) * self.width
         return x, self.top + centre * self.height

@@ -165,14 +165,14 @@ def worker_killed(error: BaseException) -> bool:
 def killed_worker_message(error: BaseException) -> str:
     """What a user can do about a killed worker."""
     return (
-        f"a worker process of the loader was killed ({str(error) or type(error).__name__}); often memory ran out: use fewer "
-        "workers, a smaller batch_size or block, and resume"
+        f"a worker process of the loader was killed ({str(error) or type(error).__name__}); often"
+        " memory ran out: use fewer workers, a smaller batch_size or block, and resume"
     )
 
 
 def silent_worker_message(patience: float) -> str:
     """What a user can do about workers that gave nothing in time."""
     return (
-        f"the loader's workers gave no batch for {patience:g} s and were ended; look at the storage that the data lie on, "
-        "raise worker_timeout if batches may take so long, and resume"
+        f"the loader's workers gave no batch for {patience:g} s and were ended; look at the storage"
+        " that the data lie on, raise worker_timeout if batches may take so long, and resume"
     )

@@ -231,8 +231,8 @@ class Benchmark:
             config[room], earlier[room] = before | now, now | before
         if earlier != config:
             raise InputError(
-                f"{self.out} holds a run with another config ({first_difference(earlier, config)}); "
-                "choose another output folder, or start this one afresh (fresh: true)"
+                f"{self.out} holds a run with another config ({first_difference(earlier, config)});"
+                " choose another output folder, or start this one afresh (fresh: true)"
             )
         return config
 
@@ -242,8 +242,9 @@ class Benchmark:
         described, used, corrupt = self._explainers_described()
         if not sum(used):
             raise InputError(
-                f"no image of {self.source} is left to evaluate (max_images {plan.selection.max_images}, "
-                f"max_box_fraction {plan.selection.max_box_fraction}); loosen them or check the data"
+                f"no image of {self.source} is left to evaluate (max_images"
+                f" {plan.selection.max_images}, max_box_fraction"
+                f" {plan.selection.max_box_fraction}); loosen them or check the data"
             )
         results = summarize_metrics(
             plan.rows, plan.metrics, list(plan.explainers), plan.stems, self.out

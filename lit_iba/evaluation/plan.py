@@ -37,8 +37,9 @@ def class_and_settings(
     """
     if not re.fullmatch(r"\w[\w.+-]*", name):
         raise InputError(
-            f"{name!r} cannot name {'an' if kind[0] in 'aeiou' else 'a'} {kind}: results are kept in a folder of that "
-            f"name; use letters, digits and _ . + -, and say {kind}: <class> in its settings"
+            f"{name!r} cannot name {'an' if kind[0] in 'aeiou' else 'a'} {kind}: results are kept"
+            f" in a folder of that name; use letters, digits and _ . + -, and say {kind}: <class>"
+            " in its settings"
         )
     if not isinstance(given, Mapping | None):
         raise InputError(
@@ -49,7 +50,8 @@ def class_and_settings(
         unknown = settings.keys() - {"class_path", "init_args"}
         if unknown:
             raise InputError(
-                f"{kind} {name!r} has class_path and {sorted(unknown)[0]!r} side by side; put its settings under init_args"
+                f"{kind} {name!r} has class_path and {sorted(unknown)[0]!r} side by side; put its"
+                " settings under init_args"
             )
         return class_and_settings(
             kind, name, {**(settings.get("init_args") or {}), kind: settings["class_path"]}
@@ -84,7 +86,8 @@ class EvaluationPlan:
             raise InputError(f"batch_size is {self.batch_size}; it must be 1 or more")
         if len(self.stems) != len(set(self.stems)):
             raise InputError(
-                "two shards of the data have the same file name, by which results are kept; rename one"
+                "two shards of the data have the same file name, by which results are kept;"
+                " rename one"
             )
         for name, _ in self.explainers.values():
             explainer_class(name)

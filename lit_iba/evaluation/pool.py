@@ -47,8 +47,8 @@ class HeatmapPool:
         others = len(self.entries) - self.images[key]
         if others < count:
             raise InputError(
-                f"{count} heatmaps of other images are wanted for sample {key!r}, but the run has {others}; "
-                "evaluate more images or lower noise_maps"
+                f"{count} heatmaps of other images are wanted for sample {key!r}, but the run has"
+                f" {others}; evaluate more images or lower noise_maps"
             )
         generator = sample_generators(seed, [key], torch.device("cpu"))[0]
         chosen: dict[int, None] = {}

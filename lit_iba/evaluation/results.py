@@ -140,7 +140,10 @@ def summary_table(results: dict[str, Any]) -> Table:
     """
     images = results["data"]["used"]
     table = Table(
-        title=f"{results['classifier'].get('model', 'classifier')}, {images} images, mean ± standard error"
+        title=(
+            f"{results['classifier'].get('model', 'classifier')}, {images} images, mean ± standard"
+            " error"
+        )
     )
     table.add_column("explainer")
     scores = results["results"]

@@ -122,7 +122,8 @@ class Roar:
             ) from error
         if not percents or not seeds or not all(0 < p < 100 for p in percents):
             raise InputError(
-                f"percents are {list(percents)} and seeds {list(seeds)}; give percents between 0 and 100, and seeds"
+                f"percents are {list(percents)} and seeds {list(seeds)}; give percents between 0"
+                " and 100, and seeds"
             )
         check_literals(Roar.__init__, locals())  # now, not after a network was trained
         self.percents, self.seeds = sorted(set(percents)), list(dict.fromkeys(seeds))
@@ -147,13 +148,15 @@ class Roar:
         """One sentence that says exactly what is measured."""
         r = self.recipe
         return (
-            f"Test accuracy of networks ({r.network}) trained from scratch on pictures whose most relevant "
-            f"{', '.join(f'{p:g}' for p in self.percents)} % of pixels, in training, validation and test, were replaced by the "
-            "data set's mean colour (equal pixels in random order); the score is the mean over these percentages, mean and "
-            f"standard error over the seeds {', '.join(map(str, self.seeds))}; Adam {r.learning_rate:g}, weight decay "
-            f"{r.weight_decay:g}, learning rate times {r.decay:g} every {r.decay_every} epochs, {r.epochs} epochs of batches of "
-            f"{r.batch_size}, shifts and mirroring {'on' if r.augment else 'off'}, best of the epochs on "
-            f"{r.validation_fraction:.1%} of the training pictures"
+            f"Test accuracy of networks ({r.network}) trained from scratch on pictures whose most"
+            f" relevant {', '.join(f'{p:g}' for p in self.percents)} % of pixels, in training,"
+            " validation and test, were replaced by the data set's mean colour (equal pixels in"
+            " random order); the score is the mean over these percentages, mean and standard error"
+            f" over the seeds {', '.join(map(str, self.seeds))}; Adam {r.learning_rate:g}, weight"
+            f" decay {r.weight_decay:g}, learning rate times {r.decay:g} every {r.decay_every}"
+            f" epochs, {r.epochs} epochs of batches of {r.batch_size}, shifts and mirroring"
+            f" {'on' if r.augment else 'off'}, best of the epochs on {r.validation_fraction:.1%} of"
+            " the training pictures"
         )
 
     def run(self, fabric: Fabric | None = None) -> dict[str, Any]:
@@ -249,7 +252,8 @@ class Roar:
         labels = torch.cat([part.labels for part in parts])
         if not len(labels) or int(labels.min()) < 0:
             raise InputError(
-                f"ROAR trains on labels, but the {name} data has pictures without one; add .cls members"
+                f"ROAR trains on labels, but the {name} data has pictures without one; add .cls"
+                " members"
             )
         return Pictures(torch.cat([p.pictures for p in parts]), labels), [
             key for part in parts for key in part.keys
@@ -307,9 +311,9 @@ class Roar:
         mean, std = (tuple(t.flatten().tolist()) for t in (trained.mean, trained.std))
         settings = {
             "num_classes": classes,
-            "preprocessing": Preprocessing(
-                resize=None, crop=self.size, mean=mean, std=std
-            ).to_dict(),
+            "preprocessing": (
+                Preprocessing(resize=None, crop=self.size, mean=mean, std=std).to_dict()
+            ),
         }
         names = self.sets["train"].class_names
         save_weights(

@@ -253,8 +253,8 @@ def retrain(
     held_out = round(len(train) * recipe.validation_fraction)
     if not 0 < held_out < len(train):
         raise InputError(
-            f"{len(train)} training pictures cannot be divided with validation_fraction {recipe.validation_fraction}; "
-            "give more pictures or another fraction"
+            f"{len(train)} training pictures cannot be divided with validation_fraction"
+            f" {recipe.validation_fraction}; give more pictures or another fraction"
         )
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(train), generator=generator)

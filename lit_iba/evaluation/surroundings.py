@@ -163,7 +163,8 @@ class StoredStatistics:
         """
         if self.data is None:
             raise InputError(
-                f"{count} images are asked for, but there is no statistics_data (shards) to take them from"
+                f"{count} images are asked for, but there is no statistics_data (shards) to take"
+                " them from"
             )
         return torch.cat(list(self.batches(classifier, f"{count} images", count)))
 
@@ -210,8 +211,9 @@ class StoredStatistics:
         self._used[path.name] = sha256_of(path)
         if measured_on and found.identity.get("data") != measured_on:
             raise InputError(
-                f"{path} was measured on {found.identity.get('data') or 'unnamed data'}, not on {measured_on}; delete "
-                "it, leave statistics_data out to use it as it is, or give another statistics_folder"
+                f"{path} was measured on {found.identity.get('data') or 'unnamed data'}, not on"
+                f" {measured_on}; delete it, leave statistics_data out to use it as it is, or give"
+                " another statistics_folder"
             )
         return found
 
@@ -236,7 +238,8 @@ class StoredStatistics:
         """The first of every shard, uint8 (B, 3, H, W)."""
         if self.data is None:
             raise InputError(
-                "statistics are to be estimated, but there is no data; give statistics_data (shards)"
+                "statistics are to be estimated, but there is no data; give statistics_data"
+                " (shards)"
             )
         quotas = Selection(max_images=count).quotas([shard.count for shard in self.data.shards])
         shards = zip(self.data.shards, quotas, strict=True)

@@ -130,7 +130,9 @@ class ShardWorker:
         }
 
     def _extra(self, metric: HeatmapMetric, explainer: str, keys: Sequence[str]) -> dict[str, Any]:
-        """What some metrics want beside the heatmaps: the explainer, or heatmaps of other images."""
+        """What some metrics want beside the heatmaps: the explainer, or heatmaps of other
+        images.
+        """
         if metric.needs_subject:
             return {"subject": self.subjects[explainer]}
         if metric.others_wanted:
@@ -182,8 +184,8 @@ class ShardWorker:
                     if not torch.isfinite(v).all()
                 ]
                 raise InputError(
-                    f"explainer {name!r} gave NaN or infinity for {', '.join(bad[:5])} of {work.shard.path}; "
-                    "check its settings, statistics or checkpoint"
+                    f"explainer {name!r} gave NaN or infinity for {', '.join(bad[:5])} of"
+                    f" {work.shard.path}; check its settings, statistics or checkpoint"
                 )
             self.progress.advance(len(heatmap), f"explain: {name}")
         metadata = {
@@ -261,10 +263,12 @@ def _check_labels(shard: Shard, images: SelectedImages, num_classes: int) -> Non
     for key, label in zip(images.keys, images.labels.tolist(), strict=True):
         if label < 0:
             raise InputError(
-                f"sample {key!r} of {shard.path} has no label; add .cls members or use target: predicted"
+                f"sample {key!r} of {shard.path} has no label; add .cls members or use target:"
+                " predicted"
             )
         if label >= num_classes:
             raise InputError(
-                f"sample {key!r} of {shard.path} has label {label}, but the classifier knows 0..{num_classes - 1}; "
-                "give data with the classifier's classes, or use target: predicted"
+                f"sample {key!r} of {shard.path} has label {label}, but the classifier knows"
+                f" 0..{num_classes - 1}; give data with the classifier's classes, or use target:"
+                " predicted"
             )

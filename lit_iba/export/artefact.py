@@ -59,17 +59,19 @@ def describe(
         },
         "classifier": {
             **classifier.identity,
-            "record": None
-            if classifier.weights == "as given"
-            else record,  # a module of the user's own has no name
+            "record": (
+                None if classifier.weights == "as given" else record
+            ),  # a module of the user's own has no name
         },
         "preprocessing": classifier.preprocessing.to_dict(),
         "input": {
             "name": "images",
             "shape": ["batch", 3, crop, crop],
             "dtype": "float32",
-            "meaning": "RGB pictures, resized and cropped as in 'preprocessing', divided by 255, then (x - mean) / std per "
-            "channel; the batch size is free, the picture's size is fixed",
+            "meaning": (
+                "RGB pictures, resized and cropped as in 'preprocessing', divided by 255, then (x -"
+                " mean) / std per channel; the batch size is free, the picture's size is fixed"
+            ),
         },
         "outputs": [
             {
@@ -128,11 +130,13 @@ def _check_description(text: str, path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is damaged ({error}); export the explainer again") from error
     if not isinstance(description, dict) or description.get("kind") != KIND:
         raise InputError(
-            f"{path} does not describe an exported explainer; give one that 'evaluate.py export' wrote"
+            f"{path} does not describe an exported explainer; give one that 'evaluate.py export'"
+            " wrote"
         )
     if description["schema"] > SCHEMA:
         raise InputError(
-            f"{path} has schema {description['schema']}, this lit_iba reads up to {SCHEMA}; update lit_iba"
+            f"{path} has schema {description['schema']}, this lit_iba reads up to {SCHEMA}; update"
+            " lit_iba"
         )
     return description
 
@@ -157,11 +161,13 @@ def check_export(folder: str | Path, names: Sequence[str] | None = None) -> dict
     for name in description["files"] if names is None else names:
         if not (folder / name).is_file():
             raise InputError(
-                f"{folder / name} is missing; export it with --format {Path(name).suffix[1:]} into this folder"
+                f"{folder / name} is missing; export it with --format {Path(name).suffix[1:]} into"
+                " this folder"
             )
         if not is_whole(folder, description, name):
             raise InputError(
-                f"{folder / name} is not the file that was exported (its sha256 differs); export it again"
+                f"{folder / name} is not the file that was exported (its sha256 differs); export it"
+                " again"
             )
     return description
 
@@ -190,7 +196,8 @@ def load_exported(path: str | Path, classifier: FrozenClassifier | None = None) 
         check_export(path.parent, [path.name])
     if not path.is_file():
         raise InputError(
-            f"exported explainer {path} does not exist; give the folder or explainer.safetensors of an export"
+            f"exported explainer {path} does not exist; give the folder or explainer.safetensors of"
+            " an export"
         )
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -211,7 +218,8 @@ def load_exported(path: str | Path, classifier: FrozenClassifier | None = None) 
     explainer = found.rebuild(classifier, description["explainer"]["settings"], state, str(path))
     if fingerprint(explainer.trained) != description["explainer"]["sha256"]:
         raise InputError(
-            f"the tensors in {path} are not those that were exported (their sha256 differs); export it again"
+            f"the tensors in {path} are not those that were exported (their sha256 differs); export"
+            " it again"
         )
     return explainer
 
@@ -219,7 +227,9 @@ def load_exported(path: str | Path, classifier: FrozenClassifier | None = None) 
 def _classifier_for(
     description: dict[str, Any], path: Path, classifier: FrozenClassifier | None
 ) -> FrozenClassifier:
-    """The classifier that an export belongs to: built from its record, or the one given, checked."""
+    """The classifier that an export belongs to: built from its record, or the one given,
+    checked.
+    """
     exported, preprocessing = (
         description["classifier"],
         Preprocessing.from_dict(description["preprocessing"]),
@@ -227,8 +237,8 @@ def _classifier_for(
     if classifier is None:
         if exported["record"] is None:
             raise InputError(
-                f"{path} was exported for a module of your own ({exported['model']}), which cannot be built by name; "
-                "give load_exported your FrozenClassifier"
+                f"{path} was exported for a module of your own ({exported['model']}), which cannot"
+                " be built by name; give load_exported your FrozenClassifier"
             )
         try:
             classifier = FrozenClassifier(
@@ -238,12 +248,13 @@ def _classifier_for(
             )
         except InputError as error:
             raise InputError(
-                f"{path} needs its classifier {exported['record']}: {error}; or give load_exported one"
+                f"{path} needs its classifier {exported['record']}: {error}; or give"
+                " load_exported one"
             ) from error
     classifier.check_identity(exported, str(path))
     if classifier.preprocessing != preprocessing:
         raise InputError(
-            f"{path} was exported for {preprocessing}, but the classifier has {classifier.preprocessing}; "
-            "give the classifier the export's preprocessing"
+            f"{path} was exported for {preprocessing}, but the classifier has"
+            f" {classifier.preprocessing}; give the classifier the export's preprocessing"
         )
     return classifier

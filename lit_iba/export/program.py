@@ -27,11 +27,14 @@ from lit_iba.training.trained_explainer import TrainedExplainer
 
 METADATA_KEY = "lit_iba"  # of ONNX's metadata_props and of safetensors' metadata
 METADATA_FILE = "explainer.json"  # beside the files, and among the extra files inside a .pt2
-ONNX_FILE_LIMIT = 2_000_000_000  # bytes of weights; a protobuf message ends at 2 GiB, and the graph needs some of it
+# bytes of weights; a protobuf message ends at 2 GiB, and the graph needs some of it
+ONNX_FILE_LIMIT = 2_000_000_000
 
 
 class HeatmapProgram(nn.Module):
-    """What is traced: images (B, 3, H, W), normalised, to the explainer's outputs, each (B, H, W)."""
+    """What is traced: images (B, 3, H, W), normalised, to the explainer's outputs, each (B, H,
+    W).
+    """
 
     def __init__(self, explainer: TrainedExplainer) -> None:
         super().__init__()
@@ -65,8 +68,9 @@ def trace_program(explainer: TrainedExplainer, size: int) -> ExportedProgram:
     except Exception as error:
         reason = str(error).strip().splitlines()
         raise InputError(
-            f"torch.export cannot trace {explainer.classifier.name} ({reason[0] if reason else type(error).__name__}); "
-            "write its forward without branches on tensor values, or export safetensors alone"
+            f"torch.export cannot trace {explainer.classifier.name}"
+            f" ({reason[0] if reason else type(error).__name__}); write its forward without"
+            " branches on tensor values, or export safetensors alone"
         ) from error
     _forget_source_lines(program)
     return program
@@ -114,7 +118,8 @@ def require_onnx() -> None:
     ]
     if missing:
         raise InputError(
-            f"exporting to onnx needs {', '.join(missing)}; install it with: pip install 'lit_iba[export]'"
+            f"exporting to onnx needs {', '.join(missing)}; install it with: pip install"
+            " 'lit_iba[export]'"
         )
 
 

@@ -28,7 +28,8 @@ program = torch.export.load("explainer.pt2").module()
 {results} = program((pictures / 255 - mean) / std)
 ```
 
-On a GPU: `torch.export.passes.move_to_device_pass(torch.export.load("explainer.pt2"), "cuda").module()`.
+On a GPU:
+`torch.export.passes.move_to_device_pass(torch.export.load("explainer.pt2"), "cuda").module()`.
 """
 
 _ONNX = """
@@ -87,5 +88,11 @@ def readme(description: dict[str, Any]) -> str:
 
 
 def _geometry(made: dict[str, Any]) -> str:
-    resized = f"resized to {made['resize']} pixels on the shorter side ({made['interpolation']}, antialiased) and "
-    return f"{resized if made['resize'] is not None else ''}cropped to their central {made['crop']} pixels"
+    resized = (
+        f"resized to {made['resize']} pixels on the shorter side ({made['interpolation']},"
+        " antialiased) and "
+    )
+    return (
+        f"{resized if made['resize'] is not None else ''}cropped to their central {made['crop']}"
+        " pixels"
+    )

@@ -145,7 +145,8 @@ def export_explainer(
         expected = [(trained if on_cpu else twin).program_expected(images) for images in batches]
     if not all(torch.isfinite(maps).all() for results in expected for maps in results):
         raise InputError(
-            "the explainer's heatmaps are not finite, so that no file can be checked; train it again"
+            "the explainer's heatmaps are not finite, so that no file can be checked; train it"
+            " again"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
@@ -197,7 +198,8 @@ def export_checkpoint(
     if trained_by not in TRAINED_EXPLAINERS:
         known = ", ".join(TRAINED_EXPLAINERS)
         raise InputError(
-            f"checkpoint {checkpoint} was written by {trained_by}, which has no export; give one of {known}"
+            f"checkpoint {checkpoint} was written by {trained_by}, which has no export; give one of"
+            f" {known}"
         )
     training = {
         k: v
@@ -221,8 +223,8 @@ def _check_explainer(explainer: Explainer) -> TrainedExplainer:
         return explainer
     known = ", ".join(path.rpartition(".")[2] for path in TRAINED_EXPLAINERS.values())
     raise InputError(
-        f"{type(explainer).__name__} cannot be exported: only trained explainers that need a single pass can ({known}); "
-        "export one of these, or call attribute where lit_iba is installed"
+        f"{type(explainer).__name__} cannot be exported: only trained explainers that need a single"
+        f" pass can ({known}); export one of these, or call attribute where lit_iba is installed"
     )
 
 
@@ -266,7 +268,9 @@ def _check_batches(size: int, examples: Tensor | None) -> list[Tensor]:
 
 
 def _frozen_twin(explainer: TrainedExplainer) -> TrainedExplainer:
-    """The same explainer on the CPU with nothing left to train, rebuilt from what an export holds."""
+    """The same explainer on the CPU with nothing left to train, rebuilt from what an export
+    holds.
+    """
     classifier = explainer.classifier
     if classifier.device.type != "cpu":
         classifier = copy.deepcopy(classifier).to("cpu")
@@ -310,9 +314,10 @@ def _write_formats(
         if not all(error < tolerance for error in errors.values()):
             found = ", ".join(f"{error:.1e} at batch size {size}" for size, error in errors.items())
             raise InputError(
-                f"{path.name} computes something else than the explainer: its relative error is {found}, allowed is "
-                f"{tolerance:.0e}; nothing was written. Where the explainer's own float32 rounding is that large (statistics "
-                "over too few images make it so), train it again with more statistics_images, or raise the tolerance"
+                f"{path.name} computes something else than the explainer: its relative error is"
+                f" {found}, allowed is {tolerance:.0e}; nothing was written. Where the explainer's"
+                " own float32 rounding is that large (statistics over too few images make it so),"
+                " train it again with more statistics_images, or raise the tolerance"
             )
         relative = {str(size): error for size, error in errors.items()}
         export.formats[name] = {

@@ -91,10 +91,11 @@ class BitsAndAccuracy(HeatmapMetric):
     @property
     def definition(self) -> str:
         return (
-            "Information that passes the bottleneck, L_I / k: bits an element of the feature map, mean over its k elements; "
-            f"beside it the share of {self.samples} draws of Z (seed {self.seed}) for which the target is the classifier's first "
-            "choice (top-1) or among its first five (top-5), the same without a bottleneck (original), and nats an element "
-            "by the formula behind the printed table 4 (1 - lambda for the variance of Z)"
+            "Information that passes the bottleneck, L_I / k: bits an element of the feature map,"
+            f" mean over its k elements; beside it the share of {self.samples} draws of Z (seed"
+            f" {self.seed}) for which the target is the classifier's first choice (top-1) or among"
+            " its first five (top-5), the same without a bottleneck (original), and nats an"
+            " element by the formula behind the printed table 4 (1 - lambda for the variance of Z)"
         )
 
     def score_rows(self, classifier: FrozenClassifier, judged: Judged) -> dict[str, Tensor]:
@@ -103,8 +104,8 @@ class BitsAndAccuracy(HeatmapMetric):
         explainer, images, targets = judged.subject.explainer, judged.images, judged.targets
         if not isinstance(explainer, MasksFeatures):
             raise InputError(
-                f"bits_and_accuracy needs an explainer with a bottleneck behind a layer, such as per_sample_iba; "
-                f"{type(explainer).__name__} has none, leave it out"
+                "bits_and_accuracy needs an explainer with a bottleneck behind a layer, such as"
+                f" per_sample_iba; {type(explainer).__name__} has none, leave it out"
             )
         keys = content_keys(images) if judged.keys is None else judged.keys
         # The very numbers that the heatmap was made with, so that lambda is the one that the
@@ -122,12 +123,12 @@ class BitsAndAccuracy(HeatmapMetric):
             "bits": masked.nats.flatten(1).mean(dim=1) / NATS_PER_BIT,
             "total_bits": masked.nats.flatten(1).sum(dim=1) / NATS_PER_BIT,
             "nats_as_printed": nats_as_printed(masked),
-            "accuracy_top1": torch.stack(
-                [share_in_top(logits, targets, 1) for logits in draws]
-            ).mean(dim=0),
-            "accuracy_top5": torch.stack(
-                [share_in_top(logits, targets, 5) for logits in draws]
-            ).mean(dim=0),
+            "accuracy_top1": (
+                torch.stack([share_in_top(logits, targets, 1) for logits in draws]).mean(dim=0)
+            ),
+            "accuracy_top5": (
+                torch.stack([share_in_top(logits, targets, 5) for logits in draws]).mean(dim=0)
+            ),
             "original_top1": share_in_top(original, targets, 1),
             "original_top5": share_in_top(original, targets, 5),
         }

@@ -245,7 +245,9 @@ def information_bits(r: Tensor, keep: Tensor, drop: Tensor) -> Tensor:
 
 
 def bits_per_position(bits: Tensor, layout: Layout) -> tuple[Tensor, Tensor | None]:
-    """Sum over channels: (B, *R) to (B, h, w), and the bits (B,) in tokens that have no position."""
+    """Sum over channels: (B, *R) to (B, h, w), and the bits (B,) in tokens that have no
+    position.
+    """
     prefix = layout.prefix_of(bits)
     return layout.grid(bits).sum(dim=-3), None if prefix is None else prefix.sum(dim=(-2, -1))
 
@@ -254,6 +256,6 @@ def require_positions(layout: Layout, layer: str) -> None:
     """Refuse a layer whose output has no positions."""
     if layout.kind == "BC" or layout.height * layout.width == 1:
         raise InputError(
-            f"the output of layer {layer!r} has no positions, so that a bottleneck there gives no heatmap; "
-            "choose a layer before the pooling"
+            f"the output of layer {layer!r} has no positions, so that a bottleneck there gives no"
+            " heatmap; choose a layer before the pooling"
         )

@@ -84,7 +84,8 @@ class NoiseModel:
         check_literals(cls.from_statistics, locals())
         if statistics.count < 2:
             raise InputError(
-                f"the statistics cover {statistics.count} image(s); estimate them over at least 2, better 1,000"
+                f"the statistics cover {statistics.count} image(s); estimate them over at least 2,"
+                " better 1,000"
             )
         if kind == "welford":
             mean, std = statistics.mean, statistics.std
@@ -147,11 +148,13 @@ class NoiseModel:
         )
         if own is None or own[0] != layout.grid(r).shape[1]:
             raise InputError(
-                f"the feature map {tuple(r.shape[1:])} does not fit statistics for {tuple(self.mean.shape)}; "
-                "estimate the statistics of this layer at this image size"
+                f"the feature map {tuple(r.shape[1:])} does not fit statistics for"
+                f" {tuple(self.mean.shape)}; estimate the statistics of this layer at this image"
+                " size"
             )
         logger.warning(
-            "statistics for a feature map of %s are interpolated to %s; estimate them at this image size for exact bits",
+            "statistics for a feature map of %s are interpolated to %s; estimate them at this image"
+            " size for exact bits",
             tuple(self.mean.shape),
             tuple(r.shape[1:]),
         )

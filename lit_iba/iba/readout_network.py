@@ -1,4 +1,6 @@
-"""The network of the Readout bottleneck: features at several depths in, the mask of one layer out."""
+"""The network of the Readout bottleneck: features at several depths in, the mask of one layer
+out.
+"""
 
 from __future__ import annotations
 

@@ -157,7 +157,9 @@ class ReadoutTraining(TrainingWithFrozenClassifier):
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
-        """Scores of the restricted classifier, weighted by validity so that padding does not count."""
+        """Scores of the restricted classifier, weighted by validity so that padding does not
+        count.
+        """
         step = self._step(batch, 0)
         step["loss"] = step["cross_entropy"] + self.beta * step["information_nats_per_element"]
         self.update_scores(step, batch["weight"])

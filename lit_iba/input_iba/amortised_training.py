@@ -348,6 +348,7 @@ def _check(settings: dict[str, Any], start_batches: int) -> None:
     for name in NOT_HERE:
         if name in settings:
             raise InputError(
-                f"the setting {name} is of a fit to one image; leave it out where a generator is trained"
+                f"the setting {name} is of a fit to one image; leave it out where a generator is"
+                " trained"
             )
     check_counts(0, start_batches=start_batches)

@@ -113,7 +113,8 @@ class InputIBA(Explainer):
         self.layer = paper_layer(classifier, layer)
         if statistics is None:
             raise InputError(
-                f"input_iba needs feature statistics of layer {self.layer!r}; see FeatureStatistics.estimate"
+                f"input_iba needs feature statistics of layer {self.layer!r}; see"
+                " FeatureStatistics.estimate"
             )
         self.feature_iba = PerSampleIBA(
             classifier,
@@ -130,8 +131,8 @@ class InputIBA(Explainer):
     def _input_statistics(self, given: FeatureStatistics | str | Path | None) -> NoiseModel:
         if given is None:
             raise InputError(
-                "input_iba needs statistics of the images themselves (FeatureStatistics.estimate of layer 'input'), "
-                "or the setting input_noise='standard'"
+                "input_iba needs statistics of the images themselves (FeatureStatistics.estimate of"
+                " layer 'input'), or the setting input_noise='standard'"
             )
         if not isinstance(given, FeatureStatistics):
             given = FeatureStatistics.load(given, self.classifier, INPUT)
@@ -361,6 +362,7 @@ def paper_layer(classifier: FrozenClassifier, layer: str | None) -> str:
     """
     if layer is None and classifier.name not in PAPER_LAYERS:
         raise InputError(
-            f"input_iba has no usual layer for {classifier.name}; give layer, such as features.17 of vgg16 or layer2 of resnet50"
+            f"input_iba has no usual layer for {classifier.name}; give layer, such as features.17"
+            " of vgg16 or layer2 of resnet50"
         )
     return layer or PAPER_LAYERS[classifier.name]

@@ -44,7 +44,9 @@ GROUPS, GROUP_MEAN, GROUP_STD = (
     2.0,
     5.0,
 )  # of z_star_noise = "uniform_groups": means in [-2, 2], scales in [0, 5]
-LARGEST_START = 3.0  # prior_start = "capped_bits": lambda_G up to 0.95, for where it is 1 nothing moves it and no bits are needed
+# prior_start = "capped_bits": lambda_G up to 0.95, for where it is 1 nothing moves it and no bits
+# are needed
+LARGEST_START = 3.0
 
 
 @dataclass(frozen=True)

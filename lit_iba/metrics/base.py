@@ -159,7 +159,9 @@ class HeatmapMetric(Metric):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the rows depend on: the class and its settings, less those that only decide speed."""
+        """What the rows depend on: the class and its settings, less those that only decide
+        speed.
+        """
         settings = {k: v for k, v in self.settings.items() if k != "forward_batch_size"}
         return {"class": f"{type(self).__module__}.{type(self).__qualname__}", "settings": settings}
 
@@ -281,9 +283,11 @@ class HeatmapMetric(Metric):
             for row, parts in flat.items()
         }
         return {
-            row: values
-            if row in self.scalars
-            else values.reshape(count, len(values) // max(count, 1))
+            row: (
+                values
+                if row in self.scalars
+                else values.reshape(count, len(values) // max(count, 1))
+            )
             for row, values in found.items()
         }
 

@@ -67,9 +67,9 @@ class BoundingBox(HeatmapMetric):
     @property
     def definition(self) -> str:
         return (
-            "Share of the n highest pixels that lie inside the box or boxes (or object mask) of n pixels, pixels that "
-            "tie for the last places sharing them; over images whose boxes cover at least one pixel and less than "
-            f"{self.max_box_fraction:.0%} of the picture"
+            "Share of the n highest pixels that lie inside the box or boxes (or object mask) of n"
+            " pixels, pixels that tie for the last places sharing them; over images whose boxes"
+            f" cover at least one pixel and less than {self.max_box_fraction:.0%} of the picture"
         )
 
     def score_rows(self, classifier: FrozenClassifier, judged: Judged) -> dict[str, Tensor]:

@@ -150,11 +150,12 @@ class DecisionFlip(HeatmapMetric):
     @property
     def definition(self) -> str:
         return (
-            f"e = 1 - ||x_s|| / ||x||, x_s being the normalised image x with pixels set to 0 (the data set's mean "
-            f"colour), {self.pixels_per_step} a step, until argmax differs from the original's: least attribution first "
-            "(e-), most first (e+), e_delta = e- minus e+, equal pixels in reading order, e = 1 where it never differs; "
-            f"delta e = e minus the mean e of the same method's heatmaps of {self.others_wanted} other images, drawn by "
-            f"sample key (seed {self.seed}); the score is the mean delta e-"
+            "e = 1 - ||x_s|| / ||x||, x_s being the normalised image x with pixels set to 0 (the"
+            f" data set's mean colour), {self.pixels_per_step} a step, until argmax differs from"
+            " the original's: least attribution first (e-), most first (e+), e_delta = e- minus"
+            " e+, equal pixels in reading order, e = 1 where it never differs; delta e = e minus"
+            f" the mean e of the same method's heatmaps of {self.others_wanted} other images, drawn"
+            f" by sample key (seed {self.seed}); the score is the mean delta e-"
         )
 
     @property

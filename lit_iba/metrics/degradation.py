@@ -84,7 +84,8 @@ class Degradation(HeatmapMetric):
         check_counts(tile=tile, forward_batch_size=forward_batch_size)
         if points is not None and (not isinstance(points, int) or points < 2):
             raise InputError(
-                f"points is {points!r}; a curve has at least 2 (both its ends), or None for every tile"
+                f"points is {points!r}; a curve has at least 2 (both its ends), or None for every"
+                " tile"
             )
         check_literals(Degradation.__init__, locals())
         settings = {
@@ -105,11 +106,12 @@ class Degradation(HeatmapMetric):
     def definition(self) -> str:
         points = "every tile" if self.points is None else f"{self.points} evenly spaced points"
         return (
-            f"Integral of LeRF minus MoRF over the fraction of tiles removed (trapezoid, {points}); tiles of "
-            f"{self.tile}x{self.tile} pixels (smaller at the right and bottom edge), ranked by the sum of the "
-            f"attribution inside, equal ones in reading order, replaced by {BASELINES[self.baseline]}; softmax "
-            "probability of the target, scaled by (p - b) / (t1 - b) with t1 the mean on originals and b the mean on "
-            "fully degraded images, both over the data set and taken as given in the standard error"
+            f"Integral of LeRF minus MoRF over the fraction of tiles removed (trapezoid, {points});"
+            f" tiles of {self.tile}x{self.tile} pixels (smaller at the right and bottom edge),"
+            " ranked by the sum of the attribution inside, equal ones in reading order, replaced"
+            f" by {BASELINES[self.baseline]}; softmax probability of the target, scaled by (p - b)"
+            " / (t1 - b) with t1 the mean on originals and b the mean on fully degraded images,"
+            " both over the data set and taken as given in the standard error"
         )
 
     def _fill(self, images: Tensor) -> Tensor:
@@ -155,7 +157,8 @@ class Degradation(HeatmapMetric):
         sizes = rows["tiles"].unique().tolist()
         if len(sizes) != 1:
             raise InputError(
-                f"pictures of {sizes} tiles cannot share one degradation curve; give pictures of one size"
+                f"pictures of {sizes} tiles cannot share one degradation curve; give pictures of"
+                " one size"
             )
         fractions = curve_steps(int(sizes[0]), self.points, morf.device).double() / sizes[0]
         t1, b = float(morf[:, 0].mean()), float(morf[:, -1].mean())
@@ -163,7 +166,9 @@ class Degradation(HeatmapMetric):
         return fractions, (morf - b) / scale, (lerf - b) / scale, t1, b
 
     def scores(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Per image: its integral (with the data set's t1 and b), and the probability at both ends."""
+        """Per image: its integral (with the data set's t1 and b), and the probability at both
+        ends.
+        """
         fractions, morf, lerf, _, _ = self._scaled(rows)
         integral = torch.trapezoid(lerf - morf, fractions, dim=1)
         return {

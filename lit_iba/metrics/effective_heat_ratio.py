@@ -154,12 +154,14 @@ class EffectiveHeatRatio(HeatmapMetric):
     @property
     def definition(self) -> str:
         return (
-            f"Attribution inside the box of the pixels at or above a threshold t, divided by the number of those pixels; "
-            f"area under that ratio over {self.points} quantiles from 0 to 1 (trapezoid), t being the quantile of the "
-            f"values that are not below {self.base_threshold} (the others count as 0), and at most {self.top} of the "
-            f"largest; scale {self.scale}: {SCALES[self.scale]}; a map without positive attribution counts as 0; over "
-            f"images whose boxes cover at least one pixel and less than {self.max_box_fraction:.0%} of the picture. "
-            "scale_free: the same with the attribution at or above t instead of the number of pixels"
+            "Attribution inside the box of the pixels at or above a threshold t, divided by the"
+            f" number of those pixels; area under that ratio over {self.points} quantiles from 0 to"
+            " 1 (trapezoid), t being the quantile of the values that are not below"
+            f" {self.base_threshold} (the others count as 0), and at most {self.top} of the"
+            f" largest; scale {self.scale}: {SCALES[self.scale]}; a map without positive"
+            " attribution counts as 0; over images whose boxes cover at least one pixel and less"
+            f" than {self.max_box_fraction:.0%} of the picture. scale_free: the same with the"
+            " attribution at or above t instead of the number of pixels"
         )
 
     def score_rows(self, classifier: FrozenClassifier, judged: Judged) -> dict[str, Tensor]:

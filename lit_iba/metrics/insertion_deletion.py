@@ -130,7 +130,10 @@ class PixelExchange(HeatmapMetric):
     @property
     def definition(self) -> str:
         sigma, kernel, edges = self.blur
-        blur = f"the picture blurred (Gaussian of sigma {sigma}, kernel {kernel}x{kernel}, edges: {edges})"
+        blur = (
+            f"the picture blurred (Gaussian of sigma {sigma}, kernel {kernel}x{kernel}, edges:"
+            f" {edges})"
+        )
         baseline = (
             blur
             if self.baseline == "blur"
@@ -149,9 +152,10 @@ class PixelExchange(HeatmapMetric):
         )
         first = "with" if self.unperturbed else "without"
         return (
-            f"Area under the curve of the softmax probability of the {whose} as pixels are {act}, highest attribution "
-            f"first, equal ones in reading order, {self.pixels_per_step} a step; trapezoid over the share of the steps "
-            f"done, {first} the point before the first step{stairs}"
+            f"Area under the curve of the softmax probability of the {whose} as pixels are {act},"
+            f" highest attribution first, equal ones in reading order, {self.pixels_per_step} a"
+            f" step; trapezoid over the share of the steps done, {first} the point before the first"
+            f" step{stairs}"
         )
 
     def _points(self, pixels: int) -> Tensor:
@@ -219,7 +223,8 @@ class PixelExchange(HeatmapMetric):
         sizes = rows["pixels"].unique().tolist()
         if len(sizes) > 1:
             raise InputError(
-                f"pictures of {sizes} pixels cannot share one {self.name} curve; give pictures of one size"
+                f"pictures of {sizes} pixels cannot share one {self.name} curve; give pictures of"
+                " one size"
             )
         points = rows["probability"].shape[1]
         steps = max(points - 1 if self.unperturbed else points, 1)
@@ -241,10 +246,14 @@ class PixelExchange(HeatmapMetric):
             standard_error=float(error),
             n=len(rows["probability"]),
             curves={self.name: curve(self._x(rows), rows["probability"])},
-            x_label=f"share of the steps done ({'inserting' if self.inserts else 'deleting'} pixels)",
-            y_label="probability of the target"
-            if self.target == "given"
-            else "probability of the predicted class",
+            x_label=(
+                f"share of the steps done ({'inserting' if self.inserts else 'deleting'} pixels)"
+            ),
+            y_label=(
+                "probability of the target"
+                if self.target == "given"
+                else "probability of the predicted class"
+            ),
         )
 
 

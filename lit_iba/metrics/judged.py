@@ -55,7 +55,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Judged:
-    """A checked batch, as :meth:`HeatmapMetric.update` hands it to :meth:`HeatmapMetric.score_rows`.
+    """A checked batch, as :meth:`HeatmapMetric.judge` hands it to its ``score_rows``.
 
     A metric reads what it needs and need not know the rest.
 

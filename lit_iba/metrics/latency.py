@@ -134,11 +134,12 @@ class Latency(HeatmapMetric):
     @property
     def definition(self) -> str:
         return (
-            f"Seconds an image with {self.batch_size} image(s) explained together: median of {self.repeats} run(s) of an image "
-            f"after {self.warm_up} run(s) to warm up, device synchronised, mean over images; peak memory: the allocator's on "
-            "a GPU, on a CPU the tensors alive at once, beyond what was there before; passes: floating-point operations "
-            "of convolutions and matrix products, outside and inside of backward passes, in units of one forward pass of "
-            "one image through the classifier"
+            f"Seconds an image with {self.batch_size} image(s) explained together: median of"
+            f" {self.repeats} run(s) of an image after {self.warm_up} run(s) to warm up, device"
+            " synchronised, mean over images; peak memory: the allocator's on a GPU, on a CPU the"
+            " tensors alive at once, beyond what was there before; passes: floating-point"
+            " operations of convolutions and matrix products, outside and inside of backward"
+            " passes, in units of one forward pass of one image through the classifier"
         )
 
     def score_rows(self, classifier: FrozenClassifier, judged: Judged) -> dict[str, Tensor]:

@@ -111,9 +111,10 @@ class LowKPerturbation(HeatmapMetric):
     @property
     def definition(self) -> str:
         return (
-            f"KL(P(x) || P(x_k)) in nats between the softmax outputs for the image and for the image whose k % pixels of "
-            f"least attribution, equal ones in reading order, are zero after normalisation (the data set's mean "
-            f"colour); mean over k in {self.percentages} %"
+            "KL(P(x) || P(x_k)) in nats between the softmax outputs for the image and for the"
+            " image whose k % pixels of least attribution, equal ones in reading order, are zero"
+            " after normalisation (the data set's mean colour); mean over k in"
+            f" {self.percentages} %"
         )
 
     @property

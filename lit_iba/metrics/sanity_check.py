@@ -29,7 +29,9 @@ from lit_iba.perturbation import in_double
 from lit_iba.statistics import FeatureStatistics
 
 SSIM_DEFINITIONS = {
-    "torchmetrics": "variances over the window, borders reflected, mean over all pixels (torchmetrics)",
+    "torchmetrics": (
+        "variances over the window, borders reflected, mean over all pixels (torchmetrics)"
+    ),
     "skimage": "sample variances, windows inside the picture only (scikit-image's default)",
 }
 STATISTICS = {
@@ -241,12 +243,14 @@ class SanityCheck(HeatmapMetric):
         points = f"the points down to {', '.join(self.layers)}" if self.layers else points
         flip = "; of a signed heatmap h the larger of SSIM with h and -h" if self.flip else ""
         return (
-            "Similarity between the heatmap and that of the network with its weights randomised from the last layer down "
-            f"(cascading, in topological order), mean over {points}; SSIM with a uniform window of {self.window}, "
-            f"{SSIM_DEFINITIONS[self.kind]}, K1 0.01, K2 0.03, data range 1, of maps clamped to their 1st and 99th "
-            f"percentile and rescaled to [0, 1]{flip}; beside it Spearman's rank correlation of the raw maps; weights: "
-            f"{INITIALIZATIONS[str(self.drawn['initialization'])]}, a fresh seed a layer (from seed {self.seed}); "
-            f"{BATCH_NORMS[str(self.drawn['batch_norm'])]}; feature statistics: {STATISTICS[self.statistics]}"
+            "Similarity between the heatmap and that of the network with its weights randomised"
+            f" from the last layer down (cascading, in topological order), mean over {points}; SSIM"
+            f" with a uniform window of {self.window}, {SSIM_DEFINITIONS[self.kind]}, K1 0.01, K2"
+            " 0.03, data range 1, of maps clamped to their 1st and 99th percentile and rescaled to"
+            f" [0, 1]{flip}; beside it Spearman's rank correlation of the raw maps; weights:"
+            f" {INITIALIZATIONS[str(self.drawn['initialization'])]}, a fresh seed a layer (from"
+            f" seed {self.seed}); {BATCH_NORMS[str(self.drawn['batch_norm'])]}; feature statistics:"
+            f" {STATISTICS[self.statistics]}"
         )
 
     def _stops(self, order: list[list[str]], model: str) -> list[int]:

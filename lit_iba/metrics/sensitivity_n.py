@@ -103,7 +103,8 @@ class SensitivityN(HeatmapMetric):
             raise InputError(f"masks is {masks!r}; a correlation needs at least 2 random sets")
         if not 0 <= min_fraction <= max_fraction <= 1:
             raise InputError(
-                f"min_fraction {min_fraction!r} and max_fraction {max_fraction!r} must satisfy 0 <= min <= max <= 1"
+                f"min_fraction {min_fraction!r} and max_fraction {max_fraction!r} must satisfy 0 <="
+                " min <= max <= 1"
             )
         settings = {
             "tile": tile,
@@ -125,11 +126,12 @@ class SensitivityN(HeatmapMetric):
         low, high = self.fractions
         smallest = f"{low:.1%}" if low else "one tile"
         return (
-            "Mean over n, and over images, of the Pearson correlation between the sum of the attribution in a random "
-            f"set of n tiles of {self.tile}x{self.tile} pixels and the drop of the target's logit when the set becomes "
-            f"0 after normalisation; {self.masks} sets for each of {self.points} log-spaced n from {smallest} to "
-            f"{high:.0%} of the tiles, the same for every image (seed {self.seed}); a heatmap or a logit that does not "
-            "vary counts as 0"
+            "Mean over n, and over images, of the Pearson correlation between the sum of the"
+            f" attribution in a random set of n tiles of {self.tile}x{self.tile} pixels and the"
+            f" drop of the target's logit when the set becomes 0 after normalisation; {self.masks}"
+            f" sets for each of {self.points} log-spaced n from {smallest} to {high:.0%} of the"
+            f" tiles, the same for every image (seed {self.seed}); a heatmap or a logit that does"
+            " not vary counts as 0"
         )
 
     def sets(self, tiles: int, device: torch.device | None = None) -> Tensor:
@@ -202,7 +204,8 @@ class SensitivityN(HeatmapMetric):
         sizes = rows["tiles"].unique().tolist()
         if len(sizes) != 1:
             raise InputError(
-                f"pictures of {sizes} tiles cannot share one sensitivity curve; give pictures of one size"
+                f"pictures of {sizes} tiles cannot share one sensitivity curve; give pictures of"
+                " one size"
             )
         score, error = mean_and_error(self.scores(rows)["score"])
         x = set_sizes(int(sizes[0]), self.points, *self.fractions).double()
@@ -211,8 +214,10 @@ class SensitivityN(HeatmapMetric):
             standard_error=float(error),
             n=len(rows["correlation"]),
             curves={"correlation": curve(x, rows["correlation"])},
-            x_label="pixels removed"
-            if self.tile == 1
-            else f"tiles of {self.tile}x{self.tile} pixels removed",
+            x_label=(
+                "pixels removed"
+                if self.tile == 1
+                else f"tiles of {self.tile}x{self.tile} pixels removed"
+            ),
             y_label="correlation",
         )

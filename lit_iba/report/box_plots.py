@@ -12,8 +12,8 @@ import numpy as np
 from lit_iba.report.tables import MetricTable
 
 CAPTION = (
-    "One box a method: from the 25th to the 75th percentile of the images, a line at the median, whiskers to the 5th and "
-    "95th percentile, a dot at the mean."
+    "One box a method: from the 25th to the 75th percentile of the images, a line at the median,"
+    " whiskers to the 5th and 95th percentile, a dot at the mean."
 )
 
 

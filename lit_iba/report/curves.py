@@ -49,7 +49,9 @@ class Line:
 
     name: str
     label: str
-    color: int  # index into the colours, again from the first with broken lines when they are used up; -1 for grey
+    # index into the colours, again from the first with broken lines when they are used up; -1 for
+    # grey
+    color: int
     curve: Curve
 
 
@@ -83,7 +85,9 @@ def colors_of(names: list[str]) -> dict[str, int]:
 
 
 def color_class(color: int) -> str:
-    """Style sheet classes of a method's colour; ``again`` where the colours are used a second time."""
+    """Style sheet classes of a method's colour; ``again`` where the colours are used a second
+    time.
+    """
     return (
         "cx"
         if color < 0

@@ -20,8 +20,9 @@ from lit_iba.report.templates import Markup, render
 
 HEADS = ("Layer", "Activity", "Biases above", "Together", "Class score", "Largest error")
 LEAD = (
-    "A column a layer: the activity attribution and, below it, the bias attribution, each with its sum; red speaks for the "
-    "class, blue against it. In a column, the activity's sum and the bias sums of all columns to its right make the class score."
+    "A column a layer: the activity attribution and, below it, the bias attribution, each with its"
+    " sum; red speaks for the class, blue against it. In a column, the activity's sum and the bias"
+    " sums of all columns to its right make the class score."
 )
 
 

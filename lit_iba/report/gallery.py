@@ -60,7 +60,8 @@ def read_gallery(path: Path) -> Gallery | None:
         ) from error
     if pictures.ndim != 4 or pictures.shape[1] != 3 or pictures.dtype != torch.uint8:
         raise InputError(
-            f"{path}: pictures are {pictures.dtype} {tuple(pictures.shape)}, not uint8 (G, 3, H, W); {MEND}"
+            f"{path}: pictures are {pictures.dtype} {tuple(pictures.shape)}, not uint8 (G, 3, H,"
+            f" W); {MEND}"
         )
     count, size = len(pictures), pictures.shape[-2:]
     mask = tensors.get("object_mask", torch.zeros(count, *size, dtype=torch.bool)).bool()

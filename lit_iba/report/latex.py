@@ -1,6 +1,7 @@
 r"""The tables in LaTeX with booktabs: ``\input{report}`` in a document that loads ``booktabs``.
 
-First every method by every metric; then, for each metric that a paper has numbers of, ours beside the published ones.
+First every method by every metric; then, for each metric that a paper has numbers of, ours beside
+the published ones.
 """
 
 from __future__ import annotations
@@ -90,7 +91,10 @@ def _beside_published(run: RunFolder, table: MetricTable) -> str:
         cells = [latex_text(row.label), _cell(row), latex_text(interval(row.interval)), published]
         lines.append(" & ".join(cells) + r" \\")
     notes = " ".join(text for text in (agreement_note(table), *published_notes(table, run)) if text)
-    caption = f"{table.label}: ours (mean ± standard error, 95 % bootstrap interval) beside published numbers. {notes}"
+    caption = (
+        f"{table.label}: ours (mean ± standard error, 95 % bootstrap interval) beside published"
+        f" numbers. {notes}"
+    )
     return _table(caption, "lrrr", ["Method", "Ours", "Interval", "Published"], lines)
 
 

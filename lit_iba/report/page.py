@@ -91,8 +91,9 @@ def _color_rules() -> Markup:
     )
     scoped = ':root:not([data-theme="light"])'
     return Markup(
-        rules(COLORS_LIGHT, GREY_LIGHT, "")
-        + f"@media (prefers-color-scheme:dark){{{scoped}{scoped}{{{dark}}}{rules(COLORS_DARK, GREY_DARK, scoped)}}}"
+        rules(COLORS_LIGHT, GREY_LIGHT, "") + "@media"
+        f" (prefers-color-scheme:dark){{{scoped}{scoped}{{{dark}}}"
+        f"{rules(COLORS_DARK, GREY_DARK, scoped)}}}"
         + f'html:root[data-theme="dark"]{{{dark}}}'
         + rules(COLORS_DARK, GREY_DARK, ':root[data-theme="dark"]')
         + ':root[data-theme="light"]{color-scheme:light}'

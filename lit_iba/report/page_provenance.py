@@ -15,24 +15,33 @@ GUIDE = (
     ),
     (
         "Bold and ≈",
-        "Bold is given only where the best method beats every other one image by image (paired Wilcoxon test, "
-        "Holm-corrected). "
-        "≈ marks methods that the data cannot tell from the best.",
+        (
+            "Bold is given only where the best method beats every other one image by image (paired"
+            " Wilcoxon test, Holm-corrected). ≈ marks methods that the data cannot tell from the"
+            " best."
+        ),
     ),
     (
         "Bits",
-        "The maps of information bottlenecks are in bits: how much of the network's own information a pixel may have "
-        "passed on, at most. Zero bits means: not needed. Other methods only rank pixels; their values have no unit.",
+        (
+            "The maps of information bottlenecks are in bits: how much of the network's own"
+            " information a pixel may have passed on, at most. Zero bits means: not needed. Other"
+            " methods only rank pixels; their values have no unit."
+        ),
     ),
     (
         "◇ Published",
-        "Italic numbers on grey are printed in papers and not measured here. They compare only where network, weights, "
-        "data and settings are the same.",
+        (
+            "Italic numbers on grey are printed in papers and not measured here. They compare only"
+            " where network, weights, data and settings are the same."
+        ),
     ),
     (
         "Heatmaps",
-        "Bright covers the picture where attribution is strong. Signed maps are red for the class and blue against it. "
-        "Each map has its own scale, up to its 99.9th percentile.",
+        (
+            "Bright covers the picture where attribution is strong. Signed maps are red for the"
+            " class and blue against it. Each map has its own scale, up to its 99.9th percentile."
+        ),
     ),
     ("Boxes", "White outlines are the annotated objects. No method sees them; only metrics do."),
 )

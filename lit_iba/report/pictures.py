@@ -44,7 +44,9 @@ def picture_uri(picture: Tensor) -> str:
 
 
 def backdrop_uri(picture: Tensor) -> str:
-    """The grey picture on which ``Heatmap.overlay`` draws, that is, its overlay with strength zero."""
+    """The grey picture on which ``Heatmap.overlay`` draws, that is, its overlay with strength
+    zero.
+    """
     grey = Heatmap(torch.zeros(1, *picture.shape[-2:])).overlay(picture[None], strength=0.0)[0]
     return _uri(Image.fromarray(grey[0].numpy()), "JPEG", quality=90)
 

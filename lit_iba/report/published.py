@@ -165,7 +165,9 @@ def _agree(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
 
 
 def _same(printed: Any, given: Any) -> bool:
-    """Equality of a printed setting and one of a config, where a tile may be written 8 or [8, 8]."""
+    """Equality of a printed setting and one of a config, where a tile may be written 8 or [8,
+    8].
+    """
     if isinstance(given, (list, tuple)) and given and all(item == given[0] for item in given):
         given = given[0]
     try:

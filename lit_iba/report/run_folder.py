@@ -223,7 +223,8 @@ def read_run(folder: str | Path) -> RunFolder:
 def _read_results(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(
-            f"{path} does not exist, so there is nothing to report; run `evaluate.py benchmark` into this folder first"
+            f"{path} does not exist, so there is nothing to report; run `evaluate.py benchmark`"
+            " into this folder first"
         )
     try:
         document = json.loads(path.read_text(encoding="utf-8"))

@@ -183,7 +183,10 @@ def box_strip(box: BoxPlot, low: float, high: float) -> Markup:
     numbers = ", ".join(number(value) for value in box.percentiles)
     return _draw(
         "box_strip",
-        title=f"{box.label}: 5th, 25th, 50th, 75th and 95th percentile {numbers}; mean {number(box.mean)}",
+        title=(
+            f"{box.label}: 5th, 25th, 50th, 75th and 95th percentile {numbers}; mean"
+            f" {number(box.mean)}"
+        ),
         color=box.color,
         zero=frame.x(0) if low <= 0 <= high else None,
         ends=[f"{frame.x(value):.1f}" for value in box.percentiles],

@@ -24,12 +24,13 @@ from lit_iba.report.significance import (
 )
 
 RULE = (
-    "Bold: best mean, and separated from every other method by a two-sided paired Wilcoxon signed-rank test on the "
-    f"per-image scores, Holm-corrected over the methods (adjusted p < {SIGNIFICANCE}). "
-    "≈: not separated from the best mean."
+    "Bold: best mean, and separated from every other method by a two-sided paired Wilcoxon"
+    " signed-rank test on the per-image scores, Holm-corrected over the methods (adjusted p <"
+    f" {SIGNIFICANCE}). ≈: not separated from the best mean."
 )
 INTERVAL = (
-    f"Interval: {CONFIDENCE:.0%} bootstrap interval of the mean (percentiles of {RESAMPLES:,} resamples of the images)."
+    f"Interval: {CONFIDENCE:.0%} bootstrap interval of the mean (percentiles of {RESAMPLES:,}"
+    " resamples of the images)."
 ).replace(",", " ")
 
 
@@ -211,7 +212,8 @@ def shortfalls(run: RunFolder) -> list[str]:
         notices.append(f"{used} of {images} images were used.")
     if isinstance(corrupt, int) and corrupt > 0:
         notices.append(
-            f"{corrupt} could not be decoded and {'are' if corrupt > 1 else 'is'} not in the numbers."
+            f"{corrupt} could not be decoded and {'are' if corrupt > 1 else 'is'} not in the"
+            " numbers."
         )
     labels, metrics = method_labels(run.explainers), metric_labels(run)
     for metric, methods in run.results.items():
@@ -237,7 +239,8 @@ def published_notes(table: MetricTable, run: RunFolder) -> list[str]:
         network = run.classifier.get("model") or "this classifier"
         whose = "some of these methods on " if here else ""
         notes.append(
-            f"The papers print no numbers for {whose}{network}: there ◇ shows another network, to orient, not to compare."
+            f"The papers print no numbers for {whose}{network}: there ◇ shows another network, to"
+            " orient, not to compare."
         )
     return list(dict.fromkeys(notes))
 
@@ -276,8 +279,12 @@ def agreement_note(table: MetricTable) -> str:
     if found is None:
         return ""
     if math.isnan(found.spearman):
-        return f"Rank correlation with the published column: none, one side is constant over {found.methods} methods."
+        return (
+            "Rank correlation with the published column: none, one side is constant over"
+            f" {found.methods} methods."
+        )
     return (
-        f"Rank correlation with the published column ({compared_network(table)}) over {found.methods} methods: "
-        f"Spearman's ρ = {found.spearman:.2f}, Kendall's τ = {found.kendall:.2f}."
+        f"Rank correlation with the published column ({compared_network(table)}) over"
+        f" {found.methods} methods: Spearman's ρ = {found.spearman:.2f}, Kendall's τ ="
+        f" {found.kendall:.2f}."
     ).replace("= -", "= −")

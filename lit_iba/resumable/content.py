@@ -81,7 +81,7 @@ def _sha256(shard: Shard, known: dict[str, list[int | str]]) -> list[int | str]:
         ) from error
     if shard.sha256 not in (None, entry[2]):
         raise InputError(
-            f"the content of shard {shard.path} is not what was indexed; fetch it again, or delete index.json to have "
-            "the shards counted anew"
+            f"the content of shard {shard.path} is not what was indexed; fetch it again, or delete"
+            " index.json to have the shards counted anew"
         )
     return entry

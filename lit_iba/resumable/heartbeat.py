@@ -74,8 +74,9 @@ class Heartbeat:
             elif time.monotonic() - since > PATIENCE:
                 who = seen.rpartition(",")[0] or "never seen"
                 raise InputError(
-                    f"process {rank} of {self.world} ({who}), which was to make {what}, has given no sign of life for "
-                    f"{PATIENCE:g} s: look at what it printed, and start again; what is done is kept"
+                    f"process {rank} of {self.world} ({who}), which was to make {what}, has given"
+                    f" no sign of life for {PATIENCE:g} s: look at what it printed, and start"
+                    " again; what is done is kept"
                 )
             time.sleep(POLL)
 

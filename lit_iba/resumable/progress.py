@@ -100,7 +100,8 @@ class EvaluationProgress:
         """Another shard is complete."""
         self.shards_done += 1
         self._line(
-            f"{name} done: {self.shards_done}/{self.shards} shards, {self.done}/{self.total} image evaluations"
+            f"{name} done: {self.shards_done}/{self.shards} shards, {self.done}/{self.total} image"
+            " evaluations"
         )
 
     def _line_a_minute(self, text: str) -> None:

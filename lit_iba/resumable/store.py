@@ -27,7 +27,9 @@ ABANDONED_AFTER = 600.0  # seconds: no single file takes that long to write
 # Classes of ours that stood elsewhere when older results were written: what they computed has not
 # changed.
 MOVED_CLASSES = {
-    "lit_iba.metrics.bits_and_accuracy.BitsAndAccuracy": "lit_iba.iba.bits_and_accuracy.BitsAndAccuracy"
+    "lit_iba.metrics.bits_and_accuracy.BitsAndAccuracy": (
+        "lit_iba.iba.bits_and_accuracy.BitsAndAccuracy"
+    )
 }
 
 

@@ -84,10 +84,9 @@ class TextIntegratedGradients(TextExplainer):
     def explain(self, words: Words, targets: Tensor, generators: list[torch.Generator]) -> Tensor:
         """Path integral of the gradient of the target's logit."""
         embeddings = self.classifier.embeddings(words)
-        values = IntegratedGradients(
-            self.classifier.logits
-        ).attribute(
-            embeddings.clone().requires_grad_(),  # a copy, because Captum turns on requires_grad of what it is given
+        values = IntegratedGradients(self.classifier.logits).attribute(
+            # a copy, because Captum turns on requires_grad of what it is given
+            embeddings.clone().requires_grad_(),
             baselines=self.fill.expand_as(embeddings),
             target=targets,
             additional_forward_args=(words.lengths,),

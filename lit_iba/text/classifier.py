@@ -189,6 +189,6 @@ class TextClassifier:
         for name in ("sha256", "vocabulary"):
             if other.get(name) != self.identity[name]:
                 raise InputError(
-                    f"{what} was made with another classifier ({name} {str(other.get(name))[:12]}, here "
-                    f"{self.identity[name][:12]}); make it again"
+                    f"{what} was made with another classifier ({name} {str(other.get(name))[:12]},"
+                    f" here {self.identity[name][:12]}); make it again"
                 )

@@ -21,7 +21,9 @@ from lit_iba.text.vocabulary import Vocabulary, tokenize
 
 @dataclass(frozen=True)
 class ReviewSource:
-    """Reviews in memory; every one counts as a shard of its own, so that all of them are shuffled."""
+    """Reviews in memory; every one counts as a shard of its own, so that all of them are
+    shuffled.
+    """
 
     reviews: tuple[Review, ...]
 
@@ -139,7 +141,8 @@ class IMDBDataModule(SampleDataModule):
         )
         if not 0 < val_fraction < 1 or max_length < 1:
             raise InputError(
-                f"val_fraction {val_fraction} must lie between 0 and 1, max_length {max_length} above 0"
+                f"val_fraction {val_fraction} must lie between 0 and 1, max_length {max_length}"
+                " above 0"
             )
         self.paths = {"train": train, "val": train, "test": test, "predict": predict}
         self.vocabulary_path, self.vocabulary_size, self.min_count = (
@@ -166,8 +169,8 @@ class IMDBDataModule(SampleDataModule):
         count = round(self.val_fraction * len(found))
         if not 0 < count < len(found):
             raise InputError(
-                f"{len(found)} training reviews leave {count} for validation with val_fraction {self.val_fraction}; "
-                "give more reviews or another fraction"
+                f"{len(found)} training reviews leave {count} for validation with val_fraction"
+                f" {self.val_fraction}; give more reviews or another fraction"
             )
         # By key, so that the order of the file does not matter.
         order = torch.randperm(
@@ -191,7 +194,8 @@ class IMDBDataModule(SampleDataModule):
                 self._vocabulary = Vocabulary.build(texts, self.vocabulary_size, self.min_count)
             else:
                 raise InputError(
-                    "the vocabulary comes from training reviews: give data.train, or data.vocabulary"
+                    "the vocabulary comes from training reviews: give data.train, or"
+                    " data.vocabulary"
                 )
         return self._vocabulary
 

@@ -89,8 +89,9 @@ class WordNoise:
         classifier.check_identity(statistics.identity.get("classifier", {}), "the statistics")
         if statistics.identity.get("layer") != layer or statistics.count < 2:
             raise InputError(
-                f"the statistics cover {statistics.count} words at layer {statistics.identity.get('layer')}, but layer "
-                f"{layer} is asked for; estimate them with word_statistics"
+                f"the statistics cover {statistics.count} words at layer"
+                f" {statistics.identity.get('layer')}, but layer {layer} is asked for; estimate"
+                " them with word_statistics"
             )
         mean, std = statistics.mean.float(), statistics.std.clamp_min(min_std).float()
         return cls(mean.to(classifier.device), std.to(classifier.device))
@@ -279,7 +280,9 @@ class TextIBA(TextExplainer):
         settings: dict[str, Any],
         source: WordStatisticsSource | None = None,
     ) -> TextIBA:
-        """Build from a config: without ``statistics``, they are estimated on the run's own texts."""
+        """Build from a config: without ``statistics``, they are estimated on the run's own
+        texts.
+        """
         return cls(classifier, **with_statistics(cls.name, classifier, settings, source))
 
     def explain(self, words: Words, targets: Tensor, generators: list[torch.Generator]) -> Tensor:

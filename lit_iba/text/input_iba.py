@@ -2,9 +2,9 @@
 experiments on IMDB).
 
 Stage a: IBA at a hidden layer gives Z*. Stage b: a prior Z_G = lambda_G I + (1 - lambda_G) eps_G on
-the embeddings I, fitted by a Wasserstein GAN so that the hidden layer's output of Z_G is distributed
-as Z*. Stage c: the bottleneck on the embeddings, whose information counts beyond that prior
-(proposition 3). With the GAN, texts run one after the other: none depends on its batch.
+the embeddings I, fitted by a Wasserstein GAN so that the hidden layer's output of Z_G is
+distributed as Z*. Stage c: the bottleneck on the embeddings, whose information counts beyond that
+prior (proposition 3). With the GAN, texts run one after the other: none depends on its batch.
 """
 
 from __future__ import annotations
@@ -181,7 +181,9 @@ class TextInputIBA(TextExplainer):
         settings: dict[str, Any],
         source: WordStatisticsSource | None = None,
     ) -> TextInputIBA:
-        """Build from a config: without ``statistics``, they are estimated on the run's own texts."""
+        """Build from a config: without ``statistics``, they are estimated on the run's own
+        texts.
+        """
         settings = with_statistics(cls.name, classifier, settings, source)
         if source is not None:
             settings = {"input_statistics": source.statistics(classifier, 0), **settings}

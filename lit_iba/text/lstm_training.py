@@ -162,13 +162,15 @@ class SentimentTraining(L.LightningModule):
         kind = checkpoint.get(KIND_KEY)
         if kind != type(self).__name__:
             raise InputError(
-                f"the checkpoint was written by {kind or 'another program'}, not by SentimentTraining"
+                f"the checkpoint was written by {kind or 'another program'}, not by"
+                " SentimentTraining"
             )
         saved = Vocabulary.from_json(checkpoint[VOCABULARY_KEY], "the checkpoint")
         self.vocabulary.check(saved.sha256, "the checkpoint")
         if checkpoint[TEXT_KEY]["shape"] != self.shape:
             raise InputError(
-                f"the checkpoint's network is {checkpoint[TEXT_KEY]['shape']}, not {self.shape}; use its config"
+                f"the checkpoint's network is {checkpoint[TEXT_KEY]['shape']}, not {self.shape};"
+                " use its config"
             )
 
 

@@ -144,9 +144,10 @@ class SensitivityN(TextMetric):
     def definition(self) -> str:
         s = self.settings
         return (
-            "Mean over percentages, and over texts, of the Pearson correlation between the sum of the values in a random set "
-            f"of words and the drop of the target's logit when they become {self.filling}; {s['masks']} sets for each text and "
-            f"each of {s['percents']} %; what does not vary counts as 0"
+            "Mean over percentages, and over texts, of the Pearson correlation between the sum of"
+            " the values in a random set of words and the drop of the target's logit when they"
+            f" become {self.filling}; {s['masks']} sets for each text and each of {s['percents']}"
+            " %; what does not vary counts as 0"
         )
 
     @property
@@ -236,8 +237,9 @@ class WordExchange(TextMetric):
             else f"deleted, that is replaced by {self.filling}"
         )
         return (
-            f"Area under the curve of the target's probability as words are {act}, highest value first, over their share; "
-            f"{self.settings['points']} steps and the beginning, trapezoid"
+            f"Area under the curve of the target's probability as words are {act}, highest value"
+            f" first, over their share; {self.settings['points']} steps and the beginning,"
+            " trapezoid"
         )
 
     @property

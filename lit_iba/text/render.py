@@ -32,7 +32,10 @@ def facts(heatmap: TokenHeatmap, class_names: Sequence[str]) -> str:
         if heatmap.unit != "1"
         else ""
     )
-    return f"{heatmap.method}: {class_names[heatmap.target]} (probability {heatmap.probability:.3f}){total}"
+    return (
+        f"{heatmap.method}: {class_names[heatmap.target]} (probability"
+        f" {heatmap.probability:.3f}){total}"
+    )
 
 
 def html_page(

@@ -92,6 +92,7 @@ def _of_line(line: str, where: str) -> Review:
         ) from error
     if not isinstance(text, str) or isinstance(label, bool) or label not in (0, 1):
         raise InputError(
-            f"{where} has label {label!r} and a {type(text).__name__} as text; label is 0 or 1, text a string"
+            f"{where} has label {label!r} and a {type(text).__name__} as text; label is 0 or 1,"
+            " text a string"
         )
     return Review(str(found.get("id", where)), int(label), text)

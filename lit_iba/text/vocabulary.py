@@ -49,7 +49,8 @@ class Vocabulary:
         self._numbers = {word: number for number, word in enumerate(self.words)}
         if self.words[:2] != [PAD, UNKNOWN] or len(self._numbers) < len(self.words):
             raise InputError(
-                f"a vocabulary begins with {PAD} and {UNKNOWN} and has each word once; build it again"
+                f"a vocabulary begins with {PAD} and {UNKNOWN} and has each word once; build it"
+                " again"
             )
 
     @classmethod
@@ -72,7 +73,8 @@ class Vocabulary:
         frequent = sorted((-count, word) for word, count in counts.items() if count >= min_count)
         if not frequent:
             raise InputError(
-                f"no word occurs {min_count} times in the training texts; lower min_count or check the data"
+                f"no word occurs {min_count} times in the training texts; lower min_count or check"
+                " the data"
             )
         return cls([PAD, UNKNOWN, *(word for _, word in frequent[:size])])
 
@@ -114,7 +116,8 @@ class Vocabulary:
             ) from error
         if vocabulary.sha256 != sha256:
             raise InputError(
-                f"the words in {source} were changed (their SHA-256 differs); take the original file"
+                f"the words in {source} were changed (their SHA-256 differs); take the original"
+                " file"
             )
         return vocabulary
 
@@ -143,6 +146,7 @@ class Vocabulary:
         """
         if sha256 != self.sha256:
             raise InputError(
-                f"{what} was made with another vocabulary (SHA-256 {sha256[:12]}, here {self.sha256[:12]}); use the same "
-                "training reviews and vocabulary settings, or give the run's vocabulary.json as data.vocabulary"
+                f"{what} was made with another vocabulary (SHA-256 {sha256[:12]}, here"
+                f" {self.sha256[:12]}); use the same training reviews and vocabulary settings, or"
+                " give the run's vocabulary.json as data.vocabulary"
             )

@@ -61,7 +61,8 @@ def read_checkpoint(path: str | Path, kind: str | None = None) -> dict[str, Any]
     written_by = checkpoint.get(KIND_KEY) if isinstance(checkpoint, dict) else None
     if written_by is None or (kind is not None and written_by != kind):
         raise InputError(
-            f"checkpoint {path} was written by {written_by or 'another program'}, not by {kind or 'lit_iba'}; give another"
+            f"checkpoint {path} was written by {written_by or 'another program'}, not by"
+            f" {kind or 'lit_iba'}; give another"
         )
     return checkpoint
 

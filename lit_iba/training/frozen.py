@@ -72,7 +72,8 @@ class TrainingWithFrozenClassifier(L.LightningModule):
         kind = checkpoint.get(KIND_KEY)
         if kind != type(self).__name__:
             raise InputError(
-                f"the checkpoint was written by {kind or 'another program'}, not by {type(self).__name__}; give another"
+                f"the checkpoint was written by {kind or 'another program'}, not by"
+                f" {type(self).__name__}; give another"
             )
         self.classifier.check_identity(checkpoint[CLASSIFIER_KEY], "the checkpoint")
         own: Mapping[str, Tensor] = self.state_dict()
@@ -82,7 +83,8 @@ class TrainingWithFrozenClassifier(L.LightningModule):
         )
         if different:
             raise InputError(
-                f"the checkpoint does not fit the configured network (in {', '.join(different[:3])}); use its own config"
+                "the checkpoint does not fit the configured network (in"
+                f" {', '.join(different[:3])}); use its own config"
             )
 
     def setup(self, stage: str) -> None:
@@ -104,8 +106,8 @@ class TrainingWithFrozenClassifier(L.LightningModule):
         needed, free = 3 * (state + 2 * trained) + (64 << 20), shutil.disk_usage(folder).free
         if free < needed:
             raise InputError(
-                f"{folder} has {free >> 20} MiB left, but checkpoints and logs of this run need {needed >> 20} MiB; "
-                "free some, or set trainer.default_root_dir to another disk"
+                f"{folder} has {free >> 20} MiB left, but checkpoints and logs of this run need"
+                f" {needed >> 20} MiB; free some, or set trainer.default_root_dir to another disk"
             )
 
     def images_of(self, batch: dict[str, Any]) -> Tensor:

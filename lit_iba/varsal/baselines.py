@@ -102,5 +102,7 @@ def draw_baselines(
 
 
 def perturb(images: Tensor, mask: Tensor, baselines: Tensor) -> Tensor:
-    """x m + x' (1 - m): images (B, 3, H, W) where the mask (B, H, W) is 1, baselines where it is 0."""
+    """x m + x' (1 - m): images (B, 3, H, W) where the mask (B, H, W) is 1, baselines where it is
+    0.
+    """
     return torch.lerp(baselines, images, mask[:, None].to(images.dtype))

@@ -48,8 +48,9 @@ class SoftTVPrior:
         check_counts(height=height, width=width)
         if not -0.5 < alpha < 0.5:
             raise InputError(
-                f"alpha is {alpha}; it must lie between -1/2 and 1/2, because the covariance's factors have the eigenvalues "
-                "1 + 2 alpha cos(pi j / (n + 1)) and would not stay positive definite at every size n"
+                f"alpha is {alpha}; it must lie between -1/2 and 1/2, because the covariance's"
+                " factors have the eigenvalues 1 + 2 alpha cos(pi j / (n + 1)) and would not stay"
+                " positive definite at every size n"
             )
         self.height, self.width, self.alpha = height, width, alpha
         factors = [_cholesky(size, alpha) for size in (height, width)]
@@ -150,8 +151,8 @@ def _cholesky(size: int, alpha: float) -> Tensor:
 def _checked(mean: Tensor, log_variance: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     if mean.shape[1:] != (height, width) or mean.shape != log_variance.shape:
         raise InputError(
-            f"mean and log_variance have the shapes {tuple(mean.shape)} and {tuple(log_variance.shape)}; the prior is for "
-            f"maps (B, {height}, {width})"
+            f"mean and log_variance have the shapes {tuple(mean.shape)} and"
+            f" {tuple(log_variance.shape)}; the prior is for maps (B, {height}, {width})"
         )
     if torch.promote_types(mean.dtype, log_variance.dtype) == torch.float64:
         return mean.double(), log_variance.double()

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from lit_iba.checks import check_counts
 from lit_iba.varsal.encoder import bounded_posterior, raw_for_deviation
 
-WIDTH = 32  # channels on the coarse grids; a half of it on the finest grid and the picture's own, a quarter for the picture
+# channels on the coarse grids; a half of it on the finest grid and the picture's own, a quarter for
+# the picture
+WIDTH = 32
 
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:

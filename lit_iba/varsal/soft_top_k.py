@@ -21,7 +21,8 @@ from lit_iba.errors import InputError
 ASKED_EVERY = (
     8  # iterations; elsewhere than on the CPU the question whether all is done makes the host wait
 )
-ITERATIONS = 64  # a bisection halves a bracket of 1e9 temperatures to 1e-10 in so many; Newton needs 3 to 6 of them
+# a bisection halves a bracket of 1e9 temperatures to 1e-10 in so many; Newton needs 3 to 6 of them
+ITERATIONS = 64
 TOLERANCE = 1e-14  # of the sum, relative
 CONSTANT = 1e-6  # scores that spread by less than this share of their size are equal up to rounding
 
@@ -49,14 +50,15 @@ def soft_top_k(scores: Tensor, k: Tensor, *, temperature: float) -> Tensor:
     """
     if scores.ndim != 2 or not scores.is_floating_point() or k.shape != scores.shape[:1]:
         raise InputError(
-            f"soft_top_k takes float scores (B, n) and k (B,), but got {scores.dtype} of shape {tuple(scores.shape)} and "
-            f"k of shape {tuple(k.shape)}"
+            f"soft_top_k takes float scores (B, n) and k (B,), but got {scores.dtype} of shape"
+            f" {tuple(scores.shape)} and k of shape {tuple(k.shape)}"
         )
     if not (math.isfinite(temperature) and temperature > 0):
         raise InputError(f"temperature is {temperature}; it must be positive")
     if k.device.type == "cpu" and not bool(((k > 0) & (k < scores.shape[1])).all()):
         raise InputError(
-            f"k is {k.tolist()}; each must be above 0 and below the number of scores, {scores.shape[1]}"
+            f"k is {k.tolist()}; each must be above 0 and below the number of scores,"
+            f" {scores.shape[1]}"
         )
     wide = scores if scores.dtype == torch.float64 else scores.float()
     mask: Tensor = _SoftTopK.apply(wide, k.to(scores.device, torch.float64), float(temperature))

@@ -36,27 +36,28 @@ Rows = Sequence[Mapping[str, Any]]
 TITLE = "Uncertainty over explanations"
 READING = {
     "figure_7": (
-        "Image, mean (red: kept longest, blue: dropped first) and standard deviation of the posterior over maps. The "
-        "deviations of an image share one scale; each mean has its own."
+        "Image, mean (red: kept longest, blue: dropped first) and standard deviation of the"
+        " posterior over maps. The deviations of an image share one scale; each mean has its own."
     ),
     "severity": (
-        "What corruption does to the uncertainty and to the error. The error of a map is the KL divergence from the "
-        "image's own prediction without the k % least salient pixels, meaned over k; the prediction is that of the "
-        "corrupted image."
+        "What corruption does to the uncertainty and to the error. The error of a map is the KL"
+        " divergence from the image's own prediction without the k % least salient pixels, meaned"
+        " over k; the prediction is that of the corrupted image."
     ),
     "relation": (
-        "Do uncertain maps err more? A point is an image under a condition. The scale of a map is free, so that the "
-        "deviation divided by the spread of the mean map over the pixels stands beside it. Intervals: 95 % bootstrap "
-        "over images."
+        "Do uncertain maps err more? A point is an image under a condition. The scale of a map is"
+        " free, so that the deviation divided by the spread of the mean map over the pixels stands"
+        " beside it. Intervals: 95 % bootstrap over images."
     ),
     "calibration": (
-        "How often the error of the mean map lies in the central band of the errors of maps sampled from the "
-        "posterior. On the diagonal the samples fare as the mean does; a mean rank below 1/2 says that the mean is "
-        "better than its samples. A held-out sample must lie on the diagonal up to chance: it checks the measurement."
+        "How often the error of the mean map lies in the central band of the errors of maps sampled"
+        " from the posterior. On the diagonal the samples fare as the mean does; a mean rank below"
+        " 1/2 says that the mean is better than its samples. A held-out sample must lie on the"
+        " diagonal up to chance: it checks the measurement."
     ),
     "abstain": (
-        "Mean error of the maps kept when the most uncertain are withheld. Gain: 1 is an oracle that knows the "
-        "errors, 0 is blind choice, below 0 is worse than that."
+        "Mean error of the maps kept when the most uncertain are withheld. Gain: 1 is an oracle"
+        " that knows the errors, 0 is blind choice, below 0 is worse than that."
     ),
 }
 
@@ -78,7 +79,8 @@ def write_uncertainty(results: Results, rows: Rows, figure: Rows, out: str | Pat
         >>> from lit_iba.varsal import UncertaintySettings, run_uncertainty, write_uncertainty
         >>> from lit_iba.varsal.uncertainty_results import results_of, table_rows
         >>> settings = UncertaintySettings(
-        ...     ("brightness",), severities=(3,), samples=0, percentages=(50,), gallery=0, resamples=20
+        ...     ("brightness",), severities=(3,), samples=0, percentages=(50,), gallery=0,
+        ...     resamples=20,
         ... )
         >>> data, trained = ShardIndex.load("digits/test"), {"checkpoint": "runs/varsal/last.ckpt"}
         >>> found = run_uncertainty(classifier, "varsal", trained, data, "run", settings)

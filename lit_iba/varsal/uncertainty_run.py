@@ -110,7 +110,8 @@ class UncertaintySettings:
             )
         if unknown := set(self.calibrated_severities) - {0, *self.severities}:
             raise InputError(
-                f"calibrated_severities names {sorted(unknown)}, which are not among the severities (or 0)"
+                f"calibrated_severities names {sorted(unknown)}, which are not among the severities"
+                " (or 0)"
             )
         LowKPerturbation(self.percentages)  # checks them
 
@@ -192,7 +193,8 @@ def run_uncertainty(
     built = build_explainer(explainer, classifier, explainer_settings)
     if not isinstance(built, PosteriorExplainer):
         raise InputError(
-            f"{explainer!r} gives no uncertainty (it has no posterior); use varsal with a checkpoint"
+            f"{explainer!r} gives no uncertainty (it has no posterior); use varsal with a"
+            " checkpoint"
         )
     lock = FolderLock(out)
     try:

@@ -130,12 +130,13 @@ class VarSalTraining(TrainingWithFrozenClassifier):
         check_literals(VarSalTraining.__init__, locals())
         if (beta is not None and beta < 0) or temperature <= 0:
             raise InputError(
-                f"beta is {beta} and temperature {temperature}; beta must be at least 0, temperature above 0"
+                f"beta is {beta} and temperature {temperature}; beta must be at least 0,"
+                " temperature above 0"
             )
         if warmup_steps < 0 or not (ema_decay is None or 0 <= ema_decay < 1):
             raise InputError(
-                f"warmup_steps is {warmup_steps} and ema_decay {ema_decay}; the first must be at least 0, the second null or in "
-                "[0, 1)"
+                f"warmup_steps is {warmup_steps} and ema_decay {ema_decay}; the first must be at"
+                " least 0, the second null or in [0, 1)"
             )
         side = self.classifier.preprocessing.crop
         self.beta = 1 / (10 * side**2) if beta is None else beta
@@ -234,7 +235,9 @@ class VarSalTraining(TrainingWithFrozenClassifier):
     def _terms(
         self, images: Tensor, keys: Sequence[str], uniform: Tensor | None = None
     ) -> tuple[Perturbed, dict[str, Tensor]]:
-        """KL(P(x) || P(perturbed x)) and KL(q || prior) in nats, and their weighted sum, each (B,)."""
+        """KL(P(x) || P(perturbed x)) and KL(q || prior) in nats, and their weighted sum, each
+        (B,).
+        """
         logits, features = self.explainer.observe(images)
         reference = logits.float().log_softmax(dim=1)
         perturbed = self._perturb(images, keys, features, uniform)
@@ -326,7 +329,8 @@ class VarSalTraining(TrainingWithFrozenClassifier):
         steps = math.inf if self.schedule == "constant" else self.trainer.estimated_stepping_batches
         if self.schedule == "cosine" and not math.isfinite(steps):
             raise InputError(
-                "schedule cosine needs to know where the run ends; set trainer.max_epochs or max_steps"
+                "schedule cosine needs to know where the run ends; set trainer.max_epochs or"
+                " max_steps"
             )
         schedule = LambdaLR(
             optimizer, lambda step: learning_rate_share(step, self.warmup_steps, steps)

@@ -1,4 +1,6 @@
-"""The explainers against loops over layers, feature maps and positions, and what callers rely on."""
+"""The explainers against loops over layers, feature maps and positions, and what callers rely
+on.
+"""
 
 import pytest
 import torch

@@ -1,4 +1,6 @@
-"""The survey's numbers against loops over images, its files, and that it goes on where it stopped."""
+"""The survey's numbers against loops over images, its files, and that it goes on where it
+stopped.
+"""
 
 import copy
 import json

@@ -31,7 +31,8 @@ model:
     optimizer: {{class_path: torch.optim.Adam, init_args: {{lr: 0.0005}}}}
 data:
   class_path: lit_iba.data.QuickstartDataModule
-  init_args: {{folder: {folder}/data, train_samples: 96, val_samples: 40, test_samples: 20, batch_size: 8}}
+  init_args: {{folder: {folder}/data, train_samples: 96, val_samples: 40, test_samples: 20,
+      batch_size: 8}}
 checkpoint: {{monitor: null, filename: latest}}
 trainer:
   max_steps: 60
@@ -39,7 +40,8 @@ trainer:
   accelerator: cpu
   enable_model_summary: false
   log_every_n_steps: 1
-  callbacks: [{{class_path: lit_iba.activity.BiasDecay, init_args: {{decay_steps: 10, every_n_steps: 4}}}}]
+  callbacks: [{{class_path: lit_iba.activity.BiasDecay, init_args: {{decay_steps: 10,
+      every_n_steps: 4}}}}]
 """
 
 
@@ -197,7 +199,10 @@ def test_what_does_not_fit_is_refused(
     folder: Path, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     last = str(finished / "checkpoints" / "last.ckpt")
-    other = '[{"class_path": "lit_iba.activity.BiasDecay", "init_args": {"decay_steps": 11, "every_n_steps": 4}}]'
+    other = (
+        '[{"class_path": "lit_iba.activity.BiasDecay", "init_args": {"decay_steps": 11,'
+        ' "every_n_steps": 4}}]'
+    )
     assert (
         fit(
             folder,

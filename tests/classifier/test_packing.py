@@ -1,4 +1,6 @@
-"""Packed convolutions against torch's own, in all that they share, and where they must step aside."""
+"""Packed convolutions against torch's own, in all that they share, and where they must step
+aside.
+"""
 
 import copy
 import pickle

@@ -29,9 +29,11 @@ model:
     optimizer: {{class_path: torch.optim.Adam, init_args: {{lr: 0.001}}}}
 data:
   class_path: lit_iba.data.QuickstartDataModule
-  init_args: {{folder: {folder}/data, train_samples: {samples}, val_samples: 12, test_samples: 10, batch_size: 4, block: 2}}
+  init_args: {{folder: {folder}/data, train_samples: {samples}, val_samples: 12, test_samples: 10,
+      batch_size: 4, block: 2}}
 resume: {{every_n_steps: 3}}
-trainer: {{max_epochs: 3, accelerator: cpu, enable_progress_bar: false, enable_model_summary: false, log_every_n_steps: 1}}
+trainer: {{max_epochs: 3, accelerator: cpu, enable_progress_bar: false,
+    enable_model_summary: false, log_every_n_steps: 1}}
 """
 
 

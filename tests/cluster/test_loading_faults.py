@@ -1,4 +1,6 @@
-"""The loader under faults: a worker that is killed, a shard that is replaced, a disk that is full."""
+"""The loader under faults: a worker that is killed, a shard that is replaced, a disk that is
+full.
+"""
 
 import multiprocessing
 import subprocess

@@ -133,7 +133,9 @@ def test_a_run_stopped_in_its_last_validation_makes_it_when_it_goes_on(
 
 
 def test_a_run_may_go_on_with_other_processes(config: Path, tmp_path: Path) -> None:
-    """Two processes, then one, then three with a worker each: every epoch sees every sample once."""
+    """Two processes, then one, then three with a worker each: every epoch sees every sample
+    once.
+    """
     run, watch = tmp_path / "run", tmp_path / "watch"
     for processes, steps, options in ((2, 10, ()), (1, 9, RESUME)):
         process = start(

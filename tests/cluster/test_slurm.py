@@ -73,7 +73,8 @@ def test_a_preempted_job_goes_back_to_the_queue_and_finishes(
         deadline = time.monotonic() + seconds
         while state() != reached:
             assert time.monotonic() < deadline, (
-                f"{state()}, not {reached}: {log.read_text()[-3000:] if log.exists() else 'no output yet'}"
+                f"{state()}, not {reached}:"
+                f" {log.read_text()[-3000:] if log.exists() else 'no output yet'}"
             )
             time.sleep(0.5)
 

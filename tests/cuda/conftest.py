@@ -37,7 +37,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def exact_arithmetic() -> Iterator[None]:
-    """Float32 without rounding to TensorFloat-32, so that results can be compared with the CPU's."""
+    """Float32 without rounding to TensorFloat-32, so that results can be compared with the
+    CPU's.
+    """
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     yield

@@ -1,4 +1,6 @@
-"""Folders of pictures: read as they are, or made into shards, with boxes from VOC files or a table."""
+"""Folders of pictures: read as they are, or made into shards, with boxes from VOC files or a
+table.
+"""
 
 from pathlib import Path
 
@@ -21,7 +23,9 @@ VOC = """<annotation><size><width>{width}</width><height>{height}</height><depth
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two classes, five pictures of 40 x 32, one of them with an upper-case extension and two dots."""
+    """Two classes, five pictures of 40 x 32, one of them with an upper-case extension and two
+    dots.
+    """
     root = tmp_path / "pictures"
     for number, name in enumerate(
         ["cat/a.jpg", "cat/b.v2.JPEG", "cat/c.jpg", "dog/a.jpg", "dog/e.jpg"]

@@ -36,10 +36,17 @@ def test_an_explainer_gives_on_a_device_what_it_gives_on_the_cpu(
 # Where the host may wait for the device while an explainer explains, and why. All others never do.
 MAY_WAIT = {
     "baselines/captum_explainer.py": "Captum's own code; and its seed, a number an image",
-    "baselines/gradient.py": "Captum sends the steps of integrated gradients, and reads the target of an image alone",
+    "baselines/gradient.py": (
+        "Captum sends the steps of integrated gradients, and reads the target of an image alone"
+    ),
     "baselines/guided.py": "likewise the target",
-    "baselines/lime.py": "scikit-learn fits on the CPU; how many superpixels there are decides shapes; kornia's matrices",
-    "baselines/lrp.py": "inputs of one sign need half the passes, and whether they have one is asked once a layer",
+    "baselines/lime.py": (
+        "scikit-learn fits on the CPU; how many superpixels there are decides shapes; kornia's"
+        " matrices"
+    ),
+    "baselines/lrp.py": (
+        "inputs of one sign need half the passes, and whether they have one is asked once a layer"
+    ),
     "baselines/perturbation.py": "how many tiles there are decides shapes, once a call",
     "baselines/extremal_perturbation.py": "the areas are sent once a call",
     "baselines/pda.py": "places of windows, a few numbers a row of them, beside hundreds of passes",

@@ -203,7 +203,10 @@ def test_the_roar_config_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     )
     assert main(["shards", "cifar10.npz", "data/cifar10", "--shard_size", "16"]) == 0
     config = ["--config", str(CONFIGS / "evaluate" / "roar_cifar10.yaml"), "--recipe.epochs", "1"]
-    explainers = '{"per_sample_iba": {"layer": "layer1", "beta": 30.0, "steps": 1, "copies": 2}, "random": {}}'
+    explainers = (
+        '{"per_sample_iba": {"layer": "layer1", "beta": 30.0, "steps": 1, "copies": 2},'
+        ' "random": {}}'
+    )
     little = [
         "--explainers",
         explainers,
@@ -269,8 +272,10 @@ def test_the_varsal_configs_take_a_step(
         for word in ("--config", str(CONFIGS / "train" / f"varsal_{name}.yaml"))
     ]
     changes = {
-        "--model.classifier": '{"model": "%s", "weights": "random", "preprocessing": {"resize": 64, "crop": 64}}'
-        % ("resnet18" if layered == ["resnet50"] else "test_evaluate_configs:slim_vgg16"),
+        "--model.classifier": (
+            '{"model": "%s", "weights": "random", "preprocessing": {"resize": 64, "crop": 64}}'
+            % ("resnet18" if layered == ["resnet50"] else "test_evaluate_configs:slim_vgg16")
+        ),
         "--model.channels": "[4, 4]",
         "--model.low_k": "[50]",
         "--trainer.precision": "32-true",

@@ -30,7 +30,8 @@ model:
 data:
   class_path: lit_iba.data.QuickstartDataModule
   init_args: {{folder: {folder}/data, train_samples: 64, val_samples: 35, test_samples: 20}}
-trainer: {{max_epochs: 1, accelerator: cpu, enable_progress_bar: false, enable_model_summary: false}}
+trainer: {{max_epochs: 1, accelerator: cpu, enable_progress_bar: false,
+    enable_model_summary: false}}
 """
 
 

@@ -31,8 +31,10 @@ model:
     optimizer: {{class_path: torch.optim.Adam, init_args: {{lr: 0.003}}}}
 data:
   class_path: lit_iba.data.QuickstartDataModule
-  init_args: {{folder: {folder}, train_samples: 96, val_samples: 40, test_samples: 20, batch_size: 16}}
-trainer: {{default_root_dir: {root}, max_epochs: 2, log_every_n_steps: 1, accelerator: cpu, enable_model_summary: false}}
+  init_args: {{folder: {folder}, train_samples: 96, val_samples: 40, test_samples: 20,
+      batch_size: 16}}
+trainer: {{default_root_dir: {root}, max_epochs: 2, log_every_n_steps: 1, accelerator: cpu,
+    enable_model_summary: false}}
 """
 
 

@@ -51,14 +51,17 @@ model:
     widths: [4, 6]
     critic_width: 4
     start_batches: 2
-    settings: {{feature_steps: 2, feature_copies: 2, samples: 2, critic_steps: 2, steps: 4, copies: 2}}
+    settings: {{feature_steps: 2, feature_copies: 2, samples: 2, critic_steps: 2, steps: 4,
+        copies: 2}}
     statistics_images: 32
     optimizer: {{class_path: torch.optim.RMSprop, init_args: {{lr: 0.001}}}}
     critic_optimizer: {{class_path: torch.optim.RMSprop, init_args: {{lr: 0.001}}}}
 data:
   class_path: lit_iba.data.QuickstartDataModule
-  init_args: {{folder: {folder}, train_samples: 32, val_samples: 12, test_samples: 10, batch_size: 8}}
-trainer: {{default_root_dir: {root}, max_epochs: 2, log_every_n_steps: 1, accelerator: cpu, enable_model_summary: false}}
+  init_args: {{folder: {folder}, train_samples: 32, val_samples: 12, test_samples: 10,
+      batch_size: 8}}
+trainer: {{default_root_dir: {root}, max_epochs: 2, log_every_n_steps: 1, accelerator: cpu,
+    enable_model_summary: false}}
 resume: {{every_n_steps: 3}}
 """
 
@@ -448,7 +451,9 @@ def test_several_processes_need_a_strategy_for_parts_without_gradients(
 def test_two_processes_step_as_one_with_twice_the_batch(
     folder: Path, last: Path, tmp_path: Path
 ) -> None:
-    sgd = '{"class_path": "torch.optim.SGD", "init_args": {"lr": 0.01}}'  # whose steps show the gradients' sizes
+    sgd = (  # whose steps show the gradients' sizes
+        '{"class_path": "torch.optim.SGD", "init_args": {"lr": 0.01}}'
+    )
     config = [
         "fit",
         "--config",

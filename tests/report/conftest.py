@@ -61,14 +61,18 @@ def fake_run(
                 "n": images,
                 "extra": {},
                 "curves": _curves(metric, quality, rng),
-                "x_label": {
-                    "degradation_8": "fraction of tiles removed",
-                    "sensitivity_n": "tiles removed",
-                }.get(metric, ""),
-                "y_label": {
-                    "degradation_8": "probability of the target, scaled",
-                    "sensitivity_n": "correlation",
-                }.get(metric, ""),
+                "x_label": (
+                    {
+                        "degradation_8": "fraction of tiles removed",
+                        "sensitivity_n": "tiles removed",
+                    }.get(metric, "")
+                ),
+                "y_label": (
+                    {
+                        "degradation_8": "probability of the target, scaled",
+                        "sensitivity_n": "correlation",
+                    }.get(metric, "")
+                ),
             }
     results["degradation_8"][next(iter(explainers))]["extra"] = {"t1": 0.874, "b": 0.0012}
     document = {
@@ -84,8 +88,10 @@ def fake_run(
             "identity": "ab" * 8,
         },
         "explainers": {
-            name: {"class": name, "settings": settings, "unit": "bits" if "iba" in name else "1"}
-            | {"signed": name in SIGNED, "seconds_per_image": seconds}
+            name: (
+                {"class": name, "settings": settings, "unit": "bits" if "iba" in name else "1"}
+                | {"signed": name in SIGNED, "seconds_per_image": seconds}
+            )
             for name, (_, settings, seconds) in explainers.items()
         },
         "metrics": {
@@ -95,18 +101,28 @@ def fake_run(
                 "definition": DEFINITION,
                 "better": "higher",
             },
-            "bounding_box": {
-                "class": "bounding_box",
-                "settings": {"limit": 0.33},
-                "better": "higher",
-            }
-            | {
-                "definition": "Share of the n highest pixels that lie inside the box of n pixels; boxes below 33 %."
-            },
-            "sensitivity_n": {"class": "sensitivity_n", "settings": {"tile": 8}, "better": "higher"}
-            | {
-                "definition": "Correlation of the attribution in a random set of n tiles with the drop of the logit."
-            },
+            "bounding_box": (
+                {
+                    "class": "bounding_box",
+                    "settings": {"limit": 0.33},
+                    "better": "higher",
+                }
+                | {
+                    "definition": (
+                        "Share of the n highest pixels that lie inside the box of n pixels; boxes"
+                        " below 33 %."
+                    )
+                }
+            ),
+            "sensitivity_n": (
+                {"class": "sensitivity_n", "settings": {"tile": 8}, "better": "higher"}
+                | {
+                    "definition": (
+                        "Correlation of the attribution in a random set of n tiles with the drop of"
+                        " the logit."
+                    )
+                }
+            ),
         },
         "results": results,
     }
@@ -126,8 +142,8 @@ def fake_run(
 
 
 DEFINITION = (
-    "Integral of the LeRF curve minus the MoRF curve over the share of 8×8 tiles replaced by zero (the mean colour); "
-    "probabilities scaled by (p - b) / (t1 - b)."
+    "Integral of the LeRF curve minus the MoRF curve over the share of 8×8 tiles replaced by zero"
+    " (the mean colour); probabilities scaled by (p - b) / (t1 - b)."
 )
 
 

@@ -15,7 +15,10 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
 ]
 
-COLUMN = """[...document.querySelector("#metric-0 table").tBodies[0].rows].map(row => row.cells[%d].dataset.value)"""
+COLUMN = """
+[...document.querySelector("#metric-0 table").tBodies[0].rows]
+    .map(row => row.cells[%d].dataset.value)
+"""
 STICKS_OUT = """[...document.querySelectorAll("body *")].filter(e =>
     e.getBoundingClientRect().right > innerWidth + 1 && !e.closest(".scroll, nav, pre, svg, dialog")
   ).map(e => e.outerHTML.slice(0, 80))"""
@@ -37,7 +40,10 @@ def test_page_works_without_a_complaint(make_run: Callable[..., Path], width: in
         assert [float(value) for value in browser.evaluate(COLUMN % 1)] == sorted(scores)
         assert scores != sorted(scores)
 
-        shown = "[...document.querySelectorAll('.pictures .layer')].filter(e => getComputedStyle(e).visibility == 'visible')"
+        shown = (
+            "[...document.querySelectorAll('.pictures .layer')].filter(e =>"
+            " getComputedStyle(e).visibility == 'visible')"
+        )
         names = f"[...new Set({shown}.map(e => e.alt))]"
         first = browser.evaluate(names)
         browser.evaluate("document.querySelectorAll('.switch button')[3].click()")

@@ -17,15 +17,13 @@ def test_a_log_file_gets_a_line_a_minute(
             bar.advance(2, "explain: grad_cam")
         bar.shard_done("val-000000")
     lines = capsys.readouterr().err.splitlines()
-    assert (
-        lines
-        == [
-            "explain: grad_cam: 6/40 image evaluations, about 7 min left",  # after 75 s: 34 more at 12.5 s
-            "explain: grad_cam: 12/40 image evaluations, about 6 min left",
-            "explain: grad_cam: 18/40 image evaluations, about 5 min left",
-            "val-000000 done: 1/1 shards, 20/40 image evaluations",
-        ]
-    )
+    assert lines == [
+        # after 75 s: 34 more at 12.5 s
+        "explain: grad_cam: 6/40 image evaluations, about 7 min left",
+        "explain: grad_cam: 12/40 image evaluations, about 6 min left",
+        "explain: grad_cam: 18/40 image evaluations, about 5 min left",
+        "val-000000 done: 1/1 shards, 20/40 image evaluations",
+    ]
 
 
 def test_what_an_earlier_run_did_says_nothing_of_the_time_left(

@@ -1,4 +1,6 @@
-"""The LSTM: padding, cutting, training through the command line, checkpoints and their vocabulary."""
+"""The LSTM: padding, cutting, training through the command line, checkpoints and their
+vocabulary.
+"""
 
 import json
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""Texts on the command line: explained in colour, judged in a benchmark, and what is wrong is said."""
+"""Texts on the command line: explained in colour, judged in a benchmark, and what is wrong is
+said.
+"""
 
 import json
 import re

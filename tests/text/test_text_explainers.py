@@ -1,4 +1,6 @@
-"""Explainers of texts: planted words are found, no text depends on its batch, and the mathematics."""
+"""Explainers of texts: planted words are found, no text depends on its batch, and the
+mathematics.
+"""
 
 import copy
 from typing import Any

@@ -1,4 +1,6 @@
-"""The run against loops over images, its files, that it goes on where it stopped, and the command."""
+"""The run against loops over images, its files, that it goes on where it stopped, and the
+command.
+"""
 
 import csv
 import json

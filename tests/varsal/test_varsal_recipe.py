@@ -40,8 +40,10 @@ model:
     optimizer: {{class_path: torch.optim.Adam, init_args: {{lr: 0.01}}}}
 data:
   class_path: lit_iba.data.QuickstartDataModule
-  init_args: {{folder: {folder}, train_samples: 64, val_samples: 20, test_samples: 20, batch_size: 16}}
-trainer: {{default_root_dir: {root}, max_epochs: 2, log_every_n_steps: 1, accelerator: cpu, enable_model_summary: false}}
+  init_args: {{folder: {folder}, train_samples: 64, val_samples: 20, test_samples: 20,
+      batch_size: 16}}
+trainer: {{default_root_dir: {root}, max_epochs: 2, log_every_n_steps: 1, accelerator: cpu,
+    enable_model_summary: false}}
 resume: {{every_n_steps: 3}}
 """
 

@@ -39,8 +39,10 @@ model:
     optimizer: {{class_path: torch.optim.Adam, init_args: {{lr: 0.003}}}}
 data:
   class_path: lit_iba.data.QuickstartDataModule
-  init_args: {{folder: {folder}, train_samples: 96, val_samples: 40, test_samples: 20, batch_size: 16}}
-trainer: {{default_root_dir: {root}, max_epochs: 2, log_every_n_steps: 1, accelerator: cpu, enable_model_summary: false}}
+  init_args: {{folder: {folder}, train_samples: 96, val_samples: 40, test_samples: 20,
+      batch_size: 16}}
+trainer: {{default_root_dir: {root}, max_epochs: 2, log_every_n_steps: 1, accelerator: cpu,
+    enable_model_summary: false}}
 """
 
 
@@ -99,7 +101,9 @@ def test_terms_and_drawings_are_logged(run: Path) -> None:
 
 
 def test_loss_is_that_of_equation_5(folder: Path) -> None:
-    """Against torch.distributions with the dense covariance, image by image, on a 16-pixel picture."""
+    """Against torch.distributions with the dense covariance, image by image, on a 16-pixel
+    picture.
+    """
     small = {"preprocessing": {"resize": None, "crop": 16, "mean": [0.5] * 3, "std": [0.25] * 3}}
     module = VarSalTraining(
         {"model": "small_cnn", "weights": "random", **small}, channels=[6, 4], beta=0.01
@@ -308,7 +312,8 @@ def test_the_mean_map_keeps_what_the_classifier_needs(tmp_path: Path) -> None:
         enable_checkpointing=False,
         enable_model_summary=False,
         callbacks=[HeatmapImages()],
-        inference_mode=False,  # metrics that validated in it cannot be used for another validation outside it
+        # metrics that validated in it cannot be used for another validation outside it
+        inference_mode=False,
     )
     untrained = trainer.validate(module, data, verbose=False)[0]
     trainer.fit(module, data)

@@ -45,8 +45,8 @@ class DurableCheckpointIO(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:
             free = shutil.disk_usage(Path(path).parent).free >> 20
             raise InputError(
-                f"checkpoint {path} could not be written ({error}; {free} MiB are free); make room and resume: the one before it "
-                "is whole"
+                f"checkpoint {path} could not be written ({error}; {free} MiB are free); make room"
+                " and resume: the one before it is whole"
             ) from error
 
     def load_checkpoint(

