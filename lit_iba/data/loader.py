@@ -44,6 +44,8 @@ class SampleLoader:
         parts: What earlier runs took of this epoch, each in its own arrangement (see
             ``left_of_epoch``). Their batches count for the length, as they do for Lightning; such a
             loader serves the rest of one epoch.
+        repeats: Whether every epoch has the first one's order and augmentation, as Lightning's
+            ``overfit_batches`` asks for.
         worker_timeout: Seconds that a batch is waited for before the wait ends with an error.
 
     Example:
@@ -61,9 +63,10 @@ class SampleLoader:
         max_corrupt_fraction: float | None = None,
         multiprocessing_context: str | None = None,
         parts: Sequence[dict[str, int]] = (),
+        repeats: bool = False,
         worker_timeout: float = WORKER_TIMEOUT,
     ) -> None:
-        self.stream = stream
+        self.stream, self.repeats = stream, repeats
         self.plan = stream.plan
         default = 0.01 if self.plan.training else 0.0
         self.max_corrupt_fraction = (
@@ -117,7 +120,8 @@ class SampleLoader:
             self.epoch, self.batches = (self.epoch + 1 if self.plan.training else 0), 0
         self._sought = False
         first = self.batches
-        self.stream.seek(self.epoch, first)
+        order = 0 if self.repeats else self.epoch
+        self.stream.seek(order, first)
         holes: list[Hole] = []
         valid = 0
         for item in self._items():
@@ -133,7 +137,7 @@ class SampleLoader:
                 raise InputError(_too_many(holes, self.max_corrupt_fraction, self.plan.total))
             self.batches += 1
             yield batch
-        expected = self.stream.order(self.epoch).samples(self.stream.rank, first)
+        expected = self.stream.order(order).samples(self.stream.rank, first)
         if valid + len(holes) != expected:
             raise RuntimeError(
                 f"{valid} valid and {len(holes)} corrupt samples do not add up to {expected}"

@@ -216,19 +216,15 @@ class SampleDataModule(LightningDataModule):
     ) -> SampleLoader:
         plan = self._plan(split, lanes, alone)
         source, names = self._sources[split]
-        left = left_of_epoch(plan, epoch, parts)
-        if left is not None:
-            plan = replace(plan, size=len(left))
+        repeats = not alone and bool(getattr(self.trainer, "overfit_batches", 0))
+        left = left_of_epoch(plan, 0 if repeats else epoch, parts)
+        plan = plan if left is None else replace(plan, size=len(left))
         make = self.batch_maker(names, self.augment and plan.training and not alone)
         rank = self.trainer.global_rank if self.trainer and not alone else 0
         stream = BatchStream(source, plan, make, rank, left)
         return SampleLoader(
-            stream,
-            self.num_workers,
-            self.max_corrupt_fraction,
-            self.multiprocessing_context,
-            parts,
-            self.worker_timeout,
+            *(stream, self.num_workers, self.max_corrupt_fraction),
+            *(self.multiprocessing_context, parts, repeats, self.worker_timeout),
         )
 
 
