@@ -224,7 +224,8 @@ class SampleDataModule(LightningDataModule):
         stream = BatchStream(source, plan, make, rank, left)
         return SampleLoader(
             *(stream, self.num_workers, self.max_corrupt_fraction),
-            *(self.multiprocessing_context, parts, repeats, self.worker_timeout),
+            *(self.multiprocessing_context, parts, repeats),
+            worker_timeout=self.worker_timeout,
         )
 
 
