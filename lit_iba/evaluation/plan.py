@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from lit_iba import __version__
 from lit_iba.checks import check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.data import Shard, ShardIndex
 from lit_iba.errors import InputError
 from lit_iba.explainer import explainer_class
 from lit_iba.metrics import HeatmapMetric, build_metric
-from lit_iba.resumable.identity import explainer_identity, source_of
+from lit_iba.resumable.identity import classifier_identity, explainer_identity, source_of
 from lit_iba.resumable.selection import Selection
 from lit_iba.resumable.store import ShardStore, plain
 
@@ -73,6 +74,7 @@ class EvaluationPlan:
     selection: Selection
     target: Literal["label", "predicted"]
     statistics: dict[str, Any] | None  # what feature statistics are measured on
+    measured: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # hashes, by explainer
 
     def __post_init__(self) -> None:
         check_literals(self)
@@ -117,6 +119,11 @@ class EvaluationPlan:
         return dict(zip(self.stems, self.selection.quotas(counts), strict=True))
 
     @property
+    def used(self) -> set[str]:
+        """Stems of the shards that give any image."""
+        return {stem for stem, quota in self.quotas.items() if quota}
+
+    @property
     def evaluations_an_image(self) -> int:
         """How often each image is dealt with: explained by every explainer, each result judged by
         every metric.
@@ -140,20 +147,21 @@ class EvaluationPlan:
         """Rows by ``<metric>/<explainer>``."""
         return ShardStore(self.out / "rows")
 
-    def files(self) -> list[Path]:
-        """Every file of heatmaps and rows that a finished run has."""
-        groups = [
-            f"{metric}/{explainer}" for metric in self.metrics for explainer in self.explainers
+    def files(self, shard: Shard) -> list[Path]:
+        """Every file of heatmaps and rows that a finished run has of a shard."""
+        heatmaps = [self.heatmaps.path(name, shard.stem) for name in self.explainers]
+        return heatmaps + [
+            self.rows.path(f"{metric}/{explainer}", shard.stem)
+            for metric in self.metrics
+            for explainer in self.explainers
         ]
-        return [
-            self.heatmaps.path(name, stem) for name in self.explainers for stem in self.stems
-        ] + [self.rows.path(group, stem) for group in groups for stem in self.stems]
 
     def config(self) -> dict[str, Any]:
         """Everything that the results depend on, as plain values."""
         return plain(
             {
-                "classifier": self.classifier.identity,
+                "lit_iba": __version__,
+                "classifier": self._classifier_identity,
                 "preprocessing": self.classifier.preprocessing.to_dict(),
                 "data": self.data.identity(),
                 "target": self.target,
@@ -176,10 +184,16 @@ class EvaluationPlan:
             for name, (cls, settings) in self.explainers.items()
         }
 
+    @cached_property
+    def _classifier_identity(self) -> dict[str, Any]:
+        """See :func:`classifier_identity`."""
+        return classifier_identity(self.classifier)
+
     def fingerprint(self, shard: Shard, explainer: str) -> dict[str, Any]:
         """What the heatmaps of a shard depend on."""
         return {
-            "classifier": self.classifier.identity,
+            "lit_iba": __version__,
+            "classifier": self._classifier_identity,
             "preprocessing": self.classifier.preprocessing.to_dict(),
             "explainer": self._explainer_identities[explainer],
             "shard": {
@@ -191,6 +205,7 @@ class EvaluationPlan:
             "selection": self.selection.identity(self.quotas[shard.stem]),
             "target": self.target,
             "statistics": self.statistics,
+            "measured": dict(self.measured.get(explainer, {})),
         }
 
     def row_fingerprint(self, shard: Shard, metric: str, explainer: str) -> dict[str, Any]:
