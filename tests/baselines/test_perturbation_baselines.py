@@ -47,7 +47,9 @@ def test_smoothgrad_is_the_mean_over_its_copies(
     )
     squared = build_explainer("smoothgrad_squared", small_classifier, settings)
     squares = squared.attribute(images[:2], target=1, keys=["a", "b"])
-    of_saliency = build_explainer("smoothgrad", small_classifier, settings | {"channels": "max_abs"})
+    of_saliency = build_explainer(
+        "smoothgrad", small_classifier, settings | {"channels": "max_abs"}
+    )
     saliency = of_saliency.attribute(images[:2], target=1, keys=["a", "b"])
     assert (plain.signed, squares.signed, saliency.signed) == (True, False, False)
     for i, generator in enumerate(sample_generators(0, ["a", "b"], images.device)):

@@ -6,7 +6,6 @@ from lit_iba.explainer import EXPLAINERS
 from lit_iba.metrics.base import METRICS
 from lit_iba.report.published import _canonical_names, all_published, canonical, lookup
 
-
 AS_THE_AUTHORS = {"baseline": "mean_of_image", "points": 100}
 
 
@@ -116,7 +115,9 @@ def test_bits_and_accuracy_of_table_4() -> None:
 def test_what_no_paper_prints_is_not_found() -> None:
     assert lookup("degradation", AS_THE_AUTHORS | {"tile": 4}) == []
     assert lookup("degradation", AS_THE_AUTHORS) == []
-    assert lookup("degradation", AS_THE_AUTHORS | {"tile": 8}, "resnet50", "pattern_attribution") == []
+    assert (
+        lookup("degradation", AS_THE_AUTHORS | {"tile": 8}, "resnet50", "pattern_attribution") == []
+    )
     assert lookup("degradation", AS_THE_AUTHORS | {"tile": 8}, "small_cnn") == []
     assert lookup("my_metric", {"tile": 8}) == []
 
