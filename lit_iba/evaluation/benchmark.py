@@ -25,18 +25,17 @@ from lit_iba.classifier import FrozenClassifier
 from lit_iba.data import ShardIndex
 from lit_iba.data.shards import Source
 from lit_iba.errors import InputError
-from lit_iba.evaluation.plan import EvaluationPlan, Named
+from lit_iba.evaluation.plan import EvaluationPlan, Named, NamedExplainers
 from lit_iba.evaluation.results import Gallery, spread, summarize_metrics, summary_table
 from lit_iba.evaluation.surroundings import POLL, StoredStatistics
 from lit_iba.evaluation.worker import ShardWorker
-from lit_iba.explainer import build_explainer
 from lit_iba.report.run_folder import CONFIG, GALLERY, RESULTS, ROWS, RunFolder
 from lit_iba.resumable.progress import EvaluationProgress
 from lit_iba.resumable.selection import Selection
 from lit_iba.resumable.store import as_of_today, first_difference, sweep_abandoned
 
 if TYPE_CHECKING:
-    from lightning import Fabric
+    from lit_iba.evaluation.processes import Processes
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +48,7 @@ class Benchmark:
         data: Shards to evaluate: a folder with an index, tars or a pattern; or a
             :class:`ShardIndex`.
         explainers: Settings by name; another name with ``explainer: NAME`` (or a class path) among
-            the settings is an alias.
+            the settings is an alias. A built :class:`Explainer` may stand in their place.
         metrics: Settings by name; likewise with ``metric: NAME``.
         out: Folder of the run.
         batch_size: Images that are explained together.
@@ -83,7 +82,7 @@ class Benchmark:
         self,
         classifier: FrozenClassifier,
         data: ShardIndex | Source,
-        explainers: Named,
+        explainers: NamedExplainers,
         metrics: Named,
         out: str | Path,
         *,
@@ -120,12 +119,13 @@ class Benchmark:
             statistics=self.surroundings.identity,
         )
 
-    def run(self, fabric: Fabric | None = None) -> dict[str, Any]:
+    def run(self, fabric: Processes | None = None) -> dict[str, Any]:
         """Do what is missing, then write and return the results.
 
         Args:
-            fabric: A launched Fabric, which says how many processes there are and which device is
-                whose; by default one process on the best device there is.
+            fabric: A launched Fabric (or a :class:`TrainerProcesses`), which says how many processes
+                there are and which device is whose; by default one process on the best device there
+                is.
 
         Returns:
             The content of ``results.json``, on every process.
@@ -141,10 +141,7 @@ class Benchmark:
         plan.classifier.to(fabric.device)
         self._prepare(fabric)
         self.surroundings.rank = fabric.global_rank
-        explainers = {
-            name: build_explainer(cls, plan.classifier, settings, self.surroundings)
-            for name, (cls, settings) in plan.explainers.items()
-        }
+        explainers = {name: plan.build(name, self.surroundings) for name in plan.explainers}
         mine = plan.data.shards[fabric.global_rank :: fabric.world_size]
         total = sum(plan.quotas[shard.stem] for shard in mine) * plan.evaluations_an_image
         rounds = len(mine) * (1 + plan.compares)
@@ -177,7 +174,7 @@ class Benchmark:
                 ):
                     time.sleep(POLL)
 
-    def _prepare(self, fabric: Fabric) -> None:
+    def _prepare(self, fabric: Processes) -> None:
         if self.fresh and fabric.global_rank == 0:
             for folder in ("heatmaps", "rows", "statistics", "panels"):
                 shutil.rmtree(self.out / folder, ignore_errors=True)
