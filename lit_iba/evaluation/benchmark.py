@@ -24,6 +24,7 @@ from lit_iba.checks import check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.data import ShardIndex
 from lit_iba.data.shards import Source
+from lit_iba.data.sources import SampleSource, ShardSource
 from lit_iba.errors import InputError
 from lit_iba.evaluation.plan import EvaluationPlan, Named, NamedExplainers
 from lit_iba.evaluation.results import Gallery, spread, summarize_metrics, summary_table
@@ -139,7 +140,7 @@ class Benchmark:
             fabric = Fabric(devices=1)
         plan = self.plan
         plan.classifier.to(fabric.device)
-        self._prepare(fabric)
+        self.prepare(fabric)
         self.surroundings.rank = fabric.global_rank
         explainers = {name: plan.build(name, self.surroundings) for name in plan.explainers}
         mine = plan.data.shards[fabric.global_rank :: fabric.world_size]
@@ -174,7 +175,12 @@ class Benchmark:
                 ):
                     time.sleep(POLL)
 
-    def _prepare(self, fabric: Processes) -> None:
+    def prepare(self, fabric: Processes) -> None:
+        """Compare the folder's config with this run's, and write it.
+
+        Raises:
+            InputError: The folder holds results of other settings.
+        """
         if self.fresh and fabric.global_rank == 0:
             for folder in ("heatmaps", "rows", "statistics", "panels"):
                 shutil.rmtree(self.out / folder, ignore_errors=True)
@@ -307,6 +313,20 @@ class Benchmark:
             targets,
             [re.sub(r"[^\w.+-]", "_", key) for key in keys],
         )
+
+
+def shards_of(source: SampleSource | None) -> ShardIndex:
+    """The shards that a data module reads.
+
+    Raises:
+        InputError: It reads something else.
+    """
+    if not isinstance(source, ShardSource):
+        raise InputError(
+            "a run's folder holds a file for each shard, but these data are no shards; write some "
+            "with: lit-iba shards"
+        )
+    return ShardIndex(source.shards)
 
 
 def _index_of(data: ShardIndex | Source) -> ShardIndex:

@@ -159,7 +159,7 @@ class Scorer:
 
     def explained(self, work: TargetedImages, name: str, explainer: Explainer) -> Explained:
         """Where the heatmaps of these images are to be gathered."""
-        return Explained(name, explainer, self.classifier.preprocessing.crop, work.source)
+        return Explained(name, explainer, work.images.pictures.shape[-1], work.source)
 
     def explain(
         self,

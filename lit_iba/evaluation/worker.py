@@ -125,7 +125,9 @@ class ShardWorker:
 
     def _pool(self, explainer: str) -> HeatmapPool:
         if explainer not in self._pools:
-            self._pools[explainer] = HeatmapPool(self.plan.heatmaps, explainer, self.plan.stems)
+            self._pools[explainer] = HeatmapPool.stored(
+                self.plan.heatmaps, explainer, self.plan.stems
+            )
         return self._pools[explainer]
 
     def _explain(self, work: TargetedImages, shard: Shard, name: str) -> None:
