@@ -48,7 +48,9 @@ def prepare(folder: Path) -> Path:
     """Weights of a small classifier and a few digits."""
     torch.manual_seed(0)
     save_weights(folder / "classifier.safetensors", SmallCNN().state_dict(), {"num_classes": 10})
-    make_quickstart(folder / "digits", QuickstartSettings(24, 10, 6, shard_size=12, val_shard_size=4))
+    make_quickstart(
+        folder / "digits", QuickstartSettings(24, 10, 6, shard_size=12, val_shard_size=4)
+    )
     return folder
 
 

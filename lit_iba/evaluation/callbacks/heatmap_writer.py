@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -148,6 +149,8 @@ class HeatmapWriter(BasePredictionWriter):
             batch_size=data.batch_size,
             **self.settings,
         )
+        # A batch of ours says itself what it holds.
+        warnings.filterwarnings("ignore", message=".*infer the batch indices.*ShardBatches")
         processes = TrainerProcesses(trainer)
         self._benchmark.prepare(processes)
         data.prediction = ShardBatches(
