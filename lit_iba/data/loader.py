@@ -15,7 +15,8 @@ from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.data.batch import Batch, BatchMaker, Hole
 from lit_iba.data.plan import SamplePlan
 from lit_iba.data.shards import ShardIndex
-from lit_iba.data.stream import BatchStream, Failure, ShardSource, report_holes
+from lit_iba.data.sources import ShardSource
+from lit_iba.data.stream import BatchStream, Failure, report_holes
 from lit_iba.data.workers import (
     WORKER_TIMEOUT,
     WorkerWatch,

@@ -23,7 +23,8 @@ from lit_iba.data.plan import ARRANGEMENT, SamplePlan, left_of_epoch
 from lit_iba.data.quickstart import QUICKSTART_PREPROCESSING, QuickstartSettings, make_quickstart
 from lit_iba.data.remote import Remote
 from lit_iba.data.shards import ShardIndex
-from lit_iba.data.stream import BatchStream, SampleMaker, SampleSource, ShardSource
+from lit_iba.data.sources import SampleSource, ShardSource
+from lit_iba.data.stream import BatchStream, SampleMaker
 from lit_iba.data.workers import WORKER_TIMEOUT
 from lit_iba.errors import InputError
 
@@ -91,6 +92,7 @@ class SampleDataModule(LightningDataModule):
         self._sources: dict[str, tuple[SampleSource, list[str] | None]] = {}
         self._train_loader: SampleLoader | None = None
         self._resumed: dict[str, Any] | None = None
+        self.prediction: Any = None  # a callback's own batches for prediction
         self._reload: int | None = None  # the trainer's own setting, while it is changed
 
     @abstractmethod
@@ -157,9 +159,9 @@ class SampleDataModule(LightningDataModule):
         """Test batches, every sample once."""
         return self._loader("test")
 
-    def predict_dataloader(self) -> SampleLoader:
-        """Batches in the order of the files, every sample once."""
-        return self._loader("predict", lanes=1)
+    def predict_dataloader(self) -> Any:
+        """Batches in the order of the files, every sample once; or ``prediction``, where it is set."""
+        return self.prediction or self._loader("predict", lanes=1)
 
     def statistics_dataloader(self) -> SampleLoader:
         """Training batches in a shuffled order that is the same on every process and for any number
@@ -185,6 +187,10 @@ class SampleDataModule(LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take a position from a checkpoint; the next training loader begins there."""
         self._resumed = dict(state_dict)
+
+    def source(self, split: str) -> SampleSource | None:
+        """Where the samples of a split come from (after ``setup``); None where it was not given."""
+        return self._sources[split][0] if split in self._sources else None
 
     def batch_maker(self, class_names: list[str] | None, augment: bool) -> SampleMaker:
         """What makes batches of samples; data of another kind than pictures have their own."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
@@ -21,72 +21,14 @@ from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.data.batch import Batch, BatchMaker, Hole
 from lit_iba.data.plan import EpochOrder, SamplePlan
 from lit_iba.data.shards import Shard
-from lit_iba.data.tar_samples import RawSample, TarSamples
+from lit_iba.data.sources import Reader, SampleSource, ShardReader
+from lit_iba.data.tar_samples import RawSample
 from lit_iba.errors import InputError
 
 _log = logging.getLogger(__name__)
 
 Slot = RawSample | Hole | None
 SampleMaker = Callable[[Sequence[Slot], int], tuple[Batch, list[Hole]]]  # such as BatchMaker
-
-
-class Reader(Protocol):
-    """One shard that is being read, front to back."""
-
-    def read(self, slots: Sequence[int]) -> Iterator[RawSample | Hole]:
-        """What is in the given ascending slots."""
-        ...
-
-    def close(self) -> None:
-        """Free its file."""
-        ...
-
-
-class SampleSource(Protocol):
-    """Where raw samples come from; must pickle, for workers that are not forked."""
-
-    def counts(self) -> torch.Tensor:
-        """Number of samples in each shard, int64 (S,)."""
-        ...
-
-    def open(self, number: int) -> Reader:
-        """Start reading a shard."""
-        ...
-
-
-@dataclass(frozen=True)
-class ShardSource:
-    """Tars on disk."""
-
-    shards: tuple[Shard, ...]
-
-    def counts(self) -> torch.Tensor:
-        """Number of samples in each shard, int64 (S,)."""
-        return torch.tensor([shard.count for shard in self.shards])
-
-    def open(self, number: int) -> Reader:
-        """Start reading a shard."""
-        return _ShardReader(self.shards[number])
-
-
-class _ShardReader:
-    """Reads a shard by slots; what the index counts but the file does not hold comes out as
-    holes.
-    """
-
-    def __init__(self, shard: Shard) -> None:
-        self._shard = shard
-        self._samples = TarSamples(shard)
-
-    def read(self, slots: Sequence[int]) -> Iterator[RawSample | Hole]:
-        for slot, sample in zip(slots, self._samples.read(slots), strict=True):
-            damage = self._samples.damage or "it holds fewer samples than the index counts"
-            yield sample or Hole(
-                f"{self._shard.stem}[{slot}]", f"shard {self._shard.path}: {damage}"
-            )
-
-    def close(self) -> None:
-        self._samples.close()
 
 
 @dataclass(frozen=True)
@@ -251,7 +193,7 @@ def shard_batches(
         >>> [len(batch["key"]) for batch in batches]
         [3, 3, 2]
     """
-    make, reader, holes = BatchMaker(preprocessing, num_classes), _ShardReader(shard), []
+    make, reader, holes = BatchMaker(preprocessing, num_classes), ShardReader(shard), []
     try:
         for first in range(0, shard.count, batch_size):
             slots = range(first, min(first + batch_size, shard.count))

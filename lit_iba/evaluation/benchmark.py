@@ -25,12 +25,13 @@ from lit_iba.checks import check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.data import Shard, ShardIndex
 from lit_iba.data.shards import Source
+from lit_iba.data.sources import SampleSource, ShardSource
 from lit_iba.errors import InputError
-from lit_iba.evaluation.plan import EvaluationPlan, Named
+from lit_iba.evaluation.plan import EvaluationPlan, Named, NamedExplainers
 from lit_iba.evaluation.results import Gallery, spread, summarize_metrics, summary_table
 from lit_iba.evaluation.surroundings import StoredStatistics
 from lit_iba.evaluation.worker import ShardWorker
-from lit_iba.explainer import Explainer, build_explainer
+from lit_iba.explainer import Explainer
 from lit_iba.report.run_folder import CONFIG, GALLERY, RESULTS, ROWS, RunFolder
 from lit_iba.resumable.content import with_content
 from lit_iba.resumable.heartbeat import Heartbeat
@@ -39,7 +40,7 @@ from lit_iba.resumable.selection import Selection
 from lit_iba.resumable.store import as_of_today, first_difference, sweep_abandoned
 
 if TYPE_CHECKING:
-    from lightning import Fabric
+    from lit_iba.evaluation.processes import Processes
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class Benchmark:
         data: Shards to evaluate: a folder with an index, tars or a pattern; or a
             :class:`ShardIndex`.
         explainers: Settings by name; another name with ``explainer: NAME`` (or a class path) among
-            the settings is an alias.
+            the settings is an alias. A built :class:`Explainer` may stand in their place.
         metrics: Settings by name; likewise with ``metric: NAME``.
         out: Folder of the run.
         batch_size: Images that are explained together.
@@ -86,7 +87,7 @@ class Benchmark:
         self,
         classifier: FrozenClassifier,
         data: ShardIndex | Source,
-        explainers: Named,
+        explainers: NamedExplainers,
         metrics: Named,
         out: str | Path,
         *,
@@ -123,12 +124,13 @@ class Benchmark:
             statistics=self.surroundings.identity,
         )
 
-    def run(self, fabric: Fabric | None = None) -> dict[str, Any]:
+    def run(self, fabric: Processes | None = None) -> dict[str, Any]:
         """Do what is missing, then write and return the results.
 
         Args:
-            fabric: A launched Fabric, which says how many processes there are and which device is
-                whose; by default one process on the best device there is.
+            fabric: A launched Fabric (or a :class:`TrainerProcesses`), which says how many processes
+                there are and which device is whose; by default one process on the best device there
+                is.
 
         Returns:
             The content of ``results.json``, on every process.
@@ -142,7 +144,7 @@ class Benchmark:
             fabric = Fabric(devices=1)
         self.plan.classifier.to(fabric.device)
         with Heartbeat(self.out, fabric.global_rank, fabric.world_size) as company:
-            self._prepare(fabric)
+            self.prepare(fabric)
             self.surroundings.rank, self.surroundings.company = fabric.global_rank, company
             self._work(fabric, self._explainers(), company)
             fabric.barrier()
@@ -154,16 +156,16 @@ class Benchmark:
     def _explainers(self) -> dict[str, Explainer]:
         """Built, with a note of what statistics and pictures each of them was given."""
         built, measured = {}, {}
-        for name, (cls, settings) in self.plan.explainers.items():
+        for name in self.plan.explainers:
             with self.surroundings.recorded() as used:
-                built[name] = build_explainer(
-                    cls, self.plan.classifier, settings, self.surroundings
-                )
+                built[name] = self.plan.build(name, self.surroundings)
             measured[name] = used
         self.plan = replace(self.plan, measured=measured)
         return built
 
-    def _work(self, fabric: Fabric, explainers: dict[str, Explainer], company: Heartbeat) -> None:
+    def _work(
+        self, fabric: Processes, explainers: dict[str, Explainer], company: Heartbeat
+    ) -> None:
         """This process's shards, and a wait until the others' are done."""
         plan, world = self.plan, fabric.world_size
         mine = plan.data.shards[fabric.global_rank :: world]
@@ -194,7 +196,12 @@ class Benchmark:
             for name in self.plan.explainers
         )
 
-    def _prepare(self, fabric: Fabric) -> None:
+    def prepare(self, fabric: Processes) -> None:
+        """Compare the folder's config with this run's, and write it.
+
+        Raises:
+            InputError: The folder holds results of other settings.
+        """
         if self.fresh and fabric.global_rank == 0:
             for folder in ("heatmaps", "rows", "statistics", "panels"):
                 shutil.rmtree(self.out / folder, ignore_errors=True)
@@ -336,6 +343,20 @@ class Benchmark:
 
 def _all_there(files: list[Path]) -> bool:
     return all(path.is_file() for path in files)
+
+
+def shards_of(source: SampleSource | None) -> ShardIndex:
+    """The shards that a data module reads.
+
+    Raises:
+        InputError: It reads something else.
+    """
+    if not isinstance(source, ShardSource):
+        raise InputError(
+            "a run's folder holds a file for each shard, but these data are no shards; write some "
+            "with: lit-iba shards"
+        )
+    return ShardIndex(source.shards)
 
 
 def _index_of(data: ShardIndex | Source) -> ShardIndex:

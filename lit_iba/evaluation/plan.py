@@ -14,13 +14,16 @@ from lit_iba.checks import check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.data import Shard, ShardIndex
 from lit_iba.errors import InputError
-from lit_iba.explainer import explainer_class
+from lit_iba.evaluation.built import class_of, described, subject_of
+from lit_iba.explainer import Explainer, Surroundings, build_explainer, explainer_class
 from lit_iba.metrics import HeatmapMetric, build_metric
+from lit_iba.metrics.judged import Subject
 from lit_iba.resumable.identity import classifier_identity, explainer_identity, source_of
 from lit_iba.resumable.selection import Selection
 from lit_iba.resumable.store import ShardStore, plain
 
 Named = Mapping[str, Mapping[str, Any] | None]
+NamedExplainers = Mapping[str, Mapping[str, Any] | Explainer | None]  # or one that is built already
 
 
 def class_and_settings(
@@ -59,6 +62,18 @@ def class_and_settings(
     return str(settings.pop(kind, name)), settings
 
 
+def named_metrics(metrics: Named) -> dict[str, HeatmapMetric]:
+    """The metrics of a config, built, by the names that they have there.
+
+    Raises:
+        InputError: An unknown name or setting.
+    """
+    return {
+        name: build_metric(*class_and_settings("metric", name, given))
+        for name, given in metrics.items()
+    }
+
+
 @dataclass(frozen=True)
 class EvaluationPlan:
     """Explainers and metrics over a data set; the arguments are those of :class:`Benchmark`, names
@@ -75,6 +90,7 @@ class EvaluationPlan:
     target: Literal["label", "predicted"]
     statistics: dict[str, Any] | None  # what feature statistics are measured on
     measured: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # hashes, by explainer
+    built: Mapping[str, Explainer] = field(default_factory=dict)  # those that nobody need build
 
     def __post_init__(self) -> None:
         check_literals(self)
@@ -89,23 +105,40 @@ class EvaluationPlan:
                 "two shards of the data have the same file name, by which results are kept;"
                 " rename one"
             )
-        for name, _ in self.explainers.values():
-            explainer_class(name)
+        for name, (cls, _) in self.explainers.items():
+            if name not in self.built:
+                explainer_class(cls)
 
     @classmethod
-    def from_names(cls, explainers: Named, metrics: Named, **rest: Any) -> EvaluationPlan:
-        """Build from the settings by name of a config."""
+    def from_names(cls, explainers: NamedExplainers, metrics: Named, **rest: Any) -> EvaluationPlan:
+        """Build from the settings by name of a config, and from explainers that are there."""
+        built = {name: found for name, found in explainers.items() if isinstance(found, Explainer)}
         return cls(
             explainers={
-                name: class_and_settings("explainer", name, given)
+                name: (class_of(given), described(given))
+                if isinstance(given, Explainer)
+                else class_and_settings("explainer", name, given)
                 for name, given in explainers.items()
             },
-            metrics={
-                name: build_metric(*class_and_settings("metric", name, given))
-                for name, given in metrics.items()
-            },
+            metrics=named_metrics(metrics),
+            built=built,
             **rest,
         )
+
+    def build(self, name: str, surroundings: Surroundings | None) -> Explainer:
+        """An explainer of the plan."""
+        if name in self.built:
+            return self.built[name]
+        cls, settings = self.explainers[name]
+        return build_explainer(cls, self.classifier, settings, surroundings)
+
+    def subject(
+        self, name: str, explainer: Explainer, surroundings: Surroundings | None
+    ) -> Subject:
+        """An explainer of the plan as what metrics judge."""
+        if name in self.built:
+            return subject_of(explainer)
+        return Subject.named(explainer, *self.explainers[name], surroundings)
 
     @property
     def stems(self) -> list[str]:
@@ -180,7 +213,9 @@ class EvaluationPlan:
     def _explainer_identities(self) -> dict[str, dict[str, Any]]:
         """Of each explainer, see :func:`explainer_identity`."""
         return {
-            name: explainer_identity(cls, settings)
+            name: {"class": cls, "settings": settings, **source_of(type(self.built[name]))}
+            if name in self.built
+            else explainer_identity(cls, settings)
             for name, (cls, settings) in self.explainers.items()
         }
 
