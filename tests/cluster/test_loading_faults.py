@@ -16,7 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lit_iba.data import SampleLoader, SamplePlan, ShardIndex, shard_loader
 from lit_iba.data.batch import BatchMaker
 from lit_iba.data.quickstart import QUICKSTART_PREPROCESSING, QuickstartSettings, make_quickstart
-from lit_iba.data.stream import BatchStream, ShardSource
+from lit_iba.data.sources import ShardSource
+from lit_iba.data.stream import BatchStream
 from lit_iba.errors import InputError
 
 STORE = """
