@@ -46,6 +46,9 @@ class BiasAttribution(LayerAggregate):
             saliency maps in [0, 1].
         upsampling: ``"bilinear"`` (equation 9), or ``"nearest"``: blocks, our reading of figure
             12's "linear" resize.
+        keep_sum: Whether signed maps keep their sums when they are upsampled. Small maps are then
+            small numbers, and large layers outweigh them in an aggregate; False is the paper's
+            (supplement, equation 10).
         network_layers: The network's layers, where the ones found are not wanted (see
             ``NetworkLayers``).
         forward_batch_size: Images a forward and backward pass.
@@ -70,11 +73,12 @@ class BiasAttribution(LayerAggregate):
         layers: str | int | list[str] = "all_but_input",
         signed: bool = False,
         upsampling: Upsampling = "bilinear",
+        keep_sum: bool = True,
         network_layers: list[str] | None = None,
         forward_batch_size: int = 16,
         seed: int = 0,
     ) -> None:
-        super().__init__(classifier, layers, signed, forward_batch_size, seed, upsampling)
+        super().__init__(classifier, layers, signed, forward_batch_size, seed, upsampling, keep_sum)
         owner = self.trace(network_layers).owner
         known = [name for name in self.network_layers.names if name in owner.values()]
         if not known:

@@ -55,12 +55,15 @@ def saliency(maps: Tensor, size: Size, upsampling: str = "bilinear") -> Tensor:
     return upsampled(unit_range(maps.abs()), size, upsampling)
 
 
-def signed_map(maps: Tensor, size: Size, upsampling: str = "bilinear") -> Tensor:
-    """Upsampling of an attribution map, divided by the ratio of areas, so that its sum stays A
-    (equation 14).
+def signed_map(
+    maps: Tensor, size: Size, upsampling: str = "bilinear", keep_sum: bool = True
+) -> Tensor:
+    """Upsampling of an attribution map, plain (supplement, equation 10) or divided by the ratio of
+    areas, so that its sum stays A (equation 14).
     """
     height, width = maps.shape[-2:]
-    return upsampled(maps, size, upsampling) * (height * width / (size[0] * size[1]))
+    share = height * width / (size[0] * size[1]) if keep_sum else 1.0
+    return upsampled(maps, size, upsampling) * share
 
 
 class LayerAggregate(Explainer):
@@ -76,15 +79,16 @@ class LayerAggregate(Explainer):
         forward_batch_size: int,
         seed: int,
         upsampling: Upsampling = "bilinear",
+        keep_sum: bool = True,
     ) -> None:
         super().__init__(classifier, seed=seed)
         check_layers(layers)
         check_literals(LayerAggregate.__init__, locals())
-        self.upsampling = upsampling
+        self.upsampling, self.keep_sum = upsampling, keep_sum
         if forward_batch_size < 1:
             raise InputError(f"forward_batch_size is {forward_batch_size}; it must be at least 1")
         self.signed, self.forward_batch_size = signed, forward_batch_size
-        self.unit = "logit" if signed else "1"
+        self.unit = "logit" if signed and keep_sum else "1"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return made_again, (type(self), *(self._given or ((), {})))
@@ -99,8 +103,11 @@ class LayerAggregate(Explainer):
         """Mean over layers of maps (B, h, w) at the image's size (equation 16; a mean has the order
         of the paper's sum).
         """
-        change = signed_map if self.signed else saliency
-        return torch.stack([change(m, size, self.upsampling) for m in maps]).mean(dim=0)
+        if self.signed:
+            whole = [signed_map(m, size, self.upsampling, self.keep_sum) for m in maps]
+        else:
+            whole = [saliency(m, size, self.upsampling) for m in maps]
+        return torch.stack(whole).mean(dim=0)
 
     def parts(self, images: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Images and targets, a forward pass each."""
@@ -125,6 +132,9 @@ class ActivityAttribution(LayerAggregate):
             saliency maps in [0, 1].
         upsampling: ``"bilinear"`` (equation 9), or ``"nearest"``: blocks, our reading of figure
             12's "linear" resize.
+        keep_sum: Whether signed maps keep their sums when they are upsampled. Small maps are then
+            small numbers, and large layers outweigh them in an aggregate; False is the paper's
+            (supplement, equation 10).
         network_layers: The network's layers, where the ones found are not wanted (see
             ``NetworkLayers``).
         forward_batch_size: Images a forward and backward pass.
@@ -153,11 +163,12 @@ class ActivityAttribution(LayerAggregate):
         layers: str | int | list[str] = "all_but_input",
         signed: bool = False,
         upsampling: Upsampling = "bilinear",
+        keep_sum: bool = True,
         network_layers: list[str] | None = None,
         forward_batch_size: int = 16,
         seed: int = 0,
     ) -> None:
-        super().__init__(classifier, layers, signed, forward_batch_size, seed, upsampling)
+        super().__init__(classifier, layers, signed, forward_batch_size, seed, upsampling, keep_sum)
         self._pass: Decomposition | HookedActivity
         self._above: list[str] | None = None
         if isinstance(classifier.cuttable, HookedNetwork) and isinstance(layers, list):
@@ -192,7 +203,7 @@ class ActivityAttribution(LayerAggregate):
                 errors.append(completeness_error(total, found.score))
         return Attribution(
             torch.cat(values),
-            torch.cat(undrawn) if self.signed else None,
+            torch.cat(undrawn) if self.signed and self.keep_sum else None,
             torch.cat(errors) if errors else None,
         )
 

@@ -97,25 +97,47 @@ class Gradient(Explainer):
 
 
 class Saliency(Explainer):
-    """Largest absolute gradient over channels (Simonyan et al. 2014).
+    """Absolute gradient, by default the largest over channels (Simonyan et al. 2014).
+
+    Args:
+        classifier: The network to explain.
+        channels: How a pixel's channels become one number, see :func:`over_channels`;
+            ``"sum_abs"`` is the gradient baseline of Grabska-Barwińska (supplement D.1).
+        seed: Unused; nothing here is random.
+
+    Raises:
+        InputError: ``channels`` is none of the two.
 
     Example:
         >>> from lit_iba.baselines import Saliency
         >>> heatmap = Saliency(classifier).attribute(images, targets)
         >>> heatmap.values.shape
         torch.Size([2, 64, 64])
-        >>> bool((heatmap.values >= 0).all())
+        >>> summed = Saliency(classifier, channels="sum_abs").attribute(images, targets)
+        >>> bool((summed.values >= heatmap.values).all() and (heatmap.values >= 0).all())
         True
     """
 
     name: ClassVar[str] = "saliency"
     label: ClassVar[str] = "Saliency"
 
+    def __init__(
+        self,
+        classifier: FrozenClassifier,
+        *,
+        channels: Literal["max_abs", "sum_abs"] = "max_abs",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(classifier, seed=seed)
+        check_literals(Saliency.__init__, locals())
+        self.channels: Literal["max_abs", "sum_abs"] = channels
+
     def explain(
         self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
     ) -> Attribution:
-        """Maximum over channels of |d logit / d image|."""
-        return Attribution(input_gradient(self.classifier, images, targets).abs().amax(dim=1))
+        """|d logit / d image|, one number a pixel."""
+        gradient = input_gradient(self.classifier, images, targets)
+        return Attribution(over_channels(gradient, self.channels))
 
 
 class InputXGradient(Explainer):

@@ -34,12 +34,17 @@ def test_gradient_and_saliency_are_autograds(
     targets = torch.tensor([1, 4, 9])
     gradient = build_explainer("gradient", small_classifier).attribute(images[:3], target=targets)
     saliency = build_explainer("saliency", small_classifier).attribute(images[:3], target=targets)
+    summed = build_explainer("saliency", small_classifier, {"channels": "sum_abs"}).attribute(
+        images[:3], target=targets
+    )
     for i, target in enumerate(targets.tolist()):
         expected = input_gradient(small_classifier, images[i], target)
         assert torch.allclose(gradient.values[i], expected.mean(dim=0), atol=1e-7)
         assert torch.allclose(saliency.values[i], expected.abs().amax(dim=0), atol=1e-7)
+        assert torch.allclose(summed.values[i], expected.abs().sum(dim=0), atol=1e-7)
     assert gradient.signed
     assert not saliency.signed
+    assert not summed.signed
 
 
 def test_input_x_gradient_is_its_product(

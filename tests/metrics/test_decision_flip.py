@@ -38,23 +38,27 @@ def decision(classifier, image):
         return int(classifier(image[None]).argmax())
 
 
-def sequence(classifier, image, heatmap, most_first, step):
+def sequence(classifier, image, heatmap, most_first, step, fill=None):
     """Decision and remaining norm before the first step and after each, one pixel and one picture
-    at a time.
+    at a time; a step is a number of pixels, or the list of how many are gone at each look.
     """
     width, sign = heatmap.shape[1], -1 if most_first else 1
     order = sorted(range(heatmap.numel()), key=lambda p: (sign * float(heatmap.flatten()[p]), p))
-    now = image.clone()
-    found = [(decision(classifier, now), float(now.double().norm()))]
-    for done in range(0, len(order), step):
-        for p in order[done : done + step]:
-            now[:, p // width, p % width] = 0
-        found.append((decision(classifier, now), float(now.double().norm())))
+    now, left = image.clone(), image.clone()
+    fill = torch.zeros_like(image) if fill is None else fill
+    looks = range(step, len(order) + step, step) if isinstance(step, int) else step
+    found, done = [(decision(classifier, now), float(left.double().norm()))], 0
+    for look in looks:
+        for p in order[done:look]:
+            now[:, p // width, p % width] = fill[:, p // width, p % width]
+            left[:, p // width, p % width] = 0
+        found.append((decision(classifier, now), float(left.double().norm())))
+        done = look
     return found
 
 
-def e_by_hand(classifier, image, heatmap, most_first, step):
-    steps = sequence(classifier, image, heatmap, most_first, step)
+def e_by_hand(classifier, image, heatmap, most_first, step, fill=None):
+    steps = sequence(classifier, image, heatmap, most_first, step, fill)
     for now, norm in steps[1:]:
         if now != steps[0][0]:
             return 1 - norm / steps[0][1]
@@ -140,6 +144,51 @@ def test_every_e_and_delta_e_equals_the_loop(network, step):
     )
 
 
+def kernel(sigma):
+    """One axis of a Gaussian that is cut off at 4 sigma."""
+    reach = math.ceil(4 * sigma)
+    weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
+    return reach, weights / weights.sum()
+
+
+def blurred_by_hand(image, sigma):
+    reach, weights = kernel(sigma)
+    padded = nn.functional.pad(image[None], (reach,) * 4, mode="reflect")[0]
+    rows = sum(w * padded[:, k : k + image.shape[1]] for k, w in enumerate(weights))
+    return sum(w * rows[:, :, k : k + image.shape[2]] for k, w in enumerate(weights))
+
+
+@pytest.mark.parametrize("fill", ["mean", "blur"])
+def test_another_fill_and_the_geometric_grid_equal_the_loop(fill):
+    classifier, (images, targets, heatmaps) = wavering(speed=6.0), sample(6)
+    others, looks = others_of(heatmaps, 1), [3, 8, 21, 55, 144]  # 3 * 48 ** (k / 4), rounded
+    settings = {"grid": "geometric", "looks": 5, "first_look": 3, "fill": fill, "noise_maps": 1}
+    metric = build_metric("decision_flip", settings)
+    metric.update(classifier, images, targets, heatmaps, others=others)
+    scores = metric.scores(metric.rows())
+    for i, image in enumerate(images):
+        mean = image.mean(dim=(1, 2), keepdim=True).expand_as(image)
+        seen = mean if fill == "mean" else blurred_by_hand(image, 10 / 224 * 12)
+        for name, most_first in (("e_minus", False), ("e_plus", True)):
+            by_hand = e_by_hand(classifier, image, heatmaps[i], most_first, looks, seen)
+            assert float(scores[name][i]) == pytest.approx(by_hand, abs=1e-6), name
+    zero = build_metric("decision_flip", settings | {"fill": "zero"})
+    zero.update(classifier, images, targets, heatmaps, others=others)
+    assert not zero.scores(zero.rows())["e_minus"].equal(scores["e_minus"])
+
+
+def test_the_quartiles_are_those_of_the_images():
+    classifier, (images, targets, heatmaps) = wavering(), sample(7)
+    metric = build_metric("decision_flip", {"pixels_per_step": 2, "noise_maps": 1})
+    metric.update(classifier, images, targets, heatmaps, others=others_of(heatmaps, 1))
+    values = metric.scores(metric.rows())["e_minus"].tolist()
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    extra = metric.compute().extra
+    found = [extra[f"e_minus_{part}"] for part in ("lower_quartile", "median", "upper_quartile")]
+    assert found == pytest.approx([low, middle, high], abs=1e-6)
+    assert low < middle < high
+
+
 def test_as_few_images_go_through_the_classifier_as_the_sequential_loop_needs():
     classifier, (images, targets, heatmaps) = wavering(), sample(8)
     metric = build_metric(
@@ -200,7 +249,15 @@ def test_heatmaps_of_other_images_are_asked_for():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"pixels_per_step": 0}, {"noise_maps": 0}, {"forward_batch_size": 1.5}]
+    "bad",
+    [
+        {"pixels_per_step": 0},
+        {"noise_maps": 0},
+        {"forward_batch_size": 1.5},
+        {"looks": 0},
+        {"first_look": 0},
+        {"fill": "noise"},
+    ],
 )
 def test_bad_settings_are_refused(bad):
     with pytest.raises(InputError, match=next(iter(bad))):
