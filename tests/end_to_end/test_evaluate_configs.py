@@ -51,7 +51,7 @@ CHEAP: dict[str, dict[str, Any]] = {
     "degradation": {"points": 3},
     "sensitivity_n": {"points": 2, "masks": 2},
     "sanity_check": {"points": 1},
-    "decision_flip": {"pixels_per_step": 2000, "noise_maps": 1},
+    "decision_flip": {"looks": 3, "noise_maps": 1},
     "bits_and_accuracy": {"samples": 1},
     "insertion": {"pixels_per_step": 2000},
     "deletion": {"pixels_per_step": 2000},
