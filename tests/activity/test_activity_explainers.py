@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from activity_toys import OutOfPlace, Untraceable, with_biases
 from torch import Tensor
 
-from lit_iba import FrozenClassifier, Heatmap, InputError, build_explainer
+from lit_iba import FrozenClassifier, InputError, build_explainer
 from lit_iba.activity.decomposition import layer_sums
 from lit_iba.classifier.preprocessing import Preprocessing
 
@@ -77,19 +77,25 @@ def test_signed_maps_are_upsampled_plainly_where_sums_are_not_kept(
     name: str, resnet: FrozenClassifier, images: Tensor
 ) -> None:
     """A layer's map keeps its range, and small layers count as much as large ones in a mean."""
-    settings = {"signed": True, "upsampling": "nearest"}
-
-    def found(layers: list[str], keep_sum: bool) -> Heatmap:
-        whole = settings | {"layers": layers, "keep_sum": keep_sum}
-        return build_explainer(name, resnet, whole).attribute(images[:2], target=3)
-
-    low, high = (found([layer], False).values for layer in ("layer1.0", "layer2.1"))
-    kept = found(["layer2.1"], True).values
-    assert torch.allclose(high, 64 * kept, rtol=1e-5, atol=1e-8)  # 64 pixels a position
-    assert torch.allclose(high[:, ::8, ::8].sum(dim=(1, 2)), kept.sum(dim=(1, 2)), rtol=1e-4)
-    both = found(["layer1.0", "layer2.1"], False)
-    assert torch.allclose(both.values, (low + high) / 2, atol=1e-6)
-    assert both.unit == "1"
+    settings = {"layers": ["layer2.1", "layer4.1"], "signed": True, "upsampling": "nearest"}
+    plain = build_explainer(name, resnet, settings | {"keep_sum": False})
+    small, large = torch.randn(2, 8, 8), torch.randn(2, 2, 2)
+    pixels = small.repeat_interleave(8, 1).repeat_interleave(8, 2)
+    assert torch.allclose(
+        plain.aggregate([small, large], (64, 64)),
+        (pixels + large.repeat_interleave(32, 1).repeat_interleave(32, 2)) / 2,
+    )
+    whole = plain.attribute(images[:1], target=3)
+    assert whole.unit == "1"
+    assert (
+        whole.values[0, ::8, ::8]
+        .repeat_interleave(8, 0)
+        .repeat_interleave(8, 1)
+        .equal(whole.values[0])
+    )
+    kept = build_explainer(name, resnet, settings | {"layers": ["layer2.1"]})
+    assert torch.allclose(kept.aggregate([small], (64, 64)), pixels / 64)
+    assert kept.unit == "logit"
 
 
 def test_a_signed_map_sums_to_the_attribution_of_its_layer(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from test_evaluate_configs import NETWORKS
 
 from lit_iba import FrozenClassifier
 from lit_iba.activity import NetworkLayers
@@ -29,8 +30,8 @@ def explainers(figure: str) -> dict[str, dict[str, Any]]:
 def layers() -> dict[str, list[str]]:
     """The layers of both networks, with the input, from the image upwards."""
     return {
-        name: ["input", *NetworkLayers(FrozenClassifier(name, "random")).names]
-        for name in ("vgg16", "resnet50")
+        name: ["input", *NetworkLayers(FrozenClassifier(**small)).names]
+        for name, small in NETWORKS.items()  # their layers and names, few channels
     }
 
 
