@@ -124,9 +124,9 @@ class Decomposition:
         """
         size = (images.shape[-2], images.shape[-1])
         with torch.enable_grad():
-            # A copy, because images made in inference mode could not be differentiated.
+            # Copies, because what was made in inference mode could not be differentiated.
             logits, activations, outputs, biases = self._run(images.detach().clone())
-            score = logits.gather(1, targets.to(logits.device)[:, None])[:, 0]
+            score = logits.gather(1, targets.to(logits.device).clone()[:, None])[:, 0]
             if not score.requires_grad:
                 raise no_gradient(self.classifier.name)
             taken = [*activations, *outputs]
@@ -238,6 +238,11 @@ class HookedActivity:
         size, found = (images.shape[-2], images.shape[-1]), {}
 
         def keep(name: str, output: Tensor) -> Tensor:
+            if not isinstance(output, Tensor):
+                raise InputError(
+                    f"layer {name!r} of {self.classifier.name} gives a {type(output).__name__}, not"
+                    " one tensor; choose a module inside it"
+                )
             found[name] = _tracked(output)
             return found[name].clone()  # what comes next may work in place
 
@@ -247,7 +252,7 @@ class HookedActivity:
         ]
         with torch.enable_grad(), hooked(hooks):
             logits = self.classifier(keep(INPUT, images.detach().clone()))
-            score = logits.gather(1, targets.to(logits.device)[:, None])[:, 0]
+            score = logits.gather(1, targets.to(logits.device).clone()[:, None])[:, 0]
             taken = [found[name] for name in self.activity]
             gradients = torch.autograd.grad(score.sum(), taken, materialize_grads=True)
         products = [

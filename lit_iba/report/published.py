@@ -43,7 +43,8 @@ class Published:
             so.
         unit: Empty for pure numbers.
         settings: Metric settings that belong to the number, such as ``{"tile": 8}``; a value
-            ``{"at_least": 26}`` stands for all that are no smaller.
+            ``{"at_least": 26}`` stands for all that are no smaller, ``{"one_of": [...]}`` for each
+            of these.
         explainer_settings: Explainer settings that belong to the number, such as ``{"beta": 10}``.
 
     Example:
@@ -168,8 +169,11 @@ def _agree(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
 def _same(printed: Any, given: Any) -> bool:
     """Whether a setting of a config is the printed one, where a tile may be written 8 or [8, 8].
 
-    What is printed may also be ``{"at_least": 26}``, with which None, for all there are, agrees.
+    What is printed may also be ``{"one_of": [1, "layer4"]}``, or ``{"at_least": 26}``, with which
+    None, for all there are, agrees.
     """
+    if isinstance(printed, Mapping) and "one_of" in printed:
+        return any(_same(value, given) for value in printed["one_of"])
     if isinstance(printed, Mapping):
         return given is None or float(given) >= printed["at_least"]
     if isinstance(given, (list, tuple)) and given and all(item == given[0] for item in given):
@@ -197,8 +201,8 @@ def lookup(
             tiles become) must agree with them.
         network: Name such as ``"resnet50"`` or ``"ResNet-50"``; None for any.
         explainer: Name, alias or class path of the method; None for any.
-        explainer_settings: The explainer's settings. A setting that is left out has the paper's own
-            default (beta 10).
+        explainer_settings: The explainer's settings. A setting that is left out, of a metric or an
+            explainer, has its default (beta 10).
         quantity: Which of several printed quantities, such as ``"nats_as_printed"`` of table 4;
             None for any.
 
@@ -216,7 +220,8 @@ def lookup(
             continue
         if quantity is not None and canonical("quantities", number.quantity) != quantity:
             continue
-        if not _agree(number.settings, settings or {}):
+        usual = _document()["defaults"].get(number.metric, {})
+        if not _agree(number.settings, {**usual, **(settings or {})}):
             continue
         if network is not None and number.network != canonical("networks", network):
             continue

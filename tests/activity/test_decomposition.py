@@ -7,11 +7,11 @@ import logging
 
 import pytest
 import torch
-from activity_toys import InPlace, OutOfPlace, with_biases
+from activity_toys import InPlace, OutOfPlace, Untraceable, with_biases
 from torch import Tensor, nn
 
 from lit_iba import FrozenClassifier, InputError, build_explainer
-from lit_iba.activity.decomposition import Decomposition, layer_sums
+from lit_iba.activity.decomposition import Decomposition, HookedActivity, layer_sums
 from lit_iba.activity.layers import INPUT, NetworkLayers
 from lit_iba.classifier.preprocessing import Preprocessing
 
@@ -223,3 +223,51 @@ def test_what_goes_past_a_layer_leaves_it_incomplete() -> None:
     with pytest.raises(InputError, match="'input', which is no layer"):
         NetworkLayers(classifier, ["input", "layer1"])
     assert NetworkLayers(classifier, ["layer4", "layer1"]).names == ["layer1", "layer4"]
+
+
+def test_classes_chosen_in_inference_mode_are_decomposed_too(images: Tensor) -> None:
+    """As a caller makes them who lets the classifier choose."""
+    plain, untraceable = OutOfPlace(), Untraceable()
+    untraceable.load_state_dict(plain.state_dict())
+    traced, hooked = (FrozenClassifier(network) for network in (plain, untraceable))
+    with torch.inference_mode():
+        chosen = traced(images[:2]).argmax(dim=1)
+    expected = layer_sums(traced, images[:2], chosen.clone())
+    found = layer_sums(traced, images[:2], chosen)
+    assert torch.equal(found.activity, expected.activity)
+    by_hooks = HookedActivity(hooked, ["input"]).attribute(images[:2], chosen)
+    assert torch.allclose(
+        by_hooks.activity["input"].total, expected.activity[:, 0], rtol=1e-3, atol=1e-4
+    )
+
+
+class GivesTwo(nn.Module):
+    """A block that returns a pair."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.convolution(x)
+        return y, y * 2
+
+
+class WithAPair(nn.Module):
+    """A network of such a block, which no tracer follows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = GivesTwo()
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.block(x if x.abs().sum() > 0 else x + 1)
+        return (first + second).mean(dim=(2, 3))
+
+
+def test_a_module_that_gives_more_than_one_tensor_is_refused_by_name(images: Tensor) -> None:
+    classifier = FrozenClassifier(WithAPair().eval())
+    with pytest.raises(InputError, match=r"'block' .* gives a tuple, not one tensor"):
+        HookedActivity(classifier, ["block"]).attribute(images[:2], torch.tensor([0, 1]))
+    inside = HookedActivity(classifier, ["block.convolution"])
+    assert inside.attribute(images[:2], torch.tensor([0, 1])).activity

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 from activity_toys import with_biases
+from matplotlib.colors import to_rgb
 from PIL import Image
 
+from lit_iba.activity import Decomposition, NetworkLayers
 from lit_iba.activity.decomposition import layer_sums
 from lit_iba.activity.panels import panels
 from lit_iba.cli.main import main
@@ -33,6 +35,25 @@ def test_every_panel_carries_its_sum() -> None:
             len(shown) == 1 + 10 + 9
         )  # the picture, input and nine layers, the biases of nine layers
         figure.canvas.draw()
+        assert torch.equal(
+            torch.tensor(shown[0].images[0].get_array()), pictures[i].permute(1, 2, 0)
+        )
+        # The first row is the activity, the second the bias; red speaks for the class.
+        known = NetworkLayers(classifier)
+        found = Decomposition(known, known.names, list(known.bias_nodes)).attribute(
+            classifier.images(pictures[i : i + 1]), targets[i : i + 1]
+        )
+        drawn = torch.tensor(np.asarray(shown[10].images[0].get_array()))
+        assert torch.allclose(drawn, found.activity["layer4.1"].map[0], rtol=1e-3, atol=1e-4)
+        for axes in shown[1:]:
+            image = axes.images[0]
+            low, high = image.get_clim()
+            assert low == -high < 0
+            red, _, blue, _ = image.cmap(image.norm(high))
+            assert red > blue
+            total = float(axes.get_title())
+            ink = to_rgb(axes.title.get_color())
+            assert (ink[0] > ink[2]) == (total > 0)
 
 
 def test_panels_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_hex
 from PIL import Image
 from torch import nn
 
 from lit_iba import FrozenClassifier, InputError
+from lit_iba.activity import survey_report
 from lit_iba.activity.survey import (
     SurveySettings,
     output_relation,
@@ -222,3 +224,89 @@ def test_labels_that_a_classifier_does_not_know_are_refused(
         run_survey({"small": small}, data, tmp_path, SETTINGS)
     with pytest.raises(InputError, match="must be positive"):
         SurveySettings(scales=(0.0,))
+
+
+def measured(**changes: object) -> dict[str, object]:
+    """A classifier's result in which no two numbers are the same."""
+    return {
+        "images": 321,
+        "biases": 77,
+        "batch_norms": 5,
+        "accuracy": {
+            "original": [0.51, 0.62, 0.73, 0.84, 0.95],
+            "without_biases": [0.11, 0.22, 0.33, 0.44, 0.55],
+        },
+        "drop_top1": {"mean": 0.401, "se": 0.013},
+        "correlation": {"mean": 0.812, "se": 0.021},
+        "regression": {
+            "slope": {"mean": 0.37, "se": 0.01, "values": [0.1, 0.3, 0.7]},
+            "offset": {"mean": -1.9, "se": 0.02, "values": [-3.0, -2.0, -0.5]},
+        },
+        "scaling": {"values": [0.1, 1.0], "fixed": [0.24, 0.51], "reestimated": [0.47, 0.49]},
+        "shift": {"values": [-0.5], "fixed": [0.29], "reestimated": None},
+        **changes,
+    }
+
+
+def test_the_table_has_each_number_under_its_own_name() -> None:
+    row = survey_report.survey_row("net", measured())
+    assert row == {
+        "classifier": "net",
+        "images": 321,
+        "biases": 77,
+        "batch_norms": 5,
+        "top1": 0.51,
+        "top1_without_biases": 0.11,
+        "top5": 0.95,
+        "top5_without_biases": 0.55,
+        "drop_top1": 0.401,
+        "drop_top1_se": 0.013,
+        "correlation": 0.812,
+        "slope": 0.37,
+        "offset": -1.9,
+        "scaling_0.1_fixed": 0.24,
+        "scaling_1_fixed": 0.51,
+        "scaling_0.1_reestimated": 0.47,
+        "scaling_1_reestimated": 0.49,
+        "shift_-0.5_fixed": 0.29,
+        "shift_-0.5_reestimated": None,
+    }
+    page = survey_report._markdown([row]).splitlines()
+    assert page[2] == "| net | 77 | 5 | 51.0 | 11.0 | 95.0 | 55.0 | 0.812 | 0.37 | -1.9 |"
+    heads = page[0].strip("| ").split(" | ")
+    assert heads[3:] == [
+        "top-1",
+        "without biases",
+        "top-5",
+        "without biases",
+        "correlation",
+        "slope",
+        "offset",
+    ]
+
+
+def test_the_figures_draw_the_numbers_in_their_order_and_colour() -> None:
+    plain = measured(batch_norms=0, drop_top1={"mean": 0.05, "se": 0.01})
+    results = {"normed": measured(), "plain": plain}
+    original, bare = survey_report._accuracy(results).axes
+    for axes, heights, lines in (
+        (original, 0.95, [0.51, 0.62, 0.73, 0.84]),
+        (bare, 0.55, [0.11, 0.22, 0.33, 0.44]),
+    ):
+        assert [bar.get_height() for bar in axes.patches] == [heights, heights]
+        assert [y for _, y in (path[0] for path in axes.collections[0].get_segments())] == lines
+        assert [to_hex(bar.get_facecolor()) for bar in axes.patches] == [
+            survey_report.WITH_NORM,
+            survey_report.WITHOUT_NORM,
+        ]
+    slope, offset = survey_report._regression(results).axes
+    for axes, middle in ((slope, 0.3), (offset, -2.0)):
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["normed", "plain"]
+        medians = [line for line in axes.lines if line.get_color() == "black"]
+        assert sum(set(line.get_ydata()) == {middle} for line in medians) == 2
+    fixed, again = survey_report._robustness(results, "scaling").axes
+    assert [list(line.get_ydata()) for line in fixed.lines] == [[0.24, 0.51]] * 2
+    assert [list(line.get_ydata()) for line in again.lines] == [[0.47, 0.49]] * 2
+    (drop,) = survey_report._drop(results).axes
+    points = [list(line.get_ydata()) for line in drop.lines if line.get_marker() == "o"]
+    assert points == [[pytest.approx(40.1)], [pytest.approx(5.0)]]
