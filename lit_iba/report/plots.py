@@ -21,7 +21,8 @@ from lit_iba.report.curves import (
     line_charts,
 )
 from lit_iba.report.naming import number
-from lit_iba.report.run_folder import Curve
+from lit_iba.report.quantities import Spread, over_layers
+from lit_iba.report.run_folder import Curve, RunFolder
 from lit_iba.report.tables import MetricTable
 
 INK, PALE = "#2b2b28", "#dcdad2"
@@ -48,6 +49,39 @@ def write_plots(
     for i, chart in enumerate(line_charts(table, colors)):
         paths.append(_save(line_figure(chart), folder / f"{stem}_curve{i}.png"))
     return paths
+
+
+def write_layer_plots(run: RunFolder, folder: Path) -> list[Path]:
+    """Draw every quantity of numbered explainers over their numbers; the paths."""
+    paths = []
+    for (metric, quantity), groups in over_layers(run).items():
+        name = re.sub(r"[^A-Za-z0-9-]+", "_", f"{metric}_{quantity}")[:80]
+        figure = layer_figure(groups, f"{metric}: {quantity}")
+        paths.append(_save(figure, folder / f"layers_{name}.png"))
+    return paths
+
+
+def layer_figure(groups: Mapping[str, list[tuple[int, Spread]]], y_label: str) -> Figure:
+    """Medians over the numbers of the explainers, each group with the band of its quartiles."""
+    figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+    axes = figure.subplots()
+    _style(axes)
+    for place, (name, points) in enumerate(groups.items()):
+        layers, rows = [layer for layer, _ in points], [row for _, row in points]
+        lower, upper = [row.lower_quartile for row in rows], [row.upper_quartile for row in rows]
+        axes.fill_between(layers, lower, upper, color=_color(place), alpha=0.15, lw=0)
+        axes.plot(
+            layers,
+            [row.median for row in rows],
+            color=_color(place),
+            linewidth=1.5,
+            marker=".",
+            label=_plain(name),
+        )
+    axes.set_xlabel("number in the explainer's name: layer", fontsize=8, color=INK)
+    axes.set_ylabel(_plain(f"{y_label}, median and quartiles"), fontsize=8, color=INK)
+    figure.legend(loc="outside right center", frameon=False, fontsize=8)
+    return figure
 
 
 def _save(figure: Figure, path: Path) -> Path:

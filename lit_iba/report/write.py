@@ -4,6 +4,7 @@ again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from lit_iba.files import write_text
@@ -11,12 +12,20 @@ from lit_iba.report.curves import colors_of
 from lit_iba.report.latex import latex
 from lit_iba.report.markdown import markdown
 from lit_iba.report.page import page
-from lit_iba.report.plots import write_plots
+from lit_iba.report.plots import write_layer_plots, write_plots
+from lit_iba.report.quantities import Paired, Spread, as_csv, paired, spreads
 from lit_iba.report.run_folder import read_run
 from lit_iba.report.tables import build_tables
 
 
-def write_report(run: str | Path, title: str | None = None, *, pictures: int = 24) -> list[Path]:
+def write_report(
+    run: str | Path,
+    title: str | None = None,
+    *,
+    pictures: int = 24,
+    pairs: Sequence[Sequence[str]] = (),
+    against: str | Path | None = None,
+) -> list[Path]:
     """Report a finished benchmark.
 
     Args:
@@ -24,13 +33,19 @@ def write_report(run: str | Path, title: str | None = None, *, pictures: int = 2
             command.txt are used where they are there.
         title: Heading; by default one with the classifier's name.
         pictures: How many gallery pictures the page shows at most.
+        pairs: Two explainers each, to be tested against each other image by image, see
+            :func:`~lit_iba.report.quantities.paired`.
+        against: Folder of another run over the same images, whose methods are tested against those
+            of the same name here, or of ``pairs``.
 
     Returns:
-        The files written: report.html, report.md, report.tex, and the plots of the Markdown report.
+        The files written: report.html, report.md, report.tex, quantities.csv (mean, median and
+        quartiles of all that rows.csv holds), paired.csv where something is compared, the plots of
+        the Markdown report, and plots over layers where explainers are numbered.
 
     Raises:
-        InputError: A file of the run folder is missing or damaged; the message names it and the
-            mend.
+        InputError: A file of a run folder is missing or damaged (the message names it and the
+            mend), or the methods of a pair cannot be compared.
 
     Example:
         >>> from lit_iba import Benchmark
@@ -42,6 +57,8 @@ def write_report(run: str | Path, title: str | None = None, *, pictures: int = 2
         True
     """
     folder = read_run(run)
+    other = None if against is None else read_run(against)
+    tests = paired(folder, pairs, other)
     tables = build_tables(folder)
     heading = (
         title
@@ -56,10 +73,14 @@ def write_report(run: str | Path, title: str | None = None, *, pictures: int = 2
         "report.html": page(folder, tables, heading, pictures),
         "report.md": markdown(folder, tables, plots, heading),
         "report.tex": latex(folder, tables, heading),
+        "quantities.csv": as_csv(spreads(folder), Spread),
     }
+    if tests:
+        texts["paired.csv"] = as_csv(tests, Paired)
     for name, text in texts.items():
         write_text(folder.path / name, text)
     return [
         *(folder.path / name for name in texts),
         *(path for paths in plots.values() for path in paths),
+        *write_layer_plots(folder, folder.path / "plots"),
     ]

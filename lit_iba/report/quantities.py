@@ -1,0 +1,195 @@
+"""Every quantity of a run's rows.csv: medians and quartiles, paired tests, and how it goes over the
+layers.
+
+Grabska-Barwińska, "Measuring and improving the quality of visual explanations": its numbers are
+medians over images, its p values are of paired tests of e- or delta e- (figures 5, 6 and 9, within
+a network and between two), and its figures are drawn over layers.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
+from typing import TypeVar
+
+import numpy as np
+
+from lit_iba.errors import InputError, unknown_name
+from lit_iba.report.run_folder import RunFolder
+from lit_iba.report.significance import holm, signed_rank_test
+
+QUARTILES = (0.25, 0.5, 0.75)
+NUMBERED = re.compile(r"(.*?)_?(\d+)")
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A quantity of one method over ``images``, those without a number left out."""
+
+    metric: str
+    explainer: str
+    quantity: str
+    images: int
+    mean: float
+    lower_quartile: float
+    median: float
+    upper_quartile: float
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A quantity of two methods on the same images, first minus second.
+
+    ``p_value`` is that of the two-sided Wilcoxon signed-rank test, ``adjusted`` the same after Holm
+    over all pairs of the metric and quantity; ``share`` is how many of the images have the larger
+    value first, ties left out.
+    """
+
+    metric: str
+    quantity: str
+    first: str
+    second: str
+    images: int
+    mean_difference: float
+    median_difference: float
+    share: float
+    p_value: float
+    adjusted: float
+
+
+def spreads(run: RunFolder) -> list[Spread]:
+    """Mean, median and quartiles of every quantity that rows.csv holds.
+
+    Example:
+        >>> from lit_iba.report import read_run
+        >>> from lit_iba.report.quantities import spreads
+        >>> first = spreads(read_run("runs/digits"))[0]
+        >>> first.lower_quartile <= first.median <= first.upper_quartile
+        True
+    """
+    found = []
+    for metric, explainer, quantity, values in _columns(run):
+        numbers = np.array([v for v in values.values() if math.isfinite(v)])
+        if len(numbers):
+            low, middle, high = (float(q) for q in np.quantile(numbers, QUARTILES))
+            mean = float(numbers.mean())
+            found.append(Spread(metric, explainer, quantity, len(numbers), mean, low, middle, high))
+    return found
+
+
+def paired(
+    run: RunFolder, pairs: Sequence[Sequence[str]] = (), against: RunFolder | None = None
+) -> list[Paired]:
+    """Paired tests of every quantity: of the pairs of methods within a run, or, where ``against``
+    is given, of each method (or of the pairs) of this run with that of the other, image by image.
+
+    Args:
+        run: Has the first of each pair.
+        pairs: Names of two explainers each; with ``against`` and without pairs, those that both
+            runs have.
+        against: Has the second, of another network for example.
+
+    Raises:
+        InputError: A name that the run does not have, an item that is no pair, or runs that have no
+            image and no quantity in common.
+
+    Example:
+        >>> from lit_iba.report import read_run
+        >>> from lit_iba.report.quantities import paired
+        >>> run = read_run("runs/digits")
+        >>> paired(run, against=run)[0].mean_difference
+        0.0
+    """
+    other = run if against is None else against
+    if against is not None and not pairs:
+        pairs = [(name, name) for name in run.explainers if name in other.explainers]
+    for pair in pairs:
+        if len(pair) != 2:
+            raise InputError(f"{list(pair)} is no pair; give two names of explainers each")
+        for name, where in zip(pair, (run, other), strict=True):
+            if name not in where.explainers:
+                raise unknown_name("explainer of the run", name, where.explainers)
+    found = []
+    for metric in run.rows:
+        names = {q: None for by_quantity in run.rows[metric].values() for q in by_quantity}
+        for quantity in names:
+            found += _tested(metric, quantity, pairs, run, other)
+    if pairs and not found:
+        raise InputError(
+            "the methods to compare have no image and quantity in common; give runs of the same"
+            " data and metrics"
+        )
+    return found
+
+
+def over_layers(run: RunFolder) -> dict[tuple[str, str], dict[str, list[tuple[int, Spread]]]]:
+    """What a chart over layers draws, by metric and quantity: a line for each group of two or more
+    explainers that are numbered (``activity_00``, ``activity_01``, ...), in the order of their
+    numbers.
+
+    Example:
+        >>> from lit_iba.report import read_run
+        >>> from lit_iba.report.quantities import over_layers
+        >>> over_layers(read_run("runs/digits"))  # nothing is numbered there
+        {}
+    """
+    found: dict[tuple[str, str], dict[str, list[tuple[int, Spread]]]] = {}
+    for row in spreads(run):
+        match = NUMBERED.fullmatch(row.explainer)
+        if match:
+            groups = found.setdefault((row.metric, row.quantity), {})
+            groups.setdefault(match[1], []).append((int(match[2]), row))
+    lines = {
+        key: {
+            name: sorted(points, key=lambda point: point[0])
+            for name, points in groups.items()
+            if len(points) > 1
+        }
+        for key, groups in found.items()
+    }
+    return {key: groups for key, groups in lines.items() if groups}
+
+
+def as_csv(rows: Sequence[Row], kind: type[Row]) -> str:
+    """Rows of a dataclass as the text of a CSV file, with its fields as heads."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(field.name for field in fields(kind))  # type: ignore[arg-type]
+    writer.writerows(astuple(row) for row in rows)  # type: ignore[call-overload]
+    return text.getvalue()
+
+
+def _columns(run: RunFolder) -> Iterator[tuple[str, str, str, Mapping[str, float]]]:
+    for metric, explainers in run.rows.items():
+        for explainer, quantities in explainers.items():
+            for quantity, values in quantities.items():
+                yield metric, explainer, quantity, values
+
+
+def _tested(
+    metric: str, quantity: str, pairs: Sequence[Sequence[str]], run: RunFolder, other: RunFolder
+) -> list[Paired]:
+    found = []
+    for first, second in pairs:
+        ours = run.rows[metric].get(first, {}).get(quantity, {})
+        theirs = other.rows.get(metric, {}).get(second, {}).get(quantity, {})
+        both = np.array([(ours[key], theirs[key]) for key in sorted(ours.keys() & theirs.keys())])
+        both = both[np.isfinite(both).all(axis=1)] if len(both) else both
+        if len(both):
+            difference = both[:, 0] - both[:, 1]
+            apart = difference[difference != 0]
+            found.append(
+                (
+                    *(first, second, len(both)),
+                    *(float(difference.mean()), float(np.median(difference))),
+                    float((apart > 0).mean()) if len(apart) else math.nan,
+                    signed_rank_test(both[:, 0], both[:, 1])[0],
+                )
+            )
+    adjusted = holm([row[-1] for row in found])
+    return [Paired(metric, quantity, *row, p) for row, p in zip(found, adjusted, strict=True)]
