@@ -6,8 +6,9 @@ it stopped. ``callback_toys.py FOLDER RUN 2``: one on two processes.
 """
 
 import json
+import os
+import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from lit_iba.data import QuickstartSettings, ShardDataModule, make_quickstart
 from lit_iba.evaluation import EvaluationMetrics
 from lit_iba.iba import ReadoutTraining
 from lit_iba.metrics import Result, mean_and_error
+from lit_iba.statistics import estimate_layers
 
 METRICS = {"bounding_box": {}, "degradation": {"tile": 16, "points": 3}}
 
@@ -30,13 +32,18 @@ class Spread(HeatmapMetric):
     """A metric of the user's own."""
 
     name, scalars, definition = "spread", ("score",), "deviation of the map"
-    wait = 0.0
+    dies_at = int(
+        os.environ.get("DIES_AT", "0")
+    )  # number of the batch that is judged when the process is killed
+    judged = 0
 
     def __init__(self) -> None:
         super().__init__({})
 
     def score_rows(self, classifier: Any, judged: Any) -> dict[str, torch.Tensor]:
-        time.sleep(self.wait)
+        type(self).judged += 1
+        if self.judged == self.dies_at:
+            os.kill(os.getpid(), signal.SIGKILL)
         return {"score": judged.heatmaps.flatten(1).std(dim=1)}
 
     def summarize(self, rows: dict[str, torch.Tensor]) -> Result:
@@ -56,7 +63,7 @@ def prepare(folder: Path) -> Path:
 
 def module(folder: Path) -> ReadoutTraining:
     torch.manual_seed(0)
-    return ReadoutTraining(
+    made = ReadoutTraining(
         {"model": "small_cnn", "weights": str(folder / "classifier.safetensors")},
         layer="layer2",
         taps=["layer2"],
@@ -64,6 +71,9 @@ def module(folder: Path) -> ReadoutTraining:
         statistics_images=8,
         optimizer=lambda p: torch.optim.Adam(p, lr=0.01),
     )
+    images = torch.randn(8, 3, 64, 64)  # so that it may be validated before it is trained
+    made.network.set_statistics(estimate_layers(made.classifier, ["layer2"], images))
+    return made
 
 
 def data(folder: Path, **changes: Any) -> ShardDataModule:
@@ -89,13 +99,12 @@ def main(folder: Path, run: Path, processes: int) -> None:
     torch.set_num_threads(1)
     if processes == 2:
         evaluation = EvaluationMetrics({**METRICS, "decision_flip": FLIP}, ["random"], images=9)
-        both = trainer(run, evaluation, devices=2, strategy="ddp_fork", max_epochs=1)
+        both = trainer(run, evaluation, devices=2, strategy="ddp", max_epochs=1)
         both.validate(module(folder), data(folder), verbose=False)
         (run / f"{both.global_rank}.json").write_text(json.dumps(scores(both)))
         return
     from lit_iba.training import ResumeCheckpoint
 
-    Spread.wait = 0.2
     evaluation = EvaluationMetrics({**METRICS, "mine": {"metric": "callback_toys.Spread"}})
     last = run / "checkpoints" / "last.ckpt"
     alone = trainer(run, evaluation, ResumeCheckpoint(1), logger=CSVLogger(run))

@@ -142,6 +142,12 @@ class ResumeCheckpoint(L.Callback):
                     callback.on_train_epoch_end(trainer, pl_module)
         self._loops = None
 
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """An epoch that is resumed behind its last batch has none, after which Lightning would
+        forget that it was resumed; the next epoch would be taken for resumed at its end too.
+        """
+        trainer.fit_loop.epoch_loop.restarting = False
+
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
