@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -102,6 +102,13 @@ class Surroundings(Protocol):
         ...
 
 
+def made_again(cls: type[Explainer], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Explainer:
+    """An explainer of the arguments that another one was made of: how it is copied and pickled where
+    it holds what can be neither, a traced graph say.
+    """
+    return cls(*args, **kwargs)
+
+
 class Explainer(ABC):
     """Turns images and target classes into heatmaps.
 
@@ -135,9 +142,19 @@ class Explainer(ABC):
     signed: bool = False
     on_step: OnStep | None = None
 
+    _given: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+    _made_of: int | None = None
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Remembers what it is made of, to be made again when the classifier's weights change."""
+        made = super().__new__(cls)
+        object.__setattr__(made, "_given", (args, kwargs))
+        return made
+
     def __init__(self, classifier: FrozenClassifier, *, seed: int = 0) -> None:
         self.classifier = classifier
         self.seed = seed
+        self._made_of = classifier.weights_version()
 
     @classmethod
     def from_settings(
@@ -168,6 +185,10 @@ class Explainer(ABC):
     ) -> Heatmap:
         """Explain a batch of images (Captum's calling convention).
 
+        Threads may share an explainer, and explainers a classifier: they take turns. Where the
+        classifier's weights have changed since the explainer was made, it is made again of the
+        arguments that it was made of.
+
         Args:
             inputs: Normalised images as the classifier takes them, float (B, 3, H, W).
             target: Class of each image, int or (B,); None means the predicted class.
@@ -178,9 +199,30 @@ class Explainer(ABC):
             A heatmap an image, on the inputs' device.
 
         Raises:
-            InputError: The images contain NaN or have the wrong shape, or a target is out of range.
+            InputError: The images contain NaN or have the wrong shape, a target is out of range, no
+                gradient reaches the logits, or what the explainer was made of belongs to other
+                weights.
         """
+        # Tensors of inference mode cannot be differentiated: neither the caller's nor ours.
+        with self.classifier.lock, torch.inference_mode(False):
+            self._keep_up()
+            return self._heatmap(inputs, target, keys)
+
+    def _keep_up(self) -> None:
+        """Be made again, if the classifier's weights have changed."""
+        version = self.classifier.look_at_weights()
+        if self._made_of not in (None, version) and self._given is not None:
+            args, kwargs = self._given
+            self.__init__(*args, **kwargs)  # type: ignore[misc]
+            version = self.classifier.weights_version()
+        self._made_of = version
+
+    def _heatmap(
+        self, inputs: Tensor, target: Tensor | int | None, keys: Sequence[str] | None
+    ) -> Heatmap:
         images = check_images(inputs)
+        images = images.clone() if images.is_inference() else images
+        images = images.to(self.classifier.dtype)
         if target is None:
             with torch.no_grad():
                 targets = self.classifier(images).argmax(dim=1)
@@ -188,6 +230,7 @@ class Explainer(ABC):
             targets = check_targets(target, len(images), self.classifier.num_classes).to(
                 images.device
             )
+            targets = targets.clone() if targets.is_inference() else targets
         generators = sample_generators(
             self.seed, keys if keys is not None else content_keys(images), images.device
         )

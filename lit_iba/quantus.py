@@ -46,7 +46,7 @@ def quantus_explain_func(
             )
         if not isinstance(explainer, Explainer):
             chosen = explainer(_frozen(model))
-        elif model is explainer.classifier or model is explainer.classifier.model:
+        elif explainer.classifier.stands_for(model):
             chosen = explainer
         else:
             raise InputError(

@@ -286,7 +286,7 @@ def estimate_layers(
     taps = classifier.taps(inside) if inside else None
     found: dict[str, FeatureStatistics] = {}
     for batch in batches:
-        images = batch.to(classifier.device)
+        images = batch.to(classifier.device, classifier.dtype)
         outputs = {} if taps is None else taps(images)
         for layer, r in (outputs | {INPUT: images} if INPUT in layers else outputs).items():
             if layer not in found:

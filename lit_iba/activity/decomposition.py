@@ -22,9 +22,10 @@ from lit_iba.activity.layers import INPUT, NetworkLayers, layout_of
 from lit_iba.activity.operations import add_bias
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.folding import graph_module
-from lit_iba.classifier.hooked import HookedNetwork
+from lit_iba.classifier.hooked import HookedNetwork, hooked
 from lit_iba.classifier.layout import Layout
-from lit_iba.classifier.split import works_in_place
+from lit_iba.classifier.split import no_gradient
+from lit_iba.classifier.traced import works_in_place
 from lit_iba.errors import InputError
 from lit_iba.explainer import completeness_error
 
@@ -105,11 +106,14 @@ class Decomposition:
     def __init__(
         self, layers: NetworkLayers, activity: Sequence[str], bias: Sequence[str] = ()
     ) -> None:
-        self.activity, self.bias = list(activity), list(bias)
+        self.activity, self.bias, self.classifier = list(activity), list(bias), layers.classifier
         wanted = {name: layers.node(name) for name in activity}
-        self._run = _with_gradients(
-            layers, wanted, {name: layers.bias_nodes[name] for name in bias}
-        )
+        biases = {name: layers.bias_nodes[name] for name in bias}
+        self._run = _with_gradients(layers, wanted, biases)
+        input_node = layers.network.input
+        self._nodes: list[str | fx.Node] = [
+            INPUT if node is input_node else node for node in (*wanted.values(), *biases.values())
+        ]
 
     def attribute(self, images: Tensor, targets: Tensor) -> Attributions:
         """One forward and one backward pass.
@@ -123,6 +127,8 @@ class Decomposition:
             # A copy, because images made in inference mode could not be differentiated.
             logits, activations, outputs, biases = self._run(images.detach().clone())
             score = logits.gather(1, targets.to(logits.device)[:, None])[:, 0]
+            if not score.requires_grad:
+                raise no_gradient(self.classifier.name)
             taken = [*activations, *outputs]
             gradients = (
                 torch.autograd.grad(score.sum(), taken, materialize_grads=True) if taken else ()
@@ -131,7 +137,10 @@ class Decomposition:
             value.detach() * gradient
             for value, gradient in zip([*activations, *biases], gradients, strict=True)
         ]
-        terms = [Term(product, layout_of(product, size)) for product in products]
+        terms = [
+            Term(product, layout_of(self.classifier, node, product, size))
+            for node, product in zip(self._nodes, products, strict=True)
+        ]
         split = len(self.activity)
         return Attributions(
             score.detach(),
@@ -218,10 +227,11 @@ class HookedActivity:
     """
 
     def __init__(self, classifier: FrozenClassifier, activity: Sequence[str]) -> None:
-        self.model, self.activity = classifier.model, list(activity)
+        self.classifier, self.activity = classifier, list(activity)
         network = classifier.cuttable
         assert isinstance(network, HookedNetwork)
-        self._modules = {name: network.module_at(name) for name in activity if name != INPUT}
+        named = [name for name in activity if name != INPUT]
+        self._modules = {name: network.module_at(name) for name in named if network.runs(name)}
 
     def attribute(self, images: Tensor, targets: Tensor) -> Attributions:
         """As :meth:`Decomposition.attribute`."""
@@ -231,23 +241,22 @@ class HookedActivity:
             found[name] = _tracked(output)
             return found[name].clone()  # what comes next may work in place
 
-        handles = [
-            module.register_forward_hook(lambda _m, _i, output, name=name: keep(name, output))
+        hooks: Any = [
+            (module, lambda _m, _i, output, name=name: keep(name, output))
             for name, module in self._modules.items()
         ]
-        try:
-            with torch.enable_grad():
-                logits = self.model(keep(INPUT, images.detach().clone()))
-                score = logits.gather(1, targets.to(logits.device)[:, None])[:, 0]
-                taken = [found[name] for name in self.activity]
-                gradients = torch.autograd.grad(score.sum(), taken, materialize_grads=True)
-        finally:
-            for handle in handles:
-                handle.remove()
+        with torch.enable_grad(), hooked(hooks):
+            logits = self.classifier(keep(INPUT, images.detach().clone()))
+            score = logits.gather(1, targets.to(logits.device)[:, None])[:, 0]
+            taken = [found[name] for name in self.activity]
+            gradients = torch.autograd.grad(score.sum(), taken, materialize_grads=True)
         products = [
             value.detach() * gradient for value, gradient in zip(taken, gradients, strict=True)
         ]
-        terms = [Term(product, layout_of(product, size)) for product in products]
+        terms = [
+            Term(product, layout_of(self.classifier, name, product, size))
+            for name, product in zip(self.activity, products, strict=True)
+        ]
         return Attributions(score.detach(), dict(zip(self.activity, terms, strict=True)), {})
 
 

@@ -20,7 +20,6 @@ from lit_iba.activity.operations import add_bias, inexact_name, is_pointwise, is
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.hooked import HookedNetwork
 from lit_iba.classifier.layout import Layout
-from lit_iba.classifier.split import TracedNetwork
 from lit_iba.errors import InputError
 
 INPUT = "input"
@@ -61,8 +60,8 @@ class NetworkLayers:
                 "use the method 'activity' with a list of its modules"
             )
         self.network, self.classifier = network, classifier
-        self._relevant = _on_the_way(network)
-        self._cuts = _cuts(network, self._relevant)
+        self._relevant = network.on_the_way()
+        self._cuts = network.cuts()
         self._place = {node: place for place, node in enumerate(network.nodes)}
         if names is not None and (not names or INPUT in names):
             raise InputError(
@@ -171,9 +170,13 @@ class NetworkLayers:
             if len(stretch) > 1:
                 parents = [_parents(names.get(n, n.name)) for n in stretch]
                 common = takewhile(lambda level: len(set(level)) == 1, zip(*parents, strict=False))
-                inner = [model.get_submodule(level[0]) for level in common]
+                inner = [level[0] for level in common][-1:]
+                # What gives no feature map is no block: a network in a wrapper, say.
                 blocks |= {
-                    type(module) for module in inner[-1:] if not isinstance(module, nn.Sequential)
+                    type(model.get_submodule(name))
+                    for name in inner
+                    if not isinstance(model.get_submodule(name), nn.Sequential)
+                    and self._with_positions([self.network.node_of(name)])
                 }
             if any(is_weighted(model, n) for n in stretch):
                 found += [pending] if pending is not None else []
@@ -187,14 +190,13 @@ class NetworkLayers:
 
     @torch.no_grad()
     def _with_positions(self, nodes: list[fx.Node]) -> list[fx.Node]:
-        side = self.classifier.preprocessing.crop
-        parameter = next(self.classifier.parameters(), torch.zeros(()))
-        image = torch.zeros(2, 3, side, side, device=parameter.device, dtype=parameter.dtype)
-        outputs = self.network.extract(tuple(nodes))(image)
+        images = self.classifier.empty_images()
+        outputs = self.network.extract(tuple(nodes))(images)
+        size = (images.shape[-2], images.shape[-1])
         return [
             node
             for node, output in zip(nodes, outputs, strict=True)
-            if layout_of(output, (side, side)) is not None
+            if layout_of(self.classifier, node, output, size) is not None
         ]
 
     def _short_name(self, node: fx.Node, others: list[fx.Node]) -> str:
@@ -211,12 +213,21 @@ class NetworkLayers:
         return name
 
 
-def layout_of(output: object, image_size: tuple[int, int]) -> Layout | None:
-    """Where the positions of a layer's output (B, ...) are; None where it has not more than one."""
+def layout_of(
+    classifier: FrozenClassifier,
+    layer: str | fx.Node,
+    output: object,
+    image_size: tuple[int, int],
+) -> Layout | None:
+    """Where the positions of a layer's or node's output (B, ...) are; None where it has not more
+    than one.
+    """
     if not isinstance(output, torch.Tensor) or output.ndim not in (3, 4):
         return None
+    if layer == INPUT:
+        return Layout("BCHW", *image_size)
     try:
-        layout = Layout.of(output.shape, image_size)
+        layout = classifier.layout_of(layer, output.shape, image_size)
     except InputError:
         return None
     return layout if layout.height * layout.width > 1 else None
@@ -266,31 +277,3 @@ def _parents(name: str) -> list[str]:
     """``"a.b.c"`` to ``["a", "a.b"]``."""
     parts = name.split(".")
     return [".".join(parts[:length]) for length in range(1, len(parts))]
-
-
-def _on_the_way(network: TracedNetwork) -> list[fx.Node]:
-    """The operations between images and class scores, in order of execution, without those on
-    shapes.
-    """
-    needed = {network.logits_node()}
-    for node in reversed(network.nodes):
-        if node in needed:
-            needed.update(
-                n for n in node.all_input_nodes if n in network.of_images and not network.is_size(n)
-            )
-    return [node for node in network.nodes if node in needed and node is not network.input]
-
-
-def _cuts(network: TracedNetwork, relevant: list[fx.Node]) -> set[fx.Node]:
-    """The nodes that every path from the images to the class scores goes through."""
-    # In an order of execution, a node is such a cut if no edge leads past it.
-    place = {node: i for i, node in enumerate([network.input, *relevant])}
-    reach = [0] * len(place)  # for each place, the farthest user of anything up to there
-    for node, i in place.items():
-        reach[i] = max([place[user] for user in node.users if user in place], default=i)
-    farthest, cuts = 0, set()
-    for node, i in place.items():
-        if farthest <= i:
-            cuts.add(node)
-        farthest = max(farthest, reach[i])
-    return cuts

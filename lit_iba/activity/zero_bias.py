@@ -61,7 +61,6 @@ def without_biases(classifier: FrozenClassifier) -> FrozenClassifier:
         True
     """
     made = copy.deepcopy(classifier)
-    made.__dict__.pop("identity", None)  # it is remembered, and another network's
     made.name = f"{classifier.name} without biases"
     scale_biases(made.model, {}, 0)
     return made

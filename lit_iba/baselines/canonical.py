@@ -21,7 +21,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.folding import fold_batch_norms, graph_module
-from lit_iba.classifier.split import TracedNetwork, works_in_place
+from lit_iba.classifier.traced import TracedNetwork, works_in_place
 from lit_iba.errors import InputError
 
 TOLERANCE = (
@@ -72,6 +72,7 @@ class Affine(nn.Module):
         return x * self.scale.view(shape) + self.shift.view(shape)
 
 
+@torch.inference_mode(False)
 def canonical(classifier: FrozenClassifier) -> fx.GraphModule:
     """The classifier's function as a graph of modules of the kinds named above; its own modules are
     neither used nor changed.

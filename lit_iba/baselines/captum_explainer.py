@@ -121,7 +121,7 @@ class CaptumExplainer(Explainer):
         # Methods that hook or rewrite the network call it "model" and not "forward_func".
         self.changes_network = network[0] == "model"
         self.of_constructor = dict(rest)
-        self.of_attribute = inspect.signature(self.method.attribute).parameters
+        self.of_attribute = dict(inspect.signature(self.method.attribute).parameters)
         self.settings = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
         self._check_settings()
 

@@ -302,4 +302,4 @@ def perturb(levels: Tensor, masks: Tensor) -> Tensor:
     below = height.detach().long().clamp(max=levels.shape[1] - 2)
     index = below[:, None, None].expand(-1, 1, *levels.shape[2:])
     low, high = levels.gather(1, index)[:, 0], levels.gather(1, index + 1)[:, 0]
-    return torch.lerp(low, high, (height - below)[:, None])
+    return torch.lerp(low, high, (height - below)[:, None].to(low.dtype))

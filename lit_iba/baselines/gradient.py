@@ -1,31 +1,28 @@
 """Baselines that need gradients with respect to the image, and the random map.
 
-The methods are other people's and so is the code that computes them (Captum); what is here is the
-form in which the papers compare with them: reduced over channels, at the image's size, batched,
-with the caller's tensors and modules left as they were.
+The methods are other people's, and so is much of the code that computes them (Captum); what is here
+is the form in which the papers compare with them: reduced over channels, at the image's size,
+batched, with the caller's tensors and modules left as they were.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from captum.attr import IntegratedGradients as CaptumIntegratedGradients
-from captum.attr import LayerGradCam
 from captum.attr import Saliency as CaptumSaliency
-from torch import Tensor, nn
+from torch import Tensor
 
 from lit_iba.checks import check_literals
 from lit_iba.classifier import FrozenClassifier
-from lit_iba.classifier.layout import Layout
+from lit_iba.classifier.stages import last_feature_map, positions_matter
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer
 
-POOLING = (
-    nn.AdaptiveAvgPool2d,
-    nn.AdaptiveMaxPool2d,
-)  # they may keep VGG's 7x7, but add nothing to it
+logger = logging.getLogger(__name__)
 
 
 Channels = Literal["sum", "mean", "sum_abs", "max_abs"]
@@ -228,12 +225,13 @@ class GradCAM(Explainer):
 
     Args:
         classifier: The network to explain.
-        layer: Module whose output is weighted; by default the last one with positions (``layer4``
-            of a ResNet).
+        layer: Layer whose output is weighted, channels first or last or tokens, of which the class
+            token is left out; by default the last one with positions that the whole picture passes
+            (``layer4`` of a ResNet, the last block but one of a ViT that reads its class token).
         seed: Unused; nothing here is random.
 
     Raises:
-        InputError: No such module, or its output is not (B, C, h, w).
+        InputError: No such layer, or its output has no positions.
 
     Example:
         >>> from lit_iba.baselines import GradCAM
@@ -251,61 +249,37 @@ class GradCAM(Explainer):
         self, classifier: FrozenClassifier, *, layer: str | None = None, seed: int = 0
     ) -> None:
         super().__init__(classifier, seed=seed)
-        self.layer = layer or last_layer_with_positions(classifier)
+        self.layer = layer or last_feature_map(classifier)
+        self.split = classifier.split(self.layer)
         layout = classifier.layout(self.layer)
-        modules = dict(classifier.model.named_modules())
-        if layout.kind != "BCHW" or self.layer not in modules:
+        if layout.height * layout.width == 1:
             raise InputError(
-                f"Grad-CAM needs a module with output (B, C, h, w), but {self.layer!r} of {classifier.name} gives "
-                f"{layout.kind}; name another layer"
+                f"Grad-CAM needs a layer with positions, but {self.layer!r} of {classifier.name} has none; "
+                "name another layer"
             )
-        self.module: nn.Module = modules[self.layer]
+        if layer is not None and not positions_matter(classifier, layer):
+            logger.warning(
+                "%s reads nothing of %r but its class token, so that its Grad-CAM is zero everywhere; "
+                "leave layer out, or name an earlier one",
+                classifier.name,
+                layer,
+            )
 
     def explain(
         self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
     ) -> Attribution:
         """Rectified weighted sum of the layer's channels, (B, h, w) resized to (B, H, W)."""
-        method = LayerGradCam(self.classifier, self.module)
-        maps = method.attribute(
-            images.clone().requires_grad_(), target=targets, relu_attributions=True
-        )
-        return Attribution(
-            F.interpolate(maps, size=images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
-        )
-
-
-def last_layer_with_positions(classifier: FrozenClassifier) -> str:
-    """Name of the outermost module, latest in the forward pass, whose output is (B, C, h, w) with
-    more than one position.
-
-    Raises:
-        InputError: There is none.
-    """
-    size = classifier.preprocessing.crop
-    found: dict[str, tuple[int, int]] = {}
-
-    def remember(name: str, output: object) -> None:
-        if isinstance(output, Tensor) and output.ndim == 4:
-            layout = Layout.of(output.shape, (size, size))
-            if layout.kind == "BCHW" and layout.height * layout.width > 1:
-                found.pop(name, None)  # a module that runs again counts where it ran last
-                found[name] = (layout.height, layout.width)
-
-    handles = [
-        module.register_forward_hook(lambda _m, _i, output, name=name: remember(name, output))
-        for name, module in classifier.model.named_modules()
-        if name and not isinstance(module, POOLING)
-    ]
-    try:
+        size = (images.shape[-2], images.shape[-1])
         with torch.no_grad():
-            classifier(torch.zeros(1, 3, size, size, device=classifier.device))
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not found:
-        raise InputError(
-            f"{classifier.name} has no layer with output (B, C, h, w); name a layer, or use another method"
+            r, carried = self.split.head(images)
+        with torch.enable_grad():
+            r = r.clone().requires_grad_()
+            logits = self.split.tail(r, carried)
+            (gradient,) = torch.autograd.grad(logits.gather(1, targets[:, None]).sum(), r)
+        layout = self.classifier.layout_of(self.layer, r.shape, size)
+        features, gradients = layout.grid(r.detach()), layout.grid(gradient)  # (B, C, h, w)
+        weights = gradients.mean(dim=(2, 3), keepdim=True)
+        maps = (weights * features).sum(dim=1, keepdim=True).relu()
+        return Attribution(
+            F.interpolate(maps, size=size, mode="bilinear", align_corners=False)[:, 0]
         )
-    # Outer modules finish after the inner ones, so the last to report is the outermost of the last
-    # stage.
-    return list(found)[-1]

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from lit_iba.baselines.gradient import GradCAM
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.folding import graph_module
-from lit_iba.classifier.split import TracedNetwork
+from lit_iba.classifier.traced import TracedNetwork
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer
 
 RELU_FUNCTIONS = ("relu", "relu_")
 
 
+@torch.inference_mode(False)
 def with_relu_modules(classifier: FrozenClassifier) -> nn.Module:
     """A copy in which every call of a ReLU function is a module, which hooks can see.
 
@@ -72,10 +73,8 @@ def _relu_counts(classifier: FrozenClassifier) -> dict[str, int]:
     for module in network.modules():
         if isinstance(module, nn.ReLU):
             module.register_forward_hook(count)
-    side = classifier.preprocessing.crop
     with torch.enable_grad():
-        image = torch.zeros(2, 3, side, side, device=classifier.device, requires_grad=True)
-        logits = network(image.to(next(network.parameters(), image).dtype))
+        logits = network(classifier.empty_images().requires_grad_().clone())
     seen, pending = set(), [logits.grad_fn]
     while pending:
         function = pending.pop()

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from lit_iba.checks import check_counts
 from lit_iba.classifier import FrozenClassifier
-from lit_iba.classifier.layout import Layout, layouts_of
+from lit_iba.classifier.layout import Layout
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution
 from lit_iba.training.trained_explainer import Output, TrainedExplainer, load_trained
@@ -266,10 +266,10 @@ class RealTimeSaliency(TrainedExplainer):
         self.split = classifier.split(self.taps[-1], self.taps)
         size = (classifier.preprocessing.crop, classifier.preprocessing.crop)
         with torch.no_grad():
-            _, _, tapped = self.split.observe(torch.zeros(2, 3, *size, device=classifier.device))
+            _, _, tapped = self.split.observe(classifier.empty_images())
         shapes = {name: tap.shape[1:] for name, tap in tapped.items()}
         self.network = MaskingNetwork(
-            self.taps, shapes, layouts_of(tapped, size), classifier.num_classes, chosen
+            self.taps, shapes, classifier.layouts_of(tapped, size), classifier.num_classes, chosen
         )
         self.network.to(classifier.device)
 
@@ -277,14 +277,14 @@ class RealTimeSaliency(TrainedExplainer):
         """Masks (B, H, W) in [0, 1] of images (B, 3, H, W) for classes (B,), in one pass."""
         size = (images.shape[-2], images.shape[-1])
         _, _, taps = self.split.observe(images)
-        return at_size(self.network(taps, layouts_of(taps, size), classes), size)
+        return at_size(self.network(taps, self.classifier.layouts_of(taps, size), classes), size)
 
     def masks_of_predictions(self, images: Tensor) -> Tensor:
         """Masks (B, H, W) for the predicted classes, still in one pass; this is what is exported."""
         size = (images.shape[-2], images.shape[-1])
         deepest, carried, taps = self.split.observe(images)
         classes = self.split.tail(deepest, carried).argmax(dim=1)
-        return at_size(self.network(taps, layouts_of(taps, size), classes), size)
+        return at_size(self.network(taps, self.classifier.layouts_of(taps, size), classes), size)
 
     def explain(
         self, images: Tensor, targets: Tensor, generators: list[torch.Generator]

@@ -28,7 +28,7 @@ from lit_iba.baselines.masking_objective import (
     mix,
 )
 from lit_iba.checks import check_literals
-from lit_iba.classifier.layout import Layout, layouts_of
+from lit_iba.classifier.layout import Layout
 from lit_iba.errors import InputError
 from lit_iba.heatmap import Heatmap
 from lit_iba.randomness import sample_generators
@@ -137,7 +137,11 @@ class MaskingTraining(TrainingWithFrozenClassifier):
         )
         # Padding has no label, and weight 0.
         return _Observed(
-            images, labels.clamp_min(0), taps, layouts_of(taps, _size(images)), generators
+            images,
+            labels.clamp_min(0),
+            taps,
+            self.classifier.layouts_of(taps, _size(images)),
+            generators,
         )
 
     def _embedding_step(self, seen: _Observed) -> dict[str, Tensor]:

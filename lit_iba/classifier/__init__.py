@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from lit_iba.classifier.small_cnn import SmallCNN as SmallCNN
     from lit_iba.classifier.split import Carried as Carried
     from lit_iba.classifier.split import Split as Split
-    from lit_iba.classifier.split import TracedNetwork as TracedNetwork
     from lit_iba.classifier.split import repeat_carried as repeat_carried
+    from lit_iba.classifier.stages import feature_maps as feature_maps
+    from lit_iba.classifier.stages import last_feature_map as last_feature_map
+    from lit_iba.classifier.traced import TracedNetwork as TracedNetwork
     from lit_iba.classifier.weights import read_weights as read_weights
     from lit_iba.classifier.weights import save_weights as save_weights
 else:
@@ -34,7 +36,9 @@ else:
             "lit_iba.classifier.preprocessing": ["Preprocessing"],
             "lit_iba.classifier.randomization": ["cascade", "randomized"],
             "lit_iba.classifier.small_cnn": ["SmallCNN"],
-            "lit_iba.classifier.split": ["Carried", "Split", "TracedNetwork", "repeat_carried"],
+            "lit_iba.classifier.split": ["Carried", "Split", "repeat_carried"],
+            "lit_iba.classifier.stages": ["feature_maps", "last_feature_map"],
+            "lit_iba.classifier.traced": ["TracedNetwork"],
             "lit_iba.classifier.weights": ["read_weights", "save_weights"],
         },
     )

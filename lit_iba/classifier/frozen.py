@@ -4,9 +4,9 @@ explainer needs it.
 
 from __future__ import annotations
 
-import functools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,14 @@ from torch import Tensor, nn
 from lit_iba.classifier.fusing import made_fast
 from lit_iba.classifier.hooked import HookedNetwork
 from lit_iba.classifier.layout import Layout
-from lit_iba.classifier.networks import build_network, from_module
+from lit_iba.classifier.networks import build_network, from_module, named_classes
+from lit_iba.classifier.own_copy import floating_parameter, unwrapped
+from lit_iba.classifier.positions import Axes, find_axes
 from lit_iba.classifier.preprocessing import Preprocessing
-from lit_iba.classifier.split import Split, TracedNetwork
+from lit_iba.classifier.proof import probe_images, proven, same_logits
+from lit_iba.classifier.split import Split, differentiable
+from lit_iba.classifier.traced import TracedNetwork
+from lit_iba.classifier.watch import Watch
 from lit_iba.classifier.weights import fingerprint
 from lit_iba.errors import InputError
 
@@ -32,17 +37,23 @@ class FrozenClassifier(nn.Module):
     Args:
         model: A torchvision name (``"resnet50"``), a timm name when timm is installed,
             ``"small_cnn"``, ``"resnet8"``, a function of your own as ``"package.module:function"``,
-            or a module. Either maps images (B, 3, H, W) to logits (B, K).
+            or a module, which stays as it is: a copy is frozen that shares the memory of its
+            tensors. Either maps images (B, 3, H, W) to logits (B, K).
         weights: Member of torchvision's weights enum (``"IMAGENET1K_V2"``, ``"DEFAULT"``), a local
             ``.pth``, ``.safetensors`` or ``.safetensors.xz`` file, or ``"random"`` (the same random
             weights every time). For a module: None keeps its weights as they are.
         num_classes: Number of classes, where it is not the architecture's usual one.
         preprocessing: How photographs become images; by default that of the weights.
         class_names: Names of the classes; by default those of the weights.
+        layouts: Where positions and channels are, by layer, where they cannot be found: a kind such
+            as ``"BHWC"``, or a :class:`Layout` for images of the classifier's own size.
+
+    Attributes:
+        lock: Held by an explainer while it works, so that threads can share both.
 
     Raises:
         InputError: Unknown name, weights that do not fit, or weights that cannot be had without the
-            network.
+            network; or a network that breaks the contract of docs/contract.md.
 
     Example:
         >>> from lit_iba import FrozenClassifier
@@ -65,25 +76,55 @@ class FrozenClassifier(nn.Module):
         num_classes: int | None = None,
         preprocessing: Preprocessing | dict[str, Any] | None = None,
         class_names: Sequence[str] | None = None,
+        layouts: Mapping[str, str | Layout] | None = None,
     ) -> None:
         super().__init__()
         if isinstance(preprocessing, dict):
             preprocessing = Preprocessing.from_dict(preprocessing)
-        loaded = (
-            build_network(model, weights, num_classes)
-            if isinstance(model, str)
-            else from_module(model, weights)
-        )
+        given = None if isinstance(model, str) else unwrapped(model)
+        # What is made in inference mode cannot be differentiated through.
+        with torch.inference_mode(False):
+            loaded = (
+                build_network(str(model), weights, num_classes)
+                if given is None
+                else from_module(given, weights)
+            )
         self.model, own_preprocessing, own_names = loaded
-        self.name = model if isinstance(model, str) else type(model).__name__
+        # A scripted module says what it was scripted from.
+        kind = getattr(given, "original_name", type(given).__name__)
+        self.name = model if isinstance(model, str) else str(kind)
         self.weights = str(weights) if weights is not None else "as given"
         self.preprocessing: Preprocessing = preprocessing or own_preprocessing
-        self.model.requires_grad_(False)
+        self.stated_layouts = dict(layouts or {})
+        super().requires_grad_(False)
         super().train(False)
-        self.num_classes = self._count_classes()
+        self._kept: dict[str, Any] | None = None
+        self._axes: dict[str, Axes | InputError] = {}
+        self._begin(given if weights is None else None)
+        proof = proven(self.model, self.name, self._size())
+        self._derived[1]["probe"] = proof.logits
+        self._overwrites = proof.overwrites
+        self.num_classes = proof.logits.shape[1]
         if len(own_names) != self.num_classes:
             own_names = []  # the network's usual names, but another number of classes was asked for
-        self.class_names = _class_names(class_names or own_names, self.num_classes)
+        self.class_names = named_classes(class_names or own_names, self.num_classes)
+
+    def _begin(self, original: nn.Module | None) -> None:
+        """What is neither copied nor pickled, because it is made of the weights where it is needed."""
+        self.lock = threading.RLock()
+        self._watch = Watch(self.model, original)
+        self._kept_at = self._watch.version()
+        self._derived: tuple[int, dict[Any, Any]] = (self._kept_at, {})
+        self._splits: dict[tuple[str, ...], Split] = {}
+        self._warned = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = ("lock", "_watch", "_kept_at", "_derived", "_splits", "_warned")
+        return {name: value for name, value in self.__dict__.items() if name not in own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._begin(None)
 
     def train(self, mode: bool = True) -> FrozenClassifier:
         """Frozen means frozen: stays in eval mode whatever is asked."""
@@ -93,27 +134,89 @@ class FrozenClassifier(nn.Module):
         """Frozen means frozen: parameters never require gradients."""
         return super().requires_grad_(False)
 
+    def _apply(self, fn: Any, recurse: bool = True) -> FrozenClassifier:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._watch.moved()
+        return self
+
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W), normalised, to logits (B, K)."""
-        return self.model(images)
+        """Images (B, 3, H, W), normalised, to logits (B, K).
+
+        Raises:
+            InputError: A gradient of the images is wanted, but none reaches the logits.
+        """
+        self._watch.version()  # takes over what the user's module has got
+        given = images.clone() if self._overwrites else images
+        return differentiable(self.model(given), images, self.name)
 
     @property
     def device(self) -> torch.device:
         """Where the classifier's parameters are."""
-        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        return floating_parameter(self.model).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the classifier computes in: that of its images."""
+        return floating_parameter(self.model).dtype
 
     def images(self, pictures: Tensor) -> Tensor:
         """Pictures, uint8 (B, 3, H, W), to the classifier's images on its device."""
-        return self.preprocessing.normalize(pictures.to(self.device, non_blocking=True))
+        images = self.preprocessing.normalize(pictures.to(self.device, non_blocking=True))
+        return images.to(self.dtype)
 
-    @functools.cached_property
+    def empty_images(self, count: int = 2, size: tuple[int, int] | None = None) -> Tensor:
+        """Zeros (count, 3, H, W) that the network can take, by default of its own size: for shapes."""
+        return torch.zeros(count, 3, *(size or self._size()), device=self.device, dtype=self.dtype)
+
+    def _size(self) -> tuple[int, int]:
+        return self.preprocessing.crop, self.preprocessing.crop
+
+    def weights_version(self) -> int:
+        """A number that grows whenever the weights have changed since it was last asked for.
+
+        What an optimiser, ``load_state_dict`` or an initialisation changes is seen at once; what is
+        written past autograd, through ``parameter.data``, at the next :meth:`Explainer.attribute`
+        or when :attr:`identity` is asked for.
+        """
+        return self._watch.version()
+
+    def look_at_weights(self) -> int:
+        """:meth:`weights_version`, after a look at the values themselves."""
+        return self._watch.look()
+
+    def stands_for(self, model: nn.Module) -> bool:
+        """Whether this is the classifier of a module: its own, or the user's that it was made of."""
+        return model is self or model is self.model or model is self._watch.original
+
+    def _of_weights(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What is made of the weights as they are, kept until they change."""
+        version, derived = self._watch.version(), self._derived
+        if derived[0] != version:
+            derived = self._derived = version, {}
+        if key not in derived[1]:
+            with self.lock, torch.inference_mode(False), torch.no_grad():
+                if key not in derived[1]:
+                    derived[1][key] = make()
+        return derived[1][key]
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What this classifier is: model, weights, and a hash over every parameter."""
-        return {
-            "model": self.name,
-            "weights": Path(self.weights).name,
-            "sha256": fingerprint(self.model),
-        }
+        version = self.look_at_weights()  # what is measured now must not carry an older name
+        if self._kept is not None and self._kept_at == version:
+            return self._kept
+        return self._of_weights(
+            "identity",
+            lambda: {
+                "model": self.name,
+                "weights": Path(self.weights).name,
+                "sha256": fingerprint(self.model),
+            },
+        )
+
+    def keep_identity(self, identity: dict[str, Any]) -> None:
+        """Be called by another classifier's identity, for as long as the weights stay as they are."""
+        self._kept, self._kept_at = identity, self._watch.version()
 
     def check_identity(self, other: dict[str, Any], what: str) -> None:
         """Refuse something that belongs to another classifier.
@@ -121,49 +224,53 @@ class FrozenClassifier(nn.Module):
         Raises:
             InputError: ``what`` was made with a classifier whose parameters differ from this one's.
         """
-        if other.get("sha256") != self.identity["sha256"]:
+        own = self.identity
+        if other.get("sha256") != own["sha256"]:
             raise InputError(
                 f"{what} was made with {other.get('model')} ({other.get('weights')}, sha256 {str(other.get('sha256'))[:12]}), "
-                f"but the classifier is {self.name} ({self.identity['weights']}, sha256 {self.identity['sha256'][:12]}); "
+                f"but the classifier is {self.name} ({own['weights']}, sha256 {own['sha256'][:12]}); "
                 "load the classifier that it was made with, or make it again"
             )
 
-    def __getstate__(self) -> dict[str, Any]:
-        # The traced graph holds a tracer, which cannot be pickled; it is made again where it is
-        # needed.
-        return {
-            k: v
-            for k, v in self.__dict__.items()
-            if k not in ("_traced", "cuttable", "_splits", "_folded", "_tapped")
-        }
+    def _probe(self) -> Tensor:
+        return probe_images(self._size(), floating_parameter(self.model))
 
-    @functools.cached_property
-    def _splits(self) -> dict[tuple[str, ...], Split]:
-        return {}
+    def _probe_logits(self) -> Tensor:
+        return self._of_weights("probe", lambda: self.model(self._probe()))
 
-    @functools.cached_property
-    def _traced(self) -> TracedNetwork | Exception:
+    def _trace(self) -> TracedNetwork | Exception:
         try:
-            return TracedNetwork(self.model, self.name)
+            network = TracedNetwork(self.model, self.name, self._overwrites)
+            if not same_logits(network.whole()(self._probe()), self._probe_logits()):
+                raise InputError("its graph computes something else")
+            return network
         except Exception as error:
             return error
 
-    @functools.cached_property
+    @property
+    def _traced(self) -> TracedNetwork | Exception:
+        return self._of_weights("traced", self._trace)
+
+    @property
     def cuttable(self) -> TracedNetwork | HookedNetwork:
         """The network as something that can be cut behind a layer: traced, or with hooks where it
         cannot be.
         """
-        if isinstance(self._traced, TracedNetwork):
-            return self._traced
-        reason = (
-            str(self._traced).splitlines()[0] if str(self._traced) else type(self._traced).__name__
-        )
-        logger.warning(
-            "%s cannot be traced (%s); cutting it with hooks instead, which runs the whole network each time",
-            self.name,
-            reason,
-        )
-        return HookedNetwork(self.model, self.name)
+        traced = self._traced
+        if isinstance(traced, TracedNetwork):
+            return traced
+        if not self._warned:
+            self._warned = True
+            reason = str(traced).splitlines()[0] if str(traced) else type(traced).__name__
+            logger.warning(
+                "%s cannot be traced (%s); cutting it with hooks instead, which runs the whole network each time",
+                self.name,
+                reason,
+            )
+        return self._of_weights("hooked", self._hooked)
+
+    def _hooked(self) -> HookedNetwork:
+        return HookedNetwork(self.model, self.name, self._probe(), self._overwrites)
 
     def folded(self) -> Callable[[Tensor], Tensor]:
         """The same function, images to logits, made fast for many passes: equal to this module to
@@ -178,24 +285,15 @@ class FrozenClassifier(nn.Module):
             m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in self.modules()
         ):
             return self
-        tensors = [*self.parameters(), *self.buffers()]
-        # Weights that were moved, or changed in place, are to be folded anew.
-        state = [
-            (t.data_ptr(), t.device, t.dtype, 0 if t.is_inference() else t._version)
-            for t in tensors
-        ]
-        known = self.__dict__.get("_folded")
-        if known is None or known[0] != state:
-            with torch.inference_mode(False), torch.no_grad():
-                known = self.__dict__["_folded"] = state, self._fold()
-        return known[1]
+        return self._of_weights("folded", self._fold)
 
     def _fold(self) -> Callable[[Tensor], Tensor]:
-        network: nn.Module = self.model
-        if any(isinstance(m, nn.Conv2d) for m in self.modules()) and isinstance(
-            self._traced, TracedNetwork
+        traced = self._traced
+        if not any(isinstance(m, nn.Conv2d) for m in self.modules()) or not isinstance(
+            traced, TracedNetwork
         ):
-            network = made_fast(self._traced.whole())
+            return self
+        network, name = made_fast(traced.whole()), self.name
         channels_last = any(
             p.ndim == 4
             and p.is_contiguous(memory_format=torch.channels_last)
@@ -203,7 +301,9 @@ class FrozenClassifier(nn.Module):
             for p in self.parameters()
         )
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        return lambda images: network(images.contiguous(memory_format=layout))
+        return lambda images: differentiable(
+            network(images.contiguous(memory_format=layout)), images, name
+        )
 
     def folded_with_taps(
         self, layers: Iterable[str]
@@ -214,34 +314,40 @@ class FrozenClassifier(nn.Module):
         Raises:
             InputError: No such layer; the nearest names are listed.
         """
-        names, folded, known = tuple(layers), self.folded(), self.__dict__.get("_tapped")
-        if known is None or known[0] is not folded or known[1] != names:
+        names, fast = tuple(layers), self.folded() is not self
+
+        def made() -> Any:
             network = self.cuttable.logits_and_taps(names)
-            if folded is not self and isinstance(network, fx.GraphModule):
-                network = made_fast(network)
-            known = self.__dict__["_tapped"] = folded, names, network
-        return known[2]
+            return made_fast(network) if fast and isinstance(network, fx.GraphModule) else network
+
+        return self._of_weights(("tapped", fast, names), made)
 
     def layers(self) -> list[str]:
         """Names of all the layers that can be cut or tapped, in order of execution."""
         return self.cuttable.layers()
 
     def split(self, layer: str, taps: Iterable[str] = ()) -> Split:
-        """Cut behind a layer.
+        """Cut behind a layer. Every cut is tried once on two images.
 
         Args:
             layer: Name of a layer; a block's name means its output.
             taps: Further layers that ``Split.observe`` returns from the same pass.
 
         Returns:
-            ``head(images) -> (R, carried)`` and ``tail(R, carried) -> logits``.
+            ``head(images) -> (R, carried)`` and ``tail(R, carried) -> logits``, which follow the
+            weights.
 
         Raises:
-            InputError: No such layer; the nearest names are listed.
+            InputError: No such layer, of which the nearest names are listed; or its output is no
+                tensor that the logits can be computed from.
         """
         key = (layer, *taps)
         if key not in self._splits:
-            self._splits[key] = self.cuttable.split(layer, key[1:])
+            with self.lock, torch.inference_mode(False), torch.no_grad():
+                split = self.cuttable.split(layer, key[1:])
+                split.prove(self._probe(), self._probe_logits(), self.name)
+                split.follow(self, key[1:])
+                self._splits[key] = split
         return self._splits[key]
 
     def taps(self, layers: Iterable[str]) -> Any:
@@ -255,29 +361,40 @@ class FrozenClassifier(nn.Module):
         """Shape of a layer's output for one image, without the batch dimension; image size (H, W)
         in pixels.
         """
-        size = image_size or (self.preprocessing.crop, self.preprocessing.crop)
-        return self.split(layer).head(torch.zeros(2, 3, *size, device=self.device))[0].shape[1:]
+        return self.split(layer).head(self.empty_images(2, image_size))[0].shape[1:]
 
     def layout(self, layer: str, image_size: tuple[int, int] | None = None) -> Layout:
-        """Where positions and channels of a layer's output are."""
-        size = image_size or (self.preprocessing.crop, self.preprocessing.crop)
-        return Layout.of(torch.Size([2, *self.feature_shape(layer, size)]), size)
+        """Where positions and channels of a layer's output are.
 
-    @torch.no_grad()
-    def _count_classes(self) -> int:
-        size = self.preprocessing.crop
-        logits = self.model(torch.zeros(2, 3, size, size, device=self.device))
-        if not isinstance(logits, Tensor) or logits.ndim != 2:
-            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise InputError(
-                f"{self.name} must map images (B, 3, H, W) to logits (B, K), but gives {shape}; wrap it"
-            )
-        return logits.shape[1]
+        Raises:
+            InputError: They cannot be told from what the network does; state them with the argument
+                ``layouts``.
+        """
+        shape = torch.Size([2, *self.feature_shape(layer, image_size)])
+        return self.layout_of(layer, shape, image_size or self._size())
 
+    def layout_of(
+        self, layer: str | fx.Node, shape: torch.Size, image_size: tuple[int, int]
+    ) -> Layout:
+        """The layout of a layer's output of this shape (batch included), for images of this (H, W)."""
+        name = layer if isinstance(layer, str) else f"node {layer.name}"
+        if name not in self._axes:
+            with self.lock, torch.inference_mode(False), torch.no_grad():
+                known = [axes for axes in self._axes.values() if isinstance(axes, Axes)]
+                stated, image = self.stated_layouts.get(name), self._probe()[:1]
+                try:
+                    self._axes[name] = find_axes(
+                        self.cuttable, layer, shape, image, stated=stated, known=known
+                    )
+                except InputError as error:
+                    self._axes[name] = error
+        found = self._axes[name]
+        if isinstance(found, InputError):
+            raise found
+        return found.layout(shape, image_size)
 
-def _class_names(names: Sequence[str], num_classes: int) -> list[str]:
-    if names and len(names) != num_classes:
-        raise InputError(
-            f"{len(names)} class names were given for {num_classes} classes; give one a class"
-        )
-    return list(names) if names else [str(i) for i in range(num_classes)]
+    def layouts_of(
+        self, taps: Mapping[str, Tensor], image_size: tuple[int, int]
+    ) -> dict[str, Layout]:
+        """The layout of every tap, by the name of its layer, for images of this (H, W)."""
+        return {name: self.layout_of(name, tap.shape, image_size) for name, tap in taps.items()}

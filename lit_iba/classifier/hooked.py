@@ -1,14 +1,22 @@
-"""Cutting a network that cannot be traced: with hooks, which run the whole network each time."""
+"""Cutting a network that cannot be traced: with hooks, which run the whole network each time.
+
+A module that runs several times in a pass is cut behind its last run.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lit_iba.classifier.split import Carried, Split
-from lit_iba.errors import unknown_name
+from lit_iba.errors import InputError, unknown_name
+
+Hook = tuple[nn.Module, Callable[..., Any]]
 
 
 class _Stop(Exception):
@@ -18,6 +26,13 @@ class _Stop(Exception):
 class HookedNetwork:
     """The same cuts for networks that cannot be traced: hooks, and the whole network each time.
 
+    Args:
+        model: The network.
+        name: What it is called in errors.
+        images: Images (2, 3, H, W) on which the runs of a module are counted; without them each is
+            taken to run once.
+        overwrites: Whether it writes into its images, which are then copied first.
+
     Example:
         >>> from lit_iba.classifier import HookedNetwork, SmallCNN
         >>> split = HookedNetwork(SmallCNN().eval()).split("layer2")
@@ -26,12 +41,24 @@ class HookedNetwork:
         (torch.Size([2, 64, 16, 16]), torch.Size([2, 10]))
     """
 
-    def __init__(self, model: nn.Module, name: str = "the classifier") -> None:
-        self.model, self.name = model, name
+    def __init__(
+        self,
+        model: nn.Module,
+        name: str = "the classifier",
+        images: Tensor | None = None,
+        overwrites: bool = False,
+    ) -> None:
+        self.model, self.name, self.overwrites = model, name, overwrites
+        self._images = images
+        self._counted: dict[str, int] | None = None
 
     def layers(self) -> list[str]:
-        """Names of the modules."""
-        return [name for name, _ in self.model.named_modules() if name]
+        """Names of the modules, but for scripted ones, which no hook can see."""
+        return [
+            name
+            for name, module in self.model.named_modules()
+            if name and not isinstance(module, torch.jit.ScriptModule)
+        ]
 
     def module_at(self, layer: str) -> nn.Module:
         """The module of that name, or an error that lists the nearest ones."""
@@ -42,9 +69,49 @@ class HookedNetwork:
             )
         return modules[layer]
 
+    def runs(self, layer: str) -> int:
+        """How often a module runs in a pass.
+
+        Raises:
+            InputError: Never, or where no hook can see it.
+        """
+        module = self.module_at(layer)
+        if isinstance(module, torch.jit.ScriptModule):
+            raise InputError(
+                f"{self.name} is scripted, which hides what happens at its layer {layer!r}; give the module that it was "
+                "scripted from"
+            )
+        if self._images is None:
+            return 1
+        if self._counted is None:
+            counted = dict.fromkeys(self.layers(), 0)
+
+            def count(name: str) -> None:
+                counted[name] += 1
+
+            hooks: Any = [
+                (child, lambda *_, name=name: count(name))
+                for name, child in self.model.named_modules()
+                if name and not isinstance(child, torch.jit.ScriptModule)
+            ]
+            with torch.no_grad(), hooked(hooks):
+                self.run(self._images)
+            self._counted = counted
+        if not self._counted[layer]:
+            raise InputError(
+                f"layer {layer!r} of {self.name} does not run as a module; choose another layer"
+            )
+        return self._counted[layer]
+
+    def run(self, images: Tensor) -> Any:
+        """The network itself."""
+        return self.model(images.clone() if self.overwrites else images)
+
     def taps(self, layers: Iterable[str]) -> Any:
         """A function from images to a dict of the named layers' outputs."""
         modules = {name: self.module_at(name) for name in layers}
+        for name in modules:
+            self.runs(name)
 
         def collect(images: Tensor) -> dict[str, Tensor]:
             return self._collect(images, modules)[1]
@@ -59,23 +126,22 @@ class HookedNetwork:
     def _collect(
         self, images: Tensor, modules: dict[str, nn.Module]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        found: dict[str, Tensor] = {}
-        handles = [
-            module.register_forward_hook(
-                lambda _m, _i, output, name=name: found.__setitem__(name, output.clone())
-            )
+        found: dict[str, Any] = {}
+
+        def keep(name: str, output: Any) -> None:
+            found[name] = output.clone() if isinstance(output, Tensor) else output
+
+        hooks: Any = [
+            (module, lambda _m, _i, output, name=name: keep(name, output))
             for name, module in modules.items()
         ]
-        try:
-            logits = self.model(images)
-        finally:
-            for handle in handles:
-                handle.remove()
+        with hooked(hooks):
+            logits = self.run(images)
         return logits, {name: found[name] for name in modules}
 
     def split(self, layer: str, taps: Sequence[str] = ()) -> Split:
         """Cut behind a module; the images are the carried value."""
-        module = self.module_at(layer)
+        module, runs = self.module_at(layer), self.runs(layer)
         tapped = {name: self.module_at(name) for name in taps}
 
         def head(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,26 +149,45 @@ class HookedNetwork:
 
             def stop(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
                 found.append(output)
-                raise _Stop
+                if len(found) == runs:
+                    raise _Stop
 
-            handle = module.register_forward_hook(stop)
-            try:
-                self.model(images)
-            except _Stop:
-                pass
-            finally:
-                handle.remove()
-            return found[0], images
+            with hooked([(module, stop)]), suppress(_Stop):
+                self.run(images)
+            return found[-1], images
 
         def tail(r: Tensor, images: Tensor) -> Tensor:
-            handle = module.register_forward_hook(lambda *_: r.clone())
-            try:
-                return self.model(images)
-            finally:
-                handle.remove()
+            done = 0
+
+            def replace(*_: Any) -> Tensor | None:
+                nonlocal done
+                done += 1
+                return r.clone() if done == runs else None
+
+            with hooked([(module, replace)]):
+                return self.run(images)
 
         def observe(images: Tensor) -> tuple[Tensor, Carried, dict[str, Tensor]]:
             _, found = self._collect(images, {**tapped, layer: module})
             return found[layer], (images,), {name: found[name] for name in tapped}
 
         return Split(layer, head, tail, observe)
+
+
+@contextmanager
+def hooked(hooks: Iterable[Hook], before: Iterable[Hook] = ()) -> Iterator[None]:
+    """Forward hooks, and hooks before the forward pass, that are there for this block, and for this
+    thread alone.
+    """
+    thread = threading.get_ident()
+
+    def mine(hook: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *given: hook(*given) if threading.get_ident() == thread else None
+
+    handles = [module.register_forward_hook(mine(hook)) for module, hook in hooks]
+    handles += [module.register_forward_pre_hook(mine(hook)) for module, hook in before]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,16 +1,15 @@
 """Where the positions and the channels of a feature map are, for convolutions and transformers
-alike.
+alike; how they are found is in :mod:`lit_iba.classifier.positions`.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lit_iba.errors import InputError
+KINDS = ("BCHW", "BHWC", "BTC", "BC")
 
 
 @dataclass(frozen=True)
@@ -27,9 +26,7 @@ class Layout:
     Example:
         >>> import torch
         >>> from lit_iba.classifier import Layout
-        >>> layout = Layout.of(torch.Size([1, 197, 768]), image_size=(224, 224))
-        >>> layout
-        Layout(kind='BTC', height=14, width=14, prefix=1)
+        >>> layout = Layout("BTC", height=14, width=14, prefix=1)  # a class token and 196 patches
         >>> layout.grid(torch.zeros(2, 197, 768)).shape
         torch.Size([2, 768, 14, 14])
     """
@@ -38,36 +35,6 @@ class Layout:
     height: int
     width: int
     prefix: int = 0
-
-    @classmethod
-    def of(cls, shape: torch.Size, image_size: tuple[int, int]) -> Layout:
-        """Find the layout of an R of this shape (batch included) that came from images of this (H,
-        W).
-        """
-        aspect = math.log(image_size[0] / image_size[1])
-        if len(shape) == 2:
-            return cls("BC", 1, 1)
-        if len(shape) == 3:
-            for prefix in range(min(shape[1], 17)):
-                height = round(math.sqrt((shape[1] - prefix) * image_size[0] / image_size[1]))
-                if height and (shape[1] - prefix) % height == 0:
-                    width = (shape[1] - prefix) // height
-                    if abs(math.log(height / width) - aspect) < 0.2:
-                        return cls("BTC", height, width, prefix)
-        if len(shape) == 4:
-            # Rows and columns shrink alike, so that their ratio is the image's; channels come first
-            # where both fit.
-            first = abs(math.log(shape[2] / shape[3]) - aspect)
-            last = abs(math.log(shape[1] / shape[2]) - aspect)
-            return (
-                cls("BHWC", shape[1], shape[2])
-                if last < first - 1e-9
-                else cls("BCHW", shape[2], shape[3])
-            )
-        raise InputError(
-            f"a feature map of shape {tuple(shape)} has no positions that can be laid over an image of size "
-            f"{image_size}; choose a layer whose output is (B, C, h, w), (B, h, w, C) or (B, tokens, C)"
-        )
 
     def grid(self, values: Tensor) -> Tensor:
         """Any tensor with R's axes (..., as R) to (..., C, h, w), leaving out the prefix tokens."""
@@ -99,8 +66,3 @@ class Layout:
         or None.
         """
         return values[..., : self.prefix, :] if self.kind == "BTC" and self.prefix else None
-
-
-def layouts_of(taps: dict[str, Tensor], image_size: tuple[int, int]) -> dict[str, Layout]:
-    """Layout of every tap for images of this (H, W)."""
-    return {name: Layout.of(tap.shape, image_size) for name, tap in taps.items()}

@@ -4,6 +4,7 @@ user's own, with their weights.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from lit_iba.classifier import efficientnet_lite
 from lit_iba.classifier.cifar_resnet import ResNet8
+from lit_iba.classifier.own_copy import in_full_precision, own_copy
 from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.classifier.same_padding import unfold_same_padding
 from lit_iba.classifier.small_cnn import SmallCNN
@@ -33,12 +35,15 @@ Loaded = tuple[nn.Module, Preprocessing, Sequence[str]]
 
 
 def from_module(model: nn.Module, weights: str | None) -> Loaded:
-    """A network of the user's own, with weights from a file where one is given, as
-    :func:`build_network` gives it.
+    """A copy of a network of the user's own, which stays as it is: with the memory of its tensors,
+    or with weights from a file where one is given; as :func:`build_network` gives it.
     """
     settings: dict[str, Any] = {}
-    if weights is not None:
+    if weights is None:
+        model = in_full_precision(own_copy(model))
+    else:  # into a copy with a memory of its own
         state, settings = read_weights(weights)
+        model = in_full_precision(copy.deepcopy(model))
         load_into(model, state, weights)
     return model, _stored_preprocessing(settings, Preprocessing()), settings.get("class_names", [])
 
@@ -192,3 +197,12 @@ def _from_timm(
         _stored_preprocessing(settings, usual),
         settings.get("class_names", []),
     )
+
+
+def named_classes(names: Sequence[str], num_classes: int) -> list[str]:
+    """A name a class: the names given, or their numbers."""
+    if names and len(names) != num_classes:
+        raise InputError(
+            f"{len(names)} class names were given for {num_classes} classes; give one a class"
+        )
+    return list(names) if names else [str(i) for i in range(num_classes)]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lit_iba.classifier.frozen import FrozenClassifier
+from lit_iba.classifier.hooked import hooked
 from lit_iba.randomness import seed_for
 
 INITIALIZATIONS = {
@@ -53,29 +54,19 @@ def cascade(classifier: FrozenClassifier) -> list[list[str]]:
             ran.pop(name, None)
             ran[name] = None
 
-    handles: list[Any] = []
+    before: list[Any] = []
+    after: list[Any] = []
     covered: list[str] = []
-    try:
-        for name, module in model.named_modules():
-            if any(name.startswith(f"{layer}.") for layer in covered):
-                continue
-            if _can_reset(module):
-                covered.append(name)
-                handles.append(
-                    module.register_forward_hook(lambda _m, _i, _o, name=name: record([name]))
-                )
-            elif own := [
-                f"{name}.{p}".lstrip(".") for p, _ in module.named_parameters(recurse=False)
-            ]:
-                handles.append(
-                    module.register_forward_pre_hook(lambda _m, _i, own=own: record(own))
-                )
-        side = classifier.preprocessing.crop
-        with torch.no_grad():
-            classifier(torch.zeros(2, 3, side, side, device=classifier.device))
-    finally:
-        for handle in handles:
-            handle.remove()
+    for name, module in model.named_modules():
+        if any(name.startswith(f"{layer}.") for layer in covered):
+            continue
+        if _can_reset(module):
+            covered.append(name)
+            after.append((module, lambda _m, _i, _o, name=name: record([name])))
+        elif own := [f"{name}.{p}".lstrip(".") for p, _ in module.named_parameters(recurse=False)]:
+            before.append((module, lambda _m, _i, own=own: record(own)))
+    with torch.no_grad(), hooked(after, before):
+        classifier(classifier.empty_images())
     layers: list[list[str]] = []
     for name in ran:
         if layers and _is_batch_norm(model, name):
@@ -136,7 +127,6 @@ def randomized(
     tensors = [*classifier.parameters(), *classifier.buffers()]
     identity = classifier.identity
     made = copy.deepcopy(classifier, {id(tensor): tensor for tensor in tensors})
-    made.__dict__["identity"] = identity  # fills the cached property
     modules = dict(made.model.named_modules())
     for name in [name for layer in layers for name in layer]:
         with torch.random.fork_rng(devices=[]):
@@ -151,6 +141,7 @@ def randomized(
                 modules[owner].register_parameter(
                     parameter, nn.Parameter(drawn, requires_grad=False)
                 )
+    made.keep_identity(identity)
     return made
 
 

@@ -241,7 +241,9 @@ class PerSampleIBA(Explainer):
         """The optimised mask of every image of the batch, with all that Z is made of."""
         with torch.no_grad():
             r, carried = self.split.head(images)
-        layout = Layout.of(r.shape, (images.shape[-2], images.shape[-1]))
+        layout = self.classifier.layout_of(
+            self.layer, r.shape, (images.shape[-2], images.shape[-1])
+        )
         require_positions(layout, self.layer)
         self.noise = self.noise.to(r.device)  # once, not with every batch
         noise = self.noise.fit_to(r, layout)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_iba.classifier import FrozenClassifier
-from lit_iba.classifier.layout import Layout, layouts_of
+from lit_iba.classifier.layout import Layout
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution
 from lit_iba.heatmap import resize_keeping_total
@@ -130,9 +130,7 @@ class ReadoutIBA(TrainedExplainer):
         self.split = classifier.split(layer, taps)
         image_size = (classifier.preprocessing.crop, classifier.preprocessing.crop)
         with torch.no_grad():
-            r, _, tapped = self.split.observe(
-                torch.zeros(2, 3, *image_size, device=classifier.device)
-            )
+            r, _, tapped = self.split.observe(classifier.empty_images())
         shapes = {name: tap.shape[1:] for name, tap in tapped.items()} | {layer: r.shape[1:]}
         self.network = ReadoutNetwork(
             layer, self.taps, shapes, self.layouts(r, tapped, image_size), chosen
@@ -146,8 +144,7 @@ class ReadoutIBA(TrainedExplainer):
         self, r: Tensor, taps: dict[str, Tensor], image_size: tuple[int, int]
     ) -> dict[str, Layout]:
         """Layout of every tap and of R for images of this size."""
-        found = layouts_of(taps, image_size)
-        return found | {self.layer: Layout.of(r.shape, image_size)}
+        return self.classifier.layouts_of({**taps, self.layer: r}, image_size)
 
     def bottleneck(
         self, r: Tensor, taps: dict[str, Tensor], layouts: dict[str, Layout]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from lit_iba.checks import check_counts, check_literals
 from lit_iba.classifier import FrozenClassifier
-from lit_iba.classifier.layout import Layout, layouts_of
+from lit_iba.classifier.layout import Layout
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution
 from lit_iba.iba.bottleneck import information_bits
@@ -233,12 +233,12 @@ class AmortisedInputIBA(TrainedExplainer):
         self.observe = classifier.taps(self.taps)
         size = (classifier.preprocessing.crop, classifier.preprocessing.crop)
         with torch.no_grad():
-            tapped = self.observe(torch.zeros(2, 3, *size, device=classifier.device))
+            tapped = self.observe(classifier.empty_images())
         shapes = {name: tapped[name].shape[1:] for name in self.taps}
         feature_shape = classifier.feature_shape(self.layer)
         self.generator = PriorGenerator(
             shapes,
-            layouts_of(tapped, size),
+            classifier.layouts_of(tapped, size),
             feature_shape,
             (3, *size),
             tuple(widths or DEFAULT_WIDTHS),
@@ -274,7 +274,7 @@ class AmortisedInputIBA(TrainedExplainer):
         with torch.no_grad():
             taps = self.observe(images)
         size = (images.shape[-2], images.shape[-1])
-        return self.generator(images, taps, layouts_of(taps, size))
+        return self.generator(images, taps, self.classifier.layouts_of(taps, size))
 
     def prior_bits(self, images: Tensor) -> Tensor:
         """Information that Z_G keeps of each pixel, bits (B, H, W); this is what is exported."""

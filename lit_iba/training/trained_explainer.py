@@ -68,6 +68,22 @@ class TrainedExplainer(Explainer):
     config: ClassVar[str] = "configs/train/..."
     outputs: ClassVar[tuple[Output, ...]]
 
+    def __init__(self, classifier: FrozenClassifier, *, seed: int = 0) -> None:
+        super().__init__(classifier, seed=seed)
+        self._trained_for = classifier.identity["sha256"], classifier.dtype
+
+    def _keep_up(self) -> None:
+        """What was trained cannot be made again: other weights are refused."""
+        version = self.classifier.look_at_weights()
+        known, dtype = self._trained_for
+        same_kind = version != self._made_of and self.classifier.dtype == dtype
+        if same_kind and self.classifier.identity["sha256"] != known:
+            raise InputError(
+                f"the weights of {self.classifier.name} have changed since {type(self).__name__} was trained for "
+                "them; load both again, or train anew"
+            )
+        self._made_of = version
+
     @property
     @abstractmethod
     def trained(self) -> nn.Module:

@@ -132,7 +132,9 @@ class VarSal(TrainedExplainer):
         """What the encoder reads of the classifier for images (B, 3, H, W): (B, C, h, w) a tap;
         empty for the paper's.
         """
-        return {} if self.trunk is None else grids(self.trunk(images), _size(images))
+        return (
+            {} if self.trunk is None else grids(self.classifier, self.trunk(images), _size(images))
+        )
 
     @torch.no_grad()
     def observe(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -140,7 +142,7 @@ class VarSal(TrainedExplainer):
         if not self.taps:
             return self.classifier.folded()(images), {}
         logits, taps = self.classifier.folded_with_taps(self.taps)(images)
-        return logits, grids(taps, _size(images))
+        return logits, grids(self.classifier, taps, _size(images))
 
     def posterior(
         self, images: Tensor, features: Mapping[str, Tensor] | None = None

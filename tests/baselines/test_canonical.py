@@ -124,7 +124,7 @@ class Scaled(nn.Module):
 
 class Branches(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return x if x.sum() > 0 else -x
+        return x if x.sum() > -1e9 else -x
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,6 @@ class Branches(nn.Module):
         (Attention(), "'softmax' at 'operation"),
         (Gate(), "'mul' at 'operation"),
         (Scaled(), "'mul' at 'operation"),
-        (nn.BatchNorm2d(4, track_running_stats=False), "'BatchNorm2d' at 'operation'"),
         (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "'Conv2d' at 'operation'"),
         (Branches(), "cannot be traced"),
     ],

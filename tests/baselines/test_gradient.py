@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_iba import FrozenClassifier, InputError, build_explainer
-from lit_iba.baselines.gradient import last_layer_with_positions
+from lit_iba.classifier import last_feature_map
 
 NAMES = (
     "random",
@@ -103,8 +103,8 @@ def test_grad_cam_is_its_definition(small_classifier: FrozenClassifier, images: 
 
 
 @pytest.mark.parametrize(("name", "layer"), [("resnet18", "layer4"), ("vgg11", "features")])
-def test_grad_cam_finds_the_last_layer_with_positions(name: str, layer: str) -> None:
-    assert last_layer_with_positions(FrozenClassifier(name, "random")) == layer
+def test_grad_cam_finds_the_last_feature_map(name: str, layer: str) -> None:
+    assert last_feature_map(FrozenClassifier(name, "random")) == layer
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_iba import FrozenClassifier, InputError
-from lit_iba.baselines.masking import RealTimeSaliency, class_evidence, layouts_of, unit_scale
+from lit_iba.baselines.masking import RealTimeSaliency, class_evidence, unit_scale
 from lit_iba.baselines.masking_objective import PRESETS, ask, draw, mask_losses, mix, strong_blur
 from lit_iba.classifier.small_cnn import SmallCNN
 from lit_iba.export import export_explainer, load_exported
@@ -69,7 +69,7 @@ def test_the_gate_is_the_sigmoid_of_an_inner_product_a_position(
     handle = explainer.network.blocks[0].register_forward_pre_hook(
         lambda _m, given: seen.append(given[0])
     )
-    explainer.network(taps, layouts_of(taps, (64, 64)), classes)
+    explainer.network(taps, explainer.classifier.layouts_of(taps, (64, 64)), classes)
     handle.remove()
     scale = features / (features.square().mean(dim=(1, 2, 3), keepdim=True) + 1e-5).sqrt()
     assert torch.allclose(seen[0], scale * torch.sigmoid(expected)[:, None], atol=1e-3)

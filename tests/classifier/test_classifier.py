@@ -88,7 +88,8 @@ def test_networks_that_cannot_be_traced_are_run_as_they_are() -> None:
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             features = self.norm(self.conv(images)).mean(dim=(2, 3))
-            return features if float(images.sum()) > 0 else -features
+            signs = [1 if float(image.sum()) > 0 else -1 for image in images]
+            return features * torch.tensor(signs)[:, None]
 
     classifier = FrozenClassifier(Branching())
     for sign in (1, -1):
@@ -119,6 +120,20 @@ def test_weights_load_from_every_kind_of_file(tmp_path: Path) -> None:
     assert len(identities) == 1, "the identity is the weights', not the file's"
     assert classifier.class_names[0] == "tench"
     assert classifier.preprocessing == Preprocessing()
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod."])
+@pytest.mark.parametrize("nested", [None, "model", "state_dict"])
+def test_what_wrappers_put_round_weights_is_taken_off(
+    prefix: str, nested: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    plain = SmallCNN().state_dict()
+    wrapped = {prefix + name: tensor for name, tensor in plain.items()}
+    torch.save({nested: wrapped, "epoch": 3} if nested else wrapped, tmp_path / "net.pth")
+    classifier = FrozenClassifier("small_cnn", str(tmp_path / "net.pth"))
+    assert all(torch.equal(plain[n], t) for n, t in classifier.model.state_dict().items())
+    assert any(f"the prefix {prefix!r} of all names" in message for message in caplog.messages)
 
 
 def test_settings_travel_with_our_own_weights(tmp_path: Path) -> None:

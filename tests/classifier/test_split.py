@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from lit_iba import FrozenClassifier, InputError, Preprocessing
 from lit_iba.classifier.hooked import HookedNetwork
 from lit_iba.classifier.layout import Layout
-from lit_iba.classifier.split import TracedNetwork, repeat_carried
+from lit_iba.classifier.positions import find_axes
+from lit_iba.classifier.split import repeat_carried
+from lit_iba.classifier.traced import TracedNetwork
 
 CUTS = [
     ("resnet50", "layer2", "BCHW"),
@@ -55,7 +57,8 @@ def test_head_and_tail_give_the_logits_of_the_whole_network(
         r2, carried2, taps = split.observe(images)
         assert torch.equal(taps[layer], r)
         assert torch.allclose(split.tail(r2, carried2), expected, atol=1e-5)
-    assert Layout.of(r.shape, (size, size)).kind == kind
+    axes = find_axes(network, layer, r.shape, images[:1])
+    assert axes.layout(r.shape, (size, size)).kind == kind
 
 
 def test_a_tap_in_front_of_an_in_place_relu_is_not_rectified() -> None:
@@ -99,6 +102,24 @@ def test_an_untraceable_network_is_cut_with_hooks(caplog: pytest.LogCaptureFixtu
     assert isinstance(classifier.cuttable, HookedNetwork)
 
 
+def test_what_gives_several_tensors_is_no_layer() -> None:
+    class Halves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(4, 5)
+
+        def forward(self, images: Tensor) -> Tensor:
+            one, other = self.conv(images).chunk(2, dim=1)
+            return self.fc((one * other).mean(dim=(2, 3)))
+
+    classifier = FrozenClassifier(Halves(), preprocessing=Preprocessing(resize=None, crop=8))
+    assert "chunk" not in classifier.layers()
+    for layer in classifier.layers()[:-1]:
+        classifier.split(layer)
+    with pytest.raises(InputError, match=r"'chunk' of Halves is tuple, where a feature map"):
+        classifier.split("chunk")
+
+
 def test_a_mistyped_layer_lists_the_nearest_names() -> None:
     classifier = FrozenClassifier("resnet18", "random")
     with pytest.raises(
@@ -108,26 +129,16 @@ def test_a_mistyped_layer_lists_the_nearest_names() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "image", "expected"),
+    ("shape", "layout"),
     [
-        ((2, 197, 768), (224, 224), Layout("BTC", 14, 14, 1)),
-        (
-            (2, 201, 192),
-            (224, 224),
-            Layout("BTC", 14, 14, 5),
-        ),  # four registers beside the class token
-        ((2, 98, 64), (112, 224), Layout("BTC", 7, 14, 0)),
-        ((2, 7, 14, 768), (224, 448), Layout("BHWC", 7, 14)),
-        ((2, 64, 28, 56), (224, 448), Layout("BCHW", 28, 56)),
-        ((2, 7, 7, 7), (224, 224), Layout("BCHW", 7, 7)),
+        ((2, 201, 192), Layout("BTC", 14, 14, 5)),
+        ((2, 7, 14, 768), Layout("BHWC", 7, 14)),
+        ((2, 64, 28, 56), Layout("BCHW", 28, 56)),
     ],
 )
-def test_the_layout_of_a_feature_map_is_found(
-    shape: tuple[int, ...], image: tuple[int, int], expected: Layout
-) -> None:
-    layout = Layout.of(torch.Size(shape), image)
-    assert layout == expected
+def test_a_grid_can_be_undone(shape: tuple[int, ...], layout: Layout) -> None:
     values = torch.randn(shape)
+    assert layout.grid(values).shape[-2:] == (layout.height, layout.width)
     assert torch.equal(layout.ungrid(layout.grid(values), layout.prefix_of(values)), values)
 
 
@@ -136,9 +147,11 @@ def test_a_cut_follows_its_classifier_to_another_device() -> None:
     model = torchvision.models.SwinTransformer([4, 4], 12, [1, 1], [2, 2], [4, 4], num_classes=5)
     classifier = FrozenClassifier(model, preprocessing=Preprocessing(resize=None, crop=32))
     split = classifier.split("features.0")
-    model._apply(lambda tensor: tensor.clone())  # what .to(device) does: buffers become new tensors
+    classifier._apply(torch.clone)  # what .to(device) does: buffers become new tensors
+    with torch.no_grad():
+        split.tail(*split.head(torch.randn(1, 3, 32, 32)))
     for name, buffer in split._tail.named_buffers():
-        assert any(buffer is own for own in model.buffers()), f"{name} stayed behind"
+        assert any(buffer is own for own in classifier.buffers()), f"{name} stayed behind"
 
 
 def test_folded_batch_norms_change_nothing_but_the_speed() -> None:

@@ -1,0 +1,108 @@
+"""What a network must keep to be explained, tried on two images before anything is believed: logits
+that belong to their own image, the same every time, whatever a cut or a trace makes of the network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lit_iba.classifier.own_copy import floating_parameter
+from lit_iba.errors import InputError
+
+# Share of the largest logit by which two ways of computing the same may differ.
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
+TOLERANCE_OF_HALF = 5e-2  # float16 and bfloat16, and TensorFloat-32 on a GPU
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What two images have shown of a network.
+
+    Args:
+        logits: What it gives for them, (2, K).
+        overwrites: Whether it writes into the images that it is given.
+    """
+
+    logits: Tensor
+    overwrites: bool
+
+
+def probe_images(size: tuple[int, int], like: Tensor, channels: int = 3) -> Tensor:
+    """Two images (2, C, H, W), always the same, that differ in brightness and contrast.
+
+    Args:
+        size: (H, W) in pixels.
+        like: A tensor whose device and dtype they get.
+        channels: C.
+    """
+    noise = torch.randn(2, channels, *size, generator=torch.Generator().manual_seed(0))
+    noise[1] = noise[1] * 2 + 1
+    return noise.to(device=like.device, dtype=like.dtype)
+
+
+def same_logits(found: Tensor, wanted: Tensor) -> bool:
+    """Whether two ways of computing logits (B, K) agree, to the rounding of their precision."""
+    if found.shape != wanted.shape:
+        return False
+    tolerance = TOLERANCE.get(wanted.dtype, TOLERANCE_OF_HALF)
+    if wanted.device.type == "cuda" and wanted.dtype == torch.float32:
+        tolerance = TOLERANCE_OF_HALF if torch.backends.cudnn.allow_tf32 else tolerance
+    gap, size = (found - wanted).abs().amax(), wanted.abs().amax()
+    return bool(gap <= tolerance * size) or not bool(torch.isfinite(size))
+
+
+@torch.no_grad()
+def proven(model: nn.Module, name: str, size: tuple[int, int]) -> Proof:
+    """Try a network on two images of (H, W), together and alone.
+
+    Raises:
+        InputError: It cannot take them, gives no logits (B, K), or what it gives for an image
+            depends on the other one or on chance.
+    """
+    images = probe_images(size, floating_parameter(model))
+    given = images.clone()
+    try:
+        logits = model(given)
+    except (RuntimeError, TypeError, ValueError, AssertionError, IndexError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        reason = str(error).strip().splitlines()
+        raise InputError(
+            f"{name} cannot take images {tuple(images.shape)} ({reason[0] if reason else type(error).__name__}); "
+            "say its size with preprocessing=Preprocessing(crop=...), or wrap it"
+        ) from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 2:
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise InputError(
+            f"{name} must map images (B, 3, H, W) to logits (B, K), but gives {shape}; wrap it"
+        )
+    if not logits.is_floating_point():
+        raise InputError(
+            f"{name} gives {logits.dtype}, which has no gradient, where logits (B, K) are needed; "
+            "leave out what turns its logits into a decision"
+        )
+    if logits.shape[1] == 1:
+        raise InputError(
+            f"{name} has one output, whose share among the classes is 1 whatever the image shows; wrap it, so that "
+            "it gives two: torch.cat([torch.zeros_like(x), x], dim=1) for the logit x of a yes-or-no question"
+        )
+    alone = model(images[:1].clone())
+    if not same_logits(alone, logits[:1]):
+        if not same_logits(model(images[:1].clone()), alone):
+            raise InputError(
+                f"{name} gives other logits each time for the same image; switch off what it draws at random "
+                "(dropout that asks neither for training nor for eval, say)"
+            )
+        if any("quantized" in type(module).__module__ for module in model.modules()):
+            raise InputError(
+                f"{name} is quantised while it runs, by a scale of each batch, and has no gradient; give the network "
+                "that it was made of"
+            )
+        raise InputError(
+            f"{name} gives other logits for an image when another one is beside it, so that no map belongs to one "
+            "image; give its batch norms running statistics (track_running_stats=True) and load them"
+        )
+    return Proof(logits, not torch.equal(given, images))
