@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import captum.attr
 import torch
@@ -19,20 +18,13 @@ import torch.nn.functional as F
 from captum.attr import Attribution as CaptumAttribution
 from torch import Tensor
 
+from lit_iba.baselines.gradient import Channels, keeps_sign, over_channels
 from lit_iba.checks import check_counts, check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError, unknown_name
 from lit_iba.explainer import Attribution, Explainer
 from lit_iba.registry import class_named
 
-Channels = Literal["sum", "mean", "sum_abs", "max_abs"]
-CHANNELS: dict[Channels, Callable[[Tensor], Tensor]] = {
-    "sum": lambda values: values.sum(dim=1),
-    "mean": lambda values: values.mean(dim=1),
-    "sum_abs": lambda values: values.abs().sum(dim=1),
-    "max_abs": lambda values: values.abs().amax(dim=1),
-}
-SIGNED = ("sum", "mean")
 # Methods that draw no random numbers may run on a batch; all others run one image at a time, each
 # with its own numbers.
 DETERMINISTIC = {
@@ -116,7 +108,7 @@ class CaptumExplainer(Explainer):
         path = method if "." in method else f"captum.attr.{method}"
         self.method = class_named(path, "Captum method", {}, CaptumAttribution)
         self.channels, self.layer, self.forward_batch_size = channels, layer, forward_batch_size
-        self.signed = channels in SIGNED
+        self.signed = keeps_sign(channels)
         _, network, *rest = inspect.signature(self.method.__init__).parameters.items()
         # Methods that hook or rewrite the network call it "model" and not "forward_func".
         self.changes_network = network[0] == "model"
@@ -171,7 +163,7 @@ class CaptumExplainer(Explainer):
                     )
                     parts.append(self._attribute(images[i : i + 1], targets[i : i + 1]))
             values = torch.cat(parts)
-        maps = CHANNELS[self.channels](values)
+        maps = over_channels(values, self.channels)
         if maps.shape[-2:] != images.shape[-2:]:
             maps = F.interpolate(
                 maps[:, None], size=images.shape[-2:], mode="bilinear", align_corners=False

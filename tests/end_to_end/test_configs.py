@@ -54,6 +54,7 @@ def test_every_config_has_its_test() -> None:
         "quickstart/benchmark.yaml",
         "train/readout_resnet50.yaml",
         "train/readout_vgg16.yaml",
+        *(f"train/readout_{network}_ours.yaml" for network in ("resnet50", "vgg16")),
         "train/zero_bias_resnet50.yaml",
         "train/zero_bias_vgg16.yaml",
         "evaluate/zero_bias_survey.yaml",
@@ -157,18 +158,18 @@ def test_the_quickstart_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("network", ["resnet50", "vgg16"])
+@pytest.mark.parametrize(
+    ("network", "recipes"),
+    [(network, recipes) for network in ("resnet50", "vgg16") for recipes in (1, 2)],
+)
 def test_the_training_configs_take_a_step(
-    network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network: str, recipes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     make_quickstart("data/imagenet", QuickstartSettings(6, 4, 2, shard_size=4))
-    config = [
-        "--config",
-        str(CONFIGS / "train" / f"readout_{network}.yaml"),
-        "--model.classifier.weights",
-        "random",
-    ]
+    names = [f"readout_{network}.yaml", f"readout_{network}_ours.yaml"][:recipes]
+    layered = [word for name in names for word in ("--config", str(CONFIGS / "train" / name))]
+    config = [*layered, "--model.classifier.weights", "random"]
     small = [
         "--model.readout",
         '{"hidden": [8, 8]}',

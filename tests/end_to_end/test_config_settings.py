@@ -1,0 +1,88 @@
+"""What the configs of IBA's tables and figures say: settings, lengths and weights, not only
+names.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lit_iba.metrics import build_metric
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def config(name: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((CONFIGS / name).read_text())
+    return loaded
+
+
+def settings_of(metric: dict[str, Any], name: str) -> dict[str, Any]:
+    """All settings of a config's metric, its preset's and defaults among them."""
+    given = {key: value for key, value in metric.items() if key != "metric"}
+    found: dict[str, Any] = build_metric(metric.get("metric", name), given).identity["settings"]
+    return found
+
+
+IBA = sorted(path.name for path in (CONFIGS / "evaluate").glob("iba_*.yaml"))
+PUBLISHED_BASELINES = [
+    name for name in IBA if "smoothgrad" in config(f"evaluate/{name}").get("explainers", {})
+]
+
+
+@pytest.mark.parametrize("name", PUBLISHED_BASELINES)
+def test_smoothgrad_and_integrated_gradients_are_those_that_iba_published(name: str) -> None:
+    explainers = config(f"evaluate/{name}")["explainers"]
+    assert explainers["smoothgrad"]["channels"] == "max_abs"
+    path = explainers["integrated_gradients"]
+    assert (path["channels"], path["multiply_by_inputs"]) == ("max_abs", False)
+
+
+@pytest.mark.parametrize("network", ["resnet50", "vgg16"])
+def test_table_1_degrades_all_images_as_the_authors_do(network: str) -> None:
+    found = config(f"evaluate/iba_table1_{network}.yaml")
+    assert "max_box_fraction" not in found  # the box score leaves images out, degradation none
+    assert settings_of(found["metrics"]["bounding_box"], "bounding_box")["max_box_fraction"] == 0.33
+    for tile in (8, 14):
+        degradation = settings_of(found["metrics"][f"degradation_{tile}"], "degradation")
+        assert degradation["tile"] == tile
+        assert degradation["points"] == 100
+        assert degradation["baseline"] == "mean_of_image"
+
+
+def test_the_box_script_of_the_authors_neither_normalises_nor_asks_for_the_label() -> None:
+    found = config("evaluate/iba_table1_boxes_unnormalised_resnet50.yaml")
+    preprocessing = found["classifier"]["preprocessing"]
+    assert (preprocessing["mean"], preprocessing["std"]) == ([0.0] * 3, [1.0] * 3)
+    assert found["target"] == "predicted"
+
+
+@pytest.mark.parametrize("name", [name for name in IBA if "sensitivity" in name])
+def test_sensitivity_begins_at_one_tile_and_its_lengths_scale_with_the_picture(name: str) -> None:
+    found = config(f"evaluate/{name}")
+    side = found["classifier"].get("preprocessing", {}).get("crop", 224)
+    metrics = [settings_of(metric, key) for key, metric in found["metrics"].items()]
+    assert all(metric["min_fraction"] == 0 for metric in metrics)
+    assert {metric["tile"] for metric in metrics} == {1, 8 * side // 224}
+    occlusion = {key: value for key, value in found["explainers"].items() if "occlusion" in key}
+    assert all(given["fill"] == "zero" for given in occlusion.values())
+    tiles = {given.get("tile", int(key.rsplit("_")[-1])) for key, given in occlusion.items()}
+    assert tiles == {8 * side // 224, 14 * side // 224}
+
+
+@pytest.mark.parametrize("network", ["resnet50", "vgg16"])
+def test_the_readout_recipes_fit_the_network_of_the_table_and_say_whose_they_are(
+    network: str,
+) -> None:
+    paper, ours = (config(f"train/readout_{network}{suffix}.yaml") for suffix in ("", "_ours"))
+    recipe = paper["model"]["init_args"]
+    assert recipe["classifier"] == config(f"evaluate/iba_table1_{network}.yaml")["classifier"]
+    assert recipe["readout"] == {"initial_alpha": 5.0}
+    assert recipe["optimizer"]["init_args"]["lr"] == 1e-5
+    assert paper["trainer"]["precision"] == "32-true"
+    changed = ours["model"]["init_args"]
+    assert "classifier" not in changed
+    assert changed["readout"]["initial_alpha"] == 0.0
+    assert changed["beta_warmup_steps"] > 0
+    assert ours["trainer"]["default_root_dir"] != paper["trainer"]["default_root_dir"]
