@@ -103,8 +103,8 @@ class Surroundings(Protocol):
 
 
 def made_again(cls: type[Explainer], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Explainer:
-    """An explainer of the arguments that another one was made of: how it is copied and pickled where
-    it holds what can be neither, a traced graph say.
+    """An explainer of the arguments that another one was made of: how it is copied and pickled
+    where it holds what can be neither, a traced graph say.
     """
     return cls(*args, **kwargs)
 

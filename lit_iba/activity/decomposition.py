@@ -267,8 +267,8 @@ def say_if_inexact(classifier: FrozenClassifier, inexact: Sequence[str]) -> None
     if inexact and classifier not in _told:
         _told.add(classifier)
         logger.warning(
-            "%s is not piecewise linear (%s): completeness does not hold, activity and bias attributions do not add up to the "
-            "class score",
+            "%s is not piecewise linear (%s): completeness does not hold, activity and bias "
+            "attributions do not add up to the class score",
             classifier.name,
             ", ".join(inexact),
         )
@@ -284,7 +284,7 @@ def _tracked(value: Tensor) -> Tensor:
 def _with_gradients(
     layers: NetworkLayers, activity: dict[str, fx.Node], bias: dict[str, fx.Node]
 ) -> nn.Module:
-    """A module from images to (logits, activations, outputs of the bias nodes, effective biases)."""
+    """From images to (logits, activations, outputs of the bias nodes, effective biases)."""
     network, graph = layers.network, fx.Graph()
     wanted = {*activity.values(), *bias.values()}
     differentiated = {above for node in wanted for above in network.descendants(node)}
@@ -310,7 +310,8 @@ def _with_gradients(
                 )
                 if constant is None:
                     raise InputError(
-                        f"{layers.classifier.name} has no bias at {node.name!r}; choose another layer"
+                        f"{layers.classifier.name} has no bias at {node.name!r}; choose another "
+                        "layer"
                     )
                 effective[node] = constant
             env[node] = tracked[node] = graph.call_function(_tracked, (env[node],))

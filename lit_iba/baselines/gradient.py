@@ -225,13 +225,13 @@ class GradCAM(Explainer):
         layout = classifier.layout(self.layer)
         if layout.height * layout.width == 1:
             raise InputError(
-                f"Grad-CAM needs a layer with positions, but {self.layer!r} of {classifier.name} has none; "
-                "name another layer"
+                f"Grad-CAM needs a layer with positions, but {self.layer!r} of {classifier.name} "
+                "has none; name another layer"
             )
         if layer is not None and not positions_matter(classifier, layer):
             logger.warning(
-                "%s reads nothing of %r but its class token, so that its Grad-CAM is zero everywhere; "
-                "leave layer out, or name an earlier one",
+                "%s reads nothing of %r but its class token, so that its Grad-CAM is zero "
+                "everywhere; leave layer out, or name an earlier one",
                 classifier.name,
                 layer,
             )

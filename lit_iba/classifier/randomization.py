@@ -21,10 +21,16 @@ from lit_iba.randomness import seed_for
 
 INITIALIZATIONS = {
     "own": "each layer's own initialisation (reset_parameters)",
-    "xavier": "convolutions Xavier-uniform, linear layers N(0, 0.05^2), biases 0, other layers by their own initialisation",
+    "xavier": (
+        "convolutions Xavier-uniform, linear layers N(0, 0.05^2), biases 0, other layers by "
+        "their own initialisation"
+    ),
 }
 BATCH_NORMS = {
-    "reset": "batch norms get scale 1, shift 0 and statistics 0 and 1, together with the layer before them",
+    "reset": (
+        "batch norms get scale 1, shift 0 and statistics 0 and 1, together with the layer "
+        "before them"
+    ),
     "keep": "batch norms keep their trained scale, shift and statistics",
 }
 

@@ -78,7 +78,8 @@ def last_feature_map(classifier: FrozenClassifier) -> str:
         if positions_matter(classifier, name):
             return name
     raise InputError(
-        f"{classifier.name} has no layer with positions that the whole picture passes; name a layer, or use another method"
+        f"{classifier.name} has no layer with positions that the whole picture passes; name a "
+        "layer, or use another method"
     )
 
 

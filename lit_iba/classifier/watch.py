@@ -97,8 +97,8 @@ class Watch:
             kinds = [[type(m).__qualname__ for m in given] for given in (theirs, modules)]
             if kinds[0] != kinds[1]:
                 raise InputError(
-                    f"the layers of {type(self.original).__name__} are others than when it was given to "
-                    "FrozenClassifier; make the classifier anew"
+                    f"the layers of {type(self.original).__name__} are others than when it was "
+                    "given to FrozenClassifier; make the classifier anew"
                 )
             self._pairs = list(zip(modules, theirs, strict=True))
 
@@ -129,8 +129,8 @@ class Watch:
                         continue
                     if held.shape != tensor.shape:
                         raise InputError(
-                            f"{name} of {type(theirs).__name__} has another shape than when it was given to "
-                            "FrozenClassifier; make the classifier anew"
+                            f"{name} of {type(theirs).__name__} has another shape than when it was "
+                            "given to FrozenClassifier; make the classifier anew"
                         )
                     own[name] = aliased(tensor)  # type: ignore[assignment] # a parameter for one
 

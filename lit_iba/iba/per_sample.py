@@ -216,7 +216,8 @@ class PerSampleIBA(Explainer):
         if "statistics" not in settings:
             if surroundings is None:
                 raise InputError(
-                    "per_sample_iba needs a statistics file; make one with FeatureStatistics.estimate"
+                    "per_sample_iba needs a statistics file; make one with "
+                    "FeatureStatistics.estimate"
                 )
             settings = settings | {
                 "statistics": surroundings.statistics(classifier, settings["layer"])

@@ -206,8 +206,8 @@ class AmortisedInputIBA(TrainedExplainer):
         Output(
             "heatmap",
             "bits",
-            "Information in bits that each pixel contributes to a noisy image which the classifier's features cannot tell from "
-            "the ones that the prediction needs.",
+            "Information in bits that each pixel contributes to a noisy image which the "
+            "classifier's features cannot tell from the ones that the prediction needs.",
         ),
     )
 
