@@ -175,7 +175,8 @@ class FrozenClassifier(nn.Module):
         """A number that grows whenever the weights have changed since it was last asked for.
 
         What an optimiser, ``load_state_dict`` or an initialisation changes is seen at once; what is
-        written past autograd, through ``parameter.data``, at the next :meth:`Explainer.attribute`.
+        written past autograd, through ``parameter.data``, at the next :meth:`Explainer.attribute`
+        or when :attr:`identity` is asked for.
         """
         return self._watch.version()
 
@@ -201,7 +202,8 @@ class FrozenClassifier(nn.Module):
     @property
     def identity(self) -> dict[str, Any]:
         """What this classifier is: model, weights, and a hash over every parameter."""
-        if self._kept is not None and self._kept_at == self._watch.version():
+        version = self.look_at_weights()  # what is measured now must not carry an older name
+        if self._kept is not None and self._kept_at == version:
             return self._kept
         return self._of_weights(
             "identity",
