@@ -1,7 +1,7 @@
 """Explainers made of activity attributions: single layers, aggregates over layers, the top layer.
 
-Grabska-Barwińska, "Measuring and improving the quality of visual explanations", equations 9 to 16. What is made of
-biases stands in ``bias_explainers.py``.
+Grabska-Barwińska, "Measuring and improving the quality of visual explanations", equations 9 to 16.
+What is made of biases stands in ``bias_explainers.py``.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def _places(number: int, shard: Shard) -> list[Place]:
 
 
 class ShardReader:
-    """Reads a shard by slots; what the index counts but the file does not hold comes out as holes."""
+    """Reads a shard by slots; what the index counts but the file does not hold becomes a hole."""
 
     def __init__(self, shard: Shard) -> None:
         self._shard = shard

@@ -257,15 +257,15 @@ class SanityCheck(HeatmapMetric):
         control = "; point 0, the intact network with another seed, is no part of it"
         control = control if self.control else ""
         return (
-            "Similarity between the heatmap and that of the network with its weights randomised"
-            f" from the last layer down (cascading, in topological order), mean over"
-            f" {points}{control}; SSIM"
-            f" with a uniform window of {self.window}, {SSIM_DEFINITIONS[self.kind]}, K1 0.01, K2"
-            f" 0.03, data range {self.data_range:g}, of maps clamped to their 1st and 99th percentile"
-            f" and rescaled to [0, 1]{FLIPS[self.flip]}; beside it Spearman's rank correlation of the raw maps; weights:"
-            f" {INITIALIZATIONS[str(self.drawn['initialization'])]}, a fresh seed a layer (from"
-            f" seed {self.seed}); {BATCH_NORMS[str(self.drawn['batch_norm'])]}; feature statistics:"
-            f" {STATISTICS[self.statistics]}"
+            "Similarity between the heatmap and that of the network with its weights randomised "
+            "from the last layer down (cascading, in topological order), mean over "
+            f"{points}{control}; SSIM with a uniform window of {self.window}, "
+            f"{SSIM_DEFINITIONS[self.kind]}, K1 0.01, K2 0.03, data range {self.data_range:g}, of "
+            "maps clamped to their 1st and 99th percentile and rescaled to [0, "
+            f"1]{FLIPS[self.flip]}; beside it Spearman's rank correlation of the raw maps; "
+            f"weights: {INITIALIZATIONS[str(self.drawn['initialization'])]}, a fresh seed a layer "
+            f"(from seed {self.seed}); {BATCH_NORMS[str(self.drawn['batch_norm'])]}; feature "
+            f"statistics: {STATISTICS[self.statistics]}"
         )
 
     def _stops(self, order: list[list[str]], model: str) -> list[int]:
