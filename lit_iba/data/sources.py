@@ -1,5 +1,5 @@
-"""Where raw samples come from: the shards of a data set, opened one at a time, and the names of what
-is in them.
+"""Where raw samples come from: the shards of a data set, opened one at a time, and the names
+of what is in them.
 """
 
 from __future__ import annotations
