@@ -113,7 +113,7 @@ def check_targets(target: Tensor | int | Sequence[int], count: int, num_classes:
     targets = targets.expand(count) if targets.numel() == 1 else targets
     if len(targets) != count:
         raise InputError(
-            f"{len(targets)} targets were given for {count} images; give one target an image"
+            f"{len(targets)} targets were given for {count} images; give one target per image"
         )
     outside = targets[(targets < 0) | (targets >= num_classes)]
     if len(outside):

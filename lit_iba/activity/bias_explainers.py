@@ -48,7 +48,7 @@ class BiasAttribution(LayerAggregate):
             12's "linear" resize.
         network_layers: The network's layers, where the ones found are not wanted (see
             ``NetworkLayers``).
-        forward_batch_size: Images a forward and backward pass.
+        forward_batch_size: Images per forward and backward pass.
         seed: Unused; nothing here is random.
 
     Raises:
@@ -114,7 +114,7 @@ class FullGrad(LayerAggregate):
             text. Of no meaning for ``per="layer"``.
         network_layers: The network's layers, for ``per="layer"``, where the ones found are not
             wanted.
-        forward_batch_size: Images a forward and backward pass.
+        forward_batch_size: Images per forward and backward pass.
         seed: Unused; nothing here is random.
 
     Raises:

@@ -52,7 +52,7 @@ class Term:
 
     @property
     def features(self) -> Tensor:
-        """(B, C, h, w), one map a channel; a vector is one position."""
+        """(B, C, h, w), one map per channel; a vector is one position."""
         if self.layout is not None:
             return self.layout.grid(self.product)
         return self.product.flatten(1)[:, :, None, None]

@@ -49,7 +49,7 @@ def unit_range(maps: Tensor, eps: float = 0.0) -> Tensor:
 
 
 def saliency(maps: Tensor, size: Size, upsampling: str = "bilinear") -> Tensor:
-    """Psi of equation 9 for one map a layer: |a|, rescaled to [0, 1], upsampled; (B, h, w) to (B,
+    """Psi of equation 9 for one map per layer: |a|, rescaled to [0, 1], upsampled; (B, h, w) to (B,
     H, W).
     """
     return upsampled(unit_range(maps.abs()), size, upsampling)
@@ -127,7 +127,7 @@ class ActivityAttribution(LayerAggregate):
             12's "linear" resize.
         network_layers: The network's layers, where the ones found are not wanted (see
             ``NetworkLayers``).
-        forward_batch_size: Images a forward and backward pass.
+        forward_batch_size: Images per forward and backward pass.
         seed: Unused; nothing here is random.
 
     Raises:
@@ -204,7 +204,7 @@ class TopLayer(ActivityAttribution):
     Args:
         classifier: The network to explain.
         network_layers: The network's layers, where the ones found are not wanted.
-        forward_batch_size: Images a forward and backward pass.
+        forward_batch_size: Images per forward and backward pass.
         seed: Unused; nothing here is random.
 
     Example:

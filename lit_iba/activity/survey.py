@@ -42,7 +42,7 @@ class SurveySettings:
     """What is measured.
 
     Args:
-        batch_size: Images a forward pass.
+        batch_size: Images per forward pass.
         max_images: At most so many images; None takes all (50,000 in the paper).
         scales: Factors of the network's normalised input (figure S1).
         shifts: What is added to the pictures, in units of their range: 1 stands for 255 (figure

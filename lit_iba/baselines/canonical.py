@@ -58,8 +58,8 @@ class GlobalMean(nn.Module):
 
 
 class Affine(nn.Module):
-    """A multiple plus a constant, each a number or one a channel: what is left of a batch norm that
-    follows no convolution.
+    """A multiple plus a constant, each a number or one per channel: what is left of a batch norm
+    that follows no convolution.
     """
 
     def __init__(self, scale: Tensor, shift: Tensor) -> None:

@@ -118,5 +118,5 @@ def _probe(classifier: FrozenClassifier) -> Tensor:
 
 
 def _weights(logits: Tensor) -> Tensor:
-    """One a class, all different: the sum of all logits alone may not depend on anything."""
+    """One per class, all different: the sum of all logits alone may not depend on anything."""
     return torch.linspace(1, 2, logits.shape[1], device=logits.device, dtype=logits.dtype)

@@ -94,7 +94,7 @@ class Explained:
         return torch.cat(self._values)
 
     def tensors(self, work: TargetedImages) -> dict[str, Tensor]:
-        """What a store keeps, each with one entry an image."""
+        """What a store keeps, each with one entry per image."""
         found = {
             "values": self.values,
             "targets": work.targets,

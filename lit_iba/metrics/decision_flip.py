@@ -45,7 +45,7 @@ def first_flips(
         classes: What the classifier says about them (B,).
         ranks: When each pixel goes in each of M orders (B, M, H * W).
         steps: How many pixels are gone at each step (S,), increasing.
-        forward_batch_size: Images a forward pass.
+        forward_batch_size: Images per forward pass.
 
     Returns:
         Index into ``steps``, int64 (B, M); S where no step flips.
@@ -101,7 +101,7 @@ class DecisionFlip(HeatmapMetric):
         noise_maps: Heatmaps of other images of the same method that each image is compared with;
             their e is averaged.
         seed: Of the draw of other images.
-        forward_batch_size: Images a forward pass.
+        forward_batch_size: Images per forward pass.
 
     Raises:
         InputError: A setting is out of range.

@@ -40,7 +40,7 @@ FLIPS = {
     "none": "",
 }
 STATISTICS = {
-    "estimated": "estimated anew on the randomised network where its features differ",
+    "estimated": "estimated again on the randomised network where its features differ",
     "kept": "those of the trained network",
 }
 
@@ -116,7 +116,7 @@ class Reestimated:
         load: Callable[[Path], E],
         estimate: Callable[[Iterator[Tensor], str], E],
     ) -> E:
-        """Anything else that is measured on images (patterns): measured anew and not kept."""
+        """Anything else that is measured on images (patterns): measured again and not kept."""
         return estimate(self.trained.batches(classifier), name)
 
     @torch.no_grad()
@@ -140,7 +140,7 @@ class SanityCheck(HeatmapMetric):
     """Similarity of a heatmap to that of the same network with its last layers randomised; low is
     good.
 
-    The explainer is built anew on every randomised network, with the same settings, keys and
+    The explainer is built again on every randomised network, with the same settings, keys and
     targets. Explainers that were trained on the classifier (a readout) are put on the randomised
     one as they are, as in the paper; VarSal with the paper's encoder, which reads no classifier,
     takes a checkpoint for each randomised one instead. A file of statistics named in the settings

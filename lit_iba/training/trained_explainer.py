@@ -80,7 +80,7 @@ class TrainedExplainer(Explainer):
         if same_kind and self.classifier.identity["sha256"] != known:
             raise InputError(
                 f"the weights of {self.classifier.name} have changed since {type(self).__name__} "
-                "was trained for them; load both again, or train anew"
+                "was trained for them; load both again, or train again"
             )
         self._made_of = version
 

@@ -33,7 +33,7 @@ AVERAGE = "average.module."  # where a checkpoint has the averaged encoder, if i
 
 
 def sample_map(mean: Tensor, deviation: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """One map an image, mean + deviation * noise, (B, H, W); the noise is drawn from the image's
+    """One map per image, mean + deviation * noise, (B, H, W); the noise is drawn from the image's
     own generator.
     """
     noise = torch.stack(
@@ -173,7 +173,7 @@ class VarSal(TrainedExplainer):
 
         Args:
             images: Normalised images (B, 3, H, W).
-            count: How many an image.
+            count: How many per image.
             keys: Name of each sample, from which its random numbers follow; by default the image's
                 own content.
 
