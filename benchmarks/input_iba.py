@@ -128,7 +128,7 @@ class PlainInputIBA:
         return torch.sigmoid(mask.detach())
 
     def stage_c(self, image: Tensor, target: Tensor, prior: Tensor) -> Tensor:
-        """Bits a pixel (H, W)."""
+        """Bits per pixel (H, W)."""
         s = self.s
         alpha = torch.full_like(image, s.initial_alpha, requires_grad=True)
         adam = torch.optim.Adam([alpha], lr=s.learning_rate)

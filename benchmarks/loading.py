@@ -86,7 +86,7 @@ def decode_all(pictures: list[bytes], preprocessing: Preprocessing, ready: Any, 
 
 
 def bare_speed(pictures: list[bytes], preprocessing: Preprocessing, workers: int) -> float:
-    """Pictures a second of ``workers`` processes that only decode and resize; their start is not
+    """Pictures per second of ``workers`` processes that only decode and resize; their start is not
     counted.
     """
     context = multiprocessing.get_context("fork")
@@ -107,7 +107,7 @@ def bare_speed(pictures: list[bytes], preprocessing: Preprocessing, workers: int
 
 
 def epoch_speed(loader: SampleLoader) -> float:
-    """Pictures a second of the shard loader over one epoch."""
+    """Pictures per second of the shard loader over one epoch."""
     start = time.perf_counter()
     for _ in loader:
         pass

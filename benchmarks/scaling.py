@@ -1,4 +1,4 @@
-"""Planning an epoch of ImageNet over 1 to 1024 processes: balance, coverage, shards a process
+"""Planning an epoch of ImageNet over 1 to 1024 processes: balance, coverage, shards per process
 reads, cost of a resume.
 
 A simulation of the order alone (no picture is read): every sample must come exactly once, every

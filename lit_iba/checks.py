@@ -107,12 +107,13 @@ def check_targets(target: Tensor | int | Sequence[int], count: int, num_classes:
     targets = given.to(torch.int64)
     if given.is_complex() or given.dtype == torch.bool or bool((given != targets).any()):
         raise InputError(
-            f"target is {target if given.numel() < 5 else given.dtype}; it must be a whole number, that of a class"
+            f"target is {target if given.numel() < 5 else given.dtype}; it must be a whole number, "
+            "that of a class"
         )
     targets = targets.expand(count) if targets.numel() == 1 else targets
     if len(targets) != count:
         raise InputError(
-            f"{len(targets)} targets were given for {count} images; give one target an image"
+            f"{len(targets)} targets were given for {count} images; give one target per image"
         )
     outside = targets[(targets < 0) | (targets >= num_classes)]
     if len(outside):

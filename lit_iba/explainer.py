@@ -1,6 +1,6 @@
 """The interface of every explainer, and the registry of their names.
 
-An explainer is a batched function: images and targets in, one heatmap an image out. Its result for
+An explainer is a batched function: images and targets in, one heatmap per image out. Its result for
 an image does not depend on the other images of the batch: whatever is random is drawn from a
 generator that belongs to the sample.
 """
@@ -103,8 +103,8 @@ class Surroundings(Protocol):
 
 
 def made_again(cls: type[Explainer], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Explainer:
-    """An explainer of the arguments that another one was made of: how it is copied and pickled where
-    it holds what can be neither, a traced graph say.
+    """An explainer of the arguments that another one was made of: how it is copied and pickled
+    where it holds what can be neither, a traced graph say.
     """
     return cls(*args, **kwargs)
 
@@ -196,7 +196,7 @@ class Explainer(ABC):
                 own content.
 
         Returns:
-            A heatmap an image, on the inputs' device.
+            One heatmap per image, on the inputs' device.
 
         Raises:
             InputError: The images contain NaN or have the wrong shape, a target is out of range, no
@@ -236,7 +236,7 @@ class Explainer(ABC):
         )
         if len(generators) != len(images):
             raise InputError(
-                f"{len(generators)} keys were given for {len(images)} images; give one key an image"
+                f"{len(generators)} keys were given for {len(images)} images; give one per image"
             )
         result = self.explain(images, targets, generators)
         return Heatmap(

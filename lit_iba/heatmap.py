@@ -32,7 +32,7 @@ def resize_keeping_total(
     """Bilinear resize, rescaled so that each map's sum over positions stays what it was.
 
     Args:
-        maps: (B, h, w), any unit that adds up, such as bits a position.
+        maps: (B, h, w), any unit that adds up, such as bits per position.
         size: (H, W) wanted.
         edge: What lies beyond the border, ``"clamp"`` or ``"mirror"`` (as scikit-image does by
             default).
@@ -47,7 +47,7 @@ def resize_keeping_total(
         row, column = (
             round(size[0] / height),
             round(size[1] / width),
-        )  # pixels a position: whole numbers in practice
+        )  # pixels per position: whole numbers in practice
         padded = F.pad(maps[:, None], (1, 1, 1, 1), mode="reflect")
         large = (size[0] + 2 * row, size[1] + 2 * column)
         resized = F.interpolate(padded, size=large, mode="bilinear", align_corners=False)
@@ -71,7 +71,7 @@ def resize_keeping_total(
 
 @dataclass(frozen=True)
 class Heatmap:
-    """Attribution of a batch of images, one value a pixel.
+    """Attribution of a batch of images, one value per pixel.
 
     Args:
         values: float (B, H, W).

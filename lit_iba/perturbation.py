@@ -108,13 +108,13 @@ def score_jobs(
     Args:
         network: From images to logits, such as ``classifier.folded()``.
         images: Originals (B, 3, H, W).
-        fill: What removed pixels become: one colour for all, (1, 3, 1, 1), one an image, (B, 3, 1,
+        fill: What removed pixels become: one colour for all, (1, 3, 1, 1), one per image, (B, 3, 1,
             1), or pictures, (B, 3, H, W).
         picture: Which image each job perturbs, int64 (J,).
         removed: For jobs (c,), which tiles are gone: bool (c, tiles).
-        score: From logits (c, K) and the jobs' images (c,) to a number a job, (c,).
+        score: From logits (c, K) and the jobs' images (c,) to one number per job, (c,).
         tile: Side of a tile in pixels.
-        forward_batch_size: Images a forward pass.
+        forward_batch_size: Images per forward pass.
 
     Returns:
         float32 (J,).
@@ -151,14 +151,14 @@ def perturbed_scores(
     Args:
         classifier: The frozen classifier.
         images: Originals (B, 3, H, W).
-        targets: What ``score`` compares with, a row an image; usually its class (B,).
+        targets: What ``score`` compares with, one row per image; usually its class (B,).
         fill: What removed pixels become, see :func:`score_jobs`.
         removed: For jobs (c,), numbered ``image * versions + version``, which tiles are gone: bool
             (c, tiles).
         versions: Number of perturbed versions of each image.
         tile: Side of a tile in pixels.
-        forward_batch_size: Images a forward pass.
-        score: From logits and targets to a number an image.
+        forward_batch_size: Images per forward pass.
+        score: From logits and targets to one number per image.
 
     Returns:
         float32 (B, versions).
@@ -194,13 +194,13 @@ def removal_curves(
     Args:
         classifier: The frozen classifier.
         images: Originals (B, 3, H, W).
-        targets: What ``score`` compares with, a row an image.
+        targets: What ``score`` compares with, one row per image.
         fill: What removed pixels become, see :func:`score_jobs`.
         ranks: When each tile goes in each of D orders (B, D, tiles), see :func:`removal_ranks`.
         steps: How many tiles are gone at each point (K,).
         tile: Side of a tile in pixels.
-        forward_batch_size: Images a forward pass.
-        score: From logits and targets to a number an image.
+        forward_batch_size: Images per forward pass.
+        score: From logits and targets to one number per image.
 
     Returns:
         float32 (B, D, K).

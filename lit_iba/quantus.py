@@ -42,7 +42,8 @@ def quantus_explain_func(
     def explain_func(model: nn.Module, inputs: Any, targets: Any, **kwargs: Any) -> np.ndarray:
         if kwargs.keys() - {"device"}:
             raise InputError(
-                f"explain_func takes no settings, but got {sorted(kwargs)}; give them to the explainer"
+                f"explain_func takes no settings, but got {sorted(kwargs)}; give them to the "
+                "explainer"
             )
         if not isinstance(explainer, Explainer):
             chosen = explainer(_frozen(model))
@@ -50,8 +51,9 @@ def quantus_explain_func(
             chosen = explainer
         else:
             raise InputError(
-                f"Quantus asks about another network ({type(model).__name__}) than {explainer.name!r} was built for; "
-                "give quantus_explain_func a function from a classifier to an explainer"
+                f"Quantus asks about another network ({type(model).__name__}) than "
+                f"{explainer.name!r} was built for; give quantus_explain_func a function from a "
+                "classifier to an explainer"
             )
         parameter = next(chosen.classifier.parameters(), torch.zeros(()))
         images = torch.as_tensor(inputs).to(parameter.device, parameter.dtype)

@@ -61,7 +61,7 @@ def normal_copies(
         shape: Of one sample.
         out: Where they go, (copies, B, *shape); by default a new tensor.
         scratch: Room for the copies of one sample, (copies, *shape), in a loop where it shall not
-            be taken anew.
+            be taken again.
 
     Returns:
         (copies, B, *shape).

@@ -51,7 +51,7 @@ class BiasAttribution(LayerAggregate):
             (supplement, equation 10).
         network_layers: The network's layers, where the ones found are not wanted (see
             ``NetworkLayers``).
-        forward_batch_size: Images a forward and backward pass.
+        forward_batch_size: Images per forward and backward pass.
         seed: Unused; nothing here is random.
 
     Raises:
@@ -118,7 +118,7 @@ class FullGrad(LayerAggregate):
             text. Of no meaning for ``per="layer"``.
         network_layers: The network's layers, for ``per="layer"``, where the ones found are not
             wanted.
-        forward_batch_size: Images a forward and backward pass.
+        forward_batch_size: Images per forward and backward pass.
         seed: Unused; nothing here is random.
 
     Raises:

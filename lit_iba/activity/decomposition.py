@@ -52,7 +52,7 @@ class Term:
 
     @property
     def features(self) -> Tensor:
-        """(B, C, h, w), one map a channel; a vector is one position."""
+        """(B, C, h, w), one map per channel; a vector is one position."""
         if self.layout is not None:
             return self.layout.grid(self.product)
         return self.product.flatten(1)[:, :, None, None]
@@ -272,8 +272,8 @@ def say_if_inexact(classifier: FrozenClassifier, inexact: Sequence[str]) -> None
     if inexact and classifier not in _told:
         _told.add(classifier)
         logger.warning(
-            "%s is not piecewise linear (%s): completeness does not hold, activity and bias attributions do not add up to the "
-            "class score",
+            "%s is not piecewise linear (%s): completeness does not hold, activity and bias "
+            "attributions do not add up to the class score",
             classifier.name,
             ", ".join(inexact),
         )
@@ -289,7 +289,7 @@ def _tracked(value: Tensor) -> Tensor:
 def _with_gradients(
     layers: NetworkLayers, activity: dict[str, fx.Node], bias: dict[str, fx.Node]
 ) -> nn.Module:
-    """A module from images to (logits, activations, outputs of the bias nodes, effective biases)."""
+    """From images to (logits, activations, outputs of the bias nodes, effective biases)."""
     network, graph = layers.network, fx.Graph()
     wanted = {*activity.values(), *bias.values()}
     differentiated = {above for node in wanted for above in network.descendants(node)}
@@ -315,7 +315,8 @@ def _with_gradients(
                 )
                 if constant is None:
                     raise InputError(
-                        f"{layers.classifier.name} has no bias at {node.name!r}; choose another layer"
+                        f"{layers.classifier.name} has no bias at {node.name!r}; choose another "
+                        "layer"
                     )
                 effective[node] = constant
             env[node] = tracked[node] = graph.call_function(_tracked, (env[node],))

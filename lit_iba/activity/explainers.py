@@ -1,7 +1,7 @@
 """Explainers made of activity attributions: single layers, aggregates over layers, the top layer.
 
-Grabska-Barwińska, "Measuring and improving the quality of visual explanations", equations 9 to 16. What is made of
-biases stands in ``bias_explainers.py``.
+Grabska-Barwińska, "Measuring and improving the quality of visual explanations", equations 9 to 16.
+What is made of biases stands in ``bias_explainers.py``.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def unit_range(maps: Tensor, eps: float = 0.0) -> Tensor:
 
 
 def saliency(maps: Tensor, size: Size, upsampling: str = "bilinear") -> Tensor:
-    """Psi of equation 9 for one map a layer: |a|, rescaled to [0, 1], upsampled; (B, h, w) to (B,
+    """Psi of equation 9 for one map per layer: |a|, rescaled to [0, 1], upsampled; (B, h, w) to (B,
     H, W).
     """
     return upsampled(unit_range(maps.abs()), size, upsampling)
@@ -137,7 +137,7 @@ class ActivityAttribution(LayerAggregate):
             (supplement, equation 10).
         network_layers: The network's layers, where the ones found are not wanted (see
             ``NetworkLayers``).
-        forward_batch_size: Images a forward and backward pass.
+        forward_batch_size: Images per forward and backward pass.
         seed: Unused; nothing here is random.
 
     Raises:
@@ -215,7 +215,7 @@ class TopLayer(ActivityAttribution):
     Args:
         classifier: The network to explain.
         network_layers: The network's layers, where the ones found are not wanted.
-        forward_batch_size: Images a forward and backward pass.
+        forward_batch_size: Images per forward and backward pass.
         seed: Unused; nothing here is random.
 
     Example:

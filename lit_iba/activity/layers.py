@@ -65,7 +65,8 @@ class NetworkLayers:
         self._place = {node: place for place, node in enumerate(network.nodes)}
         if names is not None and (not names or INPUT in names):
             raise InputError(
-                "the list of a network's layers is empty or holds 'input', which is no layer; name its layers"
+                "the list of a network's layers is empty or holds 'input', which is no layer; name "
+                "its layers"
             )
         found = (
             self._discover() if names is None else {name: network.node_of(name) for name in names}
@@ -150,7 +151,8 @@ class NetworkLayers:
         }
         if not found:
             raise InputError(
-                f"no layer with positions was found in {self.classifier.name}; name the layers (see classifier.layers())"
+                f"no layer with positions was found in {self.classifier.name}; name the layers "
+                "(see classifier.layers())"
             )
         return found
 
@@ -269,7 +271,8 @@ def check_layers(layers: object) -> None:
     )
     if not (number or names or layers in ("all", "all_but_input")):
         raise InputError(
-            f"layers is {layers!r}; it must be 'all', 'all_but_input', a number, or a list of layer names"
+            f"layers is {layers!r}; it must be 'all', 'all_but_input', a number, or a list of "
+            "layer names"
         )
 
 

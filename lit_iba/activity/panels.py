@@ -1,4 +1,4 @@
-"""A row of panels an image: the attributions of every layer, each with its gross sum over it.
+"""One row of panels per image: the attributions of every layer, each with its gross sum over it.
 
 Figures 2 and 4 of Grabska-Barwińska, "Measuring and improving the quality of visual explanations":
 red speaks for the class, blue against it; in one column, the activity's sum and the bias sums of
@@ -37,7 +37,7 @@ def panels(
     biases: bool = True,
     names: Sequence[str] | None = None,
 ) -> tuple[list[Figure], LayerSums]:
-    """Draw the decompositions of class scores, a figure an image.
+    """Draw the decompositions of class scores, one figure per image.
 
     Args:
         classifier: The network.
@@ -49,7 +49,7 @@ def panels(
         names: What to call each image.
 
     Returns:
-        A figure an image, and the sums that stand in them.
+        One figure per image, and the sums that stand in them.
 
     Raises:
         InputError: As of :class:`NetworkLayers`.
@@ -87,7 +87,7 @@ def write_panels(
 
     Args:
         folder: Where to.
-        figures: A figure an image, from :func:`panels`.
+        figures: One figure per image, from :func:`panels`.
         sums: The sums that stand in them.
         targets: int64 (B,) classes.
         names: A file name for each image, and its key in ``sums.json``.

@@ -42,7 +42,7 @@ class SurveySettings:
     """What is measured.
 
     Args:
-        batch_size: Images a forward pass.
+        batch_size: Images per forward pass.
         max_images: At most so many images; None takes all (50,000 in the paper).
         scales: Factors of the network's normalised input (figure S1).
         shifts: What is added to the pictures, in units of their range: 1 stands for 255 (figure
@@ -70,8 +70,8 @@ class SurveySettings:
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.reestimate_images < 0 or self.regression_images < 1:
             raise InputError(
-                f"batch_size {self.batch_size}, reestimate_images {self.reestimate_images} and regression_images "
-                f"{self.regression_images} must be at least 1, 0 and 1"
+                f"batch_size {self.batch_size}, reestimate_images {self.reestimate_images} and "
+                f"regression_images {self.regression_images} must be at least 1, 0 and 1"
             )
         if not all(scale > 0 for scale in self.scales):
             raise InputError(f"scales are {list(self.scales)}; they must be positive")
@@ -373,8 +373,9 @@ def _batches(
         if outside.any():
             first = int(outside.nonzero()[0])
             raise InputError(
-                f"sample {images.keys[first]!r} of {shard.path} has label {int(images.labels[first])}, but "
-                f"{classifier.name} knows 0..{classifier.num_classes - 1}; give labelled data with the classifier's classes"
+                f"sample {images.keys[first]!r} of {shard.path} has label "
+                f"{int(images.labels[first])}, but {classifier.name} knows "
+                f"0..{classifier.num_classes - 1}; give labelled data with the classifier's classes"
             )
         yield from zip(
             images.pictures.split(settings.batch_size),

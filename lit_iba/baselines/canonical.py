@@ -27,7 +27,10 @@ from lit_iba.errors import InputError
 TOLERANCE = (
     1e-3  # of the largest logit; folding a batch norm moves float32 logits by about 1e-5 of it
 )
-ELSEWHERE = "use a method that treats the network as a whole, such as integrated_gradients, smoothgrad or occlusion"
+ELSEWHERE = (
+    "use a method that treats the network as a whole, such as integrated_gradients, smoothgrad "
+    "or occlusion"
+)
 
 
 class Add(nn.Module):
@@ -55,8 +58,8 @@ class GlobalMean(nn.Module):
 
 
 class Affine(nn.Module):
-    """A multiple plus a constant, each a number or one a channel: what is left of a batch norm that
-    follows no convolution.
+    """A multiple plus a constant, each a number or one per channel: what is left of a batch norm
+    that follows no convolution.
     """
 
     def __init__(self, scale: Tensor, shift: Tensor) -> None:
@@ -107,8 +110,8 @@ def canonical(classifier: FrozenClassifier) -> fx.GraphModule:
         wanted, found = classifier(probe), copied(probe)
     if not (found - wanted).abs().max() <= TOLERANCE * wanted.abs().max():
         raise InputError(
-            f"the canonical copy of {classifier.name} gives other logits than the network itself, so that it must do "
-            f"something which its trace does not show; {ELSEWHERE}"
+            f"the canonical copy of {classifier.name} gives other logits than the network itself, "
+            f"so that it must do something which its trace does not show; {ELSEWHERE}"
         )
     return copied
 
@@ -136,7 +139,7 @@ def _scale_and_shift(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Ten
 
 
 class _Translation:
-    """One pass over a traced graph, with shapes from ``ShapeProp``, which builds the canonical one."""
+    """One pass over a traced graph with shapes from ``ShapeProp``, building the canonical one."""
 
     def __init__(self, classifier: FrozenClassifier, traced: TracedNetwork) -> None:
         self.classifier, self.traced = classifier, traced
@@ -176,8 +179,9 @@ class _Translation:
             step = FUNCTIONS[kind.strip("_")](node) if kind.strip("_") in FUNCTIONS else None
         if step is None or not all(source in self.found for source in inputs):
             raise InputError(
-                f"{self.classifier.name} has {kind!r} at {self.traced.names.get(node, node.name)!r}, for which there is no "
-                f"propagation rule; {ELSEWHERE}"
+                f"{self.classifier.name} has {kind!r} at "
+                f"{self.traced.names.get(node, node.name)!r}, for which there is no propagation "
+                f"rule; {ELSEWHERE}"
             )
         if isinstance(step, nn.Identity):
             return self.found[inputs[0]]

@@ -68,11 +68,11 @@ class CaptumExplainer(Explainer):
         method: Name in ``captum.attr`` (``"IntegratedGradients"``,
             ``"captum.attr.IntegratedGradients"``), or the class path of an own subclass of
             ``captum.attr.Attribution``.
-        channels: How the attribution's channels become one value a pixel: ``"sum"``, ``"mean"``
+        channels: How the attribution's channels become one value per pixel: ``"sum"``, ``"mean"``
             (both signed), ``"sum_abs"`` or ``"max_abs"``.
         layer: Module of the classifier, for the methods that need one.
-        forward_batch_size: Images a forward pass, for the methods that take ``internal_batch_size``
-            or ``perturbations_per_eval`` and were not given it.
+        forward_batch_size: Images per forward pass, for the methods that take
+            ``internal_batch_size`` or ``perturbations_per_eval`` and were not given it.
         seed: Together with the sample's key, seeds the methods that are random.
         settings: Whatever else the method's constructor or its ``attribute`` takes, such as
             ``n_steps``. Lists become tuples, and a number as ``baselines`` of a method that wants a

@@ -3,7 +3,7 @@
 Fong, Patrick and Vedaldi, "Understanding Deep Networks via Extremal Perturbations and Smooth Masks"
 (ICCV 2019); what the paper leaves open follows the authors' published settings. Masks are smooth by
 construction (a max-convolution of a coarse grid of parameters), and their area is held by comparing
-the sorted mask with one of the area wanted. Written anew.
+the sorted mask with one of the area wanted. The code is ours.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class ExtremalPerturbation(Explainer):
         jitter: Whether every other step sees the picture mirrored.
         smoothing: Standard deviation of a Gaussian blur of the map, as a fraction of the picture's
             shorter side; the paper's benchmarks use 0.09.
-        forward_batch_size: Images a forward pass.
+        forward_batch_size: Images per forward pass.
         seed: Unused; nothing here is random.
 
     Raises:

@@ -2,7 +2,7 @@
 dropped ones filled in.
 
 Chang, Creager, Goldenberg and Duvenaud, "Explaining Image Classifiers by Counterfactual Generation"
-(ICLR 2019, arXiv:1807.08024), with the authors' published settings. Written anew. The paper's
+(ICLR 2019, arXiv:1807.08024), with the authors' published settings. The code is ours. The paper's
 generative infills (VAE, CA-GAN) need trained networks and are not here.
 """
 
@@ -44,7 +44,7 @@ class FIDO(Explainer):
             ``"local_mean"``, of the kept pixels in a window of 15 x 15; ``"blur"``, of standard
             deviation 10 pixels; ``"random"``, one random colour with noise.
         steps: Adam updates.
-        samples: Masks drawn of each image a step.
+        samples: Masks drawn per image and step.
         learning_rate: Of Adam, falling linearly to zero.
         sparsity: Weight of the number of pixels in the region.
         warm_up: Steps over which that weight rises linearly from zero.
@@ -53,7 +53,7 @@ class FIDO(Explainer):
         temperature: Of the concrete distribution that stands in for Bernoulli's.
         cell: Side in pixels of the cells that carry a parameter: 56 x 56 parameters for 224 x 224
             pixels.
-        forward_batch_size: Images a forward pass.
+        forward_batch_size: Images per forward pass.
         seed: Seeds the masks and colours, together with each sample's key.
 
     Raises:

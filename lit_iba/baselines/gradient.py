@@ -29,10 +29,10 @@ Channels = Literal["sum", "mean", "sum_abs", "max_abs"]
 
 
 def over_channels(values: Tensor, channels: Channels) -> Tensor:
-    """One number a pixel from one a colour: (B, 3, H, W) to (B, H, W).
+    """One number per pixel from one per colour: (B, 3, H, W) to (B, H, W).
 
     Args:
-        values: One attribution a pixel and channel.
+        values: One attribution per pixel and channel.
         channels: ``"sum"`` and ``"mean"`` keep the sign; ``"sum_abs"`` adds the absolute values,
             ``"max_abs"`` takes the largest one, as :class:`Saliency` does.
     """
@@ -65,7 +65,7 @@ class RandomMap(Explainer):
     def explain(
         self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
     ) -> Attribution:
-        """One uniform number a pixel."""
+        """One uniform number per pixel."""
         size = images.shape[-2:]
         return Attribution(
             torch.stack([torch.rand(size, generator=g, device=images.device) for g in generators])
@@ -180,7 +180,7 @@ class IntegratedGradients(Explainer):
     Args:
         classifier: The network to explain.
         steps: Points of the path.
-        forward_batch_size: Images a forward pass.
+        forward_batch_size: Images per forward pass.
         multiply_by_inputs: False gives the mean gradient along the path.
         channels: How a pixel's channels become one number, see :func:`over_channels`; the absolute
             ones say where but not in which direction.
@@ -276,13 +276,13 @@ class GradCAM(Explainer):
         layout = classifier.layout(self.layer)
         if layout.height * layout.width == 1:
             raise InputError(
-                f"Grad-CAM needs a layer with positions, but {self.layer!r} of {classifier.name} has none; "
-                "name another layer"
+                f"Grad-CAM needs a layer with positions, but {self.layer!r} of {classifier.name} "
+                "has none; name another layer"
             )
         if layer is not None and not positions_matter(classifier, layer):
             logger.warning(
-                "%s reads nothing of %r but its class token, so that its Grad-CAM is zero everywhere; "
-                "leave layer out, or name an earlier one",
+                "%s reads nothing of %r but its class token, so that its Grad-CAM is zero "
+                "everywhere; leave layer out, or name an earlier one",
                 classifier.name,
                 layer,
             )

@@ -33,7 +33,8 @@ def with_relu_modules(classifier: FrozenClassifier) -> nn.Module:
     found = _relu_counts(classifier)
     if found["functions"] + found["modules"] == 0:
         raise InputError(
-            f"guided backpropagation changes the gradient of ReLUs, of which {classifier.name} has none"
+            f"guided backpropagation changes the gradient of ReLUs, of which {classifier.name} has "
+            "none"
         )
     if not found["functions"]:
         return copy.deepcopy(classifier.model)
@@ -41,8 +42,8 @@ def with_relu_modules(classifier: FrozenClassifier) -> nn.Module:
         graph = TracedNetwork(classifier.model, classifier.name).graph
     except Exception as error:
         raise InputError(
-            f"{classifier.name} calls ReLU as a function and cannot be traced ({error}); use nn.ReLU modules for guided "
-            "backpropagation"
+            f"{classifier.name} calls ReLU as a function and cannot be traced ({error}); use "
+            "nn.ReLU modules for guided backpropagation"
         ) from error
     network = copy.deepcopy(graph_module(classifier.model, graph))
     for node in network.graph.nodes:

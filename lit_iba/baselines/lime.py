@@ -3,7 +3,7 @@
 Ribeiro, Singh and Guestrin, "Why Should I Trust You?" (KDD 2016), with the settings of the authors'
 image explainer. Captum's Lime explains one image after another from the global random numbers; here
 forward passes run across images and samples alike, the masks belong to the sample, and only the
-regression is one an image. Superpixels are a grid or SLIC (Achanta et al., TPAMI 2012); the
+regression is one per image. Superpixels are a grid or SLIC (Achanta et al., TPAMI 2012); the
 authors' quickshift is not here.
 """
 
@@ -30,7 +30,7 @@ class LIME(Explainer):
 
     Args:
         classifier: The network to explain.
-        samples: Masks an image, the first of which hides nothing; the others hide each superpixel
+        samples: Masks per image, the first of which hides nothing; the others hide each superpixel
             with probability 1/2.
         superpixels: ``"grid"`` of squares, or ``"slic"``: compact regions of similar colour.
         side: Of the squares in pixels, or of the regions that SLIC starts from; 28 makes 64 of 224
@@ -45,7 +45,7 @@ class LIME(Explainer):
         regression: ``"ridge"`` or ``"lasso"``.
         penalty: Of the regression; by default 1 for ridge (LIME's code) and 0.01 for the Lasso
             (Captum's). 0 means plain weighted least squares.
-        forward_batch_size: Images a forward pass.
+        forward_batch_size: Images per forward pass.
         seed: Seeds the masks, together with each sample's key.
 
     Raises:
@@ -54,7 +54,7 @@ class LIME(Explainer):
     Example:
         >>> from lit_iba.baselines import LIME
         >>> heatmap = LIME(classifier, samples=40, side=16).attribute(images, targets)
-        >>> len(heatmap.values[0].unique())  # one value a superpixel of 16 x 16 pixels
+        >>> len(heatmap.values[0].unique())  # one value per superpixel of 16 x 16 pixels
         16
     """
 

@@ -205,7 +205,8 @@ def _check_pyramid(taps: Sequence[str], layouts: dict[str, Layout]) -> None:
             or layouts[before].width < layouts[after].width
         ):
             raise InputError(
-                f"tap {before!r} is smaller than {after!r}; name the taps from the first to the deepest"
+                f"tap {before!r} is smaller than {after!r}; name the taps from the first to the "
+                "deepest"
             )
 
 
@@ -239,7 +240,8 @@ class RealTimeSaliency(TrainedExplainer):
         Output(
             "heatmap",
             "1",
-            "Share of each pixel, 0 to 1, that must be kept for the class predicted for the image to be seen.",
+            "Share of each pixel, 0 to 1, that must be kept for the class predicted for the image "
+            "to be seen.",
         ),
     )
 
@@ -254,8 +256,8 @@ class RealTimeSaliency(TrainedExplainer):
         super().__init__(classifier, seed=seed)
         if not taps and classifier.name not in DEFAULT_TAPS:
             raise InputError(
-                f"real_time_saliency knows no taps for {classifier.name}; name two or more of its layers as taps, from the "
-                "first to the deepest"
+                f"real_time_saliency knows no taps for {classifier.name}; name two or more of its "
+                "layers as taps, from the first to the deepest"
             )
         try:
             chosen = MaskingSettings(**settings)
@@ -280,7 +282,7 @@ class RealTimeSaliency(TrainedExplainer):
         return at_size(self.network(taps, self.classifier.layouts_of(taps, size), classes), size)
 
     def masks_of_predictions(self, images: Tensor) -> Tensor:
-        """Masks (B, H, W) for the predicted classes, still in one pass; this is what is exported."""
+        """Masks (B, H, W) for the predicted classes in one pass; this is what is exported."""
         size = (images.shape[-2], images.shape[-1])
         deepest, carried, taps = self.split.observe(images)
         classes = self.split.tail(deepest, carried).argmax(dim=1)
@@ -340,8 +342,9 @@ class RealTimeSaliency(TrainedExplainer):
         saved = checkpoint["hyper_parameters"]
         if checkpoint["global_step"] <= saved["embedding_steps"]:
             raise InputError(
-                f"checkpoint {path} is of step {checkpoint['global_step']}, but the decoder is trained after the first "
-                f"{saved['embedding_steps']} (embedding_steps); train on, or give a later checkpoint"
+                f"checkpoint {path} is of step {checkpoint['global_step']}, but the decoder is "
+                f"trained after the first {saved['embedding_steps']} (embedding_steps); train on, "
+                "or give a later checkpoint"
             )
         explainer = cls(classifier, saved["taps"], **{**saved["masking"], **settings})
         load_trained(explainer.network, checkpoint["state_dict"], "network.", str(path))

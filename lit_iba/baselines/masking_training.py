@@ -89,8 +89,9 @@ class MaskingTraining(TrainingWithFrozenClassifier):
         check_literals(MaskingTraining.__init__, locals())
         if min(embedding_steps, decay_steps) < 0 or not 0 <= embedding_fake_probability < 1:
             raise InputError(
-                f"embedding_steps {embedding_steps}, decay_steps {decay_steps} and embedding_fake_probability "
-                f"{embedding_fake_probability} must be 0 or more, and the last below 1"
+                f"embedding_steps {embedding_steps}, decay_steps {decay_steps} and "
+                f"embedding_fake_probability {embedding_fake_probability} must be 0 or more, and "
+                "the last below 1"
             )
         masking, self.objective = dict(masking or {}), _objective(preset, objective or {})
         self.explainer = RealTimeSaliency(self.classifier, taps, seed=seed, **masking)
@@ -197,7 +198,7 @@ class MaskingTraining(TrainingWithFrozenClassifier):
         self.update_scores(step, batch["weight"])
 
     def configure_optimizers(self) -> Any:
-        """Adam over the masking network; parameters without a gradient in a phase stay as they are."""
+        """Adam over the masking network; it leaves parameters alone that have no gradient."""
         optimizer = self.optimizer(self.network.parameters())
 
         def factor(step: int) -> float:
@@ -210,7 +211,7 @@ class MaskingTraining(TrainingWithFrozenClassifier):
         }
 
     def on_fit_start(self) -> None:
-        """Check the disk, and that several processes can train one half of the network at a time."""
+        """Check the disk, and that several processes can train half of the network at a time."""
         self.check_disk()
         self.check_strategy("each phase trains a part of the masking network")
 
@@ -235,7 +236,8 @@ def _size(images: Tensor) -> tuple[int, int]:
 def _objective(preset: str, settings: dict[str, Any]) -> ObjectiveSettings:
     if preset not in PRESETS:
         raise InputError(
-            f"preset {preset!r} of MaskingTraining is unknown; it must be one of {', '.join(PRESETS)}"
+            f"preset {preset!r} of MaskingTraining is unknown; it must be one of "
+            f"{', '.join(PRESETS)}"
         )
     try:
         return replace(PRESETS[preset], **settings)

@@ -81,7 +81,7 @@ class PatchStatistics:
                 20,000.
             preprocessing: How the images were normalised, for the record.
             data: What the images are, for the record.
-            batch_size: Images a step, where one tensor is given.
+            batch_size: Images per step, where one tensor is given.
 
         Raises:
             InputError: Images smaller than a patch, or too few patches for a covariance.

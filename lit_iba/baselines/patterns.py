@@ -166,7 +166,7 @@ class Patterns:
             classifier: The frozen classifier.
             images: Normalised images, one tensor (N, 3, H, W) or an iterable of batches.
             data: What the images are, for the record.
-            batch_size: Images a pass, where one tensor is given.
+            batch_size: Images per pass, where one tensor is given.
             estimator: ``"two_component"`` or ``"linear"``; by default the first where there is no
                 batch norm.
 

@@ -51,7 +51,7 @@ class PDA(Explainer):
         samples: Of each window.
         laplace: N of the correction p <- (p N + 1) / (N + K), K classes: the number of training
             images that p is taken to rest on.
-        forward_batch_size: Images a forward pass.
+        forward_batch_size: Images per forward pass.
         seed: Seeds the samples, together with each sample's key.
 
     Raises:

@@ -29,7 +29,7 @@ class Occlusion(Explainer):
             edge may be smaller.
         fill: What covers a tile: the image's ``"mean"`` colour (IBA's appendix), or ``"zero"``, the
             data set's mean colour.
-        forward_batch_size: Images a forward pass.
+        forward_batch_size: Images per forward pass.
         seed: Unused; nothing here is random.
 
     Raises:
@@ -38,7 +38,7 @@ class Occlusion(Explainer):
     Example:
         >>> from lit_iba.baselines import Occlusion
         >>> heatmap = Occlusion(classifier, tile=16).attribute(images, targets)
-        >>> heatmap.values[0, ::16, ::16].shape  # one value a tile
+        >>> heatmap.values[0, ::16, ::16].shape  # one value per tile
         torch.Size([4, 4])
         >>> len(heatmap.values[0, :16, :16].unique())
         1
@@ -131,9 +131,9 @@ class SmoothGrad(Explainer):
         samples: Noisy copies of each image.
         noise: Standard deviation of the noise, as a fraction of the image's range (largest minus
             smallest value).
-        channels: How the mean over the copies becomes one number a pixel, see
+        channels: How the mean over the copies becomes one number per pixel, see
             :func:`~lit_iba.baselines.gradient.over_channels`.
-        forward_batch_size: Images a forward pass.
+        forward_batch_size: Images per forward pass.
         seed: Seeds the noise, together with each sample's key.
 
     Raises:

@@ -35,7 +35,7 @@ class WindowSampler(Protocol):
 
 
 class ConditionalSampler:
-    """Gaussian given the pixels around, one a colour channel, clipped to the range of the data.
+    """Gaussian given the pixels around, one per colour channel, clipped to the range of the data.
 
     A window sits in the middle of its patch; at the picture's edge, where the patch is shifted
     inside, it does not.

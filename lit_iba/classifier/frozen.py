@@ -110,7 +110,7 @@ class FrozenClassifier(nn.Module):
         self.class_names = named_classes(class_names or own_names, self.num_classes)
 
     def _begin(self, original: nn.Module | None) -> None:
-        """What is neither copied nor pickled, because it is made of the weights where it is needed."""
+        """What is not copied or pickled, because it is made of the weights where it is needed."""
         self.lock = threading.RLock()
         self._watch = Watch(self.model, original)
         self._kept_at = self._watch.version()
@@ -165,7 +165,7 @@ class FrozenClassifier(nn.Module):
         return images.to(self.dtype)
 
     def empty_images(self, count: int = 2, size: tuple[int, int] | None = None) -> Tensor:
-        """Zeros (count, 3, H, W) that the network can take, by default of its own size: for shapes."""
+        """Zeros (count, 3, H, W), by default of the network's own size, to learn shapes from."""
         return torch.zeros(count, 3, *(size or self._size()), device=self.device, dtype=self.dtype)
 
     def _size(self) -> tuple[int, int]:
@@ -185,7 +185,7 @@ class FrozenClassifier(nn.Module):
         return self._watch.look()
 
     def stands_for(self, model: nn.Module) -> bool:
-        """Whether this is the classifier of a module: its own, or the user's that it was made of."""
+        """Whether this classifier is of the module: its own, or the user's that it was made of."""
         return model is self or model is self.model or model is self._watch.original
 
     def _of_weights(self, key: Any, make: Callable[[], Any]) -> Any:
@@ -215,7 +215,7 @@ class FrozenClassifier(nn.Module):
         )
 
     def keep_identity(self, identity: dict[str, Any]) -> None:
-        """Be called by another classifier's identity, for as long as the weights stay as they are."""
+        """Take another classifier's identity, for as long as the weights stay as they are."""
         self._kept, self._kept_at = identity, self._watch.version()
 
     def check_identity(self, other: dict[str, Any], what: str) -> None:
@@ -227,9 +227,10 @@ class FrozenClassifier(nn.Module):
         own = self.identity
         if other.get("sha256") != own["sha256"]:
             raise InputError(
-                f"{what} was made with {other.get('model')} ({other.get('weights')}, sha256 {str(other.get('sha256'))[:12]}), "
-                f"but the classifier is {self.name} ({own['weights']}, sha256 {own['sha256'][:12]}); "
-                "load the classifier that it was made with, or make it again"
+                f"{what} was made with {other.get('model')} ({other.get('weights')}, sha256 "
+                f"{str(other.get('sha256'))[:12]}), but the classifier is {self.name} "
+                f"({own['weights']}, sha256 {own['sha256'][:12]}); load the classifier that it was "
+                "made with, or make it again"
             )
 
     def _probe(self) -> Tensor:
@@ -263,7 +264,8 @@ class FrozenClassifier(nn.Module):
             self._warned = True
             reason = str(traced).splitlines()[0] if str(traced) else type(traced).__name__
             logger.warning(
-                "%s cannot be traced (%s); cutting it with hooks instead, which runs the whole network each time",
+                "%s cannot be traced (%s); cutting it with hooks instead, which runs the whole "
+                "network each time",
                 self.name,
                 reason,
             )
@@ -376,7 +378,7 @@ class FrozenClassifier(nn.Module):
     def layout_of(
         self, layer: str | fx.Node, shape: torch.Size, image_size: tuple[int, int]
     ) -> Layout:
-        """The layout of a layer's output of this shape (batch included), for images of this (H, W)."""
+        """Layout of a layer's output of this shape (batch included), for images of this (H, W)."""
         name = layer if isinstance(layer, str) else f"node {layer.name}"
         if name not in self._axes:
             with self.lock, torch.inference_mode(False), torch.no_grad():

@@ -78,8 +78,8 @@ class HookedNetwork:
         module = self.module_at(layer)
         if isinstance(module, torch.jit.ScriptModule):
             raise InputError(
-                f"{self.name} is scripted, which hides what happens at its layer {layer!r}; give the module that it was "
-                "scripted from"
+                f"{self.name} is scripted, which hides what happens at its layer {layer!r}; give "
+                "the module that it was scripted from"
             )
         if self._images is None:
             return 1

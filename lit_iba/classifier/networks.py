@@ -96,7 +96,8 @@ def build_network(name: str, weights: str | None, num_classes: int | None = None
         )
         if not state and weights != "random":
             raise InputError(
-                f"{name!r} has no published weights; give a weights file that you trained, or 'random'"
+                f"{name!r} has no published weights; give a weights file that you trained, or "
+                "'random'"
             )
     elif name in torchvision.models.list_models(module=torchvision.models):
         enum = None if state or weights == "random" else torchvision_weights(name, weights)
@@ -177,8 +178,8 @@ def _from_timm(
             model = timm.create_model(name, pretrained=pretrained, **arguments)
         except Exception as error:
             raise InputError(
-                f"timm could not make {name!r} with weights {weights!r} ({error}); download its weights to a "
-                ".safetensors file and give that file as weights"
+                f"timm could not make {name!r} with weights {weights!r} ({error}); download its "
+                "weights to a .safetensors file and give that file as weights"
             ) from error
     if state:
         load_into(model, state, weights)
@@ -203,6 +204,6 @@ def named_classes(names: Sequence[str], num_classes: int) -> list[str]:
     """A name a class: the names given, or their numbers."""
     if names and len(names) != num_classes:
         raise InputError(
-            f"{len(names)} class names were given for {num_classes} classes; give one a class"
+            f"{len(names)} class names were given for {num_classes} classes; give one per class"
         )
     return list(names) if names else [str(i) for i in range(num_classes)]

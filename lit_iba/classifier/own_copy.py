@@ -22,7 +22,7 @@ _EXPORTED = (
 
 
 def unwrapped(model: object) -> nn.Module:
-    """The network itself, out of what ``torch.compile``, ``DataParallel`` and their like put round it.
+    """The network inside what ``torch.compile``, ``DataParallel`` and their like put round it.
 
     Raises:
         InputError: It is no module of torch, or one that can be neither frozen nor run here.
@@ -48,13 +48,14 @@ def unwrapped(model: object) -> nn.Module:
         )
     if type(model).__name__.startswith(("FullyShardedDataParallel", "FSDP")):
         raise InputError(
-            f"the model is a {type(model).__name__}, whose weights are spread over processes; gather its "
-            "state_dict into a plain module and give that"
+            f"the model is a {type(model).__name__}, whose weights are spread over processes; "
+            "gather its state_dict into a plain module and give that"
         )
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if is_lazy(tensor) or tensor.is_meta:
             raise InputError(
-                f"{name} of the model has no values yet; load its weights, or run it once, before it is explained"
+                f"{name} of the model has no values yet; load its weights, or run it once, before "
+                "it is explained"
             )
     return model
 
@@ -113,13 +114,13 @@ def _own_tensors(module: nn.Module) -> list[Tensor]:
 
 
 def aliased(tensor: Tensor) -> Tensor:
-    """Another tensor in the same memory, with the same counter of changes, which needs no gradient."""
+    """Another tensor in the same memory, with the same counter of changes and no gradient."""
     alias = tensor.clone() if tensor.is_inference() else tensor.detach()
     return nn.Parameter(alias, requires_grad=False) if isinstance(tensor, nn.Parameter) else alias
 
 
 def _replica(module: nn.Module, memo: dict[int, Any], done: dict[int, nn.Module]) -> nn.Module:
-    """A copy of the tree of modules that shares every attribute which is neither module nor tensor."""
+    """A copy of the tree of modules; it shares every attribute that is no module or tensor."""
     if id(module) in done:
         return done[id(module)]
     made = done[id(module)] = module.__new__(type(module))

@@ -60,7 +60,7 @@ class PackedConv2d(nn.Module):
 
     Args:
         convolution: With weights that need no gradient. Shared, not copied; changed weights are
-            noticed and packed anew.
+            noticed and packed again.
     """
 
     def __init__(self, convolution: nn.Conv2d) -> None:

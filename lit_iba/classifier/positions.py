@@ -152,7 +152,7 @@ def find_axes(
     kind = stated
     if kind is None and len(shape) == 4:
         kind = _kind_by_modules(network, layer)
-        # What has its channels last may have heads and tokens before them, and not rows and columns.
+        # What has its channels last may have heads and tokens before them, not rows and columns.
         if kind != "BCHW" and shape[2:] != (1, 1):
             kind = _kind_by_light(network, layer, image, kind)
         kind = kind or "BCHW"
@@ -194,8 +194,9 @@ def _ambiguous(layer: str, shape: torch.Size, choices: Iterable[object] = ()) ->
         ", ".join(map(str, choices)) or "'BCHW', 'BHWC', or Layout('BTC', height, width, prefix)"
     )
     return InputError(
-        f"where the positions of {layer!r} are, whose output is {tuple(shape)}, cannot be told from what the network "
-        f"does; choose another layer, or state it, FrozenClassifier(..., layouts={{{layer!r}: ...}}), as one of {offered}"
+        f"where the positions of {layer!r} are, whose output is {tuple(shape)}, cannot be told "
+        "from what the network does; choose another layer, or state it, FrozenClassifier(..., "
+        f"layouts={{{layer!r}: ...}}), as one of {offered}"
     )
 
 
@@ -219,7 +220,7 @@ def _kind_by_modules(network: TracedNetwork | HookedNetwork, layer: str | fx.Nod
 
 
 def _walk(model: nn.Module, node: fx.Node, *, back: bool, steps: int) -> str | None:
-    """The first module on the way, backwards or forwards, that has an opinion on the channel axis."""
+    """The first module on the way, backwards or forwards, that says where the channels are."""
     kind, passes = _opinion(model, node)
     if kind is not None or not passes or not steps:
         return kind
@@ -355,8 +356,8 @@ def _tokens_by_light(run: Any, image: Tensor, layer: str) -> Layout:
 
 
 def _agreement(values: Tensor, places: Tensor) -> float:
-    """Cosine between what tokens prefer and where a grid puts them; the tokens in front of it have no
-    place, and so are to prefer nothing.
+    """Cosine between what tokens prefer and where a grid puts them; the tokens in front of it have
+    no place, and so are to prefer nothing.
     """
     values = values.double()
     wanted = torch.cat([values.new_zeros(len(values) - len(places)), places])

@@ -120,7 +120,7 @@ class Preprocessing:
 
 
 def _colours(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """One number a channel, (C, 1, 1); filled in on the device, because sending them would make the
-    host wait in every step.
+    """One number per channel, (C, 1, 1); filled in on the device, because sending them would make
+    the host wait in every step.
     """
     return torch.stack([torch.full((1, 1), float(value), device=device) for value in values])

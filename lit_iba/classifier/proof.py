@@ -71,8 +71,9 @@ def proven(model: nn.Module, name: str, size: tuple[int, int]) -> Proof:
             raise
         reason = str(error).strip().splitlines()
         raise InputError(
-            f"{name} cannot take images {tuple(images.shape)} ({reason[0] if reason else type(error).__name__}); "
-            "say its size with preprocessing=Preprocessing(crop=...), or wrap it"
+            f"{name} cannot take images {tuple(images.shape)} "
+            f"({reason[0] if reason else type(error).__name__}); say its size with "
+            "preprocessing=Preprocessing(crop=...), or wrap it"
         ) from error
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 2:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -86,23 +87,25 @@ def proven(model: nn.Module, name: str, size: tuple[int, int]) -> Proof:
         )
     if logits.shape[1] == 1:
         raise InputError(
-            f"{name} has one output, whose share among the classes is 1 whatever the image shows; wrap it, so that "
-            "it gives two: torch.cat([torch.zeros_like(x), x], dim=1) for the logit x of a yes-or-no question"
+            f"{name} has one output, whose share among the classes is 1 whatever the image shows; "
+            "wrap it, so that it gives two: torch.cat([torch.zeros_like(x), x], dim=1) for the "
+            "logit x of a yes-or-no question"
         )
     alone = model(images[:1].clone())
     if not same_logits(alone, logits[:1]):
         if not same_logits(model(images[:1].clone()), alone):
             raise InputError(
-                f"{name} gives other logits each time for the same image; switch off what it draws at random "
-                "(dropout that asks neither for training nor for eval, say)"
+                f"{name} gives other logits each time for the same image; switch off what it draws "
+                "at random (dropout that asks neither for training nor for eval, say)"
             )
         if any("quantized" in type(module).__module__ for module in model.modules()):
             raise InputError(
-                f"{name} is quantised while it runs, by a scale of each batch, and has no gradient; give the network "
-                "that it was made of"
+                f"{name} is quantised while it runs, by a scale of each batch, and has no "
+                "gradient; give the network that it was made of"
             )
         raise InputError(
-            f"{name} gives other logits for an image when another one is beside it, so that no map belongs to one "
-            "image; give its batch norms running statistics (track_running_stats=True) and load them"
+            f"{name} gives other logits for an image when another one is beside it, so that no map "
+            "belongs to one image; give its batch norms running statistics "
+            "(track_running_stats=True) and load them"
         )
     return Proof(logits, not torch.equal(given, images))

@@ -1,5 +1,5 @@
-"""A classifier with some of its layers drawn anew, from the output down, for the sanity check of
-Adebayo et al. (2018).
+"""A classifier with some of its layers drawn at random, from the output down, for the sanity check
+of Adebayo et al. (2018).
 
 A *copy* is randomised: its other layers share their tensors with the classifier given, which never
 changes.
@@ -21,10 +21,16 @@ from lit_iba.randomness import seed_for
 
 INITIALIZATIONS = {
     "own": "each layer's own initialisation (reset_parameters)",
-    "xavier": "convolutions Xavier-uniform, linear layers N(0, 0.05^2), biases 0, other layers by their own initialisation",
+    "xavier": (
+        "convolutions Xavier-uniform, linear layers N(0, 0.05^2), biases 0, other layers by "
+        "their own initialisation"
+    ),
 }
 BATCH_NORMS = {
-    "reset": "batch norms get scale 1, shift 0 and statistics 0 and 1, together with the layer before them",
+    "reset": (
+        "batch norms get scale 1, shift 0 and statistics 0 and 1, together with the layer "
+        "before them"
+    ),
     "keep": "batch norms keep their trained scale, shift and statistics",
 }
 
@@ -102,7 +108,7 @@ def randomized(
     initialization: str = "own",
     batch_norm: str = "reset",
 ) -> FrozenClassifier:
-    """A copy of the classifier in which the named layers are drawn anew.
+    """A copy of the classifier in which the named layers are randomised.
 
     The draw of a layer follows from the seed and the layer's name: layers of equal shape differ,
     and a layer is the same whatever else is randomised, on any device. The copy keeps the

@@ -83,7 +83,7 @@ class Split:
         self._made_at = -1
 
     def follow(self, source: Source, taps: tuple[str, ...]) -> None:
-        """Be made again whenever the weights of ``source``, of which this is a cut, have changed."""
+        """Be made again whenever the weights of ``source``, which this cuts, have changed."""
         self._source, self._taps, self._made_at = source, taps, source.weights_version()
 
     def _renew(self) -> None:
@@ -130,8 +130,8 @@ class Split:
         if not isinstance(r, Tensor) or not r.is_floating_point() or len(r) != len(images):
             what = tuple(r.shape) if isinstance(r, Tensor) else type(r).__name__
             raise InputError(
-                f"the output of layer {self.layer!r} of {name} is {what}, where a feature map (B, ...) is needed; "
-                "choose another layer (see classifier.layers())"
+                f"the output of layer {self.layer!r} of {name} is {what}, where a feature map (B, "
+                "...) is needed; choose another layer (see classifier.layers())"
             )
         kept = [v.clone() if isinstance(v, Tensor) else v for v in (r, *carried)]
         found = self._tail(r, *carried)
@@ -141,8 +141,9 @@ class Split:
         )
         if not isinstance(found, Tensor) or not same_logits(found, logits):
             raise InputError(
-                f"{name} gives other logits when it is cut behind {self.layer!r} than as a whole, so that what is "
-                "behind the cut does something that cannot be seen; choose another layer"
+                f"{name} gives other logits when it is cut behind {self.layer!r} than as a whole, "
+                "so that what is behind the cut does something that cannot be seen; choose "
+                "another layer"
             )
 
     def head(self, images: Tensor) -> tuple[Tensor, Carried]:
@@ -218,8 +219,8 @@ def differentiable(logits: Tensor, x: Tensor, what: str) -> Tensor:
 def no_gradient(what: str) -> InputError:
     """What is said where gradients are needed and there are none."""
     return InputError(
-        f"{what} gives outputs without a gradient (it detaches, decides, or is quantised); leave that out, or use "
-        "a method that needs none, such as occlusion or lime"
+        f"{what} gives outputs without a gradient (it detaches, decides, or is quantised); leave "
+        "that out, or use a method that needs none, such as occlusion or lime"
     )
 
 

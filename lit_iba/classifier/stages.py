@@ -90,7 +90,8 @@ def last_feature_map(classifier: FrozenClassifier) -> str:
         if positions_matter(classifier, name):
             return name
     raise InputError(
-        f"{classifier.name} has no layer with positions that the whole picture passes; name a layer, or use another method"
+        f"{classifier.name} has no layer with positions that the whole picture passes; name a "
+        "layer, or use another method"
     )
 
 
@@ -176,5 +177,5 @@ def _probe(classifier: FrozenClassifier) -> Tensor:
 
 
 def _weights(logits: Tensor) -> Tensor:
-    """One a class, all different: the sum of all logits alone may not depend on anything."""
+    """One per class, all different: the sum of all logits alone may not depend on anything."""
     return torch.linspace(1, 2, logits.shape[1], device=logits.device, dtype=logits.dtype)

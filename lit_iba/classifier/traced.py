@@ -118,7 +118,7 @@ class TracedNetwork:
         return next(n for n in self.nodes if n.op == "output").all_input_nodes[0]
 
     def on_the_way(self) -> list[fx.Node]:
-        """The operations between images and logits, in order of execution, without those on shapes."""
+        """The operations between images and logits, as they are run, without those on shapes."""
         needed = {self.logits_node()}
         for node in reversed(self.nodes):
             if node in needed:
@@ -198,7 +198,7 @@ class TracedNetwork:
 
         def find_carried(node: fx.Node) -> None:
             if node is cut or node in carried or node not in self.of_images:
-                return  # what does not depend on the images is computed again on the side that uses it
+                return  # what does not depend on the images is computed where it is used
             if self.is_size(node) and not _is_shape(node):
                 for source in node.all_input_nodes:
                     find_carried(source)
@@ -272,7 +272,7 @@ def _read_what_was_written(model: nn.Module, graph: fx.Graph) -> None:
 
 
 def _is_several(node: fx.Node) -> bool:
-    """Whether a node gives several tensors, which are only taken apart: ``q, k, v = x.unbind()``."""
+    """Whether a node gives tensors that are only taken apart: ``q, k, v = x.unbind()``."""
     return bool(node.users) and all(
         user.op == "call_function"
         and user.target is operator.getitem

@@ -1,7 +1,7 @@
 """Whether a network's weights are still the ones that something was made of.
 
 Folded and packed copies, traced graphs, hashes and explainers are made of weights, and weights
-change: an optimiser steps, a state dict is loaded, layers are drawn anew. Torch counts the changes
+change: an optimiser steps, a state dict is loaded, layers are randomised. Torch counts the changes
 of a tensor, which costs nothing to read; what goes past its counter (``tensor.data``) is seen by a
 look at the values.
 """
@@ -97,8 +97,8 @@ class Watch:
             kinds = [[type(m).__qualname__ for m in given] for given in (theirs, modules)]
             if kinds[0] != kinds[1]:
                 raise InputError(
-                    f"the layers of {type(self.original).__name__} are others than when it was given to "
-                    "FrozenClassifier; make the classifier anew"
+                    f"the layers of {type(self.original).__name__} are others than when it was "
+                    "given to FrozenClassifier; make a new classifier"
                 )
             self._pairs = list(zip(modules, theirs, strict=True))
 
@@ -129,8 +129,8 @@ class Watch:
                         continue
                     if held.shape != tensor.shape:
                         raise InputError(
-                            f"{name} of {type(theirs).__name__} has another shape than when it was given to "
-                            "FrozenClassifier; make the classifier anew"
+                            f"{name} of {type(theirs).__name__} has another shape than when it was "
+                            "given to FrozenClassifier; make a new classifier"
                         )
                     own[name] = aliased(tensor)  # type: ignore[assignment] # a parameter for one
 

@@ -124,8 +124,8 @@ def save_weights(path: str | Path, state: dict[str, Tensor], settings: dict[str,
 
 def without_prefix(state: dict[str, Tensor], own: Iterable[str], source: str) -> dict[str, Tensor]:
     """A state dict without what wrappers put before every name: ``module.`` (DataParallel),
-    ``_orig_mod.`` (torch.compile), ``model.`` (a LightningModule). It is named in the log; where the
-    names fit as they are, nothing is taken away.
+    ``_orig_mod.`` (torch.compile), ``model.`` (a LightningModule). It is named in the log; where
+    the names fit as they are, nothing is taken away.
     """
     own, found, taken = set(own), state, ""
     while found and not own & found.keys():

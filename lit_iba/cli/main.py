@@ -41,7 +41,7 @@ EVALUATION = {
     "export": "a trained explainer as .pt2, ONNX or safetensors",
 }
 WEIGHTS = {
-    "randomize": "a classifier's weights with its last layers drawn anew, as in the sanity check"
+    "randomize": "a classifier's weights with its last layers at random, as in the sanity check"
 }
 DATA = {"shards": "write shards from a folder of pictures, CIFAR-10, arrays, or the embedded data"}
 COMMANDS = {

@@ -1,4 +1,4 @@
-"""``randomize``: a classifier's weights with its last layers drawn anew."""
+"""``randomize``: a classifier's weights with its last layers drawn at random."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ ARGUMENTS = [("out", None, "file for the weights, .safetensors")]
 def randomize(
     out: str, layers: int, classifier: dict[str, Any] | None = None, seed: int = 0
 ) -> None:
-    """Write a classifier's weights with its last layers drawn anew, exactly as the sanity check
-    draws them.
+    """Write a classifier's weights with its last layers drawn at random, exactly as the sanity
+    check draws them.
 
     For explainers that must be trained for each randomised classifier (VarSal).
 

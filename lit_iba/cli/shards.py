@@ -31,7 +31,7 @@ def shards(
         out: Where the shards go.
         boxes: Pascal VOC files in a folder, or a CSV file with the columns
             filename,xmin,ymin,xmax,ymax.
-        shard_size: Pictures a shard.
+        shard_size: Pictures per shard.
         class_names: Names of the class folders in the order of their labels; by default they are
             sorted.
         prefix: How shard names begin.

@@ -159,7 +159,9 @@ class TrainingCLI(LightningCLI):
             folder = Path(str(dirpath))  # which instantiate_trainer has set
             settings["ckpt_path"] = newest_checkpoint(folder)
             if settings["ckpt_path"] is None:
-                rank_zero_info(f"{folder} holds no checkpoint yet: training begins anew")
+                rank_zero_info(
+                    f"{folder} holds no checkpoint yet: training begins at the first step"
+                )
 
     def _callbacks(self) -> list[L.Callback]:
         init = self.config_init[self.subcommand] if self.subcommand else self.config_init

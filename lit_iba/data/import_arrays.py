@@ -58,7 +58,7 @@ def shards_from_arrays(
             by torchvision; or an ``.npz`` with ``x_train`` and ``x_test``, uint8 (N, H, W, 3), and
             ``y_train`` and ``y_test``, whole numbers (N,).
         out: Where to; its folders must not hold an index yet.
-        shard_size: Pictures a shard.
+        shard_size: Pictures per shard.
         class_names: Name of each class, for the index; CIFAR-10's own where None.
         seed: Seeds the order.
         progress: Whether to show a progress bar.

@@ -38,7 +38,7 @@ def shards_from_folder(
         out: Where the shards go; must not hold an index yet.
         boxes: A folder of Pascal VOC files, or a CSV file with the columns
             ``filename,xmin,ymin,xmax,ymax``.
-        shard_size: Pictures a shard.
+        shard_size: Pictures per shard.
         class_names: Names of the folders in the order of their labels; by default they are sorted.
         prefix: How shard names begin.
         seed: Seeds the order.

@@ -160,7 +160,7 @@ class SampleDataModule(LightningDataModule):
         return self._loader("test")
 
     def predict_dataloader(self) -> Any:
-        """Batches in the order of the files, every sample once; or ``prediction``, where it is set."""
+        """Batches in the order of the files, every sample once; or ``prediction`` if it is set."""
         return self.prediction or self._loader("predict", lanes=1)
 
     def statistics_dataloader(self) -> SampleLoader:

@@ -7,8 +7,8 @@ Training also shuffles inside fixed blocks of a few batches, with a seed that na
 is no buffer to restore, so a position in the epoch is one number.
 
 A run that goes on with another number of processes, or another batch size, in the middle of an
-epoch plans what is left of the epoch anew: the samples not yet taken, in the epoch's order, are the
-stream of the new plan (:func:`left_of_epoch`).
+epoch plans what is left of the epoch again: the samples not yet taken, in the epoch's order, are
+the stream of the new plan (:func:`left_of_epoch`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ARRANGEMENT = ("batch_size", "world", "lanes", "block")
 class SamplePlan:
     """Which samples each process reads, in which order.
 
-    Every sample comes exactly once an epoch, and all processes take equally many steps: the total
+    Every sample comes exactly once per epoch, and all processes take equally many steps: the total
     over ``batch_size * world``, rounded up, at least one. What is missing to that is padding: empty
     slots of weight 0, less than one step's worth, shared evenly, at the end of each process's part
     of the stream.

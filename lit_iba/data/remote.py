@@ -120,10 +120,12 @@ class Remote:
         found = path.stat().st_size
         if size is not None and found != size:
             raise InputError(
-                f"{url} has {found:,} bytes, but the index says {size:,}; index the shards anew"
+                f"{url} has {found:,} bytes, but the index says {size:,}; index the shards again"
             )
         if sha256 is not None and sha256_of(path) != sha256:
-            raise InputError(f"the content of {url} is not what was indexed; index the shards anew")
+            raise InputError(
+                f"the content of {url} is not what was indexed; index the shards again"
+            )
 
     def _run(self, command: str, path: Path) -> None:
         if not self.allow_pipe:

@@ -65,7 +65,7 @@ class Shard:
             file.close()
             raise InputError(
                 f"shard {self.path} has {size:,} bytes, but the index says {self.bytes:,}; "
-                f"fetch it again, or delete {INDEX_NAME} to have the shards counted anew"
+                f"fetch it again, or delete {INDEX_NAME} to have the shards counted again"
             )
         return file
 
@@ -158,7 +158,7 @@ class ShardIndex:
             if size != shard.bytes:
                 raise InputError(
                     f"shard {shard.path} has {size:,} bytes, but the index says {shard.bytes:,}; "
-                    f"fetch it again, or delete {INDEX_NAME} to have the shards counted anew"
+                    f"fetch it again, or delete {INDEX_NAME} to have the shards counted again"
                 )
             if hashes and shard.sha256 is not None and sha256_of(shard.path) != shard.sha256:
                 raise InputError(
@@ -229,7 +229,7 @@ def parse_index(
         if content["schema"] != SCHEMA:
             raise InputError(
                 f"{path} has schema {content['schema']}, but this version reads {SCHEMA}; index"
-                " anew"
+                " again"
             )
         shards = tuple(
             Shard(

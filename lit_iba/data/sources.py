@@ -1,5 +1,5 @@
-"""Where raw samples come from: the shards of a data set, opened one at a time, and the names of what
-is in them.
+"""Where raw samples come from: the shards of a data set, opened one at a time, and the names
+of what is in them.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _places(number: int, shard: Shard) -> list[Place]:
 
 
 class ShardReader:
-    """Reads a shard by slots; what the index counts but the file does not hold comes out as holes."""
+    """Reads a shard by slots; what the index counts but the file does not hold becomes a hole."""
 
     def __init__(self, shard: Shard) -> None:
         self._shard = shard

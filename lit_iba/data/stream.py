@@ -180,7 +180,7 @@ def shard_batches(
     Args:
         shard: Which shard.
         preprocessing: Size and crop of the pictures.
-        batch_size: Samples a batch.
+        batch_size: Samples per batch.
         num_classes: Labels outside 0..num_classes-1 are errors; None accepts any.
 
     Raises:

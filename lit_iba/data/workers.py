@@ -42,7 +42,7 @@ def start_method(wanted: str | None) -> str | None:
 
     A group's threads (gloo's, NCCL's) hold locks, which a forked child inherits locked and may
     wait for without end. Elsewhere Python's default stays, since a fork server first imports
-    everything anew.
+    everything again.
     """
     grouped = torch.distributed.is_available() and torch.distributed.is_initialized()
     chosen = wanted or ("forkserver" if grouped else None)

@@ -128,9 +128,9 @@ class Benchmark:
         """Do what is missing, then write and return the results.
 
         Args:
-            fabric: A launched Fabric (or a :class:`TrainerProcesses`), which says how many processes
-                there are and which device is whose; by default one process on the best device there
-                is.
+            fabric: A launched Fabric (or a :class:`TrainerProcesses`), which says how many
+                processes there are and which device is whose; by default one process on the best
+                device there is.
 
         Returns:
             The content of ``results.json``, on every process.

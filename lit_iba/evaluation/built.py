@@ -32,8 +32,8 @@ def class_of(explainer: Explainer) -> str:
 
 
 def described(explainer: Explainer) -> dict[str, Any]:
-    """What the heatmaps of an explainer depend on, as plain values: its settings, and the content of
-    its networks and tensors.
+    """What the heatmaps of an explainer depend on, as plain values: its settings, and the content
+    of its networks and tensors.
 
     Example:
         >>> from lit_iba import build_explainer

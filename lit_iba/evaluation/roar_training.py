@@ -34,7 +34,7 @@ class Recipe:
         network: Name of the network, as in ``FrozenClassifier``; its layers are initialised by
             their ``reset_parameters``.
         epochs: Passes over the training pictures.
-        batch_size: Pictures a step.
+        batch_size: Pictures per step.
         learning_rate: Of Adam.
         weight_decay: Of Adam.
         decay_every: Epochs after which the learning rate is multiplied by ``decay``.
@@ -96,7 +96,7 @@ class Pictures:
 
 
 class Batches:
-    """Batches of pictures, shuffled anew in every epoch where there is a generator."""
+    """Batches of pictures, shuffled again in every epoch where there is a generator."""
 
     def __init__(self, data: Pictures, size: int, generator: torch.Generator | None = None) -> None:
         self.data, self.size, self.generator = data, size, generator

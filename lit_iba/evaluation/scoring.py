@@ -95,7 +95,7 @@ class Explained:
         return torch.cat(self._values)
 
     def tensors(self, work: TargetedImages) -> dict[str, Tensor]:
-        """What a store keeps, each with one entry an image."""
+        """What a store keeps, each with one entry per image."""
         found = {
             "values": self.values,
             "targets": work.targets,
@@ -250,10 +250,12 @@ def check_labels(images: SelectedImages, source: str, num_classes: int) -> None:
     for key, label in zip(images.keys, images.labels.tolist(), strict=True):
         if label < 0:
             raise InputError(
-                f"sample {key!r} of {source} has no label; add .cls members or use target: predicted"
+                f"sample {key!r} of {source} has no label; add .cls members or use target: "
+                "predicted"
             )
         if label >= num_classes:
             raise InputError(
-                f"sample {key!r} of {source} has label {label}, but the classifier knows 0..{num_classes - 1}; "
-                "give data with the classifier's classes, or use target: predicted"
+                f"sample {key!r} of {source} has label {label}, but the classifier knows "
+                f"0..{num_classes - 1}; give data with the classifier's classes, or use target: "
+                "predicted"
             )

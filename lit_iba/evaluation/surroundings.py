@@ -99,7 +99,7 @@ class StoredStatistics:
         data: Shards that they are estimated from where the file is missing; None if they must be
             there.
         images: How many images are used, taken from the beginning of every shard.
-        batch_size: Images a forward pass.
+        batch_size: Images per forward pass.
         rank: Number of this process; 0 estimates, the others wait for its file.
 
     Example:

@@ -32,8 +32,8 @@ def share_in_top(logits: Tensor, targets: Tensor, k: int) -> Tensor:
 
 
 def nats_as_printed(masked: MaskedFeature) -> Tensor:
-    """Information an element, (B,), by the formula that table 4 was made with: ln(1 - lambda) where
-    the variance is due.
+    """Information per element, (B,), by the formula that table 4 was made with: ln(1 - lambda)
+    where the variance is due.
 
     The authors' code before the camera-ready paper took 1 - lambda for the variance of Z, which is
     (1 - lambda)^2. At alpha = 5 its value is 2.5 for standardised features, as table 4 prints;
@@ -45,7 +45,7 @@ def nats_as_printed(masked: MaskedFeature) -> Tensor:
 
 
 class BitsAndAccuracy(HeatmapMetric):
-    """Information an element of the feature map, and top-1 and top-5 accuracy of the target, under
+    """Information per element of the feature map, and top-1 and top-5 accuracy of the target, under
     the bottleneck.
 
     Args:
@@ -91,7 +91,7 @@ class BitsAndAccuracy(HeatmapMetric):
     @property
     def definition(self) -> str:
         return (
-            "Information that passes the bottleneck, L_I / k: bits an element of the feature map,"
+            "Information that passes the bottleneck, L_I / k: bits per element of the feature map,"
             f" mean over its k elements; beside it the share of {self.samples} draws of Z (seed"
             f" {self.seed}) for which the target is the classifier's first choice (top-1) or among"
             " its first five (top-5), the same without a bottleneck (original), and nats an"
@@ -134,7 +134,7 @@ class BitsAndAccuracy(HeatmapMetric):
         }
 
     def scores(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Per image: bits an element, and the rest."""
+        """Per image: bits per element, and the rest."""
         return {
             "score": rows["bits"],
             **{name: rows[name] for name in self.scalars if name != "bits"},

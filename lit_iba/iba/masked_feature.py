@@ -25,7 +25,7 @@ class MaskedFeature:
         r: Feature map (B, *R).
         keep: lambda (B, *R), in [0, 1).
         drop: 1 - lambda.
-        nats: Information an element of R (B, *R).
+        nats: Information per element of R (B, *R).
         noise: What replaces R where lambda is small.
         layout: Where R's positions are.
         carried: What crosses the cut beside R.

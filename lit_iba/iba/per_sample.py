@@ -49,7 +49,7 @@ class PerSampleSettings:
         beta: Weight of the information (mean over elements), the paper's "beta = 10/k".
         steps: Adam updates.
         learning_rate: Of Adam.
-        copies: Noise samples of each image a step.
+        copies: Noise samples per image and step.
         initial_alpha: Logit of lambda at the start: 5 lets nearly everything pass.
         smoothing_sigma: Standard deviation of the blur of lambda, in positions; 0 for none.
         statistics_kind: ``"welford"`` or ``"relu_rms"``, see :class:`NoiseModel`.
@@ -218,7 +218,8 @@ class PerSampleIBA(Explainer):
         if "statistics" not in settings:
             if surroundings is None:
                 raise InputError(
-                    "per_sample_iba needs a statistics file; make one with FeatureStatistics.estimate"
+                    "per_sample_iba needs a statistics file; make one with "
+                    "FeatureStatistics.estimate"
                 )
             settings |= {"statistics": surroundings.statistics(classifier, layer)}
         return cls(classifier, **settings)

@@ -90,8 +90,9 @@ class ReadoutIBA(TrainedExplainer):
         Output(
             "heatmap",
             "bits",
-            "Information in bits that each pixel's place contributes; a map's sum is the information that passes the "
-            "bottleneck, less what lies in tokens without a place, such as a class token.",
+            "Information in bits that each pixel's place contributes; a map's sum is the "
+            "information that passes the bottleneck, less what lies in tokens without a place, "
+            "such as a class token.",
         ),
     )
 
@@ -118,7 +119,8 @@ class ReadoutIBA(TrainedExplainer):
             )
         if preset not in PRESETS:
             raise InputError(
-                f"preset {preset!r} of ReadoutIBA is unknown; it must be one of {', '.join(PRESETS)}"
+                f"preset {preset!r} of ReadoutIBA is unknown; it must be one of "
+                f"{', '.join(PRESETS)}"
             )
         try:
             chosen = ReadoutSettings(**{**vars(PRESETS[preset]), **settings})
@@ -192,7 +194,8 @@ class ReadoutIBA(TrainedExplainer):
         self._measured = self._measured or bool(int(self.network.images_measured))
         if not self._measured:
             raise InputError(
-                "this readout network has no statistics yet; train it, load a checkpoint, or give statistics"
+                "this readout network has no statistics yet; train it, load a checkpoint, or give "
+                "statistics"
             )
         with torch.no_grad():
             return Attribution(*self.heatmap_values(images))

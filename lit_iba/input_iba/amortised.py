@@ -183,7 +183,7 @@ class AmortisedInputIBA(TrainedExplainer):
         output: ``"bits"``, ``"smoothed_lambda"`` or ``"sigmoid_alpha"``: stage (c) of
             :class:`InputIBA` for the image's target, with this prior; or ``"prior_bits"``: what Z_G
             tells of the image, KL[N(lambda_G I + (1 - lambda_G) mu_G, (1 - lambda_G)^2 sigma_G^2)
-            || N(mu_G, sigma_G^2)] in bits a pixel, one pass whatever the target.
+            || N(mu_G, sigma_G^2)] in bits per pixel, one pass whatever the target.
         seed: Of stage (c)'s noise, together with each sample's key.
         settings: Any of :class:`InputIBASettings`.
 
@@ -206,8 +206,8 @@ class AmortisedInputIBA(TrainedExplainer):
         Output(
             "heatmap",
             "bits",
-            "Information in bits that each pixel contributes to a noisy image which the classifier's features cannot tell from "
-            "the ones that the prediction needs.",
+            "Information in bits that each pixel contributes to a noisy image which the "
+            "classifier's features cannot tell from the ones that the prediction needs.",
         ),
     )
 

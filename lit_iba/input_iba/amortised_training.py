@@ -57,7 +57,7 @@ class Batch(NamedTuple):
     """Images behind their feature bottleneck."""
 
     images: Tensor  # (B, 3, H, W)
-    generators: list[torch.Generator]  # one an image; all that is random comes from them
+    generators: list[torch.Generator]  # one per image; all that is random comes from them
     latent: LatentBottleneck  # gives Z*
     view: CriticView  # standardises feature maps
     r: Tensor  # R, standardised (B, C, h, w)

@@ -51,7 +51,7 @@ class CriticDesign:
     batch_norm: bool = False
 
 
-LINEAR = CriticDesign(())  # one weight an element of the feature map
+LINEAR = CriticDesign(())  # one weight per element of the feature map
 
 
 def published_design(channels: int) -> CriticDesign:

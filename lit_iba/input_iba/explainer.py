@@ -38,12 +38,12 @@ class InputStages:
 
     Args:
         feature_keep: lambda*, (B, *R).
-        feature_nats: Information in the features, nats an element of R (B, *R).
+        feature_nats: Information in the features, nats per element of R (B, *R).
         prior: lambda_G, mu_G and sigma_G.
         prior_keep: lambda_G (B, 3, H, W).
         keep: Lambda (B, 3, H, W).
         alpha: Logits of Lambda before the blur (B, 3, H, W).
-        bits: Information beyond the prior, bits a colour of a pixel (B, 3, H, W).
+        bits: Information beyond the prior, bits per colour and pixel (B, 3, H, W).
     """
 
     feature_keep: Tensor
@@ -193,7 +193,7 @@ class InputIBA(Explainer):
     ) -> InputStages:
         # The GAN makes percents of a rounding, and how a sum rounds depends on the size of the
         # batch: up to the prior, each image is alone. What follows enlarges nothing. On a GPU one
-        # image leaves most of the device idle (0.6 s an image instead of 0.11 on an H100, VGG-16),
+        # image leaves most of the device idle (0.6 s per image instead of 0.11 on an H100, VGG-16),
         # so that there the batch stays together, and maps agree as far as roundings let them.
         alone = self.settings.prior.gan != "none" and images.device.type == "cpu"
         together = 1 if alone else len(images)

@@ -115,7 +115,7 @@ class LatentBottleneck:
     Args:
         masked: lambda*, R and the noise model.
         settings: Which mask and which noise.
-        generators: One an image.
+        generators: One per image.
     """
 
     def __init__(
@@ -207,7 +207,7 @@ def fit_prior(
         masked: lambda*, R and the noise of Z*.
         head: f, from images (N, 3, H, W) to feature maps (N, *R).
         settings: Steps, samples and learning rates.
-        generators: One an image; all that is random comes from them.
+        generators: One per image; all that is random comes from them.
         on_step: Told of every step.
         design: The critic's layers, where they are to be other than the settings say.
 

@@ -1,4 +1,4 @@
-"""Settings of InputIBA, a dataclass a stage, and where each value comes from.
+"""Settings of InputIBA, one dataclass per stage, and where each value comes from.
 
 Configs, the command line and Python name every setting by its own name alone (``beta_input: 30``):
 the names are unique, and :func:`with_changes` puts each where it belongs.
@@ -21,7 +21,7 @@ class FeatureStage:
     Args:
         beta_feat: Weight of the information in the features (S: 10).
         feature_steps: Adam updates of the features' mask (S: 10).
-        feature_copies: Noise copies a step (C: 10).
+        feature_copies: Noise copies per step (C: 10).
         feature_smoothing_sigma: Blur of the features' mask, in positions (IBA: 1; C: none).
         feature_preset: Of :class:`PerSampleIBA`, for whatever else it sets.
     """
@@ -65,7 +65,7 @@ class PriorStage:
     """Stage b: the generator of the prior, lambda_G, mu_G and sigma_G.
 
     Args:
-        prior_start: lambda_G at the start: bits a pixel of the features' map as its logit,
+        prior_start: lambda_G at the start: bits per pixel of the features' map as its logit,
             ``"bits"`` (C), or ``"capped_bits"``, at most 3 (O).
         gan: ``"wgan"``: stage b fits lambda_G, mu_G and sigma_G; ``"none"``: lambda_G stays as it
             started (O).
@@ -113,7 +113,8 @@ class CriticStage:
     """Stage b: the Wasserstein critic.
 
     Args:
-        critic: ``"linear"``: a weight an element of R (O), or ``"published"`` (C), see critic.py.
+        critic: ``"linear"``: one weight per element of R (O), or ``"published"`` (C), see
+            critic.py.
         critic_steps: Updates of the critic before each of the generator (C: 3.5).
         critic_warm_up: Further updates of the critic before the first (O).
         reuse_fakes: Whether all critic updates before a generator update see the same samples of
@@ -157,7 +158,7 @@ class InputStage:
     Args:
         beta_input: Weight of the information in the input (S: 20).
         steps: Adam updates of the input's mask (S: 60).
-        copies: Noise copies a step (C: 10).
+        copies: Noise copies per step (C: 10).
         smoothing_sigma: Blur of Lambda, in pixels (C: 1).
         passes: What goes through the network: ``"image"``: Lambda I + (1 - Lambda) eps, which
             remark 2 measures (C), or ``"prior"``: lambda_G Lambda in its place, as Z_I = Lambda Z_G
@@ -195,7 +196,7 @@ class InputIBASettings:
         input: Of stage c, the input's bottleneck.
         learning_rate: Of Adam, for the masks of stages a and c (S: 1).
         initial_alpha: Logit of both masks at the start (C: 5).
-        forward_batch_size: Images a forward pass at most, as far as one image's copies allow.
+        forward_batch_size: Images per forward pass at most, as far as one image's copies allow.
         precision: Of the network in all stages: ``"float32"``, or ``"bf16"`` under bfloat16
             autocast.
 

@@ -1,6 +1,6 @@
 """What every heatmap metric is: numbers per image in, a mean with its standard error out.
 
-A metric keeps *rows*, one an image, and its result is a pure function of them. So results can be
+A metric keeps *rows*, one per image, and its result is a pure function of them. So results can be
 computed again from stored rows, on any number of processes, and paired tests between explainers
 have the numbers they need.
 """

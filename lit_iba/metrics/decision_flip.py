@@ -98,7 +98,7 @@ def first_flips(
         classes: What the classifier says about them (B,).
         ranks: When each pixel goes in each of M orders (B, M, H * W).
         steps: How many pixels are gone at each step (S,), increasing.
-        forward_batch_size: Images a forward pass.
+        forward_batch_size: Images per forward pass.
         fill: What removed pixels become, see :func:`filling`; zero by default.
 
     Returns:
@@ -157,7 +157,7 @@ class DecisionFlip(HeatmapMetric):
         noise_maps: Heatmaps of other images of the same method that each image is compared with;
             their e is averaged.
         seed: Of the draw of other images.
-        forward_batch_size: Images a forward pass.
+        forward_batch_size: Images per forward pass.
         grid: ``"uniform"``, or ``"geometric"``: ``looks`` looks from ``first_look`` pixels to all.
         looks: Of the geometric grid.
         first_look: Pixels gone at the first look of the geometric grid.

@@ -58,7 +58,7 @@ class Degradation(HeatmapMetric):
         baseline: ``"zero"``, or ``"mean_of_image"`` as in the authors' code.
         t1: What the scaled curves are 1 at: the mean probability of the ``"target"``, with which
             they begin at 1, or of the ``"top1"`` class, the highest one, as equation 9 says.
-        forward_batch_size: Images a forward pass.
+        forward_batch_size: Images per forward pass.
 
     Example:
         >>> from lit_iba.baselines import Saliency

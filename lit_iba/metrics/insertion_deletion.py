@@ -71,7 +71,7 @@ class PixelExchange(HeatmapMetric):
         staircase: So many steps in a row all get the score of the last of them, as in InputIBA's
             code, where 80 images of a forward pass share their memory; None scores each step as it
             is.
-        forward_batch_size: Images a forward pass.
+        forward_batch_size: Images per forward pass.
 
     Raises:
         InputError: A setting is out of range.

@@ -134,7 +134,7 @@ class Latency(HeatmapMetric):
     @property
     def definition(self) -> str:
         return (
-            f"Seconds an image with {self.batch_size} image(s) explained together: median of"
+            f"Seconds per image with {self.batch_size} image(s) explained together: median of"
             f" {self.repeats} run(s) of an image after {self.warm_up} run(s) to warm up, device"
             " synchronised, mean over images; peak memory: the allocator's on a GPU, on a CPU the"
             " tensors alive at once, beyond what was there before; passes: floating-point"

@@ -45,7 +45,7 @@ def low_k_divergences(
         reference: Log-probabilities of the originals (B, classes).
         maps: D of each image, (B, D, H, W).
         percentages: The K values of k.
-        forward_batch_size: Images a forward pass, across images, maps and k alike.
+        forward_batch_size: Images per forward pass, across images, maps and k alike.
 
     Returns:
         Nats, float32 (B, D, K).
@@ -66,12 +66,12 @@ def low_k_divergences(
 
 
 class LowKPerturbation(HeatmapMetric):
-    """KL divergence from the prediction without the k % least salient pixels, meaned over k; lower
-    is better.
+    """KL divergence from the prediction without the k % least salient pixels, averaged over k;
+    lower is better.
 
     Args:
         percentages: The k, in percent of the pixels.
-        forward_batch_size: Images a forward pass.
+        forward_batch_size: Images per forward pass.
 
     Raises:
         InputError: A percentage outside [0, 100], or not in increasing order.

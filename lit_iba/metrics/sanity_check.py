@@ -40,7 +40,7 @@ FLIPS = {
     "none": "",
 }
 STATISTICS = {
-    "estimated": "estimated anew on the randomised network where its features differ",
+    "estimated": "estimated again on the randomised network where its features differ",
     "kept": "those of the trained network",
 }
 
@@ -116,7 +116,7 @@ class Reestimated:
         load: Callable[[Path], E],
         estimate: Callable[[Iterator[Tensor], str], E],
     ) -> E:
-        """Anything else that is measured on images (patterns): measured anew and not kept."""
+        """Anything else that is measured on images (patterns): measured again and not kept."""
         return estimate(self.trained.batches(classifier), name)
 
     @torch.no_grad()
@@ -140,7 +140,7 @@ class SanityCheck(HeatmapMetric):
     """Similarity of a heatmap to that of the same network with its last layers randomised; low is
     good.
 
-    The explainer is built anew on every randomised network, with the same settings, keys and
+    The explainer is built again on every randomised network, with the same settings, keys and
     targets. Explainers that were trained on the classifier (a readout) are put on the randomised
     one as they are, as in the paper; VarSal with the paper's encoder, which reads no classifier,
     takes a checkpoint for each randomised one instead. A file of statistics named in the settings
@@ -257,15 +257,15 @@ class SanityCheck(HeatmapMetric):
         control = "; point 0, the intact network with another seed, is no part of it"
         control = control if self.control else ""
         return (
-            "Similarity between the heatmap and that of the network with its weights randomised"
-            f" from the last layer down (cascading, in topological order), mean over"
-            f" {points}{control}; SSIM"
-            f" with a uniform window of {self.window}, {SSIM_DEFINITIONS[self.kind]}, K1 0.01, K2"
-            f" 0.03, data range {self.data_range:g}, of maps clamped to their 1st and 99th percentile"
-            f" and rescaled to [0, 1]{FLIPS[self.flip]}; beside it Spearman's rank correlation of the raw maps; weights:"
-            f" {INITIALIZATIONS[str(self.drawn['initialization'])]}, a fresh seed a layer (from"
-            f" seed {self.seed}); {BATCH_NORMS[str(self.drawn['batch_norm'])]}; feature statistics:"
-            f" {STATISTICS[self.statistics]}"
+            "Similarity between the heatmap and that of the network with its weights randomised "
+            "from the last layer down (cascading, in topological order), mean over "
+            f"{points}{control}; SSIM with a uniform window of {self.window}, "
+            f"{SSIM_DEFINITIONS[self.kind]}, K1 0.01, K2 0.03, data range {self.data_range:g}, of "
+            "maps clamped to their 1st and 99th percentile and rescaled to [0, "
+            f"1]{FLIPS[self.flip]}; beside it Spearman's rank correlation of the raw maps; "
+            f"weights: {INITIALIZATIONS[str(self.drawn['initialization'])]}, a fresh seed a layer "
+            f"(from seed {self.seed}); {BATCH_NORMS[str(self.drawn['batch_norm'])]}; feature "
+            f"statistics: {STATISTICS[self.statistics]}"
         )
 
     def _stops(self, order: list[list[str]], model: str) -> list[int]:

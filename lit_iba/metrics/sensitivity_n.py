@@ -69,7 +69,7 @@ class SensitivityN(HeatmapMetric):
             authors' code.
         max_fraction: Largest n as a fraction of all tiles.
         seed: Of the random sets.
-        forward_batch_size: Images a forward pass.
+        forward_batch_size: Images per forward pass.
 
     Example:
         >>> from lit_iba.baselines import Saliency

@@ -28,7 +28,7 @@ LEAD = (
 
 @dataclass(frozen=True)
 class Decompositions:
-    """The panels of some images, and one row a layer: means over the images, and the largest
+    """The panels of some images, and one row per layer: means over the images, and the largest
     relative error of any.
     """
 

@@ -87,8 +87,8 @@ def read_gallery(path: Path) -> Gallery | None:
 
 
 def _label(label: int, index: int, count: int, class_names: Any) -> str:
-    """Class name of a picture; the names may be one a picture, one a class, or a dict from class
-    number to name.
+    """Class name of a picture; the names may be one per picture, one per class, or a dict from
+    class number to name.
     """
     if label < 0:
         return ""

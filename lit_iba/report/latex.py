@@ -64,7 +64,7 @@ def latex(run: RunFolder, tables: list[MetricTable], title: str) -> str:
 
 
 def _overview(run: RunFolder, tables: list[MetricTable], title: str) -> str:
-    """A row a method, a column a metric."""
+    """One row per method, one column per metric."""
     heads = [
         latex_text(table.label)
         + (r" $\downarrow$" if table.info.better == "lower" else r" $\uparrow$")

@@ -97,7 +97,7 @@ def _overview(run: RunFolder, tables: list[MetricTable]) -> str:
     heads = [
         "Method",
         *(f"{plain(table.label)} {_arrow(table)}" for table in tables),
-        "Time an image",
+        "Time per image",
     ]
     rows = []
     for name, label in overview_order(run, tables):
@@ -119,7 +119,7 @@ def _metric(table: MetricTable, run: RunFolder, plots: list[Path]) -> list[str]:
         "Published (not ours)",
         "p against the best",
         "n",
-        "Time an image",
+        "Time per image",
     ]
     rows = [
         [

@@ -95,7 +95,7 @@ def printed(value: Published) -> str:
 
 
 def seconds(value: float) -> str:
-    """Seconds an image, with the unit that keeps the number readable."""
+    """Seconds per image, with the unit that keeps the number readable."""
     if not math.isfinite(value):
         return ABSENT
     if value < 1:

@@ -79,7 +79,7 @@ def document(
 
 
 def _color_rules() -> Markup:
-    """A class a colour, and the dark values both for the system's wish and for the reader's."""
+    """One class per colour, and the dark values both for the system's wish and for the reader's."""
 
     def rules(colors: tuple[str, ...], grey: str, scope: str) -> str:
         named = [*((f"c{i}", color) for i, color in enumerate(colors)), ("cx", grey)]

@@ -1,4 +1,4 @@
-"""The tables of a report as data, one a metric; HTML, Markdown and LaTeX only write them down."""
+"""The tables of a report as data, one per metric; HTML, Markdown and LaTeX only write them down."""
 
 from __future__ import annotations
 

@@ -82,6 +82,6 @@ def _sha256(shard: Shard, known: dict[str, list[int | str]]) -> list[int | str]:
     if shard.sha256 not in (None, entry[2]):
         raise InputError(
             f"the content of shard {shard.path} is not what was indexed; fetch it again, or delete"
-            " index.json to have the shards counted anew"
+            " index.json to have the shards counted again"
         )
     return entry

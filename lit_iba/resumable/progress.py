@@ -19,7 +19,7 @@ LINE_SECONDS = 60.0  # between two lines of a log file
 
 
 class EvaluationProgress:
-    """A bar on a terminal; a line a minute and one a shard where the output goes to a file.
+    """A bar on a terminal; one line per minute and one per shard where the output goes to a file.
 
     Args:
         total: Images to do, each counted once for every explainer and metric.

@@ -1,4 +1,4 @@
-"""Results on disk, one safetensors file a shard: heatmaps of an explainer, or a metric's rows.
+"""Results on disk, one safetensors file per shard: heatmaps of an explainer, or a metric's rows.
 
 A file appears whole or not at all, and carries a fingerprint of everything that its numbers depend
 on. So an interrupted run goes on where it stopped, and results of other settings are never mixed in

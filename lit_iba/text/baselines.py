@@ -32,7 +32,7 @@ class RandomWords(TextExplainer):
     name: ClassVar[str] = "random"
 
     def explain(self, words: Words, targets: Tensor, generators: list[torch.Generator]) -> Tensor:
-        """One uniform number a word."""
+        """One uniform number per word."""
         values = torch.zeros(words.numbers.shape, device=words.numbers.device)
         for i, (generator, length) in enumerate(
             zip(generators, words.lengths.tolist(), strict=True)
@@ -49,7 +49,7 @@ class TextIntegratedGradients(TextExplainer):
         classifier: The network to explain.
         steps: Points of the path.
         baseline: Where the path begins: every word ``<unk>`` (``"unk"``), or ``"zero"`` embeddings.
-        forward_batch_size: Texts a forward pass.
+        forward_batch_size: Texts per forward pass.
         seed: Unused; nothing here is random.
 
     Example:
@@ -112,7 +112,7 @@ class TextLIME(TextExplainer):
             version and the whole text.
         regression: ``"ridge"`` or ``"lasso"``.
         penalty: Of the regression.
-        forward_batch_size: Texts a forward pass.
+        forward_batch_size: Texts per forward pass.
         seed: Seeds the versions, together with each text's key.
 
     Raises:

@@ -26,7 +26,7 @@ class TokenHeatmap:
 
     Args:
         tokens: The words, as the classifier saw them.
-        values: (T,), one a word.
+        values: (T,), one per word.
         unit: Of the values, such as ``"bits"``; ``"1"`` for none.
         signed: Whether a negative value speaks against the target.
         method: Name of the explainer.
@@ -131,7 +131,7 @@ class TextExplainer(ABC):
             keys: Name of each text, from which its random numbers follow; by default its own words.
 
         Returns:
-            A heatmap a text, on the CPU.
+            One heatmap per text, on the CPU.
 
         Raises:
             InputError: A text has no words, or a target is out of range.

@@ -1,5 +1,5 @@
 """Information bottlenecks on texts: noise with the statistics of words, and the mask of a layer,
-one number an element.
+one number per element.
 
 IBA (Schulz et al., ICLR 2020) at a hidden layer of the LSTM, as InputIBA (Zhang et al., NeurIPS
 2021, section 4.1) compares with
@@ -47,7 +47,7 @@ def word_statistics(
         texts: The texts, such as training reviews.
         layers: LSTM layers from 1; 0 are the embeddings.
         data: What the texts are, for the record.
-        batch_size: Texts a pass.
+        batch_size: Texts per pass.
     """
     layers, found = sorted(set(layers)), {}
     for start in range(0, len(texts), batch_size):
@@ -198,7 +198,7 @@ class LayerMask:
     noise: WordNoise
 
     def bits(self, words: Words) -> Tensor:
-        """Bits a word, (B, T)."""
+        """Bits per word, (B, T)."""
         return self.nats.sum(dim=2) * words.mask / NATS_PER_BIT
 
 
@@ -223,7 +223,7 @@ def layer_mask(
 
 
 class TextIBA(TextExplainer):
-    """Bits a word at a hidden layer.
+    """Bits per word at a hidden layer.
 
     Args:
         classifier: The network to explain.
@@ -233,7 +233,7 @@ class TextIBA(TextExplainer):
         beta: Weight of the information (the authors' code: 15).
         steps: Adam updates (10).
         learning_rate: Of Adam (1).
-        copies: Noise samples a step (10).
+        copies: Noise samples per step (10).
         seed: Seeds the noise, together with each text's key.
 
     Raises:
@@ -286,7 +286,7 @@ class TextIBA(TextExplainer):
         return cls(classifier, **with_statistics(cls.name, classifier, settings, source))
 
     def explain(self, words: Words, targets: Tensor, generators: list[torch.Generator]) -> Tensor:
-        """Bits a word."""
+        """Bits per word."""
         return layer_mask(
             self.classifier, self.layer, self.noise, self.fit, words, targets, generators
         ).bits(words)

@@ -129,7 +129,7 @@ def starting_prior(
 
 
 class TextInputIBA(TextExplainer):
-    """Bits a word at the embeddings.
+    """Bits per word at the embeddings.
 
     Args:
         classifier: The network to explain.
@@ -190,7 +190,7 @@ class TextInputIBA(TextExplainer):
         return cls(classifier, **settings)
 
     def explain(self, words: Words, targets: Tensor, generators: list[torch.Generator]) -> Tensor:
-        """Bits a word, or the mean mask."""
+        """Bits per word, or the mean mask."""
         # How a sum rounds depends on the shapes that are computed, and the GAN makes several
         # percent of a rounding. Alone and without padding, a text meets the same shapes in every
         # batch.

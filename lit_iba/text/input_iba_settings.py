@@ -1,4 +1,4 @@
-"""Settings of InputIBA for texts, a dataclass a stage, and where each value comes from."""
+"""Settings of InputIBA for texts, one dataclass per stage, and where each value comes from."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class TextInputIBASettings:
         beta_input: Stage c, weight of the information (C: 30).
         steps: Adam updates (C: 30).
         learning_rate: Of Adam (C: 0.5).
-        copies: Noise copies a step of both masks (C: 10).
+        copies: Noise copies per step of both masks (C: 10).
         output: ``"bits"`` a word (proposition 3), or the mean over dimensions of Lambda, ``"mask"``
             (C).
 

@@ -114,7 +114,7 @@ class SensitivityN(TextMetric):
             the code: 100).
         baseline: What stands in a removed word's place: ``"unk"``, or ``"zero"``, a zero embedding
             (the authors' code).
-        forward_batch_size: Texts a forward pass.
+        forward_batch_size: Texts per forward pass.
     """
 
     name = "sensitivity_n"
@@ -214,7 +214,7 @@ class WordExchange(TextMetric):
         points: Points of the curve besides its beginning, at equal shares of the words, rounded to
             whole ones.
         baseline: ``"unk"``, or ``"zero"`` (the authors' code).
-        forward_batch_size: Texts a forward pass.
+        forward_batch_size: Texts per forward pass.
     """
 
     inserts: ClassVar[bool]

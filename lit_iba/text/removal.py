@@ -31,8 +31,8 @@ def scores_without(
         targets: (B,).
         removed: For each text, which words its versions lack, bool (V, length).
         fill: The embedding in a missing word's place (D,), see :meth:`TextClassifier.fill`.
-        score: From logits and targets to a number a version.
-        forward_batch_size: Texts a forward pass.
+        score: From logits and targets to one number per version.
+        forward_batch_size: Texts per forward pass.
 
     Returns:
         For each text, float32 (V,).

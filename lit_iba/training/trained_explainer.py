@@ -79,8 +79,8 @@ class TrainedExplainer(Explainer):
         same_kind = version != self._made_of and self.classifier.dtype == dtype
         if same_kind and self.classifier.identity["sha256"] != known:
             raise InputError(
-                f"the weights of {self.classifier.name} have changed since {type(self).__name__} was trained for "
-                "them; load both again, or train anew"
+                f"the weights of {self.classifier.name} have changed since {type(self).__name__} "
+                "was trained for them; load both again, or train again"
             )
         self._made_of = version
 

@@ -52,7 +52,7 @@ def draw_baselines(
     kinds: Sequence[str] = KINDS,
     strengths: BaselineStrengths = DEFAULT_STRENGTHS,
 ) -> Tensor:
-    """A baseline for each image, of a kind that is drawn anew with every call.
+    """A baseline for each image, of a kind that is drawn with every call.
 
     Each image takes one whole number and one (3, H, W) field of normal numbers from its generator,
     whatever its kind and the other images are.
@@ -78,7 +78,7 @@ def draw_baselines(
             raise unknown_name("baseline of the perturbation", kind, KINDS)
     if len(generators) != len(images):
         raise InputError(
-            f"{len(generators)} generators were given for {len(images)} images; give one an image"
+            f"{len(generators)} generators were given for {len(images)} images; give one per image"
         )
     number, noise = [], []
     for generator in generators:

@@ -56,7 +56,7 @@ def corrupt(pixels: Tensor, kind: str, severity: int, generators: Generators) ->
     check_corruption(kind, severity)
     if len(generators) != len(pixels):
         raise InputError(
-            f"{len(generators)} generators were given for {len(pixels)} images; give one an image"
+            f"{len(generators)} generators were given for {len(pixels)} images; give one per image"
         )
     return _KINDS[kind](pixels, STRENGTHS[kind][severity - 1], generators).clamp(0, 1)
 

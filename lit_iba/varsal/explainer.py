@@ -33,7 +33,7 @@ AVERAGE = "average.module."  # where a checkpoint has the averaged encoder, if i
 
 
 def sample_map(mean: Tensor, deviation: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """One map an image, mean + deviation * noise, (B, H, W); the noise is drawn from the image's
+    """One map per image, mean + deviation * noise, (B, H, W); the noise is drawn from the image's
     own generator.
     """
     noise = torch.stack(
@@ -79,13 +79,15 @@ class VarSal(TrainedExplainer):
         Output(
             "heatmap",
             "1",
-            "Mean of the posterior over each pixel's attribution; only the order of its values has a meaning.",
+            "Mean of the posterior over each pixel's attribution; only the order of its values has "
+            "a meaning.",
         ),
         Output(
             "deviation",
             "1",
-            "Standard deviation of the same posterior, in the heatmap's unit: its uncertainty. A sampled map is "
-            "heatmap + deviation * noise, with standard normal noise for every pixel.",
+            "Standard deviation of the same posterior, in the heatmap's unit: its uncertainty. A "
+            "sampled map is heatmap + deviation * noise, with standard normal noise for every "
+            "pixel.",
         ),
     )
 
@@ -171,7 +173,7 @@ class VarSal(TrainedExplainer):
 
         Args:
             images: Normalised images (B, 3, H, W).
-            count: How many an image.
+            count: How many per image.
             keys: Name of each sample, from which its random numbers follow; by default the image's
                 own content.
 
@@ -273,10 +275,11 @@ class VarSal(TrainedExplainer):
             classifier.check_identity(checkpoint[CLASSIFIER_KEY], f"checkpoint {path}")
             if shape["encoder"] == "paper":
                 raise InputError(
-                    f"checkpoint {path} was trained for the intact {classifier.name}, whose weights have been randomised "
-                    "here: varsal's encoder 'paper' reads no classifier, so that its map would stay the same; train an "
-                    "encoder for each randomised network (lit-iba randomize, then configs/train/varsal_*.yaml) and give "
-                    "all checkpoints as a list, or train one with encoder 'readout'"
+                    f"checkpoint {path} was trained for the intact {classifier.name}, whose "
+                    "weights have been randomised here: varsal's encoder 'paper' reads no "
+                    "classifier, so that its map would stay the same; train an encoder for each "
+                    "randomised network (lit-iba randomize, then configs/train/varsal_*.yaml) and "
+                    "give all checkpoints as a list, or train one with encoder 'readout'"
                 )
         explainer, state = cls(classifier, **shape, **settings), checkpoint["state_dict"]
         prefix = AVERAGE if any(name.startswith(AVERAGE) for name in state) else "encoder."
@@ -307,6 +310,7 @@ def _fitting(paths: Sequence[str], classifier: FrozenClassifier) -> str:
         if read_checkpoint(path, "VarSalTraining")[CLASSIFIER_KEY]["sha256"] == wanted:
             return path
     raise InputError(
-        f"none of {', '.join(map(str, paths))} was trained for these weights of {classifier.name} (sha256 {wanted[:12]}); for "
-        "the sanity check, train one for each randomised network (lit-iba randomize) and add it to the list"
+        f"none of {', '.join(map(str, paths))} was trained for these weights of {classifier.name} "
+        f"(sha256 {wanted[:12]}); for the sanity check, train one for each randomised network "
+        "(lit-iba randomize) and add it to the list"
     )

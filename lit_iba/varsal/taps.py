@@ -17,7 +17,9 @@ from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.stages import feature_maps
 from lit_iba.errors import InputError
 
-SHRINKS = 1.5  # a layer whose side is not so many times smaller than the tap before it is no resolution of its own
+# A layer counts as a resolution of its own where its side is so many times smaller than the
+# side of the tap before it.
+SHRINKS = 1.5
 
 
 def grids(

@@ -26,7 +26,7 @@ def mean_deviation(mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
     """An image's uncertainty as one number, (B, H, W) twice to (B,) twice.
 
     Returns:
-        The posterior's standard deviation meaned over the pixels; and the same divided by the
+        The posterior's standard deviation averaged over the pixels; and the same divided by the
         standard deviation over the pixels of the mean map, because only the order of s matters to
         the mask and its scale is free.
     """
@@ -96,7 +96,7 @@ def band_ranks(outcomes: Array, tested: Array) -> Array:
     ``(r + 1/2) / (S + 1)`` equally often.
 
     Args:
-        outcomes: (N, S), of S sampled maps an image.
+        outcomes: (N, S), of S sampled maps per image.
         tested: (N,), the outcome to place.
 
     Returns:

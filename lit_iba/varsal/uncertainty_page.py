@@ -41,7 +41,7 @@ READING = {
     ),
     "severity": (
         "What corruption does to the uncertainty and to the error. The error of a map is the KL"
-        " divergence from the image's own prediction without the k % least salient pixels, meaned"
+        " divergence from the image's own prediction without the k % least salient pixels, averaged"
         " over k; the prediction is that of the corrupted image."
     ),
     "relation": (
@@ -114,7 +114,7 @@ def write_uncertainty(results: Results, rows: Rows, figure: Rows, out: str | Pat
 
 
 def condition_table(results: Results) -> tuple[list[str], list[list[str]]]:
-    """Heads and cells: a row a condition, and one for all."""
+    """Heads and cells: one row per condition, and one for all."""
     heads = [
         "condition",
         "images",

@@ -142,8 +142,8 @@ def abstain_figure(results: Results) -> Figure:
 
 
 def figure_7(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Image, mean and deviation side by side under each condition; a row an image, deviations of a
-    row on one scale.
+    """Image, mean and deviation side by side under each condition; one row per image, deviations of
+    a row on one scale.
     """
     columns = 3 * len(rows[0]["panels"])
     figure = Figure(figsize=(1.25 * columns, 1.35 * len(rows) + 0.4), layout="constrained")

@@ -2,7 +2,7 @@
 unit of work.
 
 The error of a map is its low-k perturbation score (VarSal, figure 5a): the KL divergence from the
-image's own prediction, meaned over k. A run that was stopped measures only the shards that are
+image's own prediction, averaged over k. A run that was stopped measures only the shards that are
 missing. What follows from the measurements stands in uncertainty_results.py.
 """
 
@@ -68,7 +68,7 @@ class UncertaintySettings:
             ``low_k_perturbation``.
         max_images: At most so many; None takes all.
         batch_size: Images that are explained together.
-        forward_batch_size: Images a forward pass of the classifier.
+        forward_batch_size: Images per forward pass of the classifier.
         gallery: Images in figure 7.
         resamples: Of the bootstrap.
         seed: Of the corruptions, the samples, the bootstrap, and the draw of images.
@@ -310,7 +310,7 @@ def changed_images(
 def errors(
     classifier: FrozenClassifier, images: Tensor, maps: Tensor, settings: UncertaintySettings
 ) -> Tensor:
-    """Low-k perturbation scores of D maps an image: (B, D, H, W) to float64 (B, D)."""
+    """Low-k perturbation scores of D maps per image: (B, D, H, W) to float64 (B, D)."""
     metric = LowKPerturbation(settings.percentages, settings.forward_batch_size)
     reference = metric.shared_scores(
         classifier, images, torch.zeros(len(images), dtype=torch.int64)

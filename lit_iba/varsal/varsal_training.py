@@ -301,7 +301,7 @@ class VarSalTraining(TrainingWithFrozenClassifier):
         self.update_scores(terms, batch["weight"])
 
     def _low_k(self, images: Tensor, maps: Tensor) -> Tensor:
-        """KL divergence (nats) without the least salient pixels, meaned over ``low_k``: (B,)."""
+        """KL divergence (nats) without the least salient pixels, averaged over ``low_k``: (B,)."""
         targets = torch.zeros(
             len(images), dtype=torch.int64, device=images.device
         )  # the measure needs none

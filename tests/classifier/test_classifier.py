@@ -102,7 +102,7 @@ def test_weights_load_from_every_kind_of_file(tmp_path: Path) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "conv" in name and name.startswith(("layer3", "layer4")):
-                parameter.zero_()  # zeros are compressed at once; the shortcuts still carry the picture
+                parameter.zero_()  # zeros compress at once; the shortcuts still carry the picture
     state = model.state_dict()
     torch.save(state, tmp_path / "a.pth")
     safetensors.torch.save_file(state, tmp_path / "a.safetensors")

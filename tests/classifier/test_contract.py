@@ -142,7 +142,7 @@ def test_a_module_that_gets_other_layers_is_refused() -> None:
     model = net()
     explainer = build_explainer("saliency", frozen(model))
     model.fc = nn.Linear(8, 7)
-    with pytest.raises(InputError, match=r"another shape .* make the classifier anew"):
+    with pytest.raises(InputError, match=r"another shape .* make a new classifier"):
         explainer.attribute(images())
 
 

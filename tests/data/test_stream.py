@@ -339,7 +339,7 @@ def test_boxes_are_seen_as_preprocessing_says(
 def test_a_view_moves_mask_box_and_picture_alike(mirrored: bool) -> None:
     mask = np.zeros((60, 80), dtype=bool)
     mask[12:40, 30:61] = True
-    view = View(17, 5, 48, 40, 16, mirrored)  # whole pixels a pixel: 3 across, 2.5 down
+    view = View(17, 5, 48, 40, 16, mirrored)  # whole pixels per pixel: 3 across, 2.5 down
     photograph = Image.fromarray(np.repeat(mask[..., None], 3, axis=-1).astype(np.uint8) * 255)
     picture = view.pixels(photograph, "bilinear")[:, :, 0]
     seen = pixel_mask(mask, *view.centres())

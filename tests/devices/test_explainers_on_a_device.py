@@ -35,7 +35,7 @@ def test_an_explainer_gives_on_a_device_what_it_gives_on_the_cpu(
 
 # Where the host may wait for the device while an explainer explains, and why. All others never do.
 MAY_WAIT = {
-    "baselines/captum_explainer.py": "Captum's own code; and its seed, a number an image",
+    "baselines/captum_explainer.py": "Captum's own code; and its seed, one number per image",
     "baselines/gradient.py": (
         "Captum sends the steps of integrated gradients, and reads the target of an image alone"
     ),

@@ -26,7 +26,8 @@ from lit_iba.report import read_run
 
 # Lightning's remarks that the command line silences, each with its reason there.
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*(many workers|LeafSpec|eval mode at the start|litlogger|no `val_dataloader`|is not empty).*"
+    "ignore:.*(many workers|LeafSpec|eval mode at the start|litlogger|no `val_dataloader`|"
+    "is not empty).*"
 )
 
 TOYS = Path(__file__).parent / "callback_toys.py"

@@ -74,7 +74,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(folder: Path) -> Path:
-    """The folder of a finished run: two epochs of four batches, three steps a batch."""
+    """The folder of a finished run: two epochs of four batches, three steps per batch."""
     assert main(["fit", "--config", str(folder / "config.yaml")], "train.py") == 0
     return folder / "run"
 

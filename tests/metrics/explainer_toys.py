@@ -61,8 +61,8 @@ class Edges(Explainer):
 
 
 class Negated(Edges):
-    """The same with its sign turned wherever the network's last layer was drawn anew (as LRP's maps
-    are).
+    """The same with its sign turned wherever the network's last layer was drawn at random (as LRP's
+    maps are).
     """
 
     trained_weight: Tensor

@@ -122,7 +122,7 @@ def test_presets_input_iba_and_reference_are_the_formulas_of_its_code(name, alia
     for image, target, heatmap in zip(images, targets, heatmaps, strict=True):
         base = gaussian_blur(image, 9, 5.0) if name == "insertion" else torch.zeros_like(image)
         pictures = pictures_by_hand(image, heatmap, base, name == "insertion", 10)[1:]
-        if aliased:  # four pictures a forward pass, all of them the last one
+        if aliased:  # four pictures per forward pass, all of them the last one
             pictures = [
                 pictures[min(i // 4 * 4 + 3, len(pictures) - 1)] for i in range(len(pictures))
             ]

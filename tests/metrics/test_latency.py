@@ -95,7 +95,7 @@ def test_memory_is_that_of_the_tensors_alive_at_once():
 
 
 class Sleeper(Edges):
-    """Takes long the first time, and then a known time an image."""
+    """Takes long the first time, and then a known time per image."""
 
     calls = 0
 

@@ -204,7 +204,7 @@ def test_the_benchmark_config_runs_and_goes_on(
     assert deletion["integrated_gradients"] < deletion["random"]
     assert "Deletion" in (out / "report.md").read_text()
     assert list((out / "plots").glob("*.png"))
-    # Again: the heatmaps are there; another setting makes one of them anew.
+    # Again: the heatmaps are there; another setting makes one of them again.
     times = {path.name: path.stat().st_mtime_ns for path in (out / "heatmaps").iterdir()}
     explainers["lime"]["samples"] = 21
     arguments[4] = json.dumps(explainers)

@@ -22,7 +22,7 @@ from lit_iba.text.lstm import LSTMClassifier
 Statistics = dict[int, FeatureStatistics]
 TEXTS = [str(review["text"]) for review in toy_reviews(12, 7)]
 # The toy's texts have some 10 words of 12 dimensions, reviews 230 of 100: with the mean over a
-# text's elements as in the paper, the same price an element is a smaller beta.
+# text's elements as in the paper, the same price per element is a smaller beta.
 METHODS: dict[str, dict[str, Any]] = {
     "input_iba": {"beta_feat": 1.0, "beta_input": 1.0, "generator_steps": 12},
     "input_iba_without_gan": {"beta_feat": 1.0, "beta_input": 1.0, "gan": "none"},

@@ -189,7 +189,7 @@ def test_the_pass_of_a_step_gives_the_features_of_an_explanation(
         assert not features[name].requires_grad
     with (
         torch.no_grad()
-    ):  # a classifier whose weights change is folded anew, here as for its logits
+    ):  # a classifier whose weights change is folded again, here as for its logits
         classifier.model.layer2[0][0].weight.mul_(2)
     changed = explainer.observe(IMAGES)[1]
     try:

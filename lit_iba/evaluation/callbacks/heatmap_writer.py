@@ -72,9 +72,10 @@ class HeatmapWriter(BasePredictionWriter):
     """Writes what ``trainer.predict(ExplainerModule(...), datamodule)`` explains into a benchmark's
     folder, then judges it.
 
-    A file a shard; process r of n takes shards r, r + n, ...; a prediction that is started again
-    does only the shards that are missing. At the end the folder is that of a finished benchmark.
-    Give ``predict`` its ``return_predictions=False``, so that heatmaps are not kept in memory.
+    One file per shard; process r of n takes shards r, r + n, ...; a prediction that is started
+    again does only the shards that are missing. At the end the folder is that of a finished
+    benchmark. Give ``predict`` its ``return_predictions=False``, so that heatmaps are not kept in
+    memory.
 
     Args:
         out: Folder of the run.

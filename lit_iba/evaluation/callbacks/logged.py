@@ -1,8 +1,8 @@
 """Figures and tables of an evaluation, for whatever logger there is.
 
-Scalars reach every logger by Lightning's own way. Figures and tables have no common one: TensorBoard
-takes both (a table as Markdown), loggers with ``log_image`` and ``log_table`` (Weights & Biases)
-take both, and for all others they are files in the logger's folder.
+Scalars reach every logger by Lightning's own way. Figures and tables have no common one:
+TensorBoard takes both (a table as Markdown), loggers with ``log_image`` and ``log_table`` (Weights
+& Biases) take both, and for all others they are files in the logger's folder.
 """
 
 from __future__ import annotations
