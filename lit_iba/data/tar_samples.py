@@ -120,11 +120,16 @@ class TarSamples:
 
     def _next_member(self) -> _Member | None:
         """The next regular file; None at the end, or where the damage begins."""
-        long_name, long_size = "", None
+        long_name: str = ""
+        long_size: bytes | None = None
         while (header := self._header()) is not None:
             kind = header[156:157]
-            size = _number(header[124:136]) if long_size is None else long_size
+            said = header[124:136] if long_size is None else long_size
+            size = _number(said)
             offset = self._position + _BLOCK
+            if size is None:
+                self.damage = f"the size at byte {self._position} is no number of bytes"
+                return None
             if offset + size > self.size:
                 self.damage = f"it ends at byte {self.size}, in the middle of a member"
                 return None
@@ -134,8 +139,8 @@ class TarSamples:
                 continue
             if kind == b"x":  # POSIX: attributes of the next member
                 attributes = _attributes(self._file.read(size))
-                long_name = attributes.get("path", long_name)
-                long_size = int(attributes["size"]) if "size" in attributes else None
+                long_name = attributes.get(b"path", long_name.encode()).decode("utf-8", "replace")
+                long_size = attributes.get(b"size")
                 continue
             folder, _, base = (long_name or _name(header)).removeprefix("./").rpartition("/")
             stem, _, extension = base.partition(".")

@@ -17,7 +17,7 @@ from typing import Any
 import safetensors
 
 import lit_iba
-from lit_iba.classifier import FrozenClassifier
+from lit_iba.classifier import FrozenClassifier, recorded_classifier
 from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.classifier.weights import fingerprint
 from lit_iba.errors import InputError
@@ -240,17 +240,12 @@ def _classifier_for(
                 f"{path} was exported for a module of your own ({exported['model']}), which cannot"
                 " be built by name; give load_exported your FrozenClassifier"
             )
-        try:
-            classifier = FrozenClassifier(
-                **exported["record"],
-                preprocessing=preprocessing,
-                class_names=description["class_names"],
-            )
-        except InputError as error:
-            raise InputError(
-                f"{path} needs its classifier {exported['record']}: {error}; or give"
-                " load_exported one"
-            ) from error
+        classifier = recorded_classifier(
+            exported["record"],
+            path,
+            preprocessing=preprocessing,
+            class_names=description["class_names"],
+        )
     classifier.check_identity(exported, str(path))
     if classifier.preprocessing != preprocessing:
         raise InputError(

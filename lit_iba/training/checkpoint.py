@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from lit_iba.classifier import FrozenClassifier
+from lit_iba.classifier import FrozenClassifier, recorded_classifier
 from lit_iba.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -71,7 +71,8 @@ def classifier_of(checkpoint: dict[str, Any], path: str | Path) -> FrozenClassif
     """The classifier a checkpoint was trained for, built again from its record and checked.
 
     Raises:
-        InputError: It cannot be built (its weights file has moved, say), or has other weights now.
+        InputError: It cannot be built (its weights file has moved, say), has other weights now, or
+            is a function of the user's own, which the user must name: a file's is not run.
 
     Example:
         >>> from lit_iba.training import classifier_of, read_checkpoint
@@ -79,11 +80,9 @@ def classifier_of(checkpoint: dict[str, Any], path: str | Path) -> FrozenClassif
         >>> classifier_of(checkpoint, "runs/readout/last.ckpt").name
         'small_cnn'
     """
-    record = checkpoint["hyper_parameters"]["classifier"]
-    try:
-        classifier = FrozenClassifier(**record)
-    except InputError as error:
-        raise InputError(f"{path} needs its classifier {record}: {error}") from error
+    settings = checkpoint.get("hyper_parameters")
+    record = settings.get("classifier") if isinstance(settings, dict) else None
+    classifier = recorded_classifier(record, path)
     classifier.check_identity(checkpoint[CLASSIFIER_KEY], f"checkpoint {path}")
     return classifier
 
