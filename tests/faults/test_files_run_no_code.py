@@ -16,7 +16,9 @@ from lit_iba.errors import InputError
 from lit_iba.export import load_exported
 from lit_iba.iba import ReadoutIBA
 
-CALLS = "called = []\ndef network(**settings):\n    called.append(settings)\n    raise SystemExit(7)\n"
+CALLS = (
+    "called = []\ndef network(**settings):\n    called.append(settings)\n    raise SystemExit(7)\n"
+)
 
 
 @pytest.fixture
