@@ -23,7 +23,7 @@ from lit_iba.classifier.weights import fingerprint
 from lit_iba.errors import InputError
 from lit_iba.explainer import EXPLAINERS, explainer_class
 from lit_iba.export.program import METADATA_FILE, METADATA_KEY
-from lit_iba.files import sha256_of
+from lit_iba.files import read_text, sha256_of
 from lit_iba.training.trained_explainer import TrainedExplainer
 
 SCHEMA, KIND = 1, "lit_iba.exported_explainer"
@@ -120,7 +120,7 @@ def read_description(folder: str | Path) -> dict[str, Any]:
         raise InputError(
             f"{folder} holds no {METADATA_FILE}; give a folder that 'evaluate.py export' wrote"
         )
-    return _check_description(path.read_text(encoding="utf-8"), path)
+    return _check_description(read_text(path, "description"), path)
 
 
 def _check_description(text: str, path: Path) -> dict[str, Any]:
