@@ -17,7 +17,7 @@ from typing import BinaryIO, Protocol
 
 from lit_iba.errors import InputError
 
-_BLOCK = 512
+HEADER_BYTES = 512
 _OCTAL = re.compile(rb"[0-7]+")
 _ATTRIBUTES = 1 << 20  # more than any name and any list of attributes
 _BUFFER = 1 << 18  # large enough that skipping small members stays inside it
@@ -131,14 +131,14 @@ class TarSamples:
         while (header := self._header()) is not None:
             kind = header[156:157]
             size = _number(header[124:136]) if long_size is None else _decimal(long_size)
-            offset = self._position + _BLOCK
+            offset = self._position + HEADER_BYTES
             if size is None:
                 self.damage = f"the size at byte {self._position} is no number of bytes"
                 return None
             if offset + size > self.size:
                 self.damage = f"it ends at byte {self.size}, in the middle of a member"
                 return None
-            self._position = offset + -(-size // _BLOCK) * _BLOCK
+            self._position = offset + -(-size // HEADER_BYTES) * HEADER_BYTES
             if kind in (b"L", b"x") and size > _ATTRIBUTES:
                 self.damage = f"the name at byte {offset} has {size:,} bytes"
                 return None
@@ -152,6 +152,9 @@ class TarSamples:
                 continue
             folder, _, base = (long_name or _name(header)).removeprefix("./").rpartition("/")
             stem, _, extension = base.partition(".")
+            if {"..", "\0"} & {*folder.split("/"), *base} or folder.startswith("/"):
+                self.damage = f"the name at byte {offset - HEADER_BYTES} leads out of its folder"
+                return None
             if kind in (b"0", b"\0") and stem:  # no folders, links or hidden files
                 return _Member(
                     f"{folder}/{stem}" if folder else stem, extension.lower(), size, offset
@@ -162,8 +165,8 @@ class TarSamples:
     def _header(self) -> bytes | None:
         """The header at the present position; None where the tar ends or is damaged."""
         self._file.seek(self._position)
-        header = self._file.read(_BLOCK)
-        if len(header) < _BLOCK:
+        header = self._file.read(HEADER_BYTES)
+        if len(header) < HEADER_BYTES:
             self.damage = f"it ends at byte {self.size} without the mark that ends a tar"
         elif header.strip(b"\0"):
             if _is_header(header):

@@ -14,6 +14,7 @@ import torch
 
 from lit_iba.classifier import FrozenClassifier, recorded_classifier
 from lit_iba.errors import InputError
+from lit_iba.limits import check_zip
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ def read_checkpoint(path: str | Path, kind: str | None = None) -> dict[str, Any]
             f"checkpoint {path} does not exist; give the path of a .ckpt file that training wrote"
         )
     try:
+        check_zip(path)
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged is not None:
@@ -50,13 +52,17 @@ def read_checkpoint(path: str | Path, kind: str | None = None) -> dict[str, Any]
                 f"checkpoint {path} is damaged (in {damaged}); use an older one, or train again"
             )
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, EOFError, RuntimeError, OSError) as error:
-        raise InputError(
-            f"checkpoint {path} is damaged or cut short ({error}); use an older one, or train again"
-        ) from error
+    except InputError:
+        raise
     except pickle.UnpicklingError as error:
         raise InputError(
             f"checkpoint {path} needs code to load and is refused; it was not written by lit_iba"
+        ) from error
+    except Exception as error:  # a pickle of any bytes can fail in any way
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"checkpoint {path} is damaged or cut short ({reason}); use an older one, or train"
+            " again"
         ) from error
     written_by = checkpoint.get(KIND_KEY) if isinstance(checkpoint, dict) else None
     if written_by is None or (kind is not None and written_by != kind):
