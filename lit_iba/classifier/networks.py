@@ -73,7 +73,7 @@ def build_network(name: str, weights: str | None, num_classes: int | None = None
     enum = preprocessing = None
     names: Sequence[str] = []
     state, settings = read_weights(weights) if is_file_name(weights) else ({}, {})
-    classes = num_classes or settings.get("num_classes")
+    classes = settings.get("num_classes") if num_classes is None else num_classes
     if classes is not None:
         check_counts(num_classes=classes)
         check_limit("CLASSES", classes, "num_classes")
@@ -202,3 +202,12 @@ def _from_timm(
         _stored_preprocessing(settings, usual),
         settings.get("class_names", []),
     )
+
+
+def named_classes(names: Sequence[str], num_classes: int) -> list[str]:
+    """A name a class: the names given, or their numbers."""
+    if names and len(names) != num_classes:
+        raise InputError(
+            f"{len(names)} class names were given for {num_classes} classes; give one a class"
+        )
+    return list(names) if names else [str(i) for i in range(num_classes)]
