@@ -39,6 +39,61 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def read_text(path: str | Path, what: str = "file", limit: int = 1 << 30) -> str:
+    """A text file of the user's.
+
+    Args:
+        path: Its path.
+        what: What to call it in an error.
+        limit: Bytes that it may have.
+
+    Raises:
+        InputError: It is missing, may not be read, is too large, or is not UTF-8.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        if size > limit:
+            raise InputError(
+                f"{what} {path} has {size:,} bytes, more than {limit:,}; give the right file"
+            )
+        return path.read_bytes().decode("utf-8")
+    except FileNotFoundError as error:
+        raise InputError(f"{what} {path} does not exist; check the path") from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{what} {path} is not UTF-8 text (byte {error.start}); save it as UTF-8"
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"{what} {path} cannot be read ({error.strerror}); give a file that you may read"
+        ) from error
+
+
+def check_folder(path: str | Path) -> None:
+    """Refuse a folder that cannot be written to, before any work is done for it; makes nothing.
+
+    Raises:
+        InputError: A file stands in its place or above it, its name is too long, or it is
+            read-only.
+    """
+    path = Path(path).absolute()
+    for place in (path, *path.parents):
+        try:
+            exists = place.exists()
+            if exists and not place.is_dir():
+                raise InputError(f"{place} is a file, not a folder; give another folder")
+            if exists and not os.access(place, os.W_OK | os.X_OK):
+                raise InputError(f"{place} cannot be written to; give another folder")
+            if exists:
+                return
+        except OSError as error:
+            shown = str(place) if len(str(place)) < 200 else f"{str(place)[:200]}..."
+            raise InputError(
+                f"{shown} cannot be a folder ({error.strerror}); give another one"
+            ) from error
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file by atomic rename."""
     with whole_file(path) as part:

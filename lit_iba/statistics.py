@@ -248,7 +248,13 @@ class FeatureStatistics:
             loaded.count = int(metadata["count"])
             loaded.mean, loaded.sum_of_squares = tensors["mean"], tensors["sum_of_squares"]
             loaded.nonzero = tensors["nonzero"]
-        except (safetensors.SafetensorError, KeyError, OSError) as error:
+            if any(t.shape != loaded.shape or not t.isfinite().all() for t in tensors.values()):
+                raise ValueError("its numbers differ in shape, or are not finite")
+            if loaded.count < 1 or not isinstance(loaded.identity, dict):
+                raise ValueError(f"it was measured on {loaded.count} images")
+        except InputError:
+            raise
+        except (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
             raise InputError(
                 f"statistics file {path} is damaged or cut short ({error}); estimate it again"
             ) from error

@@ -27,7 +27,7 @@ from lit_iba.activity.zero_bias import bias_tensors, without_biases
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.data import ShardIndex
 from lit_iba.errors import InputError
-from lit_iba.files import write_text
+from lit_iba.files import read_text, write_text
 from lit_iba.resumable.content import with_content
 from lit_iba.resumable.identity import classifier_identity
 from lit_iba.resumable.selection import Selection
@@ -126,7 +126,7 @@ def run_survey(
         ]
         identity = json.loads(json.dumps(made_of))
         path = Path(out) / "classifiers" / f"{name}.json"
-        stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        stored = json.loads(read_text(path, "results")) if path.is_file() else {}
         if stored.get("identity") == identity:
             logger.info("%s is there already", name)
         else:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lit_iba.classifier.preprocessing import Preprocessing as Preprocessing
     from lit_iba.classifier.randomization import cascade as cascade
     from lit_iba.classifier.randomization import randomized as randomized
+    from lit_iba.classifier.recorded import recorded_classifier as recorded_classifier
     from lit_iba.classifier.small_cnn import SmallCNN as SmallCNN
     from lit_iba.classifier.split import Carried as Carried
     from lit_iba.classifier.split import Split as Split
@@ -36,6 +37,7 @@ else:
             "lit_iba.classifier.networks": ["build_network"],
             "lit_iba.classifier.preprocessing": ["Preprocessing"],
             "lit_iba.classifier.randomization": ["cascade", "randomized"],
+            "lit_iba.classifier.recorded": ["recorded_classifier"],
             "lit_iba.classifier.small_cnn": ["SmallCNN"],
             "lit_iba.classifier.split": ["Carried", "Split", "repeat_carried"],
             "lit_iba.classifier.stages": ["feature_maps", "last_feature_map", "usual_layer"],

@@ -14,6 +14,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from lit_iba.checks import check_counts
 from lit_iba.classifier import efficientnet_lite
 from lit_iba.classifier.cifar_resnet import ResNet8
 from lit_iba.classifier.own_copy import in_full_precision, own_copy
@@ -29,6 +30,7 @@ from lit_iba.classifier.weights import (
     torchvision_weights,
 )
 from lit_iba.errors import InputError, unknown_name
+from lit_iba.limits import check_limit
 
 OWN_MODELS: dict[str, type[SmallCNN] | type[ResNet8]] = {"small_cnn": SmallCNN, "resnet8": ResNet8}
 Loaded = tuple[nn.Module, Preprocessing, Sequence[str]]
@@ -71,7 +73,10 @@ def build_network(name: str, weights: str | None, num_classes: int | None = None
     enum = preprocessing = None
     names: Sequence[str] = []
     state, settings = read_weights(weights) if is_file_name(weights) else ({}, {})
-    classes = num_classes or settings.get("num_classes")
+    classes = settings.get("num_classes") if num_classes is None else num_classes
+    if classes is not None:
+        check_counts(num_classes=classes)
+        check_limit("CLASSES", classes, "num_classes")
     if ":" in name:
         model = _own_function(name)(**({} if num_classes is None else {"num_classes": num_classes}))
         if state:

@@ -7,13 +7,18 @@ see it, an *image* is the float tensor that the classifier takes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from lit_iba.checks import check_counts, check_literals, check_numbers
+from lit_iba.errors import InputError
+from lit_iba.limits import check_limit
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -46,7 +51,22 @@ class Preprocessing:
     crop: int = 224
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
-    interpolation: str = "bilinear"
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+    def __post_init__(self) -> None:
+        check_literals(self)
+        for name, side in (("resize", self.resize), ("crop", self.crop)):
+            if side is not None:
+                check_counts(**{name: side})
+                check_limit("SIDE", side, name)
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if not isinstance(values, Sequence) or len(values) != 3:
+                raise InputError(f"{name} is {values!r}; it must be three numbers, one a channel")
+            for value in values:
+                if name == "std":
+                    check_numbers(0, exclusive=True, std=value)
+                else:
+                    check_numbers(-1e6, mean=value)
 
     def scaled_size(self, width: int, height: int) -> tuple[int, int]:
         """(width, height) after the resize: at least the crop, so that a crop never needs
@@ -112,11 +132,23 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> Preprocessing:
-        """The inverse of :meth:`to_dict`."""
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            InputError: A setting is unknown or out of range.
+        """
+        if not isinstance(settings, dict):
+            raise InputError(f"preprocessing is {settings!r}; it must be a mapping of settings")
         known: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()
         }
-        return cls(**known)
+        try:
+            return cls(**known)
+        except TypeError as error:
+            raise InputError(
+                f"preprocessing {settings} is not as expected ({error}); it takes resize, crop,"
+                " mean, std and interpolation"
+            ) from error
 
 
 def _colours(values: tuple[float, ...], device: torch.device) -> Tensor:

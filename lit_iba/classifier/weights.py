@@ -11,6 +11,7 @@ import lzma
 import pickle
 import struct
 import urllib.error
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ from torchvision.models import get_model_weights
 from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.errors import InputError, unknown_name
 from lit_iba.files import whole_file
+from lit_iba.limits import check_expansion, check_zip, largest_content
 
+_DICTIONARY = 1 << 30  # bytes that xz may take beside its result
 logger = logging.getLogger(__name__)
 
 NESTED = ("state_dict", "model", "model_state_dict", "state", "network", "net")
@@ -65,11 +68,15 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         )
     try:
         if path.name.endswith((".safetensors", ".safetensors.xz")):
-            data = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
+            data = _decompressed(path) if path.suffix == ".xz" else path.read_bytes()
+            tensors = safetensors.torch.load(data)
             header = json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])
             settings = json.loads(header.get("__metadata__", {}).get("lit_iba", "{}"))
-            return safetensors.torch.load(data), settings
+            if not isinstance(settings, dict):
+                raise ValueError("its settings are no object")
+            return tensors, settings
         if path.suffix in (".pth", ".pt"):
+            check_zip(path)
             state = _innermost(torch.load(path, map_location="cpu", weights_only=True))
             if not (isinstance(state, dict) and all(isinstance(v, Tensor) for v in state.values())):
                 raise InputError(
@@ -86,9 +93,15 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         lzma.LZMAError,
         EOFError,
         RuntimeError,
+        AttributeError,
+        IndexError,
+        KeyError,
+        MemoryError,
+        TypeError,
         struct.error,
         ValueError,
         OSError,
+        zipfile.BadZipFile,
     ) as error:
         if isinstance(error, InputError):
             raise
@@ -96,6 +109,19 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path} is damaged or cut short ({error}); fetch or make it again"
         ) from error
     raise InputError(f"{path} has an unknown suffix; weights are read from {', '.join(SUFFIXES)}")
+
+
+def _decompressed(path: Path) -> bytes:
+    data, most = path.read_bytes(), largest_content(path.stat().st_size)
+    content = b""
+    while data:  # several streams may follow each other
+        stream = lzma.LZMADecompressor(memlimit=_DICTIONARY)
+        content += stream.decompress(data, max_length=most + 1 - len(content))
+        check_expansion(len(content), path)
+        if not stream.eof:
+            raise EOFError("the compressed stream has no end")
+        data = stream.unused_data
+    return content
 
 
 def _innermost(found: Any) -> Any:
@@ -149,6 +175,7 @@ def load_into(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
         for k in own.keys() & state.keys()
         if own[k].shape != state[k].shape
     ]
+    _check_finite(model, state, source)
     if missing or extra or shapes:
         found = [
             f"missing {missing[:3]}" if missing else "",
@@ -160,6 +187,20 @@ def load_into(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
             "check the model's name and num_classes"
         )
     model.load_state_dict(state, strict=False)
+
+
+def _check_finite(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Refuse parameters that are not finite, and buffers that are no numbers; a mask among these
+    may be infinite.
+    """
+    parameters = {name for name, _ in model.named_parameters()}
+    for name, tensor in state.items():
+        wrong = tensor.isnan() if name not in parameters else ~tensor.isfinite()
+        if wrong.any():
+            raise InputError(
+                f"{source} has values in {name!r} that are not finite; take an earlier file, or"
+                " train again"
+            )
 
 
 def fingerprint(model: nn.Module) -> str:

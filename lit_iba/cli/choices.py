@@ -1,5 +1,5 @@
-"""A choice that the command line's parser refuses, said in the sentence in which the classes
-themselves refuse it.
+"""What the command line's parser refuses, said in one sentence, as the classes themselves refuse
+it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from jsonargparse import ArgumentParser
 
+from lit_iba.cli.sentences import about_arguments
 from lit_iba.errors import InputError
 
 _REFUSED = re.compile(
@@ -17,9 +18,7 @@ _REFUSED = re.compile(
 
 
 class ChoicesInOneSentence(ArgumentParser):
-    """A parser whose word on a value outside a ``Literal[...]`` is short; on all else it is
-    jsonargparse's.
-    """
+    """A parser whose word on a value that it refuses is one sentence."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Refuse the arguments."""
@@ -30,4 +29,6 @@ class ChoicesInOneSentence(ArgumentParser):
             raise InputError(
                 f"{setting.rpartition('.')[2]} is {value!r}; it must be one of {allowed}"
             ) from ex
+        if self.exit_on_error:
+            raise InputError(about_arguments(message)) from ex
         super().error(message, ex)

@@ -12,10 +12,21 @@ from lit_iba.training.checkpoint import classifier_of, read_checkpoint
 
 
 def device_named(name: str) -> str:
-    """A device's name; ``"auto"`` means the GPU where there is one."""
+    """A device's name; ``"auto"`` means the GPU where there is one.
+
+    Raises:
+        InputError: There is no such device here.
+    """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    return name
+    try:
+        return str(torch.empty(0, device=name).device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise InputError(
+            f"device is {name!r}, which this machine does not have ({reason}); give auto, cpu or"
+            " cuda"
+        ) from error
 
 
 def classifier_from(

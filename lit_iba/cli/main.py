@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_iba.errors import InputError, unknown_name
+from lit_iba.cli.sentences import as_sentence, check_configs, complain
+from lit_iba.errors import unknown_name
+from lit_iba.files import check_folder
 
 TRAINING = {
     "fit": "train an explainer or a classifier",
@@ -74,10 +76,13 @@ def main(arguments: Sequence[str] | None = None, program: str = "lit-iba") -> in
 
     try:
         with watched_launcher():
+            check_configs(arguments[1:])
             return _command(command, arguments, program)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except Exception as error:
+        sentence = as_sentence(error)
+        if sentence is None:
+            raise
+        return complain(sentence)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
@@ -126,4 +131,6 @@ def _run(command: str, arguments: list[str], program: str) -> None:
     parser.add_function_arguments(function, skip={argument.lstrip("-") for argument, _, _ in own})
     settings: dict[str, Any] = parser.parse_args(arguments).as_dict()
     settings.pop("config", None)
+    if isinstance(settings.get("out"), str):
+        check_folder(settings["out"])
     function(**settings)

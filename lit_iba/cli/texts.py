@@ -11,7 +11,7 @@ from rich.text import Text
 
 from lit_iba.cli.classifier import device_named
 from lit_iba.errors import InputError, unknown_name
-from lit_iba.files import write_text
+from lit_iba.files import read_text, write_text
 from lit_iba.text.benchmark import StoredWordStatistics
 from lit_iba.text.classifier import TextClassifier
 from lit_iba.text.explainer import TokenHeatmap, build_text_explainer
@@ -44,7 +44,7 @@ def gather_texts(text: list[str] | None, text_file: str | None) -> list[tuple[st
         if path.suffix == ".jsonl":
             found += [(review.key, review.text) for review in read_reviews(path)]
         else:
-            lines = enumerate(path.read_text(encoding="utf-8").split("\n"), start=1)
+            lines = enumerate(read_text(path, "text file").split("\n"), start=1)
             found += [(f"{path.name}:{number}", line) for number, line in lines if line.strip()]
     if not found:
         raise InputError(

@@ -18,9 +18,12 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from lit_iba.errors import InputError
+from lit_iba.limits import check_limit
 
 PICTURE_EXTENSIONS = ("jpg", "jpeg", "png")
 EXTENSIONS = (*PICTURE_EXTENSIONS, "cls", "json", "mask.png")
+
+_FAR = 1 << 31  # no picture has so many pixels in a row, and no data set so many classes
 
 # What Pillow raises for bytes that are no picture, or only half of one.
 _DAMAGE = (
@@ -42,7 +45,10 @@ def _opened(data: bytes, name: str) -> Image.Image:
                 "ignore"
             )  # about EXIF, which is not used; ImageNet has many that are corrupt
             image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
+            check_limit("PICTURE_PIXELS", image.width * image.height, f"the pixels of {name}")
             image.load()
+    except InputError:
+        raise
     except _DAMAGE as error:
         reason = (
             "it is neither JPEG nor PNG"
@@ -113,7 +119,7 @@ def decode_boxes(data: bytes, name: str) -> list[list[float]]:
     """
     try:
         described = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"the json of {name} cannot be read ({error}); write a JSON object"
         ) from error
@@ -121,14 +127,18 @@ def decode_boxes(data: bytes, name: str) -> list[list[float]]:
     if not isinstance(described, dict) or not (boxes is None or _are_boxes(boxes)):
         raise InputError(
             f"the json of {name} is not as expected: {data[:80]!r}; 'bbox' is a list of [x0, y0,"
-            " x1, y1] in pixels"
+            " x1, y1] in pixels, x0 <= x1 and y0 <= y1"
         )
     return boxes or []
 
 
 def _are_boxes(boxes: object) -> bool:
     return isinstance(boxes, Sequence) and all(
-        isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)
+        isinstance(box, list)
+        and len(box) == 4
+        and all(isinstance(v, int | float) and abs(v) < _FAR for v in box)
+        and box[0] <= box[2]
+        and box[1] <= box[3]
         for box in boxes
     )
 
@@ -145,10 +155,10 @@ def decode_label(data: bytes, name: str, num_classes: int | None = None) -> int:
         raise InputError(
             f"the class of {name} is {data[:40]!r}; it must be a whole number"
         ) from error
-    if label < 0 or (num_classes is not None and label >= num_classes):
+    if not 0 <= label < (_FAR if num_classes is None else num_classes):
         known = "0 or more" if num_classes is None else f"0..{num_classes - 1}"
         raise InputError(
-            f"the class of {name} is {label}, but classes are {known}; correct the .cls member or"
+            f"the class of {name} is {str(label)[:40]}, but classes are {known}; correct the .cls member or"
             " the number of classes"
         )
     return label

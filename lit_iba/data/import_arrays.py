@@ -5,6 +5,9 @@ PNG, without loss.
 from __future__ import annotations
 
 import io
+import math
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from rich.progress import track
 from lit_iba.data.shard_writer import write_shards
 from lit_iba.data.shards import ShardIndex
 from lit_iba.errors import InputError
+from lit_iba.limits import check_zip
 from lit_iba.randomness import generator_for
 
 CIFAR10 = "cifar-10-batches-py"
@@ -111,15 +115,35 @@ def _from_cifar10(path: Path) -> Arrays:
     return {name: (found.data, np.asarray(found.targets)) for name, found in sets.items()}
 
 
+def _check_arrays(path: Path) -> None:
+    """Compare what the arrays' headers say with the bytes that follow, before numpy makes room."""
+    check_zip(path)
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            with archive.open(member) as file:
+                major, _ = np.lib.format.read_magic(file)
+                read = (
+                    np.lib.format.read_array_header_1_0
+                    if major == 1
+                    else np.lib.format.read_array_header_2_0
+                )
+                shape, _, dtype = read(file)
+            if math.prod(shape) * dtype.itemsize > member.file_size:
+                raise ValueError(f"{member.filename} says that it is {shape}, and is smaller")
+
+
 def _from_npz(path: Path) -> Arrays:
     try:
+        _check_arrays(path)
         with np.load(path, allow_pickle=False) as file:
             sets = {name: (file[f"x_{name}"], file[f"y_{name}"]) for name in ("train", "test")}
     except FileNotFoundError as error:
         raise InputError(
             f"{path} does not exist; give an .npz with x_train, y_train, x_test and y_test"
         ) from error
-    except (KeyError, ValueError, OSError) as error:
+    except InputError:
+        raise
+    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(
             f"{path} cannot be read ({error}); it must hold x_train, y_train, x_test, y_test"
         ) from error

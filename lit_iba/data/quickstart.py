@@ -27,7 +27,7 @@ from PIL import Image, ImageFilter
 from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.data.shard_writer import write_shards
 from lit_iba.errors import InputError
-from lit_iba.files import write_text
+from lit_iba.files import read_text, write_text
 
 SIDE = 64
 CLASS_NAMES = [str(digit) for digit in range(10)]
@@ -126,7 +126,7 @@ def _write(folder: Path, settings: QuickstartSettings) -> None:
 def _check(folder: Path, settings: QuickstartSettings) -> None:
     mend = "delete the folder to have it made again, or choose another one"
     try:
-        made = json.loads((folder / SETTINGS_NAME).read_text(encoding="utf-8"))
+        made = json.loads(read_text(folder / SETTINGS_NAME, "settings"))
     except (OSError, ValueError) as error:
         raise InputError(
             f"{folder} exists, but is not a finished quickstart data set ({error}); {mend}"

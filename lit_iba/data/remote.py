@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import io
 import logging
 import os
+import signal
 import subprocess
 import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -26,6 +29,7 @@ from urllib.parse import urlsplit
 
 from lit_iba.errors import InputError
 from lit_iba.files import sha256_of, whole_file
+from lit_iba.limits import limit
 
 _CHUNK = 1 << 20
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
@@ -74,10 +78,7 @@ class Remote:
                 expected.
         """
         if self.cache_dir is None:
-            with tempfile.TemporaryDirectory(prefix="lit_iba_") as folder:
-                path = Path(folder) / "shard.tar"
-                self._fetch(url, path, size, sha256)
-                return path.open("rb")  # stays readable after its name is gone
+            return self._whole(url, limit("SHARD_BYTES"), size, sha256)
         path = (
             Path(self.cache_dir)
             / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{file_name(url)}"
@@ -88,35 +89,50 @@ class Remote:
             except FileNotFoundError:
                 with whole_file(path) as part:
                     self._fetch(url, part, size, sha256)
+                    # Opened under this name, because another process may throw it out at once.
+                    file = part.open("rb")
                 self._make_room(path)
-                continue  # another process may have thrown it out at once
-            if size is not None and os.fstat(file.fileno()).st_size != size:
-                file.close()
-                path.unlink(missing_ok=True)
-                continue
-            os.utime(path)
-            return file
+                return file
+            if _is_the_one(file, size, sha256):
+                # When it was used last; its time of change stays, which says what was compared.
+                with suppress(FileNotFoundError):
+                    os.utime(path, ns=(time.time_ns(), os.fstat(file.fileno()).st_mtime_ns))
+                return file
+            file.close()
+            path.unlink(missing_ok=True)
         raise InputError(
-            f"{self.cache_dir} does not keep {file_name(url)}; raise cache_gib above the size of a"
-            " few shards"
+            f"{self.cache_dir} does not keep {file_name(url)} as it was fetched; give this run a"
+            " cache_dir of its own"
         )
 
-    def read(self, url: str) -> bytes:
-        """The content of a small file.
+    def _whole(
+        self, url: str, most: int, size: int | None = None, sha256: str | None = None
+    ) -> BinaryIO:
+        with tempfile.TemporaryDirectory(prefix="lit_iba_") as folder:
+            path = Path(folder) / "shard.tar"
+            self._fetch(url, path, size, sha256, most)
+            return path.open("rb")  # stays readable after its name is gone
+
+    def read(self, url: str, most: int) -> bytes:
+        """The content of a small file, of at most so many bytes.
 
         Raises:
             InputError: As :meth:`open`.
         """
         with Remote(
             None, attempts=self.attempts, timeout=self.timeout, allow_pipe=self.allow_pipe
-        ).open(url) as file:
+        )._whole(url, most) as file:
             return file.read()
 
-    def _fetch(self, url: str, path: Path, size: int | None, sha256: str | None) -> None:
+    def _fetch(
+        self, url: str, path: Path, size: int | None, sha256: str | None, most: int | None = None
+    ) -> None:
+        # One byte more than it should have says that it is another file.
+        most = (limit("SHARD_BYTES") if most is None else most) if size is None else size
         if url.startswith("pipe:"):
-            self._run(url.removeprefix("pipe:"), path)
+            self._run(url.removeprefix("pipe:"), path, most)
         else:
-            self._download(url, path)
+            self._download(url, path, most)
         found = path.stat().st_size
         if size is not None and found != size:
             raise InputError(
@@ -127,30 +143,40 @@ class Remote:
                 f"the content of {url} is not what was indexed; index the shards again"
             )
 
-    def _run(self, command: str, path: Path) -> None:
+    def _run(self, command: str, path: Path, most: int) -> None:
         if not self.allow_pipe:
             raise InputError(
                 f"'pipe:{command}' would run a command; set remote.allow_pipe to true if that is"
                 " wanted"
             )
-        with path.open("wb") as file:
-            done = subprocess.run(
-                command, shell=True, stdout=file, stderr=subprocess.PIPE, check=False
+        with path.open("wb") as file, tempfile.TemporaryFile() as words:
+            process = subprocess.Popen(
+                command, shell=True, stdout=subprocess.PIPE, stderr=words, start_new_session=True
             )
-        if done.returncode != 0:
-            said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+            with process:
+                try:
+                    assert process.stdout is not None  # for it is a pipe
+                    _copy(process.stdout.read, file, most, f"the command 'pipe:{command}'")
+                except BaseException:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    raise
+            words.seek(0)
+            said = words.read().decode("utf-8", "replace").strip().splitlines()
+        if process.returncode != 0:
             raise InputError(
-                f"the command 'pipe:{command}' ended with status {done.returncode}"
+                f"the command 'pipe:{command}' ended with status {process.returncode}"
                 f" ({said[-1] if said else 'silent'}); mend it"
             )
 
-    def _download(self, url: str, path: Path) -> None:
+    def _download(self, url: str, path: Path, most: int) -> None:
         path.unlink(missing_ok=True)
         tags: list[str | None] = [None]
         for attempt in range(1, self.attempts + 1):
             try:
-                self._continue(url, path, tags)
+                self._continue(url, path, tags, most)
                 return
+            except InputError:
+                raise
             except urllib.error.HTTPError as error:
                 if error.code not in _PASSING:
                     raise InputError(
@@ -178,7 +204,7 @@ class Remote:
             " the network"
         )
 
-    def _continue(self, url: str, path: Path, tags: list[str | None]) -> None:
+    def _continue(self, url: str, path: Path, tags: list[str | None], most: int) -> None:
         """Fetch what is missing, from the start if the file has changed since; ``tags`` ends with
         the file's present one.
         """
@@ -191,7 +217,7 @@ class Remote:
             tags.append(answer.headers.get("ETag") or answer.headers.get("Last-Modified"))
             expected = answer.headers.get("Content-Length")
             with path.open("ab" if answer.status == 206 else "wb") as file:
-                got = _copy(answer.read, file)
+                got = _copy(answer.read, file, most - file.tell(), url)
             if expected is not None and got < int(expected):
                 raise ConnectionError(
                     f"the connection broke after {got:,} of {int(expected):,} bytes"
@@ -202,7 +228,7 @@ class Remote:
         files = []
         for path in keep.parent.glob("[!.]*-*"):  # not what others are writing
             try:
-                files.append((path.stat().st_mtime, path.stat().st_size, path))
+                files.append((path.stat().st_atime, path.stat().st_size, path))
             except FileNotFoundError:
                 continue  # another process was faster
         excess = sum(size for _, size, _ in files) - self.cache_gib * 2**30
@@ -214,12 +240,39 @@ class Remote:
                 excess -= size
 
 
-def _copy(read: Callable[[int], bytes], file: BinaryIO) -> int:
+def _copy(read: Callable[[int], bytes], file: BinaryIO, most: int, source: str) -> int:
     total = 0
     while chunk := read(_CHUNK):
-        file.write(chunk)
         total += len(chunk)
+        if total > most:
+            raise InputError(
+                f"{source} sends more than the {most:,} bytes that are left of what its index or"
+                " LIT_IBA_MAX_SHARD_BYTES allows; correct the address, or index the shards anew"
+            )
+        file.write(chunk)
     return total
+
+
+# Cached shards whose content this process has compared: path, inode, size, time of change, SHA-256.
+_compared: set[tuple[int, int, int, str]] = set()
+
+
+def _is_the_one(file: io.BufferedReader, size: int | None, sha256: str | None) -> bool:
+    """Whether an open file has the size and the content that the index says; the content is read
+    once, and again whenever the file has changed.
+    """
+    found = os.fstat(file.fileno())
+    if size is not None and found.st_size != size:
+        return False
+    if sha256 is None:
+        return True
+    version = (found.st_ino, found.st_size, found.st_mtime_ns, sha256)
+    if version not in _compared:
+        if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+            return False
+        file.seek(0)
+        _compared.add(version)
+    return True
 
 
 def _seconds(value: str | None) -> float | None:

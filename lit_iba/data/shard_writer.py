@@ -10,8 +10,9 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from lit_iba.checks import check_counts
 from lit_iba.data.decode import EXTENSIONS, PICTURE_EXTENSIONS
-from lit_iba.data.shards import INDEX_NAME, Shard, ShardIndex
+from lit_iba.data.shards import INDEX_NAME, Shard, ShardIndex, is_file_name
 from lit_iba.errors import InputError
 from lit_iba.files import sha256_of, whole_file
 
@@ -52,8 +53,9 @@ def write_shards(
         raise InputError(
             f"{folder} holds shards already; choose another folder, or delete it first"
         )
-    if shard_size < 1:
-        raise InputError(f"shard_size is {shard_size}; a shard holds at least one sample")
+    check_counts(shard_size=shard_size)
+    if not is_file_name(f"{prefix}-000000.tar") or prefix.startswith("."):
+        raise InputError(f"prefix is {prefix!r}; it begins the name of a file in {folder}")
     shards: list[Shard] = []
     keys: set[str] = set()
     stream = iter(samples)
@@ -73,9 +75,11 @@ def write_shards(
 
 def _add_sample(tar: tarfile.TarFile, sample: Mapping[str, Any], keys: set[str]) -> None:
     key = str(sample["key"])
-    if not key or "." in key.rpartition("/")[2] or key in keys:
+    parts = key.split("/")
+    if not all(map(is_file_name, parts)) or "." in parts[-1] or key in keys:
         raise InputError(
-            f"{key!r} cannot be a sample's key; it must be new, not empty and without a dot"
+            f"{key!r} cannot be a sample's key; it must be new, not empty, without a dot, and lead"
+            " nowhere else"
         )
     if not any(extension in sample for extension in PICTURE_EXTENSIONS):
         raise InputError(f"sample {key!r} has no picture; give its bytes under 'jpg' or 'png'")

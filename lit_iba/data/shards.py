@@ -22,13 +22,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lit_iba.data.remote import Remote, file_name, is_remote
-from lit_iba.data.tar_samples import TarSamples, open_shard
+from lit_iba.data.tar_samples import HEADER_BYTES, TarSamples, open_shard
 from lit_iba.errors import InputError
 from lit_iba.files import sha256_of, write_text
+from lit_iba.limits import check_limit, limit
 
 SCHEMA = 1
 INDEX_NAME = "index.json"
 Source = str | Path | Sequence[str | Path]
+_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
 _log = logging.getLogger(__name__)
 
 
@@ -203,10 +205,16 @@ class ShardIndex:
 
 def _read_index(path: Path) -> ShardIndex:
     try:
+        check_limit("INDEX_BYTES", path.stat().st_size, f"the size of {path} in bytes")
         return parse_index(path.read_bytes(), path, lambda name: {"path": path.parent / name})
     except FileNotFoundError as error:
         raise InputError(
             f"index {path} does not exist; give a folder of shards or the path of its index"
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"index {path} cannot be read ({error.strerror}); give a folder of shards or the path"
+            " of its index"
         ) from error
 
 
@@ -231,24 +239,46 @@ def parse_index(
                 f"{path} has schema {content['schema']}, but this version reads {SCHEMA}; index"
                 " again"
             )
-        shards = tuple(
-            Shard(
-                count=int(s["count"]),
-                bytes=int(s["bytes"]),
-                sha256=s.get("sha256"),
-                **place(s["name"]),
-            )
-            for s in content["shards"]
-        )
+        shards = tuple(_described(s, place) for s in content["shards"])
+        names = _checked_names(content.get("class_names"))
     except InputError:
         raise
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(
             f"{path} is not an index of shards ({error!r}); delete it to have them counted"
         ) from error
     if not shards:
         raise InputError(f"{path} names no shards; write some, or give another folder")
-    return ShardIndex(shards, content.get("class_names"))
+    return ShardIndex(shards, names)
+
+
+def _described(entry: dict[str, Any], place: Callable[[str], dict[str, Any]]) -> Shard:
+    """A shard of an index, whose numbers a tar of that size can hold and whose name leads nowhere
+    else.
+    """
+    name, count, size, sha256 = (entry.get(k) for k in ("name", "count", "bytes", "sha256"))
+    if not isinstance(name, str) or not is_file_name(name):
+        raise ValueError(f"{str(name)[:80]!r} is not the name of a file beside it")
+    # A sample takes a header at least; a size is compared with the file's when it is opened.
+    whole = all(isinstance(n, int) and not isinstance(n, bool) for n in (count, size))
+    if not whole or not 0 < int(count or 0) <= int(size or 0) // HEADER_BYTES <= 1 << 52:
+        raise ValueError(f"{name} cannot have {count} samples in {size} bytes")
+    if sha256 is not None and not re.fullmatch("[0-9a-f]{64}", str(sha256)):
+        raise ValueError(f"{name} has no SHA-256 such as {str(sha256)[:80]!r}")
+    return Shard(count=int(count or 0), bytes=int(size or 0), sha256=sha256, **place(name))
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a name stands for a file in the folder that it is looked up in, and nowhere else."""
+    return name.isprintable() and 0 < len(name) < 256 and Path(name).name == name and name != ".."
+
+
+def _checked_names(names: object) -> list[str] | None:
+    if names is not None and not (
+        isinstance(names, list) and all(isinstance(name, str) for name in names)
+    ):
+        raise ValueError("class_names is no list of texts")
+    return names
 
 
 def _tars(source: Source) -> list[Path]:
@@ -282,8 +312,21 @@ def _tars(source: Source) -> list[Path]:
 
 
 def _braces(pattern: str) -> list[str]:
-    """Expand ``{000..012}`` and ``{a,b}``, from left to right."""
-    match = re.search(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}", pattern)
+    """Expand ``{000..012}`` and ``{a,b}``, from left to right.
+
+    Raises:
+        InputError: It stands for too many names.
+    """
+    count = 1
+    for first, last, words in _BRACES.findall(pattern):
+        size = words.count(",") + 1 if words else int(last[:19]) - int(first[:19]) + 1
+        count *= max(size, 0)
+    check_limit("SHARDS", count, f"the number of shards that {pattern[:200]!r} stands for")
+    return _expanded(pattern)
+
+
+def _expanded(pattern: str) -> list[str]:
+    match = _BRACES.search(pattern)
     if match is None:
         return [pattern]
     if match[3] is not None:
@@ -293,7 +336,7 @@ def _braces(pattern: str) -> list[str]:
     return [
         head
         for v in values
-        for head in _braces(pattern[: match.start()] + v + pattern[match.end() :])
+        for head in _expanded(pattern[: match.start()] + v + pattern[match.end() :])
     ]
 
 
@@ -309,8 +352,9 @@ def _gather(tars: list[Path]) -> ShardIndex:
         names.append(index.class_names)
     uncounted = [tar for tar in tars if tar not in known]
     start = time.monotonic()
-    for tar in uncounted:
-        known[tar] = count_shard(tar)
+    keys: set[str] = set()
+    for tar in dict.fromkeys(uncounted):
+        known[tar] = count_shard(tar, keys)
     if uncounted:
         _log.info(
             "counted %d shards without an index in %.1f s; ShardIndex.save keeps it",
@@ -334,7 +378,7 @@ def remote_index(source: str, remote: Remote) -> ShardIndex:
         address = source if source.endswith(".json") else source + INDEX_NAME
         base = address.rpartition("/")[0]
         return parse_index(
-            remote.read(address),
+            remote.read(address, limit("INDEX_BYTES")),
             address,
             lambda n: {"path": Path(n), "url": f"{base}/{n}", "remote": remote},
         )
@@ -362,22 +406,28 @@ def _count_remote(url: str, remote: Remote) -> Shard:
     return Shard(Path(file_name(url)), counted.count, counted.bytes, None, url, remote)
 
 
-def count_shard(path: Path) -> Shard:
+def count_shard(path: Path, others: set[str] | None = None) -> Shard:
     """Count a shard's samples by reading its headers.
 
+    Args:
+        path: The shard.
+        others: Keys of the shards before it, to which its own are added.
+
     Raises:
-        InputError: It is truncated, damaged, empty, or two of its samples share a key.
+        InputError: It is truncated, damaged, empty, or two of the samples share a key.
     """
-    keys: set[str] = set()
+    keys: set[str] = set() if others is None else others
+    before = len(keys)
     with closing(TarSamples(path)) as samples:
         while (sample := samples.next(wanted=False)) is not None:
             if sample.key in keys:
                 raise InputError(
-                    f"shard {path} holds two samples with key {sample.key!r}; keys must be unique"
+                    f"shard {path} holds a sample with key {sample.key!r}, as it or another shard"
+                    " does before; give each sample a key of its own"
                 )
             keys.add(sample.key)
     if samples.damage:
         raise InputError(f"shard {path} is damaged: {samples.damage}; fetch or write it again")
-    if not keys:
+    if len(keys) == before:
         raise InputError(f"shard {path} holds no samples; leave it out")
-    return Shard(path, len(keys), path.stat().st_size)
+    return Shard(path, len(keys) - before, path.stat().st_size)

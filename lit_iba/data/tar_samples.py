@@ -17,7 +17,9 @@ from typing import BinaryIO, Protocol
 
 from lit_iba.errors import InputError
 
-_BLOCK = 512
+HEADER_BYTES = 512
+_OCTAL = re.compile(rb"[0-7]+")
+_ATTRIBUTES = 1 << 20  # more than any name and any list of attributes
 _BUFFER = 1 << 18  # large enough that skipping small members stays inside it
 
 
@@ -64,6 +66,10 @@ def open_shard(shard: Path | ShardFile) -> BinaryIO:
     except FileNotFoundError as error:
         raise InputError(
             f"shard {shard} does not exist; fetch it again or correct the path"
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"shard {shard} cannot be opened ({error.strerror}); it must be a file that you may read"
         ) from error
 
 
@@ -120,25 +126,35 @@ class TarSamples:
 
     def _next_member(self) -> _Member | None:
         """The next regular file; None at the end, or where the damage begins."""
-        long_name, long_size = "", None
+        long_name = ""
+        long_size: bytes | None = None
         while (header := self._header()) is not None:
             kind = header[156:157]
-            size = _number(header[124:136]) if long_size is None else long_size
-            offset = self._position + _BLOCK
+            size = _number(header[124:136]) if long_size is None else _decimal(long_size)
+            offset = self._position + HEADER_BYTES
+            if size is None:
+                self.damage = f"the size at byte {self._position} is no number of bytes"
+                return None
             if offset + size > self.size:
                 self.damage = f"it ends at byte {self.size}, in the middle of a member"
                 return None
-            self._position = offset + -(-size // _BLOCK) * _BLOCK
+            self._position = offset + -(-size // HEADER_BYTES) * HEADER_BYTES
+            if kind in (b"L", b"x") and size > _ATTRIBUTES:
+                self.damage = f"the name at byte {offset} has {size:,} bytes"
+                return None
             if kind == b"L":  # GNU: the next member's name
                 long_name = self._file.read(size).rstrip(b"\0").decode("utf-8", "replace")
                 continue
             if kind == b"x":  # POSIX: attributes of the next member
                 attributes = _attributes(self._file.read(size))
-                long_name = attributes.get("path", long_name)
-                long_size = int(attributes["size"]) if "size" in attributes else None
+                long_name = attributes.get(b"path", long_name.encode()).decode("utf-8", "replace")
+                long_size = attributes.get(b"size")
                 continue
             folder, _, base = (long_name or _name(header)).removeprefix("./").rpartition("/")
             stem, _, extension = base.partition(".")
+            if {"..", "\0"} & {*folder.split("/"), *base} or folder.startswith("/"):
+                self.damage = f"the name at byte {offset - HEADER_BYTES} leads out of its folder"
+                return None
             if kind in (b"0", b"\0") and stem:  # no folders, links or hidden files
                 return _Member(
                     f"{folder}/{stem}" if folder else stem, extension.lower(), size, offset
@@ -149,8 +165,8 @@ class TarSamples:
     def _header(self) -> bytes | None:
         """The header at the present position; None where the tar ends or is damaged."""
         self._file.seek(self._position)
-        header = self._file.read(_BLOCK)
-        if len(header) < _BLOCK:
+        header = self._file.read(HEADER_BYTES)
+        if len(header) < HEADER_BYTES:
             self.damage = f"it ends at byte {self.size} without the mark that ends a tar"
         elif header.strip(b"\0"):
             if _is_header(header):
@@ -161,20 +177,25 @@ class TarSamples:
 
 def _is_header(header: bytes) -> bool:
     stored = header[148:156].strip(b" \0")
-    size = header[124:136].strip(b" \0")
     return (
-        stored.isdigit()
+        _OCTAL.fullmatch(stored) is not None
         # Adler-32's lower half is the sum of all bytes plus one, modulo 65521, at C's speed.
         and (int(stored, 8) + sum(header[148:156]) - 8 * 32 + 1) % 65521
         == zlib.adler32(header) & 0xFFFF
-        and (header[124] & 0x80 > 0 or not size or size.isdigit())
     )
 
 
-def _number(field: bytes) -> int:
+def _number(field: bytes) -> int | None:
+    """A size as a header has it; None if it is no number."""
     if field[0] & 0x80:  # base 256, for sizes beyond 8 GiB
         return int.from_bytes(field[1:], "big")
-    return int(field.strip(b" \0") or b"0", 8)
+    digits = field.strip(b" \0") or b"0"
+    return int(digits, 8) if _OCTAL.fullmatch(digits) else None
+
+
+def _decimal(field: bytes) -> int | None:
+    """A size as a POSIX extended header has it; None if it is no number that a file can have."""
+    return int(field) if field.isdigit() and len(field) < 20 else None
 
 
 def _name(header: bytes) -> str:
@@ -183,7 +204,6 @@ def _name(header: bytes) -> str:
     return f"{prefix.decode('utf-8', 'replace')}/{name}" if prefix else name
 
 
-def _attributes(data: bytes) -> dict[str, str]:
+def _attributes(data: bytes) -> dict[bytes, bytes]:
     """The ``path`` and ``size`` among the records "length key=value" of a POSIX extended header."""
-    found = re.findall(rb"\d+ (path|size)=([^\n]*)\n", data)
-    return {key.decode(): value.decode("utf-8", "replace") for key, value in found}
+    return dict(re.findall(rb"\d+ (path|size)=([^\n]*)\n", data))

@@ -32,6 +32,7 @@ from lit_iba.evaluation.results import Gallery, spread, summarize_metrics, summa
 from lit_iba.evaluation.surroundings import StoredStatistics
 from lit_iba.evaluation.worker import ShardWorker
 from lit_iba.explainer import Explainer
+from lit_iba.files import read_text
 from lit_iba.report.run_folder import CONFIG, GALLERY, RESULTS, ROWS, RunFolder
 from lit_iba.resumable.content import with_content
 from lit_iba.resumable.heartbeat import Heartbeat
@@ -231,7 +232,7 @@ class Benchmark:
         config, path = self.plan.config(), self.out / CONFIG
         if not path.is_file():
             return config
-        earlier = as_of_today(yaml.safe_load(path.read_text(encoding="utf-8")))
+        earlier = as_of_today(yaml.safe_load(read_text(path, "config")))
         earlier = earlier if isinstance(earlier, dict) else {}
         for room in ("explainers", "metrics"):
             before, now = earlier.get(room) or {}, config[room]

@@ -17,13 +17,13 @@ from typing import Any
 import safetensors
 
 import lit_iba
-from lit_iba.classifier import FrozenClassifier
+from lit_iba.classifier import FrozenClassifier, recorded_classifier
 from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.classifier.weights import fingerprint
 from lit_iba.errors import InputError
 from lit_iba.explainer import EXPLAINERS, explainer_class
 from lit_iba.export.program import METADATA_FILE, METADATA_KEY
-from lit_iba.files import sha256_of
+from lit_iba.files import read_text, sha256_of
 from lit_iba.training.trained_explainer import TrainedExplainer
 
 SCHEMA, KIND = 1, "lit_iba.exported_explainer"
@@ -120,7 +120,7 @@ def read_description(folder: str | Path) -> dict[str, Any]:
         raise InputError(
             f"{folder} holds no {METADATA_FILE}; give a folder that 'evaluate.py export' wrote"
         )
-    return _check_description(path.read_text(encoding="utf-8"), path)
+    return _check_description(read_text(path, "description"), path)
 
 
 def _check_description(text: str, path: Path) -> dict[str, Any]:
@@ -240,17 +240,12 @@ def _classifier_for(
                 f"{path} was exported for a module of your own ({exported['model']}), which cannot"
                 " be built by name; give load_exported your FrozenClassifier"
             )
-        try:
-            classifier = FrozenClassifier(
-                **exported["record"],
-                preprocessing=preprocessing,
-                class_names=description["class_names"],
-            )
-        except InputError as error:
-            raise InputError(
-                f"{path} needs its classifier {exported['record']}: {error}; or give"
-                " load_exported one"
-            ) from error
+        classifier = recorded_classifier(
+            exported["record"],
+            path,
+            preprocessing=preprocessing,
+            class_names=description["class_names"],
+        )
     classifier.check_identity(exported, str(path))
     if classifier.preprocessing != preprocessing:
         raise InputError(

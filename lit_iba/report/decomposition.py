@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lit_iba.errors import InputError
+from lit_iba.files import read_text
 from lit_iba.report.naming import ABSENT, number
 from lit_iba.report.pictures import png_uri
 from lit_iba.report.templates import Markup, render
@@ -54,7 +55,7 @@ def read_decompositions(folder: Path) -> Decompositions | None:
     if not path.is_file():
         return None
     try:
-        images = json.loads(path.read_text(encoding="utf-8"))
+        images = json.loads(read_text(path, "file"))
         first, count = next(iter(images.values())), len(images)
         rows = []
         for i, layer in enumerate(first["layers"]):

@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from lit_iba.errors import InputError
-from lit_iba.files import whole_file, write_text
+from lit_iba.files import read_text, whole_file, write_text
 from lit_iba.report.gallery import MEND, Gallery, read_gallery
 
 SCHEMA = (
@@ -227,7 +227,7 @@ def _read_results(path: Path) -> dict[str, Any]:
             " into this folder first"
         )
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(read_text(path, "results"))
     except (ValueError, OSError) as error:
         raise InputError(f"{path} is damaged ({error}); {MEND}") from error
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:

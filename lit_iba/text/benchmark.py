@@ -22,7 +22,7 @@ from lit_iba import __version__
 from lit_iba.checks import check_literals
 from lit_iba.errors import InputError
 from lit_iba.evaluation.results import summary_table
-from lit_iba.files import FolderLock, write_text
+from lit_iba.files import FolderLock, read_text, write_text
 from lit_iba.randomness import generator_for, sample_generators
 from lit_iba.report.run_folder import RunFolder
 from lit_iba.resumable.identity import source_of
@@ -209,7 +209,7 @@ class TextBenchmark:
         )
         fingerprint = hashlib.sha256(made_of.encode()).hexdigest()
         if path.is_file():
-            kept = json.loads(path.read_text(encoding="utf-8"))
+            kept = json.loads(read_text(path, "statistics"))
             if kept["fingerprint"] == fingerprint:
                 return [torch.tensor(values) for values in kept["values"]], kept["seconds"]
         began, found, tokens = time.perf_counter(), [], []

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lit_iba.errors import InputError
+from lit_iba.files import read_text
 from lit_iba.text.vocabulary import tokenize
 
 CLASS_NAMES = ["negative", "positive"]
@@ -50,7 +51,7 @@ def read_reviews(path: str | Path) -> list[Review]:
     if path.is_dir():
         reviews = _of_folder(path)
     elif path.is_file():
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = read_text(path, "reviews").split("\n")
         reviews = [
             _of_line(line, f"{path}:{n}") for n, line in enumerate(lines, start=1) if line.strip()
         ]
@@ -77,8 +78,7 @@ def _of_folder(path: Path) -> list[Review]:
             raise InputError(f"{path} has no folder {folder.name}/; give one such as aclImdb/train")
     files = [(file, label) for folder, label in names for file in sorted(folder.glob("*.txt"))]
     return [
-        Review(f"{f.parent.name}/{f.stem}", label, f.read_text(encoding="utf-8"))
-        for f, label in files
+        Review(f"{f.parent.name}/{f.stem}", label, read_text(f, "reviews")) for f, label in files
     ]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lit_iba.errors import InputError
-from lit_iba.files import write_text
+from lit_iba.files import read_text, write_text
 
 PAD, UNKNOWN = "<pad>", "<unk>"
 _BREAKS = re.compile(r"<br\s*/?>")
@@ -136,7 +136,7 @@ class Vocabulary:
             raise InputError(
                 f"vocabulary {path} does not exist; training writes one into its run's folder"
             )
-        return cls.from_json(Path(path).read_text(encoding="utf-8"), str(path))
+        return cls.from_json(read_text(path, "vocabulary"), str(path))
 
     def check(self, sha256: str, what: str) -> None:
         """Refuse something that was made with other words.

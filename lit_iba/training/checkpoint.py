@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from lit_iba.classifier import FrozenClassifier
+from lit_iba.classifier import FrozenClassifier, recorded_classifier
 from lit_iba.errors import InputError
+from lit_iba.limits import check_zip
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ def read_checkpoint(path: str | Path, kind: str | None = None) -> dict[str, Any]
             f"checkpoint {path} does not exist; give the path of a .ckpt file that training wrote"
         )
     try:
+        check_zip(path)
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged is not None:
@@ -50,13 +52,17 @@ def read_checkpoint(path: str | Path, kind: str | None = None) -> dict[str, Any]
                 f"checkpoint {path} is damaged (in {damaged}); use an older one, or train again"
             )
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, EOFError, RuntimeError, OSError) as error:
-        raise InputError(
-            f"checkpoint {path} is damaged or cut short ({error}); use an older one, or train again"
-        ) from error
+    except InputError:
+        raise
     except pickle.UnpicklingError as error:
         raise InputError(
             f"checkpoint {path} needs code to load and is refused; it was not written by lit_iba"
+        ) from error
+    except Exception as error:  # a pickle of any bytes can fail in any way
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"checkpoint {path} is damaged or cut short ({reason}); use an older one, or train"
+            " again"
         ) from error
     written_by = checkpoint.get(KIND_KEY) if isinstance(checkpoint, dict) else None
     if written_by is None or (kind is not None and written_by != kind):
@@ -71,7 +77,8 @@ def classifier_of(checkpoint: dict[str, Any], path: str | Path) -> FrozenClassif
     """The classifier a checkpoint was trained for, built again from its record and checked.
 
     Raises:
-        InputError: It cannot be built (its weights file has moved, say), or has other weights now.
+        InputError: It cannot be built (its weights file has moved, say), has other weights now, or
+            is a function of the user's own, which the user must name: a file's is not run.
 
     Example:
         >>> from lit_iba.training import classifier_of, read_checkpoint
@@ -79,11 +86,9 @@ def classifier_of(checkpoint: dict[str, Any], path: str | Path) -> FrozenClassif
         >>> classifier_of(checkpoint, "runs/readout/last.ckpt").name
         'small_cnn'
     """
-    record = checkpoint["hyper_parameters"]["classifier"]
-    try:
-        classifier = FrozenClassifier(**record)
-    except InputError as error:
-        raise InputError(f"{path} needs its classifier {record}: {error}") from error
+    settings = checkpoint.get("hyper_parameters")
+    record = settings.get("classifier") if isinstance(settings, dict) else None
+    classifier = recorded_classifier(record, path)
     classifier.check_identity(checkpoint[CLASSIFIER_KEY], f"checkpoint {path}")
     return classifier
 
