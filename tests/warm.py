@@ -23,7 +23,12 @@ import weakref
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PRELOADED = ("lit_iba.cli.training", "lit_iba.data", "lit_iba.iba.readout_training", "torchvision")
+PRELOADED = (
+    "lit_iba.cli.training",
+    "lit_iba.data.quickstart",
+    "lit_iba.iba.readout_training",
+    "torch.utils.tensorboard",
+)
 
 
 class WarmProcess:

@@ -2,13 +2,13 @@
 full.
 """
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from cluster_toys import ROOT, environment, finish, prepare
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from warm import run
 
 from lit_iba.data import ShardIndex, shard_loader
 from lit_iba.data.quickstart import QUICKSTART_PREPROCESSING, QuickstartSettings, make_quickstart
@@ -57,14 +57,7 @@ def test_a_killed_worker_ends_the_run_with_a_reason(tmp_path: Path) -> None:
         "--trainer.default_root_dir",
         str(tmp_path / "run"),
     ]
-    done = subprocess.run(
-        [sys.executable, "-c", KILL, *fit, "--data.num_workers", "2"],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = run(["-c", KILL, *fit, "--data.num_workers", "2"], environment())
     assert done.returncode == 2, done.stderr
     assert "worker process of the loader was killed" in done.stderr.splitlines()[-1]
 
@@ -85,14 +78,8 @@ def test_a_shard_replaced_while_running_is_noticed_before_it_is_read(shards: Sha
 
 
 def test_a_full_disk_leaves_no_half_heatmaps(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", STORE, str(tmp_path)],
-        env=environment(),
-        capture_output=True,
-        timeout=120,
-        check=False,
-    )
-    assert b"File too large" in done.stderr
+    done = run(["-c", STORE, str(tmp_path)], environment())
+    assert "File too large" in done.stderr
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 

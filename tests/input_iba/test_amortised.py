@@ -6,8 +6,6 @@ import io
 import json
 import os
 import signal
-import subprocess
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from torch.utils.data import DataLoader
 from training_toys import prepare
+from warm import run as run_warm
 
 from lit_iba import FrozenClassifier, InputError, build_explainer
 from lit_iba.classifier.small_cnn import SmallCNN
@@ -489,11 +488,9 @@ def test_two_processes_step_as_one_with_twice_the_batch(
         "--data.batch_size",
         "4",
     ]
-    command = [sys.executable, *launch, *two, "--trainer.default_root_dir", str(tmp_path / "two")]
+    command = [*launch, *two, "--trainer.default_root_dir", str(tmp_path / "two")]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
+    done = run_warm(command, environment)
     assert done.returncode == 0, done.stderr[-3000:]
     assert main([*config, "--trainer.default_root_dir", str(tmp_path / "one")], "train.py") == 0
     states = [

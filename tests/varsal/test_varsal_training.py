@@ -4,8 +4,6 @@ refuses what does not fit.
 
 import io
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import lightning as L
@@ -16,6 +14,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.distributions import Categorical, MultivariateNormal, kl_divergence
 from training_toys import prepare
+from warm import run as run_warm
 
 from lit_iba import FrozenClassifier, InputError, build_explainer
 from lit_iba.classifier.small_cnn import SmallCNN
@@ -336,11 +335,9 @@ def test_two_processes_train_one_encoder(tmp_path: Path) -> None:
     config = ["--config", str(tmp_path / "config.yaml"), "--trainer.max_epochs", "1"]
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     two = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "8"]
-    command = [sys.executable, *launch, str(ROOT / "train.py"), "fit", *config, *two]
+    command = [*launch, str(ROOT / "train.py"), "fit", *config, *two]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
+    done = run_warm(command, environment)
     assert done.returncode == 0, done.stderr[-3000:]
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     alone = ["--trainer.default_root_dir", str(tmp_path / "alone"), "--ckpt_path", str(last)]
