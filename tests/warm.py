@@ -93,6 +93,38 @@ def run(
     return subprocess.CompletedProcess(arguments, process.wait(0), output, errors)
 
 
+def run_ranks(
+    arguments: list[str], environment: dict[str, str], count: int, timeout: float = 300
+) -> "subprocess.CompletedProcess[str]":
+    """The processes that ``torchrun --nproc-per-node count`` starts, with what it tells each, or one
+    that is told nothing; what the first printed that failed, or else the first of all.
+    """
+    if count == 1:
+        return run(arguments, environment, timeout)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    group = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "GROUP_RANK": "0",
+        "TORCHELASTIC_RUN_ID": "ranks",
+    }
+    ranks = [
+        {"RANK": str(rank), "LOCAL_RANK": str(rank), **group, **environment}
+        for rank in range(count)
+    ]
+    processes = [WarmProcess(arguments, given, errors_apart=True) for given in ranks]
+    done = []
+    for process in processes:
+        output, errors = process.communicate(timeout)
+        status = process.wait(0)
+        done.append(subprocess.CompletedProcess(arguments, status, output, errors))
+    return next((one for one in done if one.returncode), done[0])
+
+
 @functools.cache
 def _server() -> socket.socket:
     """Starts the process that forks, once for this one; it ends with it."""

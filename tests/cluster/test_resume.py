@@ -15,12 +15,14 @@ from cluster_toys import (
     SAMPLES,
     assert_same_weights,
     command,
+    environment,
     finish,
     last_checkpoint,
     prepare,
     samples_taken,
     start,
 )
+from warm import run_ranks
 
 pytestmark = pytest.mark.slow
 RESUME = ("--ckpt_path", "last")
@@ -133,7 +135,9 @@ def test_two_processes_step_as_one_with_twice_the_batch(config: Path, tmp_path: 
         str(tmp_path / "data"),
     )
     finish(command(config, tmp_path / "one", *options, "--data.batch_size", "8"))
-    finish(command(config, tmp_path / "two", *options, "--data.batch_size", "4", processes=2))
+    ddp = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "4")
+    done = run_ranks(command(config, tmp_path / "two", *options, *ddp)[1:], environment(), 2)
+    assert done.returncode == 0, done.stderr[-3000:]
     one, two = last_checkpoint(tmp_path / "one"), last_checkpoint(tmp_path / "two")
     assert one["global_step"] == two["global_step"] == 1
     # Adam's first step has the size of the learning rate whatever the gradient; its moments show

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from torch.utils.data import DataLoader
 from training_toys import prepare
-from warm import run as run_warm
+from warm import run_ranks
 
 from lit_iba import FrozenClassifier, InputError, build_explainer
 from lit_iba.classifier.small_cnn import SmallCNN
@@ -471,15 +471,6 @@ def test_two_processes_step_as_one_with_twice_the_batch(
         "--model.settings.lipschitz",
         "gradient_penalty",
     ]
-    launch = [
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        str(ROOT / "train.py"),
-        *config,
-    ]
     two = [
         "--trainer.devices",
         "2",
@@ -488,9 +479,15 @@ def test_two_processes_step_as_one_with_twice_the_batch(
         "--data.batch_size",
         "4",
     ]
-    command = [*launch, *two, "--trainer.default_root_dir", str(tmp_path / "two")]
+    command = [
+        str(ROOT / "train.py"),
+        *config,
+        *two,
+        "--trainer.default_root_dir",
+        str(tmp_path / "two"),
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = run_warm(command, environment)
+    done = run_ranks(command, environment, 2)
     assert done.returncode == 0, done.stderr[-3000:]
     assert main([*config, "--trainer.default_root_dir", str(tmp_path / "one")], "train.py") == 0
     states = [
