@@ -100,7 +100,15 @@ def check_images(images: Tensor) -> Tensor:
 
 def check_targets(target: Tensor | int | Sequence[int], count: int, num_classes: int) -> Tensor:
     """Targets as int64 (count,), or an error that names the class that is out of range."""
-    targets = torch.as_tensor(target).detach().to(torch.int64).flatten()
+    try:
+        given = torch.as_tensor(target).detach().flatten()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"target is {target!r}; it must be the number of a class") from error
+    targets = given.to(torch.int64)
+    if given.is_complex() or given.dtype == torch.bool or bool((given != targets).any()):
+        raise InputError(
+            f"target is {target if given.numel() < 5 else given.dtype}; it must be a whole number, that of a class"
+        )
     targets = targets.expand(count) if targets.numel() == 1 else targets
     if len(targets) != count:
         raise InputError(

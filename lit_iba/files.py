@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,24 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a text file by atomic rename."""
     with whole_file(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def sweep_parts(folder: str | Path, older_than: float = 0.0) -> list[Path]:
+    """Delete the parts of files that killed writers have left in a folder; returns which.
+
+    Args:
+        folder: Which; those inside it are not looked into.
+        older_than: Age in seconds below which a part may belong to a writer at work.
+    """
+    swept = []
+    for part in Path(folder).glob(".*.part"):
+        try:
+            if time.time() - part.stat().st_mtime >= older_than:
+                part.unlink()
+                swept.append(part)
+        except FileNotFoundError:
+            continue
+    return swept
 
 
 def sha256_of(path: str | Path) -> str:

@@ -237,8 +237,8 @@ def end_points(
     """What every curve from the images to ``fill`` begins and ends with, whatever the order.
 
     Returns:
-        float64 (B, 3): the class (the target, or the predicted one where ``targets`` is None), and
-        its softmax probability on the image and on the fill.
+        float64 (B, 4): the class (the target, or the predicted one where ``targets`` is None), its
+        softmax probability on the image and on the fill, and the highest one on the image.
     """
     network = classifier.folded()
     parts = []
@@ -247,5 +247,7 @@ def end_points(
         classes = logits.argmax(dim=1) if targets is None else targets[part]
         removed = network(fill.expand_as(images)[part].contiguous())
         ends = [target_probabilities(logits, classes), target_probabilities(removed, classes)]
-        parts.append(torch.stack([in_double(classes), *map(in_double, ends)], dim=1))
+        highest = logits.float().softmax(dim=1).amax(dim=1)
+        columns = [classes, *ends, highest]
+        parts.append(torch.stack([in_double(column) for column in columns], dim=1))
     return torch.cat(parts)

@@ -118,7 +118,7 @@ def test_whatever_is_imported_is_declared() -> None:
     assert {IMPORTED_AS.get(name, name) for name in outside} <= declared
 
 
-# private names of torch, Lightning and jsonargparse for which these offer no public ones
+# private names of torch, Lightning, jsonargparse and os that have no public ones beside them
 THEIRS = {
     "_BatchNorm",
     "_C",
@@ -126,17 +126,25 @@ THEIRS = {
     "_actions",
     "_backward_hooks",
     "_backward_pre_hooks",
+    "_buffers",
     "_cdata",
+    "_compiled_call_impl",
     "_convolution_pointwise",
     "_convolution_transpose_pointwise",
     "_current_graph_task_id",
+    "_data_fetcher",
     "_ddp_kwargs",
+    "_foreach_norm",
+    "_exit",
     "_forward_hooks",
     "_forward_pre_hooks",
+    "_modules",
     "_new_shared",
     "_overloadpacket",
+    "_parameters",
     "_reset_parameters",
     "_reversed_padding_repeated_twice",
+    "_should_check_val_fx",
     "_typehint",
     "_version",
 }

@@ -8,12 +8,12 @@ from lit_iba.lazy import lazy_names
 
 if TYPE_CHECKING:
     from lit_iba.activity.bias_decay import BiasDecay as BiasDecay
+    from lit_iba.activity.bias_explainers import BiasAttribution as BiasAttribution
+    from lit_iba.activity.bias_explainers import FullGrad as FullGrad
     from lit_iba.activity.decomposition import Attributions as Attributions
     from lit_iba.activity.decomposition import Decomposition as Decomposition
     from lit_iba.activity.decomposition import LayerSums as LayerSums
     from lit_iba.activity.explainers import ActivityAttribution as ActivityAttribution
-    from lit_iba.activity.explainers import BiasAttribution as BiasAttribution
-    from lit_iba.activity.explainers import FullGrad as FullGrad
     from lit_iba.activity.explainers import TopLayer as TopLayer
     from lit_iba.activity.layers import NetworkLayers as NetworkLayers
     from lit_iba.activity.survey import SurveySettings as SurveySettings
@@ -29,12 +29,8 @@ else:
         {
             "lit_iba.activity.bias_decay": ["BiasDecay"],
             "lit_iba.activity.decomposition": ["Attributions", "Decomposition", "LayerSums"],
-            "lit_iba.activity.explainers": [
-                "ActivityAttribution",
-                "BiasAttribution",
-                "FullGrad",
-                "TopLayer",
-            ],
+            "lit_iba.activity.bias_explainers": ["BiasAttribution", "FullGrad"],
+            "lit_iba.activity.explainers": ["ActivityAttribution", "TopLayer"],
             "lit_iba.activity.layers": ["NetworkLayers"],
             "lit_iba.activity.survey": ["SurveySettings", "run_survey"],
             "lit_iba.activity.survey_report": ["write_survey"],

@@ -170,9 +170,13 @@ class NetworkLayers:
             if len(stretch) > 1:
                 parents = [_parents(names.get(n, n.name)) for n in stretch]
                 common = takewhile(lambda level: len(set(level)) == 1, zip(*parents, strict=False))
-                inner = [model.get_submodule(level[0]) for level in common]
+                inner = [level[0] for level in common][-1:]
+                # What gives no feature map is no block: a network in a wrapper, say.
                 blocks |= {
-                    type(module) for module in inner[-1:] if not isinstance(module, nn.Sequential)
+                    type(model.get_submodule(name))
+                    for name in inner
+                    if not isinstance(model.get_submodule(name), nn.Sequential)
+                    and self._with_positions([self.network.node_of(name)])
                 }
             if any(is_weighted(model, n) for n in stretch):
                 found += [pending] if pending is not None else []

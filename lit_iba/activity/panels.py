@@ -18,8 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from lit_iba.activity.bias_explainers import layer_bias_map
 from lit_iba.activity.decomposition import Decomposition, LayerSums, say_if_inexact, sums_of
-from lit_iba.activity.explainers import layer_bias_map
 from lit_iba.activity.layers import INPUT, NetworkLayers
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.files import whole_file, write_text

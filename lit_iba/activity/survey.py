@@ -21,12 +21,15 @@ import torch
 from rich.progress import track
 from torch import Tensor, nn
 
+from lit_iba import __version__
 from lit_iba.activity.operations import BATCH_NORMS
 from lit_iba.activity.zero_bias import bias_tensors, without_biases
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.data import ShardIndex
 from lit_iba.errors import InputError
 from lit_iba.files import write_text
+from lit_iba.resumable.content import with_content
+from lit_iba.resumable.identity import classifier_identity
 from lit_iba.resumable.selection import Selection
 
 logger = logging.getLogger(__name__)
@@ -111,11 +114,12 @@ def run_survey(
         raise InputError(
             "the survey has no classifiers; give a model and its weights for each name"
         )
-    results = {}
+    data, results = with_content(data, out), {}
     for name, record in classifiers.items():
         classifier = FrozenClassifier(**({"model": name} | dict(record))).to(device)
         made_of = [
-            classifier.identity,
+            __version__,
+            classifier_identity(classifier),
             classifier.preprocessing.to_dict(),
             data.identity(),
             asdict(settings),

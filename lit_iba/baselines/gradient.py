@@ -8,7 +8,7 @@ batched, with the caller's tensors and modules left as they were.
 from __future__ import annotations
 
 import logging
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,12 +16,36 @@ from captum.attr import IntegratedGradients as CaptumIntegratedGradients
 from captum.attr import Saliency as CaptumSaliency
 from torch import Tensor
 
+from lit_iba.checks import check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.stages import last_feature_map, positions_matter
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer
 
 logger = logging.getLogger(__name__)
+
+
+Channels = Literal["sum", "mean", "sum_abs", "max_abs"]
+
+
+def over_channels(values: Tensor, channels: Channels) -> Tensor:
+    """One number a pixel from one a colour: (B, 3, H, W) to (B, H, W).
+
+    Args:
+        values: One attribution a pixel and channel.
+        channels: ``"sum"`` and ``"mean"`` keep the sign; ``"sum_abs"`` adds the absolute values,
+            ``"max_abs"`` takes the largest one, as :class:`Saliency` does.
+    """
+    if channels == "max_abs":
+        return values.abs().amax(dim=1)
+    if channels == "sum_abs":
+        return values.abs().sum(dim=1)
+    return values.sum(dim=1) if channels == "sum" else values.mean(dim=1)
+
+
+def keeps_sign(channels: Channels) -> bool:
+    """Whether a map reduced in this way can be negative."""
+    return channels in ("sum", "mean")
 
 
 class RandomMap(Explainer):
@@ -126,17 +150,22 @@ def input_gradient(classifier: FrozenClassifier, images: Tensor, targets: Tensor
 
 
 class IntegratedGradients(Explainer):
-    """Integrated gradients from the mean colour (Sundararajan et al. 2017), summed over channels.
+    """Integrated gradients from the mean colour (Sundararajan et al. 2017), by default summed over
+    channels.
+
+    IBA's table 1 has them "of Saliency": ``multiply_by_inputs=False, channels="max_abs"``.
 
     Args:
         classifier: The network to explain.
         steps: Points of the path.
         forward_batch_size: Images a forward pass.
-        multiply_by_inputs: False gives the mean gradient along the path, which IBA's evaluation
-            code compares with.
-        magnitude: Whether to sum the channels' absolute values, which says where but not in which
-            direction.
+        multiply_by_inputs: False gives the mean gradient along the path.
+        channels: How a pixel's channels become one number, see :func:`over_channels`; the absolute
+            ones say where but not in which direction.
         seed: Unused; nothing here is random.
+
+    Raises:
+        InputError: A setting is out of range.
 
     Example:
         >>> from lit_iba.baselines import IntegratedGradients
@@ -159,12 +188,13 @@ class IntegratedGradients(Explainer):
         steps: int = 50,
         forward_batch_size: int = 16,
         multiply_by_inputs: bool = True,
-        magnitude: bool = False,
+        channels: Channels = "sum",
         seed: int = 0,
     ) -> None:
         super().__init__(classifier, seed=seed)
-        self.magnitude = magnitude
-        self.signed = not magnitude
+        check_literals(IntegratedGradients.__init__, locals())
+        self.channels: Channels = channels
+        self.signed = keeps_sign(channels)
         if steps < 1:
             raise InputError(f"steps is {steps}; integrated gradients need at least 1, usually 50")
         self.steps, self.forward_batch_size, self.multiply_by_inputs = (
@@ -186,8 +216,7 @@ class IntegratedGradients(Explainer):
             n_steps=self.steps,
             internal_batch_size=max(self.forward_batch_size, len(images)),
         )
-        values = values.abs() if self.magnitude else values
-        return Attribution(values.sum(dim=1).to(images.dtype))
+        return Attribution(over_channels(values, self.channels).to(images.dtype))
 
 
 class GradCAM(Explainer):

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lit_iba.baselines.gradient import input_gradient
+from lit_iba.baselines.gradient import Channels, input_gradient, keeps_sign, over_channels
 from lit_iba.checks import check_counts, check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
@@ -121,14 +121,18 @@ class Occlusion14(Occlusion):
 
 
 class SmoothGrad(Explainer):
-    """Mean gradient over noisy copies of the image (Smilkov et al. 2017), averaged over channels
-    and signed.
+    """Mean gradient over noisy copies of the image (Smilkov et al. 2017), by default averaged over
+    channels and signed.
+
+    IBA's table 1 has it "of Saliency": ``channels="max_abs"``, the largest absolute mean gradient.
 
     Args:
         classifier: The network to explain.
         samples: Noisy copies of each image.
         noise: Standard deviation of the noise, as a fraction of the image's range (largest minus
             smallest value).
+        channels: How the mean over the copies becomes one number a pixel, see
+            :func:`~lit_iba.baselines.gradient.over_channels`.
         forward_batch_size: Images a forward pass.
         seed: Seeds the noise, together with each sample's key.
 
@@ -152,14 +156,18 @@ class SmoothGrad(Explainer):
         *,
         samples: int = 50,
         noise: float = 0.15,
+        channels: Channels = "mean",
         forward_batch_size: int = 16,
         seed: int = 0,
     ) -> None:
         super().__init__(classifier, seed=seed)
         check_counts(samples=samples, forward_batch_size=forward_batch_size)
+        check_literals(SmoothGrad.__init__, locals())
         if not noise >= 0:
             raise InputError(f"noise is {noise}; it is a fraction of the image's range, 0 or more")
         self.samples, self.noise, self.forward_batch_size = samples, noise, forward_batch_size
+        self.channels: Channels = channels
+        self.signed = type(self).signed and keeps_sign(channels)
 
     def explain(
         self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
@@ -183,7 +191,7 @@ class SmoothGrad(Explainer):
             total.index_add_(
                 0, chosen, self.of_one_copy(input_gradient(self.classifier, noisy, targets[chosen]))
             )
-        return Attribution(total.mean(dim=1) / self.samples)
+        return Attribution(over_channels(total / self.samples, self.channels))
 
     def of_one_copy(self, gradient: Tensor) -> Tensor:
         """What is averaged over the copies."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lit_iba.classifier.fusing import made_fast
 from lit_iba.classifier.hooked import HookedNetwork
 from lit_iba.classifier.layout import Layout
-from lit_iba.classifier.networks import build_network, from_module
+from lit_iba.classifier.networks import build_network, from_module, named_classes
 from lit_iba.classifier.own_copy import floating_parameter, unwrapped
 from lit_iba.classifier.positions import Axes, find_axes
 from lit_iba.classifier.preprocessing import Preprocessing
@@ -107,7 +107,7 @@ class FrozenClassifier(nn.Module):
         self.num_classes = proof.logits.shape[1]
         if len(own_names) != self.num_classes:
             own_names = []  # the network's usual names, but another number of classes was asked for
-        self.class_names = _class_names(class_names or own_names, self.num_classes)
+        self.class_names = named_classes(class_names or own_names, self.num_classes)
 
     def _begin(self, original: nn.Module | None) -> None:
         """What is neither copied nor pickled, because it is made of the weights where it is needed."""
@@ -175,7 +175,8 @@ class FrozenClassifier(nn.Module):
         """A number that grows whenever the weights have changed since it was last asked for.
 
         What an optimiser, ``load_state_dict`` or an initialisation changes is seen at once; what is
-        written past autograd, through ``parameter.data``, at the next :meth:`Explainer.attribute`.
+        written past autograd, through ``parameter.data``, at the next :meth:`Explainer.attribute`
+        or when :attr:`identity` is asked for.
         """
         return self._watch.version()
 
@@ -201,7 +202,8 @@ class FrozenClassifier(nn.Module):
     @property
     def identity(self) -> dict[str, Any]:
         """What this classifier is: model, weights, and a hash over every parameter."""
-        if self._kept is not None and self._kept_at == self._watch.version():
+        version = self.look_at_weights()  # what is measured now must not carry an older name
+        if self._kept is not None and self._kept_at == version:
             return self._kept
         return self._of_weights(
             "identity",
@@ -396,11 +398,3 @@ class FrozenClassifier(nn.Module):
     ) -> dict[str, Layout]:
         """The layout of every tap, by the name of its layer, for images of this (H, W)."""
         return {name: self.layout_of(name, tap.shape, image_size) for name, tap in taps.items()}
-
-
-def _class_names(names: Sequence[str], num_classes: int) -> list[str]:
-    if names and len(names) != num_classes:
-        raise InputError(
-            f"{len(names)} class names were given for {num_classes} classes; give one a class"
-        )
-    return list(names) if names else [str(i) for i in range(num_classes)]

@@ -197,3 +197,12 @@ def _from_timm(
         _stored_preprocessing(settings, usual),
         settings.get("class_names", []),
     )
+
+
+def named_classes(names: Sequence[str], num_classes: int) -> list[str]:
+    """A name a class: the names given, or their numbers."""
+    if names and len(names) != num_classes:
+        raise InputError(
+            f"{len(names)} class names were given for {num_classes} classes; give one a class"
+        )
+    return list(names) if names else [str(i) for i in range(num_classes)]

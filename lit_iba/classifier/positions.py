@@ -25,7 +25,7 @@ from lit_iba.errors import InputError
 LEAST_SHIFT = (
     0.05  # of an axis' length, by which the answer moves when light moves across the image
 )
-LEAST_CORRELATION = 0.5  # of the tokens' answers with the places that a grid gives them
+LEAST_AGREEMENT = 0.5  # of the tokens' answers with the places that a grid gives them
 MOST_PREFIX = 16
 
 CHANNELS_FIRST = (
@@ -152,8 +152,10 @@ def find_axes(
     kind = stated
     if kind is None and len(shape) == 4:
         kind = _kind_by_modules(network, layer)
-        if kind is None:
-            kind = "BCHW" if shape[2:] == (1, 1) else _kind_by_light(network, layer, image)
+        # What has its channels last may have heads and tokens before them, and not rows and columns.
+        if kind != "BCHW" and shape[2:] != (1, 1):
+            kind = _kind_by_light(network, layer, image, kind)
+        kind = kind or "BCHW"
     if len(shape) == 2 and kind in (None, "BC"):
         return Axes(name, Layout("BC", 1, 1), size, 0)
     if len(shape) == 4 and kind in ("BCHW", "BHWC"):
@@ -280,23 +282,25 @@ def _answers(run: Any, image: Tensor) -> list[Tensor]:
         (slice(None), slice(0, width // 3)),
         (slice(None), slice(width - width // 3, width)),
     ]
-    dark, answers = run(torch.cat([image, image])).float()[0], []
-    for rows, columns in bands:
-        lit = image.clone()
-        lit[..., rows, columns] += 2 * image.std()
-        answers.append((run(torch.cat([lit, lit])).float()[0] - dark).abs())
-    return answers
+    lit = image.repeat(1 + len(bands), 1, 1, 1)
+    for own, (rows, columns) in zip(lit[1:], bands, strict=True):
+        own[..., rows, columns] += 2 * image.std()
+    dark, *answers = run(lit).float()
+    return [(answer - dark).abs() for answer in answers]
 
 
 def _kind_by_light(
-    network: TracedNetwork | HookedNetwork, layer: str | fx.Node, image: Tensor
+    network: TracedNetwork | HookedNetwork,
+    layer: str | fx.Node,
+    image: Tensor,
+    suggested: str | None,
 ) -> str:
+    """The kind whose rows and columns the light moves along; the suggested one where it does."""
     top, bottom, left, right = _answers(_runner(network, layer), image)
 
     def shift(one: Tensor, other: Tensor, axis: int) -> float:
         """How far the answer moves along an axis, as a share of its length."""
-        length = one.shape[axis]
-        places = torch.linspace(0, 1, length, device=one.device)
+        places = torch.linspace(0, 1, one.shape[axis], device=one.device)
         others = [a for a in range(one.ndim) if a != axis]
         centres = [
             (a.sum(dim=others) * places).sum() / a.sum().clamp_min(1e-12) for a in (one, other)
@@ -311,8 +315,11 @@ def _kind_by_light(
             if top.shape[axis] > 1
         ]
         moved[kind] = min(shifts, default=0.0)
+    if suggested is not None and moved[suggested] > LEAST_SHIFT:
+        return suggested
     best, other = sorted(moved, key=lambda kind: -moved[kind])
-    if moved[best] < LEAST_SHIFT or moved[best] < 2 * moved[other]:
+    doubtful = moved[best] < 2 * LEAST_SHIFT or moved[best] < 2 * moved[other]
+    if suggested is not None or doubtful:
         name = layer if isinstance(layer, str) else layer.name
         raise _ambiguous(name, torch.Size([1, *top.shape]), ["'BCHW'", "'BHWC'"])
     return best
@@ -334,17 +341,12 @@ def _tokens_by_light(run: Any, image: Tensor, layer: str) -> Layout:
     for prefix in range(min(len(down), MOST_PREFIX + 1)):
         for height, width in _grids(len(down) - prefix):
             place = torch.arange(height * width, device=down.device)
-            parts = [
-                _correlation(values[prefix:], places)
-                for values, places, length in (
-                    (down, place // width, height),
-                    (across, place % width, width),
-                )
-                if length > 1
-            ]
-            scores[Layout("BTC", height, width, prefix)] = min(parts, default=0.0)
+            rows = (place // width).double() - (height - 1) / 2
+            columns = (place % width).double() - (width - 1) / 2
+            agreed = [_agreement(down, rows), _agreement(across, columns)]
+            scores[Layout("BTC", height, width, prefix)] = min(agreed)
     ranked = sorted(scores, key=lambda layout: -scores[layout])
-    if not ranked or scores[ranked[0]] < LEAST_CORRELATION:
+    if not ranked or scores[ranked[0]] < LEAST_AGREEMENT:
         raise _ambiguous(layer, shape)
     close = [layout for layout in ranked if scores[layout] > scores[ranked[0]] - 0.02]
     if len(close) > 1:
@@ -352,8 +354,10 @@ def _tokens_by_light(run: Any, image: Tensor, layer: str) -> Layout:
     return ranked[0]
 
 
-def _correlation(values: Tensor, places: Tensor) -> float:
-    both = torch.stack([values.double(), places.double()])
-    both = both - both.mean(dim=1, keepdim=True)
-    norms = both.norm(dim=1)
-    return float((both[0] * both[1]).sum() / norms.prod().clamp_min(1e-12))
+def _agreement(values: Tensor, places: Tensor) -> float:
+    """Cosine between what tokens prefer and where a grid puts them; the tokens in front of it have no
+    place, and so are to prefer nothing.
+    """
+    values = values.double()
+    wanted = torch.cat([values.new_zeros(len(values) - len(places)), places])
+    return float((values @ wanted) / (values.norm() * wanted.norm()).clamp_min(1e-12))

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import lzma
 import pickle
 import struct
 import urllib.error
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,10 @@ from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.errors import InputError, unknown_name
 from lit_iba.files import whole_file
 
+logger = logging.getLogger(__name__)
+
+NESTED = ("state_dict", "model", "model_state_dict", "state", "network", "net")
+PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.", "backbone.")
 SUFFIXES = (".pth", ".pt", ".safetensors", ".safetensors.xz")
 
 
@@ -64,8 +70,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             settings = json.loads(header.get("__metadata__", {}).get("lit_iba", "{}"))
             return safetensors.torch.load(data), settings
         if path.suffix in (".pth", ".pt"):
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            state = state.get("state_dict", state) if isinstance(state, dict) else state
+            state = _innermost(torch.load(path, map_location="cpu", weights_only=True))
             if not (isinstance(state, dict) and all(isinstance(v, Tensor) for v in state.values())):
                 raise InputError(
                     f"{path} holds no state dict; save one with torch.save(model.state_dict(),"
@@ -93,6 +98,14 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     raise InputError(f"{path} has an unknown suffix; weights are read from {', '.join(SUFFIXES)}")
 
 
+def _innermost(found: Any) -> Any:
+    """The state dict in what others put round it: ``{"model": ...}``, ``{"state_dict": ...}``."""
+    for name in NESTED:
+        if isinstance(found, dict) and isinstance(found.get(name), dict):
+            return _innermost(found[name])
+    return found
+
+
 def save_weights(path: str | Path, state: dict[str, Tensor], settings: dict[str, Any]) -> None:
     """Write a state dict as safetensors with settings (plain JSON) beside it, by atomic rename.
 
@@ -109,9 +122,26 @@ def save_weights(path: str | Path, state: dict[str, Tensor], settings: dict[str,
         safetensors.torch.save_file(tensors, part, metadata={"lit_iba": json.dumps(settings)})
 
 
+def without_prefix(state: dict[str, Tensor], own: Iterable[str], source: str) -> dict[str, Tensor]:
+    """A state dict without what wrappers put before every name: ``module.`` (DataParallel),
+    ``_orig_mod.`` (torch.compile), ``model.`` (a LightningModule). It is named in the log; where the
+    names fit as they are, nothing is taken away.
+    """
+    own, found, taken = set(own), state, ""
+    while found and not own & found.keys():
+        prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in found)), None)
+        if prefix is None:
+            return state
+        found, taken = {name.removeprefix(prefix): t for name, t in found.items()}, taken + prefix
+    if taken:
+        logger.info("%s: the prefix %r of all names was left out", source, taken)
+    return found
+
+
 def load_into(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Strict load with an error that says what differs."""
+    """Strict load with an error that says what differs; see :func:`without_prefix`."""
     own = model.state_dict()
+    state = without_prefix(state, own, source)
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]
     shapes = [

@@ -2,7 +2,7 @@
 
 Nothing heavy is imported before the command is known, so that ``--help`` answers at once. Errors
 that a user can mend are printed as one sentence, with exit status 2. A training that a signal ended
-after saving its state exits with 75.
+after saving its state exits with 75, or with 130 if it was Ctrl-C.
 """
 
 from __future__ import annotations
@@ -70,34 +70,42 @@ def main(arguments: Sequence[str] | None = None, program: str = "lit-iba") -> in
         here not in sys.path
     ):  # classes of the user's own; last, so that a file here hides no installed package
         sys.path.append(here)
+    from lit_iba.cli.launched import watched_launcher
+
     try:
-        if command == "--version":
-            from lit_iba import __version__
-
-            print(__version__)
-        elif command not in commands:
-            raise unknown_name(f"command of {program}", command, commands)
-        elif command in TRAINING and arguments[1:] in (["-h"], ["--help"]):
-            from lit_iba.cli.training_help import print_training_help
-
-            print_training_help(program, command)
-        elif command in TRAINING:
-            from lit_iba.cli.training import run_training
-            from lit_iba.training.callbacks.resume import EXIT_PREEMPTED, PreemptedError
-
-            try:
-                run_training(arguments)
-            except PreemptedError as error:
-                print(error, file=sys.stderr)
-                return EXIT_PREEMPTED
-        else:
-            _run(command, arguments[1:], program)
+        with watched_launcher():
+            return _command(command, arguments, program)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+
+
+def _command(command: str, arguments: list[str], program: str) -> int:
+    commands = COMMANDS[program]
+    if command == "--version":
+        from lit_iba import __version__
+
+        print(__version__)
+    elif command not in commands:
+        raise unknown_name(f"command of {program}", command, commands)
+    elif command in TRAINING and arguments[1:] in (["-h"], ["--help"]):
+        from lit_iba.cli.training_help import print_training_help
+
+        print_training_help(program, command)
+    elif command in TRAINING:
+        from lit_iba.cli.training import run_training
+        from lit_iba.training.callbacks.resume import PreemptedError
+
+        try:
+            run_training(arguments)
+        except PreemptedError as error:
+            print(error, file=sys.stderr)
+            return error.status
+    else:
+        _run(command, arguments[1:], program)
     return 0
 
 

@@ -31,9 +31,9 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lit_iba.cli.choices import ChoicesInOneSentence
 from lit_iba.cli.training_help import DEFAULTS
-from lit_iba.data.stream import killed_worker_message, worker_killed
+from lit_iba.data.workers import end_workers, killed_worker_message, worker_killed
 from lit_iba.errors import InputError
-from lit_iba.files import FolderLock, write_text
+from lit_iba.files import FolderLock, sweep_parts, write_text
 from lit_iba.training.callbacks import (
     DurableCheckpointIO,
     FiniteLoss,
@@ -136,7 +136,16 @@ class TrainingCLI(LightningCLI):
             self.subcommand == "fit" and trainer.is_global_zero
         ):  # which only the trainer knows, whatever launched us
             TrainingCLI.lock = FolderLock(root)
+            self._sweep(root)
         return trainer
+
+    def _sweep(self, root: Path) -> None:
+        """Delete what a killed run has left half written; nobody else writes here now."""
+        swept = [path for folder in (root, root / "checkpoints") for path in sweep_parts(folder)]
+        if swept:
+            rank_zero_info(
+                f"deleted unfinished files of a killed run: {', '.join(map(str, swept))}"
+            )
 
     def _configured_callbacks(self) -> list[L.Callback]:
         """Those of ``trainer.callbacks``."""
@@ -206,6 +215,10 @@ def run_training(arguments: Sequence[str]) -> None:
             auto_configure_optimizers=False,
             parser_class=TrainingParser,
         )
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # where Lightning exits with status 1
+            raise KeyboardInterrupt from error
+        raise
     except Exception as error:
         cause: BaseException | None = error
         while cause is not None:
@@ -216,6 +229,7 @@ def run_training(arguments: Sequence[str]) -> None:
             cause = cause.__cause__ or cause.__context__
         raise
     finally:
+        end_workers()
         if TrainingCLI.lock is not None:
             TrainingCLI.lock.release()
             TrainingCLI.lock = None

@@ -8,6 +8,8 @@ from lit_iba.lazy import lazy_names
 
 if TYPE_CHECKING:
     from lit_iba.data.image_folder import ImageFolder as ImageFolder
+    from lit_iba.data.loader import SampleLoader as SampleLoader
+    from lit_iba.data.loader import shard_loader as shard_loader
     from lit_iba.data.modules import ImageFolderDataModule as ImageFolderDataModule
     from lit_iba.data.modules import QuickstartDataModule as QuickstartDataModule
     from lit_iba.data.modules import SampleDataModule as SampleDataModule
@@ -19,14 +21,13 @@ if TYPE_CHECKING:
     from lit_iba.data.shard_writer import write_shards as write_shards
     from lit_iba.data.shards import Shard as Shard
     from lit_iba.data.shards import ShardIndex as ShardIndex
-    from lit_iba.data.stream import SampleLoader as SampleLoader
     from lit_iba.data.stream import shard_batches as shard_batches
-    from lit_iba.data.stream import shard_loader as shard_loader
 else:
     __all__, __getattr__, __dir__ = lazy_names(
         __name__,
         {
             "lit_iba.data.image_folder": ["ImageFolder"],
+            "lit_iba.data.loader": ["SampleLoader", "shard_loader"],
             "lit_iba.data.modules": [
                 "ImageFolderDataModule",
                 "QuickstartDataModule",
@@ -38,6 +39,6 @@ else:
             "lit_iba.data.remote": ["Remote"],
             "lit_iba.data.shard_writer": ["write_shards"],
             "lit_iba.data.shards": ["Shard", "ShardIndex"],
-            "lit_iba.data.stream": ["SampleLoader", "shard_batches", "shard_loader"],
+            "lit_iba.data.stream": ["shard_batches"],
         },
     )

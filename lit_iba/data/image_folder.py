@@ -21,6 +21,7 @@ from PIL import Image
 
 from lit_iba.data.batch import Hole
 from lit_iba.data.decode import PICTURE_EXTENSIONS
+from lit_iba.data.sources import Place
 from lit_iba.data.tar_samples import RawSample
 from lit_iba.errors import InputError
 
@@ -239,6 +240,11 @@ class FolderSource:
     def open(self, number: int) -> FileReader:
         """Start reading a picture."""
         return FileReader(self.images[number])
+
+    def listing(self) -> list[tuple[str, list[Place]]]:
+        """Every picture, all in one group."""
+        places = [Place(number, 0, image.key) for number, image in enumerate(self.images)]
+        return [(str(self.images[0].path.parent.parent), places)]
 
 
 @dataclass(frozen=True)

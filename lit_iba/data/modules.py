@@ -18,11 +18,14 @@ from lightning.pytorch import LightningDataModule
 from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.data.batch import BatchMaker
 from lit_iba.data.image_folder import FolderSource, ImageFolder
+from lit_iba.data.loader import SampleLoader
 from lit_iba.data.plan import ARRANGEMENT, SamplePlan, left_of_epoch
 from lit_iba.data.quickstart import QUICKSTART_PREPROCESSING, QuickstartSettings, make_quickstart
 from lit_iba.data.remote import Remote
 from lit_iba.data.shards import ShardIndex
-from lit_iba.data.stream import BatchStream, SampleLoader, SampleMaker, SampleSource, ShardSource
+from lit_iba.data.sources import SampleSource, ShardSource
+from lit_iba.data.stream import BatchStream, SampleMaker
+from lit_iba.data.workers import WORKER_TIMEOUT
 from lit_iba.errors import InputError
 
 _STAGES = {
@@ -51,7 +54,8 @@ class SampleDataModule(LightningDataModule):
         num_classes: Labels outside 0..num_classes-1 are errors; None takes the number from the
             index, if it knows.
         multiprocessing_context: How workers start: ``"fork"``, ``"spawn"``, ``"forkserver"``; None
-            is Python's default.
+            is ``"forkserver"`` where there are several processes, and else Python's default.
+        worker_timeout: Seconds that a batch is waited for before the run ends with the reason.
 
     Example:
         >>> from lit_iba.data import SampleDataModule, ShardDataModule
@@ -72,6 +76,7 @@ class SampleDataModule(LightningDataModule):
         max_corrupt_fraction: float | None = None,
         num_classes: int | None = None,
         multiprocessing_context: str | None = None,
+        worker_timeout: float = WORKER_TIMEOUT,
     ) -> None:
         super().__init__()
         self.preprocessing = preprocessing
@@ -83,12 +88,12 @@ class SampleDataModule(LightningDataModule):
         self.max_corrupt_fraction = max_corrupt_fraction
         self.num_classes = num_classes
         self.multiprocessing_context = multiprocessing_context
+        self.worker_timeout = worker_timeout
         self._sources: dict[str, tuple[SampleSource, list[str] | None]] = {}
         self._train_loader: SampleLoader | None = None
         self._resumed: dict[str, Any] | None = None
-        self._reload: int | None = (
-            None  # the trainer's own setting, while this class has changed it
-        )
+        self.prediction: Any = None  # a callback's own batches for prediction
+        self._reload: int | None = None  # the trainer's own setting, while it is changed
 
     @abstractmethod
     def load(self, split: str) -> tuple[SampleSource, list[str] | None] | None:
@@ -112,16 +117,12 @@ class SampleDataModule(LightningDataModule):
                 self._sources[split] = found
 
     def train_dataloader(self) -> SampleLoader:
-        """Shuffled training batches, beginning where the checkpoint, or the last loader,
-        stopped.
-        """
+        """Shuffled training batches, from where the checkpoint, or the last loader, stopped."""
         if self.trainer and self.trainer.global_step == 0 and self.trainer.current_epoch == 0:
             self._train_loader = None  # a new run, perhaps with the data module of an earlier one
         state = self.state_dict() if self._resumed is None else self._resumed
-        self._train_loader, self._resumed = (
-            self._resume(state) if state else self._loader("train"),
-            None,
-        )
+        self._train_loader = self._resume(state) if state else self._loader("train")
+        self._resumed = None
         if self.trainer and (self._train_loader.parts or self._reload is not None):
             # The rest of an epoch has its own plan; Lightning asks for the next epoch's loader when
             # told to reload.
@@ -151,18 +152,16 @@ class SampleDataModule(LightningDataModule):
         return loader
 
     def val_dataloader(self) -> SampleLoader | list[Any]:
-        """Validation batches, every sample once; an empty list where there is no validation
-        data.
-        """
+        """Validation batches, every sample once; an empty list without validation data."""
         return self._loader("val") if "val" in self._sources else []
 
     def test_dataloader(self) -> SampleLoader:
         """Test batches, every sample once."""
         return self._loader("test")
 
-    def predict_dataloader(self) -> SampleLoader:
-        """Batches in the order of the files, every sample once."""
-        return self._loader("predict", lanes=1)
+    def predict_dataloader(self) -> Any:
+        """Batches in the order of the files, every sample once; or ``prediction``, where it is set."""
+        return self.prediction or self._loader("predict", lanes=1)
 
     def statistics_dataloader(self) -> SampleLoader:
         """Training batches in a shuffled order that is the same on every process and for any number
@@ -189,6 +188,10 @@ class SampleDataModule(LightningDataModule):
         """Take a position from a checkpoint; the next training loader begins there."""
         self._resumed = dict(state_dict)
 
+    def source(self, split: str) -> SampleSource | None:
+        """Where the samples of a split come from (after ``setup``); None where it was not given."""
+        return self._sources[split][0] if split in self._sources else None
+
     def batch_maker(self, class_names: list[str] | None, augment: bool) -> SampleMaker:
         """What makes batches of samples; data of another kind than pictures have their own."""
         num_classes = self.num_classes or (len(class_names) if class_names else None)
@@ -197,10 +200,8 @@ class SampleDataModule(LightningDataModule):
     def _plan(self, split: str, lanes: int | None = None, alone: bool = False) -> SamplePlan:
         """The order of a split on these processes, or as if this one were alone."""
         if split not in self._sources:
-            raise InputError(
-                f"there is no {split} data; give {type(self).__name__} its {split!r} (and call"
-                " setup)"
-            )
+            where = f"{type(self).__name__} its {split!r}"
+            raise InputError(f"there is no {split} data; give {where} (and call setup)")
         return SamplePlan(
             self._sources[split][0].counts(),
             self.batch_size,
@@ -221,14 +222,16 @@ class SampleDataModule(LightningDataModule):
     ) -> SampleLoader:
         plan = self._plan(split, lanes, alone)
         source, names = self._sources[split]
-        left = left_of_epoch(plan, epoch, parts)
-        if left is not None:
-            plan = replace(plan, size=len(left))
+        repeats = not alone and bool(getattr(self.trainer, "overfit_batches", 0))
+        left = left_of_epoch(plan, 0 if repeats else epoch, parts)
+        plan = plan if left is None else replace(plan, size=len(left))
         make = self.batch_maker(names, self.augment and plan.training and not alone)
         rank = self.trainer.global_rank if self.trainer and not alone else 0
         stream = BatchStream(source, plan, make, rank, left)
         return SampleLoader(
-            stream, self.num_workers, self.max_corrupt_fraction, self.multiprocessing_context, parts
+            *(stream, self.num_workers, self.max_corrupt_fraction),
+            *(self.multiprocessing_context, parts, repeats),
+            worker_timeout=self.worker_timeout,
         )
 
 

@@ -12,82 +12,23 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.data.batch import Batch, BatchMaker, Hole
 from lit_iba.data.plan import EpochOrder, SamplePlan
-from lit_iba.data.shards import Shard, ShardIndex
-from lit_iba.data.tar_samples import RawSample, TarSamples
+from lit_iba.data.shards import Shard
+from lit_iba.data.sources import Reader, SampleSource, ShardReader
+from lit_iba.data.tar_samples import RawSample
 from lit_iba.errors import InputError
 
 _log = logging.getLogger(__name__)
 
 Slot = RawSample | Hole | None
 SampleMaker = Callable[[Sequence[Slot], int], tuple[Batch, list[Hole]]]  # such as BatchMaker
-
-
-class Reader(Protocol):
-    """One shard that is being read, front to back."""
-
-    def read(self, slots: Sequence[int]) -> Iterator[RawSample | Hole]:
-        """What is in the given ascending slots."""
-        ...
-
-    def close(self) -> None:
-        """Free its file."""
-        ...
-
-
-class SampleSource(Protocol):
-    """Where raw samples come from; must pickle, for workers that are not forked."""
-
-    def counts(self) -> torch.Tensor:
-        """Number of samples in each shard, int64 (S,)."""
-        ...
-
-    def open(self, number: int) -> Reader:
-        """Start reading a shard."""
-        ...
-
-
-@dataclass(frozen=True)
-class ShardSource:
-    """Tars on disk."""
-
-    shards: tuple[Shard, ...]
-
-    def counts(self) -> torch.Tensor:
-        """Number of samples in each shard, int64 (S,)."""
-        return torch.tensor([shard.count for shard in self.shards])
-
-    def open(self, number: int) -> Reader:
-        """Start reading a shard."""
-        return _ShardReader(self.shards[number])
-
-
-class _ShardReader:
-    """Reads a shard by slots; what the index counts but the file does not hold comes out as
-    holes.
-    """
-
-    def __init__(self, shard: Shard) -> None:
-        self._shard = shard
-        self._samples = TarSamples(shard)
-
-    def read(self, slots: Sequence[int]) -> Iterator[RawSample | Hole]:
-        for slot, sample in zip(slots, self._samples.read(slots), strict=True):
-            damage = self._samples.damage or "it holds fewer samples than the index counts"
-            yield sample or Hole(
-                f"{self._shard.stem}[{slot}]", f"shard {self._shard.path}: {damage}"
-            )
-
-    def close(self) -> None:
-        self._samples.close()
 
 
 @dataclass(frozen=True)
@@ -214,141 +155,6 @@ class _Reading:
             reader.close()
 
 
-class SampleLoader:
-    """A sized, seekable loader: iterating it once is one epoch (or the rest of one, after
-    :meth:`seek`).
-
-    In evaluation every iteration begins at the front.
-
-    Args:
-        stream: What to load.
-        num_workers: Worker processes; 0 reads in this one.
-        max_corrupt_fraction: Fraction of the data set that may be undecodable before an epoch ends
-            in an error; None means 0.01 in training and 0 in evaluation.
-        multiprocessing_context: How workers start: ``"fork"``, ``"spawn"``, ``"forkserver"``; None
-            is Python's default.
-        parts: What earlier runs took of this epoch, each in its own arrangement (see
-            ``left_of_epoch``). Their batches count for the length, as they do for Lightning; such a
-            loader serves the rest of one epoch.
-
-    Example:
-        >>> from lit_iba.data import ShardIndex, shard_loader
-        >>> index = ShardIndex.load("digits/test")
-        >>> loader = shard_loader(index, classifier.preprocessing, batch_size=4)
-        >>> len(loader), type(loader).__name__
-        (2, 'SampleLoader')
-    """
-
-    def __init__(
-        self,
-        stream: BatchStream,
-        num_workers: int = 0,
-        max_corrupt_fraction: float | None = None,
-        multiprocessing_context: str | None = None,
-        parts: Sequence[dict[str, int]] = (),
-    ) -> None:
-        self.stream = stream
-        self.plan = stream.plan
-        default = 0.01 if self.plan.training else 0.0
-        self.max_corrupt_fraction = (
-            default if max_corrupt_fraction is None else max_corrupt_fraction
-        )
-        self._loader: DataLoader[Any] = DataLoader(
-            stream,
-            batch_size=None,
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
-            multiprocessing_context=multiprocessing_context if num_workers > 0 else None,
-            pin_memory=torch.cuda.is_available(),
-        )
-        self.parts = list(parts)
-        self.before = sum(part["batches"] for part in self.parts)
-        self.epoch = 0
-        self.batches = 0  # handed out in this epoch, by this plan
-        self._sought = False
-
-    def __len__(self) -> int:
-        return self.before + self.plan.steps
-
-    def seek(self, epoch: int, batches: int = 0) -> None:
-        """Set where the next iteration begins; a finished epoch means the next one.
-
-        Args:
-            epoch: Number of the epoch.
-            batches: Batches of it that this plan has handed out already.
-        """
-        finished, self.batches = (1, 0) if batches >= self.plan.steps else (0, batches)
-        self.epoch = epoch + finished
-        self._sought = True
-
-    def state_dict(self) -> dict[str, Any]:
-        """Empty: the data module keeps the position. That it exists tells Lightning that this
-        loader can be resumed.
-        """
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing to do; see :meth:`seek`."""
-
-    def __iter__(self) -> Iterator[Batch]:
-        if not self._sought and self.batches > 0:
-            if self.parts:
-                raise RuntimeError(
-                    "this loader is for the rest of one epoch; make another for the next one"
-                )
-            self.epoch, self.batches = (self.epoch + 1 if self.plan.training else 0), 0
-        self._sought = False
-        first = self.batches
-        self.stream.seek(self.epoch, first)
-        holes: list[Hole] = []
-        valid = 0
-        for item in self._items():
-            if isinstance(item, Failure):
-                raise InputError(item.message)
-            small, lost = item
-            batch = {
-                k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in small.items()
-            }
-            holes += lost
-            valid += int(batch["weight"].sum())
-            if len(holes) > self.max_corrupt_fraction * self.plan.total:
-                raise InputError(_too_many(holes, self.max_corrupt_fraction, self.plan.total))
-            self.batches += 1
-            yield batch
-        expected = self.stream.order(self.epoch).samples(self.stream.rank, first)
-        if valid + len(holes) != expected:
-            raise RuntimeError(
-                f"{valid} valid and {len(holes)} corrupt samples do not add up to {expected}"
-            )
-        if holes:
-            report_holes(holes, expected, f"epoch {self.epoch}")
-
-    def _items(self) -> Iterator[Any]:
-        try:
-            yield from self._loader
-        except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
-            # A worker that dies while it hands over a batch breaks the connection before torch says
-            # that it is gone.
-            if not worker_killed(error) and isinstance(error, RuntimeError):
-                raise
-            raise InputError(killed_worker_message(error)) from error
-
-
-def worker_killed(error: BaseException) -> bool:
-    """Whether an error is torch's of a killed loader worker; its signal handler raises it wherever
-    the process happens to be.
-    """
-    return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
-
-
-def killed_worker_message(error: BaseException) -> str:
-    """What a user can do about a killed worker."""
-    return (
-        f"a worker process of the loader was killed ({str(error) or type(error).__name__}); often"
-        " memory ran out: use fewer workers, a smaller batch_size or block, and resume"
-    )
-
-
 def report_holes(holes: Sequence[Hole], total: int, where: str) -> None:
     """Log once what was lost: how many, which, and why the first of them."""
     names = ", ".join(hole.key for hole in holes[:10]) + (", ..." if len(holes) > 10 else "")
@@ -359,14 +165,6 @@ def report_holes(holes: Sequence[Hole], total: int, where: str) -> None:
         total,
         names,
         holes[0].reason,
-    )
-
-
-def _too_many(holes: Sequence[Hole], fraction: float, total: int) -> str:
-    names = ", ".join(hole.key for hole in holes[:5]) + (", ..." if len(holes) > 5 else "")
-    return (
-        f"{len(holes)} of {total} samples could not be decoded so far ({names}; {holes[0].reason}),"
-        f" more than max_corrupt_fraction={fraction} allows; mend them or raise it"
     )
 
 
@@ -395,7 +193,7 @@ def shard_batches(
         >>> [len(batch["key"]) for batch in batches]
         [3, 3, 2]
     """
-    make, reader, holes = BatchMaker(preprocessing, num_classes), _ShardReader(shard), []
+    make, reader, holes = BatchMaker(preprocessing, num_classes), ShardReader(shard), []
     try:
         for first in range(0, shard.count, batch_size):
             slots = range(first, min(first + batch_size, shard.count))
@@ -406,32 +204,3 @@ def shard_batches(
         reader.close()
     if holes:
         report_holes(holes, shard.count, f"shard {shard.path}")
-
-
-def shard_loader(
-    index: ShardIndex,
-    preprocessing: Preprocessing,
-    batch_size: int = 16,
-    *,
-    training: bool = False,
-    num_workers: int = 0,
-    seed: int = 0,
-) -> SampleLoader:
-    """A loader over shards for one process, without Lightning; see :class:`SampleLoader` and
-    ``ShardDataModule``.
-
-    Example:
-        >>> from lit_iba.data import ShardIndex, shard_loader
-        >>> index = ShardIndex.load("digits/test")
-        >>> loader = shard_loader(index, classifier.preprocessing, batch_size=4)
-        >>> next(iter(loader))["picture"].shape
-        torch.Size([4, 3, 64, 64])
-    """
-    source = ShardSource(index.shards)
-    plan = SamplePlan(
-        source.counts(), batch_size, lanes=max(1, num_workers), seed=seed, training=training
-    )
-    num_classes = len(index.class_names) if index.class_names else None
-    return SampleLoader(
-        BatchStream(source, plan, BatchMaker(preprocessing, num_classes)), num_workers
-    )

@@ -12,7 +12,8 @@ import json
 import logging
 import re
 import shutil
-import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,21 +23,24 @@ from rich.console import Console
 
 from lit_iba.checks import check_literals
 from lit_iba.classifier import FrozenClassifier
-from lit_iba.data import ShardIndex
+from lit_iba.data import Shard, ShardIndex
 from lit_iba.data.shards import Source
+from lit_iba.data.sources import SampleSource, ShardSource
 from lit_iba.errors import InputError
-from lit_iba.evaluation.plan import EvaluationPlan, Named
+from lit_iba.evaluation.plan import EvaluationPlan, Named, NamedExplainers
 from lit_iba.evaluation.results import Gallery, spread, summarize_metrics, summary_table
-from lit_iba.evaluation.surroundings import POLL, StoredStatistics
+from lit_iba.evaluation.surroundings import StoredStatistics
 from lit_iba.evaluation.worker import ShardWorker
-from lit_iba.explainer import build_explainer
+from lit_iba.explainer import Explainer
 from lit_iba.report.run_folder import CONFIG, GALLERY, RESULTS, ROWS, RunFolder
+from lit_iba.resumable.content import with_content
+from lit_iba.resumable.heartbeat import Heartbeat
 from lit_iba.resumable.progress import EvaluationProgress
 from lit_iba.resumable.selection import Selection
 from lit_iba.resumable.store import as_of_today, first_difference, sweep_abandoned
 
 if TYPE_CHECKING:
-    from lightning import Fabric
+    from lit_iba.evaluation.processes import Processes
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +53,7 @@ class Benchmark:
         data: Shards to evaluate: a folder with an index, tars or a pattern; or a
             :class:`ShardIndex`.
         explainers: Settings by name; another name with ``explainer: NAME`` (or a class path) among
-            the settings is an alias.
+            the settings is an alias. A built :class:`Explainer` may stand in their place.
         metrics: Settings by name; likewise with ``metric: NAME``.
         out: Folder of the run.
         batch_size: Images that are explained together.
@@ -83,7 +87,7 @@ class Benchmark:
         self,
         classifier: FrozenClassifier,
         data: ShardIndex | Source,
-        explainers: Named,
+        explainers: NamedExplainers,
         metrics: Named,
         out: str | Path,
         *,
@@ -120,12 +124,13 @@ class Benchmark:
             statistics=self.surroundings.identity,
         )
 
-    def run(self, fabric: Fabric | None = None) -> dict[str, Any]:
+    def run(self, fabric: Processes | None = None) -> dict[str, Any]:
         """Do what is missing, then write and return the results.
 
         Args:
-            fabric: A launched Fabric, which says how many processes there are and which device is
-                whose; by default one process on the best device there is.
+            fabric: A launched Fabric (or a :class:`TrainerProcesses`), which says how many processes
+                there are and which device is whose; by default one process on the best device there
+                is.
 
         Returns:
             The content of ``results.json``, on every process.
@@ -137,15 +142,33 @@ class Benchmark:
             from lightning import Fabric
 
             fabric = Fabric(devices=1)
-        plan = self.plan
-        plan.classifier.to(fabric.device)
-        self._prepare(fabric)
-        self.surroundings.rank = fabric.global_rank
-        explainers = {
-            name: build_explainer(cls, plan.classifier, settings, self.surroundings)
-            for name, (cls, settings) in plan.explainers.items()
-        }
-        mine = plan.data.shards[fabric.global_rank :: fabric.world_size]
+        self.plan.classifier.to(fabric.device)
+        with Heartbeat(self.out, fabric.global_rank, fabric.world_size) as company:
+            self.prepare(fabric)
+            self.surroundings.rank, self.surroundings.company = fabric.global_rank, company
+            self._work(fabric, self._explainers(), company)
+            fabric.barrier()
+            if fabric.global_rank == 0:
+                self._finish()
+            fabric.barrier()
+        return RunFolder.read(self.out)
+
+    def _explainers(self) -> dict[str, Explainer]:
+        """Built, with a note of what statistics and pictures each of them was given."""
+        built, measured = {}, {}
+        for name in self.plan.explainers:
+            with self.surroundings.recorded() as used:
+                built[name] = self.plan.build(name, self.surroundings)
+            measured[name] = used
+        self.plan = replace(self.plan, measured=measured)
+        return built
+
+    def _work(
+        self, fabric: Processes, explainers: dict[str, Explainer], company: Heartbeat
+    ) -> None:
+        """This process's shards, and a wait until the others' are done."""
+        plan, world = self.plan, fabric.world_size
+        mine = plan.data.shards[fabric.global_rank :: world]
         total = sum(plan.quotas[shard.stem] for shard in mine) * plan.evaluations_an_image
         rounds = len(mine) * (1 + plan.compares)
         with EvaluationProgress(total, rounds, shown=fabric.global_rank == 0) as progress:
@@ -154,36 +177,41 @@ class Benchmark:
                 worker.do(shard)
                 progress.shard_done(shard.name)
             if plan.compares:
-                self._wait_for_heatmaps()
+                for number, shard in enumerate(plan.data.shards):
+                    there = partial(self._explained, shard)
+                    company.wait_for(there, number % world, f"the heatmaps of {shard.name}")
                 for shard in mine:
                     worker.do(shard, comparing=True)
                     progress.shard_done(f"{shard.name} (comparison with other images)")
-        # Waiting for files, unlike a barrier, has no time limit: other processes may have hours of
-        # work left.
-        while not all(path.is_file() for path in plan.files()):
-            time.sleep(POLL)
-        fabric.barrier()
-        if fabric.global_rank == 0:
-            self._finish()
-        fabric.barrier()
-        return RunFolder.read(self.out)
+        # Unlike a barrier, this has no time limit: other processes may have hours of work left.
+        for number, shard in enumerate(plan.data.shards):
+            files = plan.files(shard)
+            there = partial(_all_there, files)
+            company.wait_for(there, number % world, f"the results of {shard.name}")
 
-    def _wait_for_heatmaps(self) -> None:
-        """Until every process has explained its shards."""
-        for shard in self.plan.data.shards:
-            for name in self.plan.explainers:
-                while not self.plan.heatmaps.complete(
-                    name, shard.stem, self.plan.fingerprint(shard, name)
-                ):
-                    time.sleep(POLL)
+    def _explained(self, shard: Shard) -> bool:
+        """Whether all heatmaps of a shard are there."""
+        return all(
+            self.plan.heatmaps.complete(name, shard.stem, self.plan.fingerprint(shard, name))
+            for name in self.plan.explainers
+        )
 
-    def _prepare(self, fabric: Fabric) -> None:
+    def prepare(self, fabric: Processes) -> None:
+        """Compare the folder's config with this run's, and write it.
+
+        Raises:
+            InputError: The folder holds results of other settings.
+        """
         if self.fresh and fabric.global_rank == 0:
             for folder in ("heatmaps", "rows", "statistics", "panels"):
                 shutil.rmtree(self.out / folder, ignore_errors=True)
             for file in (CONFIG, RESULTS, ROWS, GALLERY):
                 (self.out / file).unlink(missing_ok=True)
-        fabric.barrier()
+        if fabric.global_rank == 0:
+            with_content(self.plan.data, self.out, self.plan.used)
+        fabric.barrier()  # the others read what this one hashed
+        data = with_content(self.plan.data, self.out, self.plan.used)
+        self.plan = replace(self.plan, data=data)
         config = self._checked_config()
         fabric.barrier()  # nobody writes before everybody has compared
         if fabric.global_rank == 0:
@@ -311,6 +339,24 @@ class Benchmark:
             targets,
             [re.sub(r"[^\w.+-]", "_", key) for key in keys],
         )
+
+
+def _all_there(files: list[Path]) -> bool:
+    return all(path.is_file() for path in files)
+
+
+def shards_of(source: SampleSource | None) -> ShardIndex:
+    """The shards that a data module reads.
+
+    Raises:
+        InputError: It reads something else.
+    """
+    if not isinstance(source, ShardSource):
+        raise InputError(
+            "a run's folder holds a file for each shard, but these data are no shards; write some "
+            "with: lit-iba shards"
+        )
+    return ShardIndex(source.shards)
 
 
 def _index_of(data: ShardIndex | Source) -> ShardIndex:

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from lit_iba import __version__
 from lit_iba.checks import check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.data import Shard, ShardIndex
 from lit_iba.errors import InputError
-from lit_iba.explainer import explainer_class
+from lit_iba.evaluation.built import class_of, described, subject_of
+from lit_iba.explainer import Explainer, Surroundings, build_explainer, explainer_class
 from lit_iba.metrics import HeatmapMetric, build_metric
-from lit_iba.resumable.identity import explainer_identity, source_of
+from lit_iba.metrics.judged import Subject
+from lit_iba.resumable.identity import classifier_identity, explainer_identity, source_of
 from lit_iba.resumable.selection import Selection
 from lit_iba.resumable.store import ShardStore, plain
 
 Named = Mapping[str, Mapping[str, Any] | None]
+NamedExplainers = Mapping[str, Mapping[str, Any] | Explainer | None]  # or one that is built already
 
 
 def class_and_settings(
@@ -58,6 +62,18 @@ def class_and_settings(
     return str(settings.pop(kind, name)), settings
 
 
+def named_metrics(metrics: Named) -> dict[str, HeatmapMetric]:
+    """The metrics of a config, built, by the names that they have there.
+
+    Raises:
+        InputError: An unknown name or setting.
+    """
+    return {
+        name: build_metric(*class_and_settings("metric", name, given))
+        for name, given in metrics.items()
+    }
+
+
 @dataclass(frozen=True)
 class EvaluationPlan:
     """Explainers and metrics over a data set; the arguments are those of :class:`Benchmark`, names
@@ -73,6 +89,8 @@ class EvaluationPlan:
     selection: Selection
     target: Literal["label", "predicted"]
     statistics: dict[str, Any] | None  # what feature statistics are measured on
+    measured: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # hashes, by explainer
+    built: Mapping[str, Explainer] = field(default_factory=dict)  # those that nobody need build
 
     def __post_init__(self) -> None:
         check_literals(self)
@@ -87,23 +105,40 @@ class EvaluationPlan:
                 "two shards of the data have the same file name, by which results are kept;"
                 " rename one"
             )
-        for name, _ in self.explainers.values():
-            explainer_class(name)
+        for name, (cls, _) in self.explainers.items():
+            if name not in self.built:
+                explainer_class(cls)
 
     @classmethod
-    def from_names(cls, explainers: Named, metrics: Named, **rest: Any) -> EvaluationPlan:
-        """Build from the settings by name of a config."""
+    def from_names(cls, explainers: NamedExplainers, metrics: Named, **rest: Any) -> EvaluationPlan:
+        """Build from the settings by name of a config, and from explainers that are there."""
+        built = {name: found for name, found in explainers.items() if isinstance(found, Explainer)}
         return cls(
             explainers={
-                name: class_and_settings("explainer", name, given)
+                name: (class_of(given), described(given))
+                if isinstance(given, Explainer)
+                else class_and_settings("explainer", name, given)
                 for name, given in explainers.items()
             },
-            metrics={
-                name: build_metric(*class_and_settings("metric", name, given))
-                for name, given in metrics.items()
-            },
+            metrics=named_metrics(metrics),
+            built=built,
             **rest,
         )
+
+    def build(self, name: str, surroundings: Surroundings | None) -> Explainer:
+        """An explainer of the plan."""
+        if name in self.built:
+            return self.built[name]
+        cls, settings = self.explainers[name]
+        return build_explainer(cls, self.classifier, settings, surroundings)
+
+    def subject(
+        self, name: str, explainer: Explainer, surroundings: Surroundings | None
+    ) -> Subject:
+        """An explainer of the plan as what metrics judge."""
+        if name in self.built:
+            return subject_of(explainer)
+        return Subject.named(explainer, *self.explainers[name], surroundings)
 
     @property
     def stems(self) -> list[str]:
@@ -115,6 +150,11 @@ class EvaluationPlan:
         """At most so many images of each shard, by its stem."""
         counts = [shard.count for shard in self.data.shards]
         return dict(zip(self.stems, self.selection.quotas(counts), strict=True))
+
+    @property
+    def used(self) -> set[str]:
+        """Stems of the shards that give any image."""
+        return {stem for stem, quota in self.quotas.items() if quota}
 
     @property
     def evaluations_an_image(self) -> int:
@@ -140,20 +180,21 @@ class EvaluationPlan:
         """Rows by ``<metric>/<explainer>``."""
         return ShardStore(self.out / "rows")
 
-    def files(self) -> list[Path]:
-        """Every file of heatmaps and rows that a finished run has."""
-        groups = [
-            f"{metric}/{explainer}" for metric in self.metrics for explainer in self.explainers
+    def files(self, shard: Shard) -> list[Path]:
+        """Every file of heatmaps and rows that a finished run has of a shard."""
+        heatmaps = [self.heatmaps.path(name, shard.stem) for name in self.explainers]
+        return heatmaps + [
+            self.rows.path(f"{metric}/{explainer}", shard.stem)
+            for metric in self.metrics
+            for explainer in self.explainers
         ]
-        return [
-            self.heatmaps.path(name, stem) for name in self.explainers for stem in self.stems
-        ] + [self.rows.path(group, stem) for group in groups for stem in self.stems]
 
     def config(self) -> dict[str, Any]:
         """Everything that the results depend on, as plain values."""
         return plain(
             {
-                "classifier": self.classifier.identity,
+                "lit_iba": __version__,
+                "classifier": self._classifier_identity,
                 "preprocessing": self.classifier.preprocessing.to_dict(),
                 "data": self.data.identity(),
                 "target": self.target,
@@ -172,14 +213,22 @@ class EvaluationPlan:
     def _explainer_identities(self) -> dict[str, dict[str, Any]]:
         """Of each explainer, see :func:`explainer_identity`."""
         return {
-            name: explainer_identity(cls, settings)
+            name: {"class": cls, "settings": settings, **source_of(type(self.built[name]))}
+            if name in self.built
+            else explainer_identity(cls, settings)
             for name, (cls, settings) in self.explainers.items()
         }
+
+    @cached_property
+    def _classifier_identity(self) -> dict[str, Any]:
+        """See :func:`classifier_identity`."""
+        return classifier_identity(self.classifier)
 
     def fingerprint(self, shard: Shard, explainer: str) -> dict[str, Any]:
         """What the heatmaps of a shard depend on."""
         return {
-            "classifier": self.classifier.identity,
+            "lit_iba": __version__,
+            "classifier": self._classifier_identity,
             "preprocessing": self.classifier.preprocessing.to_dict(),
             "explainer": self._explainer_identities[explainer],
             "shard": {
@@ -191,6 +240,7 @@ class EvaluationPlan:
             "selection": self.selection.identity(self.quotas[shard.stem]),
             "target": self.target,
             "statistics": self.statistics,
+            "measured": dict(self.measured.get(explainer, {})),
         }
 
     def row_fingerprint(self, shard: Shard, metric: str, explainer: str) -> dict[str, Any]:

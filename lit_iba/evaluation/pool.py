@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -23,20 +23,33 @@ class HeatmapPool:
     neither on how images are spread over shards, batches and processes nor on their order.
 
     Args:
-        store: The heatmaps, which must all be there.
-        explainer: Whose heatmaps.
-        shards: Stems of all the shards.
+        entries: Key, group and row of every heatmap.
+        read: From a group and rows of it to these heatmaps, float32 (H, W) each.
     """
 
-    def __init__(self, store: ShardStore, explainer: str, shards: Sequence[str]) -> None:
-        self.store, self.explainer = store, explainer
-        self.entries: list[tuple[str, str, int]] = []  # key, shard, row
+    def __init__(
+        self,
+        entries: Iterable[tuple[str, str, int]],
+        read: Callable[[str, list[int]], list[Tensor]],
+    ) -> None:
+        self.entries, self.read = sorted(entries), read
+        self.images = Counter(entry[0] for entry in self.entries)
+
+    @classmethod
+    def stored(cls, store: ShardStore, explainer: str, shards: Sequence[str]) -> HeatmapPool:
+        """Those of an explainer in a store, which must all be there; groups are stems of shards."""
+        entries: list[tuple[str, str, int]] = []
         for shard in shards:
             with store.opened(explainer, shard) as file:
                 keys = json.loads(file.metadata()["keys"])
-            self.entries += [(key, shard, row) for row, key in enumerate(keys)]
-        self.entries.sort()
-        self.images = Counter(entry[0] for entry in self.entries)
+            entries += [(key, shard, row) for row, key in enumerate(keys)]
+
+        def read(shard: str, rows: list[int]) -> list[Tensor]:
+            with store.opened(explainer, shard) as file:
+                values = file.get_slice("values")
+                return [values[row : row + 1][0] for row in rows]
+
+        return cls(entries, read)
 
     def choose(self, key: str, count: int, seed: int) -> list[tuple[str, str, int]]:
         """``count`` different entries of other images than ``key``.
@@ -62,12 +75,8 @@ class HeatmapPool:
         """Heatmaps of other images for each key, float32 (B, count, H, W)."""
         wanted = [entry for key in keys for entry in self.choose(key, count, seed)]
         found: dict[tuple[str, str, int], Tensor] = {}
-        for shard in sorted({entry[1] for entry in wanted}):
-            with self.store.opened(self.explainer, shard) as file:
-                values = file.get_slice("values")
-                found |= {
-                    e: values[e[2] : e[2] + 1][0]
-                    for e in wanted
-                    if e[1] == shard and e not in found
-                }
+        for group in sorted({entry[1] for entry in wanted}):
+            here = list(dict.fromkeys(entry for entry in wanted if entry[1] == group))
+            values = self.read(group, [entry[2] for entry in here])
+            found |= dict(zip(here, values, strict=True))
         return torch.stack([found[entry] for entry in wanted]).unflatten(0, (len(keys), count))

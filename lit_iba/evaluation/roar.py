@@ -27,6 +27,7 @@ from rich.progress import (
 )
 from torch import Tensor
 
+from lit_iba import __version__
 from lit_iba.checks import check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.preprocessing import Preprocessing
@@ -42,6 +43,7 @@ from lit_iba.evaluation.roar_results import ORIGINAL, RoarAccuracies
 from lit_iba.evaluation.roar_training import Pictures, Recipe, Retraining, hits, retrain
 from lit_iba.files import FolderLock, whole_file
 from lit_iba.report.run_folder import GALLERY, RunFolder
+from lit_iba.resumable.content import with_content
 from lit_iba.resumable.selection import Selection
 from lit_iba.resumable.store import ShardStore, sweep_abandoned
 
@@ -186,6 +188,7 @@ class Roar:
                 shutil.rmtree(self.out / folder, ignore_errors=True)
             (self.out / "classifier.safetensors").unlink(missing_ok=True)
         sweep_abandoned(self.out)
+        self.sets = {name: with_content(data, self.out) for name, data in self.sets.items()}
         loaded = {name: self._load(name) for name in self.sets}
         pictures = {name: data for name, (data, _) in loaded.items()}
         columns = (
@@ -365,6 +368,7 @@ class Roar:
     ) -> dict[str, Any]:
         """What a cell depends on."""
         found: dict[str, Any] = {
+            "lit_iba": __version__,
             "recipe": asdict(self.recipe),
             "percent": percent,
             "seed": seed,

@@ -4,8 +4,9 @@ same for every process.
 
 from __future__ import annotations
 
-import time
+import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ from lit_iba.classifier import FrozenClassifier
 from lit_iba.data import ShardIndex, shard_batches
 from lit_iba.errors import InputError
 from lit_iba.explainer import E
+from lit_iba.files import sha256_of
+from lit_iba.resumable.heartbeat import Heartbeat
 from lit_iba.resumable.selection import Selection
 from lit_iba.statistics import FeatureStatistics
-
-POLL = 0.5  # seconds
 
 
 class OwnStatistics:
@@ -117,13 +118,17 @@ class StoredStatistics:
         batch_size: int = 32,
         rank: int = 0,
     ) -> None:
-        self.folder, self.data, self.count, self.batch_size, self.rank = (
-            Path(folder),
-            data,
-            images,
-            batch_size,
-            rank,
-        )
+        self.folder, self.data, self.count = Path(folder), data, images
+        self.batch_size, self.rank = batch_size, rank
+        self.company: Heartbeat | None = None  # of the other processes, where there are any
+        self._used: dict[str, str] = {}
+
+    @contextmanager
+    def recorded(self) -> Iterator[dict[str, str]]:
+        """What is handed out inside, by its name: hashes of files, and of pictures."""
+        self._used = {}
+        yield self._used
+        self._used = {}
 
     @property
     def identity(self) -> dict[str, Any] | None:
@@ -198,10 +203,12 @@ class StoredStatistics:
                     "or statistics_folder with the file in it"
                 )
             if self.rank == 0:
-                estimate(self.batches(classifier, what), measured_on).save(path)
-            while not path.is_file():
-                time.sleep(POLL)
+                pictures = self._pictures(classifier, what, self.count)
+                estimate(map(classifier.images, pictures), measured_on).save(path)
+            elif self.company is not None:
+                self.company.wait_for(path.is_file, 0, what)
         found = load(path)
+        self._used[path.name] = sha256_of(path)
         if measured_on and found.identity.get("data") != measured_on:
             raise InputError(
                 f"{path} was measured on {found.identity.get('data') or 'unnamed data'}, not on"
@@ -219,14 +226,22 @@ class StoredStatistics:
         Raises:
             InputError: There is no data.
         """
+        count, content = count or self.count, hashlib.sha256()
+        for pictures in self._pictures(classifier, progress, count):
+            content.update(pictures.numpy().tobytes())
+            yield classifier.images(pictures)
+        self._used[f"{count} pictures"] = content.hexdigest()
+
+    def _pictures(
+        self, classifier: FrozenClassifier, progress: str, count: int
+    ) -> Iterator[Tensor]:
+        """The first of every shard, uint8 (B, 3, H, W)."""
         if self.data is None:
             raise InputError(
                 "statistics are to be estimated, but there is no data; give statistics_data"
                 " (shards)"
             )
-        quotas = Selection(max_images=count or self.count).quotas(
-            [shard.count for shard in self.data.shards]
-        )
+        quotas = Selection(max_images=count).quotas([shard.count for shard in self.data.shards])
         shards = zip(self.data.shards, quotas, strict=True)
         for shard, quota in track(
             list(shards), description=progress, transient=True, disable=not progress
@@ -238,6 +253,6 @@ class StoredStatistics:
                 pictures = batch["picture"][batch["weight"] > 0][:left]
                 left -= len(pictures)
                 if len(pictures):
-                    yield classifier.images(pictures)
+                    yield pictures
                 if not left:
                     break

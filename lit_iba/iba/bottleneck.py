@@ -152,8 +152,11 @@ def mask_from_logits(alpha: Tensor, sigma: float, layout: Layout) -> tuple[Tenso
     if sigma > 0:
         prefix = layout.prefix_of(drop)
         drop = layout.ungrid(blur(layout.grid(drop), sigma), prefix)
-    drop = drop.clamp(SMALLEST_KEEP, 1.0)
-    return 1 - drop, drop
+    clamped = drop.clamp(SMALLEST_KEEP, 1.0)
+    if drop.requires_grad:
+        # The clamp passes the gradient: it would hold an alpha above 16.1 where it is.
+        clamped = drop + (clamped - drop).detach()
+    return 1 - clamped, clamped
 
 
 def mix(

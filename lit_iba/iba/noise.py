@@ -72,7 +72,8 @@ class NoiseModel:
         Args:
             statistics: Of the bottleneck's layer.
             kind: ``"welford"``: mean and standard deviation; ``"relu_rms"``: mean 0 and the root
-                mean square of non-zero values, as the authors' evaluation code does behind a ReLU.
+                mean square of non-zero values, as the authors' evaluation code does behind the
+                ReLUs of a ResNet.
             min_std: Floor of the standard deviation.
             active_threshold: An element that is non-zero in at most this share of the images is
                 inactive.

@@ -57,7 +57,7 @@ class PerSampleSettings:
         active_threshold: Elements active in at most this share of images carry no information.
         inactive: What those become, ``"mean"`` or ``"zero"``.
         relu_clamp: Whether Z is clamped to be non-negative, as the authors' evaluation code does
-            behind a ReLU.
+            behind the ReLUs of a ResNet.
         read_after: ``"T"``: the heatmap is read after all updates; ``"T-1"``: before the last, as
             in the authors' code.
         unit: ``"bits"``, or ``"minmax"``: [0, 1] per image, as the authors' evaluation code.
@@ -110,13 +110,17 @@ PRESETS: dict[str, PerSampleSettings] = {
     # What the published library does (IBA/pytorch.py): one update short, inactive units zero,
     # scikit-image's resize.
     "reference": PerSampleSettings(read_after="T-1", inactive="zero", resize_edge="mirror"),
-    # What the paper's evaluation code does, with which its tables were made.
+    # What the paper's evaluation code does, with which its tables were made: behind the ReLU of a
+    # ResNet, and at VGG-16's convolution, whose output may be negative.
     "reference_paper": PerSampleSettings(
         read_after="T-1",
         statistics_kind="relu_rms",
         active_threshold=-1.0,
         relu_clamp=True,
         unit="minmax",
+    ),
+    "reference_paper_vgg16": PerSampleSettings(
+        read_after="T-1", active_threshold=-1.0, unit="minmax"
     ),
 }
 
@@ -145,8 +149,8 @@ class PerSampleIBA(Explainer):
             VGG-16 (table 2).
         statistics: Feature statistics of that layer, or a file of them.
         seed: Seeds the noise, together with each sample's key.
-        preset: ``"default"``, ``"reference"`` (the published library) or ``"reference_paper"`` (the
-            published evaluation).
+        preset: ``"default"``, ``"reference"`` (the published library), ``"reference_paper"`` (the
+            published evaluation of ResNet-50) or ``"reference_paper_vgg16"`` (that of VGG-16).
         settings: Any of :class:`PerSampleSettings`.
 
     Raises:

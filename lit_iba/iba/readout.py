@@ -9,6 +9,7 @@ the resized and concatenated taps.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,11 +34,22 @@ from lit_iba.iba.readout_network import PAPER_TAPS, ReadoutNetwork, ReadoutSetti
 from lit_iba.statistics import FeatureStatistics
 from lit_iba.training.trained_explainer import Output, TrainedExplainer, load_trained
 
+PAPER = ReadoutSettings(
+    smoothing_sigma=0.0,
+    # What the authors' estimator gives a unit that was never active: sqrt(1e-5).
+    min_std=1e-5**0.5,
+    active_threshold=-1.0,
+    tap_norm="std",
+    align_corners=True,
+    clamp_alpha=5.0,
+    initial_alpha=5.0,
+)
 PRESETS: dict[str, ReadoutSettings] = {
     "default": ReadoutSettings(),
-    "reference": ReadoutSettings(
-        smoothing_sigma=0.0, tap_norm="std", align_corners=True, clamp_alpha=5.0, initial_alpha=5.0
-    ),
+    # What the paper's evaluation code does: behind the ReLUs of ResNet-50, and at VGG-16's
+    # convolutions.
+    "reference": replace(PAPER, statistics_kind="relu_rms", relu_clamp=True),
+    "reference_vgg16": PAPER,
 }
 
 
@@ -50,7 +62,8 @@ class ReadoutIBA(TrainedExplainer):
         taps: Layers that are read; by default the paper's.
         statistics: Feature statistics of every tap and of the bottleneck's layer; None leaves them
             to training or loading.
-        preset: ``"default"`` or ``"reference"`` (the authors' evaluation code).
+        preset: ``"default"``, or what the authors' evaluation code does: ``"reference"`` for
+            ResNet-50, ``"reference_vgg16"`` for VGG-16.
         settings: Any of :class:`ReadoutSettings`.
 
     Raises:
@@ -166,9 +179,8 @@ class ReadoutIBA(TrainedExplainer):
         r, carried, taps = self.split.observe(images)
         layouts = self.layouts(r, taps, (images.shape[-2], images.shape[-1]))
         keep, drop, nats, noise = self.bottleneck(r, taps, layouts)
-        return MaskedFeature(
-            r, keep, drop, nats, noise, layouts[self.layer], carried, self.split.tail
-        )
+        layout, clamp = layouts[self.layer], self.network.settings.relu_clamp
+        return MaskedFeature(r, keep, drop, nats, noise, layout, carried, self.split.tail, clamp)
 
     def explain(
         self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
@@ -218,7 +230,12 @@ class ReadoutIBA(TrainedExplainer):
 
     @classmethod
     def load(
-        cls, path: str | Path, classifier: FrozenClassifier | None = None, **settings: Any
+        cls,
+        path: str | Path,
+        classifier: FrozenClassifier | None = None,
+        *,
+        beta: float | None = None,
+        **settings: Any,
     ) -> ReadoutIBA:
         """A trained readout from a checkpoint of ``ReadoutTraining``.
 
@@ -226,14 +243,20 @@ class ReadoutIBA(TrainedExplainer):
             path: The checkpoint.
             classifier: The classifier that it was trained for; built from the checkpoint's own
                 record where None.
+            beta: What it was trained with, for a report to know it by; refused where it is not.
             settings: ``seed``, if another one is wanted.
 
         Raises:
             InputError: The file is missing, damaged, of another class, or was trained for another
-                classifier.
+                classifier or with another beta.
         """
         checkpoint, classifier = cls.read(path, classifier)
         saved = checkpoint["hyper_parameters"]
+        if beta is not None and float(beta) != float(saved["beta"]):
+            raise InputError(
+                f"{path} was trained with beta {saved['beta']:g}, not {beta:g}; give that, or the"
+                " checkpoint of the other training"
+            )
         explainer = cls(
             classifier,
             saved["layer"],

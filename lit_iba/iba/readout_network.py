@@ -36,8 +36,12 @@ class ReadoutSettings:
             channels, and a quarter of the bottleneck's (at least 16), as the authors' evaluation
             code.
         smoothing_sigma: Standard deviation of the blur of lambda, in positions.
+        statistics_kind: ``"welford"`` or ``"relu_rms"``, of the noise and of the taps, see
+            :class:`NoiseModel`.
         min_std: Floor of the standard deviations.
         active_threshold: Elements active in at most this share of images carry no information.
+        relu_clamp: Whether Z is clamped to be non-negative, as the authors' evaluation code does
+            behind the ReLUs of a ResNet.
         tap_norm: ``"mean_std"``, or ``"std"``: taps are divided by their scale without centring.
         align_corners: How taps are resized; the authors' code aligns corners.
         clamp_alpha: Limit of |alpha|; None for none. The authors clamp to 5, on which their initial
@@ -55,8 +59,10 @@ class ReadoutSettings:
 
     hidden: tuple[int, int] | None = None
     smoothing_sigma: float = 1.0
+    statistics_kind: Literal["welford", "relu_rms"] = "welford"
     min_std: float = 0.01
     active_threshold: float = 0.01
+    relu_clamp: bool = False
     tap_norm: Literal["mean_std", "std"] = "mean_std"
     align_corners: bool = False
     clamp_alpha: float | None = None
@@ -122,13 +128,16 @@ class ReadoutNetwork(nn.Module):
         s = self.settings
         for i, name in enumerate(self.taps):
             tap = NoiseModel.from_statistics(
-                statistics[name], min_std=s.min_std, active_threshold=-1.0
+                statistics[name], kind=s.statistics_kind, min_std=s.min_std, active_threshold=-1.0
             )
             centre = tap.mean if s.tap_norm == "mean_std" else torch.zeros_like(tap.mean)
             self.get_buffer(f"tap_mean_{i}").copy_(centre)
             self.get_buffer(f"tap_std_{i}").copy_(tap.std)
         noise = NoiseModel.from_statistics(
-            statistics[self.layer], min_std=s.min_std, active_threshold=s.active_threshold
+            statistics[self.layer],
+            kind=s.statistics_kind,
+            min_std=s.min_std,
+            active_threshold=s.active_threshold,
         )
         for part in ("mean", "std", "active"):
             self.get_buffer(f"noise_{part}").copy_(getattr(noise, part))

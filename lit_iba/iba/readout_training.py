@@ -40,7 +40,7 @@ class ReadoutTraining(TrainingWithFrozenClassifier):
         beta_warmup_steps: Steps over which beta grows linearly to its value, so that the network
             learns what matters before it is asked to leave out the rest; 0 in the paper.
         readout: Any of ``ReadoutSettings``, such as ``{"hidden": [64, 64]}``.
-        preset: ``"default"`` or ``"reference"``.
+        preset: ``"default"``, ``"reference"`` or ``"reference_vgg16"``.
         target: What the restricted features must still give: the data set's ``"label"``, or the
             ``"predicted"`` class.
         statistics_images: How many images the feature statistics are measured over before training.
@@ -119,6 +119,7 @@ class ReadoutTraining(TrainingWithFrozenClassifier):
             self.seed, [f"{draw}/{key}" for key in batch["key"]], r.device
         )
         z = noise.channels_last().restrict(r.float(), keep, drop, noise_like(r, generators))
+        z = z.clamp_min(0) if self.network.settings.relu_clamp else z
         logits = explainer.split.folded_tail(z, carried).float()
         targets = batch["label"]
         if self.target == "predicted":

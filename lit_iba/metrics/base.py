@@ -265,12 +265,15 @@ class HeatmapMetric(Metric):
         **given: Any,
     ) -> None:
         """Judge a batch and keep its rows; arguments as of :meth:`judge`."""
-        rows = self.judge(classifier, images, targets, heatmaps, **given)
+        self.keep(self.judge(classifier, images, targets, heatmaps, **given), len(images))
+
+    def keep(self, rows: dict[str, Tensor], count: int) -> None:
+        """Keep the rows that :meth:`judge` gave of so many images."""
         for row in (*self.scalars, *self.row_curves):
             # States are one-dimensional, so that a process that saw no image can still take part in
             # gathering them; the clone, made outside inference mode, is an ordinary tensor.
             getattr(self, row).append(rows[row].detach().float().flatten().to(self.device).clone())
-        self.images_seen += len(images)
+        self.images_seen += count
 
     def rows(self) -> dict[str, Tensor]:
         """The rows of every image since the last reset, float32: (N,) for scalars, (N, K) for

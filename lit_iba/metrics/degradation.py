@@ -27,6 +27,8 @@ BASELINES: dict[Baseline, str] = {
     "mean_of_image": "the image's own mean colour",
 }
 
+T1 = {"target": "the target's mean", "top1": "the mean of the highest probability"}
+
 
 def both_orders(sums: Tensor) -> Tensor:
     """When each tile goes, most and least relevant first: (B, tiles) to int32 (B, 2, tiles).
@@ -54,6 +56,8 @@ class Degradation(HeatmapMetric):
         points: Points of the curve, both ends included; None takes every tile. The authors' code
             has 100.
         baseline: ``"zero"``, or ``"mean_of_image"`` as in the authors' code.
+        t1: What the scaled curves are 1 at: the mean probability of the ``"target"``, with which
+            they begin at 1, or of the ``"top1"`` class, the highest one, as equation 9 says.
         forward_batch_size: Images a forward pass.
 
     Example:
@@ -68,7 +72,7 @@ class Degradation(HeatmapMetric):
 
     name = "degradation"
     label = "Degradation"
-    scalars = ("tiles",)
+    scalars = ("tiles", "top1")  # top1: highest probability of any class on the original
     row_curves = ("morf", "lerf")  # probability of the target at each point of the curve
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "reference": {"points": 100, "baseline": "mean_of_image"}
@@ -79,6 +83,7 @@ class Degradation(HeatmapMetric):
         tile: int = 8,
         points: int | None = None,
         baseline: Baseline = "zero",
+        t1: Literal["target", "top1"] = "target",
         forward_batch_size: int = 16,
     ) -> None:
         check_counts(tile=tile, forward_batch_size=forward_batch_size)
@@ -92,15 +97,12 @@ class Degradation(HeatmapMetric):
             "tile": tile,
             "points": points,
             "baseline": baseline,
+            "t1": t1,
             "forward_batch_size": forward_batch_size,
         }
         super().__init__(settings)
-        self.tile, self.points, self.baseline, self.forward_batch_size = (
-            tile,
-            points,
-            baseline,
-            forward_batch_size,
-        )
+        self.tile, self.points, self.baseline, self.t1 = tile, points, baseline, t1
+        self.forward_batch_size = forward_batch_size
 
     @property
     def definition(self) -> str:
@@ -110,8 +112,8 @@ class Degradation(HeatmapMetric):
             f" tiles of {self.tile}x{self.tile} pixels (smaller at the right and bottom edge),"
             " ranked by the sum of the attribution inside, equal ones in reading order, replaced"
             f" by {BASELINES[self.baseline]}; softmax probability of the target, scaled by (p - b)"
-            " / (t1 - b) with t1 the mean on originals and b the mean on fully degraded images,"
-            " both over the data set and taken as given in the standard error"
+            f" / (t1 - b) with t1 {T1[self.t1]} on originals and b the target's mean on fully"
+            " degraded images, both over the data set and taken as given in the standard error"
         )
 
     def _fill(self, images: Tensor) -> Tensor:
@@ -126,8 +128,8 @@ class Degradation(HeatmapMetric):
     def shared_scores(
         self, classifier: FrozenClassifier, images: Tensor, targets: Tensor
     ) -> Tensor:
-        """Target, and its probability on the original and on the fully degraded image, (B, 3): ends
-        of both curves.
+        """Target, its probability on the original and on the fully degraded image, which are the
+        ends of both curves, and the highest probability on the original, (B, 4).
         """
         return end_points(classifier, images, targets, self._fill(images), self.forward_batch_size)
 
@@ -149,7 +151,7 @@ class Degradation(HeatmapMetric):
         first, last = (ends[:, None, end : end + 1].to(inner).expand(-1, 2, -1) for end in (1, 2))
         curves = torch.cat([first, inner, last], dim=2)  # (B, 2, K)
         count = torch.full((len(images),), tiles, device=images.device)
-        return {"morf": curves[:, 0], "lerf": curves[:, 1], "tiles": count}
+        return {"morf": curves[:, 0], "lerf": curves[:, 1], "tiles": count, "top1": ends[:, 3]}
 
     def _scaled(self, rows: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, float, float]:
         """Fractions (K,), scaled MoRF and LeRF (N, K), t1 and b: equation 9."""
@@ -161,7 +163,8 @@ class Degradation(HeatmapMetric):
                 " one size"
             )
         fractions = curve_steps(int(sizes[0]), self.points, morf.device).double() / sizes[0]
-        t1, b = float(morf[:, 0].mean()), float(morf[:, -1].mean())
+        whole = morf[:, 0] if self.t1 == "target" else in_double(rows["top1"])
+        t1, b = float(whole.mean()), float(morf[:, -1].mean())
         scale = t1 - b if t1 != b else float("nan")
         return fractions, (morf - b) / scale, (lerf - b) / scale, t1, b
 
@@ -193,7 +196,12 @@ class Degradation(HeatmapMetric):
             score=float(score),
             standard_error=float(error),
             n=len(morf),
-            extra={"original_probability": t1, "degraded_probability": b, **areas},
+            extra={
+                "original_probability": float(in_double(rows["morf"])[:, 0].mean()),
+                "degraded_probability": b,
+                "t1": t1,
+                **areas,
+            },
             curves={"morf": curve(fractions, morf), "lerf": curve(fractions, lerf)},
             x_label="fraction of tiles removed",
             y_label="probability of the target, scaled",

@@ -18,7 +18,7 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.functional.regression import spearman_corrcoef
 
-from lit_iba.checks import check_counts, check_literals
+from lit_iba.checks import check_counts, check_literals, check_numbers
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.randomization import BATCH_NORMS, INITIALIZATIONS, cascade, randomized
 from lit_iba.errors import InputError, unknown_name
@@ -33,6 +33,11 @@ SSIM_DEFINITIONS = {
         "variances over the window, borders reflected, mean over all pixels (torchmetrics)"
     ),
     "skimage": "sample variances, windows inside the picture only (scikit-image's default)",
+}
+FLIPS = {
+    "signed": "; of a signed heatmap h the larger of SSIM with h and -h",
+    "lrp": "; of a signed heatmap h of LRP the larger of SSIM with h and -h",
+    "none": "",
 }
 STATISTICS = {
     "estimated": "estimated anew on the randomised network where its features differ",
@@ -59,9 +64,12 @@ def ssim(
     second: Tensor,
     window: int = 5,
     definition: Literal["torchmetrics", "skimage"] = "torchmetrics",
+    data_range: float = 1.0,
 ) -> Tensor:
-    """SSIM of maps in [0, 1] under a uniform window, (B, H, W) twice to (B,); K1 = 0.01, K2 = 0.03,
-    data range 1.
+    """SSIM of maps in [0, 1] under a uniform window, (B, H, W) twice to (B,); K1 = 0.01, K2 =
+    0.03.
+
+    ``data_range`` is 2 in the papers' day: scikit-image then took floats to lie in [-1, 1].
     """
     # Sample variances are n / (n - 1) times the window's; so is every term beside C2, which shrinks
     # instead.
@@ -72,7 +80,7 @@ def ssim(
         gaussian_kernel=False,
         kernel_size=window,
         reduction="none",
-        data_range=1.0,
+        data_range=data_range,
         k2=0.03 * math.sqrt((n - 1) / n) if skimage else 0.03,
         return_full_image=True,
     )
@@ -151,8 +159,12 @@ class SanityCheck(HeatmapMetric):
             ``"kept"``.
         ssim: ``"torchmetrics"``, or ``"skimage"`` as in the papers.
         window: Side of SSIM's uniform window, odd.
-        flip: Whether a signed heatmap may also resemble the negative one: the larger SSIM counts
-            (the paper does so for LRP).
+        data_range: Of SSIM; 2 is what scikit-image took for floats when IBA was written.
+        flip: Which heatmaps may also resemble the negative one, the larger SSIM counting: all that
+            are ``"signed"``, those of ``"lrp"`` as in IBA, or ``"none"``.
+        control: Whether the cascade begins with the intact network and another seed, point 0. It
+            counts in no score: what a method has there is what its own noise leaves, against which
+            the other points say something.
         seed: Of the draw of weights.
 
     Raises:
@@ -179,7 +191,7 @@ class SanityCheck(HeatmapMetric):
         "randomized",
     )  # at each point; randomized: how many layers are
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "iba": {"ssim": "skimage", "points": None},
+        "iba": {"ssim": "skimage", "points": None, "data_range": 2.0, "flip": "lrp"},
         "input_iba": {
             "ssim": "skimage",
             "initialization": "xavier",
@@ -205,11 +217,14 @@ class SanityCheck(HeatmapMetric):
         statistics: Literal["estimated", "kept"] = "estimated",
         ssim: Literal["torchmetrics", "skimage"] = "torchmetrics",
         window: int = 5,
-        flip: bool = True,
+        data_range: float = 1.0,
+        flip: Literal["signed", "lrp", "none"] = "signed",
+        control: bool = True,
         seed: int = 0,
     ) -> None:
         check_literals(SanityCheck.__init__, locals())
         check_counts(window=window, **({} if points is None else {"points": points}))
+        check_numbers(0, exclusive=True, data_range=data_range)
         if window % 2 == 0 or window == 1:
             raise InputError(f"window is {window}; it must be odd and at least 3")
         layers = None if layers is None else list(layers)
@@ -218,7 +233,9 @@ class SanityCheck(HeatmapMetric):
                 "points": None if layers else points,
                 "layers": layers,
                 "window": window,
+                "data_range": data_range,
                 "flip": flip,
+                "control": control,
                 "seed": seed,
                 "ssim": ssim,
                 "initialization": initialization,
@@ -226,13 +243,9 @@ class SanityCheck(HeatmapMetric):
                 "statistics": statistics,
             }
         )
-        self.points, self.layers, self.window, self.flip, self.seed = (
-            points,
-            layers,
-            window,
-            flip,
-            seed,
-        )
+        self.points, self.layers, self.seed = points, layers, seed
+        self.window, self.data_range, self.control = window, data_range, control
+        self.flip: Literal["signed", "lrp", "none"] = flip
         self.kind, self.statistics = ssim, statistics  # a state is called ssim
         self.drawn = {"seed": seed, "initialization": initialization, "batch_norm": batch_norm}
         self._cascade: tuple[Subject, list[tuple[int, Explainer]]] | None = None
@@ -241,13 +254,15 @@ class SanityCheck(HeatmapMetric):
     def definition(self) -> str:
         points = "every layer" if self.points is None else f"{self.points} points of the cascade"
         points = f"the points down to {', '.join(self.layers)}" if self.layers else points
-        flip = "; of a signed heatmap h the larger of SSIM with h and -h" if self.flip else ""
+        control = "; point 0, the intact network with another seed, is no part of it"
+        control = control if self.control else ""
         return (
             "Similarity between the heatmap and that of the network with its weights randomised"
-            f" from the last layer down (cascading, in topological order), mean over {points}; SSIM"
+            f" from the last layer down (cascading, in topological order), mean over"
+            f" {points}{control}; SSIM"
             f" with a uniform window of {self.window}, {SSIM_DEFINITIONS[self.kind]}, K1 0.01, K2"
-            " 0.03, data range 1, of maps clamped to their 1st and 99th percentile and rescaled to"
-            f" [0, 1]{flip}; beside it Spearman's rank correlation of the raw maps; weights:"
+            f" 0.03, data range {self.data_range:g}, of maps clamped to their 1st and 99th percentile"
+            f" and rescaled to [0, 1]{FLIPS[self.flip]}; beside it Spearman's rank correlation of the raw maps; weights:"
             f" {INITIALIZATIONS[str(self.drawn['initialization'])]}, a fresh seed a layer (from"
             f" seed {self.seed}); {BATCH_NORMS[str(self.drawn['batch_norm'])]}; feature statistics:"
             f" {STATISTICS[self.statistics]}"
@@ -280,12 +295,16 @@ class SanityCheck(HeatmapMetric):
 
     def _explainers(self, subject: Subject) -> list[tuple[int, Explainer]]:
         """How many layers are randomised, and the explainer of that network, at each point of the
-        cascade.
+        cascade; 0 of the control.
         """
         if self._cascade is None or self._cascade[0] is not subject:
             network = original = subject.explainer.classifier
             order, found, done = cascade(original), [], 0
             surroundings = subject.surroundings
+            if self.control:
+                control = subject.build(original, surroundings)
+                control.seed += 1
+                found.append((0, control))
             if self.statistics == "estimated" and surroundings is not None:
                 surroundings = Reestimated(surroundings, original)
             for stop in self._stops(order, original.name):
@@ -303,26 +322,30 @@ class SanityCheck(HeatmapMetric):
         for stop, explainer in self._explainers(judged.subject):
             found = explainer.attribute(judged.images, judged.targets, keys=judged.keys)
             maps = found.values.float()
-            similarity = ssim(rescaled(heatmaps), rescaled(maps), self.window, self.kind)
-            if self.flip and found.signed:
-                similarity = similarity.maximum(
-                    ssim(rescaled(heatmaps), rescaled(-maps), self.window, self.kind)
-                )
+            how = (self.window, self.kind, self.data_range)
+            similarity = ssim(rescaled(heatmaps), rescaled(maps), *how)
+            if found.signed and self._may_be_flipped(explainer):
+                similarity = similarity.maximum(ssim(rescaled(heatmaps), rescaled(-maps), *how))
             rows["ssim"].append(similarity)
             rows["spearman"].append(rank_correlation(heatmaps, maps))
             rows["randomized"].append(torch.full((len(judged),), float(stop)))
         return {name: torch.stack(values, dim=1) for name, values in rows.items()}
 
+    def _may_be_flipped(self, explainer: Explainer) -> bool:
+        return self.flip == "signed" or (self.flip == "lrp" and explainer.name.startswith("lrp"))
+
     def scores(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Per image: the mean SSIM and rank correlation over the points, and SSIM at the first and
-        the last of them.
+        """Per image: the mean SSIM and rank correlation over the points, SSIM at the first and the
+        last of them, and SSIM of the control.
         """
-        return {
-            "score": rows["ssim"].mean(dim=1),
-            "spearman": rows["spearman"].mean(dim=1),
-            "ssim_at_first_point": rows["ssim"][:, 0],
+        first = int(self.control)
+        found = {
+            "score": rows["ssim"][:, first:].mean(dim=1),
+            "spearman": rows["spearman"][:, first:].mean(dim=1),
+            "ssim_at_first_point": rows["ssim"][:, first],
             "ssim_at_last_point": rows["ssim"][:, -1],
         }
+        return found | ({"ssim_of_control": rows["ssim"][:, 0]} if self.control else {})
 
     def summarize(self, rows: dict[str, Tensor]) -> Result:
         """Mean similarity, and its curves over the number of randomised layers."""

@@ -2,10 +2,8 @@
 is removed?
 
 Ancona et al. (ICLR 2018), as in Schulz et al., "Restricting the Flow" (ICLR 2020), section 4.4,
-equation 8 and figure
-6. For every n, random sets T of n tiles: Pearson correlation over the sets of (sum of the
-    attribution in T, drop of
-the target's logit when T is zero), per image.
+equation 8 and figure 6. For every n, random sets T of n tiles: Pearson correlation over the sets of
+(sum of the attribution in T, drop of the target's logit when T is zero), per image.
 """
 
 from __future__ import annotations
@@ -93,7 +91,7 @@ class SensitivityN(HeatmapMetric):
         tile: int = 8,
         points: int = 16,
         masks: int = 100,
-        min_fraction: float = 0.01,
+        min_fraction: float = 0.0,
         max_fraction: float = 0.8,
         seed: int = 0,
         forward_batch_size: int = 16,

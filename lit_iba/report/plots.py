@@ -46,7 +46,7 @@ def write_plots(
         x_label = table.rows[0].result.x_label
         paths.append(_save(_area_figure(panels, x_label), folder / f"{stem}_areas.png"))
     for i, chart in enumerate(line_charts(table, colors)):
-        paths.append(_save(_line_figure(chart), folder / f"{stem}_curve{i}.png"))
+        paths.append(_save(line_figure(chart), folder / f"{stem}_curve{i}.png"))
     return paths
 
 
@@ -138,7 +138,8 @@ def _area_figure(panels: list[AreaPanel], x_label: str) -> Figure:
     return figure
 
 
-def _line_figure(chart: LineChart) -> Figure:
+def line_figure(chart: LineChart) -> Figure:
+    """Curves on common axes, each with the band of its standard errors."""
     figure = Figure(figsize=(7.2, 3.6), layout="constrained")
     axes = figure.subplots()
     _style(axes)

@@ -42,7 +42,8 @@ class Published:
         relation: ``""`` for a printed value; ``"≈"``, ``"<"``, ``"≤"``, ``">"`` where the text says
             so.
         unit: Empty for pure numbers.
-        settings: Metric settings that belong to the number, such as ``{"tile": 8}``.
+        settings: Metric settings that belong to the number, such as ``{"tile": 8}``; a value
+            ``{"at_least": 26}`` stands for all that are no smaller.
         explainer_settings: Explainer settings that belong to the number, such as ``{"beta": 10}``.
 
     Example:
@@ -165,9 +166,12 @@ def _agree(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
 
 
 def _same(printed: Any, given: Any) -> bool:
-    """Equality of a printed setting and one of a config, where a tile may be written 8 or [8,
-    8].
+    """Whether a setting of a config is the printed one, where a tile may be written 8 or [8, 8].
+
+    What is printed may also be ``{"at_least": 26}``, with which None, for all there are, agrees.
     """
+    if isinstance(printed, Mapping):
+        return given is None or float(given) >= printed["at_least"]
     if isinstance(given, (list, tuple)) and given and all(item == given[0] for item in given):
         given = given[0]
     try:
@@ -189,13 +193,14 @@ def lookup(
     Args:
         metric: Name, alias or class path: ``"degradation"``, ``"bbox"``,
             ``"lit_iba.metrics.BoundingBox"``.
-        settings: The metric's settings; every setting that the paper fixes (tile) must agree with
-            them.
+        settings: The metric's settings; every setting that the paper fixes (tile, what removed
+            tiles become) must agree with them.
         network: Name such as ``"resnet50"`` or ``"ResNet-50"``; None for any.
         explainer: Name, alias or class path of the method; None for any.
         explainer_settings: The explainer's settings. A setting that is left out has the paper's own
             default (beta 10).
-        quantity: Which of several printed quantities; None for any.
+        quantity: Which of several printed quantities, such as ``"nats_as_printed"`` of table 4;
+            None for any.
 
     Example:
         >>> from lit_iba.report import lookup

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 from lit_iba.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from lit_iba.resumable.content import with_content as with_content
+    from lit_iba.resumable.heartbeat import Heartbeat as Heartbeat
+    from lit_iba.resumable.identity import classifier_identity as classifier_identity
     from lit_iba.resumable.identity import explainer_identity as explainer_identity
     from lit_iba.resumable.progress import EvaluationProgress as EvaluationProgress
     from lit_iba.resumable.selection import SelectedImages as SelectedImages
@@ -16,7 +19,9 @@ else:
     __all__, __getattr__, __dir__ = lazy_names(
         __name__,
         {
-            "lit_iba.resumable.identity": ["explainer_identity"],
+            "lit_iba.resumable.content": ["with_content"],
+            "lit_iba.resumable.heartbeat": ["Heartbeat"],
+            "lit_iba.resumable.identity": ["classifier_identity", "explainer_identity"],
             "lit_iba.resumable.progress": ["EvaluationProgress"],
             "lit_iba.resumable.selection": ["SelectedImages", "Selection"],
             "lit_iba.resumable.store": ["ShardStore"],

@@ -5,12 +5,16 @@ code of the user's own.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lit_iba.classifier import FrozenClassifier
 from lit_iba.explainer import explainer_class
 from lit_iba.files import sha256_of
+
+NOT_THE_USERS = ("lit_iba", "torch", "torchvision", "timm", "builtins")
 
 
 def explainer_identity(name: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -26,16 +30,40 @@ def explainer_identity(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     return {"class": name, "settings": settings, "files": files, **source_of(explainer_class(name))}
 
 
+def classifier_identity(classifier: FrozenClassifier) -> dict[str, Any]:
+    """What the classifier is, with the files that a network of the user's own is written in: code
+    may change while weights do not.
+
+    Example:
+        >>> from lit_iba.resumable import classifier_identity
+        >>> sorted(classifier_identity(classifier))
+        ['model', 'sha256', 'weights']
+    """
+    found = dict(classifier.identity)
+    module, _, function = classifier.name.partition(":")
+    makers = [getattr(sys.modules.get(module), function, None)] if function else []
+    sources = [_source(maker) for maker in [*makers, type(classifier.model)]]
+    if known := list(dict.fromkeys(source for source in sources if source)):
+        found["source"] = known
+    return found
+
+
 def source_of(cls: type) -> dict[str, str]:
     """The content of the file that a class of the user's own stands in, so that edited code is run
     again.
     """
-    if cls.__module__.startswith("lit_iba."):
-        return {}
+    source = _source(cls)
+    return {"source": source} if source else {}
+
+
+def _source(maker: Any) -> str | None:
+    """SHA-256 of the file that a class or function of the user's own stands in."""
+    if str(getattr(maker, "__module__", "")).partition(".")[0] in NOT_THE_USERS:
+        return None
     try:
-        return {"source": sha256_of(inspect.getfile(cls))}
+        return sha256_of(inspect.getfile(inspect.unwrap(maker)))
     except (TypeError, OSError):
-        return {}
+        return None
 
 
 def _hashes_of_files(settings: Mapping[str, Any]) -> dict[str, str]:

@@ -131,5 +131,9 @@ class Selection:
             good &= (fraction > 0) & (fraction < self.max_box_fraction)
         return good.nonzero().flatten().tolist()
 
+    def ranked(self, keys: Sequence[str]) -> list[int]:
+        """Numbers of the keys in the order in which :meth:`select` prefers them."""
+        return sorted(range(len(keys)), key=lambda i: self._draw(keys[i]))
+
     def _draw(self, key: str) -> bytes:
         return hashlib.sha256(f"{self.seed}/{key}".encode()).digest()

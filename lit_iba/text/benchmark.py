@@ -18,12 +18,14 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
+from lit_iba import __version__
 from lit_iba.checks import check_literals
 from lit_iba.errors import InputError
 from lit_iba.evaluation.results import summary_table
 from lit_iba.files import FolderLock, write_text
 from lit_iba.randomness import generator_for, sample_generators
 from lit_iba.report.run_folder import RunFolder
+from lit_iba.resumable.identity import source_of
 from lit_iba.statistics import FeatureStatistics
 from lit_iba.text.classifier import TextClassifier
 from lit_iba.text.explainer import TextExplainer, build_text_explainer
@@ -193,8 +195,10 @@ class TextBenchmark:
         path = self.out / "heatmaps" / f"{name}.json"
         made_of = json.dumps(
             [
+                __version__,
                 self.classifier.identity,
                 type(self.explainers[name]).__qualname__,
+                source_of(type(self.explainers[name])),
                 self.settings[name],
                 self.target,
                 self.source.data,

@@ -17,6 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from lit_iba import __version__
 from lit_iba.checks import check_counts
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.data import Shard, ShardIndex
@@ -26,7 +27,8 @@ from lit_iba.files import FolderLock
 from lit_iba.metrics.low_k_perturbation import LowKPerturbation, low_k_divergences
 from lit_iba.randomness import sample_generators
 from lit_iba.report.run_folder import RunFolder
-from lit_iba.resumable.identity import explainer_identity
+from lit_iba.resumable.content import with_content
+from lit_iba.resumable.identity import classifier_identity, explainer_identity
 from lit_iba.resumable.progress import EvaluationProgress
 from lit_iba.resumable.selection import SelectedImages, Selection
 from lit_iba.resumable.store import ShardStore, sweep_abandoned
@@ -200,8 +202,11 @@ def run_uncertainty(
         store = ShardStore(out)
         selection = Selection(settings.max_images, None, settings.seed)
         quotas = selection.quotas([shard.count for shard in data.shards])
+        shares = zip(data.shards, quotas, strict=True)
+        data = with_content(data, out, [shard.stem for shard, quota in shares if quota])
         made_of = {
-            "classifier": classifier.identity,
+            "lit_iba": __version__,
+            "classifier": classifier_identity(classifier),
             "preprocessing": classifier.preprocessing.to_dict(),
             "explainer": explainer_identity(explainer, explainer_settings),
             "settings": settings.identity(),

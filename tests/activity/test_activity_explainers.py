@@ -240,3 +240,25 @@ def test_settings_are_checked(resnet: FrozenClassifier, images: Tensor) -> None:
         build_explainer("activity", resnet, {"layers": ["fc"]}).attribute(images[:1])
     defined = {"network_layers": ["layer1", "layer2", "layer3", "layer4"], "layers": 2}
     assert build_explainer("activity", resnet, defined).layers == ["layer3", "layer4"]
+
+
+@pytest.mark.parametrize("name", ["activity", "fullgrad"])
+def test_a_network_in_a_wrapper_is_decomposed_as_it_is_without(name: str) -> None:
+    class Wrapped(torch.nn.Module):
+        def __init__(self, net: torch.nn.Module) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x)
+
+    torch.manual_seed(0)
+    network = OutOfPlace()
+    images = torch.randn(2, 3, 16, 16)
+    found = [
+        build_explainer(
+            name, FrozenClassifier(model, preprocessing=Preprocessing(resize=None, crop=16))
+        ).attribute(images, 1)
+        for model in (network, Wrapped(network))
+    ]
+    torch.testing.assert_close(found[0].values, found[1].values)

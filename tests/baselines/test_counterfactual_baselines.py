@@ -77,8 +77,10 @@ class Breaks(nn.Module):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_model_is_as_before_also_after_an_exception(method: str) -> None:
-    module = Breaks(curved(SIDE).model)
-    classifier = FrozenClassifier(module, preprocessing=curved(SIDE).preprocessing)
+    classifier = FrozenClassifier(
+        Breaks(curved(SIDE).model), preprocessing=curved(SIDE).preprocessing
+    )
+    module = classifier.model
     before = {name: value.clone() for name, value in module.state_dict().items()}
     explainer, images = built(method, classifier, forward_batch_size=1), pictures(2, SIDE)
     module.armed = True

@@ -119,7 +119,7 @@ def test_captum_agrees_where_it_is_right() -> None:
     network = nn.Sequential(
         *[nn.ReLU() if isinstance(layer, nn.ReLU) else layer for layer in layers]
     )
-    averaging = FrozenClassifier(network.float(), preprocessing=classifier.preprocessing).double()
+    averaging = FrozenClassifier(network, preprocessing=classifier.preprocessing)
     found = DeepSHAP(averaging).attribute(images, target=2).values
     baseline = torch.zeros_like(images)
     with pytest.warns(UserWarning, match="hooks"):

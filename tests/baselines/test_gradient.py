@@ -1,5 +1,6 @@
 """The gradient baselines against autograd written out, and what the caller keeps."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -60,20 +61,30 @@ def test_integrated_gradients_are_complete(
     assert torch.allclose(heatmap.total, logits[:2] - logits[2], rtol=1e-4, atol=1e-5)
 
 
-def test_the_magnitude_of_integrated_gradients_bounds_their_sum(
-    small_classifier: FrozenClassifier, images: Tensor
+@pytest.mark.parametrize(
+    ("channels", "signed"), [("sum", True), ("mean", True), ("sum_abs", False), ("max_abs", False)]
+)
+def test_integrated_gradients_of_a_path_are_reduced_over_channels_as_asked(
+    small_classifier: FrozenClassifier, images: Tensor, channels: str, signed: bool
 ) -> None:
-    signed = build_explainer("integrated_gradients", small_classifier, {"steps": 5}).attribute(
-        images, target=1
-    )
-    magnitude = build_explainer(
-        "integrated_gradients", small_classifier, {"steps": 5, "magnitude": True}
-    )
-    values = magnitude.attribute(images, target=1)
-    assert signed.signed
-    assert not values.signed
-    assert (values.values >= signed.values.abs() - 1e-6).all()
-    assert (values.values > signed.values.abs() + 1e-6).any()
+    settings = {"steps": 5, "multiply_by_inputs": False, "channels": channels}
+    explainer = build_explainer("integrated_gradients", small_classifier, settings)
+    found = explainer.attribute(images[:2], target=1)
+    # The mean gradient along the path from zero, by five Gauss-Legendre points.
+    points, weights = np.polynomial.legendre.leggauss(5)
+    for i in range(2):
+        mean = sum(
+            weight / 2 * input_gradient(small_classifier, (1 + point) / 2 * images[i], 1)
+            for point, weight in zip(points, weights, strict=True)
+        )
+        by_hand = {
+            "sum": mean.sum(dim=0),
+            "mean": mean.mean(dim=0),
+            "sum_abs": mean.abs().sum(dim=0),
+            "max_abs": mean.abs().max(dim=0).values,
+        }[channels]
+        assert torch.allclose(found.values[i], by_hand, atol=1e-6)
+    assert found.signed == signed
 
 
 def test_grad_cam_is_its_definition(small_classifier: FrozenClassifier, images: Tensor) -> None:

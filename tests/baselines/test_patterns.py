@@ -97,11 +97,7 @@ def test_the_pattern_of_linear_data_is_the_direction_of_the_signal() -> None:
     with torch.no_grad():
         network[1].weight[0], network[1].weight[1] = w, w
         network[1].bias.copy_(torch.tensor([0.0, 3.0]))
-    classifier = FrozenClassifier(
-        network.float(), preprocessing=Preprocessing(resize=None, crop=SIDE)
-    ).double()
-    with torch.no_grad():
-        network[1].weight.copy_(w)  # lost its last digits on the way
+    classifier = FrozenClassifier(network, preprocessing=Preprocessing(resize=None, crop=SIDE))
     s, noise = (torch.randn(4000, 1, generator=generator, dtype=torch.float64) for _ in range(2))
     noise -= s * (s.T @ noise) / (s.T @ s)
     patterns = Patterns.estimate(

@@ -47,6 +47,11 @@ def test_smoothgrad_is_the_mean_over_its_copies(
     )
     squared = build_explainer("smoothgrad_squared", small_classifier, settings)
     squares = squared.attribute(images[:2], target=1, keys=["a", "b"])
+    of_saliency = build_explainer(
+        "smoothgrad", small_classifier, settings | {"channels": "max_abs"}
+    )
+    saliency = of_saliency.attribute(images[:2], target=1, keys=["a", "b"])
+    assert (plain.signed, squares.signed, saliency.signed) == (True, False, False)
     for i, generator in enumerate(sample_generators(0, ["a", "b"], images.device)):
         image, gradients = images[i], []
         for _ in range(6):
@@ -57,6 +62,8 @@ def test_smoothgrad_is_the_mean_over_its_copies(
         stack = torch.stack(gradients)
         assert torch.allclose(plain.values[i], stack.mean(dim=(0, 1)), atol=1e-6)
         assert torch.allclose(squares.values[i], stack.square().mean(dim=(0, 1)), atol=1e-6)
+        largest = stack.mean(dim=0).abs().amax(dim=0)  # of the mean: not the mean of the largest
+        assert torch.allclose(saliency.values[i], largest, atol=1e-6)
 
 
 def test_smoothgrad_without_noise_is_the_gradient(
@@ -74,6 +81,8 @@ def test_smoothgrad_without_noise_is_the_gradient(
         ("occlusion", {"tile": 0}, "tile is 0"),
         ("smoothgrad", {"noise": -1.0}, "fraction of the image's range"),
         ("smoothgrad", {"samples": 0}, "samples is 0"),
+        ("smoothgrad", {"channels": "max"}, "'sum', 'mean', 'sum_abs', 'max_abs'"),
+        ("integrated_gradients", {"channels": "max"}, "'sum', 'mean', 'sum_abs', 'max_abs'"),
     ],
 )
 def test_settings_are_checked(

@@ -122,6 +122,20 @@ def test_weights_load_from_every_kind_of_file(tmp_path: Path) -> None:
     assert classifier.preprocessing == Preprocessing()
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod."])
+@pytest.mark.parametrize("nested", [None, "model", "state_dict"])
+def test_what_wrappers_put_round_weights_is_taken_off(
+    prefix: str, nested: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    plain = SmallCNN().state_dict()
+    wrapped = {prefix + name: tensor for name, tensor in plain.items()}
+    torch.save({nested: wrapped, "epoch": 3} if nested else wrapped, tmp_path / "net.pth")
+    classifier = FrozenClassifier("small_cnn", str(tmp_path / "net.pth"))
+    assert all(torch.equal(plain[n], t) for n, t in classifier.model.state_dict().items())
+    assert any(f"the prefix {prefix!r} of all names" in message for message in caplog.messages)
+
+
 def test_settings_travel_with_our_own_weights(tmp_path: Path) -> None:
     preprocessing = Preprocessing(resize=70, crop=64, mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0))
     settings = {

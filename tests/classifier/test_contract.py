@@ -132,6 +132,12 @@ def test_the_users_module_stays_as_it_is_and_can_go_on_training() -> None:
     assert all(p.grad is None for p in classifier.parameters())
 
 
+@pytest.mark.parametrize("target", [1.7, "cat", [0.5, 1], True, float("nan")])
+def test_a_target_that_is_no_class_is_refused(target: Any) -> None:
+    with pytest.raises(InputError, match=r"target is .* must be"):
+        build_explainer("saliency", frozen(net())).attribute(images(), target)
+
+
 def test_a_module_that_gets_other_layers_is_refused() -> None:
     model = net()
     explainer = build_explainer("saliency", frozen(model))

@@ -102,6 +102,24 @@ def test_an_untraceable_network_is_cut_with_hooks(caplog: pytest.LogCaptureFixtu
     assert isinstance(classifier.cuttable, HookedNetwork)
 
 
+def test_what_gives_several_tensors_is_no_layer() -> None:
+    class Halves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(4, 5)
+
+        def forward(self, images: Tensor) -> Tensor:
+            one, other = self.conv(images).chunk(2, dim=1)
+            return self.fc((one * other).mean(dim=(2, 3)))
+
+    classifier = FrozenClassifier(Halves(), preprocessing=Preprocessing(resize=None, crop=8))
+    assert "chunk" not in classifier.layers()
+    for layer in classifier.layers()[:-1]:
+        classifier.split(layer)
+    with pytest.raises(InputError, match=r"'chunk' of Halves is tuple, where a feature map"):
+        classifier.split("chunk")
+
+
 def test_a_mistyped_layer_lists_the_nearest_names() -> None:
     classifier = FrozenClassifier("resnet18", "random")
     with pytest.raises(

@@ -101,10 +101,15 @@ def finish(arguments: list[str], expected: int = 0, **extra: str) -> str:
     return output
 
 
+def checkpoint(run: Path, name: str) -> dict[str, Any]:
+    """One of a run's."""
+    found: dict[str, Any] = torch.load(run / "checkpoints" / name, weights_only=True)
+    return found
+
+
 def last_checkpoint(run: Path) -> dict[str, Any]:
     """The checkpoint at the end."""
-    found: dict[str, Any] = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-    return found
+    return checkpoint(run, "last.ckpt")
 
 
 def samples_taken(watch: Path) -> list[tuple[int, int, str]]:

@@ -2,16 +2,22 @@
 full.
 """
 
+import multiprocessing
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cluster_toys import ROOT, environment, finish, prepare
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from warm import run, run_ranks
 
-from lit_iba.data import ShardIndex, shard_loader
+from lit_iba.data import SampleLoader, SamplePlan, ShardIndex, shard_loader
+from lit_iba.data.batch import BatchMaker
 from lit_iba.data.quickstart import QUICKSTART_PREPROCESSING, QuickstartSettings, make_quickstart
+from lit_iba.data.sources import ShardSource
+from lit_iba.data.stream import BatchStream
 from lit_iba.errors import InputError
 
 STORE = """
@@ -75,6 +81,30 @@ def test_a_shard_replaced_while_running_is_noticed_before_it_is_read(shards: Sha
                 pass
     finally:
         path.write_bytes(whole)
+
+
+class Stuck:
+    """Shards whose storage does not answer."""
+
+    def __init__(self, source: ShardSource) -> None:
+        self.counts = source.counts
+
+    def open(self, number: int) -> Any:
+        time.sleep(600)
+
+
+def test_workers_that_give_nothing_are_ended_with_a_sentence(shards: ShardIndex) -> None:
+    source = Stuck(ShardSource(shards.shards))
+    plan = SamplePlan(source.counts(), 4, lanes=2)
+    stream = BatchStream(source, plan, BatchMaker(QUICKSTART_PREPROCESSING))
+    loader = SampleLoader(stream, 2, worker_timeout=0.5)
+    began = time.monotonic()
+    with pytest.raises(InputError, match=r"no batch for 0\.5 s .* worker_timeout"):
+        next(iter(loader))
+    assert time.monotonic() - began < 30
+    for worker in multiprocessing.active_children():
+        worker.join(timeout=10)
+    assert not multiprocessing.active_children()
 
 
 def test_a_full_disk_leaves_no_half_heatmaps(tmp_path: Path) -> None:

@@ -6,14 +6,19 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from cluster_toys import (
+    ROOT,
     SAMPLES,
     assert_same_weights,
+    checkpoint,
     command,
     environment,
     finish,
@@ -23,6 +28,8 @@ from cluster_toys import (
     start,
 )
 from warm import run_ranks
+
+from lit_iba.files import FolderLock
 
 pytestmark = pytest.mark.slow
 RESUME = ("--ckpt_path", "last")
@@ -35,7 +42,10 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def uninterrupted(config: Path) -> Path:
-    finish(command(config, config.parent / "uninterrupted"))
+    """Not started warm, as the others: the order of sets is another than theirs."""
+    arguments = command(config, config.parent / "uninterrupted")
+    done = subprocess.run(arguments, env=environment(), capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
     return config.parent / "uninterrupted"
 
 
@@ -49,6 +59,18 @@ def wait_for_steps(watch: Path, steps: int, process: "subprocess.Popen[str]") ->
 
     before, deadline = lines(), time.monotonic() + 120
     while lines() < before + steps and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def wait_until(reached: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+    """Until something is so, while the process lives."""
+    deadline = time.monotonic() + 120
+    while True:
+        with suppress(FileNotFoundError):
+            if reached():
+                return
+        assert process.poll() is None, process.communicate()[0][-3000:]
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -72,19 +94,44 @@ def test_a_run_killed_again_and_again_ends_with_the_same_weights(
     assert_same_weights(last_checkpoint(run), last_checkpoint(uninterrupted))
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
-def test_a_signal_saves_the_very_step_and_nothing_is_seen_twice(
-    config: Path, uninterrupted: Path, tmp_path: Path, name: str
+@pytest.mark.parametrize(
+    ("name", "status", "method"), [("SIGUSR1", 75, "fork"), ("SIGINT", 130, "forkserver")]
+)
+def test_a_signal_to_all_saves_the_very_step_and_nothing_is_seen_twice(
+    config: Path, uninterrupted: Path, tmp_path: Path, name: str, status: int, method: str
 ) -> None:
+    """SLURM and a terminal signal every process of a group, the loader's workers too."""
     run, watch = tmp_path / "run", tmp_path / "watch"
-    process = start(command(config, run), WATCH=str(watch), STEP_SECONDS="0.05")
+    workers = ("--data.num_workers", "1", "--data.multiprocessing_context", method)
+    process = start(command(config, run, *workers), WATCH=str(watch), STEP_SECONDS="0.05")
     wait_for_steps(watch, 23, process)
-    process.send_signal(getattr(signal, name))
+    os.killpg(process.pid, getattr(signal, name))
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 75, output[-3000:]
+    assert process.returncode == status, output[-3000:]
     assert f"ended by {name}" in output
     finish(command(config, run, *RESUME), WATCH=str(watch))
     assert_same_weights(last_checkpoint(run), last_checkpoint(uninterrupted))
+    seen = Counter((epoch, key) for _, epoch, key in samples_taken(watch))
+    assert len(seen) == 3 * SAMPLES
+    assert set(seen.values()) == {1}
+
+
+def test_a_run_stopped_in_its_last_validation_makes_it_when_it_goes_on(
+    config: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    run, watch = tmp_path / "run", tmp_path / "watch"
+    finish(command(config, run, "--trainer.max_steps", "20"), WATCH=str(watch))
+    assert last_checkpoint(run)["global_step"] == 20  # a run that has all its steps saves its end
+    process = start(command(config, run, *RESUME), WATCH=str(watch), VALIDATION_SECONDS="0.5")
+    end = last_checkpoint(uninterrupted)["global_step"]
+    validated = watch / "validating"
+    wait_until(lambda: str(end) in validated.read_text().split(), process)
+    process.kill()
+    process.communicate(timeout=30)
+    # Also where all steps are done, so that there is nothing left to train.
+    finish(command(config, run, *RESUME, "--trainer.max_steps", str(end)), WATCH=str(watch))
+    for name in ("best.ckpt", "last.ckpt"):
+        assert_same_weights(checkpoint(run, name), checkpoint(uninterrupted, name))
     seen = Counter((epoch, key) for _, epoch, key in samples_taken(watch))
     assert len(seen) == 3 * SAMPLES
     assert set(seen.values()) == {1}
@@ -106,23 +153,33 @@ def test_a_run_may_go_on_with_other_processes(config: Path, tmp_path: Path) -> N
         output, _ = process.communicate(timeout=90)
         assert process.returncode != 0
         assert "ended by" in output, output[-3000:]
-    # Forked while gloo's threads run, a worker was once seen to wait for a lock for ever.
-    workers = ("--data.num_workers", "1", "--data.multiprocessing_context", "forkserver")
+    workers = ("--data.num_workers", "1")  # started by a fork server: a group's threads hold locks
     finish(command(config, run, *RESUME, *workers, processes=3), WATCH=str(watch))
     seen = Counter((epoch, key) for _, epoch, key in samples_taken(watch))
     assert len(seen) == 3 * SAMPLES
     assert set(seen.values()) == {1}
 
 
-def test_when_one_process_dies_the_others_end_too(config: Path, tmp_path: Path) -> None:
-    watch = tmp_path / "watch"
+def test_torchrun_goes_on_by_itself_when_a_process_dies(config: Path, tmp_path: Path) -> None:
+    """What dies takes the other with it, and both begin again where the run was saved."""
+    run, watch = tmp_path / "run", tmp_path / "watch"
+    script = [str(ROOT / "configs/cluster/torchrun.sh"), "--config", str(config)]
     process = start(
-        command(config, tmp_path / "run", processes=2), WATCH=str(watch), STEP_SECONDS="0.1"
+        [*script, "--trainer.default_root_dir", str(run)],
+        WATCH=str(watch),
+        STEP_SECONDS="0.05",
+        PYTHON=sys.executable,
+        GPUS="2",
+        RDZV_PORT=str(20_000 + os.getpid() % 20_000),
+        RESTARTS="1",
     )
-    wait_for_steps(watch, 8, process)
+    wait_for_steps(watch, 12, process)
     os.kill(int(next(watch.glob("*.txt")).stem), signal.SIGKILL)
-    process.communicate(timeout=60)
-    assert process.returncode != 0
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output[-3000:]
+    assert last_checkpoint(run)["global_step"] == 3 * 9
+    assert len({(epoch, key) for _, epoch, key in samples_taken(watch)}) == 3 * SAMPLES
+    assert len(list(watch.glob("*.txt"))) == 4  # processes
 
 
 def test_two_processes_step_as_one_with_twice_the_batch(config: Path, tmp_path: Path) -> None:
@@ -163,8 +220,16 @@ def test_a_loss_that_is_no_number_ends_the_run_before_it_harms(
 
 def test_a_second_run_in_the_same_folder_is_refused(config: Path, tmp_path: Path) -> None:
     run, watch = tmp_path / "run", tmp_path / "watch"
-    first = start(command(config, run), WATCH=str(watch), STEP_SECONDS="0.2")
+    part = run / "checkpoints" / ".last.ckpt.123.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"what a run that was killed while it saved has left")
+    workers = ("--data.num_workers", "2")
+    first = start(command(config, run, *workers), WATCH=str(watch), STEP_SECONDS="0.2")
     wait_for_steps(watch, 1, first)
+    assert not part.exists()
     assert "is being written by another run" in finish(command(config, run), expected=2)
     first.kill()
+    first.wait(timeout=30)
+    time.sleep(1)
+    FolderLock(run).release()  # no worker holds it any more
     first.communicate(timeout=30)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from cluster_toys import ROOT, SAMPLES, environment, last_checkpoint, prepare, samples_taken
 
+WORKERS = ("--data.num_workers", "1")  # which SLURM signals too
 SCRIPT = Path(__file__).parent / "slurm.sh"
 pytestmark = [
     pytest.mark.slow,
@@ -57,7 +58,7 @@ def test_a_preempted_job_goes_back_to_the_queue_and_finishes(
         "--gres=none",
         f"--output={log}",
     ]
-    training = ["--config", str(config), "--trainer.default_root_dir", str(run)]
+    training = ["--config", str(config), "--trainer.default_root_dir", str(run), *WORKERS]
     job = query("sbatch", "--parsable", *here, "configs/cluster/slurm.sbatch", *training).strip()
 
     def state() -> str:

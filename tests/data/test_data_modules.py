@@ -160,6 +160,17 @@ def test_a_data_module_begins_anew_in_a_new_run_and_goes_on_when_reloaded(
     assert len({key for batch in runs[0].trained for key in batch}) == 22
 
 
+def test_overfitting_sees_the_same_batches_every_epoch(
+    tmp_path: Path, make_shards: MakeShards
+) -> None:
+    make_shards(31)
+    recorder = Recorder()
+    trainer(tmp_path, max_epochs=3, overfit_batches=2).fit(recorder, module(tmp_path / "shards"))
+    first, *later = [recorder.trained[i : i + 2] for i in (0, 2, 4)]
+    assert len(set(first)) == 2
+    assert later == [first, first]
+
+
 def test_the_class_count_of_the_index_guards_the_labels(tmp_path: Path) -> None:
     from data_toys import samples
 

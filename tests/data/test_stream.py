@@ -16,7 +16,8 @@ from PIL import Image
 from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.data import SampleLoader, SamplePlan, ShardIndex, shard_batches, write_shards
 from lit_iba.data.batch import BatchMaker
-from lit_iba.data.stream import BatchStream, ShardSource
+from lit_iba.data.sources import ShardSource
+from lit_iba.data.stream import BatchStream
 from lit_iba.data.view import View, box_mask, central_centres, pixel_mask, random_view
 from lit_iba.errors import InputError
 

@@ -21,7 +21,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "ehr": ("ehr", {}),
     "low_k_perturbation": ("low_k_perturbation", {}),
     "decision_flip": ("decision_flip", {"pixels_per_step": 128, "noise_maps": 1}),
-    "sanity_check": ("sanity_check", {"points": 2, "flip": True}),
+    "sanity_check": ("sanity_check", {"points": 2, "flip": "signed"}),
     "latency": ("latency", {"repeats": 1}),
     "bits_and_accuracy": ("bits_and_accuracy", {"samples": 2}),
 }

@@ -80,7 +80,7 @@ def test_results_are_those_of_explaining_and_judging_by_hand(finished, data, nam
     given = dict(METRICS[name])
     metric, network = build_metric(given.pop("metric", name), given), classifier()
     explainer = build_explainer("random", network)
-    pool = HeatmapPool(
+    pool = HeatmapPool.stored(
         ShardStore(out / "heatmaps"),
         "random",
         [shard.stem for shard in ShardIndex.load(data).shards],

@@ -18,7 +18,7 @@ def pool(folder, shards):
         store.write(
             "random", name, {"values": values}, {}, {"keys": [f"sample{n}" for n in numbers]}
         )
-    return HeatmapPool(store, "random", list(shards))
+    return HeatmapPool.stored(store, "random", list(shards))
 
 
 def test_draw_leaves_out_the_image_itself_and_depends_on_key_and_seed_alone(tmp_path):

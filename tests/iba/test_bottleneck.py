@@ -18,6 +18,7 @@ from lit_iba.iba.bottleneck import (
     mask_from_logits,
     mix,
 )
+from lit_iba.iba.optimise import optimise_mask
 
 
 @settings(max_examples=100, deadline=None)
@@ -54,6 +55,17 @@ def test_value_and_gradient_stay_finite_at_the_ends(alpha: float) -> None:
     assert torch.isfinite(gradient).all()
     if alpha <= -50:
         assert nats.max() == 0
+
+
+def test_an_alpha_beyond_the_digits_of_float32_still_comes_down() -> None:
+    start = torch.full((1, 1, 6, 6), 16.5)
+
+    def loss(alpha: torch.Tensor) -> torch.Tensor:
+        keep, drop = mask_from_logits(alpha, 1.0, Layout("BCHW", 6, 6))
+        return information_nats(torch.ones(1, 1, 6, 6), keep, drop).sum()
+
+    found = optimise_mask(start, loss, lambda: None, steps=10, learning_rate=1.0)
+    assert (found < 8).all()
 
 
 def test_mixing_has_the_moments_of_equation_2() -> None:

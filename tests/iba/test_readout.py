@@ -1,11 +1,14 @@
 """The readout network against its plain form, and its independence of the batch."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lit_iba import FrozenClassifier, InputError, ReadoutIBA
+from lit_iba.randomness import sample_generators
 from lit_iba.statistics import estimate_layers
 
 TAPS = ["layer1", "layer2", "layer3", "fc"]
@@ -52,6 +55,44 @@ def test_convolving_before_the_resize_is_convolving_after_it(
     found = network(taps, explainer.layouts(r, taps, (64, 64))).detach()
     assert torch.allclose(found, alpha, rtol=1e-3, atol=1e-3 * float(alpha.abs().max()))
     assert alpha.std() > 0.1
+
+
+@pytest.mark.parametrize("preset", ["default", "reference", "reference_vgg16"])
+def test_a_preset_has_the_noise_and_the_clamp_of_its_code(
+    preset: str, small_classifier: FrozenClassifier, images: Tensor
+) -> None:
+    samples = torch.randn(40, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    measured = estimate_layers(small_classifier, TAPS, samples)
+    measured["layer2"].nonzero[:16] = 0  # units that count as never active
+    explainer = ReadoutIBA(small_classifier, "layer2", TAPS, measured, preset=preset)
+    masked = explainer.masked_feature(images[:2], torch.zeros(2).long(), [])
+    found, rms = measured["layer2"], measured["layer2"].rms_of_nonzero
+    floor = 0.01 if preset == "default" else 1e-5**0.5
+    if preset == "reference":
+        mean, std = torch.zeros_like(found.mean), rms
+    else:
+        mean, std = found.mean, found.std
+    active = found.active > 0.01 if preset == "default" else torch.ones_like(found.mean).bool()
+    assert torch.allclose(masked.noise.mean, mean.float())
+    assert torch.allclose(masked.noise.std, std.clamp_min(floor).float())
+    assert torch.equal(masked.noise.active, active.float())
+    # Z as the classifier's rest sees it: what is negative of it, and whether it may be.
+    seen: list[Tensor] = []
+    half = replace(
+        masked,
+        keep=torch.full_like(masked.keep, 0.2),
+        drop=torch.full_like(masked.drop, 0.8),
+        tail=lambda z, carried: seen.append(z) or masked.tail(z, carried),
+    )
+    half.logits(sample_generators(0, ["a", "b"], images.device))
+    unit = torch.stack(
+        [torch.randn(mean.shape, generator=g) for g in sample_generators(0, ["a", "b"], "cpu")]
+    )
+    noise = masked.noise
+    z = torch.where(active, 0.2 * masked.r + 0.8 * (noise.mean + noise.std * unit), noise.mean)
+    z = z.clamp_min(0) if preset == "reference" else z
+    assert torch.allclose(seen[0], z, atol=1e-5)
+    assert bool((seen[0] < 0).any()) == (preset != "reference")
 
 
 def test_a_heatmap_is_bits_and_does_not_depend_on_the_batch(

@@ -97,6 +97,25 @@ def test_degradation_equals_the_loop_over_tiles(size, tile, baseline):
     )
 
 
+def test_t1_may_be_the_average_highest_probability():
+    classifier, (images, targets, heatmaps) = curved(), sample(5)
+    found = {}
+    for t1 in ("target", "top1"):
+        metric = build_metric("degradation", {"tile": 4, "t1": t1})
+        metric.update(classifier, images, targets, heatmaps)
+        found[t1] = metric.compute()
+    with torch.no_grad():
+        highest = float(classifier(images).softmax(dim=1).amax(dim=1).mean())
+    top1, target = found["top1"], found["target"]
+    start, b = target.extra["original_probability"], target.extra["degraded_probability"]
+    assert start < highest - 0.01
+    assert top1.extra["t1"] == pytest.approx(highest)
+    assert top1.extra["original_probability"] == target.extra["t1"] == pytest.approx(start)
+    assert top1.score == pytest.approx(target.score * (start - b) / (highest - b), rel=1e-4)
+    assert top1.curves["morf"]["y"][0] == pytest.approx((start - b) / (highest - b), rel=1e-4)
+    assert target.curves["morf"]["y"][0] == pytest.approx(1)
+
+
 def test_fewer_points_are_a_subset_of_the_full_curve():
     classifier, (images, targets, heatmaps) = curved(), sample(3)
     full, some = (

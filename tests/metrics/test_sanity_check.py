@@ -26,10 +26,11 @@ def state(model):
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
-def slow_ssim(a, b, window, skimage):
+def slow_ssim(a, b, window, skimage, data_range=1):
     """The formula window by window: population variances with reflected borders, or sample
     variances inside only.
     """
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     edge, found = window // 2, []
     if not skimage:
         a, b = np.pad(a, edge, mode="reflect"), np.pad(b, edge, mode="reflect")
@@ -37,26 +38,26 @@ def slow_ssim(a, b, window, skimage):
         for j in range(edge, a.shape[1] - edge):
             x, y = (m[i - edge : i + edge + 1, j - edge : j + edge + 1].ravel() for m in (a, b))
             covariance = np.cov(x, y, ddof=1 if skimage else 0)
-            top = (2 * x.mean() * y.mean() + 0.01**2) * (2 * covariance[0, 1] + 0.03**2)
-            bottom = (x.mean() ** 2 + y.mean() ** 2 + 0.01**2) * (
-                covariance[0, 0] + covariance[1, 1] + 0.03**2
+            top = (2 * x.mean() * y.mean() + c1) * (2 * covariance[0, 1] + c2)
+            bottom = (x.mean() ** 2 + y.mean() ** 2 + c1) * (
+                covariance[0, 0] + covariance[1, 1] + c2
             )
             found.append(top / bottom)
     return np.mean(found)
 
 
 @pytest.mark.parametrize("definition", ["torchmetrics", "skimage"])
-@pytest.mark.parametrize("window", [3, 5])
-def test_ssim_is_its_formula_window_by_window(definition, window):
+@pytest.mark.parametrize(("window", "data_range"), [(3, 1), (5, 1), (5, 2)])
+def test_ssim_is_its_formula_window_by_window(definition, window, data_range):
     generator = torch.Generator().manual_seed(window)
     a = torch.rand(3, 11, 14, generator=generator)
     b = (a + 0.4 * torch.randn(3, 11, 14, generator=generator)).clamp(0, 1)
     b[2] = 0  # a heatmap without anything
     expected = [
-        slow_ssim(x, y, window, definition == "skimage")
+        slow_ssim(x, y, window, definition == "skimage", data_range)
         for x, y in zip(a.numpy(), b.numpy(), strict=True)
     ]
-    assert ssim(a, b, window, definition).tolist() == pytest.approx(expected, abs=1e-6)
+    assert ssim(a, b, window, definition, data_range).tolist() == pytest.approx(expected, abs=1e-6)
 
 
 @settings(max_examples=25, deadline=None)
@@ -253,10 +254,34 @@ def test_rows_are_those_of_randomising_and_explaining_by_hand():
                 (rescaled(before)[0].numpy(), rescaled(sign * after)[0].numpy()) for sign in (1, -1)
             ]
             expected = max(slow_ssim(*pair, 5, True) for pair in pairs)
-            assert float(rows["ssim"][i, point]) == pytest.approx(expected, abs=1e-4)
+            assert float(rows["ssim"][i, point + 1]) == pytest.approx(expected, abs=1e-4)
             rank = scipy.stats.spearmanr(before.flatten(), after.flatten()).statistic
-            assert float(rows["spearman"][i, point]) == pytest.approx(rank, abs=1e-3)
-    assert rows["randomized"].tolist() == [[1, 2, 3, 4, 5]] * 6
+            assert float(rows["spearman"][i, point + 1]) == pytest.approx(rank, abs=1e-3)
+    assert rows["randomized"].tolist() == [[0, 1, 2, 3, 4, 5]] * 6
+    assert (rows["ssim"][:, 0] > 0.9999).all()  # the control: a gradient has no noise of its own
+
+
+def test_the_control_shows_what_noise_alone_changes_and_counts_in_no_score():
+    subject = subject_of("smoothgrad", shuffled(), {"samples": 2, "noise": 0.5, "seed": 3})
+    metric = checked(subject)
+    other = build_explainer("smoothgrad", shuffled(), {"samples": 2, "noise": 0.5, "seed": 4})
+    images, targets, _ = sample(6)
+    keys = [f"image{i}" for i in range(6)]
+    first, second = (
+        explainer.attribute(images, targets, keys=keys).values
+        for explainer in (subject.explainer, other)
+    )
+    expected = ssim(rescaled(first), rescaled(second))
+    expected = expected.maximum(ssim(rescaled(first), rescaled(-second)))
+    rows, result, without = metric.rows(), metric.compute(), checked(subject, control=False)
+    assert rows["ssim"][:, 0].tolist() == pytest.approx(expected.tolist(), abs=1e-4)
+    assert result.extra["ssim_of_control"] == pytest.approx(float(expected.mean()), abs=1e-4)
+    assert result.extra["ssim_of_control"] < 0.9
+    assert result.score == pytest.approx(without.compute().score, abs=1e-5)
+    assert result.score == pytest.approx(float(rows["ssim"][:, 1:].mean()), abs=1e-5)
+    assert without.compute().curves["ssim"]["x"] == [1, 2, 3, 4, 5]
+    assert "ssim_of_control" not in without.compute().extra
+    assert result.curves["ssim"]["x"][0] == 0
 
 
 def test_result_does_not_depend_on_batches():
@@ -276,11 +301,15 @@ def test_what_does_not_depend_on_the_network_fails_and_the_sign_counts_only_when
     Negated.trained_weight = classifier.model.fc.weight
     negated = Subject(Negated(classifier), lambda c, _: Negated(c))
     assert checked(negated).compute().score == pytest.approx(1, abs=1e-4)
-    assert checked(negated, flip=False).compute().score < 0.2
+    assert checked(negated, flip="none").compute().score < 0.2
+    assert checked(negated, preset="iba", data_range=1.0).compute().score < 0.2
+    Negated.name = "lrp_alpha0_beta1"  # whose sign alone IBA leaves open
+    assert checked(negated, preset="iba").compute().score == pytest.approx(1, abs=1e-4)
+    del Negated.name
     assert checked(negated).compute().extra["spearman"] == pytest.approx(-1, abs=1e-4)
     gradient = checked(subject_of("gradient", classifier)).compute()
     assert gradient.score < 0.9
-    assert gradient.curves["ssim"]["x"] == [1, 2, 3, 4, 5]
+    assert gradient.curves["ssim"]["x"] == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("statistics", ["estimated", "kept"])
@@ -292,6 +321,7 @@ def test_feature_statistics_are_estimated_anew_only_where_the_features_differ(st
     assert stored.passes == 1
     metric = checked(subject, statistics=statistics)
     # fc and second lie behind the bottleneck; first, the offset and the stem change what it sees.
+    # The control is the trained network's, whose statistics are there.
     assert stored.passes == (1 + 3 if statistics == "estimated" else 1)
     networks = dict(metric._explainers(subject))
     mean = subject.explainer.noise.mean
@@ -303,9 +333,9 @@ def test_feature_statistics_are_estimated_anew_only_where_the_features_differ(st
 
 def test_points_and_layers_choose_where_to_look():
     subject = subject_of("gradient", shuffled())
-    assert checked(subject, points=2).compute().curves["ssim"]["x"] == [1, 5]
-    assert checked(subject, points=99).compute().curves["ssim"]["x"] == [1, 2, 3, 4, 5]
-    assert checked(subject, layers=["first", "fc"]).compute().curves["ssim"]["x"] == [1, 3]
+    assert checked(subject, points=2).compute().curves["ssim"]["x"] == [0, 1, 5]
+    assert checked(subject, points=99).compute().curves["ssim"]["x"] == [0, 1, 2, 3, 4, 5]
+    assert checked(subject, layers=["first", "fc"]).compute().curves["ssim"]["x"] == [0, 1, 3]
     with pytest.raises(InputError, match="did you mean 'second'"):
         checked(subject, layers=["secnd"])
     preset = build_metric("sanity_check", {"preset": "input_iba"})
@@ -320,6 +350,8 @@ def test_points_and_layers_choose_where_to_look():
         ({"batch_norm": "rest"}, "reset"),
         ({"window": 4}, "odd"),
         ({"points": 0}, "points"),
+        ({"flip": True}, "signed"),
+        ({"data_range": 0}, "data_range"),
     ],
 )
 def test_settings_that_do_not_exist_are_refused(changes, message):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from metric_toys import Additive, curved, frozen, sample
 
 from lit_iba.errors import InputError
+from lit_iba.explainer import build_explainer
 from lit_iba.metrics import build_metric
 from lit_iba.metrics.sensitivity_n import set_sizes
 
@@ -71,6 +72,19 @@ def test_attribution_that_is_the_drop_correlates_perfectly(seed):
     torch.testing.assert_close(
         found, torch.tensor([[1.0], [1.0], [-1.0]]).expand_as(found), rtol=0, atol=1e-3
     )
+
+
+@pytest.mark.parametrize(("fill", "perfect"), [("zero", True), ("mean", False)])
+def test_occlusion_with_zero_foretells_the_removal_of_one_tile_exactly(fill, perfect):
+    classifier, (images, targets, _) = curved(), sample(3)
+    occlusion = build_explainer("occlusion", classifier, {"tile": 4, "fill": fill})
+    heatmaps = occlusion.attribute(images, targets).values
+    metric = build_metric("sensitivity_n", {"tile": 4, "points": 4, "masks": 20})
+    metric.update(classifier, images, targets, heatmaps)
+    result = metric.compute().curves["correlation"]
+    assert result["x"][0] == 1  # the paper's axis begins at one tile
+    assert (result["y"][0] == pytest.approx(1, abs=1e-4)) == perfect
+    assert result["y"][0] > result["y"][-1]
 
 
 def test_constant_attribution_and_constant_drops_count_as_zero():

@@ -97,7 +97,7 @@ def fake_run(
         "metrics": {
             "degradation_8": {
                 "class": "degradation",
-                "settings": {"tile": 8},
+                "settings": {"tile": 8, "baseline": "mean_of_image", "points": 100},
                 "definition": DEFINITION,
                 "better": "higher",
             },

@@ -6,15 +6,17 @@ from lit_iba.explainer import EXPLAINERS
 from lit_iba.metrics.base import METRICS
 from lit_iba.report.published import _canonical_names, all_published, canonical, lookup
 
+AS_THE_AUTHORS = {"baseline": "mean_of_image", "points": 100}
+
 
 @pytest.mark.parametrize(
     ("metric", "settings", "network", "explainer", "value"),
     [
-        ("degradation", {"tile": 8}, "resnet50", "per_sample_iba", 0.572),
-        ("degradation", {"tile": 14}, "vgg16", "readout_iba", 0.536),
-        ("degradation", {"tile": 14}, "resnet50", "guided_grad_cam", 0.577),
-        ("degradation", {"tile": [14, 14]}, "ResNet-50", "occlusion_8", 0.130),
-        ("degradation", {"tile": 8}, "vgg16", "lrp_alpha0_beta1", 0.462),
+        ("degradation", AS_THE_AUTHORS | {"tile": 8}, "resnet50", "per_sample_iba", 0.572),
+        ("degradation", AS_THE_AUTHORS | {"tile": 14}, "vgg16", "readout_iba", 0.536),
+        ("degradation", AS_THE_AUTHORS | {"tile": 14}, "resnet50", "guided_grad_cam", 0.577),
+        ("degradation", AS_THE_AUTHORS | {"tile": [14, 14]}, "ResNet-50", "occlusion_8", 0.130),
+        ("degradation", AS_THE_AUTHORS | {"tile": 8}, "vgg16", "lrp_alpha0_beta1", 0.462),
         (
             "lit_iba.metrics.BoundingBox",
             {"limit": 0.33},
@@ -43,12 +45,46 @@ def test_beta_chooses_the_row() -> None:
     assert lookup("bbox", {}, "resnet50", "per_sample_iba", {"beta": 3}) == []
 
 
+def test_a_number_stands_beside_the_settings_it_is_of_and_no_others() -> None:
+    def found(metric: str, settings: dict, explainer: str, given: dict) -> list[float]:
+        numbers = lookup(metric, settings, "resnet50", explainer, given)
+        return [number.value for number in numbers]
+
+    tile = {"tile": 14, "baseline": "mean_of_image"}
+    of_saliency = {"channels": "max_abs"}
+    for points, value in ((26, [0.541]), (None, [0.541]), (6, [])):
+        assert found("degradation", tile | {"points": points}, "grad_cam", {}) == value
+    assert found("degradation", AS_THE_AUTHORS | tile | {"baseline": "zero"}, "grad_cam", {}) == []
+    path = of_saliency | {"multiply_by_inputs": False}
+    assert found("bbox", {}, "smoothgrad", of_saliency) == [0.439]
+    assert found("bbox", {}, "integrated_gradients", path) == [0.372]
+    for explainer in ("smoothgrad", "integrated_gradients"):
+        for given in ({}, {"channels": "sum_abs"}, {"multiply_by_inputs": False}):
+            assert found("bbox", {}, explainer, given) == []
+    assert found("bbox", {}, "integrated_gradients", of_saliency) == []
+
+
+def test_the_untrained_bottleneck_of_table_4_lets_most_pass() -> None:
+    def printed(explainer: str, **given: object) -> list[float]:
+        arguments = ("bits_and_accuracy", {}, "resnet50", explainer, given)
+        return [number.value for number in lookup(*arguments, quantity="nats_as_printed")]
+
+    untrained = printed("per_sample_iba", beta=0.0, steps=1, read_after="T-1")
+    assert untrained == [2.5]
+    for explainer in ("per_sample_iba", "readout_iba"):
+        values = [printed(explainer, beta=beta) for beta in (0.01, 0.1, 1, 10, 100)]
+        assert [untrained, *values] == sorted([untrained, *values], reverse=True)
+        assert all(len(value) == 1 for value in values)
+    # Bits by equation 5 are another quantity than what the paper prints.
+    assert lookup("bits_and_accuracy", {}, "resnet50", quantity="bits") == []
+
+
 def test_bits_and_accuracy_of_table_4() -> None:
     def values(quantity: str, explainer: str) -> list[float]:
         wanted = [n for n in all_published() if n.explainer == explainer and n.quantity == quantity]
         return [n.value for n in wanted]
 
-    assert values("information_per_element", "readout_iba") == [
+    assert values("nats_as_printed", "readout_iba") == [
         2.5,
         1.822,
         0.628,
@@ -77,10 +113,12 @@ def test_bits_and_accuracy_of_table_4() -> None:
 
 
 def test_what_no_paper_prints_is_not_found() -> None:
-    assert lookup("degradation", {"tile": 4}) == []
-    assert lookup("degradation", {}) == []
-    assert lookup("degradation", {"tile": 8}, "resnet50", "pattern_attribution") == []
-    assert lookup("degradation", {"tile": 8}, "small_cnn") == []
+    assert lookup("degradation", AS_THE_AUTHORS | {"tile": 4}) == []
+    assert lookup("degradation", AS_THE_AUTHORS) == []
+    assert (
+        lookup("degradation", AS_THE_AUTHORS | {"tile": 8}, "resnet50", "pattern_attribution") == []
+    )
+    assert lookup("degradation", AS_THE_AUTHORS | {"tile": 8}, "small_cnn") == []
     assert lookup("my_metric", {"tile": 8}) == []
 
 

@@ -213,9 +213,9 @@ def test_variants_of_a_method_count_its_printed_number_once(make_run: Callable[.
         "saliency": 0.3,
         "lrp_alpha1_beta0": 0.2,
     }
-    run = read_run(
-        make_run(explainers={name: (quality, {}, 0.1) for name, quality in names.items()})
-    )
+    as_printed = {"integrated_gradients": {"multiply_by_inputs": False, "channels": "max_abs"}}
+    made = {name: (quality, as_printed.get(name, {}), 0.1) for name, quality in names.items()}
+    run = read_run(make_run(explainers=made))
     doubled = dict(run.explainers) | {"ig_again": run.explainers["integrated_gradients"]}
     results = {m: {**methods, "ig_again": methods["random"]} for m, methods in run.results.items()}
     table = build_tables(replace(run, explainers=doubled, results=results))[0]

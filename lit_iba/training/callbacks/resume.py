@@ -22,11 +22,17 @@ from lit_iba.randomness import seed_for
 
 LAST = "last.ckpt"
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: start again, and it goes on
+EXIT_STOPPED = 130  # what shells expect of a program that Ctrl-C ended
+BY_A_PERSON = ("SIGINT", "SIGHUP")  # Ctrl-C, or a terminal that was closed
 
 
 class PreemptedError(RuntimeError):
     """The run was asked to end by a signal; its state is in a checkpoint, and ``--ckpt_path last``
     goes on from there.
+
+    Args:
+        message: What ended it, and where.
+        status: What the process exits with.
 
     Example:
         >>> from lit_iba.training.callbacks import PreemptedError
@@ -35,6 +41,10 @@ class PreemptedError(RuntimeError):
             ...
         lit_iba.training.callbacks.resume.PreemptedError: ended by SIGTERM after step 120
     """
+
+    def __init__(self, message: str, status: int = EXIT_PREEMPTED) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class ResumeCheckpoint(L.Callback):
@@ -68,21 +78,90 @@ class ResumeCheckpoint(L.Callback):
     def __init__(
         self,
         every_n_steps: int = 500,
-        signals: tuple[str, ...] = ("SIGTERM", "SIGUSR1"),
+        signals: tuple[str, ...] = ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP"),
         requeue: bool = True,
     ) -> None:
         self.every_n_steps, self.signals, self.requeue = every_n_steps, signals, requeue
         self._received: str | None = None
         self._seen_step = 0
+        self._validation_due = False
+        self._loops: dict[str, Any] | None = (
+            None  # of the checkpoint, until a due validation is made
+        )
+        self._limits: tuple[int, int | None] | None = None  # the trainer's, while they are lifted
+        self._before: dict[str, Any] = {}  # handlers that others had set
+
+    def state_dict(self) -> dict[str, Any]:
+        """Whether a validation is due."""
+        return {"validation_due": self._validation_due}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it from a checkpoint."""
+        self._validation_due = bool(state_dict.get("validation_due"))
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep where the checkpoint stands."""
+        self._loops = checkpoint["loops"]
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """After a due validation the run stands where it stood before: the trainer's own counters
+        are between two states then.
+        """
+        if self._loops is not None:
+            checkpoint["loops"] = self._loops
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A run that has all its steps would be skipped, and with it the validation that is due."""
+        loop = trainer.fit_loop
+        if self._validation_due:
+            self._limits = loop.epoch_loop.max_steps, loop.max_epochs
+            loop.epoch_loop.max_steps, loop.max_epochs = -1, -1
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listen; after Lightning has set its own handlers, which it removes again by itself."""
+        """Listen; after Lightning has set its own handlers, which it removes again by itself. Then
+        make the validation that is due.
+        """
         self._seen_step = trainer.global_step
         for name in self.signals:
-            signal.signal(getattr(signal, name), self._note)
+            self._before[name] = signal.signal(getattr(signal, name), self._note)
+        loop = trainer.fit_loop
+        if self._limits is not None:
+            (loop.epoch_loop.max_steps, loop.max_epochs), self._limits = self._limits, None
+        if self._validation_due:
+            trainer.validating = True
+            loop.epoch_loop.val_loop.restarting = False
+            loop.epoch_loop.val_loop.run()
+            trainer.training = True
+            self._validation_due = False  # also where there is nothing to validate on
+            if 0 <= trainer.max_steps <= trainer.global_step:  # no end of an epoch will come
+                for callback in trainer.checkpoint_callbacks:
+                    callback.on_train_epoch_end(trainer, pl_module)
+        self._loops = None
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Listen no longer."""
+        self._listen_no_longer()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listen no longer."""
+        self._listen_no_longer()
+
+    def _listen_no_longer(self) -> None:
+        while self._before:
+            name, handler = self._before.popitem()
+            signal.signal(getattr(signal, name), handler)
 
     def _note(self, number: int, _frame: Any) -> None:
-        self._received = signal.Signals(number).name
+        name = signal.Signals(number).name
+        if name == self._received == "SIGINT":
+            raise KeyboardInterrupt
+        self._received = name
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -99,9 +178,11 @@ class ResumeCheckpoint(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Save when it is time, or when any process was told to stop; only after whole optimiser
-        steps.
+        """Save when it is time, when the run has all its steps, or when any process was told to
+        stop; only after whole optimiser steps.
         """
+        loop = trainer.fit_loop
+        self._validation_due = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)  # type: ignore[arg-type]  # only Lightning knows
         if trainer.global_step == self._seen_step:
             return  # gradients are being accumulated, and no checkpoint holds them
         before, self._seen_step = self._seen_step, trainer.global_step
@@ -111,23 +192,27 @@ class ResumeCheckpoint(L.Callback):
             self.every_n_steps
             and trainer.global_step // self.every_n_steps > before // self.every_n_steps
         )
-        if stop or due:
-            trainer.save_checkpoint(self.path(trainer), weights_only=False)  # with the optimiser
+        if stop or due or 0 <= trainer.max_steps <= trainer.global_step:
+            self._save(trainer)
         if stop:
             self._end(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save before a validation, which may take longer than the grace time."""
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            trainer.save_checkpoint(self.path(trainer), weights_only=False)  # with the optimiser
+        if self._in_training(trainer) and self._loops is None:
+            self._validation_due = True
+            self._save(trainer)
 
     def on_validation_batch_end(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
         """Leave a validation at once: the state before it is saved already."""
-        training = trainer.state.fn == "fit" and not trainer.sanity_checking
-        if training and trainer.strategy.reduce_boolean_decision(
+        if self._in_training(trainer) and trainer.strategy.reduce_boolean_decision(
             self._received is not None, all=False
         ):
             self._end(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """What is saved from now on, by others first, has been validated."""
+        self._validation_due = self._validation_due and not self._in_training(trainer)
 
     @staticmethod
     def path(trainer: L.Trainer) -> Path:
@@ -135,10 +220,17 @@ class ResumeCheckpoint(L.Callback):
         folder = getattr(trainer.checkpoint_callback, "dirpath", None)
         return Path(folder or Path(trainer.default_root_dir) / "checkpoints") / LAST
 
+    @staticmethod
+    def _in_training(trainer: L.Trainer) -> bool:
+        return trainer.state.fn == "fit" and not trainer.sanity_checking
+
+    def _save(self, trainer: L.Trainer) -> None:
+        trainer.save_checkpoint(self.path(trainer), weights_only=False)  # with the optimiser
+
     def _end(self, trainer: L.Trainer) -> None:
         name = self._received or "a signal in another process"
         job = os.environ.get("SLURM_JOB_ID")
-        if job and self.requeue and trainer.is_global_zero:
+        if job and self.requeue and trainer.is_global_zero and name not in BY_A_PERSON:
             if "SLURM_ARRAY_JOB_ID" in os.environ:
                 job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
             done = subprocess.run(
@@ -146,7 +238,9 @@ class ResumeCheckpoint(L.Callback):
             )
             rank_zero_info(f"scontrol requeue {job}: {done.stderr.strip() or 'done'}")
         raise PreemptedError(
-            f"ended by {name} after step {trainer.global_step}; --ckpt_path last goes on from there"
+            f"ended by {name} after step {trainer.global_step}; --ckpt_path last goes on from"
+            " there",
+            EXIT_STOPPED if name == "SIGINT" else EXIT_PREEMPTED,
         )
 
 

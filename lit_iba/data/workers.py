@@ -1,0 +1,178 @@
+"""The loader's worker processes: how they start, how they end, and how long they are waited for.
+
+Workers never answer a signal that is meant for the run: SLURM, Ctrl-C and a closed terminal signal
+every process of a group, and a run that loses its workers cannot take the step after which it
+saves. They end with the process that started them, however it ends.
+"""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from torch.utils.data import DataLoader
+
+# What a cluster, a terminal or a person sends to a whole group of processes.
+GROUP_SIGNALS = {
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+}
+WORKER_TIMEOUT = 500.0  # seconds; less than the 600 that NCCL waits before it ends a group
+_PRELOADED = ["__main__", "lit_iba.data.modules"]  # imported once, for all workers of a forkserver
+_started: WeakSet[BaseProcess] = WeakSet()
+
+
+def start_method(wanted: str | None) -> str | None:
+    """How workers start: as asked for, else by a fork server where a process group exists.
+
+    A group's threads (gloo's, NCCL's) hold locks, which a forked child inherits locked and may
+    wait for without end. Elsewhere Python's default stays, since a fork server first imports
+    everything anew.
+    """
+    grouped = torch.distributed.is_available() and torch.distributed.is_initialized()
+    chosen = wanted or ("forkserver" if grouped else None)
+    if chosen == "forkserver":
+        multiprocessing.set_forkserver_preload(_PRELOADED)
+    return chosen
+
+
+class WorkerWatch:
+    """Starts a loader's workers and bounds every wait for them.
+
+    Args:
+        patience: Seconds that one answer may take. Whoever takes longer is killed, upon which torch
+            ends the wait with its error for a killed worker; :attr:`expired` is then true.
+    """
+
+    def __init__(self, patience: float) -> None:
+        self.patience, self.expired = patience, False
+        self._workers: set[BaseProcess] = set()
+        self._since: float | None = None
+        self._over = threading.Event()
+
+    def batches(self, loader: DataLoader[Any]) -> Iterator[Any]:
+        """What the loader yields."""
+        if not loader.num_workers:
+            yield from loader
+            return
+        self.expired = False
+        self._over.clear()
+        threading.Thread(target=self._watch, name="worker-watch", daemon=True).start()
+        try:
+            with self._waiting(), group_signals_blocked():  # a mask is inherited
+                before = set(multiprocessing.active_children())
+                iterator = iter(loader)
+                new = set(multiprocessing.active_children()) - before
+            self._workers |= new
+            _started.update(new)
+            while True:
+                with self._waiting():
+                    try:
+                        item = next(iterator)
+                    except StopIteration:
+                        return
+                yield item
+        finally:
+            self._over.set()
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        self._since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._since = None
+
+    def _watch(self) -> None:
+        while not self._over.wait(min(1.0, self.patience / 10)):
+            since = self._since
+            if since is not None and time.monotonic() - since > self.patience:
+                self.expired = True
+                for worker in self._workers:
+                    worker.kill()
+                return
+
+
+@contextmanager
+def group_signals_blocked() -> Iterator[None]:
+    """Processes that are started inside never answer a group's signals; this one answers them
+    afterwards.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_with_parent(_worker: int) -> None:
+    """For ``worker_init_fn``: this worker ends at once when the process that it works for is gone.
+
+    Torch's own workers look every five seconds, at a fork server's id where there is one, and until
+    then hold what they inherited, such as the run folder's lock.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_wait_and_leave, args=(parent,), daemon=True).start()
+
+
+def _wait_and_leave(parent: BaseProcess) -> None:
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+def end_workers() -> None:
+    """End all workers that loaders of this process have started, also those that answer nothing."""
+    workers = [worker for worker in _started if worker.is_alive()]
+    if not workers:
+        return
+    main = threading.current_thread() is threading.main_thread()
+    # Torch takes every child that is killed for an accident, and raises wherever the process is.
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if main else None
+    for worker in workers:
+        worker.kill()
+    for worker in workers:
+        worker.join(timeout=5)
+    if main:
+        signal.signal(signal.SIGCHLD, before)
+
+
+atexit.register(end_workers)
+
+
+def worker_killed(error: BaseException) -> bool:
+    """Whether an error is torch's of a killed loader worker; its signal handler raises it wherever
+    the process happens to be.
+    """
+    return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+
+
+def killed_worker_message(error: BaseException) -> str:
+    """What a user can do about a killed worker."""
+    return (
+        f"a worker process of the loader was killed ({str(error) or type(error).__name__}); often"
+        " memory ran out: use fewer workers, a smaller batch_size or block, and resume"
+    )
+
+
+def silent_worker_message(patience: float) -> str:
+    """What a user can do about workers that gave nothing in time."""
+    return (
+        f"the loader's workers gave no batch for {patience:g} s and were ended; look at the storage"
+        " that the data lie on, raise worker_timeout if batches may take so long, and resume"
+    )

@@ -1,0 +1,257 @@
+"""The one way in which heatmaps are made and judged: images in memory in, heatmaps and rows out.
+
+The benchmark does it shard by shard and writes files (``worker.py``); the callbacks do it with what
+a Trainer holds (``callbacks/``). Both get the same numbers, because both are this file.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping, MutableMapping
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from lit_iba.classifier import FrozenClassifier
+from lit_iba.errors import InputError
+from lit_iba.explainer import Explainer
+from lit_iba.heatmap import Heatmap
+from lit_iba.metrics.base import HeatmapMetric
+from lit_iba.resumable.selection import SelectedImages
+
+SharedPasses = MutableMapping[tuple[Hashable, int], Tensor]
+
+
+class Rows(Protocol):
+    """Heatmaps (N, H, W) of which parts are taken: a tensor, or a slice of a file."""
+
+    def __getitem__(self, part: slice) -> Tensor:
+        """Those of some images."""
+        ...
+
+
+@dataclass(frozen=True)
+class TargetedImages:
+    """Images with the class to explain and its probability, each (N,).
+
+    Args:
+        images: The images.
+        targets: int64 (N,).
+        probabilities: Of the targets, on the images as they are, (N,).
+        source: Where the images are from, for messages.
+    """
+
+    images: SelectedImages
+    targets: Tensor
+    probabilities: Tensor
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+class Explained:
+    """Heatmaps of one explainer as they come, batch by batch, and what a store keeps of them.
+
+    Args:
+        name: Of the explainer, for messages.
+        explainer: It says what its values mean, should there be no image.
+        side: Of the pictures, in pixels.
+        source: Where the images are from, for messages.
+    """
+
+    def __init__(self, name: str, explainer: Explainer, side: int, source: str) -> None:
+        self.name, self.source = name, source
+        self.unit, self.signed = explainer.unit, explainer.signed
+        self._values, self._completeness = [torch.zeros(0, side, side)], list[Tensor]()
+        self.start = time.monotonic()
+
+    def add(self, heatmap: Heatmap, keys: list[str]) -> None:
+        """Take a batch.
+
+        Raises:
+            InputError: A value is NaN or infinite.
+        """
+        self.unit, self.signed = heatmap.unit, heatmap.signed
+        values = heatmap.values.float().cpu()
+        finite = torch.isfinite(values).flatten(1).all(dim=1)
+        if not finite.all():
+            bad = [key for key, good in zip(keys, finite.tolist(), strict=True) if not good]
+            raise InputError(
+                f"explainer {self.name!r} gave NaN or infinity for {', '.join(bad[:5])} of "
+                f"{self.source}; check its settings, statistics or checkpoint"
+            )
+        self._values.append(values)
+        if heatmap.completeness is not None:
+            self._completeness.append(heatmap.completeness.float().cpu())
+
+    @property
+    def values(self) -> Tensor:
+        """All heatmaps so far, float32 (N, H, W), on the CPU."""
+        return torch.cat(self._values)
+
+    def tensors(self, work: TargetedImages) -> dict[str, Tensor]:
+        """What a store keeps, each with one entry an image."""
+        found = {
+            "values": self.values,
+            "targets": work.targets,
+            "probabilities": work.probabilities,
+        }
+        if self._completeness:
+            found["completeness"] = torch.cat(self._completeness)
+        return found
+
+    def metadata(self, work: TargetedImages) -> dict[str, Any]:
+        """What a store notes beside them."""
+        return {
+            "keys": work.images.keys,
+            "unit": self.unit,
+            "signed": "1" if self.signed else "0",
+            "corrupt": work.images.corrupt,
+            "seconds": time.monotonic() - self.start,
+        }
+
+
+class Scorer:
+    """Explains and judges images in memory.
+
+    Args:
+        classifier: The network that is explained.
+        batch_size: Images that are dealt with together.
+        target: ``"label"``, or ``"predicted"`` for the class that the classifier finds most
+            probable.
+    """
+
+    def __init__(
+        self,
+        classifier: FrozenClassifier,
+        batch_size: int,
+        target: Literal["label", "predicted"],
+    ) -> None:
+        self.classifier, self.batch_size, self.target = classifier, batch_size, target
+
+    def batches(self, count: int) -> Iterator[slice]:
+        """Which images are dealt with together."""
+        size = self.batch_size
+        return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+    def targeted(self, images: SelectedImages, source: str) -> TargetedImages:
+        """The images with their target classes and the targets' probabilities.
+
+        Raises:
+            InputError: A label is wanted and missing, or is none of the classifier's classes.
+        """
+        if self.target == "label":
+            check_labels(images, source, self.classifier.num_classes)
+        targets, probabilities = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0)]
+        for part in self.batches(len(images)):
+            with torch.inference_mode():
+                logits = self.classifier(self.classifier.images(images.pictures[part]))
+            # Cloned outside: explainers could not take part of a tensor born in inference mode into
+            # a backward pass.
+            p = logits.clone().float().softmax(dim=1).cpu()
+            targets.append(images.labels[part] if self.target == "label" else p.argmax(dim=1))
+            probabilities.append(p.gather(1, targets[-1][:, None])[:, 0])
+        return TargetedImages(images, torch.cat(targets), torch.cat(probabilities), source)
+
+    def explained(self, work: TargetedImages, name: str, explainer: Explainer) -> Explained:
+        """Where the heatmaps of these images are to be gathered."""
+        return Explained(name, explainer, work.images.pictures.shape[-1], work.source)
+
+    def explain(
+        self,
+        work: TargetedImages,
+        name: str,
+        explainer: Explainer,
+        advance: Callable[[int], object] = lambda images: None,
+    ) -> Explained:
+        """The heatmaps of images; ``advance`` is told of every batch's number of images.
+
+        Raises:
+            InputError: The explainer gives NaN.
+        """
+        found = self.explained(work, name, explainer)
+        for part in self.batches(len(work)):
+            batch, keys = (
+                self.classifier.images(work.images.pictures[part]),
+                work.images.keys[part],
+            )
+            targets = work.targets[part].to(batch.device)
+            found.add(explainer.attribute(batch, targets, keys=keys), keys)
+            advance(len(keys))
+        return found
+
+    def judge(
+        self,
+        work: TargetedImages,
+        name: str,
+        metric: HeatmapMetric,
+        heatmaps: Mapping[str, Rows],
+        passes: SharedPasses,
+        extra: Callable[[str, list[str]], dict[str, Any]] = lambda explainer, keys: {},
+    ) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        """Rows of one metric for several explainers, batch by batch, with the passes that they can
+        share made once.
+
+        Args:
+            work: What was explained.
+            name: Of the metric.
+            metric: It judges.
+            heatmaps: Of every explainer, (N, H, W).
+            passes: What does not depend on heatmaps, by what it depends on and the first image of
+                the batch; what is missing is added.
+            extra: What the metric wants beside, given the explainer's name and the samples' keys.
+
+        Yields:
+            The explainer's name, and its rows of a batch, float32 on the CPU.
+        """
+        key = name if metric.shared_key is None else metric.shared_key
+        metric.to(self.classifier.device)
+        for part in self.batches(len(work)):
+            images = self.classifier.images(work.images.pictures[part])
+            targets, keys = work.targets[part].to(images.device), work.images.keys[part]
+            shared = passes.get((key, part.start))
+            if shared is None:
+                shared = metric.shared_scores(self.classifier, images, targets)
+            if shared is not None:
+                passes[key, part.start] = shared
+            for explainer, values in heatmaps.items():
+                rows = metric.judge(
+                    self.classifier,
+                    images,
+                    targets,
+                    values[part],
+                    object_mask=work.images.object_mask[part],
+                    keys=keys,
+                    shared=shared,
+                    **extra(explainer, keys),
+                )
+                yield explainer, {row: v.detach().float().cpu().clone() for row, v in rows.items()}
+
+
+def opened_together(
+    files: Mapping[str, AbstractContextManager[Any]], stack: ExitStack
+) -> dict[str, Rows]:
+    """The heatmaps of several files of a store, open until the stack is left."""
+    return {name: stack.enter_context(file).get_slice("values") for name, file in files.items()}
+
+
+def check_labels(images: SelectedImages, source: str, num_classes: int) -> None:
+    """Every image must have a label that the classifier knows.
+
+    Raises:
+        InputError: One has none, or another.
+    """
+    for key, label in zip(images.keys, images.labels.tolist(), strict=True):
+        if label < 0:
+            raise InputError(
+                f"sample {key!r} of {source} has no label; add .cls members or use target: predicted"
+            )
+        if label >= num_classes:
+            raise InputError(
+                f"sample {key!r} of {source} has label {label}, but the classifier knows 0..{num_classes - 1}; "
+                "give data with the classifier's classes, or use target: predicted"
+            )
