@@ -121,7 +121,7 @@ def test_validation_is_the_same_on_any_number_of_processes_and_workers(tmp_path:
     finish([*fit, "--trainer.default_root_dir", str(tmp_path / "fit"), "--trainer.max_epochs", "1"])
     checkpoint = str(tmp_path / "fit" / "checkpoints" / "last.ckpt")
     found = []
-    for processes, workers in ((1, 2), (2, 0), (3, 1)):
+    for processes, workers in ((1, 0), (2, 1), (3, 0)):
         run = tmp_path / f"on_{processes}"
         validate = [
             str(ROOT / "train.py"),

@@ -154,7 +154,9 @@ def test_a_run_may_go_on_with_other_processes(config: Path, tmp_path: Path) -> N
         assert process.returncode != 0
         assert "ended by" in output, output[-3000:]
     workers = ("--data.num_workers", "1")  # started by a fork server: a group's threads hold locks
-    finish(command(config, run, *RESUME, *workers, processes=3), WATCH=str(watch))
+    ddp = ("--trainer.devices", "3", "--trainer.strategy", "ddp", *workers)
+    done = run_ranks(command(config, run, *RESUME, *ddp)[1:], environment(WATCH=str(watch)), 3)
+    assert done.returncode == 0, done.stderr[-3000:]
     seen = Counter((epoch, key) for _, epoch, key in samples_taken(watch))
     assert len(seen) == 3 * SAMPLES
     assert set(seen.values()) == {1}
