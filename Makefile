@@ -21,7 +21,8 @@ quickstart: $(VENV)/.installed
 	$(PY) evaluate.py explain data/quickstart/examples/*.jpg --config configs/quickstart/explain.yaml
 	$(PY) evaluate.py benchmark --config configs/quickstart/benchmark.yaml --fresh true
 	$(PY) evaluate.py export $(RUN)/readout/checkpoints/best.ckpt --out $(RUN)/export
-	@echo "open $(RUN)/benchmark/report.html in a browser; TensorBoard: $(VENV)/bin/tensorboard --logdir $(RUN)"
+	$(PY) evaluate.py explain chelsea coffee --config configs/quickstart/photographs.yaml
+	@echo "open $(RUN)/photographs/explanations.html and $(RUN)/benchmark/report.html in a browser; TensorBoard: $(VENV)/bin/tensorboard --logdir $(RUN)"
 
 # A file of tests stays in one process, with its fixtures.
 test: $(VENV)/.installed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -15,15 +17,25 @@ from lit_iba.classifier.proof import probe_images, same_logits
 from lit_iba.classifier.traced import TracedNetwork
 from lit_iba.errors import InputError
 
+# VGG-16: InputIBA, section 4.1, and IBA, table 2; ResNet-50: IBA, table 2, whose place ResNet-18
+# has as well.
+PAPER_LAYERS = {"vgg16": "features.17", "resnet18": "layer2", "resnet50": "layer2"}
+PIXELS_A_POSITION = 8  # along each axis, at these layers
 POOLING = (
     nn.AdaptiveAvgPool2d,
     nn.AdaptiveMaxPool2d,
 )  # they may keep VGG's 7x7, but add nothing to it
 
 
-def feature_maps(classifier: FrozenClassifier) -> dict[str, Layout]:
+def feature_maps(
+    classifier: FrozenClassifier, among: Collection[str] | None = None
+) -> dict[str, Layout]:
     """The layout of every module's output that has more than one position, in the order in which
     the modules finish; one that runs twice counts where it runs last.
+
+    Args:
+        classifier: The network.
+        among: The modules to look at; by default all.
 
     Example:
         >>> from lit_iba.classifier import feature_maps
@@ -42,7 +54,7 @@ def feature_maps(classifier: FrozenClassifier) -> dict[str, Layout]:
     hooks: Any = [
         (module, lambda _m, _i, output, name=name: record(name, output))
         for name, module in classifier.model.named_modules()
-        if name in known
+        if name in known and (among is None or name in among)
     ]
     with torch.no_grad(), hooked(hooks):
         classifier(images)
@@ -79,6 +91,53 @@ def last_feature_map(classifier: FrozenClassifier) -> str:
             return name
     raise InputError(
         f"{classifier.name} has no layer with positions that the whole picture passes; name a layer, or use another method"
+    )
+
+
+def usual_layer(classifier: FrozenClassifier, layer: str | None = None) -> str:
+    """Where a bottleneck goes: the layer given, or the papers' for the networks that they explain,
+    or else the one that is most like theirs.
+
+    That is a layer that the whole picture passes, with about 28 x 28 positions for a picture of 224
+    pixels, the last of that size; in a network whose positions are as many throughout, such as a
+    ViT, the one in the middle.
+
+    Raises:
+        InputError: There is none with positions that the logits depend on.
+
+    Example:
+        >>> from lit_iba.classifier import usual_layer
+        >>> usual_layer(classifier)
+        'layer3'
+    """
+    if layer is not None or classifier.name in PAPER_LAYERS:
+        return layer or PAPER_LAYERS[classifier.name]
+    known = set(classifier.layers())
+    names = [
+        name
+        for name, module in classifier.model.named_modules()
+        if name in known and not isinstance(module, POOLING) and _takes_all(classifier, name)
+    ]
+    sizes = {
+        name: math.sqrt(layout.height * layout.width)
+        for name, layout in feature_maps(classifier, names).items()
+    }
+    if sizes:
+        wanted = classifier.preprocessing.crop / PIXELS_A_POSITION
+        off = {name: abs(math.log(size / wanted)) for name, size in sizes.items()}
+        nearest = [name for name in sizes if off[name] < min(off.values()) + 1e-6]
+        start = len(nearest) // 2
+        if max(sizes.values()) > min(sizes.values()):
+            # Behind a block rather than in it: of names in names, the outermost.
+            depth = min(name.count(".") for name in nearest)
+            nearest = [name for name in nearest if name.count(".") == depth]
+            start = len(nearest) - 1
+        for name in reversed(nearest[: start + 1]):
+            if positions_matter(classifier, name):
+                return name
+    raise InputError(
+        f"{classifier.name} has no layer for a bottleneck, with positions that the whole picture"
+        " passes; name a layer"
     )
 
 

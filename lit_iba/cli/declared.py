@@ -35,6 +35,7 @@ WRITTEN: dict[str, Any] = {
     "FrozenClassifier": dict[str, Any],
     "Mapping": dict,
     "Named": dict[str, dict[str, Any]],
+    "NamedExplainers": dict[str, dict[str, Any]],
     "Path": str,
     "Recipe": dict[str, Any],
     "Sequence": _Lists,

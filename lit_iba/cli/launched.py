@@ -21,13 +21,16 @@ GRACE = 10.0  # seconds for a process that is about to end by itself
 def watched_launcher() -> Iterator[None]:
     """End this process if the one that launched it is gone: the first one, or torchrun's agent."""
     launched = "LOCAL_RANK" in os.environ
-    if launched and LAUNCHER in os.environ:
-        launcher = int(os.environ[LAUNCHER])
-    elif launched and "TORCHELASTIC_RUN_ID" in os.environ:
+    if launched and "TORCHELASTIC_RUN_ID" in os.environ:
         launcher = os.getppid()
+    elif launched and LAUNCHER in os.environ:
+        launcher = int(os.environ[LAUNCHER])
     else:
         os.environ[LAUNCHER] = str(os.getpid())
-        yield
+        try:
+            yield
+        finally:  # what this process starts later is none of this run
+            os.environ.pop(LAUNCHER, None)
         return
     over = threading.Event()
     threading.Thread(target=_watch, args=(launcher, over), name="launcher", daemon=True).start()

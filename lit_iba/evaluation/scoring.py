@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from lit_iba.checks import check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.explainer import Explainer
@@ -131,6 +132,7 @@ class Scorer:
         batch_size: int,
         target: Literal["label", "predicted"],
     ) -> None:
+        check_literals(Scorer.__init__, locals())
         self.classifier, self.batch_size, self.target = classifier, batch_size, target
 
     def batches(self, count: int) -> Iterator[slice]:

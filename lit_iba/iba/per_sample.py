@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_iba.checks import check_literals
-from lit_iba.classifier import FrozenClassifier
+from lit_iba.classifier import FrozenClassifier, usual_layer
 from lit_iba.classifier.layout import Layout
 from lit_iba.classifier.split import Carried, repeat_carried
 from lit_iba.errors import InputError, unknown_name
@@ -210,21 +210,17 @@ class PerSampleIBA(Explainer):
         settings: dict[str, Any],
         surroundings: Surroundings | None = None,
     ) -> PerSampleIBA:
-        """Build from a config: without ``statistics``, they are estimated once on the run's own
-        images.
+        """Build from a config: without ``layer``, it is :func:`usual_layer`; without
+        ``statistics``, they are estimated once on the run's own images.
         """
-        if "layer" not in settings:
-            raise InputError(
-                "per_sample_iba needs a layer, such as layer2 of resnet50 or features.17 of vgg16"
-            )
+        layer = usual_layer(classifier, settings.get("layer"))
+        settings = settings | {"layer": layer}
         if "statistics" not in settings:
             if surroundings is None:
                 raise InputError(
                     "per_sample_iba needs a statistics file; make one with FeatureStatistics.estimate"
                 )
-            settings = settings | {
-                "statistics": surroundings.statistics(classifier, settings["layer"])
-            }
+            settings |= {"statistics": surroundings.statistics(classifier, layer)}
         return cls(classifier, **settings)
 
     def explain(

@@ -20,12 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_iba.checks import check_counts, check_literals
-from lit_iba.classifier import FrozenClassifier
+from lit_iba.classifier import FrozenClassifier, usual_layer
 from lit_iba.classifier.layout import Layout
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution
 from lit_iba.iba.bottleneck import information_bits
-from lit_iba.input_iba.explainer import InputIBA, paper_layer
+from lit_iba.input_iba.explainer import InputIBA
 from lit_iba.input_iba.generator import InputPrior
 from lit_iba.input_iba.settings import flat, settings_from
 from lit_iba.statistics import INPUT, FeatureStatistics, identity_of
@@ -224,7 +224,7 @@ class AmortisedInputIBA(TrainedExplainer):
     ) -> None:
         check_literals(AmortisedInputIBA.__init__, locals())
         super().__init__(classifier, seed=seed)
-        self.layer, self.output = paper_layer(classifier, layer), output
+        self.layer, self.output = usual_layer(classifier, layer), output
         self.taps = list(taps or DEFAULT_TAPS.get(classifier.name, [self.layer]))
         self.settings = settings_from(
             "default", settings | {"output": "bits" if output == PRIOR_BITS else output}

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_iba.classifier import FrozenClassifier
+from lit_iba.classifier import FrozenClassifier, usual_layer
 from lit_iba.classifier.layout import Layout
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer, OnStep, Surroundings
@@ -30,12 +30,6 @@ from lit_iba.input_iba.generator import InputPrior, fit_prior, starting_logits
 from lit_iba.input_iba.settings import settings_from
 from lit_iba.randomness import normal_copies
 from lit_iba.statistics import INPUT, FeatureStatistics
-
-PAPER_LAYERS = {
-    "vgg16": "features.17",
-    "resnet18": "layer2",
-    "resnet50": "layer2",
-}  # VGG-16: section 4.1; ResNets: IBA's
 
 
 @dataclass(frozen=True)
@@ -66,8 +60,8 @@ class InputIBA(Explainer):
 
     Args:
         classifier: The network to explain.
-        layer: Where the feature bottleneck is: VGG-16's conv4_1 (``"features.17"``) in the paper,
-            ``"layer2"`` of ResNets.
+        layer: Where the feature bottleneck is; by default :func:`usual_layer`, which is VGG-16's
+            conv4_1 (``"features.17"``) as in the paper, and ``"layer2"`` of ResNets.
         statistics: Feature statistics of that layer, or a file of them.
         input_statistics: Statistics of the images themselves (layer ``"input"``), or a file of
             them.
@@ -110,7 +104,7 @@ class InputIBA(Explainer):
         super().__init__(classifier, seed=seed)
         self.settings = s = settings_from(preset, settings)
         self.on_step = on_step
-        self.layer = paper_layer(classifier, layer)
+        self.layer = usual_layer(classifier, layer)
         if statistics is None:
             raise InputError(
                 f"input_iba needs feature statistics of layer {self.layer!r}; see"
@@ -150,7 +144,7 @@ class InputIBA(Explainer):
         images.
         """
         settings = dict(settings)
-        settings["layer"] = layer = paper_layer(classifier, settings.get("layer"))
+        settings["layer"] = layer = usual_layer(classifier, settings.get("layer"))
         if surroundings is not None:
             settings.setdefault("statistics", surroundings.statistics(classifier, layer))
             wanted = settings_from(
@@ -352,17 +346,3 @@ def join(parts: list[Joined]) -> Joined:
         return kind(**{f.name: joined([getattr(v, f.name) for v in values]) for f in fields(kind)})
 
     return joined(parts)
-
-
-def paper_layer(classifier: FrozenClassifier, layer: str | None) -> str:
-    """The layer given, or else the usual one of this network.
-
-    Raises:
-        InputError: None is given, and the network has no usual one.
-    """
-    if layer is None and classifier.name not in PAPER_LAYERS:
-        raise InputError(
-            f"input_iba has no usual layer for {classifier.name}; give layer, such as features.17"
-            " of vgg16 or layer2 of resnet50"
-        )
-    return layer or PAPER_LAYERS[classifier.name]

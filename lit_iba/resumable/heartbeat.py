@@ -35,6 +35,8 @@ class Heartbeat:
         >>> from lit_iba.resumable import Heartbeat
         >>> with Heartbeat("run", rank=0, world=1) as company:
         ...     company.wait_for(lambda: True, rank=0, what="a file of its own")
+        ...     company.rank
+        0
     """
 
     def __init__(self, folder: str | Path, rank: int = 0, world: int = 1) -> None:

@@ -116,7 +116,6 @@ def test_what_is_wrong_is_said_in_one_sentence_and_nothing_is_written(
             *out,
         ],
         "name the classifier": ["explain", str(photograph), *out],
-        "needs a layer": ["explain", str(photograph), *classifier, *out],
         "statistics_data": [
             "explain",
             str(photograph),

@@ -91,6 +91,7 @@ def slim_resnet50() -> nn.Module:
 NETWORKS = {
     "vgg16": {"model": f"{__name__}:slim_vgg16", "weights": "random"},
     "resnet50": {"model": f"{__name__}:slim_resnet50", "weights": "random"},
+    "resnet18": {"model": f"{__name__}:slim_resnet50", "weights": "random"},
 }
 
 

@@ -22,6 +22,7 @@ from lit_iba.data import QuickstartSettings, ShardDataModule, make_quickstart
 from lit_iba.evaluation import EvaluationMetrics
 from lit_iba.iba import ReadoutTraining
 from lit_iba.metrics import Result, mean_and_error
+from lit_iba.statistics import estimate_layers
 
 METRICS = {"bounding_box": {}, "degradation": {"tile": 16, "points": 3}}
 
@@ -56,7 +57,7 @@ def prepare(folder: Path) -> Path:
 
 def module(folder: Path) -> ReadoutTraining:
     torch.manual_seed(0)
-    return ReadoutTraining(
+    made = ReadoutTraining(
         {"model": "small_cnn", "weights": str(folder / "classifier.safetensors")},
         layer="layer2",
         taps=["layer2"],
@@ -64,6 +65,9 @@ def module(folder: Path) -> ReadoutTraining:
         statistics_images=8,
         optimizer=lambda p: torch.optim.Adam(p, lr=0.01),
     )
+    images = torch.randn(8, 3, 64, 64)  # so that it may be validated before it is trained
+    made.network.set_statistics(estimate_layers(made.classifier, ["layer2"], images))
+    return made
 
 
 def data(folder: Path, **changes: Any) -> ShardDataModule:
@@ -89,7 +93,7 @@ def main(folder: Path, run: Path, processes: int) -> None:
     torch.set_num_threads(1)
     if processes == 2:
         evaluation = EvaluationMetrics({**METRICS, "decision_flip": FLIP}, ["random"], images=9)
-        both = trainer(run, evaluation, devices=2, strategy="ddp_fork", max_epochs=1)
+        both = trainer(run, evaluation, devices=2, strategy="ddp", max_epochs=1)
         both.validate(module(folder), data(folder), verbose=False)
         (run / f"{both.global_rank}.json").write_text(json.dumps(scores(both)))
         return

@@ -331,7 +331,6 @@ def test_bad_input_is_named(
         "copies is True": lambda: build(copies=True),
         "beta_input is -1": lambda: build(beta_input=-1.0),
         "clip is 0": lambda: build(clip=0.0),
-        "no usual layer for small_cnn": lambda: InputIBA(small_classifier, statistics=statistics),
         "needs feature statistics of layer 'layer2'": lambda: InputIBA(small_classifier, "layer2"),
         "needs statistics of the images": lambda: InputIBA(small_classifier, "layer2", statistics),
         "measured behind layer 'layer2', but 'input'": lambda: InputIBA(

@@ -157,6 +157,7 @@ def test_presets_and_class_paths_build():
         "tile": 14,
         "points": 50,
         "baseline": "mean_of_image",
+        "t1": "target",
         "forward_batch_size": 16,
     }
     assert isinstance(build_metric("lit_iba.metrics.BoundingBox"), HeatmapMetric)

@@ -210,8 +210,8 @@ def test_the_sanity_check_puts_one_encoder_on_every_randomised_classifier(
     metric.update(
         classifier, IMAGES, targets, maps, subject=Subject.named(explainer, "varsal", settings)
     )
-    behind, deep, all_layers = metric.compute().curves["ssim"]["y"]
-    assert behind == pytest.approx(1), "no tap lies behind the last layer"
+    intact, behind, deep, all_layers = metric.compute().curves["ssim"]["y"]
+    assert intact == behind == pytest.approx(1), "no tap lies behind the last layer"
     assert all_layers < deep < 1 - 1e-5
     with pytest.raises(InputError, match="was made with small_cnn"):
         VarSal.load(

@@ -21,11 +21,13 @@ class ExplainerModule(L.LightningModule):
         target: The class to explain: the ``"label"``, or the ``"predicted"`` one.
 
     Example:
+        >>> import torch
         >>> from lit_iba import build_explainer
         >>> from lit_iba.evaluation import ExplainerModule
         >>> module = ExplainerModule(build_explainer("saliency", classifier))
-        >>> module.predict_step({"picture": torch.zeros(1, 3, 64, 64, dtype=torch.uint8),
-        ...                      "label": torch.tensor([3]), "key": ["a"]}, 0).values.shape
+        >>> picture = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+        >>> batch = {"picture": picture, "label": torch.tensor([3]), "key": ["a"]}
+        >>> module.predict_step(batch, 0).values.shape
         torch.Size([1, 64, 64])
     """
 

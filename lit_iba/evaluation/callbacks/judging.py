@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lit_iba.checks import check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.evaluation.callbacks.chosen_images import ChosenImages
@@ -57,6 +58,7 @@ class Judging:
         target: Literal["label", "predicted"],
         world_size: int = 1,
     ) -> None:
+        check_literals(Judging.__init__, locals())
         self.metrics, self.chosen, self.world_size = metrics, chosen, world_size
         self.scorer = Scorer(classifier, batch_size, target)
         self.keys, self._order = self._gathered_keys()
