@@ -202,13 +202,13 @@ def input_iba(run: Run) -> None:
 
 def metrics(run: Run) -> None:
     """Metrics on stored heatmaps against the same number of bare forward passes."""
-    network, batch, side = ("resnet18", 4, 32) if run.small else ("resnet50", 128, 224)
+    network, batch, side = ("small_cnn", 4, 32) if run.small else ("resnet50", 128, 224)
     classifier = FrozenClassifier(network, "random").to(run.device)
     generator = torch.Generator().manual_seed(0)
     count = 2 if run.small else 16
     data = (
         torch.randn(count, 3, side, side, generator=generator).to(run.device),
-        (torch.arange(count) % 1000).to(run.device),
+        torch.arange(count).to(run.device),
         torch.rand(count, side, side, generator=generator).to(run.device),
     )
     images = torch.randn(batch, 3, side, side, device=run.device)

@@ -90,6 +90,14 @@ class TrainingCLI(LightningCLI):
     # object to release it.
     lock: FolderLock | None = None
 
+    def __init__(self, args: Sequence[str], **settings: Any) -> None:
+        self._command = args[0]
+        super().__init__(args=list(args), **settings)
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # static in Lightning
+        """The one that is run: a parser for each of them would take a second."""
+        return {self._command: LightningCLI.subcommands()[self._command]}
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Callbacks every run has, tunable as ``--checkpoint.*`` and ``--heatmaps.*``."""
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
@@ -199,14 +207,14 @@ def run_training(arguments: Sequence[str]) -> None:
     )
     try:
         TrainingCLI(
-            L.LightningModule,
-            L.LightningDataModule,
+            arguments,
+            model_class=L.LightningModule,
+            datamodule_class=L.LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=KeepConfig,
             seed_everything_default=0,
             auto_configure_optimizers=False,
-            args=list(arguments),
             parser_class=TrainingParser,
         )
     except SystemExit as error:

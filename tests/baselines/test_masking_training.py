@@ -267,14 +267,14 @@ def test_several_processes_need_a_strategy_for_parts_without_gradients(
 
 @pytest.mark.slow
 def test_masks_find_the_digits(tmp_path: Path) -> None:
-    """A minute on one core: a classifier and a masking network, both trained on the embedded digits
+    """Half a minute on one core: a classifier and a masking network, both trained on the embedded digits
     just long enough.
     """
     data = QuickstartDataModule(
         str(tmp_path / "data"), train_samples=1500, val_samples=100, test_samples=20, batch_size=32
     )
     data.setup("fit")
-    train_narrow_cnn(data, tmp_path / "narrow.safetensors", epochs=6, steps=6 * 47)
+    train_narrow_cnn(data, tmp_path / "narrow.safetensors", epochs=4, steps=4 * 47)
     torch.manual_seed(0)
     module = MaskingTraining(
         {"model": "masking_toys:narrow_cnn", "weights": str(tmp_path / "narrow.safetensors")},
@@ -298,7 +298,7 @@ def test_masks_find_the_digits(tmp_path: Path) -> None:
     untrained = validated()
     optimizer = torch.optim.Adam(module.network.parameters(), lr=0.003)
     step = 0
-    for epoch in range(5):
+    for epoch in range(4):
         for batch in data.train_dataloader():
             first = step < module.embedding_steps
             module.network.embedding.requires_grad_(first)

@@ -6,9 +6,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from warm import WarmProcess
 
 from lit_iba.classifier.small_cnn import SmallCNN
 from lit_iba.classifier.weights import save_weights
@@ -80,6 +81,8 @@ def command(config: Path, run: Path, *options: str, processes: int = 1) -> list[
 
 def start(arguments: list[str], **extra: str) -> "subprocess.Popen[str]":
     """Start it, as the leader of a group of its own."""
+    if arguments[0] == sys.executable:
+        return cast("subprocess.Popen[str]", WarmProcess(arguments[1:], environment(**extra)))
     return subprocess.Popen(
         arguments,
         env=environment(**extra),

@@ -1,12 +1,11 @@
 """Checkpoint files under faults: a full disk, a truncated file, no file."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from warm import run
 
 from lit_iba.errors import InputError
 from lit_iba.files import FolderLock
@@ -29,14 +28,8 @@ def save(path: Path, step: int) -> None:
 def test_a_full_disk_leaves_the_old_checkpoint_and_no_part_of_the_new(tmp_path: Path) -> None:
     save(tmp_path / "last.ckpt", 3)
     before = (tmp_path / "last.ckpt").read_bytes()
-    done = subprocess.run(
-        [sys.executable, "-c", SAVE, str(tmp_path / "last.ckpt")],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    root = str(Path(__file__).parents[2])
+    done = run(["-c", SAVE, str(tmp_path / "last.ckpt")], {**os.environ, "PYTHONPATH": root})
     assert done.returncode != 0
     assert "could not be written" in done.stderr.splitlines()[-1]
     assert (tmp_path / "last.ckpt").read_bytes() == before

@@ -20,12 +20,14 @@ from cluster_toys import (
     assert_same_weights,
     checkpoint,
     command,
+    environment,
     finish,
     last_checkpoint,
     prepare,
     samples_taken,
     start,
 )
+from warm import run_ranks
 
 from lit_iba.files import FolderLock
 
@@ -40,7 +42,10 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def uninterrupted(config: Path) -> Path:
-    finish(command(config, config.parent / "uninterrupted"))
+    """Not started warm, as the others: the order of sets is another than theirs."""
+    arguments = command(config, config.parent / "uninterrupted")
+    done = subprocess.run(arguments, env=environment(), capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
     return config.parent / "uninterrupted"
 
 
@@ -149,7 +154,9 @@ def test_a_run_may_go_on_with_other_processes(config: Path, tmp_path: Path) -> N
         assert process.returncode != 0
         assert "ended by" in output, output[-3000:]
     workers = ("--data.num_workers", "1")  # started by a fork server: a group's threads hold locks
-    finish(command(config, run, *RESUME, *workers, processes=3), WATCH=str(watch))
+    ddp = ("--trainer.devices", "3", "--trainer.strategy", "ddp", *workers)
+    done = run_ranks(command(config, run, *RESUME, *ddp)[1:], environment(WATCH=str(watch)), 3)
+    assert done.returncode == 0, done.stderr[-3000:]
     seen = Counter((epoch, key) for _, epoch, key in samples_taken(watch))
     assert len(seen) == 3 * SAMPLES
     assert set(seen.values()) == {1}
@@ -187,7 +194,9 @@ def test_two_processes_step_as_one_with_twice_the_batch(config: Path, tmp_path: 
         str(tmp_path / "data"),
     )
     finish(command(config, tmp_path / "one", *options, "--data.batch_size", "8"))
-    finish(command(config, tmp_path / "two", *options, "--data.batch_size", "4", processes=2))
+    ddp = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "4")
+    done = run_ranks(command(config, tmp_path / "two", *options, *ddp)[1:], environment(), 2)
+    assert done.returncode == 0, done.stderr[-3000:]
     one, two = last_checkpoint(tmp_path / "one"), last_checkpoint(tmp_path / "two")
     assert one["global_step"] == two["global_step"] == 1
     # Adam's first step has the size of the learning rate whatever the gradient; its moments show

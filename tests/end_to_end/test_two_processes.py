@@ -3,13 +3,12 @@ scores, one checkpoint.
 """
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from warm import run_ranks
 
 from lit_iba.classifier.small_cnn import SmallCNN
 from lit_iba.classifier.weights import save_weights
@@ -56,17 +55,10 @@ def test_two_processes_measure_and_validate_as_one_does(tmp_path: Path) -> None:
         str(tmp_path / "config.yaml"),
         "--trainer.default_root_dir",
     ]
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     two = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "8"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    for arguments in ([*fit, str(tmp_path / "one")], [*launch, *fit, str(tmp_path / "two"), *two]):
-        done = subprocess.run(
-            [sys.executable, *arguments],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+    for count, name, options in ((1, "one", []), (2, "two", two)):
+        done = run_ranks([*fit, str(tmp_path / name), *options], environment, count)
         assert done.returncode == 0, done.stderr[-3000:]
     one, other = (
         torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]

@@ -4,66 +4,26 @@ matter.
 
 import io
 import json
-import os
 import signal
-import subprocess
-import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
+from amortised_toys import CONFIG, QUICK, little_batch, module_of, own_classifier, pictures
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from torch.utils.data import DataLoader
 from training_toys import prepare
 
-from lit_iba import FrozenClassifier, InputError, build_explainer
-from lit_iba.classifier.small_cnn import SmallCNN
+from lit_iba import build_explainer
 from lit_iba.cli.main import main
-from lit_iba.data import QuickstartDataModule
 from lit_iba.export import export_checkpoint, load_exported
 from lit_iba.input_iba.amortised import AmortisedInputIBA
 from lit_iba.input_iba.amortised_training import InputIBATraining
 from lit_iba.input_iba.critic import directions
-
-ROOT = Path(__file__).parents[2]
-QUICK = {
-    "feature_steps": 2,
-    "feature_copies": 2,
-    "samples": 2,
-    "critic_steps": 2,
-    "steps": 4,
-    "copies": 2,
-}
-CONFIG = """
-seed_everything: 0
-model:
-  class_path: lit_iba.input_iba.InputIBATraining
-  init_args:
-    classifier: {{model: small_cnn, weights: {weights}}}
-    layer: layer2
-    taps: [layer2, fc]
-    widths: [4, 6]
-    critic_width: 4
-    start_batches: 2
-    settings: {{feature_steps: 2, feature_copies: 2, samples: 2, critic_steps: 2, steps: 4,
-        copies: 2}}
-    statistics_images: 32
-    optimizer: {{class_path: torch.optim.RMSprop, init_args: {{lr: 0.001}}}}
-    critic_optimizer: {{class_path: torch.optim.RMSprop, init_args: {{lr: 0.001}}}}
-data:
-  class_path: lit_iba.data.QuickstartDataModule
-  init_args: {{folder: {folder}, train_samples: 32, val_samples: 12, test_samples: 10,
-      batch_size: 8}}
-trainer: {{default_root_dir: {root}, max_epochs: 2, log_every_n_steps: 1, accelerator: cpu,
-    enable_model_summary: false}}
-resume: {{every_n_steps: 3}}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -82,41 +42,6 @@ def run(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def last(run: Path) -> Path:
     return run / "checkpoints" / "last.ckpt"
-
-
-def own_classifier(folder: Path) -> FrozenClassifier:
-    return FrozenClassifier("small_cnn", str(folder / "classifier.safetensors"))
-
-
-def module_of(folder: Path, **changes: Any) -> InputIBATraining:
-    """A module with statistics."""
-    torch.manual_seed(0)
-    given: dict[str, Any] = {
-        "layer": "layer2",
-        "taps": ["layer2", "fc"],
-        "widths": [4, 6],
-        "critic_width": 4,
-        "start_batches": 0,
-        "settings": QUICK,
-        **changes,
-    }
-    module = InputIBATraining(
-        {"model": "small_cnn", "weights": str(folder / "classifier.safetensors")}, **given
-    )
-    module.measure(iter(pictures(64, seed=5).split(16)))
-    return module
-
-
-def pictures(count: int, seed: int = 0) -> Tensor:
-    return torch.randn(count, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
-
-
-def little_batch(folder: Path) -> dict[str, Any]:
-    data = QuickstartDataModule(
-        str(folder / "data"), train_samples=32, val_samples=12, test_samples=10, batch_size=8
-    )
-    data.setup("fit")
-    return next(iter(data.train_dataloader()))  # type: ignore[no-any-return]
 
 
 def fit(module: InputIBATraining, batches: list[Any], folder: Path) -> None:
@@ -381,161 +306,3 @@ def test_undecodable_samples_change_nothing_and_the_classifier_stays(
         }
         assert moved == trained
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
-
-
-def test_what_does_not_fit_is_refused_in_one_sentence(
-    folder: Path, last: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(InputError, match="was made with small_cnn"):
-        AmortisedInputIBA.load(last, FrozenClassifier(SmallCNN().requires_grad_(False)))
-    with pytest.raises(InputError, match="needs a checkpoint"):
-        build_explainer("amortised_input_iba", FrozenClassifier("small_cnn", "random"))
-    with pytest.raises(
-        InputError, match="output is 'bit'; it must be one of 'bits', 'smoothed_lambda'"
-    ):
-        AmortisedInputIBA.load(last, output="bit")
-    with pytest.raises(InputError, match="no statistics yet"):
-        AmortisedInputIBA(own_classifier(folder), "layer2").attribute(pictures(1), 0)
-    fit = [
-        "fit",
-        "--config",
-        str(folder / "config.yaml"),
-        "--trainer.default_root_dir",
-        str(tmp_path / "run"),
-    ]
-    for message, changes in {
-        "the setting generator_steps is of a fit to one image": [
-            "--model.settings",
-            '{"generator_steps": 3}',
-        ],
-        "'sampels' is not a known setting of InputIBA": ["--model.settings", '{"sampels": 3}'],
-        "target is 'x'": ["--model.target", "x"],
-        "start_batches is -1": ["--model.start_batches", "-1"],
-        "critic_width is 0": ["--model.critic_width", "0"],
-        "widths[1] is 0": ["--model.widths", "[4, 0]"],
-        "did you mean 'layer2'": ["--model.taps", "[layr2]"],
-        "does not fit the configured network": [
-            "--model.widths",
-            "[4, 5]",
-            "--ckpt_path",
-            str(last),
-        ],
-    }.items():
-        assert main([*fit, *changes], "train.py") == 2, changes
-        error = capsys.readouterr().err
-        assert message in error, (changes, error)
-        assert "Traceback" not in error
-
-
-def test_several_processes_need_a_strategy_for_parts_without_gradients(
-    folder: Path, tmp_path: Path
-) -> None:
-    module = module_of(folder)
-    for strategy, refused in (
-        ("ddp", True),
-        ("ddp_find_unused_parameters_true", False),
-        ("auto", False),
-    ):
-        module.trainer = L.Trainer(
-            strategy=strategy, accelerator="cpu", logger=False, default_root_dir=tmp_path
-        )
-        with (
-            pytest.raises(InputError, match="ddp_find_unused_parameters_true")
-            if refused
-            else nullcontext()
-        ):
-            module.on_fit_start()
-
-
-@pytest.mark.slow
-def test_two_processes_step_as_one_with_twice_the_batch(
-    folder: Path, last: Path, tmp_path: Path
-) -> None:
-    sgd = (  # whose steps show the gradients' sizes
-        '{"class_path": "torch.optim.SGD", "init_args": {"lr": 0.01}}'
-    )
-    config = [
-        "fit",
-        "--config",
-        str(folder / "config.yaml"),
-        "--trainer.max_epochs",
-        "1",
-        "--model.start_batches",
-        "0",
-    ]
-    config += ["--data.train_samples", "8", "--data.folder", str(tmp_path / "data")]
-    config += [
-        "--model.optimizer",
-        sgd,
-        "--model.critic_optimizer",
-        sgd,
-        "--model.settings.lipschitz",
-        "gradient_penalty",
-    ]
-    launch = [
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        str(ROOT / "train.py"),
-        *config,
-    ]
-    two = [
-        "--trainer.devices",
-        "2",
-        "--trainer.strategy",
-        "ddp_find_unused_parameters_true",
-        "--data.batch_size",
-        "4",
-    ]
-    command = [sys.executable, *launch, *two, "--trainer.default_root_dir", str(tmp_path / "two")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert main([*config, "--trainer.default_root_dir", str(tmp_path / "one")], "train.py") == 0
-    states = [
-        torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-        for name in ("one", "two")
-    ]
-    for name, value in states[0].items():
-        assert torch.allclose(value.double(), states[1][name].double(), rtol=1e-3, atol=1e-5), name
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings(
-    "ignore:Found .* in eval mode"
-)  # the classifier is frozen on purpose; the CLI says nothing
-@pytest.mark.parametrize("lipschitz", ["clip", "gradient_penalty"])
-def test_training_brings_the_features_nearer_to_those_that_are_needed(
-    folder: Path, tmp_path: Path, lipschitz: str
-) -> None:
-    """The validation's own distance, on pictures that were not trained on."""
-    data = QuickstartDataModule(
-        str(folder / "data"), train_samples=32, val_samples=12, test_samples=10, batch_size=8
-    )
-    rms = {
-        name: lambda parameters: torch.optim.RMSprop(parameters, lr=1e-3)
-        for name in ("optimizer", "critic_optimizer")
-    }
-    settings = QUICK | {"samples": 4, "lipschitz": lipschitz}
-    module = module_of(folder, widths=[8, 16], critic_width=8, settings=settings, **rms)
-    batch = little_batch(folder)
-    module.measure(iter([module.images_of(batch)]))
-    trainer = L.Trainer(
-        default_root_dir=tmp_path,
-        max_epochs=3,
-        accelerator="cpu",
-        enable_progress_bar=False,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        inference_mode=False,
-    )
-    untrained = trainer.validate(module, data, verbose=False)[0]
-    trainer.fit(module, data)
-    trained = trainer.validate(module, data, verbose=False)[0]
-    assert trained["val/loss"] < 0.9 * untrained["val/loss"]
-    assert trained["val/start"] == untrained["val/start"]

@@ -4,8 +4,6 @@ refuses what does not fit.
 
 import io
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import lightning as L
@@ -16,6 +14,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.distributions import Categorical, MultivariateNormal, kl_divergence
 from training_toys import prepare
+from warm import run_ranks
 
 from lit_iba import FrozenClassifier, InputError, build_explainer
 from lit_iba.classifier.small_cnn import SmallCNN
@@ -334,13 +333,10 @@ def test_two_processes_train_one_encoder(tmp_path: Path) -> None:
     text = (tmp_path / "config.yaml").read_text().replace("val_samples: 40", "val_samples: 35")
     (tmp_path / "config.yaml").write_text(text)
     config = ["--config", str(tmp_path / "config.yaml"), "--trainer.max_epochs", "1"]
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     two = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "8"]
-    command = [sys.executable, *launch, str(ROOT / "train.py"), "fit", *config, *two]
+    command = [str(ROOT / "train.py"), "fit", *config, *two]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
+    done = run_ranks(command, environment, 2)
     assert done.returncode == 0, done.stderr[-3000:]
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     alone = ["--trainer.default_root_dir", str(tmp_path / "alone"), "--ckpt_path", str(last)]
