@@ -96,8 +96,8 @@ def run(
 def run_ranks(
     arguments: list[str], environment: dict[str, str], count: int, timeout: float = 300
 ) -> "subprocess.CompletedProcess[str]":
-    """The processes that ``torchrun --nproc-per-node count`` starts, with what it tells each, or one
-    that is told nothing; what the first printed that failed, or else the first of all.
+    """The processes that ``torchrun --nproc-per-node count`` starts, with what it tells each, or
+    one that is told nothing; what the first printed that failed, or else the first of all.
     """
     if count == 1:
         return run(arguments, environment, timeout)

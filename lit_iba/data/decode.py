@@ -158,7 +158,7 @@ def decode_label(data: bytes, name: str, num_classes: int | None = None) -> int:
     if not 0 <= label < (_FAR if num_classes is None else num_classes):
         known = "0 or more" if num_classes is None else f"0..{num_classes - 1}"
         raise InputError(
-            f"the class of {name} is {str(label)[:40]}, but classes are {known}; correct the .cls member or"
-            " the number of classes"
+            f"the class of {name} is {str(label)[:40]}, but classes are {known}; correct the .cls"
+            " member or the number of classes"
         )
     return label

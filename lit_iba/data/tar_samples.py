@@ -69,7 +69,8 @@ def open_shard(shard: Path | ShardFile) -> BinaryIO:
         ) from error
     except OSError as error:
         raise InputError(
-            f"shard {shard} cannot be opened ({error.strerror}); it must be a file that you may read"
+            f"shard {shard} cannot be opened ({error.strerror}); it must be a file that you may"
+            " read"
         ) from error
 
 

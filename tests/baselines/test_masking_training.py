@@ -267,8 +267,8 @@ def test_several_processes_need_a_strategy_for_parts_without_gradients(
 
 @pytest.mark.slow
 def test_masks_find_the_digits(tmp_path: Path) -> None:
-    """Half a minute on one core: a classifier and a masking network, both trained on the embedded digits
-    just long enough.
+    """Half a minute on one core: a classifier and a masking network, both trained on the embedded
+    digits just long enough.
     """
     data = QuickstartDataModule(
         str(tmp_path / "data"), train_samples=1500, val_samples=100, test_samples=20, batch_size=32

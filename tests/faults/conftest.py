@@ -9,7 +9,7 @@ from docstring_names import shared_folder
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``digits``, ``photographs``, ``reviews.jsonl`` and ``runs``, of which nothing is written to."""
+    """``digits``, ``photographs``, ``reviews.jsonl`` and ``runs``: nothing is written to them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return shared_folder(tmp_path_factory.mktemp("faults"))
