@@ -26,7 +26,7 @@ from lit_iba.explainer import E, Explainer, Surroundings
 from lit_iba.metrics.base import HeatmapMetric, Result, curve, mean_and_error
 from lit_iba.metrics.judged import Judged, Subject
 from lit_iba.perturbation import in_double
-from lit_iba.statistics import FeatureStatistics
+from lit_iba.statistics import INPUT, FeatureStatistics
 
 SSIM_DEFINITIONS = {
     "torchmetrics": (
@@ -124,6 +124,8 @@ class Reestimated:
         """Statistics of one layer, estimated on the trained network's images unless its features
         are the same.
         """
+        if layer == INPUT:  # images are what they were, whatever the network does
+            return self.trained.statistics(self.original, layer)
         side = classifier.preprocessing.crop
         probe = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0)).to(
             classifier.device

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 from test_evaluate_configs import BENCHMARKS
 
 from lit_iba.cli.main import main
@@ -52,6 +53,7 @@ def test_every_config_has_its_test() -> None:
         "quickstart/readout.yaml",
         "quickstart/explain.yaml",
         "quickstart/benchmark.yaml",
+        "quickstart/photographs.yaml",
         "train/readout_resnet50.yaml",
         "train/readout_vgg16.yaml",
         *(f"train/readout_{network}_ours.yaml" for network in ("resnet50", "vgg16")),
@@ -78,6 +80,23 @@ def test_every_config_has_its_test() -> None:
     assert {
         str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")
     } == tested | evaluation
+
+
+def test_photographs_are_explained_by_every_method_of_the_quickstart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network is another one, because the package of its weights may not be there."""
+    monkeypatch.chdir(tmp_path)
+    photograph = np.random.default_rng(0).integers(0, 255, (70, 90, 3), dtype=np.uint8)
+    Image.fromarray(photograph).save("photograph.jpg")
+    config = str(CONFIGS / "quickstart/photographs.yaml")
+    network = {"model": "test_evaluate_configs:slim_resnet50", "weights": "random"}
+    classifier = json.dumps(network | {"preprocessing": {"resize": 64, "crop": 64}})
+    explain = ["explain", "photograph.jpg", "--config", config, "--classifier", classifier]
+    assert main(explain, "evaluate.py") == 0
+    page = Path("runs/quickstart/photographs/explanations.html").read_text()
+    for name in ("Per-Sample IBA", "Grad-CAM", "Saliency", "Integrated Gradients", "Occlusion"):
+        assert name in page
 
 
 def test_the_quickstart_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
