@@ -8,6 +8,8 @@ after saving its state exits with 75, or with 130 if it was Ctrl-C.
 from __future__ import annotations
 
 import importlib
+import os
+import select
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,11 +47,16 @@ EVALUATION = {
 WEIGHTS = {
     "randomize": "a classifier's weights with its last layers at random, as in the sanity check"
 }
+HELP = {
+    "recipes": "the configs that come with the package: what each is for, its cost, what it needs",
+    "recipe": "the text of one of them",
+    "doctor": "versions, devices, memory and the cluster's variables, and what is wrong with them",
+}
 DATA = {"shards": "write shards from a folder of pictures, CIFAR-10, arrays, or the embedded data"}
 COMMANDS = {
     "train.py": TRAINING,
     "evaluate.py": EVALUATION,
-    "lit-iba": {**TRAINING, **EVALUATION, **WEIGHTS, **DATA},
+    "lit-iba": {**TRAINING, **EVALUATION, **WEIGHTS, **DATA, **HELP},
 }
 
 
@@ -73,12 +80,16 @@ def main(arguments: Sequence[str] | None = None, program: str = "lit-iba") -> in
     ):  # classes of the user's own; last, so that a file here hides no installed package
         sys.path.append(here)
     from lit_iba.cli.launched import watched_launcher
+    from lit_iba.cli.recipes import with_recipes
 
     try:
+        arguments = with_recipes(arguments)
         with watched_launcher():
             check_configs(arguments[1:])
             return _command(command, arguments, program)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _reader_has_gone():
+            return 141  # what a shell gives for it
         sentence = as_sentence(error)
         if sentence is None:
             raise
@@ -86,6 +97,16 @@ def main(arguments: Sequence[str] | None = None, program: str = "lit-iba") -> in
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+
+
+def _reader_has_gone() -> bool:
+    """Whether what reads our output has ended, as ``head`` does; then nothing more is written."""
+    output = select.poll()
+    output.register(sys.stdout, 0)
+    if not any(event & select.POLLERR for _, event in output.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def _command(command: str, arguments: list[str], program: str) -> int:
