@@ -4,7 +4,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 RUN := runs/quickstart
 
-.PHONY: quickstart test lint format benchmark gpu-kit gpu clean
+.PHONY: quickstart test lowest wheel lint format benchmark gpu-kit gpu clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lit_iba needs Python 3.11 or newer; set PYTHON=...")'
@@ -27,6 +27,20 @@ quickstart: $(VENV)/.installed
 # A file of tests stays in one process, with its fixtures.
 test: $(VENV)/.installed
 	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+# The suite with the lowest versions that pyproject.toml allows, in an environment of its own.
+lowest: $(VENV)/.installed
+	$(VENV)/bin/uv venv --quiet --clear --python $(PY) $(VENV)-lowest
+	$(VENV)/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct -e '.[dev]'
+	$(VENV)-lowest/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+# The package as others install it, tried in an environment of its own and a folder that is no checkout.
+wheel: $(VENV)/.installed
+	rm -rf dist
+	$(PY) -m build --outdir dist > /dev/null
+	$(PY) -m venv --clear $(VENV)-wheel
+	for wheel in dist/*.whl; do $(VENV)-wheel/bin/python -m pip install --quiet "$$wheel[export]"; done
+	.ci/smoke $(VENV)-wheel
 
 lint: $(VENV)/.installed
 	$(PY) -m ruff check .
