@@ -4,7 +4,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 RUN := runs/quickstart
 
-.PHONY: quickstart test lowest wheel lint format benchmark gpu-kit gpu clean
+.PHONY: quickstart test lowest wheel docs lint format benchmark gpu-kit gpu clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lit_iba needs Python 3.11 or newer; set PYTHON=...")'
@@ -24,15 +24,15 @@ quickstart: $(VENV)/.installed
 	$(PY) evaluate.py explain chelsea coffee --config configs/quickstart/photographs.yaml
 	@echo "open $(RUN)/photographs/explanations.html and $(RUN)/benchmark/report.html in a browser; TensorBoard: $(VENV)/bin/tensorboard --logdir $(RUN)"
 
-# A file of tests stays in one process, with its fixtures.
+# A file of tests stays in one process, with its fixtures; the longest come first (tests/conftest.py).
 test: $(VENV)/.installed
-	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # The suite with the lowest versions that pyproject.toml allows, in an environment of its own.
 lowest: $(VENV)/.installed
 	$(VENV)/bin/uv venv --quiet --clear --python $(PY) $(VENV)-lowest
 	$(VENV)/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct -e '.[dev]'
-	$(VENV)-lowest/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(VENV)-lowest/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # The package as others install it, tried in an environment of its own and a folder that is no checkout.
 wheel: $(VENV)/.installed
@@ -41,6 +41,11 @@ wheel: $(VENV)/.installed
 	$(PY) -m venv --clear $(VENV)-wheel
 	for wheel in dist/*.whl; do $(VENV)-wheel/bin/python -m pip install --quiet "$$wheel[export]"; done
 	.ci/smoke $(VENV)-wheel
+
+# The site, in site/; a dead link or a name that is not there is an error.
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
+	@echo "open site/index.html"
 
 lint: $(VENV)/.installed
 	$(PY) -m ruff check .

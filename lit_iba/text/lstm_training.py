@@ -32,7 +32,11 @@ class SentimentTraining(L.LightningModule):
     ``vocabulary.json`` into the run's folder.
 
     Args:
-        embedding_size, hidden_size, depth, dropout, pooling: Of :class:`LSTMClassifier`.
+        embedding_size: Of :class:`LSTMClassifier`, as the four that follow.
+        hidden_size: Of a layer in one direction.
+        depth: Layers.
+        dropout: Between layers and before the last one.
+        pooling: How the words' features become one.
         word_dropout: Share of the words that become ``<unk>`` in training, so that the network
             knows what metrics and baselines put in a word's place.
         learning_rate: Of Adam.
