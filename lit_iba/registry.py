@@ -1,6 +1,6 @@
 """Classes and public names, found when they are asked for: from a name in a config to a class (a
-registered name, or a dotted path to a class of the user's own), and from a room to its public names,
-which are imported on first use (PEP 562) so that importing a room stays fast.
+registered name, or a dotted path to a class of the user's own), and from a room to its public
+names, which are imported on first use (PEP 562) so that importing a room stays fast.
 
 A room's ``__init__`` says the same twice: imports for type checkers and editors, and the table for
 Python::
