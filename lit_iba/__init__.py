@@ -4,7 +4,7 @@ Lightning.
 
 from typing import TYPE_CHECKING
 
-from lit_iba.lazy import lazy_names
+from lit_iba.registry import lazy_names
 
 __version__ = "0.1.0"
 

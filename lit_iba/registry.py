@@ -1,12 +1,25 @@
-"""From a name in a config to a class: a registered name, or a dotted path to a class of the user's
-own.
+"""Classes and public names, found when they are asked for: from a name in a config to a class (a
+registered name, or a dotted path to a class of the user's own), and from a room to its public
+names, which are imported on first use (PEP 562) so that importing a room stays fast.
+
+A room's ``__init__`` says the same twice: imports for type checkers and editors, and the table for
+Python::
+
+    if TYPE_CHECKING:
+        from lit_iba.iba.readout import ReadoutIBA as ReadoutIBA
+    else:
+        __all__, __getattr__, __dir__ = lazy_names(__name__, {"lit_iba.iba.readout":
+        ["ReadoutIBA"]})
+
+``tests/test_public_names.py`` holds that both agree.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from lit_iba.errors import InputError, unknown_name
@@ -49,3 +62,30 @@ def class_named(name: str, kind: str, registered: Mapping[str, str], base: type[
             f"{path!r} is no {base.__name__}; subclass {base.__module__}.{base.__name__}"
         )
     return found
+
+
+def lazy_names(
+    room: str, names: Mapping[str, Sequence[str]]
+) -> tuple[list[str], Callable[[str], object], Callable[[], list[str]]]:
+    """What a package needs to import its names on first use.
+
+    Args:
+        room: The package's ``__name__``.
+        names: What it exports, by the module in which it stands.
+
+    Returns:
+        The package's ``__all__``, ``__getattr__`` and ``__dir__``.
+    """
+    homes = {name: module for module, exported in names.items() for name in exported}
+
+    def get(name: str) -> object:
+        if name not in homes:
+            raise AttributeError(f"module {room!r} has no attribute {name!r}")
+        found = getattr(importlib.import_module(homes[name]), name)
+        setattr(sys.modules[room], name, found)  # from now on it is found without this function
+        return found
+
+    def names_of_the_room() -> list[str]:
+        return sorted({*vars(sys.modules[room]), *homes})
+
+    return sorted(homes), get, names_of_the_room

@@ -3,8 +3,8 @@ other in a circle.
 
 Every import counts, those inside functions too: an import that waits for the first call leads as
 far as any other. The one exception is what a room's ``__init__`` imports for type checkers only,
-which Python never does (see ``lit_iba/lazy.py``); a name taken from a room counts as an import of
-the file that the name stands in.
+which Python never does (see ``lit_iba/registry.py``); a name taken from a room counts as an import
+of the file that the name stands in.
 """
 
 import ast

@@ -4,7 +4,7 @@ fast, randomised.
 
 from typing import TYPE_CHECKING
 
-from lit_iba.lazy import lazy_names
+from lit_iba.registry import lazy_names
 
 if TYPE_CHECKING:
     from lit_iba.classifier.cifar_resnet import ResNet8 as ResNet8

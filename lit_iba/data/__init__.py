@@ -4,7 +4,7 @@ LightningDataModules.
 
 from typing import TYPE_CHECKING
 
-from lit_iba.lazy import lazy_names
+from lit_iba.registry import lazy_names
 
 if TYPE_CHECKING:
     from lit_iba.data.image_folder import ImageFolder as ImageFolder

@@ -101,11 +101,13 @@ class WorkerWatch:
     def _watch(self) -> None:
         while not self._over.wait(min(1.0, self.patience / 10)):
             since = self._since
-            if since is not None and time.monotonic() - since > self.patience:
-                self.expired = True
-                for worker in self._workers:
-                    worker.kill()
-                return
+            late = since is not None and time.monotonic() - since > self.patience
+            # Where the start itself takes long there is nobody to kill yet; the wait for the first
+            # answer is watched all the same.
+            workers = [worker for worker in self._workers if worker.is_alive()] if late else []
+            self.expired = self.expired or bool(workers)
+            for worker in workers:
+                worker.kill()
 
 
 @contextmanager

@@ -4,7 +4,7 @@ beside them.
 
 from typing import TYPE_CHECKING
 
-from lit_iba.lazy import lazy_names
+from lit_iba.registry import lazy_names
 
 if TYPE_CHECKING:
     from lit_iba.export.artefact import check_export as check_export

@@ -4,7 +4,7 @@ Attribution" (ICLR 2020).
 
 from typing import TYPE_CHECKING
 
-from lit_iba.lazy import lazy_names
+from lit_iba.registry import lazy_names
 
 if TYPE_CHECKING:
     from lit_iba.iba.bits_and_accuracy import BitsAndAccuracy as BitsAndAccuracy

@@ -4,7 +4,7 @@ far it is.
 
 from typing import TYPE_CHECKING
 
-from lit_iba.lazy import lazy_names
+from lit_iba.registry import lazy_names
 
 if TYPE_CHECKING:
     from lit_iba.resumable.content import with_content as with_content

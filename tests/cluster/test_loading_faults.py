@@ -18,6 +18,7 @@ from lit_iba.data.batch import BatchMaker
 from lit_iba.data.quickstart import QUICKSTART_PREPROCESSING, QuickstartSettings, make_quickstart
 from lit_iba.data.sources import ShardSource
 from lit_iba.data.stream import BatchStream
+from lit_iba.data.workers import WorkerWatch
 from lit_iba.errors import InputError
 
 STORE = """
@@ -105,6 +106,33 @@ def test_workers_that_give_nothing_are_ended_with_a_sentence(shards: ShardIndex)
     for worker in multiprocessing.active_children():
         worker.join(timeout=10)
     assert not multiprocessing.active_children()
+
+
+class SlowStart:
+    """A loader whose worker is started late, as on a busy machine, and then gives nothing."""
+
+    num_workers = 1
+
+    def __iter__(self) -> "SlowStart":
+        time.sleep(1)  # longer than anybody waits for an answer
+        self.worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+        self.worker.start()
+        return self
+
+    def __next__(self) -> None:
+        self.worker.join(timeout=10)
+        assert not self.worker.is_alive(), "nobody has killed it"
+        raise RuntimeError("a worker was killed")  # as torch's loader says
+
+
+def test_workers_are_watched_where_their_start_took_longer_than_an_answer_may() -> None:
+    loader, watch = SlowStart(), WorkerWatch(0.3)
+    try:
+        with pytest.raises(RuntimeError, match="was killed"):
+            next(watch.batches(loader))  # type: ignore[arg-type]
+        assert watch.expired
+    finally:
+        loader.worker.kill()
 
 
 def test_a_full_disk_leaves_no_half_heatmaps(tmp_path: Path) -> None:

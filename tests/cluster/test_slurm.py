@@ -93,4 +93,5 @@ def test_a_preempted_job_goes_back_to_the_queue_and_finishes(
     assert len(seen) == 3 * SAMPLES
     assert set(seen.values()) == {1}
     assert last_checkpoint(run)["global_step"] == 3 * 9
-    assert "ended by" in log.read_text()
+    # SLURM may end the processes before they have said more than this.
+    assert f"scontrol requeue {job}: done" in log.read_text()

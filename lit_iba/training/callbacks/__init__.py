@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from lit_iba.lazy import lazy_names
+from lit_iba.registry import lazy_names
 
 if TYPE_CHECKING:
     from lit_iba.training.callbacks.durable_checkpoint import (
