@@ -140,6 +140,15 @@ class TrainingCLI(LightningCLI):
             self._sweep(root)
         return trainer
 
+    def _instantiate_trainer(
+        self, config: dict[str, Any], callbacks: list[L.Callback]
+    ) -> L.Trainer:
+        """Without those that write checkpoints, where none are wanted."""
+        if config["enable_checkpointing"] is False:
+            writers = (ModelCheckpoint, ResumeCheckpoint)
+            callbacks = [c for c in callbacks if not isinstance(c, writers)]
+        return super()._instantiate_trainer(config, callbacks)
+
     def _sweep(self, root: Path) -> None:
         """Delete what a killed run has left half written; nobody else writes here now."""
         swept = [path for folder in (root, root / "checkpoints") for path in sweep_parts(folder)]
@@ -163,9 +172,9 @@ class TrainingCLI(LightningCLI):
         """
         settings = self.config_init["fit"]
         if settings["ckpt_path"] == "last":
-            callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
-            dirpath = next(c.dirpath for c in callbacks if isinstance(c, ModelCheckpoint))
-            folder = Path(str(dirpath))  # which instantiate_trainer has set
+            # Where instantiate_trainer has put it, also if this run itself writes none.
+            dirpath = next(c.dirpath for c in self._callbacks() if isinstance(c, ModelCheckpoint))
+            folder = Path(str(dirpath))
             settings["ckpt_path"] = newest_checkpoint(folder)
             if settings["ckpt_path"] is None:
                 rank_zero_info(
