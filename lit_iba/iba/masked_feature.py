@@ -31,6 +31,8 @@ class MaskedFeature:
         carried: What crosses the cut beside R.
         tail: From Z and carried values to logits (B, K).
         clamp: Whether Z is clamped to be non-negative.
+        beta: Weight of the information with which each mask was optimised, (B,); None where none
+            was.
     """
 
     r: Tensor
@@ -42,6 +44,7 @@ class MaskedFeature:
     carried: Carried
     tail: Callable[[Tensor, Carried], Tensor]
     clamp: bool = False
+    beta: Tensor | None = None
 
     @torch.no_grad()
     def logits(self, generators: list[torch.Generator]) -> Tensor:
