@@ -51,7 +51,7 @@ class MaskedFeature:
         """Logits (B, K) of one draw of Z = lambda R + (1 - lambda) eps; ``generators[i]`` belongs
         to image i.
         """
-        unit_noise = normal(generators, *self.r.shape[1:])
+        unit_noise = normal(generators, *self.r.shape[1:]).to(self.r.dtype)
         z = self.noise.restrict(self.r, self.keep, self.drop, unit_noise)
         return self.tail(z.clamp_min(0) if self.clamp else z, self.carried)
 
