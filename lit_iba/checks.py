@@ -99,9 +99,16 @@ def check_images(images: Tensor) -> Tensor:
 
 
 def check_targets(target: Tensor | int | Sequence[int], count: int, num_classes: int) -> Tensor:
-    """Targets as int64 (count,), or an error that names the class that is out of range."""
+    """Targets as int64 (count,), or an error that names the class that is out of range.
+
+    They may be one-hot, (count, num_classes), of numbers or truth values.
+    """
     try:
-        given = torch.as_tensor(target).detach().flatten()
+        given = torch.as_tensor(target).detach()
+        hot = given.shape == (count, num_classes) and num_classes > 1
+        if hot and bool(((given == 1).sum(dim=1) == 1).all() and (given != 0).sum() == count):
+            given = given.int().argmax(dim=1)
+        given = given.flatten()
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"target is {target!r}; it must be the number of a class") from error
     targets = given.to(torch.int64)

@@ -191,12 +191,13 @@ class Explainer(ABC):
 
         Args:
             inputs: Normalised images as the classifier takes them, float (B, 3, H, W).
-            target: Class of each image, int or (B,); None means the predicted class.
+            target: Class of each image: int, or B of them as list, array or tensor, or one-hot
+                (B, K); None means the predicted class.
             keys: Name of each sample, from which its random numbers follow; by default the image's
                 own content.
 
         Returns:
-            One heatmap per image, on the inputs' device.
+            One heatmap per image, on the inputs' device; none for no images.
 
         Raises:
             InputError: The images contain NaN or have the wrong shape, a target is out of range, no
@@ -223,14 +224,16 @@ class Explainer(ABC):
         images = check_images(inputs)
         images = images.clone() if images.is_inference() else images
         images = images.to(self.classifier.dtype)
-        if target is None:
-            with torch.no_grad():
-                targets = self.classifier(images).argmax(dim=1)
-        else:
+        if target is not None:
             targets = check_targets(target, len(images), self.classifier.num_classes).to(
                 images.device
             )
             targets = targets.clone() if targets.is_inference() else targets
+        if not len(images):
+            return self._heatmap_of(Attribution(images.new_zeros(0, *images.shape[-2:])))
+        if target is None:
+            with torch.no_grad():
+                targets = self.classifier(images).argmax(dim=1)
         generators = sample_generators(
             self.seed, keys if keys is not None else content_keys(images), images.device
         )
@@ -238,7 +241,9 @@ class Explainer(ABC):
             raise InputError(
                 f"{len(generators)} keys were given for {len(images)} images; give one per image"
             )
-        result = self.explain(images, targets, generators)
+        return self._heatmap_of(self.explain(images, targets, generators))
+
+    def _heatmap_of(self, result: Attribution) -> Heatmap:
         return Heatmap(
             result.values.detach(),
             unit=self.unit,

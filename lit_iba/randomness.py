@@ -35,9 +35,10 @@ def sample_generators(
 
 
 def content_keys(images: Tensor) -> list[str]:
-    """A key an image that depends on nothing but its pixels."""
+    """A key an image that depends on nothing but its pixels, in float32."""
     return [
-        hashlib.sha256(image.contiguous().cpu().numpy().tobytes()).hexdigest() for image in images
+        hashlib.sha256(image.float().contiguous().cpu().numpy().tobytes()).hexdigest()
+        for image in images
     ]
 
 
@@ -70,8 +71,10 @@ def normal_copies(
         out = torch.empty(copies, len(generators), *shape, device=generators[0].device)
     # In one piece of memory a sample: so the numbers of a sample do not depend on the batch around
     # it.
+    # And in float32, whatever the precision of what they are added to: a generator gives others in
+    # another.
     own = out[:, 0] if len(generators) == 1 else scratch
-    if own is None or not own.is_contiguous():
+    if own is None or not own.is_contiguous() or own.dtype != torch.float32:
         own = torch.empty(copies, *shape, device=out.device)
     for i, generator in enumerate(generators):
         out[:, i] = own.normal_(generator=generator)

@@ -59,8 +59,17 @@ _HOMOGENEOUS = (
     nn.PixelShuffle,
     nn.ChannelShuffle,
     nn.Upsample,
-    nn.ZeroPad2d,
+    nn.ReflectionPad1d,
+    nn.ReflectionPad2d,
+    nn.ReflectionPad3d,
+    nn.ReplicationPad1d,
+    nn.ReplicationPad2d,
+    nn.ReplicationPad3d,
+    nn.CircularPad1d,
+    nn.CircularPad2d,
+    nn.CircularPad3d,
 )
+_CONSTANT_PADS = (nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d)  # of 0 they are linear
 # Functions and methods, by name without a trailing underscore.
 _HOMOGENEOUS_NAMES = {
     "conv2d",
@@ -156,7 +165,8 @@ def inexact_name(model: nn.Module, node: fx.Node, of_images: set[fx.Node]) -> st
     module, name = module_of(model, node), name_of(node)
     if module is not None:
         exact = isinstance(module, _HOMOGENEOUS) or (
-            isinstance(module, BATCH_NORMS) and module.running_mean is not None
+            (isinstance(module, BATCH_NORMS) and module.running_mean is not None)
+            or (isinstance(module, _CONSTANT_PADS) and module.value == 0)
         )
         return None if exact else type(module).__name__
     if name in ("mul", "imul", "truediv", "itruediv", "div"):
@@ -168,6 +178,9 @@ def inexact_name(model: nn.Module, node: fx.Node, of_images: set[fx.Node]) -> st
             if _argument(node, 5, "training", False) or _argument(node, 1, "running_mean") is None
             else None
         )
+    if name == "pad":
+        constant = _argument(node, 2, "mode", "constant") == "constant"
+        return name if constant and _argument(node, 3, "value") not in (None, 0) else None
     if name in ("add", "sub") and "alpha" in node.kwargs:
         return name
     return None if not name or name in _HOMOGENEOUS_NAMES else name

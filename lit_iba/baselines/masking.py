@@ -24,7 +24,7 @@ from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.layout import Layout
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution
-from lit_iba.training.trained_explainer import Output, TrainedExplainer, load_trained
+from lit_iba.training.trained_explainer import Output, TrainedExplainer, load_trained, single
 
 STAGES = [
     "layer1",
@@ -279,14 +279,19 @@ class RealTimeSaliency(TrainedExplainer):
         """Masks (B, H, W) in [0, 1] of images (B, 3, H, W) for classes (B,), in one pass."""
         size = (images.shape[-2], images.shape[-1])
         _, _, taps = self.split.observe(images)
-        return at_size(self.network(taps, self.classifier.layouts_of(taps, size), classes), size)
+        return self._masks(taps, classes, size)
 
     def masks_of_predictions(self, images: Tensor) -> Tensor:
         """Masks (B, H, W) for the predicted classes in one pass; this is what is exported."""
         size = (images.shape[-2], images.shape[-1])
         deepest, carried, taps = self.split.observe(images)
         classes = self.split.tail(deepest, carried).argmax(dim=1)
-        return at_size(self.network(taps, self.classifier.layouts_of(taps, size), classes), size)
+        return self._masks(taps, classes, size)
+
+    def _masks(self, taps: dict[str, Tensor], classes: Tensor, size: tuple[int, int]) -> Tensor:
+        layouts = self.classifier.layouts_of(taps, size)
+        read = {name: single(tap) for name, tap in taps.items()}
+        return at_size(self.network(read, layouts, classes), size)
 
     def explain(
         self, images: Tensor, targets: Tensor, generators: list[torch.Generator]

@@ -158,13 +158,15 @@ class PDA(Explainer):
             )
         tops, lefts = self._starts(height), self._starts(width)
         evidence = self._evidence(self._probabilities_of(images, targets))
-        found = images.new_zeros(len(images), 1, height - self.window + 1, width - self.window + 1)
+        found = evidence.new_zeros(
+            len(images), 1, height - self.window + 1, width - self.window + 1
+        )
         looked_at = torch.zeros_like(found[:1])
         for top in tops:
             without = self._row_of_windows(images, targets, generators, top, lefts)  # (B, windows)
             found[:, 0, top, lefts] = evidence[:, None] - self._evidence(without)
             looked_at[0, 0, top, lefts] = 1
-        ones = images.new_ones(1, 1, self.window, self.window)
+        ones = evidence.new_ones(1, 1, self.window, self.window)
         return Attribution(
             (F.conv_transpose2d(found, ones) / F.conv_transpose2d(looked_at, ones))[:, 0]
         )

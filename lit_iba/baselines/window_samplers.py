@@ -65,8 +65,7 @@ class ConditionalSampler:
             (len(lefts), samples, len(image), self.window, self.window),
             generator=generator,
             device=image.device,
-            dtype=image.dtype,
-        )
+        ).to(image)
         patch_top = min(max(top - self.border, 0), image.shape[-2] - self.side)
         patch_lefts = [
             min(max(left - self.border, 0), image.shape[-1] - self.side) for left in lefts
@@ -169,9 +168,9 @@ class WindowConditional:
         self.low, self.high = statistics.low[:, hidden].float(), statistics.high[:, hidden].float()
 
     def to(self, image: Tensor) -> WindowConditional:
-        """Move to an image's device, in place."""
+        """Move to an image's device and precision, in place."""
         for name, value in vars(self).items():
-            setattr(self, name, value.to(image.device))
+            setattr(self, name, value.to(image if value.is_floating_point() else image.device))
         return self
 
     def sample(self, patches: Tensor, unit_noise: Tensor) -> Tensor:

@@ -65,17 +65,19 @@ def explain_photographs(
     wanted = None if target is None else class_index(target, classifier)
     probabilities = _probabilities(classifier, pictures, batch_size)
     targets = probabilities.argmax(dim=1) if wanted is None else torch.full((len(files),), wanted)
-    heatmaps, own = {}, False
+    heatmaps, own, notes = {}, False, []
     with Progress(transient=True) as bar:
         for name, settings in explainers.items():
             run = _Run(name, settings, classifier, stored, bar)
             heatmaps[name] = run.heatmaps(pictures, targets, batch_size)
             own = own or run.own
+            notes += run.chosen_layer(several=len(explainers) > 1)
     for i, (path, name) in enumerate(zip(files, names, strict=True)):
         for explainer, heatmap in heatmaps.items():
             stem = folder / f"{name}.{explainer.rpartition('.')[2]}"
             _write(heatmap[i], pictures[i], stem)
             _write_photograph(heatmap[i], path, classifier, stem)
+    notes += [OWN] if own else []
     said = [
         f"{classifier.class_names[int(label)]} {float(p[label]):.1%}"
         for p, label in zip(probabilities, targets, strict=True)
@@ -87,11 +89,11 @@ def explain_photographs(
         said,
         heatmaps,
         [("classifier", classifier.name), ("weights", Path(classifier.weights).name)],
-        [OWN] if own else [],
+        notes,
     )
     Console().print(_table(names, classifier, targets, probabilities, heatmaps))
-    if own:
-        print(OWN)
+    for note in notes:
+        print(note)
     print(f"wrote {folder}; see {folder / PAGE}")
 
 
@@ -113,6 +115,7 @@ class _Run:
         self.name, self.settings, self.classifier = name, settings, classifier
         self.stored, self.bar = stored, bar
         self.own = False  # whether statistics of the photograph itself were needed
+        self.layer: str | None = None  # where the explainer looks, or has its bottleneck
 
     def heatmaps(self, pictures: Tensor, targets: Tensor, batch_size: int) -> Heatmap:
         """The maps of all pictures, uint8 (N, 3, H, W), on the CPU."""
@@ -123,6 +126,13 @@ class _Run:
             found.append(explainer.attribute(images, target=targets[part].to(images.device)).cpu())
             self.bar.update(done, completed=part.stop)
         return joined(found)
+
+    def chosen_layer(self, several: bool) -> list[str]:
+        """A sentence on the layer, if nobody named one and it was chosen."""
+        if self.layer is None or {"layer", "checkpoint"} & set(self.settings):
+            return []
+        setting = f"--settings.{self.name}.layer" if several else "--settings.layer"
+        return [f"{self.name}: layer {self.layer} was chosen by default; {setting} names another."]
 
     def _parts(self, pictures: Tensor, size: int) -> Iterator[tuple[slice, Explainer]]:
         explainer: Explainer | None = None if self.stored is None else self._built(self.stored)
@@ -139,6 +149,7 @@ class _Run:
 
     def _built(self, surroundings: OwnStatistics | StoredStatistics) -> Explainer:
         explainer = build_explainer(self.name, self.classifier, self.settings, surroundings)
+        self.layer = getattr(explainer, "layer", None)
         # A second bar appears once an explainer tells of its steps: InputIBA takes long enough.
         stages = self.bar.add_task("", visible=False)
         explainer.on_step = lambda stage, done, total: self.bar.update(

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import lightning as L
+import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch.callbacks import (
     LearningRateMonitor,
@@ -139,6 +140,15 @@ class TrainingCLI(LightningCLI):
             self._sweep(root)
         return trainer
 
+    def _instantiate_trainer(
+        self, config: dict[str, Any], callbacks: list[L.Callback]
+    ) -> L.Trainer:
+        """Without those that write checkpoints, where none are wanted."""
+        if config["enable_checkpointing"] is False:
+            writers = (ModelCheckpoint, ResumeCheckpoint)
+            callbacks = [c for c in callbacks if not isinstance(c, writers)]
+        return super()._instantiate_trainer(config, callbacks)
+
     def _sweep(self, root: Path) -> None:
         """Delete what a killed run has left half written; nobody else writes here now."""
         swept = [path for folder in (root, root / "checkpoints") for path in sweep_parts(folder)]
@@ -162,18 +172,41 @@ class TrainingCLI(LightningCLI):
         """
         settings = self.config_init["fit"]
         if settings["ckpt_path"] == "last":
-            callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
-            dirpath = next(c.dirpath for c in callbacks if isinstance(c, ModelCheckpoint))
-            folder = Path(str(dirpath))  # which instantiate_trainer has set
+            # Where instantiate_trainer has put it, also if this run itself writes none.
+            dirpath = next(c.dirpath for c in self._callbacks() if isinstance(c, ModelCheckpoint))
+            folder = Path(str(dirpath))
             settings["ckpt_path"] = newest_checkpoint(folder)
             if settings["ckpt_path"] is None:
                 rank_zero_info(
                     f"{folder} holds no checkpoint yet: training begins at the first step"
                 )
 
+    def after_fit(self) -> None:
+        """Say which checkpoint was the best, by what, and where the curves are."""
+        trainer: L.Trainer = self.trainer
+        kept = trainer.checkpoint_callback
+        if not isinstance(kept, ModelCheckpoint) or not kept.best_model_path:
+            return
+        best = Path(kept.best_model_path)
+        chosen = ""
+        if kept.monitor is not None and kept.best_model_score is not None and best.is_file():
+            step = torch.load(best, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+            chosen = f" ({kept.monitor} {float(kept.best_model_score):.4g} after step {step})"
+        curves = ""
+        if isinstance(trainer.logger, TensorBoardLogger):
+            folder = _beside_here(Path(trainer.logger.log_dir))
+            curves = f"; curves and figures: tensorboard --logdir {folder}"
+        rank_zero_info(f"best checkpoint: {_beside_here(best)}{chosen}{curves}")
+
     def _callbacks(self) -> list[L.Callback]:
         init = self.config_init[self.subcommand] if self.subcommand else self.config_init
         return [init[key] for key in self._parser(self.subcommand).callback_keys]
+
+
+def _beside_here(path: Path) -> Path:
+    """The path as a user in this folder would write it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 # Lightning's remarks that no user of this project can act on, each with its reason.

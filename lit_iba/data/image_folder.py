@@ -12,7 +12,8 @@ import csv
 import json
 import logging
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from lit_iba.data.sources import Place
 from lit_iba.data.tar_samples import RawSample
 from lit_iba.errors import InputError
 
+# Pictures by their name that no reader of shards takes.
+OTHER_FORMATS = ("avif", "bmp", "gif", "heic", "jp2", "ppm", "tif", "tiff", "webp")
 BOX_COLUMNS = ("filename", "xmin", "ymin", "xmax", "ymax")
 _log = logging.getLogger(__name__)
 
@@ -124,12 +127,25 @@ class ImageFolder:
                 f"folder {folder / min(unknown)} is none of the {len(names)} classes given; add its"
                 " name"
             )
-        images: list[FolderImage] = []
-        for label, name in enumerate(names):
-            images += _class_images(folder / name, label)
+        by_class = [list(_class_images(folder / name, i)) for i, name in enumerate(names)]
+        images = [image for images in by_class for image in images]
+        other = _other_formats(folder / name for name in names)
         if not images:
             raise InputError(
-                f"{folder} holds no pictures; expected {folder}/<class>/<name>.jpg (or .jpeg, .png)"
+                f"{folder} holds no pictures; expected {folder}/<class>/<name>.jpg (or .jpeg, "
+                f".png){f'; it has {other}, which must be converted' if other else ''}"
+            )
+        if other:
+            _log.warning(
+                "left out %s of %s: only .jpg, .jpeg and .png are read; convert them", other, folder
+            )
+        if empty := [name for name, found in zip(names, by_class, strict=True) if not found]:
+            _log.warning(
+                "%d of %d classes of %s have no pictures and keep their labels: %s",
+                len(empty),
+                len(names),
+                folder,
+                ", ".join(empty[:5]) + (" ..." if len(empty) > 5 else ""),
             )
         return cls(tuple(images if boxes is None else _with_boxes(images, Path(boxes))), names)
 
@@ -148,6 +164,17 @@ def _class_images(folder: Path, label: int) -> Iterator[FolderImage]:
                 )
             keys.add(key)
             yield FolderImage(key, path, label)
+
+
+def _other_formats(folders: Iterable[Path]) -> str:
+    """How many pictures of other formats there are, such as "3 .gif, 12 .webp"; none is ""."""
+    extensions = Counter(
+        path.suffix.lower()
+        for folder in folders
+        for path in folder.rglob("*")
+        if path.suffix[1:].lower() in OTHER_FORMATS and not path.name.startswith(".")
+    )
+    return ", ".join(f"{count} {extension}" for extension, count in sorted(extensions.items()))
 
 
 def _with_boxes(images: list[FolderImage], boxes: Path) -> list[FolderImage]:

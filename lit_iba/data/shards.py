@@ -292,15 +292,12 @@ def _tars(source: Source) -> list[Path]:
     if Path(text).is_dir():
         found = sorted(Path(text).glob("*.tar"))
     else:
+        # What exists under a name is meant as it stands, whatever brackets are in it.
+        start, rest = _existing_start(Path(text))
         found = []
-        for name in _braces(text):
-            root = Path(Path(name).anchor)
-            matches = (
-                sorted(root.glob(str(Path(name).relative_to(root))))
-                if re.search(r"[*?\[]", name)
-                else []
-            )
-            found += matches or [Path(name)]
+        for name in _braces(rest) if rest else [""]:
+            matches = sorted(start.glob(name)) if re.search(r"[*?\[]", name) else []
+            found += matches or [start / name]
     if not found:
         raise InputError(
             f"no shards found at {text!r}; give a folder of .tar files, a list, or a pattern"
@@ -309,6 +306,12 @@ def _tars(source: Source) -> list[Path]:
         if not tar.is_file():
             raise InputError(f"shard {tar} does not exist; correct the path or fetch it")
     return found
+
+
+def _existing_start(path: Path) -> tuple[Path, str]:
+    """The longest beginning of a path that exists, and the rest."""
+    start = next((part for part in (path, *path.parents) if part.exists()), Path(path.anchor))
+    return start, "" if start == path else str(path.relative_to(start))
 
 
 def _braces(pattern: str) -> list[str]:

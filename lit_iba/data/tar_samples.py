@@ -18,6 +18,7 @@ from typing import BinaryIO, Protocol
 from lit_iba.errors import InputError
 
 HEADER_BYTES = 512
+PACKERS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _OCTAL = re.compile(rb"[0-7]+")
 _ATTRIBUTES = 1 << 20  # more than any name and any list of attributes
 _BUFFER = 1 << 18  # large enough that skipping small members stays inside it
@@ -167,7 +168,10 @@ class TarSamples:
         """The header at the present position; None where the tar ends or is damaged."""
         self._file.seek(self._position)
         header = self._file.read(HEADER_BYTES)
-        if len(header) < HEADER_BYTES:
+        packer = next((name for magic, name in PACKERS.items() if header.startswith(magic)), None)
+        if self._position == 0 and packer is not None:
+            self.damage = f"it is packed by {packer}, and a shard is a plain tar: {packer} -d"
+        elif len(header) < HEADER_BYTES:
             self.damage = f"it ends at byte {self.size} without the mark that ends a tar"
         elif header.strip(b"\0"):
             if _is_header(header):

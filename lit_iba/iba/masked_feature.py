@@ -31,6 +31,8 @@ class MaskedFeature:
         carried: What crosses the cut beside R.
         tail: From Z and carried values to logits (B, K).
         clamp: Whether Z is clamped to be non-negative.
+        beta: Weight of the information with which each mask was optimised, (B,); None where none
+            was.
     """
 
     r: Tensor
@@ -42,13 +44,14 @@ class MaskedFeature:
     carried: Carried
     tail: Callable[[Tensor, Carried], Tensor]
     clamp: bool = False
+    beta: Tensor | None = None
 
     @torch.no_grad()
     def logits(self, generators: list[torch.Generator]) -> Tensor:
         """Logits (B, K) of one draw of Z = lambda R + (1 - lambda) eps; ``generators[i]`` belongs
         to image i.
         """
-        unit_noise = normal(generators, *self.r.shape[1:])
+        unit_noise = normal(generators, *self.r.shape[1:]).to(self.r.dtype)
         z = self.noise.restrict(self.r, self.keep, self.drop, unit_noise)
         return self.tail(z.clamp_min(0) if self.clamp else z, self.carried)
 

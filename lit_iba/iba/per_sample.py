@@ -8,22 +8,21 @@ copies at once.
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_iba.checks import check_literals
 from lit_iba.classifier import FrozenClassifier, usual_layer
 from lit_iba.classifier.layout import Layout
 from lit_iba.classifier.split import Carried, repeat_carried
-from lit_iba.errors import InputError, unknown_name
+from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer, Surroundings
 from lit_iba.heatmap import resize_keeping_total
+from lit_iba.iba.auto_beta import search_beta
 from lit_iba.iba.bottleneck import (
     NATS_PER_BIT,
     bits_per_position,
@@ -35,109 +34,9 @@ from lit_iba.iba.bottleneck import (
 from lit_iba.iba.masked_feature import MaskedFeature
 from lit_iba.iba.noise import NoiseModel
 from lit_iba.iba.optimise import GraphedSteps, autocast, optimise_mask
+from lit_iba.iba.per_sample_settings import settings_from
 from lit_iba.randomness import normal_copies
 from lit_iba.statistics import FeatureStatistics
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class PerSampleSettings:
-    """Settings of the Per-Sample bottleneck; the paper's values (table 2) where it gives one.
-
-    Args:
-        beta: Weight of the information (mean over elements), the paper's "beta = 10/k".
-        steps: Adam updates.
-        learning_rate: Of Adam.
-        copies: Noise samples per image and step.
-        initial_alpha: Logit of lambda at the start: 5 lets nearly everything pass.
-        smoothing_sigma: Standard deviation of the blur of lambda, in positions; 0 for none.
-        statistics_kind: ``"welford"`` or ``"relu_rms"``, see :class:`NoiseModel`.
-        min_std: Floor of the noise's standard deviation.
-        active_threshold: Elements active in at most this share of images carry no information.
-        inactive: What those become, ``"mean"`` or ``"zero"``.
-        relu_clamp: Whether Z is clamped to be non-negative, as the authors' evaluation code does
-            behind the ReLUs of a ResNet.
-        read_after: ``"T"``: the heatmap is read after all updates; ``"T-1"``: before the last, as
-            in the authors' code.
-        unit: ``"bits"``, or ``"minmax"``: [0, 1] per image, as the authors' evaluation code.
-        resize_edge: ``"clamp"`` or ``"mirror"``, see :func:`resize_keeping_total`.
-        precision: ``"float32"``, or ``"bf16"``: the layers behind the bottleneck under bfloat16
-            autocast.
-        compile: Whether to compile the layers behind the bottleneck, worth it for many images of
-            one size.
-        cuda_graph: Whether a step is captured once for each shape and replayed; on a GPU, small
-            batches gain most.
-
-    Example:
-        >>> from lit_iba.iba import PerSampleSettings
-        >>> settings = PerSampleSettings(beta=100.0)
-        >>> settings.beta, settings.steps, settings.copies
-        (100.0, 10, 10)
-    """
-
-    beta: float = 10.0
-    steps: int = 10
-    learning_rate: float = 1.0
-    copies: int = 10
-    initial_alpha: float = 5.0
-    smoothing_sigma: float = 1.0
-    statistics_kind: Literal["welford", "relu_rms"] = "welford"
-    min_std: float = 0.01
-    active_threshold: float = 0.01
-    inactive: Literal["mean", "zero"] = "mean"
-    relu_clamp: bool = False
-    read_after: Literal["T", "T-1"] = "T"
-    unit: Literal["bits", "minmax"] = "bits"
-    resize_edge: Literal["clamp", "mirror"] = "clamp"
-    precision: Literal["float32", "bf16"] = "float32"
-    compile: bool = False
-    cuda_graph: bool = False
-
-    def __post_init__(self) -> None:
-        check_literals(self)
-        for name in ("steps", "copies"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.beta < 0:
-            raise InputError(
-                f"beta is {self.beta}; a negative weight would reward information, give 0 or more"
-            )
-
-
-PRESETS: dict[str, PerSampleSettings] = {
-    "default": PerSampleSettings(),
-    # What the published library does (IBA/pytorch.py): one update short, inactive units zero,
-    # scikit-image's resize.
-    "reference": PerSampleSettings(read_after="T-1", inactive="zero", resize_edge="mirror"),
-    # What the paper's evaluation code does, with which its tables were made: behind the ReLU of a
-    # ResNet, and at VGG-16's convolution, whose output may be negative.
-    "reference_paper": PerSampleSettings(
-        read_after="T-1",
-        statistics_kind="relu_rms",
-        active_threshold=-1.0,
-        relu_clamp=True,
-        unit="minmax",
-    ),
-    "reference_paper_vgg16": PerSampleSettings(
-        read_after="T-1", active_threshold=-1.0, unit="minmax"
-    ),
-}
-
-
-def settings_from(preset: str, changes: dict[str, Any]) -> PerSampleSettings:
-    """A preset with some settings changed.
-
-    Raises:
-        InputError: Unknown preset or setting; the nearest are named.
-    """
-    if preset not in PRESETS:
-        raise unknown_name("preset of PerSampleIBA", preset, PRESETS)
-    known = [field.name for field in fields(PerSampleSettings)]
-    for name in changes:
-        if name not in known:
-            raise unknown_name("setting of PerSampleIBA", name, known)
-    return replace(PRESETS[preset], **changes)
 
 
 class PerSampleIBA(Explainer):
@@ -247,12 +146,12 @@ class PerSampleIBA(Explainer):
         # Elementwise work wants one order of memory, and the convolutions behind the cut give
         # gradients in this one.
         r, noise = channels_last(r), noise.channels_last()
-        alpha = self._optimise(r, carried, targets, generators, noise, layout)
+        alpha, beta = self._optimise(r, carried, targets, generators, noise, layout)
         with torch.no_grad():
             keep, drop = mask_from_logits(alpha, self.settings.smoothing_sigma, layout)
             nats = self._information(r, noise, keep, drop)
         clamp = self.settings.relu_clamp
-        return MaskedFeature(r, keep, drop, nats, noise, layout, carried, self.tail, clamp)
+        return MaskedFeature(r, keep, drop, nats, noise, layout, carried, self.tail, clamp, beta)
 
     def _information(self, r: Tensor, noise: NoiseModel, keep: Tensor, drop: Tensor) -> Tensor:
         """Nats per element of R, (B, *R)."""
@@ -266,16 +165,44 @@ class PerSampleIBA(Explainer):
         generators: list[torch.Generator],
         noise: NoiseModel,
         layout: Layout,
-    ) -> Tensor:
-        """alpha after the last update that is read, (B, *R)."""
+    ) -> tuple[Tensor, Tensor]:
+        """alpha after the last update that is read (B, *R), and beta (B,)."""
+        s = self.settings
+        problem, run = self._prepared(r, carried, targets, generators, noise, layout)
+        if s.beta != "auto":
+            return run(), problem.beta
+        states = [generator.get_state() for generator in generators]
+
+        def solve(beta: Tensor) -> Tensor:
+            for generator, state in zip(generators, states, strict=True):
+                generator.set_state(state)  # the same noise, whatever beta
+            problem.beta.copy_(beta)
+            return run()
+
+        with torch.no_grad():
+            logits = self.tail(r, carried)
+        own = probability_of(logits, targets).to(r.dtype)
+        wanted = own.clamp_max(s.wanted_probability)
+        return search_beta(solve, problem.probability, wanted, s.beta_probes)
+
+    def _prepared(
+        self,
+        r: Tensor,
+        carried: Carried,
+        targets: Tensor,
+        generators: list[torch.Generator],
+        noise: NoiseModel,
+        layout: Layout,
+    ) -> tuple[_Problem, Callable[[], Tensor]]:
+        """The problem of a batch, and what gives alpha after all updates with its beta."""
         s = self.settings
         start = torch.full_like(r, s.initial_alpha)
         steps = s.steps if s.read_after == "T" else s.steps - 1
         if not s.cuda_graph:
-            problem = _Problem(self, r, carried, targets, noise, layout)
-            problem.generators = generators
-            return optimise_mask(
-                start, problem.loss, problem.draw, steps=steps, learning_rate=s.learning_rate
+            plain = _Problem(self, r, carried, targets, noise, layout)
+            plain.generators = generators
+            return plain, lambda: optimise_mask(
+                start, plain.loss, plain.draw, steps=steps, learning_rate=s.learning_rate
             )
         if r.device.type != "cuda":
             raise InputError(
@@ -295,7 +222,7 @@ class PerSampleIBA(Explainer):
         _, problem, graphed = self._graphed
         problem.load(r, carried, targets)
         problem.generators = generators
-        return graphed.run(start, steps)
+        return problem, lambda: graphed.run(start, steps)
 
     def _to_pixels(self, bits: Tensor, images: Tensor) -> Tensor:
         maps = resize_keeping_total(
@@ -329,6 +256,7 @@ class _Problem:
         s = iba.settings
         self.iba, self.noise, self.layout = iba, noise, layout
         self.r = r.clone() if s.cuda_graph else r
+        self.beta = r.new_full((len(r),), 0.0 if s.beta == "auto" else s.beta)
         self.carried = repeat_carried(carried, s.copies)
         self.targets = targets.repeat(s.copies)
         # Drawn in the order of memory, into tensors that stay: what is moved about costs as much as
@@ -353,14 +281,32 @@ class _Problem:
         copies, shape = len(self.drawn), self.drawn.shape[2:]
         normal_copies(self.generators, copies, shape, out=self.drawn, scratch=self.own)
 
+    def _logits(self, keep: Tensor, drop: Tensor) -> Tensor:
+        """(copies * B, K)."""
+        z = self.noise.restrict(self.r, keep, drop, self.unit_noise)  # (copies, B, *R)
+        z = z.clamp_min(0) if self.iba.settings.relu_clamp else z
+        with autocast(self.r.device, self.iba.settings.precision):
+            logits = self.iba.tail(z.flatten(0, 1), self.carried)
+        return logits.float()
+
     def loss(self, alpha: Tensor) -> Tensor:
         """Cross-entropy and weighted information, summed over images."""
         s = self.iba.settings
         keep, drop = mask_from_logits(alpha, s.smoothing_sigma, self.layout)
-        z = self.noise.restrict(self.r, keep, drop, self.unit_noise)  # (copies, B, *R)
-        z = z.clamp_min(0) if s.relu_clamp else z
-        with autocast(self.r.device, s.precision):
-            logits = self.iba.tail(z.flatten(0, 1), self.carried)
-        cross_entropy = F.cross_entropy(logits.float(), self.targets, reduction="sum") / s.copies
+        logits = self._logits(keep, drop)
+        cross_entropy = F.cross_entropy(logits, self.targets, reduction="sum") / s.copies
         nats = self.iba._information(self.r, self.noise, keep, drop)
-        return cross_entropy + s.beta * nats.flatten(1).mean(dim=1).sum()
+        return cross_entropy + (self.beta * nats.flatten(1).mean(dim=1)).sum()
+
+    @torch.no_grad()
+    def probability(self, alpha: Tensor) -> Tensor:
+        """Of each target, the mean over copies of fresh noise, (B,)."""
+        self.draw()
+        keep, drop = mask_from_logits(alpha, self.iba.settings.smoothing_sigma, self.layout)
+        of_copies = probability_of(self._logits(keep, drop), self.targets)
+        return of_copies.view(self.iba.settings.copies, -1).mean(dim=0)
+
+
+def probability_of(logits: Tensor, targets: Tensor) -> Tensor:
+    """Of each target, (B,)."""
+    return logits.float().softmax(dim=1).gather(1, targets[:, None])[:, 0]

@@ -32,7 +32,7 @@ from lit_iba.iba.masked_feature import MaskedFeature
 from lit_iba.iba.noise import NoiseModel
 from lit_iba.iba.readout_network import PAPER_TAPS, ReadoutNetwork, ReadoutSettings
 from lit_iba.statistics import FeatureStatistics
-from lit_iba.training.trained_explainer import Output, TrainedExplainer, load_trained
+from lit_iba.training.trained_explainer import Output, TrainedExplainer, load_trained, single
 
 PAPER = ReadoutSettings(
     smoothing_sigma=0.0,
@@ -153,7 +153,7 @@ class ReadoutIBA(TrainedExplainer):
     ) -> tuple[Tensor, Tensor, Tensor, NoiseModel]:
         """lambda, 1 - lambda and nats per element, all (B, *R), and the noise model."""
         layout = layouts[self.layer]
-        alpha = self.network(taps, layouts)
+        alpha = self.network({name: single(tap) for name, tap in taps.items()}, layouts)
         noise = self.network.noise(r, layout)
         with torch.autocast(r.device.type, enabled=False):  # logarithms need float32
             keep, drop = mask_from_logits(

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_iba.checks import check_literals
+from lit_iba.checks import check_counts, check_literals
 from lit_iba.classifier.layout import Layout
+from lit_iba.errors import InputError
 from lit_iba.iba.noise import NoiseModel
 from lit_iba.statistics import FeatureStatistics
 
@@ -70,6 +71,15 @@ class ReadoutSettings:
 
     def __post_init__(self) -> None:
         check_literals(self)
+        if self.hidden is None:
+            return
+        if not isinstance(self.hidden, list | tuple) or len(self.hidden) != 2:
+            raise InputError(
+                f"hidden is {self.hidden!r}; it must be two numbers of channels, after the first "
+                "and the second convolution, such as [64, 32]"
+            )
+        first, second = self.hidden
+        check_counts(**{"hidden[0]": first, "hidden[1]": second})
 
 
 class ReadoutNetwork(nn.Module):

@@ -29,7 +29,7 @@ from lit_iba.input_iba.explainer import InputIBA
 from lit_iba.input_iba.generator import InputPrior
 from lit_iba.input_iba.settings import flat, settings_from
 from lit_iba.statistics import INPUT, FeatureStatistics, identity_of
-from lit_iba.training.trained_explainer import Output, TrainedExplainer, load_trained
+from lit_iba.training.trained_explainer import Output, TrainedExplainer, load_trained, single
 
 # The bottleneck's layer and those behind it, which know the class.
 DEFAULT_TAPS = {
@@ -274,7 +274,8 @@ class AmortisedInputIBA(TrainedExplainer):
         with torch.no_grad():
             taps = self.observe(images)
         size = (images.shape[-2], images.shape[-1])
-        return self.generator(images, taps, self.classifier.layouts_of(taps, size))
+        layouts = self.classifier.layouts_of(taps, size)
+        return self.generator(single(images), {n: single(tap) for n, tap in taps.items()}, layouts)
 
     def prior_bits(self, images: Tensor) -> Tensor:
         """Information that Z_G keeps of each pixel, bits (B, H, W); this is what is exported."""

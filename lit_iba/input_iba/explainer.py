@@ -262,7 +262,7 @@ class InputIBA(Explainer):
     def features(self, images: Tensor) -> Tensor:
         """f: feature maps (N, *R) of images (N, 3, H, W), made fast for many passes."""
         with autocast(images.device, self.settings.precision):
-            return self.feature_iba.split.folded_head(channels_last(images))[0].float()
+            return self.feature_iba.split.folded_head(channels_last(images))[0].to(images.dtype)
 
     def _mask(self, alpha: Tensor) -> tuple[Tensor, Tensor]:
         return mask_from_logits(

@@ -219,7 +219,7 @@ def fit_prior(
     view = CriticView(masked, c.standardise)
     shape = masked.layout.grid(masked.r).shape[1:]
     design = design or (LINEAR if c.critic == "linear" else published_design(shape[0]))
-    critic = Critic(shape, design, generators)
+    critic = Critic(shape, design, generators).to(masked.r.dtype)
     critics = torch.optim.RMSprop(critic.parameters(), lr=c.critic_learning_rate)
     logits, mean, std = (
         t.detach().clone().requires_grad_() for t in (start.logits, start.mean, start.std)
@@ -295,7 +295,7 @@ def critic_objective(
     """
     loss = critic_loss(critic, real, fake)
     if settings.lipschitz == "gradient_penalty":
-        between = uniform(generators, len(real))
+        between = uniform(generators, len(real)).to(real.dtype)
         # A gap between maps of n elements is of the order of sqrt(n), which the penalty must
         # outweigh.
         weight = settings.penalty * real[0, 0].numel() ** 0.5

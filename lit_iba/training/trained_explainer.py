@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 
 from lit_iba.classifier import FrozenClassifier
@@ -180,6 +181,11 @@ class TrainedExplainer(Explainer):
             return checkpoint, classifier_of(checkpoint, path)
         classifier.check_identity(checkpoint[CLASSIFIER_KEY], f"checkpoint {path}")
         return checkpoint, classifier
+
+
+def single(values: Tensor) -> Tensor:
+    """What a trained network, whose weights are float32, reads of a classifier in float64."""
+    return values.float() if values.dtype == torch.float64 else values
 
 
 def load_trained(network: nn.Module, state: dict[str, Tensor], prefix: str, source: str) -> None:

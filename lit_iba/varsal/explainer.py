@@ -23,7 +23,7 @@ from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Surroundings
 from lit_iba.randomness import content_keys, sample_generators
 from lit_iba.training.checkpoint import CLASSIFIER_KEY, classifier_of, read_checkpoint
-from lit_iba.training.trained_explainer import Output, TrainedExplainer, load_trained
+from lit_iba.training.trained_explainer import Output, TrainedExplainer, load_trained, single
 from lit_iba.varsal.encoder import PAPER_CHANNELS, VarSalEncoder
 from lit_iba.varsal.readout_encoder import WIDTH, ReadoutEncoder
 from lit_iba.varsal.taps import check_taps, grids
@@ -159,8 +159,9 @@ class VarSal(TrainedExplainer):
         if training:  # in which an image's result would depend on its batch
             self.encoder.eval()
         try:
+            read = self.features(images) if features is None else features
             mean, log_variance = self.encoder(
-                images, self.features(images) if features is None else features
+                single(images), {name: single(tap) for name, tap in read.items()}
             )
         finally:
             if training:

@@ -271,3 +271,47 @@ def test_a_module_that_gives_more_than_one_tensor_is_refused_by_name(images: Ten
         HookedActivity(classifier, ["block"]).attribute(images[:2], torch.tensor([0, 1]))
     inside = HookedActivity(classifier, ["block.convolution"])
     assert inside.attribute(images[:2], torch.tensor([0, 1])).activity
+
+
+class Padded(nn.Module):
+    """A wrapper that pads, with a skip in its own forward around the network inside."""
+
+    def __init__(self, mode: str, value: float, module: nn.Module | None = None) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 3, 3, padding=1))
+        self.head, self.module = nn.Linear(3, 80), module
+        self.settings = {"mode": mode, **({"value": value} if mode == "constant" else {})}
+
+    def forward(self, x: Tensor) -> Tensor:
+        padded = self.module or (lambda x: nn.functional.pad(x, (2, 0, 1, 1), **self.settings))
+        x = padded(x)
+        return self.head(torch.relu(self.net(x) + x[..., 1:-1, 1:-1]).mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "module"),
+    [
+        ("constant", 0.0, None),
+        ("constant", 0.0, nn.ZeroPad2d(1)),
+        ("reflect", 0.0, None),
+        ("", 0.0, nn.ReplicationPad2d(1)),
+    ],
+)
+def test_padding_and_a_wrappers_own_skip_are_linear(
+    mode: str, value: float, module: nn.Module | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(1)
+    classifier, images = own(Padded(mode, value, module)), double_images(16)
+    assert (layer_sums(classifier, images, TARGETS).error <= 1e-9).all()
+    for name in ("activity", "fullgrad"):
+        completeness = build_explainer(name, classifier).attribute(images, TARGETS).completeness
+        assert completeness is not None
+        assert (completeness <= 1e-9).all()
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("module", "named"), [(None, "pad"), (nn.ConstantPad2d(1, 0.5), "ConstantPad2d")]
+)
+def test_padding_with_a_number_is_named(module: nn.Module | None, named: str) -> None:
+    assert NetworkLayers(own(Padded("constant", 0.5, module))).inexact == [named]

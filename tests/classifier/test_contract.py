@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -136,6 +137,33 @@ def test_the_users_module_stays_as_it_is_and_can_go_on_training() -> None:
 def test_a_target_that_is_no_class_is_refused(target: Any) -> None:
     with pytest.raises(InputError, match=r"target is .* must be"):
         build_explainer("saliency", frozen(net())).attribute(images(), target)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        [1, 2],
+        (1, 2),
+        np.array([1, 2]),
+        torch.tensor([1, 2], dtype=torch.int32),
+        torch.tensor([[1.0], [2.0]]),
+        torch.eye(4)[[1, 2]],
+        np.eye(4, dtype=bool)[[1, 2]],
+        torch.eye(4).int()[[1, 2]].tolist(),
+    ],
+    ids=lambda target: type(target).__name__,
+)
+def test_targets_are_numbers_of_classes_or_one_hot_of_any_kind(target: Any) -> None:
+    explainer = build_explainer("saliency", frozen(net()))
+    wanted = explainer.attribute(images(), torch.tensor([1, 2])).values
+    assert torch.equal(explainer.attribute(images(), target).values, wanted)
+
+
+def test_what_is_nearly_one_hot_is_refused() -> None:
+    explainer = build_explainer("saliency", frozen(net()))
+    for target in (torch.ones(2, 4), torch.zeros(2, 4), torch.eye(4)[[1, 2]] * 0.5):
+        with pytest.raises(InputError, match="target"):
+            explainer.attribute(images(), target)
 
 
 def test_a_module_that_gets_other_layers_is_refused() -> None:

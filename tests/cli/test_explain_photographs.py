@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lit_iba import FrozenClassifier
+from lit_iba.classifier import usual_layer
 from lit_iba.cli.main import main
 
 CLASSIFIER = ["--classifier.model", "small_cnn", "--classifier.weights", "random"]
@@ -58,6 +60,31 @@ def test_several_methods_stand_on_one_page_that_needs_nothing_else(
     assert methods == kinds
     assert re.search(r"digit \d \d+\.\d%", page) or re.search(r"\d \d+\.\d%", page)
     assert not re.search(r'(src|href)="(?!data:|#)', page)
+
+
+def test_a_layer_that_nobody_named_is_said_to_be_chosen(
+    photographs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = usual_layer(FrozenClassifier("small_cnn", "random"))
+    steps = "--settings.per_sample_iba.steps=2"
+    explain(photographs[:1], tmp_path, "per_sample_iba,grad_cam,saliency", steps)
+    wanted = (
+        f"per_sample_iba: layer {chosen} was chosen by default; --settings.per_sample_iba.layer"
+    )
+    said = capsys.readouterr().out
+    assert f"{wanted} names another." in said
+    assert said.count("was chosen by default") == 2  # and Grad-CAM's
+    assert wanted in (tmp_path / "explanations.html").read_text(encoding="utf-8")
+    explain(
+        photographs[:1],
+        tmp_path,
+        "per_sample_iba,grad_cam",
+        *IBA,
+        "--settings.grad_cam.layer=layer3",
+    )
+    assert "was chosen" not in capsys.readouterr().out
+    explain(photographs[:1], tmp_path, "grad_cam")
+    assert "was chosen by default; --settings.layer names another." in capsys.readouterr().out
 
 
 def test_overlays_at_the_photographs_own_size_are_upright(

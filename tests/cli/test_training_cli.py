@@ -1,12 +1,17 @@
 """The command line of training: what LightningCLI leaves open."""
 
 import re
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 
 import lightning as L
 import pytest
 from lightning.pytorch.cli import LightningArgumentParser
+from training_toys import prepare
 
+from lit_iba.cli.main import main
 from lit_iba.cli.training import TrainingCLI, run_training
 from lit_iba.cli.training_help import print_training_help
 
@@ -46,3 +51,36 @@ def test_the_quick_help_names_every_argument_of_lightnings_own(
     assert "default: val/loss" in quick
     assert "lit_iba.iba.ReadoutTraining" in quick
     assert "lit_iba.data.ShardDataModule" in quick
+
+
+CONFIG = """
+model:
+  class_path: lit_iba.iba.ReadoutTraining
+  init_args:
+    classifier: {{model: small_cnn, weights: {weights}}}
+    layer: layer2
+    taps: [layer2]
+    readout: {{hidden: [4, 4]}}
+    statistics_images: 8
+data:
+  class_path: lit_iba.data.QuickstartDataModule
+  init_args: {{folder: {folder}, train_samples: 8, val_samples: 4, batch_size: 4}}
+trainer: {{default_root_dir: {root}, max_epochs: 1, accelerator: cpu, logger: false,
+           enable_progress_bar: false, enable_model_summary: false}}
+"""
+
+
+def test_a_run_without_checkpoints_writes_none(tmp_path: Path) -> None:
+    config = ["fit", "--config", str(prepare(tmp_path, CONFIG) / "config.yaml")]
+    assert main([*config, "--trainer.enable_checkpointing", "false"], "train.py") == 0
+    written = {path.name for path in (tmp_path / "run").iterdir()}
+    assert written == {".lock", "config.yaml"}
+
+
+def test_a_run_in_a_thread_trains_and_leaves_signals_alone(tmp_path: Path) -> None:
+    config = ["fit", "--config", str(prepare(tmp_path, CONFIG) / "config.yaml")]
+    before = signal.getsignal(signal.SIGTERM)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(main, config, "train.py").result() == 0
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert (tmp_path / "run" / "checkpoints" / "best.ckpt").is_file()

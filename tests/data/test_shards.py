@@ -1,5 +1,6 @@
 """Writing, counting and verifying shards; what is wrong with a file is said with its name."""
 
+import importlib
 import json
 import random
 import tarfile
@@ -235,3 +236,35 @@ def test_shards_are_not_written_over(tmp_path: Path, make_shards: MakeShards) ->
         make_shards(4)
     with pytest.raises(InputError, match="no samples to write"):
         write_shards([], tmp_path / "empty")
+
+
+@pytest.mark.parametrize("packer", ["gzip", "bz2", "lzma"])
+def test_a_packed_shard_is_told_to_be_unpacked(make_shards: MakeShards, packer: str) -> None:
+    path = make_shards(3, 3).shards[0].path
+    path.write_bytes(importlib.import_module(packer).compress(path.read_bytes()))
+    path.with_name("index.json").unlink()
+    program = {"gzip": "gzip", "bz2": "bzip2", "lzma": "xz"}[packer]
+    with pytest.raises(InputError, match=f"is packed by {program}, and .* plain tar: {program} -d"):
+        ShardIndex.load(path.parent)
+
+
+@pytest.mark.parametrize("folder", ["set{1,2}", "set[ab]", "plain"])
+def test_a_name_with_brackets_that_exists_is_meant_as_it_stands(
+    tmp_path: Path, make_shards: MakeShards, folder: str
+) -> None:
+    shards = [shard.path for shard in make_shards(9, 3).shards]
+    (tmp_path / folder).mkdir()
+    for number, shard in enumerate(shards):
+        shard.rename(tmp_path / folder / f"val-{number}.tar")
+    literal = tmp_path / folder / "val-{0,1}.tar"
+    literal.write_bytes((tmp_path / folder / "val-2.tar").read_bytes())
+    names = {
+        "val-{0..2}.tar": ["val-0.tar", "val-1.tar", "val-2.tar"],
+        "val-[12].tar": ["val-1.tar", "val-2.tar"],
+        "val-{0,1}.tar": ["val-{0,1}.tar"],
+    }
+    for pattern, wanted in names.items():
+        found = ShardIndex.load(str(tmp_path / folder / pattern))
+        assert [shard.name for shard in found.shards] == wanted
+    literal.unlink()
+    assert len(ShardIndex.load(str(literal)).shards) == 2

@@ -2,12 +2,14 @@
 names.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from lit_iba.evaluation import EvaluationMetrics
 from lit_iba.metrics import build_metric
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -86,3 +88,28 @@ def test_the_readout_recipes_fit_the_network_of_the_table_and_say_whose_they_are
     assert changed["readout"]["initial_alpha"] == 0.0
     assert changed["beta_warmup_steps"] > 0
     assert ours["trainer"]["default_root_dir"] != paper["trainer"]["default_root_dir"]
+
+
+EXPLAINERS_TRAINED = sorted(
+    str(path.relative_to(CONFIGS))
+    for path in (CONFIGS / "train").glob("*.yaml")
+    if "class_path" in config(f"train/{path.name}")["model"]
+    and not path.name.startswith(("imdb", "zero_bias"))
+)
+
+
+@pytest.mark.parametrize("name", [*EXPLAINERS_TRAINED, "quickstart/readout.yaml"])
+def test_every_training_of_an_explainer_judges_its_heatmaps(name: str) -> None:
+    trainer = config(name)["trainer"]
+    (given,) = trainer["callbacks"]
+    evaluation = EvaluationMetrics(**given["init_args"])
+    assert given["class_path"] == "lit_iba.evaluation.EvaluationMetrics"
+    batches = trainer.get("limit_val_batches", math.inf)
+    images = evaluation.selection.max_images
+    assert images is not None
+    assert images <= batches * config(name)["data"]["init_args"]["batch_size"]
+
+
+def test_the_quickstarts_readout_is_chosen_by_its_box_score() -> None:
+    found = config("quickstart/readout.yaml")
+    assert found["checkpoint"] == {"monitor": "val/bounding_box", "mode": "max"}

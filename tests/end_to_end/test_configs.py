@@ -3,13 +3,16 @@ on the same data.
 """
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import yaml
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_evaluate_configs import BENCHMARKS
 
 from lit_iba.cli.main import main
@@ -45,6 +48,16 @@ def slim(network: str) -> list[str]:
         "--model.classifier.model",
         f"test_evaluate_configs:slim_{network}",
     ]
+
+
+def judged_little(name: str) -> list[str]:
+    """The config's own callbacks, which judge one image by curves of two points."""
+    callbacks = yaml.safe_load((CONFIGS / "train" / name).read_text())["trainer"]["callbacks"]
+    (given,) = (callback["init_args"] for callback in callbacks)
+    given["images"] = 1
+    for settings in given["metrics"].values():
+        settings.update({"points": 2} if "points" in settings else {})
+    return ["--trainer.callbacks", json.dumps(callbacks)]
 
 
 def test_every_config_has_its_test() -> None:
@@ -99,7 +112,9 @@ def test_photographs_are_explained_by_every_method_of_the_quickstart(
         assert name in page
 
 
-def test_the_quickstart_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_quickstart_chain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.chdir(tmp_path)
     quickstart = CONFIGS / "quickstart"
     assert (
@@ -121,7 +136,19 @@ def test_the_quickstart_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ]
     assert main(test, "train.py") == 0
     readout = ["fit", "--config", str(quickstart / "readout.yaml"), *ONE_EPOCH, *LITTLE]
-    assert main([*readout, "--model.statistics_images", "40"], "train.py") == 0
+    # Few steps, so that the first validation is at the end.
+    readout += ["--model.statistics_images", "40", "--trainer.val_check_interval", "1.0"]
+    caplog.clear()
+    assert main(readout, "train.py") == 0
+    said = re.search(
+        r"best checkpoint: (\S+) \(val/bounding_box ([\d.]+) after step 2\); curves and figures: "
+        r"tensorboard --logdir (\S+)\n",
+        caplog.text,
+    )
+    assert said is not None
+    assert said[1] == "runs/quickstart/readout/checkpoints/best.ckpt"
+    log = EventAccumulator(said[3]).Reload()
+    assert log.Scalars("val/bounding_box")[-1].value == pytest.approx(float(said[2]), rel=1e-3)
     masking = ["fit", "--config", str(quickstart / "real_time_saliency.yaml"), *ONE_EPOCH, *LITTLE]
     assert main([*masking, "--model.embedding_steps", "1"], "train.py") == 0
     assert (
@@ -198,6 +225,7 @@ def test_the_training_configs_take_a_step(
         "32-true",
     ]
     step = [
+        *judged_little(names[0]),
         "--data.batch_size",
         "2",
         "--data.num_workers",
@@ -265,6 +293,7 @@ def test_the_masking_config_takes_a_step_of_each_phase(
         "32-true",
     ]
     step = [
+        *judged_little("real_time_saliency_resnet50.yaml"),
         "--data.batch_size",
         "2",
         "--data.num_workers",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_configs import ABLATIONS, CONFIGS
+from test_configs import ABLATIONS, CONFIGS, judged_little
 
 from lit_iba.cli.main import main
 from lit_iba.data.quickstart import QuickstartSettings, make_quickstart
@@ -41,10 +41,9 @@ def test_the_varsal_configs_take_a_step(
         "--trainer.log_every_n_steps": "1",
         "--trainer.accelerator": "cpu",
     }
-    assert (
-        main(["fit", *configs, *(word for pair in changes.items() for word in pair)], "train.py")
-        == 0
-    )
+    little = judged_little(f"varsal_{layered[0]}.yaml")
+    changed = [*little, *(word for pair in changes.items() for word in pair)]
+    assert main(["fit", *configs, *changed], "train.py") == 0
     used = torch.load(f"runs/varsal_{layered[-1]}/checkpoints/last.ckpt", weights_only=True)[
         "hyper_parameters"
     ]

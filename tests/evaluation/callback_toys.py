@@ -107,7 +107,8 @@ def main(folder: Path, run: Path, processes: int) -> None:
 
     evaluation = EvaluationMetrics({**METRICS, "mine": {"metric": "callback_toys.Spread"}})
     last = run / "checkpoints" / "last.ckpt"
-    alone = trainer(run, evaluation, ResumeCheckpoint(1), logger=CSVLogger(run))
+    settings = {"logger": CSVLogger(run), "val_check_interval": 3}  # of six batches
+    alone = trainer(run, evaluation, ResumeCheckpoint(1), **settings)
     resume = str(last) if last.is_file() else None
     alone.fit(module(folder), data(folder), ckpt_path=resume, weights_only=True)
     (run / "done.json").write_text(json.dumps({"history": evaluation.history, **scores(alone)}))

@@ -129,13 +129,16 @@ def test_a_killed_run_ends_where_one_in_peace_does(folder: Path, tmp_path: Path)
 
     peace, killed = tmp_path / "peace", tmp_path / "killed"
     assert start(peace) == 0
-    # After one batch of the rehearsal and two of the first evaluation.
-    assert start(killed, dies_at=3) == -signal.SIGKILL
-    assert torch.load(killed / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
+    # One batch of the rehearsal and one of the evaluation in the middle of the epoch; then that one
+    # again, and one of the evaluation at the epoch's end.
+    for step, dies_at in ((3, 3), (6, 6)):
+        assert start(killed, dies_at) == -signal.SIGKILL
+        saved = torch.load(killed / "checkpoints" / "last.ckpt", weights_only=True)
+        assert saved["global_step"] == step
     assert start(killed) == 0
     one, other = (json.loads((run / "done.json").read_text()) for run in (peace, killed))
     assert one == other
-    assert len(one["history"]["mine"]) == 2
+    assert [step for step, *_ in one["history"]["mine"]] == [3, 6, 9, 12]
 
 
 def test_checkpoints_and_the_end_follow_a_score(folder: Path, tmp_path: Path) -> None:

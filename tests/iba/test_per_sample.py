@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lit_iba import FeatureStatistics, FrozenClassifier, InputError, PerSampleIBA, Preprocessing
 from lit_iba.heatmap import resize_keeping_total
-from lit_iba.iba.per_sample import PRESETS
+from lit_iba.iba.per_sample_settings import PRESETS
 from lit_iba.randomness import sample_generators
 
 

@@ -1,6 +1,7 @@
 """The readout network against its plain form, and its independence of the batch."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -145,3 +146,11 @@ def test_the_papers_layers_are_the_default() -> None:
         ["layer1", "layer2", "layer3", "layer4", "fc"],
     )
     assert sum(c.in_channels for c in explainer.network.read) == 4840
+
+
+@pytest.mark.parametrize("hidden", [[8], [8, 4, 2], 8, [8, 0], [8.5, 4], "ab"])
+def test_two_numbers_of_channels_are_wanted(
+    small_classifier: FrozenClassifier, hidden: Any
+) -> None:
+    with pytest.raises(InputError, match=r"hidden(\[[01]\])? is .* must be"):
+        ReadoutIBA(small_classifier, "layer2", ["layer2"], hidden=hidden)

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +127,11 @@ class ResumeCheckpoint(L.Callback):
         make the validation that is due.
         """
         self._seen_step = trainer.global_step
-        for name in self.signals:
-            self._before[name] = signal.signal(getattr(signal, name), self._note)
+        if threading.current_thread() is threading.main_thread():
+            for name in self.signals:
+                self._before[name] = signal.signal(getattr(signal, name), self._note)
+        elif self.signals:  # which Python gives to the main thread alone
+            rank_zero_info("training in a thread: no signal ends it with a checkpoint")
         loop = trainer.fit_loop
         if self._limits is not None:
             (loop.epoch_loop.max_steps, loop.max_epochs), self._limits = self._limits, None
