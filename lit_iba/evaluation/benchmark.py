@@ -24,7 +24,7 @@ from rich.console import Console
 from lit_iba.checks import check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.data import Shard, ShardIndex
-from lit_iba.data.shards import Source
+from lit_iba.data.patterns import Source
 from lit_iba.data.sources import SampleSource, ShardSource
 from lit_iba.errors import InputError
 from lit_iba.evaluation.plan import EvaluationPlan, Named, NamedExplainers

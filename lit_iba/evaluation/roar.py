@@ -33,7 +33,7 @@ from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.classifier.weights import save_weights
 from lit_iba.data import ShardIndex
-from lit_iba.data.shards import Source
+from lit_iba.data.patterns import Source
 from lit_iba.errors import InputError
 from lit_iba.evaluation.benchmark import Benchmark
 from lit_iba.evaluation.plan import Named
