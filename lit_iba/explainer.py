@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
-from lit_iba.checks import check_images, check_targets
+from lit_iba.checks import check_images, check_kinds, check_targets
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.heatmap import Heatmap
@@ -239,6 +239,15 @@ class Explainer(ABC):
                 f"{len(generators)} keys were given for {len(images)} images; give one per image"
             )
         result = self.explain(images, targets, generators)
+        finite = torch.isfinite(result.values).flatten(1).all(dim=1)
+        if not finite.all():
+            of = keys if keys is not None else [f"image {i}" for i in range(len(images))]
+            bad = [of[i] for i in (~finite).nonzero().flatten().tolist()]
+            raise InputError(
+                f"{self.name or type(self).__name__} gave NaN or infinity for"
+                f" {', '.join(bad[:5])}{', ...' if len(bad) > 5 else ''}; check its settings,"
+                " statistics or checkpoint"
+            )
         return Heatmap(
             result.values.detach(),
             unit=self.unit,
@@ -326,6 +335,7 @@ def build_explainer(
         torch.Size([2, 64, 64])
     """
     cls = explainer_class(name)
+    check_kinds(cls.__init__, settings or {})
     try:
         return cls.from_settings(classifier, dict(settings or {}), surroundings)
     except TypeError as error:

@@ -70,13 +70,19 @@ def read_text(path: str | Path, what: str = "file", limit: int = 1 << 30) -> str
         ) from error
 
 
-def check_folder(path: str | Path) -> None:
+def check_folder(path: str | Path, setting: str = "folder") -> None:
     """Refuse a folder that cannot be written to, before any work is done for it; makes nothing.
 
+    Args:
+        path: Which.
+        setting: What it was given as.
+
     Raises:
-        InputError: A file stands in its place or above it, its name is too long, or it is
-            read-only.
+        InputError: It has no name, a file stands in its place or above it, its name is too long,
+            or it is read-only.
     """
+    if not str(path):
+        raise InputError(f"{setting} is empty; name a folder, or . for this one")
     path = Path(path).absolute()
     for place in (path, *path.parents):
         try:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_iba.checks import check_literals
+from lit_iba.checks import check_kinds, check_literals, check_numbers
 from lit_iba.classifier import FrozenClassifier, usual_layer
 from lit_iba.classifier.layout import Layout
 from lit_iba.classifier.split import Carried, repeat_carried
@@ -99,6 +99,8 @@ class PerSampleSettings:
         for name in ("steps", "copies"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_kinds(PerSampleSettings, vars(self))
+        check_numbers(0, exclusive=True, learning_rate=self.learning_rate)
         if self.beta < 0:
             raise InputError(
                 f"beta is {self.beta}; a negative weight would reward information, give 0 or more"
