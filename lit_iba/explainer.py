@@ -7,6 +7,7 @@ generator that belongs to the sample.
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -309,6 +310,9 @@ def explainer_class(name: str) -> type[Explainer]:
     return class_named(name, "explainer", EXPLAINERS, Explainer)  # type: ignore[type-abstract] # only to compare with
 
 
+_NO_SETTINGS = ("self", "classifier", "args", "kwargs")
+
+
 def build_explainer(
     name: str,
     classifier: FrozenClassifier,
@@ -339,4 +343,7 @@ def build_explainer(
     try:
         return cls.from_settings(classifier, dict(settings or {}), surroundings)
     except TypeError as error:
-        raise InputError(f"the settings {settings} do not fit {name!r}: {error}") from error
+        taken = [n for n in inspect.signature(cls.__init__).parameters if n not in _NO_SETTINGS]
+        raise InputError(
+            f"the settings {settings} do not fit {name!r} ({error}); it takes {', '.join(taken)}"
+        ) from error

@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -152,9 +152,14 @@ class FolderLock:
                 f"{folder} is being written by another run ({holder}); wait for it, or give this"
                 " run a folder of its own"
             ) from error
-        self._file.truncate(0)
-        self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        self._file.flush()
+        try:
+            self._file.truncate(0)
+            self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            self._file.flush()
+        except OSError as error:  # a full disk; what is not written yet, closing would write
+            with suppress(OSError):
+                self._file.close()
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
     def release(self) -> None:
         """Let others write."""

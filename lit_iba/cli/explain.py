@@ -6,7 +6,6 @@ from typing import Any
 
 import yaml
 
-from lit_iba.checks import check_counts
 from lit_iba.errors import InputError
 
 ARGUMENTS: list[tuple[str, str | None, str]] = [
@@ -54,6 +53,8 @@ def explain(
         text_file: A file of texts: one a line, or ``.jsonl`` reviews.
         checkpoint: Of the text classifier, as ``train.py fit`` writes it.
     """
+    from lit_iba.checks import check_counts
+
     check_counts(batch_size=batch_size, statistics_images=statistics_images)
     names = explainer.split(",") if isinstance(explainer, str) else list(explainer or [])
     if text is not None or text_file is not None:

@@ -62,9 +62,8 @@ def as_sentence(error: BaseException) -> InputError | None:
 def _sentence(error: BaseException) -> InputError | None:
     name, said = type(error).__name__, " ".join(str(error).split())
     if isinstance(error, OSError) and error.errno is not None:
-        return _about_file(
-            error.errno, error.filename2 or error.filename or "a file or a connection"
-        )
+        place = error.filename2 or error.filename or "a file or a connection"
+        return _about_file(error.errno, place, error.strerror)
     if rust := re.search(r'\(os error (\d+)\)(?: at path "(.*?)")?', said):  # of safetensors
         return _about_file(int(rust[1]), rust[2] or "a file")
     if name == "RuntimeError" and "PytorchStreamWriter failed" in said:
@@ -78,9 +77,9 @@ def _sentence(error: BaseException) -> InputError | None:
     return None
 
 
-def _about_file(number: int, place: str) -> InputError:
+def _about_file(number: int, place: str, reason: str | None = None) -> InputError:
     mend = _MENDS.get(number, "check the path and its disk")
-    return InputError(f"{place} cannot be used ({os.strerror(number)}); {mend}")
+    return InputError(f"{place} cannot be used ({reason or os.strerror(number)}); {mend}")
 
 
 def _raised_in(error: BaseException, folder: str) -> bool:

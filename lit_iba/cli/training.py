@@ -232,7 +232,7 @@ class TrainingCLI(LightningCLI):
                     f"{folder} holds no checkpoint yet: training begins at the first step"
                 )
         elif settings["ckpt_path"] is not None:
-            check_resumable(settings["ckpt_path"])
+            check_resumable(settings["ckpt_path"], type(self.model).__name__)
 
     def _callbacks(self) -> list[L.Callback]:
         init = self.config_init[self.subcommand] if self.subcommand else self.config_init

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lit_iba.checks import check_counts, check_literals
+from lit_iba.checks import check_literals
 from lit_iba.classifier.weights import fingerprint, load_into
 from lit_iba.errors import InputError
 from lit_iba.text.lstm import LSTMClassifier, word_mask
@@ -112,7 +112,8 @@ class TextClassifier:
         with entries_of(path):
             vocabulary = Vocabulary.from_json(checkpoint[VOCABULARY_KEY], f"checkpoint {path}")
             shape, length = checkpoint[TEXT_KEY]["shape"], checkpoint[TEXT_KEY]["max_length"]
-            check_counts(max_length=length)
+            if not isinstance(length, int) or length < 1:
+                raise ValueError(f"max_length is {length!r}")
             network = LSTMClassifier(len(vocabulary), **shape)
             state = checkpoint["state_dict"].items()
             own = {k.removeprefix("network."): v for k, v in state if k.startswith("network.")}

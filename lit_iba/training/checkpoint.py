@@ -113,7 +113,7 @@ def read_checkpoint(path: str | Path, kind: str | None = None) -> dict[str, Any]
             f" {kind or 'lit_iba'}; give another"
         )
     with entries_of(path):
-        for name, value in checkpoint["state_dict"].items():
+        for name, value in checkpoint.get("state_dict", {}).items():
             if value.is_floating_point() and not value.isfinite().all():
                 raise InputError(
                     f"checkpoint {path} has values in {name!r} that are not finite; use an older"
@@ -122,16 +122,28 @@ def read_checkpoint(path: str | Path, kind: str | None = None) -> dict[str, Any]
     return checkpoint
 
 
-_RESUMED = ("loops", "optimizer_states", "lr_schedulers", "callbacks", "epoch", "global_step")
+_RESUMED = (
+    "state_dict",
+    "loops",
+    "optimizer_states",
+    "lr_schedulers",
+    "callbacks",
+    "epoch",
+    "global_step",
+)
 
 
-def check_resumable(path: str | Path) -> None:
+def check_resumable(path: str | Path, kind: str) -> None:
     """Refuse a checkpoint that a training cannot go on from, before anything is written.
+
+    Args:
+        path: The checkpoint.
+        kind: Name of the LightningModule that goes on.
 
     Raises:
         InputError: It is missing, damaged, or lacks what Lightning restores.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, kind)
     with entries_of(path):
         for name in _RESUMED:
             checkpoint[name]
