@@ -2,6 +2,7 @@
 says what is wrong and what to do, and nothing is written.
 """
 
+import logging
 import re
 import resource
 import shlex
@@ -99,7 +100,7 @@ def refused(command: str, capsys: pytest.CaptureFixture[str]) -> str:
     error = capsys.readouterr().err.strip().splitlines()
     assert status == 2, error
     assert [line for line in error if line.startswith("error:")] == error[-1:], error
-    assert not any("Traceback" in line or line.startswith("usage:") for line in error)
+    assert not any("Traceback" in line or line.startswith("usage:") for line in error), error
     return error[-1].removeprefix("error: ")
 
 
@@ -121,13 +122,17 @@ def test_a_bad_input_ends_in_one_sentence_and_writes_nothing(
 
 @contextmanager
 def no_space() -> Iterator[None]:
-    """No file may have a single byte, as on a disk that is full."""
+    """No file may have a single byte, as on a disk that is full; also those that tests log to,
+    which is not to be said.
+    """
+    logging.raiseExceptions = False
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        logging.raiseExceptions = True
 
 
 @pytest.mark.parametrize("command", WRITERS)
