@@ -58,6 +58,27 @@ def literals_of(owner: Any) -> dict[str, tuple[Any, ...]]:
     return {name: allowed for name, allowed in found.items() if allowed != (None,)}
 
 
+def check_kinds(hinted: Any, given: Mapping[str, object]) -> None:
+    """Refuse settings that are no number where a number is hinted, or no whole one.
+
+    Args:
+        hinted: A dataclass, or a function, such as a constructor.
+        given: Settings by name; those without a hint are only refused where they are NaN.
+    """
+    hints = get_type_hints(hinted)
+    for setting, value in given.items():
+        hint = hints.get(setting, Any)
+        kinds = set(get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,))
+        if isinstance(value, float) and math.isnan(value):
+            raise InputError(f"{setting} is nan; it must be a number")
+        if not kinds <= {int, float, NoneType} or value is None:
+            continue
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or (float not in kinds and not isinstance(value, int)):
+            kind = "a number" if float in kinds else "a whole number"
+            raise InputError(f"{setting} is {value!r}; it must be {kind}")
+
+
 def check_numbers(at_least: float, *, exclusive: bool = False, **settings: float) -> None:
     """Refuse settings that are not finite numbers of at least (``exclusive``: above) this."""
     for setting, value in settings.items():

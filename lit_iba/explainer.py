@@ -7,6 +7,7 @@ generator that belongs to the sample.
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
-from lit_iba.checks import check_images, check_targets
+from lit_iba.checks import check_images, check_kinds, check_targets
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.heatmap import Heatmap
@@ -241,7 +242,17 @@ class Explainer(ABC):
             raise InputError(
                 f"{len(generators)} keys were given for {len(images)} images; give one per image"
             )
-        return self._heatmap_of(self.explain(images, targets, generators))
+        result = self.explain(images, targets, generators)
+        finite = torch.isfinite(result.values).flatten(1).all(dim=1)
+        if not finite.all():
+            of = keys if keys is not None else [f"image {i}" for i in range(len(images))]
+            bad = [of[i] for i in (~finite).nonzero().flatten().tolist()]
+            raise InputError(
+                f"{self.name or type(self).__name__} gave NaN or infinity for"
+                f" {', '.join(bad[:5])}{', ...' if len(bad) > 5 else ''}; check its settings,"
+                " statistics or checkpoint"
+            )
+        return self._heatmap_of(result)
 
     def _heatmap_of(self, result: Attribution) -> Heatmap:
         return Heatmap(
@@ -305,6 +316,9 @@ def explainer_class(name: str) -> type[Explainer]:
     return class_named(name, "explainer", EXPLAINERS, Explainer)  # type: ignore[type-abstract] # only to compare with
 
 
+_NO_SETTINGS = ("self", "classifier", "args", "kwargs")
+
+
 def build_explainer(
     name: str,
     classifier: FrozenClassifier,
@@ -331,7 +345,11 @@ def build_explainer(
         torch.Size([2, 64, 64])
     """
     cls = explainer_class(name)
+    check_kinds(cls.__init__, settings or {})
     try:
         return cls.from_settings(classifier, dict(settings or {}), surroundings)
     except TypeError as error:
-        raise InputError(f"the settings {settings} do not fit {name!r}: {error}") from error
+        taken = [n for n in inspect.signature(cls.__init__).parameters if n not in _NO_SETTINGS]
+        raise InputError(
+            f"the settings {settings} do not fit {name!r} ({error}); it takes {', '.join(taken)}"
+        ) from error

@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -70,13 +70,19 @@ def read_text(path: str | Path, what: str = "file", limit: int = 1 << 30) -> str
         ) from error
 
 
-def check_folder(path: str | Path) -> None:
+def check_folder(path: str | Path, setting: str = "folder") -> None:
     """Refuse a folder that cannot be written to, before any work is done for it; makes nothing.
 
+    Args:
+        path: Which.
+        setting: What it was given as.
+
     Raises:
-        InputError: A file stands in its place or above it, its name is too long, or it is
-            read-only.
+        InputError: It has no name, a file stands in its place or above it, its name is too long,
+            or it is read-only.
     """
+    if not str(path):
+        raise InputError(f"{setting} is empty; name a folder, or . for this one")
     path = Path(path).absolute()
     for place in (path, *path.parents):
         try:
@@ -146,9 +152,14 @@ class FolderLock:
                 f"{folder} is being written by another run ({holder}); wait for it, or give this"
                 " run a folder of its own"
             ) from error
-        self._file.truncate(0)
-        self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        self._file.flush()
+        try:
+            self._file.truncate(0)
+            self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            self._file.flush()
+        except OSError as error:  # a full disk; what is not written yet, closing would write
+            with suppress(OSError):
+                self._file.close()
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
     def release(self) -> None:
         """Let others write."""

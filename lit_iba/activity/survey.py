@@ -24,8 +24,10 @@ from torch import Tensor, nn
 from lit_iba import __version__
 from lit_iba.activity.operations import BATCH_NORMS
 from lit_iba.activity.zero_bias import bias_tensors, without_biases
+from lit_iba.checks import check_counts, check_numbers
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.data import ShardIndex
+from lit_iba.data.shard import is_file_name
 from lit_iba.errors import InputError
 from lit_iba.files import read_text, write_text
 from lit_iba.resumable.content import with_content
@@ -68,13 +70,13 @@ class SurveySettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.reestimate_images < 0 or self.regression_images < 1:
-            raise InputError(
-                f"batch_size {self.batch_size}, reestimate_images {self.reestimate_images} and "
-                f"regression_images {self.regression_images} must be at least 1, 0 and 1"
-            )
-        if not all(scale > 0 for scale in self.scales):
-            raise InputError(f"scales are {list(self.scales)}; they must be positive")
+        check_counts(batch_size=self.batch_size, regression_images=self.regression_images)
+        check_counts(0, reestimate_images=self.reestimate_images)
+        for scale in self.scales:
+            check_numbers(0, exclusive=True, scales=scale)
+        for shift in self.shifts:
+            check_numbers(-1e6, shifts=shift)
+        Selection(self.max_images)  # checks it
 
 
 def run_survey(
@@ -114,9 +116,15 @@ def run_survey(
         raise InputError(
             "the survey has no classifiers; give a model and its weights for each name"
         )
+    for name in classifiers:
+        if not is_file_name(name):
+            raise InputError(f"classifier {name!r} names a file; give a name without slashes")
     data, results = with_content(data, out), {}
     for name, record in classifiers.items():
-        classifier = FrozenClassifier(**({"model": name} | dict(record))).to(device)
+        try:
+            classifier = FrozenClassifier(**({"model": name} | dict(record))).to(device)
+        except TypeError as error:
+            raise InputError(f"classifier {name}: {error}; it takes model and weights") from error
         made_of = [
             __version__,
             classifier_identity(classifier),
@@ -193,6 +201,9 @@ def survey_classifier(
                 hits.setdefault(("reestimated", *variant), []).append(
                     top_hits(other(inputs).float(), labels, 1)
                 )
+    if not sum(relation.shape[1] for relation in relations):
+        why = Selection().why_none(data.shards, classifier.preprocessing)
+        raise InputError(f"no image of the data is left to measure: {why}")
     found = {key: torch.cat(rows).double().cpu() for key, rows in hits.items()}
     relation = torch.cat(relations, dim=1).double()
     kept = relation[:, : settings.regression_images]

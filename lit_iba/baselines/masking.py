@@ -24,6 +24,7 @@ from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.layout import Layout
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution
+from lit_iba.training.checkpoint import entries_of
 from lit_iba.training.trained_explainer import Output, TrainedExplainer, load_trained, single
 
 STAGES = [
@@ -344,16 +345,17 @@ class RealTimeSaliency(TrainedExplainer):
                 classifier, or was written before the decoder's training began.
         """
         checkpoint, classifier = cls.read(path, classifier)
-        saved = checkpoint["hyper_parameters"]
-        if checkpoint["global_step"] <= saved["embedding_steps"]:
-            raise InputError(
-                f"checkpoint {path} is of step {checkpoint['global_step']}, but the decoder is "
-                f"trained after the first {saved['embedding_steps']} (embedding_steps); train on, "
-                "or give a later checkpoint"
-            )
-        explainer = cls(classifier, saved["taps"], **{**saved["masking"], **settings})
-        load_trained(explainer.network, checkpoint["state_dict"], "network.", str(path))
-        return explainer
+        with entries_of(path, settings):
+            saved = checkpoint["hyper_parameters"]
+            if checkpoint["global_step"] <= saved["embedding_steps"]:
+                raise InputError(
+                    f"checkpoint {path} is of step {checkpoint['global_step']}, but the decoder is "
+                    f"trained after the first {saved['embedding_steps']} (embedding_steps);"
+                    " train on, or give a later checkpoint"
+                )
+            explainer = cls(classifier, saved["taps"], **{**saved["masking"], **settings})
+            load_trained(explainer.network, checkpoint["state_dict"], "network.", str(path))
+            return explainer
 
 
 def at_size(masks: Tensor, size: tuple[int, int]) -> Tensor:

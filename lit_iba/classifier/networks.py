@@ -211,4 +211,6 @@ def named_classes(names: Sequence[str], num_classes: int) -> list[str]:
         raise InputError(
             f"{len(names)} class names were given for {num_classes} classes; give one per class"
         )
-    return list(names) if names else [str(i) for i in range(num_classes)]
+    # They come from files and go to terminals, where control characters could do things.
+    shown = ["".join(c if c.isprintable() else repr(c)[1:-1] for c in str(n)) for n in names]
+    return shown if shown else [str(i) for i in range(num_classes)]

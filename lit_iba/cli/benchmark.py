@@ -25,16 +25,12 @@ def benchmark(
         num_nodes: Machines.
         report: Whether to write the report at the end.
     """
-    from lightning import Fabric
-
     from lit_iba.cli.classifier import classifier_from
+    from lit_iba.cli.devices import fabric_on
     from lit_iba.evaluation import Benchmark
     from lit_iba.report import write_report
 
-    strategy = "ddp" if devices * num_nodes > 1 else "auto"
-    fabric = Fabric(
-        accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy=strategy
-    )
+    fabric = fabric_on(accelerator, devices, num_nodes)
     fabric.launch()
     run = Benchmark(classifier_from(classifier, None, "cpu"), **settings)
     run.run(fabric)

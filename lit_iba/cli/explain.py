@@ -53,6 +53,9 @@ def explain(
         text_file: A file of texts: one a line, or ``.jsonl`` reviews.
         checkpoint: Of the text classifier, as ``train.py fit`` writes it.
     """
+    from lit_iba.checks import check_counts
+
+    check_counts(batch_size=batch_size, statistics_images=statistics_images)
     names = explainer.split(",") if isinstance(explainer, str) else list(explainer or [])
     if text is not None or text_file is not None:
         if images or classifier or isinstance(statistics_data, list):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
@@ -201,7 +202,8 @@ def _table(
         label = int(targets[i])
         totals = [f"{float(map_[i].total):,.1f} {map_.unit}" for map_ in counted.values()]
         probability = f"{float(probabilities[i, label]):.3f}"
-        table.add_row(name, f"{label} {classifier.class_names[label]}", probability, *totals)
+        shown = escape(f"{label} {classifier.class_names[label]}")
+        table.add_row(escape(name), shown, probability, *totals)
     return table
 
 

@@ -12,9 +12,11 @@ import os
 import select
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from lit_iba.cli.refused import nothing_left_behind
 from lit_iba.cli.sentences import as_sentence, check_configs, complain
 from lit_iba.errors import unknown_name
 from lit_iba.files import check_folder
@@ -152,6 +154,10 @@ def _run(command: str, arguments: list[str], program: str) -> None:
     parser.add_function_arguments(function, skip={argument.lstrip("-") for argument, _, _ in own})
     settings: dict[str, Any] = parser.parse_args(arguments).as_dict()
     settings.pop("config", None)
-    if isinstance(settings.get("out"), str):
-        check_folder(settings["out"])
-    function(**settings)
+    for place in ("out", "statistics_folder"):
+        if isinstance(settings.get(place), str):
+            check_folder(settings[place], place)
+    with ExitStack() as stack:
+        if isinstance(settings.get("out"), str):
+            stack.enter_context(nothing_left_behind(Path(settings["out"])))
+        function(**settings)

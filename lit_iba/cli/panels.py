@@ -33,6 +33,7 @@ def panels(
     """
     import torch
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from lit_iba.activity import panels as drawing
@@ -59,7 +60,7 @@ def panels(
     for i, name in enumerate(names):
         for j, layer in enumerate(sums.layers):
             first = (
-                [name, network.class_names[int(targets[i])], f"{sums.score[i]:.5g}"]
+                [escape(name), escape(network.class_names[int(targets[i])]), f"{sums.score[i]:.5g}"]
                 if j == 0
                 else ["", "", ""]
             )

@@ -59,7 +59,7 @@ def class_index(target: str, classifier: FrozenClassifier) -> int:
     Raises:
         InputError: There is none such.
     """
-    if target.lstrip("-").isdigit():
+    if target.lstrip("-").isdecimal():
         index = int(target)
         if not 0 <= index < classifier.num_classes:
             raise InputError(

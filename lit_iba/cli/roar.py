@@ -23,15 +23,15 @@ def roar(
         accelerator: As in ``lightning.Trainer``; one device.
         report: Whether to write the report at the end.
     """
-    from lightning import Fabric
-
     from lit_iba.cli.classifier import classifier_from
+    from lit_iba.cli.devices import fabric_on
     from lit_iba.evaluation.roar import Roar
     from lit_iba.report import write_report
 
+    fabric = fabric_on(accelerator)
     explained = None if classifier is None else classifier_from(classifier, None, "cpu")
     run = Roar(classifier=explained, **settings)
-    run.run(Fabric(accelerator=accelerator, devices=1))
+    run.run(fabric)
     if report:
         for path in write_report(run.out):
             print(f"wrote {path}")

@@ -5,6 +5,7 @@ arguments.
 from __future__ import annotations
 
 import errno
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -27,9 +28,17 @@ _MENDS = {
     errno.ENOENT: "check the path",
     errno.EMFILE: "raise the limit on open files (ulimit -n), or use fewer workers",
 }
-_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "dict": "settings by name",
+    "list": "a list",
+}
 _LONGEST = 600  # characters of a sentence that quotes a parser
 _ALIASES = 200  # of one config; thousands of them can stand for more values than memory holds
+_DEPTH = 100  # of lists and mappings in each other
 _CONFIG_BYTES = 1 << 20
 
 
@@ -44,30 +53,110 @@ def as_sentence(error: BaseException) -> InputError | None:
         seen = seen.__cause__ or seen.__context__
     seen = error
     while seen is not None:
-        if isinstance(seen, OSError) and seen.errno is not None:
-            place = seen.filename2 or seen.filename or "a file or a connection"
-            mend = _MENDS.get(seen.errno, "check the path and its disk")
-            return InputError(f"{place} cannot be used ({seen.strerror}); {mend}")
-        if isinstance(seen, MemoryError) or type(seen).__name__ == "OutOfMemoryError":
-            return InputError("there is not enough memory; lower batch_size, or use smaller images")
+        if (found := _sentence(seen)) is not None:
+            return found
         seen = seen.__cause__ or seen.__context__
     return None
 
 
-def about_arguments(message: str) -> str:
-    """What jsonargparse says of arguments, in one sentence."""
+def _sentence(error: BaseException) -> InputError | None:
+    name, said = type(error).__name__, " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno is not None:
+        place = error.filename2 or error.filename or "a file or a connection"
+        return _about_file(error.errno, place, error.strerror)
+    if rust := re.search(r'\(os error (\d+)\)(?: at path "(.*?)")?', said):  # of safetensors
+        return _about_file(int(rust[1]), rust[2] or "a file")
+    if name == "RuntimeError" and "PytorchStreamWriter failed" in said:
+        return InputError("a file could not be written; free some space, or give another disk")
+    if isinstance(error, MemoryError) or name == "OutOfMemoryError":
+        return InputError("there is not enough memory; lower batch_size, or use smaller images")
+    if isinstance(error, ValueError) and _raised_in(error, "torch/optim"):
+        return InputError(f"the optimizer refuses its settings ({said}); correct them")
+    if name == "MisconfigurationException":  # Lightning's word for what a user can mend
+        return InputError(f"{_cut(said).rstrip('.')}; correct this setting")
+    return None
+
+
+def _about_file(number: int, place: str, reason: str | None = None) -> InputError:
+    mend = _MENDS.get(number, "check the path and its disk")
+    return InputError(f"{place} cannot be used ({reason or os.strerror(number)}); {mend}")
+
+
+def _raised_in(error: BaseException, folder: str) -> bool:
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return place is not None and folder in Path(place.tb_frame.f_code.co_filename).as_posix()
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
+
+
+def about_arguments(message: str, arguments: Sequence[str] = ()) -> str:
+    """What jsonargparse says of arguments, in one sentence.
+
+    Args:
+        message: Its message.
+        arguments: What it was given; where a config among them has an unknown option, it is named.
+    """
     text = " ".join(message.split())
+    # What it tried: types one after the other, and what it made of the text itself.
+    text = re.sub(r" - Expected an? (<class 'NoneType'>|path but .*? invalid)", "", text)
+    text = re.sub(r" ?Given value type: .*", "", text)
+    text = re.sub(r"Subtypes: \[.*?\] (?=Errors:)", "", text)
+    value = re.search(r"Given value: (.*)", " ".join(message.split()))
     if wrong := re.search(
         r"Parser key \"([\w.]+)\": Expected an? <class '(\w+)'>\. Got value: (.*)", text
     ):
-        setting, kind, value = wrong.groups()
-        return f"{setting} is {value!r}; it must be {_KINDS.get(kind, kind)}"
+        setting, kind, given = wrong.groups()
+        return f"{setting} is {given!r}; it must be {_KINDS.get(kind, kind)}"
     if missing := re.search(r"the following arguments are required: (.*)", text):
         return f"{missing[1]} must be given; see --help, or give a --config that has them"
     if unknown := re.search(r"unrecognized arguments: (.*)", text):
         return f"there are no arguments such as {unknown[1]}; see --help for those there are"
-    text = text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
-    return f"{text.rstrip('.')}; see --help for what there is"
+    if problem := re.search(r"Problem with given class_path '([\w.]+)': (.*)", text):
+        made, reason = problem.groups()
+        if option := re.search(r"Option '([\w.]+)' is not accepted", reason):
+            return f"{made} has no setting {option[1]!r}; see --help for those there are"
+        if setting := re.search(r"Parser key \"([\w.]+)\": Does not validate .*", reason):
+            return f"{setting[1]} of {made} must be {_wanted(setting[0])}"
+        return f"{made} cannot be made so ({_cut(reason).rstrip('. ')}); correct that"
+    if option := re.search(r"(?:accept o|O)ption '([\w.]+)'", text):
+        where = _where(option[1], arguments)
+        return f"there is no setting {option[1]!r}{where}; see --help for those there are"
+    if union := re.search(r"Parser key \"([\w.]+)\": Does not validate .* Errors: - (.*)", text):
+        shown = repr(_cut(value[1])) if value else "not as expected"
+        return f"{union[1]} is {shown}; it must be {_wanted(union[2])}"
+    return f"{_cut(text).rstrip('.')}; see --help for what there is"
+
+
+def _wanted(errors: str) -> str:
+    """What a value may be, from a parser's words on each kind that it is not."""
+    kinds = re.findall(r"Expected an? <class '(\w+)'>", errors)
+    words = [_KINDS.get(kind, kind) for kind in kinds]
+    names = re.findall(r"Expected an? typing.Literal\[(.*?)\]", errors)
+    words += [f"one of {', '.join(names)}"] if names else []
+    return " or ".join(words) or _cut(errors)
+
+
+def _where(setting: str, arguments: Sequence[str]) -> str:
+    """The config that has a setting, where one has."""
+    word = re.compile(rf"^\s*{re.escape(setting.rpartition('.')[2])}\s*:", re.MULTILINE)
+    for path in configs_among(arguments):
+        if len(path) < 4096 and Path(path).is_file() and word.search(read_text(path, "config")):
+            return f" (in config {path})"
+    return ""
+
+
+def configs_among(arguments: Sequence[str]) -> list[str]:
+    """What the arguments give as ``--config``."""
+    pairs = zip(["", *arguments], arguments, strict=False)
+    return [
+        argument.removeprefix("--config=")
+        for before, argument in pairs
+        if before in ("-c", "--config") or argument.startswith("--config=")
+    ]
 
 
 def check_configs(arguments: Sequence[str]) -> None:
@@ -76,11 +165,8 @@ def check_configs(arguments: Sequence[str]) -> None:
     Raises:
         InputError: One is missing, no text, no YAML, or stands for far more than it holds.
     """
-    for before, argument in zip(["", *arguments], arguments, strict=False):
-        if before in ("-c", "--config"):
-            _check_config(argument)
-        elif argument.startswith("--config="):
-            _check_config(argument.removeprefix("--config="))
+    for given in configs_among(arguments):
+        _check_config(given)
 
 
 def _check_config(given: str) -> None:
@@ -90,19 +176,27 @@ def _check_config(given: str) -> None:
     if len(given) > 4096 or "\n" in given or given.lstrip().startswith("{"):
         return  # not a file but its content, which jsonargparse takes too
     text = read_text(path, "config", _CONFIG_BYTES)
+    aliases = depth = 0
     try:
-        aliases = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text))
+        for event in yaml.parse(text):
+            aliases += isinstance(event, yaml.AliasEvent)
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEPTH:
+                raise InputError(f"config {path} is nested more than {_DEPTH} deep; mend it")
+            if aliases > _ALIASES:
+                raise InputError(
+                    f"config {path} has more than {_ALIASES} aliases; write values out"
+                )
+        content = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         place = f" in line {mark.line + 1}" if mark else ""
+        said = " ".join(str(problem or error).split())
+        raise InputError(f"config {path} is no YAML{place} ({said}); mend it") from error
+    if not isinstance(content, dict | None):
         raise InputError(
-            f"config {path} is no YAML{place} ({problem or error}); mend it"
-        ) from error
-    except RecursionError as error:
-        raise InputError(f"config {path} is nested too deeply; mend it") from error
-    if aliases > _ALIASES:
-        raise InputError(
-            f"config {path} has {aliases} aliases, more than {_ALIASES}; write values out"
+            f"config {path} is a {type(content).__name__}, not settings by name; write name: value"
         )
 
 

@@ -26,7 +26,7 @@ def survey(
     """
     from lit_iba.activity.survey import SurveySettings, run_survey
     from lit_iba.activity.survey_report import write_survey
-    from lit_iba.cli.classifier import device_named
+    from lit_iba.cli.devices import device_named
     from lit_iba.data import ShardIndex
 
     lists: dict[str, Any] = {

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from lit_iba.cli.classifier import device_named
+from lit_iba.cli.devices import device_named
 from lit_iba.errors import InputError, unknown_name
 from lit_iba.files import read_text, write_text
 from lit_iba.text.benchmark import StoredWordStatistics
@@ -118,6 +118,6 @@ def class_number(target: str, classifier: TextClassifier) -> int:
     """
     if target in classifier.class_names:
         return classifier.class_names.index(target)
-    if target.isdigit() and int(target) < classifier.num_classes:
+    if target.isdecimal() and int(target) < classifier.num_classes:
         return int(target)
     raise unknown_name("class of the classifier", target, classifier.class_names)

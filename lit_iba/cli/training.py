@@ -12,7 +12,8 @@ import logging
 import operator
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
 from typing import Any, get_args
@@ -30,11 +31,13 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
+from lit_iba.checks import check_numbers
 from lit_iba.cli.choices import ChoicesInOneSentence
+from lit_iba.cli.refused import nothing_left_behind
 from lit_iba.cli.training_help import DEFAULTS
 from lit_iba.data.workers import end_workers, killed_worker_message, worker_killed
 from lit_iba.errors import InputError
-from lit_iba.files import FolderLock, sweep_parts, write_text
+from lit_iba.files import FolderLock, check_folder, sweep_parts, write_text
 from lit_iba.training.callbacks import (
     DurableCheckpointIO,
     FiniteLoss,
@@ -42,7 +45,10 @@ from lit_iba.training.callbacks import (
     ResumeCheckpoint,
 )
 from lit_iba.training.callbacks.resume import PreemptedError
-from lit_iba.training.checkpoint import newest_checkpoint
+from lit_iba.training.checkpoint import check_resumable, newest_checkpoint
+
+# The least of those settings that the trainer itself does not check.
+_LEAST = {"accumulate_grad_batches": 1, "gradient_clip_val": 0, "log_every_n_steps": 0}
 
 
 class KeepConfig(SaveConfigCallback):
@@ -132,13 +138,45 @@ class TrainingCLI(LightningCLI):
         if config["trainer"]["enable_progress_bar"] is not False and not self._has_progress_bar():
             kwargs["callbacks"].append(TQDMProgressBar())  # one line, also in a job's log file
         kwargs["plugins"] = [*(config["trainer"]["plugins"] or []), DurableCheckpointIO()]
-        trainer = super().instantiate_trainer(**kwargs)
-        if (
-            self.subcommand == "fit" and trainer.is_global_zero
-        ):  # which only the trainer knows, whatever launched us
-            TrainingCLI.lock = FolderLock(root)
-            self._sweep(root)
-        return trainer
+        check_folder(root, "trainer.default_root_dir")
+        if config["checkpoint"]["dirpath"] is not None:
+            check_folder(config["checkpoint"]["dirpath"], "checkpoint.dirpath")
+        for name, least in _LEAST.items():
+            if config["trainer"][name] is not None:
+                check_numbers(least, **{name: config["trainer"][name]})
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (RuntimeError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise InputError(f"the trainer refuses a setting ({reason}); correct it") from error
+
+    def _set_seed(self) -> None:
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        seed = config["seed_everything"]
+        if not isinstance(seed, bool) and not 0 <= seed < 1 << 32:
+            raise InputError(f"seed_everything is {seed}; it must lie between 0 and 2**32 - 1")
+        super()._set_seed()
+
+    @contextmanager
+    def _holding(self) -> Iterator[None]:
+        """Hold the run's folder, and leave nothing in it if the run is refused before it has a
+        checkpoint.
+        """
+        root = Path(self.trainer.default_root_dir)
+        if not self.trainer.is_global_zero:  # which only the trainer knows, whatever launched us
+            yield
+            return
+        with nothing_left_behind(root, everywhere=self.subcommand == "fit"):
+            if self.subcommand == "fit":
+                TrainingCLI.lock = FolderLock(root)
+                self._sweep(root)
+            yield
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        with self._holding():
+            super()._run_subcommand(subcommand)
 
     def _instantiate_trainer(
         self, config: dict[str, Any], callbacks: list[L.Callback]
@@ -166,11 +204,34 @@ class TrainingCLI(LightningCLI):
     def _has_progress_bar(self) -> bool:
         return any(isinstance(callback, ProgressBar) for callback in self._configured_callbacks())
 
+    def before_validate(self) -> None:
+        """What is validated or tested is a checkpoint: an untrained network says nothing."""
+        command = str(self.subcommand)
+        given = self.config_init[command]["ckpt_path"]
+        if given is None:
+            raise InputError(
+                f"{command} needs the checkpoint of a training; give it as --ckpt_path"
+            )
+        if given in ("last", "best"):
+            folder = Path(self.trainer.default_root_dir) / "checkpoints"
+            path = folder / f"{given}.ckpt"
+            if not path.is_file():
+                raise InputError(
+                    f"{folder} holds no {given}.ckpt; give the path of a checkpoint as --ckpt_path"
+                )
+            self.config_init[command]["ckpt_path"] = path
+
+    before_test = before_validate
+
     def before_fit(self) -> None:
         """``--ckpt_path last`` means the newest whole checkpoint of the run's folder; without any,
         the beginning.
         """
         settings = self.config_init["fit"]
+        if settings["ckpt_path"] == "best":
+            raise InputError(
+                "ckpt_path is 'best'; a training goes on from 'last' or the path of a checkpoint"
+            )
         if settings["ckpt_path"] == "last":
             # Where instantiate_trainer has put it, also if this run itself writes none.
             dirpath = next(c.dirpath for c in self._callbacks() if isinstance(c, ModelCheckpoint))
@@ -180,6 +241,8 @@ class TrainingCLI(LightningCLI):
                 rank_zero_info(
                     f"{folder} holds no checkpoint yet: training begins at the first step"
                 )
+        elif settings["ckpt_path"] is not None:
+            check_resumable(settings["ckpt_path"], type(self.model).__name__)
 
     def after_fit(self) -> None:
         """Say which checkpoint was the best, by what, and where the curves are."""

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from lit_iba.data.quickstart import QuickstartSettings as QuickstartSettings
     from lit_iba.data.quickstart import make_quickstart as make_quickstart
     from lit_iba.data.remote import Remote as Remote
+    from lit_iba.data.shard import Shard as Shard
     from lit_iba.data.shard_writer import write_shards as write_shards
-    from lit_iba.data.shards import Shard as Shard
     from lit_iba.data.shards import ShardIndex as ShardIndex
     from lit_iba.data.stream import shard_batches as shard_batches
 else:
@@ -38,7 +38,8 @@ else:
             "lit_iba.data.quickstart": ["QuickstartSettings", "make_quickstart"],
             "lit_iba.data.remote": ["Remote"],
             "lit_iba.data.shard_writer": ["write_shards"],
-            "lit_iba.data.shards": ["Shard", "ShardIndex"],
+            "lit_iba.data.shard": ["Shard"],
+            "lit_iba.data.shards": ["ShardIndex"],
             "lit_iba.data.stream": ["shard_batches"],
         },
     )

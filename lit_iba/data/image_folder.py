@@ -9,6 +9,7 @@ on.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import logging
 import xml.etree.ElementTree as ElementTree
@@ -25,6 +26,7 @@ from lit_iba.data.decode import PICTURE_EXTENSIONS
 from lit_iba.data.sources import Place
 from lit_iba.data.tar_samples import RawSample
 from lit_iba.errors import InputError
+from lit_iba.files import read_text
 
 # Pictures by their name that no reader of shards takes.
 OTHER_FORMATS = ("avif", "bmp", "gif", "heic", "jp2", "ppm", "tif", "tiff", "webp")
@@ -234,7 +236,7 @@ def read_box_table(path: Path) -> dict[str, list[tuple[float, ...]]]:
         InputError: A column is missing or a coordinate is no number.
     """
     table: dict[str, list[tuple[float, ...]]] = {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    with io.StringIO(read_text(path, "table of boxes").removeprefix("\ufeff")) as file:
         rows = csv.DictReader(file, skipinitialspace=True)
         if missing := [name for name in BOX_COLUMNS if name not in (rows.fieldnames or [])]:
             raise InputError(
@@ -248,6 +250,11 @@ def read_box_table(path: Path) -> dict[str, list[tuple[float, ...]]]:
                 raise InputError(
                     f"line {rows.line_num} of {path} is no box: {row}; give four numbers"
                 ) from error
+            if not (box[0] <= box[2] and box[1] <= box[3]):
+                raise InputError(
+                    f"line {rows.line_num} of {path} has the box {box}; xmin <= xmax and ymin <="
+                    " ymax must hold"
+                )
             table.setdefault(row["filename"], []).append(box)
     return table
 

@@ -11,10 +11,11 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule
 
+from lit_iba.checks import check_counts, check_literals, check_numbers
 from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.data.batch import BatchMaker
 from lit_iba.data.image_folder import FolderSource, ImageFolder
@@ -75,10 +76,20 @@ class SampleDataModule(LightningDataModule):
         block: int = 16,
         max_corrupt_fraction: float | None = None,
         num_classes: int | None = None,
-        multiprocessing_context: str | None = None,
+        multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
         worker_timeout: float = WORKER_TIMEOUT,
     ) -> None:
         super().__init__()
+        check_counts(batch_size=batch_size, block=block)
+        check_counts(0, num_workers=num_workers)
+        check_numbers(0, exclusive=True, worker_timeout=worker_timeout)
+        check_literals(SampleDataModule.__init__, locals())
+        if num_classes is not None:
+            check_counts(num_classes=num_classes)
+        if max_corrupt_fraction is not None and not 0 <= max_corrupt_fraction <= 1:
+            raise InputError(
+                f"max_corrupt_fraction is {max_corrupt_fraction}; it must lie between 0 and 1"
+            )
         self.preprocessing = preprocessing
         self.batch_size = batch_size
         self.num_workers = num_workers

@@ -12,7 +12,8 @@ from typing import Any
 
 from lit_iba.checks import check_counts
 from lit_iba.data.decode import EXTENSIONS, PICTURE_EXTENSIONS
-from lit_iba.data.shards import INDEX_NAME, Shard, ShardIndex, is_file_name
+from lit_iba.data.shard import INDEX_NAME, Shard, is_file_name
+from lit_iba.data.shards import ShardIndex
 from lit_iba.errors import InputError
 from lit_iba.files import sha256_of, whole_file
 

@@ -10,76 +10,23 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from lit_iba.data.remote import Remote, file_name, is_remote
-from lit_iba.data.tar_samples import HEADER_BYTES, TarSamples, open_shard
+from lit_iba.data.patterns import Source, expand_braces, tars_of
+from lit_iba.data.remote import Remote, is_remote
+from lit_iba.data.shard import INDEX_NAME, Shard, count_remote_shard, count_shard, is_file_name
+from lit_iba.data.tar_samples import HEADER_BYTES
 from lit_iba.errors import InputError
 from lit_iba.files import sha256_of, write_text
 from lit_iba.limits import check_limit, limit
 
 SCHEMA = 1
-INDEX_NAME = "index.json"
-Source = str | Path | Sequence[str | Path]
-_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One tar: where it is, and how many samples and bytes it holds.
-
-    Args:
-        path: Of a file; for a shard elsewhere only its name counts.
-        count: Number of samples.
-        bytes: Size of the file.
-        sha256: Of the file, where it is known.
-        url: Where it lives, if not on this machine.
-        remote: How it is fetched from there.
-    """
-
-    path: Path
-    count: int
-    bytes: int
-    sha256: str | None = None
-    url: str | None = None
-    remote: Remote | None = None
-
-    def open_binary(self) -> BinaryIO:
-        """Open the file, after fetching it where it lives elsewhere.
-
-        Raises:
-            InputError: It is missing, cannot be fetched, or is not the one that was indexed.
-        """
-        if self.url is not None:
-            return (self.remote or Remote()).open(self.url, self.bytes, self.sha256)
-        file = open_shard(self.path)
-        if (size := os.fstat(file.fileno()).st_size) != self.bytes:
-            file.close()
-            raise InputError(
-                f"shard {self.path} has {size:,} bytes, but the index says {self.bytes:,}; "
-                f"fetch it again, or delete {INDEX_NAME} to have the shards counted again"
-            )
-        return file
-
-    @property
-    def name(self) -> str:
-        """File name, such as ``val-000012.tar``."""
-        return self.path.name
-
-    @property
-    def stem(self) -> str:
-        """File name without ``.tar``: what results made from this shard are called."""
-        return self.path.name.removesuffix(".tar")
 
 
 @dataclass(frozen=True)
@@ -133,7 +80,7 @@ class ShardIndex:
                 return _read_index(path)
             if path.is_dir() and (path / INDEX_NAME).exists():
                 return _read_index(path / INDEX_NAME)
-        return _gather(_tars(source))
+        return _gather(tars_of(source))
 
     @property
     def total(self) -> int:
@@ -268,79 +215,12 @@ def _described(entry: dict[str, Any], place: Callable[[str], dict[str, Any]]) ->
     return Shard(count=int(count or 0), bytes=int(size or 0), sha256=sha256, **place(name))
 
 
-def is_file_name(name: str) -> bool:
-    """Whether a name stands for a file in the folder that it is looked up in, and nowhere else."""
-    return name.isprintable() and 0 < len(name) < 256 and Path(name).name == name and name != ".."
-
-
 def _checked_names(names: object) -> list[str] | None:
     if names is not None and not (
         isinstance(names, list) and all(isinstance(name, str) for name in names)
     ):
         raise ValueError("class_names is no list of texts")
     return names
-
-
-def _tars(source: Source) -> list[Path]:
-    """The tars that a folder, a pattern or a list stands for."""
-    if not isinstance(source, str | Path):
-        found = [tar for part in source for tar in _tars(part)]
-        if not found:
-            raise InputError("the list of shards is empty; give at least one .tar file")
-        return found
-    text = str(source)
-    if Path(text).is_dir():
-        found = sorted(Path(text).glob("*.tar"))
-    else:
-        # What exists under a name is meant as it stands, whatever brackets are in it.
-        start, rest = _existing_start(Path(text))
-        found = []
-        for name in _braces(rest) if rest else [""]:
-            matches = sorted(start.glob(name)) if re.search(r"[*?\[]", name) else []
-            found += matches or [start / name]
-    if not found:
-        raise InputError(
-            f"no shards found at {text!r}; give a folder of .tar files, a list, or a pattern"
-        )
-    for tar in found:
-        if not tar.is_file():
-            raise InputError(f"shard {tar} does not exist; correct the path or fetch it")
-    return found
-
-
-def _existing_start(path: Path) -> tuple[Path, str]:
-    """The longest beginning of a path that exists, and the rest."""
-    start = next((part for part in (path, *path.parents) if part.exists()), Path(path.anchor))
-    return start, "" if start == path else str(path.relative_to(start))
-
-
-def _braces(pattern: str) -> list[str]:
-    """Expand ``{000..012}`` and ``{a,b}``, from left to right.
-
-    Raises:
-        InputError: It stands for too many names.
-    """
-    count = 1
-    for first, last, words in _BRACES.findall(pattern):
-        size = words.count(",") + 1 if words else int(last[:19]) - int(first[:19]) + 1
-        count *= max(size, 0)
-    check_limit("SHARDS", count, f"the number of shards that {pattern[:200]!r} stands for")
-    return _expanded(pattern)
-
-
-def _expanded(pattern: str) -> list[str]:
-    match = _BRACES.search(pattern)
-    if match is None:
-        return [pattern]
-    if match[3] is not None:
-        values = match[3].split(",")
-    else:
-        values = [str(n).zfill(len(match[1])) for n in range(int(match[1]), int(match[2]) + 1)]
-    return [
-        head
-        for v in values
-        for head in _expanded(pattern[: match.start()] + v + pattern[match.end() :])
-    ]
 
 
 def _gather(tars: list[Path]) -> ShardIndex:
@@ -385,7 +265,7 @@ def remote_index(source: str, remote: Remote) -> ShardIndex:
             address,
             lambda n: {"path": Path(n), "url": f"{base}/{n}", "remote": remote},
         )
-    urls = _braces(source)
+    urls = expand_braces(source)
     known: dict[str | None, Shard] = {}
     names = None
     if not source.startswith("pipe:"):
@@ -397,40 +277,6 @@ def remote_index(source: str, remote: Remote) -> ShardIndex:
                 "no index beside %s (%s): its shards are fetched once to count them", urls[0], error
             )
     return ShardIndex(
-        tuple(known[url] if url in known else _count_remote(url, remote) for url in urls), names
+        tuple(known[url] if url in known else count_remote_shard(url, remote) for url in urls),
+        names,
     )
-
-
-def _count_remote(url: str, remote: Remote) -> Shard:
-    with remote.open(url) as file, tempfile.NamedTemporaryFile(suffix=".tar") as copy:
-        shutil.copyfileobj(file, copy)
-        copy.flush()
-        counted = count_shard(Path(copy.name))
-    return Shard(Path(file_name(url)), counted.count, counted.bytes, None, url, remote)
-
-
-def count_shard(path: Path, others: set[str] | None = None) -> Shard:
-    """Count a shard's samples by reading its headers.
-
-    Args:
-        path: The shard.
-        others: Keys of the shards before it, to which its own are added.
-
-    Raises:
-        InputError: It is truncated, damaged, empty, or two of the samples share a key.
-    """
-    keys: set[str] = set() if others is None else others
-    before = len(keys)
-    with closing(TarSamples(path)) as samples:
-        while (sample := samples.next(wanted=False)) is not None:
-            if sample.key in keys:
-                raise InputError(
-                    f"shard {path} holds a sample with key {sample.key!r}, as it or another shard"
-                    " does before; give each sample a key of its own"
-                )
-            keys.add(sample.key)
-    if samples.damage:
-        raise InputError(f"shard {path} is damaged: {samples.damage}; fetch or write it again")
-    if len(keys) == before:
-        raise InputError(f"shard {path} holds no samples; leave it out")
-    return Shard(path, len(keys) - before, path.stat().st_size)

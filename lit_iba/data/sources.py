@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from lit_iba.data.batch import Hole
-from lit_iba.data.shards import Shard
+from lit_iba.data.shard import Shard
 from lit_iba.data.tar_samples import RawSample, TarSamples
 
 

@@ -20,7 +20,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.data.batch import Batch, BatchMaker, Hole
 from lit_iba.data.plan import EpochOrder, SamplePlan
-from lit_iba.data.shards import Shard
+from lit_iba.data.shard import Shard
 from lit_iba.data.sources import Reader, SampleSource, ShardReader
 from lit_iba.data.tar_samples import RawSample
 from lit_iba.errors import InputError

@@ -21,10 +21,10 @@ import torch
 import yaml
 from rich.console import Console
 
-from lit_iba.checks import check_literals
+from lit_iba.checks import check_counts, check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.data import Shard, ShardIndex
-from lit_iba.data.shards import Source
+from lit_iba.data.patterns import Source
 from lit_iba.data.sources import SampleSource, ShardSource
 from lit_iba.errors import InputError
 from lit_iba.evaluation.plan import EvaluationPlan, Named, NamedExplainers
@@ -105,6 +105,8 @@ class Benchmark:
         fresh: bool = False,
     ) -> None:
         check_literals(Benchmark.__init__, locals())
+        check_counts(batch_size=batch_size, statistics_images=statistics_images)
+        check_counts(0, gallery=gallery, panels=panels)
         self.source = _source_of(data)
         self.out, self.gallery, self.panels, self.fresh = Path(out), gallery, panels, fresh
         self.surroundings = StoredStatistics(
@@ -249,11 +251,10 @@ class Benchmark:
         plan = self.plan
         described, used, corrupt = self._explainers_described()
         if not sum(used):
-            raise InputError(
-                f"no image of {self.source} is left to evaluate (max_images"
-                f" {plan.selection.max_images}, max_box_fraction"
-                f" {plan.selection.max_box_fraction}); loosen them or check the data"
-            )
+            for folder in ("heatmaps", "rows"):  # of nothing
+                shutil.rmtree(self.out / folder, ignore_errors=True)
+            why = plan.selection.why_none(plan.data.shards, plan.classifier.preprocessing)
+            raise InputError(f"no image of {self.source} is left to evaluate: {why}")
         results = summarize_metrics(
             plan.rows, plan.metrics, list(plan.explainers), plan.stems, self.out
         )

@@ -28,19 +28,20 @@ from rich.progress import (
 from torch import Tensor
 
 from lit_iba import __version__
-from lit_iba.checks import check_literals
+from lit_iba.checks import check_counts, check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.classifier.weights import save_weights
 from lit_iba.data import ShardIndex
-from lit_iba.data.shards import Source
+from lit_iba.data.patterns import Source
 from lit_iba.errors import InputError
 from lit_iba.evaluation.benchmark import Benchmark
-from lit_iba.evaluation.plan import Named
+from lit_iba.evaluation.plan import Named, class_and_settings
 from lit_iba.evaluation.results import summary_table
 from lit_iba.evaluation.roar_ranks import most_relevant, relevance_ranks
 from lit_iba.evaluation.roar_results import ORIGINAL, RoarAccuracies
 from lit_iba.evaluation.roar_training import Pictures, Recipe, Retraining, hits, retrain
+from lit_iba.explainer import explainer_class
 from lit_iba.files import FolderLock, whole_file
 from lit_iba.report.run_folder import GALLERY, RunFolder
 from lit_iba.resumable.content import with_content
@@ -126,6 +127,15 @@ class Roar:
                 " and 100, and seeds"
             )
         check_literals(Roar.__init__, locals())  # now, not after a network was trained
+        check_counts(batch_size=batch_size, size=size, statistics_images=statistics_images)
+        check_counts(0, gallery=gallery)
+        for name, most in (("max_train", max_train), ("max_test", max_test)):
+            if most is not None:
+                check_counts(**{name: most})
+        if not explainers:
+            raise InputError("no explainers are given; name at least one, such as {random: {}}")
+        for name, given in explainers.items():
+            explainer_class(class_and_settings("explainer", name, given)[0])
         self.percents, self.seeds = sorted(set(percents)), list(dict.fromkeys(seeds))
         self.sets = {
             name: data if isinstance(data, ShardIndex) else ShardIndex.load(data)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from lit_iba.checks import check_counts
+from lit_iba.checks import check_counts, check_numbers
 from lit_iba.classifier import build_network
 from lit_iba.errors import InputError
 
@@ -62,6 +62,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_counts(epochs=self.epochs, batch_size=self.batch_size, decay_every=self.decay_every)
+        check_numbers(0, exclusive=True, learning_rate=self.learning_rate, decay=self.decay)
+        check_numbers(0, weight_decay=self.weight_decay)
         if not 0 < self.validation_fraction < 1:
             raise InputError(
                 f"validation_fraction is {self.validation_fraction}; it must lie between 0 and 1"

@@ -14,6 +14,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
+from lit_iba.checks import check_counts
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.data import ShardIndex, shard_batches
 from lit_iba.errors import InputError
@@ -118,6 +119,7 @@ class StoredStatistics:
         batch_size: int = 32,
         rank: int = 0,
     ) -> None:
+        check_counts(statistics_images=images, batch_size=batch_size)
         self.folder, self.data, self.count = Path(folder), data, images
         self.batch_size, self.rank = batch_size, rank
         self.company: Heartbeat | None = None  # of the other processes, where there are any

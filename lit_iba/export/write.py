@@ -23,7 +23,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from lit_iba.checks import check_images
+from lit_iba.checks import check_images, check_numbers
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError, unknown_name
 from lit_iba.explainer import EXPLAINERS, Explainer, explainer_class
@@ -135,6 +135,7 @@ def export_explainer(
         'explainer.safetensors'
     """
     folder, formats = Path(folder), _check_formats(formats)
+    check_numbers(0, exclusive=True, tolerance=tolerance)
     _check_folder(folder)
     console = Console(stderr=True, quiet=not progress)
     trained = _check_explainer(explainer)

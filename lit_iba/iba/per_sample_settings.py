@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-from lit_iba.checks import check_literals
+from lit_iba.checks import check_kinds, check_literals, check_numbers
 from lit_iba.errors import InputError, unknown_name
 
 
@@ -76,6 +76,8 @@ class PerSampleSettings:
         for name in ("steps", "copies", "beta_probes"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_kinds(PerSampleSettings, vars(self))
+        check_numbers(0, exclusive=True, learning_rate=self.learning_rate)
         if self.beta != "auto":
             if isinstance(self.beta, str):
                 raise InputError(f"beta is {self.beta!r}; it must be a number or 'auto'")

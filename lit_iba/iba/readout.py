@@ -32,6 +32,7 @@ from lit_iba.iba.masked_feature import MaskedFeature
 from lit_iba.iba.noise import NoiseModel
 from lit_iba.iba.readout_network import PAPER_TAPS, ReadoutNetwork, ReadoutSettings
 from lit_iba.statistics import FeatureStatistics
+from lit_iba.training.checkpoint import entries_of
 from lit_iba.training.trained_explainer import Output, TrainedExplainer, load_trained, single
 
 PAPER = ReadoutSettings(
@@ -128,6 +129,8 @@ class ReadoutIBA(TrainedExplainer):
             raise InputError(
                 f"ReadoutIBA: {error}; its settings are {', '.join(vars(PRESETS[preset]))}"
             ) from error
+        if not taps:
+            raise InputError("taps is empty; name the layers that the readout network reads")
         self.layer, self.taps, self._measured = layer, list(taps), False
         self.split = classifier.split(layer, taps)
         image_size = (classifier.preprocessing.crop, classifier.preprocessing.crop)
@@ -254,18 +257,19 @@ class ReadoutIBA(TrainedExplainer):
                 classifier or with another beta.
         """
         checkpoint, classifier = cls.read(path, classifier)
-        saved = checkpoint["hyper_parameters"]
-        if beta is not None and float(beta) != float(saved["beta"]):
-            raise InputError(
-                f"{path} was trained with beta {saved['beta']:g}, not {beta:g}; give that, or the"
-                " checkpoint of the other training"
+        with entries_of(path, settings):
+            saved = checkpoint["hyper_parameters"]
+            if beta is not None and float(beta) != float(saved["beta"]):
+                raise InputError(
+                    f"{path} was trained with beta {saved['beta']:g}, not {beta:g}; give that, or"
+                    " the checkpoint of the other training"
+                )
+            explainer = cls(
+                classifier,
+                saved["layer"],
+                saved["taps"],
+                preset=saved["preset"],
+                **{**saved["readout"], **settings},
             )
-        explainer = cls(
-            classifier,
-            saved["layer"],
-            saved["taps"],
-            preset=saved["preset"],
-            **{**saved["readout"], **settings},
-        )
-        load_trained(explainer.network, checkpoint["state_dict"], "network.", str(path))
-        return explainer
+            load_trained(explainer.network, checkpoint["state_dict"], "network.", str(path))
+            return explainer

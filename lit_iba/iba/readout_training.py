@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from lit_iba.checks import check_literals
+from lit_iba.checks import check_counts, check_literals, check_numbers
 from lit_iba.heatmap import Heatmap
 from lit_iba.iba.bottleneck import NATS_PER_BIT, channels_last
 from lit_iba.iba.noise import noise_like
@@ -72,6 +72,9 @@ class ReadoutTraining(TrainingWithFrozenClassifier):
     ) -> None:
         super().__init__(classifier)
         check_literals(ReadoutTraining.__init__, locals())
+        check_numbers(0, beta=beta)
+        check_counts(0, beta_warmup_steps=beta_warmup_steps)
+        check_counts(statistics_images=statistics_images)
         readout = dict(readout or {})
         self.explainer = ReadoutIBA(
             self.classifier, layer, taps, seed=seed, preset=preset, **readout

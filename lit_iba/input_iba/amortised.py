@@ -29,6 +29,7 @@ from lit_iba.input_iba.explainer import InputIBA
 from lit_iba.input_iba.generator import InputPrior
 from lit_iba.input_iba.settings import flat, settings_from
 from lit_iba.statistics import INPUT, FeatureStatistics, identity_of
+from lit_iba.training.checkpoint import entries_of
 from lit_iba.training.trained_explainer import Output, TrainedExplainer, load_trained, single
 
 # The bottleneck's layer and those behind it, which know the class.
@@ -359,13 +360,14 @@ class AmortisedInputIBA(TrainedExplainer):
                 classifier.
         """
         checkpoint, classifier = cls.read(path, classifier)
-        saved = checkpoint["hyper_parameters"]
-        explainer = cls(
-            classifier,
-            saved["layer"],
-            saved["taps"],
-            saved["widths"],
-            **{**saved["settings"], **settings},
-        )
-        load_trained(explainer.generator, checkpoint["state_dict"], "generator.", str(path))
-        return explainer
+        with entries_of(path, settings):
+            saved = checkpoint["hyper_parameters"]
+            explainer = cls(
+                classifier,
+                saved["layer"],
+                saved["taps"],
+                saved["widths"],
+                **{**saved["settings"], **settings},
+            )
+            load_trained(explainer.generator, checkpoint["state_dict"], "generator.", str(path))
+            return explainer

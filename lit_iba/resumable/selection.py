@@ -5,7 +5,7 @@ every process.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
@@ -15,8 +15,12 @@ from torch import Tensor
 
 from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.data import Shard, shard_batches
+from lit_iba.data.batch import BatchMaker, Hole
+from lit_iba.data.sources import ShardReader
+from lit_iba.data.tar_samples import RawSample
 from lit_iba.errors import InputError
 
+_NAMED = 5  # of the images that are left out
 _READ = 64  # samples decoded at a time
 
 
@@ -123,6 +127,31 @@ class Selection:
             [row["key"] for row in kept],
             corrupt,
         )
+
+    def why_none(self, shards: Iterable[Shard], preprocessing: Preprocessing) -> str:
+        """Of data whose images are all left out, why each of the first is."""
+        reasons: list[str] = []
+        shards = list(shards)
+        for shard in shards:
+            for sample in self._samples(shard):
+                if len(reasons) == _NAMED:
+                    break
+                batch, holes = BatchMaker(preprocessing)([sample])
+                share = float(batch["object_mask"].float().mean())
+                boxes = (
+                    f"{batch['key'][0]}: its boxes cover {share:.3f} of the picture, which must be"
+                    f" above 0 and below max_box_fraction, {self.max_box_fraction}"
+                )
+                reasons.append(f"{holes[0].key}: {holes[0].reason}" if holes else boxes)
+        more = sum(shard.count for shard in shards) - len(reasons)
+        return "; ".join(reasons) + (f"; and {more} more" if more > 0 else "")
+
+    def _samples(self, shard: Shard) -> Iterator[RawSample | Hole]:
+        reader = ShardReader(shard)
+        try:
+            yield from reader.read(range(shard.count))
+        finally:
+            reader.close()
 
     def _eligible(self, batch: dict[str, Any]) -> list[int]:
         good = batch["weight"] > 0

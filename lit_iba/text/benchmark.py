@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import track
 
 from lit_iba import __version__
-from lit_iba.checks import check_literals
+from lit_iba.checks import check_counts, check_literals
 from lit_iba.errors import InputError
 from lit_iba.evaluation.results import summary_table
 from lit_iba.files import FolderLock, read_text, write_text
@@ -51,6 +51,7 @@ class StoredWordStatistics:
     """
 
     def __init__(self, folder: str | Path, data: str | None, texts: int = 1000) -> None:
+        check_counts(statistics_texts=texts)
         self.folder, self.data, self.texts = Path(folder), data, texts
 
     def statistics(self, classifier: TextClassifier, layer: int) -> FeatureStatistics:
@@ -82,6 +83,8 @@ class StoredWordStatistics:
 
 def draw(reviews: Sequence[Review], count: int | None, seed: int) -> list[Review]:
     """So many reviews, drawn by the seed, in their own order; all where None."""
+    if count is not None:
+        check_counts(max_texts=count)
     if count is None or count >= len(reviews):
         return list(reviews)
     chosen = torch.randperm(len(reviews), generator=generator_for(seed, "draw"))[:count]
@@ -133,6 +136,9 @@ class TextBenchmark:
         seed: int = 0,
     ) -> None:
         check_literals(TextBenchmark.__init__, locals())
+        check_counts(batch_size=batch_size)
+        if not reviews or not explainers:
+            raise InputError("there are no reviews or no explainers; name at least one of each")
         self.classifier, self.out, self.batch_size, self.seed = (
             classifier,
             Path(out),

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from lit_iba.checks import check_literals
-from lit_iba.classifier.weights import fingerprint
+from lit_iba.classifier.weights import fingerprint, load_into
 from lit_iba.errors import InputError
 from lit_iba.text.lstm import LSTMClassifier, word_mask
 from lit_iba.text.lstm_training import TEXT_KEY, UNKNOWN, VOCABULARY_KEY
 from lit_iba.text.reviews import CLASS_NAMES
 from lit_iba.text.vocabulary import Vocabulary, tokenize
-from lit_iba.training.checkpoint import read_checkpoint
+from lit_iba.training.checkpoint import entries_of, read_checkpoint
 
 
 @dataclass(frozen=True)
@@ -109,17 +109,18 @@ class TextClassifier:
                 changed.
         """
         checkpoint = read_checkpoint(path, "SentimentTraining")
-        vocabulary = Vocabulary.from_json(checkpoint[VOCABULARY_KEY], f"checkpoint {path}")
-        network = LSTMClassifier(len(vocabulary), **checkpoint[TEXT_KEY]["shape"])
-        state = checkpoint["state_dict"].items()
-        network.load_state_dict(
-            {k.removeprefix("network."): v for k, v in state if k.startswith("network.")}
-        )
-        classes = checkpoint[TEXT_KEY]["shape"]["classes"]
+        with entries_of(path):
+            vocabulary = Vocabulary.from_json(checkpoint[VOCABULARY_KEY], f"checkpoint {path}")
+            shape, length = checkpoint[TEXT_KEY]["shape"], checkpoint[TEXT_KEY]["max_length"]
+            if not isinstance(length, int) or length < 1:
+                raise ValueError(f"max_length is {length!r}")
+            network = LSTMClassifier(len(vocabulary), **shape)
+            state = checkpoint["state_dict"].items()
+            own = {k.removeprefix("network."): v for k, v in state if k.startswith("network.")}
+            load_into(network, own, str(path))
+        classes = shape["classes"]
         names = CLASS_NAMES if classes == len(CLASS_NAMES) else [str(i) for i in range(classes)]
-        return cls(
-            network.to(device), vocabulary, checkpoint[TEXT_KEY]["max_length"], names, str(path)
-        )
+        return cls(network.to(device), vocabulary, length, names, str(path))
 
     @property
     def device(self) -> torch.device:

@@ -7,6 +7,8 @@ from __future__ import annotations
 import logging
 import pickle
 import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,46 @@ from lit_iba.limits import check_zip
 _log = logging.getLogger(__name__)
 
 KIND_KEY, CLASSIFIER_KEY = "lit_iba_kind", "lit_iba_classifier"
+
+
+@contextmanager
+def entries_of(path: str | Path, settings: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Around whatever reads a checkpoint's entries: they may be missing, or other than training
+    writes them.
+
+    Args:
+        path: Of the checkpoint.
+        settings: What else is used within; where there is any, a ``TypeError`` may be about it, and
+            is left to the caller.
+
+    Raises:
+        InputError: In place of what reading such entries leads to.
+
+    Example:
+        >>> from lit_iba.training.checkpoint import entries_of
+        >>> with entries_of("last.ckpt"):
+        ...     {"epoch": 3}["state_dict"]
+        Traceback (most recent call last):
+            ...
+        lit_iba.errors.InputError: checkpoint last.ckpt has no entry 'state_dict'...
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except KeyError as error:
+        raise InputError(
+            f"checkpoint {path} has no entry {error}, which training writes; give another one, or"
+            " train again"
+        ) from error
+    except (ArithmeticError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as e:
+        if settings and isinstance(e, TypeError):
+            raise
+        reason = " ".join(str(e).split())
+        raise InputError(
+            f"checkpoint {path} has entries that training does not write ({reason[:200]}); give"
+            " another one, or train again"
+        ) from e
 
 
 def read_checkpoint(path: str | Path, kind: str | None = None) -> dict[str, Any]:
@@ -70,7 +112,43 @@ def read_checkpoint(path: str | Path, kind: str | None = None) -> dict[str, Any]
             f"checkpoint {path} was written by {written_by or 'another program'}, not by"
             f" {kind or 'lit_iba'}; give another"
         )
+    with entries_of(path):
+        for name, value in checkpoint.get("state_dict", {}).items():
+            if value.is_floating_point() and not value.isfinite().all():
+                raise InputError(
+                    f"checkpoint {path} has values in {name!r} that are not finite; use an older"
+                    " one, or train again"
+                )
     return checkpoint
+
+
+_RESUMED = (
+    "state_dict",
+    "loops",
+    "optimizer_states",
+    "lr_schedulers",
+    "callbacks",
+    "epoch",
+    "global_step",
+)
+
+
+def check_resumable(path: str | Path, kind: str) -> None:
+    """Refuse a checkpoint that a training cannot go on from, before anything is written.
+
+    Args:
+        path: The checkpoint.
+        kind: Name of the LightningModule that goes on.
+
+    Raises:
+        InputError: It is missing, damaged, or lacks what Lightning restores.
+    """
+    checkpoint = read_checkpoint(path, kind)
+    with entries_of(path):
+        for name in _RESUMED:
+            checkpoint[name]
+        if checkpoint[KIND_KEY] != "SentimentTraining":
+            checkpoint[CLASSIFIER_KEY]["sha256"]
 
 
 def classifier_of(checkpoint: dict[str, Any], path: str | Path) -> FrozenClassifier:
@@ -89,7 +167,8 @@ def classifier_of(checkpoint: dict[str, Any], path: str | Path) -> FrozenClassif
     settings = checkpoint.get("hyper_parameters")
     record = settings.get("classifier") if isinstance(settings, dict) else None
     classifier = recorded_classifier(record, path)
-    classifier.check_identity(checkpoint[CLASSIFIER_KEY], f"checkpoint {path}")
+    with entries_of(path):
+        classifier.check_identity(checkpoint[CLASSIFIER_KEY], f"checkpoint {path}")
     return classifier
 
 

@@ -16,7 +16,7 @@ from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.weights import load_into
 from lit_iba.errors import InputError
 from lit_iba.explainer import Explainer, Surroundings
-from lit_iba.training.checkpoint import CLASSIFIER_KEY, classifier_of, read_checkpoint
+from lit_iba.training.checkpoint import CLASSIFIER_KEY, classifier_of, entries_of, read_checkpoint
 
 # By the name of the training module that writes their checkpoints.
 TRAINED_EXPLAINERS: dict[str, str] = {
@@ -179,7 +179,8 @@ class TrainedExplainer(Explainer):
         checkpoint = read_checkpoint(path, cls.training)
         if classifier is None:
             return checkpoint, classifier_of(checkpoint, path)
-        classifier.check_identity(checkpoint[CLASSIFIER_KEY], f"checkpoint {path}")
+        with entries_of(path):
+            classifier.check_identity(checkpoint[CLASSIFIER_KEY], f"checkpoint {path}")
         return checkpoint, classifier
 
 

@@ -22,7 +22,7 @@ from lit_iba.classifier.weights import fingerprint
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Surroundings
 from lit_iba.randomness import content_keys, sample_generators
-from lit_iba.training.checkpoint import CLASSIFIER_KEY, classifier_of, read_checkpoint
+from lit_iba.training.checkpoint import CLASSIFIER_KEY, classifier_of, entries_of, read_checkpoint
 from lit_iba.training.trained_explainer import Output, TrainedExplainer, load_trained, single
 from lit_iba.varsal.encoder import PAPER_CHANNELS, VarSalEncoder
 from lit_iba.varsal.readout_encoder import WIDTH, ReadoutEncoder
@@ -269,23 +269,25 @@ class VarSal(TrainedExplainer):
                 other weights; or, for the paper's encoder, the classifier's were randomised since.
         """
         checkpoint = read_checkpoint(path, cls.training)
-        shape = encoder_shape(checkpoint["hyper_parameters"])
-        if classifier is None:
-            classifier = classifier_of(checkpoint, path)
-        elif fingerprint(classifier.model) != checkpoint[CLASSIFIER_KEY]["sha256"]:
-            classifier.check_identity(checkpoint[CLASSIFIER_KEY], f"checkpoint {path}")
-            if shape["encoder"] == "paper":
-                raise InputError(
-                    f"checkpoint {path} was trained for the intact {classifier.name}, whose "
-                    "weights have been randomised here: varsal's encoder 'paper' reads no "
-                    "classifier, so that its map would stay the same; train an encoder for each "
-                    "randomised network (lit-iba randomize, then configs/train/varsal_*.yaml) and "
-                    "give all checkpoints as a list, or train one with encoder 'readout'"
-                )
-        explainer, state = cls(classifier, **shape, **settings), checkpoint["state_dict"]
-        prefix = AVERAGE if any(name.startswith(AVERAGE) for name in state) else "encoder."
-        load_trained(explainer.encoder, state, prefix, str(path))
-        return explainer
+        with entries_of(path, settings):
+            shape = encoder_shape(checkpoint["hyper_parameters"])
+            if classifier is None:
+                classifier = classifier_of(checkpoint, path)
+            elif fingerprint(classifier.model) != checkpoint[CLASSIFIER_KEY]["sha256"]:
+                classifier.check_identity(checkpoint[CLASSIFIER_KEY], f"checkpoint {path}")
+                if shape["encoder"] == "paper":
+                    raise InputError(
+                        f"checkpoint {path} was trained for the intact {classifier.name}, whose "
+                        "weights have been randomised here: varsal's encoder 'paper' reads no "
+                        "classifier, so that its map would stay the same; train an encoder for"
+                        " each randomised network (lit-iba randomize, then"
+                        " configs/train/varsal_*.yaml) and give all checkpoints as a list, or train"
+                        " one with encoder 'readout'"
+                    )
+            explainer, state = cls(classifier, **shape, **settings), checkpoint["state_dict"]
+            prefix = AVERAGE if any(name.startswith(AVERAGE) for name in state) else "encoder."
+            load_trained(explainer.encoder, state, prefix, str(path))
+            return explainer
 
 
 def encoder_shape(saved: Mapping[str, Any]) -> dict[str, Any]:

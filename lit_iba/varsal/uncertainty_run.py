@@ -234,9 +234,10 @@ def run_uncertainty(
         read = [store.read(GROUP, shard.stem) for shard in data.shards]
         rows = {name: torch.cat([tensors[name] for tensors, _ in read]) for name in read[0][0]}
         if not len(rows["error"]):
-            raise InputError(
-                f"no image of the data is left to measure (max_images {settings.max_images})"
-            )
+            for shard in data.shards:  # what was measured of nothing
+                store.path(GROUP, shard.stem).unlink()
+            why = selection.why_none(data.shards, classifier.preprocessing)
+            raise InputError(f"no image of the data is left to measure: {why}")
         names = [key for _, metadata in read for key in _keys(metadata)]
         about = RunFolder.heading() | {
             "classifier": classifier.identity,
@@ -269,7 +270,7 @@ def _measure(
     rows["outcomes"] = torch.zeros(
         len(chosen), len(calibrated), settings.samples + 1, dtype=torch.float64
     )
-    for which in torch.arange(len(chosen)).split(settings.batch_size):
+    for which in torch.arange(len(chosen)).split(settings.batch_size) if len(chosen) else ():
         images = classifier.images(chosen.pictures[which])
         keys = [chosen.keys[int(i)] for i in which]
         for column, condition in enumerate(conditions):

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_iba.data.shards import count_shard
+from lit_iba.data.shard import count_shard
 from lit_iba.data.tar_samples import TarSamples
 from lit_iba.errors import InputError
 

@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from lit_iba.checks import check_counts
 from lit_iba.errors import InputError
 from lit_iba.files import write_text
 from lit_iba.randomness import seed_for
@@ -82,6 +83,12 @@ class ResumeCheckpoint(L.Callback):
         signals: tuple[str, ...] = ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP"),
         requeue: bool = True,
     ) -> None:
+        check_counts(0, every_n_steps=every_n_steps)
+        for name in signals:
+            if name not in signal.Signals.__members__ or name in ("SIGKILL", "SIGSTOP"):
+                raise InputError(
+                    f"signals names {name!r}; give those that can be answered, such as SIGTERM"
+                )
         self.every_n_steps, self.signals, self.requeue = every_n_steps, signals, requeue
         self._received: str | None = None
         self._seen_step = 0
