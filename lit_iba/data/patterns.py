@@ -29,7 +29,7 @@ def tars_of(source: Source) -> list[Path]:
         # What exists under a name is meant as it stands, whatever brackets are in it.
         start, rest = _existing_start(Path(text))
         found = []
-        for name in expand_braces(rest) if rest else [""]:
+        for name in expand_braces(rest, text) if rest else [""]:
             matches = sorted(start.glob(name)) if re.search(r"[*?\[]", name) else []
             found += matches or [start / name]
     if not found:
@@ -48,8 +48,12 @@ def _existing_start(path: Path) -> tuple[Path, str]:
     return start, "" if start == path else str(path.relative_to(start))
 
 
-def expand_braces(pattern: str) -> list[str]:
+def expand_braces(pattern: str, named: str = "") -> list[str]:
     """Expand ``{000..012}`` and ``{a,b}``, from left to right.
+
+    Args:
+        pattern: With braces or without.
+        named: What to call it in an error, where it is only a part of what the user wrote.
 
     Raises:
         InputError: It stands for too many names.
@@ -58,7 +62,7 @@ def expand_braces(pattern: str) -> list[str]:
     for first, last, words in _BRACES.findall(pattern):
         size = words.count(",") + 1 if words else int(last[:19]) - int(first[:19]) + 1
         count *= max(size, 0)
-    check_limit("SHARDS", count, f"the number of shards that {pattern[:200]!r} stands for")
+    check_limit("SHARDS", count, f"the number of shards that {(named or pattern)[:200]!r} stands for")
     return _expanded(pattern)
 
 
