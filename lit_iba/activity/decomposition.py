@@ -194,7 +194,7 @@ def layer_sums(
     Raises:
         InputError: As of :class:`NetworkLayers`.
     """
-    layers = NetworkLayers(classifier, names)
+    layers = NetworkLayers.of(classifier, names)
     shown = [INPUT, *layers.names]
     found = Decomposition(layers, shown, list(layers.bias_nodes)).attribute(images, targets)
     return sums_of(layers, found)

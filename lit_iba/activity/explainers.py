@@ -95,7 +95,7 @@ class LayerAggregate(Explainer):
 
     def trace(self, network_layers: list[str] | None) -> NetworkLayers:
         """Find the network's layers, and say once if completeness does not hold."""
-        self.network_layers = NetworkLayers(self.classifier, network_layers)
+        self.network_layers = NetworkLayers.of(self.classifier, network_layers)
         say_if_inexact(self.classifier, self.network_layers.inexact)
         return self.network_layers
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import takewhile
+from typing import Self
 
 import torch
 import torch.fx as fx
@@ -79,6 +80,13 @@ class NetworkLayers:
             inexact_name(network.model, node, network.of_images) for node in self._relevant
         )
         self.inexact = sorted({name for name in found_inexact if name})
+
+    @classmethod
+    def of(cls, classifier: FrozenClassifier, names: Sequence[str] | None = None) -> Self:
+        """The same, found once for all explainers of a classifier, until its weights change."""
+        key = (cls, None if names is None else tuple(names))
+        found: Self = classifier.of_weights(key, lambda: cls(classifier, names))
+        return found
 
     def node(self, layer: str) -> fx.Node:
         """The node of any layer of the network, or of ``"input"``.

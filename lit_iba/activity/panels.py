@@ -54,7 +54,7 @@ def panels(
     Raises:
         InputError: As of :class:`NetworkLayers`.
     """
-    known = NetworkLayers(classifier, layers)
+    known = NetworkLayers.of(classifier, layers)
     say_if_inexact(classifier, known.inexact)
     shown = [INPUT, *known.names]
     passes = Decomposition(known, shown, list(known.bias_nodes))

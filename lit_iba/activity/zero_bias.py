@@ -116,7 +116,7 @@ def check_zero_bias(classifier: FrozenClassifier, images: Tensor | None = None) 
         >>> check_zero_bias(without_biases(classifier)).largest_bias
         0.0
     """
-    layers = NetworkLayers(classifier)
+    layers = NetworkLayers.of(classifier)
     biases = [
         float(value.abs().max())
         for value in bias_tensors(classifier.model).values()

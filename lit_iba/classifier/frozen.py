@@ -188,7 +188,7 @@ class FrozenClassifier(nn.Module):
         """Whether this classifier is of the module: its own, or the user's that it was made of."""
         return model is self or model is self.model or model is self._watch.original
 
-    def _of_weights(self, key: Any, make: Callable[[], Any]) -> Any:
+    def of_weights(self, key: Any, make: Callable[[], Any]) -> Any:
         """What is made of the weights as they are, kept until they change."""
         version, derived = self._watch.version(), self._derived
         if derived[0] != version:
@@ -205,7 +205,7 @@ class FrozenClassifier(nn.Module):
         version = self.look_at_weights()  # what is measured now must not carry an older name
         if self._kept is not None and self._kept_at == version:
             return self._kept
-        return self._of_weights(
+        return self.of_weights(
             "identity",
             lambda: {
                 "model": self.name,
@@ -237,7 +237,7 @@ class FrozenClassifier(nn.Module):
         return probe_images(self._size(), floating_parameter(self.model))
 
     def _probe_logits(self) -> Tensor:
-        return self._of_weights("probe", lambda: self.model(self._probe()))
+        return self.of_weights("probe", lambda: self.model(self._probe()))
 
     def _trace(self) -> TracedNetwork | Exception:
         try:
@@ -250,7 +250,7 @@ class FrozenClassifier(nn.Module):
 
     @property
     def _traced(self) -> TracedNetwork | Exception:
-        return self._of_weights("traced", self._trace)
+        return self.of_weights("traced", self._trace)
 
     @property
     def cuttable(self) -> TracedNetwork | HookedNetwork:
@@ -269,7 +269,7 @@ class FrozenClassifier(nn.Module):
                 self.name,
                 reason,
             )
-        return self._of_weights("hooked", self._hooked)
+        return self.of_weights("hooked", self._hooked)
 
     def _hooked(self) -> HookedNetwork:
         return HookedNetwork(self.model, self.name, self._probe(), self._overwrites)
@@ -287,7 +287,7 @@ class FrozenClassifier(nn.Module):
             m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in self.modules()
         ):
             return self
-        return self._of_weights("folded", self._fold)
+        return self.of_weights("folded", self._fold)
 
     def _fold(self) -> Callable[[Tensor], Tensor]:
         traced = self._traced
@@ -322,7 +322,7 @@ class FrozenClassifier(nn.Module):
             network = self.cuttable.logits_and_taps(names)
             return made_fast(network) if fast and isinstance(network, fx.GraphModule) else network
 
-        return self._of_weights(("tapped", fast, names), made)
+        return self.of_weights(("tapped", fast, names), made)
 
     def layers(self) -> list[str]:
         """Names of all the layers that can be cut or tapped, in order of execution."""

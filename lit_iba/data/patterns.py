@@ -62,7 +62,9 @@ def expand_braces(pattern: str, named: str = "") -> list[str]:
     for first, last, words in _BRACES.findall(pattern):
         size = words.count(",") + 1 if words else int(last[:19]) - int(first[:19]) + 1
         count *= max(size, 0)
-    check_limit("SHARDS", count, f"the number of shards that {(named or pattern)[:200]!r} stands for")
+    check_limit(
+        "SHARDS", count, f"the number of shards that {(named or pattern)[:200]!r} stands for"
+    )
     return _expanded(pattern)
 
 

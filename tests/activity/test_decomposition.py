@@ -11,6 +11,7 @@ from activity_toys import InPlace, OutOfPlace, Untraceable, with_biases
 from torch import Tensor, nn
 
 from lit_iba import FrozenClassifier, InputError, build_explainer
+from lit_iba.activity import ActivityAttribution
 from lit_iba.activity.decomposition import Decomposition, HookedActivity, layer_sums
 from lit_iba.activity.layers import INPUT, NetworkLayers
 from lit_iba.classifier.preprocessing import Preprocessing
@@ -315,3 +316,14 @@ def test_padding_and_a_wrappers_own_skip_are_linear(
 )
 def test_padding_with_a_number_is_named(module: nn.Module | None, named: str) -> None:
     assert NetworkLayers(own(Padded("constant", 0.5, module))).inexact == [named]
+
+
+def test_a_network_is_searched_for_layers_once_for_all_explainers() -> None:
+    classifier = FrozenClassifier("small_cnn", "random")
+    first, second = (ActivityAttribution(classifier, layers=n) for n in (1, 2))
+    assert first.network_layers is second.network_layers
+    named = ActivityAttribution(classifier, layers=1, network_layers=["layer1", "layer2"])
+    assert named.network_layers.names == ["layer1", "layer2"]
+    with torch.no_grad():
+        next(classifier.model.parameters()).mul_(2)
+    assert ActivityAttribution(classifier, layers=1).network_layers is not first.network_layers

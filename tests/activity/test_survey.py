@@ -222,7 +222,7 @@ def test_labels_that_a_classifier_does_not_know_are_refused(
     small = {"model": "small_cnn", "weights": "random", "num_classes": 3}
     with pytest.raises(InputError, match=r"knows 0\.\.2"):
         run_survey({"small": small}, data, tmp_path, SETTINGS)
-    with pytest.raises(InputError, match="must be positive"):
+    with pytest.raises(InputError, match="must be a number above 0"):
         SurveySettings(scales=(0.0,))
 
 

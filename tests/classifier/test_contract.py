@@ -90,7 +90,7 @@ def a_buffer(model: Net) -> None:
 
 
 @pytest.mark.parametrize("change", [load, assign, step, past_autograd, a_buffer])
-def test_what_is_made_of_weights_follows_them(change: Callable[[nn.Module], None]) -> None:
+def test_what_is_madeof_weights_follows_them(change: Callable[[nn.Module], None]) -> None:
     model = net()
     classifier = frozen(model)
     names = ("grad_cam", "integrated_gradients", "guided_backprop", "activity")
