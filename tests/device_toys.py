@@ -89,6 +89,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "per_sample_iba (paper)": ("per_sample_iba", {"preset": "reference_paper", "steps": 2}),
     "per_sample_iba (library)": ("per_sample_iba", {"preset": "reference"}),
+    "per_sample_iba (auto)": ("per_sample_iba", {"beta": "auto", "beta_probes": 2}),
     "per_sample_iba (bf16)": ("per_sample_iba", {"precision": "bf16"}),
     "input_iba (reference)": ("input_iba", {"preset": "reference", "neighbourhood": 0.0}),
     "fido (random)": ("fido", {"infill": "random"}),

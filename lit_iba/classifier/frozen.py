@@ -386,7 +386,13 @@ class FrozenClassifier(nn.Module):
                 stated, image = self.stated_layouts.get(name), self._probe()[:1]
                 try:
                     self._axes[name] = find_axes(
-                        self.cuttable, layer, shape, image, stated=stated, known=known
+                        self.cuttable,
+                        layer,
+                        shape,
+                        image,
+                        shape_of=image_size,
+                        stated=stated,
+                        known=known,
                     )
                 except InputError as error:
                     self._axes[name] = error

@@ -124,6 +124,7 @@ def find_axes(
     shape: torch.Size,
     image: Tensor,
     *,
+    shape_of: tuple[int, int],
     stated: str | Layout | None = None,
     known: Iterable[Axes] = (),
 ) -> Axes:
@@ -132,8 +133,9 @@ def find_axes(
     Args:
         network: The network.
         layer: Name of the layer, or a node of the graph.
-        shape: Of its output, batch included, for images of any size.
+        shape: Of its output, batch included, for images of ``shape_of``.
         image: An image (1, 3, H, W) that the network can take, of its own size.
+        shape_of: (H, W) in pixels.
         stated: What the user says that they are.
         known: Those of other layers; tokens of one number lie on one grid.
 
@@ -162,7 +164,7 @@ def find_axes(
         rows, columns = (2, 3) if kind == "BCHW" else (1, 2)
         return Axes(name, Layout(kind, shape[rows], shape[columns]), size, 0)
     if len(shape) == 3 and kind in (None, "BTC"):
-        return _axes_of_tokens(network, layer, image, known)
+        return _axes_of_tokens(network, layer, image, shape[1] if shape_of == size else None, known)
     raise _ambiguous(name, shape)
 
 
@@ -170,15 +172,18 @@ def _axes_of_tokens(
     network: TracedNetwork | HookedNetwork,
     layer: str | fx.Node,
     image: Tensor,
+    count: int | None,
     known: Iterable[Axes],
 ) -> Axes:
+    """Of tokens, so many for this image where that is known."""
     name = layer if isinstance(layer, str) else layer.name
     size = (image.shape[-2], image.shape[-1])
-    run = _runner(network, layer)
-    count = run(torch.cat([image, image])).shape[1]
+    if count is None:
+        count = int(_runner(network, layer)(torch.cat([image, image])).shape[1])
     same = [axes for axes in known if axes.positions == count]
     found = same[0].at if same else _declared_tokens(network.model, count, size)
-    return Axes(name, found or _tokens_by_light(run, image, name), size, count)
+    found = found or _tokens_by_light(_runner(network, layer), image, name)
+    return Axes(name, found, size, count)
 
 
 def _runner(network: TracedNetwork | HookedNetwork, layer: str | fx.Node) -> Any:

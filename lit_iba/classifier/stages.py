@@ -42,6 +42,19 @@ def feature_maps(
         >>> list(feature_maps(classifier))[-1]
         'layer3'
     """
+    # Layouts afterwards: to find one may be to run the network.
+    found = {
+        name: _layout(classifier, name, shape) for name, shape in _shapes(classifier, among).items()
+    }
+    return {name: layout for name, layout in found.items() if layout is not None}
+
+
+def _shapes(
+    classifier: FrozenClassifier, among: Collection[str] | None = None
+) -> dict[str, torch.Size]:
+    """The shape of every module's output of three or four axes, in the order in which they
+    finish.
+    """
     images = classifier.empty_images()
     shapes: dict[str, torch.Size] = {}
 
@@ -58,15 +71,17 @@ def feature_maps(
     ]
     with torch.no_grad(), hooked(hooks):
         classifier(images)
-    found: dict[str, Layout] = {}
-    for name, shape in shapes.items():  # afterwards: to find a layout is to run the network
-        try:
-            layout = classifier.layout_of(name, shape, (images.shape[-2], images.shape[-1]))
-        except InputError:  # no grid: what tokens have to do with each other, say
-            continue
-        if layout.height * layout.width > 1:
-            found[name] = layout
-    return found
+    return shapes
+
+
+def _layout(classifier: FrozenClassifier, name: str, shape: torch.Size) -> Layout | None:
+    """Where the positions of such an output are; None where it has not more than one."""
+    side = classifier.preprocessing.crop
+    try:
+        layout = classifier.layout_of(name, shape, (side, side))
+    except InputError:  # no grid: what tokens have to do with each other, say
+        return None
+    return layout if layout.height * layout.width > 1 else None
 
 
 def last_feature_map(classifier: FrozenClassifier) -> str:
@@ -84,10 +99,10 @@ def last_feature_map(classifier: FrozenClassifier) -> str:
     """
     modules = dict(classifier.model.named_modules())
     # Outer modules finish after the inner ones, so the last is the outermost of the last stage.
-    for name in reversed(feature_maps(classifier)):
+    for name, shape in reversed(_shapes(classifier).items()):
         if isinstance(modules[name], POOLING) or not _takes_all(classifier, name):
             continue
-        if positions_matter(classifier, name):
+        if _layout(classifier, name, shape) and positions_matter(classifier, name):
             return name
     raise InputError(
         f"{classifier.name} has no layer with positions that the whole picture passes; name a "

@@ -74,6 +74,7 @@ class TracedNetwork:
         self.nodes = list(self.graph.nodes)
         self.input = next(n for n in self.nodes if n.op == "placeholder")
         self.of_images = self.descendants(self.input)
+        self._cuts: set[fx.Node] | None = None  # once somebody has asked
 
     def layers(self) -> list[str]:
         """Every name that can be given to :meth:`split` or :meth:`taps`, in order of execution."""
@@ -129,6 +130,11 @@ class TracedNetwork:
 
     def cuts(self) -> set[fx.Node]:
         """The nodes that every path from the images to the logits goes through."""
+        if self._cuts is None:
+            self._cuts = self._find_cuts()
+        return self._cuts
+
+    def _find_cuts(self) -> set[fx.Node]:
         # In an order of execution, a node is such a cut if no edge leads past it.
         place = {node: i for i, node in enumerate([self.input, *self.on_the_way()])}
         reach = [0] * len(place)  # for each place, the farthest user of anything up to there

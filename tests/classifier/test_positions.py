@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
 from lit_iba import FrozenClassifier, InputError, Preprocessing, build_explainer
-from lit_iba.classifier import Layout, feature_maps, last_feature_map
+from lit_iba.classifier import Layout, feature_maps, last_feature_map, positions, usual_layer
 
 
 class Head(nn.Module):
@@ -133,6 +133,17 @@ def test_grad_cam_takes_the_last_tokens_that_the_logits_depend_on(network, layer
     expected = nn.functional.interpolate(expected, size=(16, 16), mode="bilinear")
     torch.testing.assert_close(heatmap.values, expected[:, 0].detach())
     assert bool(heatmap.values.any())
+
+
+def test_a_declared_grid_is_believed_without_running_the_network_for_every_layer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    classifier, runs = timm_vit(), []
+    runner = positions._runner
+    monkeypatch.setattr(positions, "_runner", lambda *given: runs.append(given) or runner(*given))
+    assert last_feature_map(classifier) == "blocks.1"
+    assert classifier.layout(usual_layer(classifier)) == Layout("BTC", 4, 4, prefix=5)
+    assert [layer for _, layer in runs] == ["patch_embed.norm"]  # no other number of tokens
 
 
 def test_grad_cam_of_a_layer_of_which_only_the_class_token_is_read_says_so(

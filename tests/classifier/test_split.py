@@ -57,7 +57,7 @@ def test_head_and_tail_give_the_logits_of_the_whole_network(
         r2, carried2, taps = split.observe(images)
         assert torch.equal(taps[layer], r)
         assert torch.allclose(split.tail(r2, carried2), expected, atol=1e-5)
-    axes = find_axes(network, layer, r.shape, images[:1])
+    axes = find_axes(network, layer, r.shape, images[:1], shape_of=(size, size))
     assert axes.layout(r.shape, (size, size)).kind == kind
 
 

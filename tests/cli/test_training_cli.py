@@ -1,19 +1,25 @@
 """The command line of training: what LightningCLI leaves open."""
 
+import json
 import re
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import pytest
+import torch
 from lightning.pytorch.cli import LightningArgumentParser
 from training_toys import prepare
 
+from lit_iba import HeatmapMetric
 from lit_iba.cli.main import main
 from lit_iba.cli.training import TrainingCLI, run_training
 from lit_iba.cli.training_help import print_training_help
+from lit_iba.evaluation import EvaluationMetrics
+from lit_iba.metrics import Result, mean_and_error
 
 
 @pytest.mark.parametrize(
@@ -84,3 +90,41 @@ def test_a_run_in_a_thread_trains_and_leaves_signals_alone(tmp_path: Path) -> No
         assert pool.submit(main, config, "train.py").result() == 0
     assert signal.getsignal(signal.SIGTERM) is before
     assert (tmp_path / "run" / "checkpoints" / "best.ckpt").is_file()
+
+
+class Spread(HeatmapMetric):
+    """A metric of the user's own."""
+
+    name, scalars, definition = "spread", ("score",), "deviation of the map"
+
+    def __init__(self, scale: float) -> None:
+        super().__init__({"scale": scale})
+        self.factor = scale
+
+    def score_rows(self, classifier: Any, judged: Any) -> dict[str, torch.Tensor]:
+        return {"score": self.factor * judged.heatmaps.flatten(1).std(dim=1)}
+
+    def summarize(self, rows: dict[str, torch.Tensor]) -> Result:
+        mean, error = mean_and_error(rows["score"])
+        return Result(float(mean), float(error), len(rows["score"]))
+
+
+class Watched(EvaluationMetrics):
+    """A callback of the user's own, which evaluates and says where."""
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        scores = [score for _, score, _ in self.history["wide"]]
+        (Path(trainer.default_root_dir) / "scores.txt").write_text(str(max(scores)))
+
+
+def test_a_callback_and_a_metric_of_ones_own_choose_the_checkpoint(tmp_path: Path) -> None:
+    config = ["fit", "--config", str(prepare(tmp_path, CONFIG) / "config.yaml")]
+    metrics = {"wide": {"metric": f"{__name__}.Spread", "scale": 3.0}}
+    callback = {"class_path": f"{__name__}.Watched", "init_args": {"metrics": metrics}}
+    chosen = ["--checkpoint.monitor", "val/wide", "--checkpoint.mode", "max"]
+    epochs = ["--trainer.callbacks", json.dumps([callback]), "--trainer.max_epochs", "2"]
+    assert main([*config, *epochs, *chosen], "train.py") == 0
+    run = tmp_path / "run"
+    best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["callbacks"]
+    (kept,) = [state for name, state in best.items() if name.startswith("ModelCheckpoint")]
+    assert float(kept["best_model_score"]) == pytest.approx(float((run / "scores.txt").read_text()))

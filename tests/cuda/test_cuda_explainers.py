@@ -50,11 +50,14 @@ def per_sample(device: torch.device, **settings: object) -> PerSampleIBA:
     return PerSampleIBA(classifier, "layer2", statistics, **settings)
 
 
-def test_a_captured_step_gives_what_the_plain_loop_gives(device: torch.device) -> None:
+@pytest.mark.parametrize("beta", [10.0, "auto"])
+def test_a_captured_step_gives_what_the_plain_loop_gives(
+    device: torch.device, beta: float | str
+) -> None:
     """For the batch that it was captured with, for another one, and for another shape."""
     if device.type == "cpu":
         pytest.skip("a graph of CUDA")
-    plain, graphed = per_sample(device), per_sample(device, cuda_graph=True)
+    plain, graphed = (per_sample(device, beta=beta, cuda_graph=graph) for graph in (False, True))
     images = plain.classifier.images(pictures(5))
     for part in (slice(0, 2), slice(2, 4), slice(4, 5), slice(0, 2)):
         keys = [str(i) for i in range(5)][part]
