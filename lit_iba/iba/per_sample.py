@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lit_iba.checks import check_literals
@@ -35,6 +34,7 @@ from lit_iba.iba.bottleneck import (
 from lit_iba.iba.masked_feature import MaskedFeature
 from lit_iba.iba.noise import NoiseModel
 from lit_iba.iba.optimise import GraphedSteps, autocast, optimise_mask
+from lit_iba.objectives.base import repeat_targets
 from lit_iba.randomness import normal_copies
 from lit_iba.statistics import FeatureStatistics
 
@@ -330,7 +330,7 @@ class _Problem:
         self.iba, self.noise, self.layout = iba, noise, layout
         self.r = r.clone() if s.cuda_graph else r
         self.carried = repeat_carried(carried, s.copies)
-        self.targets = targets.repeat(s.copies)
+        self.targets = repeat_targets(targets, s.copies)
         # Drawn in the order of memory, into tensors that stay: what is moved about costs as much as
         # the drawing.
         in_memory = r.movedim(1, -1) if r.ndim == 4 else r
@@ -341,7 +341,7 @@ class _Problem:
     def load(self, r: Tensor, carried: Carried, targets: Tensor) -> None:
         """Take another batch of the same shapes."""
         self.r.copy_(r)
-        self.targets.copy_(targets.repeat(self.iba.settings.copies))
+        self.targets.copy_(repeat_targets(targets, self.iba.settings.copies))
         for mine, other in zip(
             self.carried, repeat_carried(carried, self.iba.settings.copies), strict=True
         ):
@@ -354,13 +354,15 @@ class _Problem:
         normal_copies(self.generators, copies, shape, out=self.drawn, scratch=self.own)
 
     def loss(self, alpha: Tensor) -> Tensor:
-        """Cross-entropy and weighted information, summed over images."""
+        """The objective's loss (cross-entropy, for classes) and weighted information, summed over
+        images.
+        """
         s = self.iba.settings
         keep, drop = mask_from_logits(alpha, s.smoothing_sigma, self.layout)
         z = self.noise.restrict(self.r, keep, drop, self.unit_noise)  # (copies, B, *R)
         z = z.clamp_min(0) if s.relu_clamp else z
         with autocast(self.r.device, s.precision):
-            logits = self.iba.tail(z.flatten(0, 1), self.carried)
-        cross_entropy = F.cross_entropy(logits.float(), self.targets, reduction="sum") / s.copies
+            outputs = self.iba.tail(z.flatten(0, 1), self.carried)
+        loss = self.iba.classifier.objective.loss(outputs.float(), self.targets).sum() / s.copies
         nats = self.iba._information(self.r, self.noise, keep, drop)
-        return cross_entropy + s.beta * nats.flatten(1).mean(dim=1).sum()
+        return loss + s.beta * nats.flatten(1).mean(dim=1).sum()

@@ -125,9 +125,9 @@ class Reestimated:
         are the same.
         """
         side = classifier.preprocessing.crop
-        probe = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0)).to(
-            classifier.device
-        )
+        shape = (2, classifier.channels, side, side)
+        probe = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        probe = probe.to(classifier.device)
         before, now = (
             network.taps([layer])(probe)[layer] for network in (self.original, classifier)
         )
