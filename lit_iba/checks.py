@@ -92,12 +92,14 @@ def check_numbers(at_least: float, *, exclusive: bool = False, **settings: float
             )
 
 
-def check_images(images: Tensor) -> Tensor:
-    """The images as a detached float tensor, or an error that says what is wrong with them."""
+def check_images(images: Tensor, channels: int = 3) -> Tensor:
+    """The images (B, channels, H, W) as a detached float tensor, or an error that says what is
+    wrong with them.
+    """
     if (
         not isinstance(images, Tensor)
         or images.ndim != 4
-        or images.shape[1] != 3
+        or images.shape[1] != channels
         or not images.is_floating_point()
     ):
         given = (
@@ -106,8 +108,8 @@ def check_images(images: Tensor) -> Tensor:
             else type(images).__name__
         )
         raise InputError(
-            "images must be a float tensor (B, 3, H, W), normalised (see classifier.images); got"
-            f" {given}"
+            f"images must be a float tensor (B, {channels}, H, W), normalised (see "
+            f"classifier.images); got {given}"
         )
     finite = torch.isfinite(images).flatten(1).all(dim=1)
     if not finite.all():

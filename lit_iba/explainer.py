@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
-from lit_iba.checks import check_images, check_kinds, check_targets
+from lit_iba.checks import check_images, check_kinds
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.heatmap import Heatmap
@@ -173,14 +173,14 @@ class Explainer(ABC):
     def explain(
         self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
     ) -> Attribution:
-        """Heatmaps of checked images (B, 3, H, W) for targets (B,); ``generators[i]`` belongs to
-        image i.
+        """Heatmaps of checked images (B, C, H, W) for targets (B, ...), as the classifier's
+        objective understands them; ``generators[i]`` belongs to image i.
         """
 
     def attribute(
         self,
         inputs: Tensor,
-        target: Tensor | int | None = None,
+        target: Any = None,
         *,
         keys: Sequence[str] | None = None,
     ) -> Heatmap:
@@ -191,9 +191,10 @@ class Explainer(ABC):
         arguments that it was made of.
 
         Args:
-            inputs: Normalised images as the classifier takes them, float (B, 3, H, W).
+            inputs: Normalised images as the classifier takes them, float (B, C, H, W).
             target: Class of each image: int, or B of them as list, array or tensor, or one-hot
-                (B, K); None means the predicted class.
+                (B, K); or whatever the classifier's objective asks for (docs/objectives.md). None
+                means what the classifier itself says.
             keys: Name of each sample, from which its random numbers follow; by default the image's
                 own content.
 
@@ -201,8 +202,8 @@ class Explainer(ABC):
             One heatmap per image, on the inputs' device; none for no images.
 
         Raises:
-            InputError: The images contain NaN or have the wrong shape, a target is out of range, no
-                gradient reaches the logits, or what the explainer was made of belongs to other
+            InputError: The images contain NaN or have the wrong shape, a target is none, no
+                gradient reaches the outputs, or what the explainer was made of belongs to other
                 weights.
         """
         # Tensors of inference mode cannot be differentiated: neither the caller's nor ours.
@@ -219,22 +220,14 @@ class Explainer(ABC):
             version = self.classifier.weights_version()
         self._made_of = version
 
-    def _heatmap(
-        self, inputs: Tensor, target: Tensor | int | None, keys: Sequence[str] | None
-    ) -> Heatmap:
-        images = check_images(inputs)
+    def _heatmap(self, inputs: Tensor, target: Any, keys: Sequence[str] | None) -> Heatmap:
+        images = check_images(inputs, self.classifier.channels)
         images = images.clone() if images.is_inference() else images
         images = images.to(self.classifier.dtype)
-        if target is not None:
-            targets = check_targets(target, len(images), self.classifier.num_classes).to(
-                images.device
-            )
-            targets = targets.clone() if targets.is_inference() else targets
         if not len(images):
             return self._heatmap_of(Attribution(images.new_zeros(0, *images.shape[-2:])))
-        if target is None:
-            with torch.no_grad():
-                targets = self.classifier(images).argmax(dim=1)
+        targets = self.classifier.targets(images, target)
+        targets = targets.clone() if targets.is_inference() else targets
         generators = sample_generators(
             self.seed, keys if keys is not None else content_keys(images), images.device
         )

@@ -21,7 +21,7 @@ from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor
 
-from lit_iba.classifier.preprocessing import Preprocessing
+from lit_iba.classifier.preprocessing import Preprocessing, drawn
 from lit_iba.errors import InputError
 from lit_iba.files import whole_file
 
@@ -239,6 +239,7 @@ class Heatmap:
             pictures = self.normalization.denormalize(images.detach().cpu())
         else:
             pictures = (images.detach().cpu() * 255).round().clamp(0, 255).to(torch.uint8)
+        pictures = drawn(pictures)
         grey = pictures.float().mean(dim=1, keepdim=True) * 0.7 + 76.5 * 0.7
         opacity = (self.scaled().abs().cpu()[:, None] ** 0.7) * strength
         return (grey * (1 - opacity) + self.colored().float() * opacity).round().to(torch.uint8)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_iba.classifier import FrozenClassifier
+from lit_iba.objectives import Classification
 
 
 def in_double(values: Tensor) -> Tensor:
@@ -43,20 +44,12 @@ def tile_sums(heatmaps: Tensor, tile: int) -> Tensor:
 
 def target_logits(logits: Tensor, targets: Tensor) -> Tensor:
     """The target's logit, (B, K) and (B,) to float32 (B,)."""
-    return logits.float().gather(1, targets[:, None])[:, 0]
+    return Classification().score(logits.float(), targets)
 
 
 def target_probabilities(logits: Tensor, targets: Tensor) -> Tensor:
     """The target's softmax probability, (B, K) and (B,) to float32 (B,)."""
-    return target_logits(logits.float().softmax(dim=1), targets)
-
-
-def log_odds(logits: Tensor, targets: Tensor) -> Tensor:
-    """log p_c - log (1 - p_c) of the target class: (B, K) and (B,) to (B,), without rounding where
-    p_c is near 0 or 1.
-    """
-    others = logits.scatter(1, targets[:, None], -torch.inf)
-    return logits.gather(1, targets[:, None])[:, 0] - others.logsumexp(dim=1)
+    return Classification().probability(logits, targets)
 
 
 def gaussian_blur(
@@ -106,13 +99,13 @@ def score_jobs(
     """Score perturbed images, each job one image with some of its tiles removed.
 
     Args:
-        network: From images to logits, such as ``classifier.folded()``.
+        network: From images to outputs, such as ``classifier.folded()``.
         images: Originals (B, 3, H, W).
-        fill: What removed pixels become: one colour for all, (1, 3, 1, 1), one per image, (B, 3, 1,
-            1), or pictures, (B, 3, H, W).
+        fill: What removed pixels become: one colour for all, (1, C, 1, 1), one per image, (B, C, 1,
+            1), or pictures, (B, C, H, W).
         picture: Which image each job perturbs, int64 (J,).
         removed: For jobs (c,), which tiles are gone: bool (c, tiles).
-        score: From logits (c, K) and the jobs' images (c,) to one number per job, (c,).
+        score: From outputs (c, ...) and the jobs' images (c,) to one number per job, (c,).
         tile: Side of a tile in pixels.
         forward_batch_size: Images per forward pass.
 
@@ -143,7 +136,7 @@ def perturbed_scores(
     *,
     tile: int,
     forward_batch_size: int,
-    score: Callable[[Tensor, Tensor], Tensor] = target_probabilities,
+    score: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Score every version of every image, in forward passes that run across images and versions
     alike.
@@ -151,18 +144,20 @@ def perturbed_scores(
     Args:
         classifier: The frozen classifier.
         images: Originals (B, 3, H, W).
-        targets: What ``score`` compares with, one row per image; usually its class (B,).
+        targets: What ``score`` compares with, one row per image; usually its target (B, ...).
         fill: What removed pixels become, see :func:`score_jobs`.
         removed: For jobs (c,), numbered ``image * versions + version``, which tiles are gone: bool
             (c, tiles).
         versions: Number of perturbed versions of each image.
         tile: Side of a tile in pixels.
         forward_batch_size: Images per forward pass.
-        score: From logits and targets to one number per image.
+        score: From outputs and targets to one number per image; by default the probability of the
+            classifier's objective.
 
     Returns:
         float32 (B, versions).
     """
+    measured = classifier.objective.probability if score is None else score
     picture = torch.arange(len(images), device=images.device).repeat_interleave(versions)
     scores = score_jobs(
         classifier.folded(),
@@ -170,7 +165,7 @@ def perturbed_scores(
         fill,
         picture,
         removed,
-        lambda logits, which: score(logits, targets[which]),
+        lambda outputs, which: measured(outputs, targets[which]),
         tile=tile,
         forward_batch_size=forward_batch_size,
     )
@@ -187,7 +182,7 @@ def removal_curves(
     *,
     tile: int = 1,
     forward_batch_size: int,
-    score: Callable[[Tensor, Tensor], Tensor] = target_probabilities,
+    score: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Scores on the way as tiles go one after the other.
 
@@ -200,7 +195,8 @@ def removal_curves(
         steps: How many tiles are gone at each point (K,).
         tile: Side of a tile in pixels.
         forward_batch_size: Images per forward pass.
-        score: From logits and targets to one number per image.
+        score: From outputs and targets to one number per image; by default the probability of the
+            classifier's objective.
 
     Returns:
         float32 (B, D, K).
@@ -237,17 +233,23 @@ def end_points(
     """What every curve from the images to ``fill`` begins and ends with, whatever the order.
 
     Returns:
-        float64 (B, 4): the class (the target, or the predicted one where ``targets`` is None), its
-        softmax probability on the image and on the fill, and the highest one on the image.
+        float64 (B, T + 3): the target (the one given, or the predicted one where ``targets`` is
+        None) in as many columns as it has numbers, one for a class; its probability on the image
+        and on the fill; and the highest one on the image.
     """
-    network = classifier.folded()
+    network, objective = classifier.folded(), classifier.objective
     parts = []
     for part in torch.arange(len(images), device=images.device).split(forward_batch_size):
-        logits = network(images[part])
-        classes = logits.argmax(dim=1) if targets is None else targets[part]
+        outputs = network(images[part])
+        asked = objective.predicted(outputs) if targets is None else targets[part]
         removed = network(fill.expand_as(images)[part].contiguous())
-        ends = [target_probabilities(logits, classes), target_probabilities(removed, classes)]
-        highest = logits.float().softmax(dim=1).amax(dim=1)
-        columns = [classes, *ends, highest]
-        parts.append(torch.stack([in_double(column) for column in columns], dim=1))
+        ends = [objective.probability(outputs, asked), objective.probability(removed, asked)]
+        columns = [asked.flatten(1) if asked.ndim > 1 else asked[:, None]]
+        columns += [end[:, None] for end in (*ends, objective.highest(outputs))]
+        parts.append(torch.cat([in_double(column) for column in columns], dim=1))
     return torch.cat(parts)
+
+
+def targets_of(ends: Tensor, like: Tensor) -> Tensor:
+    """The targets in what :func:`end_points` gave, of the shape and dtype of others."""
+    return ends[:, :-3].reshape(like.shape).to(like)

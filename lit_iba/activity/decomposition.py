@@ -126,7 +126,7 @@ class Decomposition:
         with torch.enable_grad():
             # Copies, because what was made in inference mode could not be differentiated.
             logits, activations, outputs, biases = self._run(images.detach().clone())
-            score = logits.gather(1, targets.to(logits.device).clone()[:, None])[:, 0]
+            score = _score(self.classifier, logits, targets)
             if not score.requires_grad:
                 raise no_gradient(self.classifier.name)
             taken = [*activations, *outputs]
@@ -252,7 +252,7 @@ class HookedActivity:
         ]
         with torch.enable_grad(), hooked(hooks):
             logits = self.classifier(keep(INPUT, images.detach().clone()))
-            score = logits.gather(1, targets.to(logits.device).clone()[:, None])[:, 0]
+            score = _score(self.classifier, logits, targets)
             taken = [found[name] for name in self.activity]
             gradients = torch.autograd.grad(score.sum(), taken, materialize_grads=True)
         products = [
@@ -263,6 +263,11 @@ class HookedActivity:
             for name, product in zip(self.activity, products, strict=True)
         ]
         return Attributions(score.detach(), dict(zip(self.activity, terms, strict=True)), {})
+
+
+def _score(classifier: FrozenClassifier, outputs: Tensor, targets: Tensor) -> Tensor:
+    """f_c, (B,): the target's logit, for classes."""
+    return classifier.objective.score(outputs, targets.to(outputs.device).clone())
 
 
 def say_if_inexact(classifier: FrozenClassifier, inexact: Sequence[str]) -> None:

@@ -80,6 +80,8 @@ class NetworkLayers:
             inexact_name(network.model, node, network.of_images) for node in self._relevant
         )
         self.inexact = sorted({name for name in found_inexact if name})
+        if not classifier.objective.linear:
+            self.inexact.append(f"{classifier.objective.record['name']} objective")
 
     @classmethod
     def of(cls, classifier: FrozenClassifier, names: Sequence[str] | None = None) -> Self:

@@ -129,8 +129,9 @@ def check_zero_bias(classifier: FrozenClassifier, images: Tensor | None = None) 
     ]
     if images is None:
         side, generator = classifier.preprocessing.crop, torch.Generator().manual_seed(0)
-        images = torch.randn(2, 3, side, side, generator=generator).to(classifier.device)
-    targets = classifier(images).argmax(dim=1)
+        images = torch.randn(2, classifier.channels, side, side, generator=generator)
+        images = images.to(classifier.device)
+    targets = classifier.targets(images)
     shown = [INPUT, *layers.names]
     found = Decomposition(layers, shown, list(layers.bias_nodes)).attribute(images, targets)
     offsets = [name for name, term in found.bias.items() if bool((term.product != 0).any())]

@@ -24,6 +24,7 @@ from lit_iba.activity.zero_bias import bias_tensors, check_zero_bias, scale_bias
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.weights import save_weights
 from lit_iba.errors import InputError
+from lit_iba.objectives.classes import needs_classes
 from lit_iba.training.frozen import TrainingWithFrozenClassifier
 
 _SCORES = ("loss", "accuracy_top1", "accuracy_top5", "original_accuracy_top1", "agreement")
@@ -64,6 +65,7 @@ class ZeroBiasTraining(TrainingWithFrozenClassifier):
         optimizer: OptimizerCallable = lambda parameters: torch.optim.Adam(parameters, lr=5e-6),
     ) -> None:
         super().__init__(classifier)
+        needs_classes(self.classifier.objective, "zero-bias training", "a classifier")
         if temperature <= 0:
             raise InputError(f"temperature is {temperature}; it must be positive, 100 in the paper")
         if output is not None and not output.endswith(".safetensors"):

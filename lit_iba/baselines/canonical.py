@@ -89,11 +89,19 @@ def canonical(classifier: FrozenClassifier) -> fx.GraphModule:
         arguments are the nodes that feed it.
 
     Raises:
-        InputError: The network cannot be traced, or has an operation of another kind, which is
-            named.
+        InputError: The objective's score is not linear, the network cannot be traced, or has an
+            operation of another kind, which is named.
     """
+    if not classifier.objective.linear:
+        raise InputError(
+            "propagation distributes a score that is a linear function of the network's outputs, "
+            f"which that of the objective {classifier.objective.record['name']!r} is not; "
+            f"{ELSEWHERE}"
+        )
     side = classifier.preprocessing.crop
-    probe = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    probe = torch.randn(
+        2, classifier.channels, side, side, generator=torch.Generator().manual_seed(0)
+    )
     probe = probe.to(next(classifier.model.parameters(), probe))
     try:
         traced = TracedNetwork(classifier.model, classifier.name)

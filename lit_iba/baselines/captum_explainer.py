@@ -16,13 +16,14 @@ import captum.attr
 import torch
 import torch.nn.functional as F
 from captum.attr import Attribution as CaptumAttribution
-from torch import Tensor
+from torch import Tensor, nn
 
-from lit_iba.baselines.gradient import Channels, keeps_sign, over_channels
+from lit_iba.baselines.gradient import Channels, Scored, keeps_sign, over_channels
 from lit_iba.checks import check_counts, check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError, unknown_name
 from lit_iba.explainer import Attribution, Explainer
+from lit_iba.objectives import Classification
 from lit_iba.registry import class_named
 
 # Methods that draw no random numbers may run on a batch; all others run one image at a time, each
@@ -185,10 +186,15 @@ class CaptumExplainer(Explainer):
         level = call.get("baselines")
         if isinstance(level, int | float) and self.method in OF_DISTRIBUTIONS:
             call["baselines"] = images.new_full((2, *images.shape[1:]), level)
+        network: nn.Module = classifier
         if "target" in self.of_attribute:
-            call["target"] = targets
+            if isinstance(classifier.objective, Classification):
+                call["target"] = targets
+            else:
+                network = Scored(classifier, classifier.objective)
+                call["additional_forward_args"] = targets
         try:
-            values = self.method(classifier, **given).attribute(
+            values = self.method(network, **given).attribute(
                 images.clone().requires_grad_(), **call
             )
         except torch.OutOfMemoryError:

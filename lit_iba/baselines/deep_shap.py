@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_iba.baselines.canonical import canonical
@@ -21,6 +20,7 @@ from lit_iba.baselines.propagation import (
     ForwardPass,
     Step,
     quotient,
+    score_gradient,
     to_positions,
     transpose,
     winners,
@@ -29,6 +29,7 @@ from lit_iba.checks import check_counts, check_images
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer, Surroundings, completeness_error
+from lit_iba.objectives.base import repeat_targets
 
 
 def relu_multiplier(x: Tensor, reference: Tensor) -> Tensor:
@@ -95,7 +96,9 @@ class DeepSHAP(Explainer):
     ) -> None:
         super().__init__(classifier, seed=seed)
         check_counts(forward_batch_size=forward_batch_size)
-        self.background = None if background is None else check_images(background)
+        self.background = (
+            None if background is None else check_images(background, classifier.channels)
+        )
         if background is not None and not len(background):
             raise InputError(
                 "the background has no images; give at least one, or none at all for the mean"
@@ -138,23 +141,25 @@ class DeepSHAP(Explainer):
                 f"the background's images are {tuple(background.shape[2:])}, but those to explain"
                 f" {tuple(images.shape[2:])}; give them the same size"
             )
-        network = self.network.to(images)
+        network, objective = self.network.to(images), self.classifier.objective
         values, promised = torch.zeros_like(images), images.new_zeros(len(images))
         for at in torch.arange(len(images), device=images.device).split(self.forward_batch_size):
             observed = ForwardPass(network, images[at])
-            promised[at] += observed.logits.gather(1, targets[at, None])[:, 0]
+            promised[at] += objective.score(observed.logits, targets[at])
             for some in background.split(max(1, self.forward_batch_size // len(at))):
                 reference = ForwardPass(network, some)
-                start = (
-                    F.one_hot(targets[at], observed.logits.shape[1]).to(images).repeat(len(some), 1)
-                )
+                asked = repeat_targets(targets[at], len(some))
+                others = reference.logits.repeat_interleave(len(at), dim=0)  # pair after pair
+                start = score_gradient(objective, others, asked)
                 back = observed.back(start, partial(_rescale, reference=reference, count=len(at)))
                 multipliers = back.unflatten(
                     0, (len(some), len(at))
                 )  # (background, images, 3, H, W)
                 differences = images[at] - some[:, None]
                 values[at] += (multipliers * differences).sum(dim=0) / len(background)
-                promised[at] -= reference.logits[:, targets[at]].sum(dim=0) / len(background)
+                promised[at] -= objective.score(others, asked).view(len(some), -1).sum(dim=0) / len(
+                    background
+                )
         total = values.sum(dim=1)
         return Attribution(total, completeness=completeness_error(total.sum(dim=(1, 2)), promised))
 

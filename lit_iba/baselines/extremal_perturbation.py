@@ -19,7 +19,8 @@ from lit_iba.checks import check_counts, check_literals, check_numbers
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer
-from lit_iba.perturbation import gaussian_blur, target_logits
+from lit_iba.objectives.classes import needs_classes
+from lit_iba.perturbation import gaussian_blur
 
 LEVELS = 8  # of the perturbation pyramid, the image itself included
 STRONGEST_BLUR = 20.0  # standard deviation in pixels of the pyramid's other end
@@ -39,7 +40,8 @@ class ExtremalPerturbation(Explainer):
             compares with [0.3].
         variant: ``"preserve"``: the class is to survive inside the mask; ``"delete"``: to vanish
             where the mask is perturbed; ``"dual"``: both.
-        reward: ``"logit"`` of the target, or ``"contrastive"``: minus the largest other logit.
+        reward: ``"logit"`` of the target (the score, for other objectives than classes), or
+            ``"contrastive"``: minus the largest other logit.
         perturbation: ``"blur"``, or ``"fade"`` to zero, the data set's mean colour.
         steps: Of gradient ascent.
         learning_rate: Of SGD.
@@ -93,6 +95,8 @@ class ExtremalPerturbation(Explainer):
                 f"areas is {areas!r}; give shares of the picture between 0 and 1, such as [0.1]"
             )
         check_literals(ExtremalPerturbation.__init__, locals())
+        if reward == "contrastive":
+            needs_classes(classifier.objective, "the contrastive reward", "reward='logit'")
         check_counts(steps=steps, cell=cell, sigma=sigma, forward_batch_size=forward_batch_size)
         check_numbers(0, exclusive=True, learning_rate=learning_rate, area_growth=area_growth)
         check_numbers(0, momentum=momentum, area_weight=area_weight, smoothing=smoothing)
@@ -168,7 +172,7 @@ class ExtremalPerturbation(Explainer):
                 logits = self.classifier(
                     perturbed.flip(-1) if self.jitter and step % 2 == 0 else perturbed
                 )
-                score = target_logits(logits, targets)
+                score = self.classifier.objective.score(logits.float(), targets)
                 if self.reward == "contrastive":
                     score = score - logits.float().scatter(1, targets[:, None], -torch.inf).amax(
                         dim=1

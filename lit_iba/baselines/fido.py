@@ -19,7 +19,7 @@ from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer
 from lit_iba.iba.optimise import descend
-from lit_iba.perturbation import gaussian_blur, log_odds
+from lit_iba.perturbation import gaussian_blur
 
 Infill = Literal["mean", "local_mean", "blur", "random"]
 GENERATIVE = ("vae", "ca_gan")
@@ -177,7 +177,9 @@ class FIDO(Explainer):
                 filled = fill_in(
                     images[picture], keep, some_fill, local=self.infill == "local_mean"
                 )
-                score = log_odds(self.classifier(filled), targets[picture])
+                score = self.classifier.objective.log_odds(
+                    self.classifier(filled), targets[picture]
+                )
                 loss = (score if self.objective == "sdr" else -score).sum() / self.samples
                 gradient += torch.autograd.grad(loss, logits)[0]
         return gradient
@@ -187,7 +189,9 @@ class FIDO(Explainer):
         mean, std = self.classifier.preprocessing.constants(images.device)
         fills = []
         for generator in generators:
-            colour = torch.rand((self.samples, 3, 1, 1), generator=generator, device=images.device)
+            colour = torch.rand(
+                (self.samples, images.shape[1], 1, 1), generator=generator, device=images.device
+            )
             noise = torch.randn(
                 (self.samples, *images.shape[1:]), generator=generator, device=images.device
             )

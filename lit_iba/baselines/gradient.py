@@ -8,19 +8,21 @@ batched, with the caller's tensors and modules left as they were.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from captum.attr import IntegratedGradients as CaptumIntegratedGradients
 from captum.attr import Saliency as CaptumSaliency
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_iba.checks import check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.stages import last_feature_map, positions_matter
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer
+from lit_iba.objectives import Objective
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +48,23 @@ def over_channels(values: Tensor, channels: Channels) -> Tensor:
 def keeps_sign(channels: Channels) -> bool:
     """Whether a map reduced in this way can be negative."""
     return channels in ("sum", "mean")
+
+
+class Scored(nn.Module):
+    """A network with the score of an objective behind it: what Captum's methods differentiate.
+
+    Args:
+        network: From images to outputs.
+        objective: What is asked of them.
+    """
+
+    def __init__(self, network: Callable[[Tensor], Tensor], objective: Objective) -> None:
+        super().__init__()
+        self.network, self.objective = network, objective
+
+    def forward(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Images (B, C, H, W) and targets to the score (B,)."""
+        return self.objective.score(self.network(images), targets)
 
 
 class RandomMap(Explainer):
@@ -92,7 +111,7 @@ class Gradient(Explainer):
     def explain(
         self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
     ) -> Attribution:
-        """Mean over channels of d logit / d image."""
+        """Mean over channels of d score / d image."""
         return Attribution(input_gradient(self.classifier, images, targets).mean(dim=1))
 
 
@@ -135,7 +154,7 @@ class Saliency(Explainer):
     def explain(
         self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
     ) -> Attribution:
-        """|d logit / d image|, one number a pixel."""
+        """|d score / d image|, one number a pixel."""
         gradient = input_gradient(self.classifier, images, targets)
         return Attribution(over_channels(gradient, self.channels))
 
@@ -159,15 +178,15 @@ class InputXGradient(Explainer):
     def explain(
         self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
     ) -> Attribution:
-        """Sum over channels of image * d logit / d image."""
+        """Sum over channels of image * d score / d image."""
         return Attribution((images * input_gradient(self.classifier, images, targets)).sum(dim=1))
 
 
 def input_gradient(classifier: FrozenClassifier, images: Tensor, targets: Tensor) -> Tensor:
-    """d logit of the target / d image, (B, 3, H, W)."""
+    """d score / d image, (B, C, H, W); for classes the score is the target's logit."""
     # A copy, because Captum turns on requires_grad of the tensor it is given.
-    return CaptumSaliency(classifier).attribute(
-        images.clone().requires_grad_(), target=targets, abs=False
+    return CaptumSaliency(Scored(classifier, classifier.objective)).attribute(
+        images.clone().requires_grad_(), additional_forward_args=targets, abs=False
     )
 
 
@@ -230,11 +249,12 @@ class IntegratedGradients(Explainer):
     ) -> Attribution:
         """Path integral of the gradient from zero, which is the mean colour after normalisation."""
         method = CaptumIntegratedGradients(
-            self.classifier.folded(), multiply_by_inputs=self.multiply_by_inputs
+            Scored(self.classifier.folded(), self.classifier.objective),
+            multiply_by_inputs=self.multiply_by_inputs,
         )
         values = method.attribute(
             images.clone().requires_grad_(),
-            target=targets,
+            additional_forward_args=targets,
             n_steps=self.steps,
             internal_batch_size=max(self.forward_batch_size, len(images)),
         )
@@ -296,8 +316,8 @@ class GradCAM(Explainer):
             r, carried = self.split.head(images)
         with torch.enable_grad():
             r = r.clone().requires_grad_()
-            logits = self.split.tail(r, carried)
-            (gradient,) = torch.autograd.grad(logits.gather(1, targets[:, None]).sum(), r)
+            score = self.classifier.objective.score(self.split.tail(r, carried), targets)
+            (gradient,) = torch.autograd.grad(score.sum(), r)
         layout = self.classifier.layout_of(self.layer, r.shape, size)
         features, gradients = layout.grid(r.detach()), layout.grid(gradient)  # (B, C, h, w)
         weights = gradients.mean(dim=(2, 3), keepdim=True)

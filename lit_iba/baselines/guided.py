@@ -12,7 +12,7 @@ import torch
 from captum.attr import GuidedBackprop as CaptumGuidedBackprop
 from torch import Tensor, nn
 
-from lit_iba.baselines.gradient import GradCAM
+from lit_iba.baselines.gradient import GradCAM, Scored
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.folding import graph_module
 from lit_iba.classifier.traced import TracedNetwork
@@ -121,8 +121,12 @@ class GuidedBackprop(Explainer):
             warnings.filterwarnings(
                 "ignore", "Setting backward hooks on ReLU activations"
             )  # on our copy, and removed
-            method = CaptumGuidedBackprop(self.network.to(images))
-            gradient = method.attribute(images.clone().requires_grad_(), target=targets)
+            method = CaptumGuidedBackprop(
+                Scored(self.network.to(images), self.classifier.objective)
+            )
+            gradient = method.attribute(
+                images.clone().requires_grad_(), additional_forward_args=targets
+            )
         return Attribution(gradient.abs().amax(dim=1))
 
 

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from lit_iba.checks import check_counts, check_literals, check_numbers
 from lit_iba.classifier import FrozenClassifier
+from lit_iba.classifier.preprocessing import drawn
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer
-from lit_iba.perturbation import target_logits, target_probabilities, tile_index
+from lit_iba.perturbation import tile_index
 
 SLIC_ROUNDS = 10
 
@@ -114,7 +115,8 @@ class LIME(Explainer):
             )
             kept[i, :, : counts[i]] = coins.bool()
             kept[i, 0] = True
-        measure = target_probabilities if self.score == "probability" else target_logits
+        objective = self.classifier.objective
+        measure = objective.probability if self.score == "probability" else objective.score
         scores = images.new_zeros(len(images) * self.samples, dtype=torch.float32)
         for jobs in torch.arange(len(scores), device=images.device).split(self.forward_batch_size):
             picture, sample = jobs // self.samples, jobs % self.samples
@@ -124,7 +126,7 @@ class LIME(Explainer):
                 .view(-1, 1, *images.shape[-2:])
             )
             perturbed = torch.where(shown, images[picture], fill[picture])
-            scores[jobs] = measure(self.classifier(perturbed), targets[picture])
+            scores[jobs] = measure(self.classifier(perturbed).float(), targets[picture])
         maps = torch.zeros_like(images[:, 0])
         for i, count in enumerate(counts):
             masks = kept[i, :, :count]
@@ -143,7 +145,7 @@ class LIME(Explainer):
         if self.superpixels == "grid":
             size = (images.shape[-2], images.shape[-1])
             return tile_index(size, self.side, images.device).expand(len(images), -1, -1)
-        colours = _lab(self.classifier.preprocessing.denormalize(images))
+        colours = _lab(drawn(self.classifier.preprocessing.denormalize(images)))
         return torch.stack([slic(colour, self.side, self.compactness) for colour in colours])
 
 

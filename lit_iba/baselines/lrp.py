@@ -25,8 +25,8 @@ from lit_iba.baselines.propagation import (
     ForwardPass,
     Rule,
     Step,
-    logit_start,
     quotient,
+    score_start,
     to_positions,
     transpose,
     weighted_sum,
@@ -36,6 +36,7 @@ from lit_iba.baselines.propagation import (
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer, completeness_error
+from lit_iba.objectives import Objective
 
 
 def alpha_beta_shares(
@@ -151,9 +152,8 @@ class LRP(Explainer):
         self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
     ) -> Attribution:
         """Relevance of each pixel, (B, H, W), and how far its total is from the logit."""
-        return propagated_relevance(
-            ForwardPass(self.network.to(images), images), targets, self._rule
-        )
+        forward = ForwardPass(self.network.to(images), images)
+        return propagated_relevance(self.classifier.objective, forward, targets, self._rule)
 
     def _rule(self, step: Step, r: Tensor) -> tuple[Tensor, ...]:
         if isinstance(step.module, WEIGHTED):
@@ -244,9 +244,8 @@ class LRPEpsilon(Explainer):
         self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
     ) -> Attribution:
         """Relevance of each pixel, (B, H, W), and how far its total is from the logit."""
-        return propagated_relevance(
-            ForwardPass(self.network.to(images), images), targets, self._rule
-        )
+        forward = ForwardPass(self.network.to(images), images)
+        return propagated_relevance(self.classifier.objective, forward, targets, self._rule)
 
     def _rule(self, step: Step, r: Tensor) -> tuple[Tensor, ...]:
         if isinstance(step.module, (*WEIGHTED, *MEANS, Add)):
@@ -254,12 +253,17 @@ class LRPEpsilon(Explainer):
         return step_without_weights(step, r)
 
 
-def propagated_relevance(forward: ForwardPass, targets: Tensor, rule: Rule) -> Attribution:
+def propagated_relevance(
+    objective: Objective, forward: ForwardPass, targets: Tensor, rule: Rule
+) -> Attribution:
     """Relevance of the target's logit after a pass back by ``rule``, summed over channels."""
-    start = logit_start(forward.logits, targets)
+    start = score_start(objective, forward.logits, targets)
     values = forward.back(start, rule).sum(dim=1)
     return Attribution(
-        values, completeness=completeness_error(values.sum(dim=(1, 2)), start.sum(dim=1))
+        values,
+        completeness=completeness_error(
+            values.sum(dim=(1, 2)), start.view(len(start), -1).sum(dim=1)
+        ),
     )
 
 

@@ -24,6 +24,7 @@ from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.layout import Layout
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution
+from lit_iba.objectives.classes import needs_classes
 from lit_iba.training.checkpoint import entries_of
 from lit_iba.training.trained_explainer import Output, TrainedExplainer, load_trained, single
 
@@ -255,6 +256,7 @@ class RealTimeSaliency(TrainedExplainer):
         **settings: Any,
     ) -> None:
         super().__init__(classifier, seed=seed)
+        needs_classes(classifier.objective, "real_time_saliency", "per_sample_iba or readout_iba")
         if not taps and classifier.name not in DEFAULT_TAPS:
             raise InputError(
                 f"real_time_saliency knows no taps for {classifier.name}; name two or more of its "

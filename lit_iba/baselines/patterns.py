@@ -34,8 +34,8 @@ from lit_iba.baselines.propagation import (
     ForwardPass,
     Step,
     convolution_gradients,
-    logit_start,
     quotient,
+    score_start,
     to_positions,
     transpose,
     weighted_transpose,
@@ -396,9 +396,8 @@ class PatternAttribution(Explainer):
         """Attribution of each pixel, (B, H, W)."""
         self.products = {name: product.to(images) for name, product in self.products.items()}
         forward = ForwardPass(self.network.to(images), images)
-        return Attribution(
-            forward.back(logit_start(forward.logits, targets), self._rule).sum(dim=1)
-        )
+        start = score_start(self.classifier.objective, forward.logits, targets)
+        return Attribution(forward.back(start, self._rule).sum(dim=1))
 
     def _rule(self, step: Step, arriving: Tensor) -> tuple[Tensor, ...]:
         (x, *_), module = step.inputs, step.module

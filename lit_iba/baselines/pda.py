@@ -22,7 +22,6 @@ from lit_iba.checks import check_counts, check_literals, check_numbers
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer, Surroundings
-from lit_iba.perturbation import target_probabilities
 
 REFERENCES = (
     100  # images that marginal samples are taken from when the explainer is built from a config
@@ -179,12 +178,12 @@ class PDA(Explainer):
     def _evidence(self, probabilities: Tensor) -> Tensor:
         """log2 of the odds, with the Laplace correction."""
         p = (probabilities.double() * self.laplace + 1) / (
-            self.laplace + self.classifier.num_classes
+            self.laplace + self.classifier.objective.alternatives(self.classifier.num_classes)
         )
         return (p.log2() - (1 - p).log2()).to(probabilities.dtype)
 
     def _probabilities_of(self, images: Tensor, targets: Tensor) -> Tensor:
-        return target_probabilities(self.classifier(images), targets)
+        return self.classifier.objective.probability(self.classifier(images), targets)
 
     def _row_of_windows(
         self,
@@ -213,7 +212,9 @@ class PDA(Explainer):
             changed = images[picture]
             rows = changed[:, :, top : top + self.window]
             rows.scatter_(
-                3, columns[place][:, None, None].expand(-1, 3, self.window, -1), windows[jobs]
+                3,
+                columns[place][:, None, None].expand(-1, images.shape[1], self.window, -1),
+                windows[jobs],
             )
             probabilities[jobs] = self._probabilities_of(changed, targets[picture])
         return probabilities.view(len(images), len(lefts), self.samples).mean(dim=2)

@@ -16,12 +16,12 @@ from lit_iba.checks import check_counts, check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer
-from lit_iba.perturbation import perturbed_scores, target_logits, tile_index
+from lit_iba.perturbation import perturbed_scores, tile_index
 
 
 class Occlusion(Explainer):
-    """How much the target's logit falls when a tile is covered (Zeiler and Fergus 2014), the same
-    for all of its pixels.
+    """How much the score, the target's logit for classes, falls when a tile is covered (Zeiler and
+    Fergus 2014), the same for all of its pixels.
 
     Args:
         classifier: The network to explain.
@@ -65,14 +65,15 @@ class Occlusion(Explainer):
     def explain(
         self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
     ) -> Attribution:
-        """Logit of the whole image minus logit with the tile covered."""
+        """Score of the whole image minus score with the tile covered."""
         index = tile_index((images.shape[-2], images.shape[-1]), self.tile, images.device)
         tiles = int(index.max()) + 1
         colour = (
             images.mean(dim=(2, 3), keepdim=True)
             if self.fill == "mean"
-            else images.new_zeros(1, 3, 1, 1)
+            else torch.zeros_like(images[:1, :, :1, :1])
         )
+        objective = self.classifier.objective
         number = torch.arange(tiles, device=images.device)
         scores = perturbed_scores(
             self.classifier,
@@ -84,7 +85,7 @@ class Occlusion(Explainer):
             tiles + 1,
             tile=self.tile,
             forward_batch_size=self.forward_batch_size,
-            score=target_logits,
+            score=lambda outputs, asked: objective.score(outputs.float(), asked),
         )
         return Attribution((scores[:, :1] - scores[:, 1:])[:, index].clone())
 

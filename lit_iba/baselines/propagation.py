@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_iba.baselines.canonical import Add, Affine, Concatenate, GlobalMean
+from lit_iba.objectives import Objective
 
 MAX_POOLINGS = (nn.MaxPool2d, nn.AdaptiveMaxPool2d)
 MEANS = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, GlobalMean)
@@ -70,7 +71,7 @@ class ForwardPass:
         """Propagate from the logits to the images.
 
         Args:
-            start: What is given to the logits, (B, K).
+            start: What is given to the outputs, of their shape.
             rule: Called once a step, from the last to the first.
 
         Returns:
@@ -85,9 +86,20 @@ class ForwardPass:
         return arriving[self._input]
 
 
-def logit_start(logits: Tensor, targets: Tensor) -> Tensor:
-    """(B, K) with each target's logit in its place and zero elsewhere."""
-    return torch.zeros_like(logits).scatter(1, targets[:, None], logits.gather(1, targets[:, None]))
+@torch.enable_grad()
+def score_gradient(objective: Objective, outputs: Tensor, targets: Tensor) -> Tensor:
+    """d score / d outputs, of the outputs' shape: one at the target's logit, for classes."""
+    at = outputs.detach().clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(objective.score(at, targets).sum(), at)
+    return gradient
+
+
+def score_start(objective: Objective, outputs: Tensor, targets: Tensor) -> Tensor:
+    """What each output gives to a linear score, of the outputs' shape: for classes the target's
+    logit in its place and zero elsewhere.
+    """
+    gradient = score_gradient(objective, outputs, targets)
+    return torch.where(gradient == 0, torch.zeros_like(outputs), gradient * outputs)
 
 
 def quotient(numerator: Tensor, denominator: Tensor, epsilon: float = 0.0) -> Tensor:

@@ -18,15 +18,17 @@ from lit_iba.classifier.fusing import made_fast
 from lit_iba.classifier.hooked import HookedNetwork
 from lit_iba.classifier.layout import Layout
 from lit_iba.classifier.networks import build_network, from_module, named_classes
+from lit_iba.classifier.outputs import Output, giving
 from lit_iba.classifier.own_copy import floating_parameter, unwrapped
 from lit_iba.classifier.positions import Axes, find_axes
-from lit_iba.classifier.preprocessing import Preprocessing
+from lit_iba.classifier.preprocessing import Preprocessing, fitting
 from lit_iba.classifier.proof import probe_images, proven, same_logits
 from lit_iba.classifier.split import Split, differentiable
 from lit_iba.classifier.traced import TracedNetwork
 from lit_iba.classifier.watch import Watch
 from lit_iba.classifier.weights import fingerprint
 from lit_iba.errors import InputError
+from lit_iba.objectives import Objective, build_objective
 
 logger = logging.getLogger(__name__)
 
@@ -38,15 +40,20 @@ class FrozenClassifier(nn.Module):
         model: A torchvision name (``"resnet50"``), a timm name when timm is installed,
             ``"small_cnn"``, ``"resnet8"``, a function of your own as ``"package.module:function"``,
             or a module, which stays as it is: a copy is frozen that shares the memory of its
-            tensors. Either maps images (B, 3, H, W) to logits (B, K).
+            tensors. Either maps images (B, C, H, W) to logits (B, K), or what ``objective`` says.
         weights: Member of torchvision's weights enum (``"IMAGENET1K_V2"``, ``"DEFAULT"``), a local
             ``.pth``, ``.safetensors`` or ``.safetensors.xz`` file, or ``"random"`` (the same random
             weights every time). For a module: None keeps its weights as they are.
         num_classes: Number of classes, where it is not the architecture's usual one.
-        preprocessing: How photographs become images; by default that of the weights.
+        preprocessing: How photographs become images; by default that of the weights, with the
+            channels of the first convolution.
         class_names: Names of the classes; by default those of the weights.
         layouts: Where positions and channels are, by layer, where they cannot be found: a kind such
             as ``"BHWC"``, or a :class:`Layout` for images of the classifier's own size.
+        objective: What is asked of the outputs: a name such as ``"multilabel"``, ``{"name": ...}``
+            with settings, or an :class:`~lit_iba.objectives.Objective`; see docs/objectives.md.
+        output: Which of several outputs is explained: the key of a dict, the name of an attribute,
+            or the place in a tuple.
 
     Attributes:
         lock: Held by an explainer while it works, so that threads can share both.
@@ -77,10 +84,13 @@ class FrozenClassifier(nn.Module):
         preprocessing: Preprocessing | dict[str, Any] | None = None,
         class_names: Sequence[str] | None = None,
         layouts: Mapping[str, str | Layout] | None = None,
+        objective: str | Mapping[str, Any] | Objective = "classification",
+        output: Output | None = None,
     ) -> None:
         super().__init__()
         if isinstance(preprocessing, dict):
             preprocessing = Preprocessing.from_dict(preprocessing)
+        self.objective, self.output = build_objective(objective), output
         given = None if isinstance(model, str) else unwrapped(model)
         # What is made in inference mode cannot be differentiated through.
         with torch.inference_mode(False):
@@ -89,22 +99,24 @@ class FrozenClassifier(nn.Module):
                 if given is None
                 else from_module(given, weights)
             )
-        self.model, own_preprocessing, own_names = loaded
+        self.model, usual, own_names = loaded
+        if output is not None:
+            self.model = giving(self.model, output)
         # A scripted module says what it was scripted from.
         kind = getattr(given, "original_name", type(given).__name__)
         self.name = model if isinstance(model, str) else str(kind)
         self.weights = str(weights) if weights is not None else "as given"
-        self.preprocessing: Preprocessing = preprocessing or own_preprocessing
+        self.preprocessing: Preprocessing = fitting(preprocessing or usual, self.model)
         self.stated_layouts = dict(layouts or {})
         super().requires_grad_(False)
         super().train(False)
         self._kept: dict[str, Any] | None = None
         self._axes: dict[str, Axes | InputError] = {}
         self._begin(given if weights is None else None)
-        proof = proven(self.model, self.name, self._size())
+        proof = proven(self.model, self.name, self._size(), self.channels, self.objective)
         self._derived[1]["probe"] = proof.logits
         self._overwrites = proof.overwrites
-        self.num_classes = proof.logits.shape[1]
+        self.num_classes = proof.classes
         if len(own_names) != self.num_classes:
             own_names = []  # the network's usual names, but another number of classes was asked for
         self.class_names = named_classes(class_names or own_names, self.num_classes)
@@ -140,7 +152,7 @@ class FrozenClassifier(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W), normalised, to logits (B, K).
+        """Images (B, C, H, W), normalised, to logits (B, K), or whatever the network gives.
 
         Raises:
             InputError: A gradient of the images is wanted, but none reaches the logits.
@@ -159,14 +171,43 @@ class FrozenClassifier(nn.Module):
         """What the classifier computes in: that of its images."""
         return floating_parameter(self.model).dtype
 
+    @property
+    def channels(self) -> int:
+        """Number of channels of its images."""
+        return self.preprocessing.channels
+
+    def targets(self, images: Tensor, target: Any = None) -> Tensor:
+        """What is asked about each image, as its objective understands it.
+
+        Args:
+            images: Normalised images (B, C, H, W).
+            target: Of every image, or one for all; None for what the network says itself.
+
+        Returns:
+            (B, ...), for classification int64 (B,), on the images' device.
+
+        Raises:
+            InputError: The objective has no such target.
+        """
+
+        def outputs() -> Tensor:
+            with torch.no_grad():
+                return self(images)
+
+        if target is None:
+            return self.objective.predicted(outputs())
+        found = self.objective.check_targets(target, len(images), self.num_classes, outputs)
+        return found.to(images.device)
+
     def images(self, pictures: Tensor) -> Tensor:
-        """Pictures, uint8 (B, 3, H, W), to the classifier's images on its device."""
+        """Pictures, uint8 (B, C, H, W), to the classifier's images on its device."""
         images = self.preprocessing.normalize(pictures.to(self.device, non_blocking=True))
         return images.to(self.dtype)
 
     def empty_images(self, count: int = 2, size: tuple[int, int] | None = None) -> Tensor:
-        """Zeros (count, 3, H, W), by default of the network's own size, to learn shapes from."""
-        return torch.zeros(count, 3, *(size or self._size()), device=self.device, dtype=self.dtype)
+        """Zeros (count, C, H, W), by default of the network's own size, to learn shapes from."""
+        shape = (count, self.channels, *(size or self._size()))
+        return torch.zeros(shape, device=self.device, dtype=self.dtype)
 
     def _size(self) -> tuple[int, int]:
         return self.preprocessing.crop, self.preprocessing.crop
@@ -211,8 +252,17 @@ class FrozenClassifier(nn.Module):
                 "model": self.name,
                 "weights": Path(self.weights).name,
                 "sha256": fingerprint(self.model),
+                **self._asked,
             },
         )
+
+    @property
+    def _asked(self) -> dict[str, Any]:
+        """What is asked of the network, where that is not the usual."""
+        asked: dict[str, Any] = {} if self.output is None else {"output": self.output}
+        if self.objective.record != {"name": "classification"}:
+            asked["objective"] = self.objective.record
+        return asked
 
     def keep_identity(self, identity: dict[str, Any]) -> None:
         """Take another classifier's identity, for as long as the weights stay as they are."""
@@ -234,7 +284,7 @@ class FrozenClassifier(nn.Module):
             )
 
     def _probe(self) -> Tensor:
-        return probe_images(self._size(), floating_parameter(self.model))
+        return probe_images(self._size(), floating_parameter(self.model), self.channels)
 
     def _probe_logits(self) -> Tensor:
         return self.of_weights("probe", lambda: self.model(self._probe()))

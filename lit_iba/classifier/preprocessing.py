@@ -8,13 +8,13 @@ see it, an *image* is the float tensor that the classifier takes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_iba.checks import check_counts, check_literals, check_numbers
 from lit_iba.errors import InputError
@@ -22,6 +22,7 @@ from lit_iba.limits import check_limit
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+GREY = (0.299, 0.587, 0.114)  # of red, green and blue, as Pillow has it (ITU-R BT.601)
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -34,7 +35,8 @@ class Preprocessing:
         resize: Length of the shorter side before cropping, in pixels; None leaves the size as it
             is.
         crop: Side of the central square that is kept, in pixels.
-        mean: Mean per channel, of pictures scaled to [0, 1].
+        mean: Mean per channel, of pictures scaled to [0, 1]: three of a photograph, one of a grey
+            picture, any number of what other instruments see.
         std: Standard deviation per channel, likewise.
         interpolation: ``"bilinear"`` or ``"bicubic"``, both with antialiasing.
 
@@ -60,13 +62,20 @@ class Preprocessing:
                 check_counts(**{name: side})
                 check_limit("SIDE", side, name)
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if not isinstance(values, Sequence) or len(values) != 3:
-                raise InputError(f"{name} is {values!r}; it must be three numbers, one a channel")
+            if not isinstance(values, Sequence) or len(values) != len(self.mean) or not values:
+                raise InputError(
+                    f"{name} is {values!r}; it must be one number a channel, as many as mean has"
+                )
             for value in values:
                 if name == "std":
                     check_numbers(0, exclusive=True, std=value)
                 else:
                     check_numbers(-1e6, mean=value)
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the classifier's images."""
+        return len(self.mean)
 
     def scaled_size(self, width: int, height: int) -> tuple[int, int]:
         """(width, height) after the resize: at least the crop, so that a crop never needs
@@ -109,21 +118,33 @@ class Preprocessing:
         return round((size[0] - self.crop) / 2), round((size[1] - self.crop) / 2)
 
     def normalize(self, pictures: Tensor) -> Tensor:
-        """Pictures uint8 (B, 3, H, W) to images float32 of the same shape, on the pictures'
-        device.
+        """Pictures uint8 (B, C, H, W) to images float32 of the same shape, on the pictures'
+        device. Photographs become grey for a classifier of one channel.
+
+        Raises:
+            InputError: The pictures have other channels than the classifier takes.
         """
         mean, std = self.constants(pictures.device)
-        return (pictures.float() / 255 - mean) / std
+        values = pictures.float()
+        if (given := values.shape[1]) != self.channels:
+            if (given, self.channels) != (3, 1):
+                raise InputError(
+                    f"the pictures have {given} channels, but the classifier takes "
+                    f"{self.channels}; give its own images as tensors"
+                )
+            grey = torch.tensor(GREY, device=values.device).view(3, 1, 1)
+            values = (values * grey).sum(dim=1, keepdim=True)
+        return (values / 255 - mean) / std
 
     def denormalize(self, images: Tensor) -> Tensor:
-        """Images float (B, 3, H, W) back to pictures uint8 of the same shape; out-of-range values
+        """Images float (B, C, H, W) back to pictures uint8 of the same shape; out-of-range values
         are clipped.
         """
         mean, std = self.constants(images.device)
         return ((images.float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
     def constants(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation per channel, (3, 1, 1) each, of pictures scaled to [0, 1]."""
+        """Mean and standard deviation per channel, (C, 1, 1) each, of pictures scaled to [0, 1]."""
         return _colours(self.mean, device), _colours(self.std, device)
 
     def to_dict(self) -> dict[str, Any]:
@@ -149,6 +170,30 @@ class Preprocessing:
                 f"preprocessing {settings} is not as expected ({error}); it takes resize, crop,"
                 " mean, std and interpolation"
             ) from error
+
+
+def drawn(pictures: Tensor) -> Tensor:
+    """Pictures uint8 (B, C, H, W) as people can see them, (B, 3, H, W): one channel is grey, two
+    are red and green, of more than three the first three are shown.
+    """
+    channels = pictures.shape[1]
+    if channels == 1:
+        return pictures.expand(-1, 3, -1, -1)
+    if channels == 2:
+        return torch.cat([pictures, torch.zeros_like(pictures[:, :1])], dim=1)
+    return pictures[:, :3]
+
+
+def fitting(usual: Preprocessing, model: nn.Module) -> Preprocessing:
+    """The usual preprocessing, with the channels of the network's first convolution: where they are
+    not three, and nothing else is stated, each has mean 0.5 and standard deviation 0.25.
+    """
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    stated = (usual.mean, usual.std) != (IMAGENET_MEAN, IMAGENET_STD)
+    if first is None or first.in_channels == usual.channels or stated:
+        return usual
+    channels = first.in_channels
+    return replace(usual, mean=(0.5,) * channels, std=(0.25,) * channels)
 
 
 def _colours(values: tuple[float, ...], device: torch.device) -> Tensor:

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lit_iba.classifier.outputs import described
 from lit_iba.classifier.own_copy import floating_parameter
 from lit_iba.errors import InputError
+from lit_iba.objectives import Objective
 
 # Share of the largest logit by which two ways of computing the same may differ.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
@@ -22,15 +24,17 @@ class Proof:
     """What two images have shown of a network.
 
     Args:
-        logits: What it gives for them, (2, K).
+        logits: What it gives for them, (2, K) or whatever shape its objective asks for.
+        classes: How many classes a target can name.
         overwrites: Whether it writes into the images that it is given.
     """
 
     logits: Tensor
+    classes: int
     overwrites: bool
 
 
-def probe_images(size: tuple[int, int], like: Tensor, channels: int = 3) -> Tensor:
+def probe_images(size: tuple[int, int], like: Tensor, channels: int) -> Tensor:
     """Two images (2, C, H, W), always the same, that differ in brightness and contrast.
 
     Args:
@@ -44,7 +48,7 @@ def probe_images(size: tuple[int, int], like: Tensor, channels: int = 3) -> Tens
 
 
 def same_logits(found: Tensor, wanted: Tensor) -> bool:
-    """Whether two ways of computing logits (B, K) agree, to the rounding of their precision."""
+    """Whether two ways of computing logits (B, ...) agree, to the rounding of their precision."""
     if found.shape != wanted.shape:
         return False
     tolerance = TOLERANCE.get(wanted.dtype, TOLERANCE_OF_HALF)
@@ -55,14 +59,16 @@ def same_logits(found: Tensor, wanted: Tensor) -> bool:
 
 
 @torch.no_grad()
-def proven(model: nn.Module, name: str, size: tuple[int, int]) -> Proof:
+def proven(
+    model: nn.Module, name: str, size: tuple[int, int], channels: int, objective: Objective
+) -> Proof:
     """Try a network on two images of (H, W), together and alone.
 
     Raises:
-        InputError: It cannot take them, gives no logits (B, K), or what it gives for an image
-            depends on the other one or on chance.
+        InputError: It cannot take them, gives what the objective cannot be asked of, or what it
+            gives for an image depends on the other one or on chance.
     """
-    images = probe_images(size, floating_parameter(model))
+    images = probe_images(size, floating_parameter(model), channels)
     given = images.clone()
     try:
         logits = model(given)
@@ -72,24 +78,21 @@ def proven(model: nn.Module, name: str, size: tuple[int, int]) -> Proof:
         reason = str(error).strip().splitlines()
         raise InputError(
             f"{name} cannot take images {tuple(images.shape)} "
-            f"({reason[0] if reason else type(error).__name__}); say its size with "
-            "preprocessing=Preprocessing(crop=...), or wrap it"
+            f"({reason[0] if reason else type(error).__name__}); say its size, and by mean and std "
+            "its channels, with preprocessing=Preprocessing(crop=...), or wrap it"
         ) from error
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 2:
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if not isinstance(logits, Tensor):
+        raise InputError(f"{name} must map images to a tensor, but gives {described(logits)}")
+    if logits.ndim == 0 or len(logits) != 2:
         raise InputError(
-            f"{name} must map images (B, 3, H, W) to logits (B, K), but gives {shape}; wrap it"
+            f"{name} must map images (B, {channels}, H, W) to outputs (B, ...), but gives "
+            f"{tuple(logits.shape)} for 2 images; wrap it"
         )
+    classes = objective.check_outputs(logits.shape, name)
     if not logits.is_floating_point():
         raise InputError(
             f"{name} gives {logits.dtype}, which has no gradient, where logits (B, K) are needed; "
             "leave out what turns its logits into a decision"
-        )
-    if logits.shape[1] == 1:
-        raise InputError(
-            f"{name} has one output, whose share among the classes is 1 whatever the image shows; "
-            "wrap it, so that it gives two: torch.cat([torch.zeros_like(x), x], dim=1) for the "
-            "logit x of a yes-or-no question"
         )
     alone = model(images[:1].clone())
     if not same_logits(alone, logits[:1]):
@@ -108,4 +111,4 @@ def proven(model: nn.Module, name: str, size: tuple[int, int]) -> Proof:
             "belongs to one image; give its batch norms running statistics "
             "(track_running_stats=True) and load them"
         )
-    return Proof(logits, not torch.equal(given, images))
+    return Proof(logits, classes, not torch.equal(given, images))

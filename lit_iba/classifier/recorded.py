@@ -10,7 +10,16 @@ from typing import Any
 from lit_iba.classifier.frozen import FrozenClassifier
 from lit_iba.errors import InputError
 
-_ENTRIES = {"model", "weights", "num_classes", "preprocessing", "class_names", "layouts"}
+_ENTRIES = {
+    "model",
+    "weights",
+    "num_classes",
+    "preprocessing",
+    "class_names",
+    "layouts",
+    "objective",
+    "output",
+}
 
 
 def recorded_classifier(record: object, source: str | Path, **settings: Any) -> FrozenClassifier:
@@ -46,7 +55,20 @@ def recorded_classifier(record: object, source: str | Path, **settings: Any) -> 
             " not run; if you trust it, name it yourself, as --classifier.model and"
             " --classifier.weights, or as FrozenClassifier(...)"
         )
+    objective = record.get("objective", "classification")
+    named = [objective] if isinstance(objective, str) else [*dict(objective).values()]
+    if "objective" not in settings and any(isinstance(n, str) and _is_code(n) for n in named):
+        raise InputError(
+            f"{source} names code, {named}, as its classifier's objective, and a file's functions "
+            "are not run; if you trust it, name the objective yourself, as "
+            "FrozenClassifier(..., objective=...)"
+        )
     try:
         return FrozenClassifier(**{**record, **settings})
     except (InputError, TypeError, AttributeError) as error:
         raise InputError(f"{source} needs its classifier {record}: {error}") from error
+
+
+def _is_code(name: str) -> bool:
+    """Whether a name would be imported: ``package.module:function`` or ``package.Class``."""
+    return ":" in name or ("." in name and Path(name).suffix != ".npy")

@@ -188,7 +188,7 @@ def _takes_all(classifier: FrozenClassifier, layer: str) -> bool:
 
 def _probe(classifier: FrozenClassifier) -> Tensor:
     side = classifier.preprocessing.crop
-    return probe_images((side, side), floating_parameter(classifier.model))
+    return probe_images((side, side), floating_parameter(classifier.model), classifier.channels)
 
 
 def _weights(logits: Tensor) -> Tensor:

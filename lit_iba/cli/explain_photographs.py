@@ -16,7 +16,7 @@ from rich.table import Table
 from torch import Tensor
 
 from lit_iba.classifier import FrozenClassifier
-from lit_iba.cli.photographs import class_index, distinct_stems, load_picture, open_photograph
+from lit_iba.cli.photographs import asked_target, distinct_stems, load_picture, open_photograph
 from lit_iba.data.shards import ShardIndex
 from lit_iba.errors import InputError
 from lit_iba.evaluation.surroundings import OwnStatistics, StoredStatistics
@@ -63,9 +63,8 @@ def explain_photographs(
     if statistics_data is not None or statistics_folder is not None or kept.is_dir():
         data = None if statistics_data is None else ShardIndex.load(statistics_data)
         stored = StoredStatistics(kept, data, statistics_images)
-    wanted = None if target is None else class_index(target, classifier)
-    probabilities = _probabilities(classifier, pictures, batch_size)
-    targets = probabilities.argmax(dim=1) if wanted is None else torch.full((len(files),), wanted)
+    wanted = None if target is None else asked_target(target, classifier)
+    targets, probabilities = _asked(classifier, pictures, wanted, batch_size)
     heatmaps, own, notes = {}, False, []
     with Progress(transient=True) as bar:
         for name, settings in explainers.items():
@@ -80,8 +79,8 @@ def explain_photographs(
             _write_photograph(heatmap[i], path, classifier, stem)
     notes += [OWN] if own else []
     said = [
-        f"{classifier.class_names[int(label)]} {float(p[label]):.1%}"
-        for p, label in zip(probabilities, targets, strict=True)
+        f"{classifier.objective.described(asked, classifier.class_names)} {float(p):.1%}"
+        for p, asked in zip(probabilities, targets, strict=True)
     ]
     write_explanations(
         folder / PAGE,
@@ -176,17 +175,22 @@ def joined(parts: list[Heatmap]) -> Heatmap:
 
 
 @torch.no_grad()
-def _probabilities(classifier: FrozenClassifier, pictures: Tensor, size: int) -> Tensor:
-    parts = [
-        classifier(classifier.images(part)).float().softmax(dim=1).cpu()
-        for part in pictures.split(size)
-    ]
-    found = torch.cat(parts)
-    if not torch.isfinite(found).all():
+def _asked(
+    classifier: FrozenClassifier, pictures: Tensor, wanted: float | None, size: int
+) -> tuple[Tensor, Tensor]:
+    """What is asked about each picture, (N, ...), and its probability, (N,)."""
+    targets, probabilities = [], []
+    for part in pictures.split(size):
+        images = classifier.images(part)
+        targets.append(classifier.targets(images, wanted).cpu())
+        outputs = classifier(images)
+        p = classifier.objective.probability(outputs, targets[-1].to(outputs.device))
+        probabilities.append(p.cpu())
+    if not all(torch.isfinite(p).all() for p in probabilities):
         raise InputError(
             f"{classifier.name} gives probabilities that are no numbers; check its weights"
         )
-    return found
+    return torch.cat(targets), torch.cat(probabilities)
 
 
 def _table(
@@ -199,11 +203,11 @@ def _table(
     counted = {name: heatmap for name, heatmap in heatmaps.items() if heatmap.unit != "1"}
     table = Table("image", "target", "probability", *(f"total, {name}" for name in counted))
     for i, name in enumerate(names):
-        label = int(targets[i])
         totals = [f"{float(map_[i].total):,.1f} {map_.unit}" for map_ in counted.values()]
-        probability = f"{float(probabilities[i, label]):.3f}"
-        shown = escape(f"{label} {classifier.class_names[label]}")
-        table.add_row(escape(name), shown, probability, *totals)
+        asked = classifier.objective.described(targets[i], classifier.class_names)
+        if targets.ndim == 1 and classifier.num_classes:
+            asked = f"{int(targets[i])} {asked}"
+        table.add_row(escape(name), escape(asked), f"{float(probabilities[i]):.3f}", *totals)
     return table
 
 

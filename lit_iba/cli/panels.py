@@ -38,20 +38,15 @@ def panels(
 
     from lit_iba.activity import panels as drawing
     from lit_iba.cli.classifier import classifier_from
-    from lit_iba.cli.photographs import class_index, distinct_stems, load_picture
+    from lit_iba.cli.photographs import asked_target, distinct_stems, load_picture
 
     network = classifier_from(classifier, None, device)
     folder = Path(out)
     pictures = torch.stack([load_picture(Path(path), network) for path in images])
     names = distinct_stems([Path(path) for path in images])
-    if target is not None:
-        targets = torch.full((len(images),), class_index(target, network))
-    else:
-        with torch.no_grad():
-            found = [
-                network(network.images(picture)).argmax(dim=1) for picture in pictures.split(1)
-            ]
-        targets = torch.cat(found).cpu()
+    asked = None if target is None else asked_target(target, network)
+    found = [network.targets(network.images(picture), asked) for picture in pictures.split(1)]
+    targets = torch.cat(found).cpu()
     figures, sums = drawing.panels(
         network, pictures, targets, layers=layers, biases=biases, names=names
     )
@@ -60,7 +55,11 @@ def panels(
     for i, name in enumerate(names):
         for j, layer in enumerate(sums.layers):
             first = (
-                [escape(name), escape(network.class_names[int(targets[i])]), f"{sums.score[i]:.5g}"]
+                [
+                    escape(name),
+                    escape(network.objective.described(targets[i], network.class_names)),
+                    f"{sums.score[i]:.5g}",
+                ]
                 if j == 0
                 else ["", "", ""]
             )

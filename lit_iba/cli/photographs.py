@@ -53,6 +53,23 @@ def distinct_stems(paths: list[Path]) -> list[str]:
     ]
 
 
+def asked_target(target: str, classifier: FrozenClassifier) -> int | float:
+    """What a command's ``target`` asks for: a class by index or name, or a number.
+
+    Raises:
+        InputError: It is none.
+    """
+    if classifier.num_classes:
+        return class_index(target, classifier)
+    try:
+        return float(target)
+    except ValueError as error:
+        raise InputError(
+            f"target is {target!r}, but the objective {classifier.objective.record['name']!r} "
+            "needs a number; leave it out for what the network says itself"
+        ) from error
+
+
 def class_index(target: str, classifier: FrozenClassifier) -> int:
     """A class by index or name.
 

@@ -332,7 +332,7 @@ class Benchmark:
         )
         if self.plan.target == "predicted":
             with torch.no_grad():
-                targets = classifier(classifier.images(pictures)).argmax(dim=1).cpu()
+                targets = classifier.targets(classifier.images(pictures)).cpu()
         figures, sums = panels(classifier, pictures, targets, names=keys)
         write_panels(
             self.out / "panels",

@@ -40,7 +40,7 @@ class TargetedImages:
 
     Args:
         images: The images.
-        targets: int64 (N,).
+        targets: int64 (N,), or what the classifier's objective has in their place, (N, ...).
         probabilities: Of the targets, on the images as they are, (N,).
         source: Where the images are from, for messages.
     """
@@ -146,17 +146,25 @@ class Scorer:
         Raises:
             InputError: A label is wanted and missing, or is none of the classifier's classes.
         """
+        objective = self.classifier.objective
         if self.target == "label":
             check_labels(images, source, self.classifier.num_classes)
-        targets, probabilities = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0)]
+        targets, probabilities = list[Tensor](), list[Tensor]()
         for part in self.batches(len(images)):
             with torch.inference_mode():
-                logits = self.classifier(self.classifier.images(images.pictures[part]))
+                outputs = self.classifier(self.classifier.images(images.pictures[part]))
             # Cloned outside: explainers could not take part of a tensor born in inference mode into
             # a backward pass.
-            p = logits.clone().float().softmax(dim=1).cpu()
-            targets.append(images.labels[part] if self.target == "label" else p.argmax(dim=1))
-            probabilities.append(p.gather(1, targets[-1][:, None])[:, 0])
+            outputs = outputs.clone()
+            asked = (
+                objective.of_labels(images.labels[part]).to(outputs.device)
+                if self.target == "label"
+                else objective.predicted(outputs)
+            )
+            targets.append(asked.cpu())
+            probabilities.append(objective.probability(outputs, asked).cpu())
+        if not targets:
+            return TargetedImages(images, images.labels, torch.zeros(0), source)
         return TargetedImages(images, torch.cat(targets), torch.cat(probabilities), source)
 
     def explained(self, work: TargetedImages, name: str, explainer: Explainer) -> Explained:
@@ -242,7 +250,7 @@ def opened_together(
 
 
 def check_labels(images: SelectedImages, source: str, num_classes: int) -> None:
-    """Every image must have a label that the classifier knows.
+    """Every image must have a label that the classifier knows, where it knows classes at all.
 
     Raises:
         InputError: One has none, or another.
@@ -253,7 +261,7 @@ def check_labels(images: SelectedImages, source: str, num_classes: int) -> None:
                 f"sample {key!r} of {source} has no label; add .cls members or use target: "
                 "predicted"
             )
-        if label >= num_classes:
+        if num_classes and label >= num_classes:
             raise InputError(
                 f"sample {key!r} of {source} has label {label}, but the classifier knows "
                 f"0..{num_classes - 1}; give data with the classifier's classes, or use target: "

@@ -20,6 +20,7 @@ from lit_iba.iba.bottleneck import NATS_PER_BIT
 from lit_iba.iba.masked_feature import MaskedFeature, MasksFeatures
 from lit_iba.metrics.base import HeatmapMetric, Result, mean_and_error
 from lit_iba.metrics.judged import Judged
+from lit_iba.objectives.classes import needs_classes
 from lit_iba.randomness import content_keys, sample_generators
 
 
@@ -107,6 +108,7 @@ class BitsAndAccuracy(HeatmapMetric):
                 "bits_and_accuracy needs an explainer with a bottleneck behind a layer, such as"
                 f" per_sample_iba; {type(explainer).__name__} has none, leave it out"
             )
+        needs_classes(classifier.objective, "bits_and_accuracy", "degradation or insertion")
         keys = content_keys(images) if judged.keys is None else judged.keys
         # The very numbers that the heatmap was made with, so that lambda is the one that the
         # heatmap shows.

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lit_iba.classifier import FrozenClassifier, usual_layer
@@ -35,6 +34,7 @@ from lit_iba.iba.masked_feature import MaskedFeature
 from lit_iba.iba.noise import NoiseModel
 from lit_iba.iba.optimise import GraphedSteps, autocast, optimise_mask
 from lit_iba.iba.per_sample_settings import settings_from
+from lit_iba.objectives.base import repeat_targets
 from lit_iba.randomness import normal_copies
 from lit_iba.statistics import FeatureStatistics
 
@@ -181,7 +181,7 @@ class PerSampleIBA(Explainer):
 
         with torch.no_grad():
             logits = self.tail(r, carried)
-        own = probability_of(logits, targets).to(r.dtype)
+        own = self.classifier.objective.probability(logits, targets).to(r.dtype)
         wanted = own.clamp_max(s.wanted_probability)
         return search_beta(solve, problem.probability, wanted, s.beta_probes)
 
@@ -258,7 +258,7 @@ class _Problem:
         self.r = r.clone() if s.cuda_graph else r
         self.beta = r.new_full((len(r),), 0.0 if s.beta == "auto" else s.beta)
         self.carried = repeat_carried(carried, s.copies)
-        self.targets = targets.repeat(s.copies)
+        self.targets = repeat_targets(targets, s.copies)
         # Drawn in the order of memory, into tensors that stay: what is moved about costs as much as
         # the drawing.
         in_memory = r.movedim(1, -1) if r.ndim == 4 else r
@@ -269,7 +269,7 @@ class _Problem:
     def load(self, r: Tensor, carried: Carried, targets: Tensor) -> None:
         """Take another batch of the same shapes."""
         self.r.copy_(r)
-        self.targets.copy_(targets.repeat(self.iba.settings.copies))
+        self.targets.copy_(repeat_targets(targets, self.iba.settings.copies))
         for mine, other in zip(
             self.carried, repeat_carried(carried, self.iba.settings.copies), strict=True
         ):
@@ -281,8 +281,8 @@ class _Problem:
         copies, shape = len(self.drawn), self.drawn.shape[2:]
         normal_copies(self.generators, copies, shape, out=self.drawn, scratch=self.own)
 
-    def _logits(self, keep: Tensor, drop: Tensor) -> Tensor:
-        """(copies * B, K)."""
+    def _outputs(self, keep: Tensor, drop: Tensor) -> Tensor:
+        """(copies * B, ...)."""
         z = self.noise.restrict(self.r, keep, drop, self.unit_noise)  # (copies, B, *R)
         z = z.clamp_min(0) if self.iba.settings.relu_clamp else z
         with autocast(self.r.device, self.iba.settings.precision):
@@ -290,23 +290,21 @@ class _Problem:
         return logits.float()
 
     def loss(self, alpha: Tensor) -> Tensor:
-        """Cross-entropy and weighted information, summed over images."""
+        """The objective's loss (cross-entropy, for classes) and weighted information, summed over
+        images.
+        """
         s = self.iba.settings
         keep, drop = mask_from_logits(alpha, s.smoothing_sigma, self.layout)
-        logits = self._logits(keep, drop)
-        cross_entropy = F.cross_entropy(logits, self.targets, reduction="sum") / s.copies
+        outputs = self._outputs(keep, drop)
+        loss = self.iba.classifier.objective.loss(outputs, self.targets).sum() / s.copies
         nats = self.iba._information(self.r, self.noise, keep, drop)
-        return cross_entropy + (self.beta * nats.flatten(1).mean(dim=1)).sum()
+        return loss + (self.beta * nats.flatten(1).mean(dim=1)).sum()
 
     @torch.no_grad()
     def probability(self, alpha: Tensor) -> Tensor:
         """Of each target, the mean over copies of fresh noise, (B,)."""
         self.draw()
         keep, drop = mask_from_logits(alpha, self.iba.settings.smoothing_sigma, self.layout)
-        of_copies = probability_of(self._logits(keep, drop), self.targets)
+        outputs = self._outputs(keep, drop)
+        of_copies = self.iba.classifier.objective.probability(outputs, self.targets)
         return of_copies.view(self.iba.settings.copies, -1).mean(dim=0)
-
-
-def probability_of(logits: Tensor, targets: Tensor) -> Tensor:
-    """Of each target, (B,)."""
-    return logits.float().softmax(dim=1).gather(1, targets[:, None])[:, 0]

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
@@ -21,11 +20,10 @@ from lit_iba.heatmap import Heatmap
 from lit_iba.iba.bottleneck import NATS_PER_BIT, channels_last
 from lit_iba.iba.noise import noise_like
 from lit_iba.iba.readout import ReadoutIBA
+from lit_iba.objectives import Classification
 from lit_iba.randomness import sample_generators
 from lit_iba.statistics import estimate_layers
 from lit_iba.training.frozen import TrainingWithFrozenClassifier
-
-_SCORES = ("loss", "cross_entropy", "information_bits", "accuracy_top1")
 
 
 class ReadoutTraining(TrainingWithFrozenClassifier):
@@ -101,14 +99,29 @@ class ReadoutTraining(TrainingWithFrozenClassifier):
                 "seed": seed,
             }
         )
-        self.scores = torch.nn.ModuleDict({name: MeanMetric() for name in _SCORES})
+        # What is kept small, and what shows whether it is.
+        classes = isinstance(self.classifier.objective, Classification)
+        self.asked, self.kept = (
+            ("cross_entropy", "accuracy_top1") if classes else ("objective_loss", "probability")
+        )
+        names = ("loss", self.asked, "information_bits", self.kept)
+        self.scores = torch.nn.ModuleDict({name: MeanMetric() for name in names})
 
     def forward(self, images: Tensor) -> Heatmap:
         """Heatmaps, in bits, of images (B, 3, H, W)."""
         return self.explainer.attribute(images)
 
+    def _kept(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Hits, or for other objectives than classes the probability, (B,)."""
+        objective = self.classifier.objective
+        if isinstance(objective, Classification):
+            return (objective.predicted(outputs) == targets).float()
+        return objective.probability(outputs, targets)
+
     def _step(self, batch: dict[str, Any], draw: int) -> dict[str, Tensor]:
-        """Cross-entropy (nats), mean information (nats per element), bits and hits, each (B,)."""
+        """The objective's loss (nats), mean information (nats per element), bits, and hits or
+        probability, each (B,).
+        """
         images = self.images_of(batch)
         explainer = self.explainer
         with torch.no_grad():
@@ -123,17 +136,16 @@ class ReadoutTraining(TrainingWithFrozenClassifier):
         )
         z = noise.channels_last().restrict(r.float(), keep, drop, noise_like(r, generators))
         z = z.clamp_min(0) if self.network.settings.relu_clamp else z
-        logits = explainer.split.folded_tail(z, carried).float()
-        targets = batch["label"]
-        if self.target == "predicted":
-            with torch.no_grad():
-                targets = explainer.split.folded_tail(r, carried).argmax(dim=1)
-        targets = targets.clamp_min(0)  # padding has no label, and weight 0
+        outputs = explainer.split.folded_tail(z, carried).float()
+        targets = self.targets_of(
+            batch, self.target, lambda: explainer.split.folded_tail(r, carried)
+        )
+        objective = self.classifier.objective
         return {
-            "cross_entropy": F.cross_entropy(logits, targets, reduction="none"),
+            self.asked: objective.loss(outputs, targets),
             "information_nats_per_element": nats.flatten(1).mean(dim=1),
             "information_bits": nats.detach().flatten(1).sum(dim=1) / NATS_PER_BIT,
-            "accuracy_top1": (logits.argmax(dim=1) == targets).float(),
+            self.kept: self._kept(outputs, targets),
         }
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
@@ -141,23 +153,19 @@ class ReadoutTraining(TrainingWithFrozenClassifier):
         weight = batch["weight"]
         step = self._step(batch, self.current_epoch)
         grown = min(1.0, (self.global_step + 1) / max(self.beta_warmup_steps, 1))
-        losses = step["cross_entropy"] + grown * self.beta * step["information_nats_per_element"]
+        losses = step[self.asked] + grown * self.beta * step["information_nats_per_element"]
         # Divided by the batch's slots, not by the weights' sum: so two processes at batch b equal
         # one at 2b.
         loss = (losses * weight).mean()
         self.log("train/loss", loss, prog_bar=True, batch_size=len(weight))
-        self.log(
-            "train/cross_entropy", (step["cross_entropy"] * weight).mean(), batch_size=len(weight)
-        )
+        self.log(f"train/{self.asked}", (step[self.asked] * weight).mean(), batch_size=len(weight))
         self.log(
             "train/information_bits",
             (step["information_bits"] * weight).mean(),
             prog_bar=True,
             batch_size=len(weight),
         )
-        self.log(
-            "train/accuracy_top1", (step["accuracy_top1"] * weight).mean(), batch_size=len(weight)
-        )
+        self.log(f"train/{self.kept}", (step[self.kept] * weight).mean(), batch_size=len(weight))
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
@@ -165,7 +173,7 @@ class ReadoutTraining(TrainingWithFrozenClassifier):
         count.
         """
         step = self._step(batch, 0)
-        step["loss"] = step["cross_entropy"] + self.beta * step["information_nats_per_element"]
+        step["loss"] = step[self.asked] + self.beta * step["information_nats_per_element"]
         self.update_scores(step, batch["weight"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

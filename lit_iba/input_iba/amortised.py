@@ -122,7 +122,8 @@ class PriorGenerator(nn.Module):
             shapes[n][0] if layouts[n].kind in ("BCHW", "BC") else shapes[n][-1] for n in self.taps
         ]
         lowest = self.widths[-1]
-        self.enter = _block(3, self.widths[0])
+        colours = image_shape[0]
+        self.enter = _block(colours, self.widths[0])
         self.down = nn.ModuleList(_block(a, b, stride=2) for a, b in pairwise(self.widths))
         # Standardised over all elements of an image's tap: their scales are far apart.
         self.read = nn.ModuleList(
@@ -131,8 +132,8 @@ class PriorGenerator(nn.Module):
         )
         self.lowest = nn.Sequential(_block(lowest, lowest), _block(lowest, lowest))
         self.up = nn.ModuleList(_block(a + b, a) for a, b in reversed(list(pairwise(self.widths))))
-        self.write = nn.Conv2d(self.widths[0], 3, 1)
-        self.noise = nn.Linear(lowest, 6)
+        self.write = nn.Conv2d(self.widths[0], colours, 1)
+        self.noise = nn.Linear(lowest, 2 * colours)
         with torch.no_grad():  # lambda_G near 1/2, eps_G as the images at large
             self.write.weight.mul_(0.1)
             for parameter in (self.write.bias, self.noise.weight, self.noise.bias):
@@ -161,7 +162,8 @@ class PriorGenerator(nn.Module):
                 tap = F.interpolate(tap, size=x.shape[-2:], mode="bilinear", align_corners=False)
             x = x + tap
         x = self.lowest(x)
-        mean, log_std = self.noise(x.mean(dim=(2, 3))).float().view(-1, 2, 3, 1, 1).unbind(dim=1)
+        noise = self.noise(x.mean(dim=(2, 3))).float()
+        mean, log_std = noise.view(len(noise), 2, -1, 1, 1).unbind(dim=1)
         for up in self.up:
             skip = levels.pop()
             x = F.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=False)

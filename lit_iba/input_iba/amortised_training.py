@@ -167,15 +167,11 @@ class InputIBATraining(TrainingWithFrozenClassifier):
         images, input_iba = self.images_of(batch), self.explainer.input_iba
         if images.is_inference():  # validation, while a mask is to be optimised
             images = images.clone()
-        with torch.no_grad():
-            targets = (
-                batch["label"] if self.target == "label" else self.classifier(images).argmax(dim=1)
-            )
+        targets = self.targets_of(batch, self.target, lambda: self.classifier(images))
         generators = sample_generators(
             self.seed, [f"{draw}/{key}" for key in batch["key"]], images.device
         )
-        # Padding has no label, and weight 0.
-        masked = input_iba.feature_iba.masked_feature(images, targets.clamp_min(0), generators)
+        masked = input_iba.feature_iba.masked_feature(images, targets, generators)
         latent, view = (
             LatentBottleneck(masked, self.settings.latent, generators),
             CriticView(masked, standardise=True),

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lit_iba.classifier import FrozenClassifier, usual_layer
@@ -28,6 +27,7 @@ from lit_iba.iba.per_sample import PerSampleIBA
 from lit_iba.input_iba.bottleneck import input_information_bits, input_information_nats
 from lit_iba.input_iba.generator import InputPrior, fit_prior, starting_logits
 from lit_iba.input_iba.settings import settings_from
+from lit_iba.objectives.base import repeat_targets
 from lit_iba.randomness import normal_copies
 from lit_iba.statistics import INPUT, FeatureStatistics
 
@@ -231,7 +231,7 @@ class InputIBA(Explainer):
         """
         count, s = len(masked.r), self.settings.prior
         return InputPrior(
-            starting_logits(masked, (noise.mean.shape[-2], noise.mean.shape[-1]), s.prior_start),
+            starting_logits(masked, noise.mean.shape, s.prior_start),
             noise.mean.mean(dim=(1, 2), keepdim=True).expand(count, -1, -1, -1),
             noise.std.square().mean(dim=(1, 2), keepdim=True).sqrt().expand(count, -1, -1, -1),
             s.prior_smoothing_sigma,
@@ -282,7 +282,7 @@ class InputIBA(Explainer):
         s, precision = self.settings.input, self.settings.precision
         network = self.classifier.folded()
         r = (images - noise.mean) / noise.std
-        repeated_targets = targets.repeat(s.copies)
+        repeated, objective = repeat_targets(targets, s.copies), self.classifier.objective
         unit_noise = images.new_empty(s.copies, *images.shape)
 
         def draw() -> None:
@@ -297,14 +297,12 @@ class InputIBA(Explainer):
             )
             z = mix(images, *through, noise.mean, noise.std, unit_noise)  # (copies, B, 3, H, W)
             with autocast(images.device, precision):
-                logits = network(z.flatten(0, 1))
-            cross_entropy = (
-                F.cross_entropy(logits.float(), repeated_targets, reduction="sum") / s.copies
-            )
+                outputs = network(z.flatten(0, 1))
+            asked = objective.loss(outputs.float(), repeated).sum() / s.copies
             information = (
                 input_information_nats(r, keep, drop, prior_drop).flatten(1).mean(dim=1).sum()
             )
-            return cross_entropy + s.beta_input * information
+            return asked + s.beta_input * information
 
         return optimise_mask(
             torch.full_like(images, self.settings.initial_alpha),

@@ -88,17 +88,18 @@ class InputPrior:
 
 
 def starting_logits(
-    masked: MaskedFeature, size: tuple[int, int], kind: Literal["capped_bits", "bits"]
+    masked: MaskedFeature, shape: torch.Size, kind: Literal["capped_bits", "bits"]
 ) -> Tensor:
-    """Logits of lambda_G (B, 3, H, W) from the information in the features.
+    """Logits of lambda_G (B, C, H, W) from the information in the features.
 
     Args:
         masked: The feature bottleneck's result.
-        size: (H, W) of the images.
+        shape: Of an image, (C, H, W).
         kind: ``"capped_bits"`` or ``"bits"``, see :class:`PriorStage`.
     """
     bits = bits_per_position(masked.nats / NATS_PER_BIT, masked.layout)[0]
-    maps = resize_keeping_total(bits, size)[:, None].expand(-1, 3, -1, -1).clone()
+    maps = resize_keeping_total(bits, (shape[1], shape[2]))[:, None]
+    maps = maps.expand(-1, shape[0], -1, -1).clone()
     return maps if kind == "bits" else maps.clamp_max(LARGEST_START)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from lit_iba.checks import check_images, check_targets
+from lit_iba.checks import check_images
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError, unknown_name
 from lit_iba.metrics.judged import (
@@ -28,6 +28,7 @@ from lit_iba.metrics.judged import (
     check_object_mask,
     check_others,
 )
+from lit_iba.objectives import Classification, Objective
 from lit_iba.perturbation import in_double
 from lit_iba.registry import class_named
 
@@ -138,6 +139,7 @@ class HeatmapMetric(Metric):
         0  # heatmaps of other images, by the same explainer, that each image is compared with
     )
     seed: int = 0  # of whatever is drawn
+    objective: Objective = Classification()  # what the classifier is asked, for the definition
 
     images_seen: Tensor
     is_differentiable = False
@@ -155,7 +157,9 @@ class HeatmapMetric(Metric):
     @property
     @abstractmethod
     def definition(self) -> str:
-        """One sentence that says exactly what is computed, with every setting."""
+        """One sentence that says exactly what is computed, with every setting, of the objective
+        of the classifier that was judged last.
+        """
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -217,8 +221,9 @@ class HeatmapMetric(Metric):
 
         Args:
             classifier: The frozen classifier.
-            images: Normalised images (B, 3, H, W).
-            targets: Class that each heatmap explains, int64 (B,).
+            images: Normalised images (B, C, H, W).
+            targets: What each heatmap explains: a class, int64 (B,), or whatever the classifier's
+                objective asks for.
             heatmaps: Attribution (B, H, W).
             object_mask: Which pixels belong to the object, bool (B, H, W).
             keys: Names of the samples, for error messages and for an explainer's random numbers.
@@ -235,8 +240,9 @@ class HeatmapMetric(Metric):
             InputError: Shapes that do not fit, NaN, or something that the metric needs and was not
                 given.
         """
-        images = check_images(images)
-        targets = check_targets(targets, len(images), classifier.num_classes).to(images.device)
+        self.objective = classifier.objective
+        images = check_images(images, classifier.channels)
+        targets = classifier.targets(images, targets)
         heatmaps = check_heatmaps(heatmaps, images, keys).to(images.device)
         object_mask = check_object_mask(object_mask, images, self.needs_object_mask and self.name)
         if self.others_wanted:

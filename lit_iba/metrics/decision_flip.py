@@ -39,7 +39,7 @@ def filling(images: Tensor, fill: Fill) -> Tensor:
             the picture has 224.
     """
     if fill == "zero":
-        return images.new_zeros(1, 3, 1, 1)
+        return torch.zeros_like(images[:1, :, :1, :1])
     if fill == "mean":
         return images.mean(dim=(2, 3), keepdim=True)
     return gaussian_blur(images, BLUR_SIGMA * min(images.shape[-2:]), border="reflect")
@@ -77,13 +77,14 @@ def look_grid(
 def first_flips(
     classifier: FrozenClassifier,
     images: Tensor,
-    classes: Tensor,
+    targets: Tensor,
+    decisions: Tensor,
     ranks: Tensor,
     steps: Tensor,
     forward_batch_size: int,
     fill: Tensor | None = None,
 ) -> Tensor:
-    """The first step at which the classifier no longer says ``classes``, exactly as if steps were
+    """The first step at which the classifier no longer decides as it did, exactly as if steps were
     tried one by one.
 
     A flip need not last, so that a later step says nothing about an earlier one and every step up
@@ -95,7 +96,8 @@ def first_flips(
     Args:
         classifier: The frozen classifier.
         images: Originals (B, 3, H, W).
-        classes: What the classifier says about them (B,).
+        targets: What is asked about them (B, ...).
+        decisions: What the classifier decides about them (B,), see :meth:`Objective.decision`.
         ranks: When each pixel goes in each of M orders (B, M, H * W).
         steps: How many pixels are gone at each step (S,), increasing.
         forward_batch_size: Images per forward pass.
@@ -104,7 +106,7 @@ def first_flips(
     Returns:
         Index into ``steps``, int64 (B, M); S where no step flips.
     """
-    network = classifier.folded()
+    network, decide = classifier.folded(), classifier.objective.decision
     orders, flat, steps = ranks.shape[1], ranks.flatten(0, 1), steps.to(images.device)
     found = torch.full((len(flat),), len(steps), device=images.device)
     searching = torch.arange(len(flat), device=images.device)
@@ -119,7 +121,7 @@ def first_flips(
                 fill,
                 search // orders,
                 lambda jobs, search=search, step=step: flat[search[jobs]] < step[jobs][:, None],  # type: ignore[misc]
-                lambda logits, picture: logits.argmax(dim=1) != classes[picture],
+                lambda outputs, picture: decide(outputs, targets[picture]) != decisions[picture],
                 tile=1,
                 forward_batch_size=forward_batch_size,
             )
@@ -228,8 +230,9 @@ class DecisionFlip(HeatmapMetric):
         )
         return (
             "e = 1 - ||x_s|| / ||x||, x_s being the normalised image x without the removed pixels,"
-            f" where the classifier sees {FILLS[self.fill]}, {grid}, until argmax differs from"
-            " the original's: least attribution first (e-), most first (e+), e_delta = e- minus"
+            f" where the classifier sees {FILLS[self.fill]}, {grid}, until"
+            f" {self.objective.decision_is} differs from the original's: least attribution first"
+            " (e-), most first (e+), e_delta = e- minus"
             " e+, equal pixels in reading order, e = 1 where it never differs; delta e = e minus"
             f" the mean e of the same method's heatmaps of {self.others_wanted} other images, drawn"
             f" by sample key (seed {self.seed}); the score is the mean delta e-"
@@ -243,17 +246,17 @@ class DecisionFlip(HeatmapMetric):
     def shared_scores(
         self, classifier: FrozenClassifier, images: Tensor, targets: Tensor
     ) -> Tensor:
-        """What the classifier says about the originals, int64 (B,)."""
-        network = classifier.folded()
-        return torch.cat(
-            [network(part).argmax(dim=1) for part in images.split(self.forward_batch_size)]
-        )
+        """What the classifier decides about the originals, int64 (B,)."""
+        network, decide = classifier.folded(), classifier.objective.decision
+        size = self.forward_batch_size
+        parts = zip(images.split(size), targets.split(size), strict=True)
+        return torch.cat([decide(network(some), asked) for some, asked in parts])
 
     def score_rows(self, classifier: FrozenClassifier, judged: Judged) -> dict[str, Tensor]:
         """e- and e+ of the heatmaps and, averaged, of the others; how many of these searches never
         flipped; all (B,).
         """
-        images, classes = judged.images, judged.needed("shared")
+        images, decisions = judged.images, judged.needed("shared")
         maps = torch.cat([judged.heatmaps[:, None], judged.needed("others")], dim=1).flatten(
             2
         )  # (B, 1 + n, H * W)
@@ -266,7 +269,14 @@ class DecisionFlip(HeatmapMetric):
         steps = look_grid(pixels, self.grid, self.pixels_per_step, self.looks, self.first_look)
         steps, fill = steps.to(images.device), filling(images, self.fill)
         flips = first_flips(
-            classifier, images, classes, ranks, steps, self.forward_batch_size, fill
+            classifier,
+            images,
+            judged.targets,
+            decisions,
+            ranks,
+            steps,
+            self.forward_batch_size,
+            fill,
         )
         e = removed_share(images, ranks, steps[flips.clamp_max(len(steps) - 1)])
         minus, plus = e[:, :count], e[:, count:]

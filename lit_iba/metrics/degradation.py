@@ -111,7 +111,7 @@ class Degradation(HeatmapMetric):
             f"Integral of LeRF minus MoRF over the fraction of tiles removed (trapezoid, {points});"
             f" tiles of {self.tile}x{self.tile} pixels (smaller at the right and bottom edge),"
             " ranked by the sum of the attribution inside, equal ones in reading order, replaced"
-            f" by {BASELINES[self.baseline]}; softmax probability of the target, scaled by (p - b)"
+            f" by {BASELINES[self.baseline]}; {self.objective.probability_is}, scaled by (p - b)"
             f" / (t1 - b) with t1 {T1[self.t1]} on originals and b the target's mean on fully"
             " degraded images, both over the data set and taken as given in the standard error"
         )
@@ -119,7 +119,7 @@ class Degradation(HeatmapMetric):
     def _fill(self, images: Tensor) -> Tensor:
         if self.baseline == "mean_of_image":
             return images.mean(dim=(2, 3), keepdim=True)
-        return images.new_zeros(1, 3, 1, 1)
+        return torch.zeros_like(images[:1, :, :1, :1])
 
     @property
     def shared_key(self) -> Hashable:
@@ -129,7 +129,7 @@ class Degradation(HeatmapMetric):
         self, classifier: FrozenClassifier, images: Tensor, targets: Tensor
     ) -> Tensor:
         """Target, its probability on the original and on the fully degraded image, which are the
-        ends of both curves, and the highest probability on the original, (B, 4).
+        ends of both curves, and the highest probability on the original, see :func:`end_points`.
         """
         return end_points(classifier, images, targets, self._fill(images), self.forward_batch_size)
 
@@ -148,10 +148,10 @@ class Degradation(HeatmapMetric):
             tile=self.tile,
             forward_batch_size=self.forward_batch_size,
         )
-        first, last = (ends[:, None, end : end + 1].to(inner).expand(-1, 2, -1) for end in (1, 2))
+        first, last = (ends[:, None, end, None].to(inner).expand(-1, 2, -1) for end in (-3, -2))
         curves = torch.cat([first, inner, last], dim=2)  # (B, 2, K)
         count = torch.full((len(images),), tiles, device=images.device)
-        return {"morf": curves[:, 0], "lerf": curves[:, 1], "tiles": count, "top1": ends[:, 3]}
+        return {"morf": curves[:, 0], "lerf": curves[:, 1], "tiles": count, "top1": ends[:, -1]}
 
     def _scaled(self, rows: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, float, float]:
         """Fractions (K,), scaled MoRF and LeRF (N, K), t1 and b: equation 9."""

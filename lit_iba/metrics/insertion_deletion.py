@@ -21,7 +21,13 @@ from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.metrics.base import HeatmapMetric, Result, curve, mean_and_error
 from lit_iba.metrics.judged import Judged
-from lit_iba.perturbation import end_points, in_double, removal_curves, removal_ranks
+from lit_iba.perturbation import (
+    end_points,
+    in_double,
+    removal_curves,
+    removal_ranks,
+    targets_of,
+)
 
 INPUT_IBA = {"pixels_per_step": 10, "unperturbed": False}
 RISE = {"pixels_per_step": 224, "target": "predicted"}
@@ -144,7 +150,7 @@ class PixelExchange(HeatmapMetric):
             if self.inserts
             else f"deleted, that is replaced by {baseline}"
         )
-        whose = "class predicted on the original" if self.target == "predicted" else "given class"
+        whose = "predicted on the original" if self.target == "predicted" else "given"
         stairs = (
             f"; every {self.staircase} steps all have the score of the last of them"
             if self.staircase
@@ -152,7 +158,8 @@ class PixelExchange(HeatmapMetric):
         )
         first = "with" if self.unperturbed else "without"
         return (
-            f"Area under the curve of the softmax probability of the {whose} as pixels are {act},"
+            f"Area under the curve of the {self.objective.probability_is}, the target as {whose},"
+            f" as pixels are {act},"
             f" highest attribution first, equal ones in reading order, {self.pixels_per_step} a"
             f" step; trapezoid over the share of the steps done, {first} the point before the first"
             f" step{stairs}"
@@ -185,7 +192,9 @@ class PixelExchange(HeatmapMetric):
     def shared_scores(
         self, classifier: FrozenClassifier, images: Tensor, targets: Tensor
     ) -> Tensor:
-        """The class, and its probability on the original and on the baseline, (B, 3)."""
+        """Target, and its probability on the original and on the baseline, see
+        :func:`end_points`.
+        """
         given = targets if self.target == "given" else None
         return end_points(classifier, images, given, self._fill(images), self.forward_batch_size)
 
@@ -202,13 +211,13 @@ class PixelExchange(HeatmapMetric):
         inner = removal_curves(
             classifier,
             start,
-            ends[:, 0].long().to(images.device),
+            targets_of(ends, judged.targets),
             finish,
             ranks,
             between,
             forward_batch_size=self.forward_batch_size,
         )[:, 0]
-        first, last = (2, 1) if self.inserts else (1, 2)
+        first, last = (-2, -3) if self.inserts else (-3, -2)
         known = torch.cat(
             [ends[:, first, None].to(inner), inner, ends[:, last, None].to(inner)], dim=1
         )
@@ -252,7 +261,7 @@ class PixelExchange(HeatmapMetric):
             y_label=(
                 "probability of the target"
                 if self.target == "given"
-                else "probability of the predicted class"
+                else "probability of what was predicted"
             ),
         )
 

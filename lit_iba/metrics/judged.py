@@ -61,7 +61,8 @@ class Judged:
 
     Args:
         images: Normalised images, float (B, C, H, W).
-        targets: Class that each heatmap explains, int64 (B,).
+        targets: Class that each heatmap explains, int64 (B,), or what the classifier's objective
+            has in its place.
         heatmaps: Attribution, finite float32 (B, H, W) on the images' device.
         object_mask: Which pixels belong to the object, bool (B, H, W); None where the data do not
             say.

@@ -20,14 +20,6 @@ from lit_iba.metrics.judged import Judged
 from lit_iba.perturbation import in_double, removal_curves, removal_ranks
 
 
-def kl_divergence(logits: Tensor, reference: Tensor) -> Tensor:
-    """KL(P || Q) in nats, P given by log-probabilities and Q by logits, (B, K) twice to float64
-    (B,).
-    """
-    log_p, log_q = in_double(reference), in_double(logits).log_softmax(dim=1)
-    return (log_p.exp() * (log_p - log_q)).sum(dim=1).clamp_min(0)
-
-
 def low_k_divergences(
     classifier: FrozenClassifier,
     images: Tensor,
@@ -42,7 +34,8 @@ def low_k_divergences(
     Args:
         classifier: The frozen classifier.
         images: Normalised (B, 3, H, W).
-        reference: Log-probabilities of the originals (B, classes).
+        reference: What the classifier's objective has to know of the originals (B, ...), see
+            :meth:`Objective.reference`: log-probabilities for classes.
         maps: D of each image, (B, D, H, W).
         percentages: The K values of k.
         forward_batch_size: Images per forward pass, across images, maps and k alike.
@@ -53,6 +46,11 @@ def low_k_divergences(
     values = maps.flatten(2)
     gone = (torch.tensor(percentages, dtype=torch.float64) / 100 * values.shape[2]).round().long()
     ranks = removal_ranks(values.flatten(0, 1), False).view_as(values)
+
+    def divergence(outputs: Tensor, some: Tensor) -> Tensor:
+        found = classifier.objective.divergence(in_double(outputs), in_double(some))
+        return found.clamp_min(0)
+
     return removal_curves(
         classifier,
         images,
@@ -61,7 +59,7 @@ def low_k_divergences(
         ranks,
         gone,
         forward_batch_size=forward_batch_size,
-        score=kl_divergence,
+        score=divergence,
     )
 
 
@@ -111,24 +109,24 @@ class LowKPerturbation(HeatmapMetric):
     @property
     def definition(self) -> str:
         return (
-            "KL(P(x) || P(x_k)) in nats between the softmax outputs for the image and for the"
-            " image whose k % pixels of least attribution, equal ones in reading order, are zero"
+            f"{self.objective.divergence_is} for the image and for the image whose k % pixels of"
+            " least attribution, equal ones in reading order, are zero"
             " after normalisation (the data set's mean colour); mean over k in"
             f" {self.percentages} %"
         )
 
     @property
     def shared_key(self) -> Hashable:
-        return "log_probabilities"
+        return "reference"
 
     @torch.inference_mode()
     def shared_scores(
         self, classifier: FrozenClassifier, images: Tensor, targets: Tensor
     ) -> Tensor:
-        """Log-probabilities of the originals, (B, classes)."""
+        """What the objective has to know of the originals, (B, ...)."""
         network = classifier.folded()
         parts = [
-            in_double(network(part)).log_softmax(dim=1)
+            classifier.objective.reference(in_double(network(part)))
             for part in images.split(self.forward_batch_size)
         ]
         return torch.cat(parts).float().to(images.device)

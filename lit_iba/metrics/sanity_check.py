@@ -127,9 +127,9 @@ class Reestimated:
         if layer == INPUT:  # images are what they were, whatever the network does
             return self.trained.statistics(self.original, layer)
         side = classifier.preprocessing.crop
-        probe = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0)).to(
-            classifier.device
-        )
+        shape = (2, classifier.channels, side, side)
+        probe = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        probe = probe.to(classifier.device)
         before, now = (
             network.taps([layer])(probe)[layer] for network in (self.original, classifier)
         )

@@ -19,7 +19,7 @@ from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.metrics.base import HeatmapMetric, Result, curve, mean_and_error
 from lit_iba.metrics.judged import Judged
-from lit_iba.perturbation import in_double, perturbed_scores, target_logits, tile_index, tile_sums
+from lit_iba.perturbation import in_double, perturbed_scores, tile_index, tile_sums
 
 ROUNDING_OF_SUMS = 1e-13  # float64 sums, relative to the sum of the magnitudes
 ROUNDING_OF_LOGITS = 1e-6  # float32 forward passes, relative to the logit
@@ -56,7 +56,8 @@ def correlation(a: Tensor, b: Tensor, rounding_a: Tensor, rounding_b: Tensor) ->
 
 
 class SensitivityN(HeatmapMetric):
-    """Mean correlation between the attribution in a random set and the drop of the target's logit.
+    """Mean correlation between the attribution in a random set and the drop of the score of the
+    classifier's objective, the target's logit for classes.
 
     The sets are the same for all images and explainers, so that the drops, which cost all the
     forward passes, are computed once for any number of explainers (:meth:`shared_scores`).
@@ -126,10 +127,10 @@ class SensitivityN(HeatmapMetric):
         return (
             "Mean over n, and over images, of the Pearson correlation between the sum of the"
             f" attribution in a random set of n tiles of {self.tile}x{self.tile} pixels and the"
-            f" drop of the target's logit when the set becomes 0 after normalisation; {self.masks}"
-            f" sets for each of {self.points} log-spaced n from {smallest} to {high:.0%} of the"
-            f" tiles, the same for every image (seed {self.seed}); a heatmap or a logit that does"
-            " not vary counts as 0"
+            f" drop of {self.objective.score_is} when the set becomes 0 after normalisation;"
+            f" {self.masks} sets for each of {self.points} log-spaced n from {smallest} to"
+            f" {high:.0%} of the tiles, the same for every image (seed {self.seed}); a heatmap or"
+            " a drop that does not vary counts as 0"
         )
 
     def sets(self, tiles: int, device: torch.device | None = None) -> Tensor:
@@ -147,7 +148,7 @@ class SensitivityN(HeatmapMetric):
     def shared_scores(
         self, classifier: FrozenClassifier, images: Tensor, targets: Tensor
     ) -> Tensor:
-        """Drop of the target's logit for every random set, float32 (B, K, masks); within rounding
+        """Drop of the score for every random set, float32 (B, K, masks); within rounding
         it is exactly 0.
         """
         tiles = int(tile_index((images.shape[-2], images.shape[-1]), self.tile).max()) + 1
@@ -155,7 +156,7 @@ class SensitivityN(HeatmapMetric):
         flat = torch.cat(
             [torch.zeros_like(sets[0, :1]), sets.flatten(0, 1)]
         )  # the empty set first: the original
-        fill = images.new_zeros(1, 3, 1, 1)
+        fill = torch.zeros_like(images[:1, :, :1, :1])
         logits = perturbed_scores(
             classifier,
             images,
@@ -165,7 +166,7 @@ class SensitivityN(HeatmapMetric):
             len(flat),
             tile=self.tile,
             forward_batch_size=self.forward_batch_size,
-            score=target_logits,
+            score=lambda outputs, asked: classifier.objective.score(outputs.float(), asked),
         )
         drops = logits[:, :1] - logits[:, 1:]
         drops = torch.where(

@@ -42,7 +42,9 @@ def classifier_identity(classifier: FrozenClassifier) -> dict[str, Any]:
     found = dict(classifier.identity)
     module, _, function = classifier.name.partition(":")
     makers = [getattr(sys.modules.get(module), function, None)] if function else []
-    sources = [_source(maker) for maker in [*makers, type(classifier.model)]]
+    sources = [
+        _source(maker) for maker in [*makers, type(classifier.model), *classifier.objective.code]
+    ]
     if known := list(dict.fromkeys(source for source in sources if source)):
         found["source"] = known
     return found

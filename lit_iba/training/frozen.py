@@ -9,7 +9,7 @@ weights' identity and its cut stand for it.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -114,6 +114,22 @@ class TrainingWithFrozenClassifier(L.LightningModule):
         """The classifier's images of a batch of pictures."""
         images = self.classifier.images(batch["picture"])
         return images.contiguous(memory_format=torch.channels_last)
+
+    def targets_of(
+        self, batch: dict[str, Any], target: str, outputs: Callable[[], Tensor]
+    ) -> Tensor:
+        """What is asked about the images of a batch, (B, ...).
+
+        Args:
+            batch: Of the data module.
+            target: The data set's ``"label"``, or what is ``"predicted"``.
+            outputs: Computes the classifier's outputs for the images.
+        """
+        objective = self.classifier.objective
+        if target == "label":
+            return objective.of_labels(batch["label"].clamp_min(0))  # padding has weight 0
+        with torch.no_grad():
+            return objective.predicted(outputs())
 
     def check_strategy(self, reason: str) -> None:
         """Refuse a strategy under which several processes would wait for gradients that a step does

@@ -181,7 +181,7 @@ class VarSal(TrainedExplainer):
         Returns:
             (B, count, H, W); the first of each image is the heatmap of ``map="sampled"``.
         """
-        images = check_images(images)
+        images = check_images(images, self.classifier.channels)
         generators = sample_generators(
             self.seed, keys if keys is not None else content_keys(images), images.device
         )

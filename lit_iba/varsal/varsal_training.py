@@ -239,11 +239,12 @@ class VarSalTraining(TrainingWithFrozenClassifier):
         (B,).
         """
         logits, features = self.explainer.observe(images)
-        reference = logits.float().log_softmax(dim=1)
+        objective = self.classifier.objective
+        reference = objective.reference(logits.float())
         perturbed = self._perturb(images, keys, features, uniform)
-        found = self.classifier.folded()(perturbed.images).float().log_softmax(dim=1)
+        found = self.classifier.folded()(perturbed.images).float()
         with torch.autocast(images.device.type, enabled=False):
-            prediction = (reference.exp() * (reference - found)).sum(dim=1)
+            prediction = objective.divergence(found, reference)
             prior = self.prior.kl(perturbed.mean, perturbed.log_variance)
         return perturbed, {
             "loss": prediction + self.beta * prior,

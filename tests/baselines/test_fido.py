@@ -10,14 +10,15 @@ from torch import Tensor
 
 from lit_iba import FrozenClassifier, InputError, build_explainer
 from lit_iba.baselines.fido import FIDO, concrete_keep, local_mean
-from lit_iba.perturbation import gaussian_blur, log_odds
+from lit_iba.objectives import Classification
+from lit_iba.perturbation import gaussian_blur
 from lit_iba.randomness import sample_generators
 
 
 def test_log_odds_are_exact_where_probabilities_are_not() -> None:
     logits = torch.tensor([[0.3, -1.0, 2.0], [60.0, 0.0, 0.0]])
     p = logits[0].softmax(0)[1]
-    found = log_odds(logits, torch.tensor([1, 0]))
+    found = Classification().log_odds(logits, torch.tensor([1, 0]))
     assert torch.allclose(found, torch.tensor([(p / (1 - p)).log(), 60 - torch.tensor(2.0).log()]))
 
 

@@ -80,7 +80,7 @@ def test_first_flip_is_that_of_the_sequential_loop_also_where_it_flips_back(
     ranks = torch.stack([removal_ranks(maps[:, m], False) for m in range(2)], dim=1)
     steps = torch.arange(step, 144 + step, step).clamp_max(144)
     classes = torch.tensor([decision(classifier, image) for image in images])
-    found = first_flips(classifier, images, classes, ranks, steps, batch)
+    found = first_flips(classifier, images, classes, classes, ranks, steps, batch)
     for i in range(3):
         for m in range(2):
             decisions = [
