@@ -72,7 +72,8 @@ def feature_maps(
 def last_feature_map(classifier: FrozenClassifier) -> str:
     """The outermost module, latest in the forward pass, that the whole picture passes and whose
     positions the logits depend on: ``layer4`` of a ResNet, the last block but one of a ViT that
-    reads its class token.
+    reads its class token. Where outputs have positions themselves, as in segmentation, it is the
+    last one of the fewest positions that is not the logits yet.
 
     Raises:
         InputError: There is none.
@@ -84,7 +85,10 @@ def last_feature_map(classifier: FrozenClassifier) -> str:
     """
     modules = dict(classifier.model.named_modules())
     # Outer modules finish after the inner ones, so the last is the outermost of the last stage.
-    for name in reversed(feature_maps(classifier)):
+    names = list(feature_maps(classifier))[::-1]
+    if len(classifier.output_shape) == 3:
+        names = _coarsest_first(classifier, names)
+    for name in names:
         if isinstance(modules[name], POOLING) or not _takes_all(classifier, name):
             continue
         if positions_matter(classifier, name):
@@ -93,6 +97,17 @@ def last_feature_map(classifier: FrozenClassifier) -> str:
         f"{classifier.name} has no layer with positions that the whole picture passes; name a "
         "layer, or use another method"
     )
+
+
+def _coarsest_first(classifier: FrozenClassifier, names: list[str]) -> list[str]:
+    def has_logits(name: str) -> bool:
+        shape = torch.Size([1, *classifier.feature_shape(name)])
+        grid = classifier.layout(name).grid(torch.empty(shape, device="meta"))
+        return grid.shape[1] == classifier.output_shape[0]
+
+    left = [name for name in names if _takes_all(classifier, name) and not has_logits(name)]
+    layouts = {name: classifier.layout(name) for name in left}
+    return sorted(left, key=lambda name: layouts[name].height * layouts[name].width)
 
 
 def usual_layer(classifier: FrozenClassifier, layer: str | None = None) -> str:
@@ -177,5 +192,6 @@ def _probe(classifier: FrozenClassifier) -> Tensor:
 
 
 def _weights(logits: Tensor) -> Tensor:
-    """One per class, all different: the sum of all logits alone may not depend on anything."""
-    return torch.linspace(1, 2, logits.shape[1], device=logits.device, dtype=logits.dtype)
+    """One per output, all different: the sum of all logits alone may not depend on anything."""
+    one = logits[0]
+    return torch.linspace(1, 2, one.numel(), device=one.device, dtype=one.dtype).view(one.shape)
