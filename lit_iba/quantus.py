@@ -69,6 +69,9 @@ def _frozen(model: nn.Module) -> FrozenClassifier:
     """
     if isinstance(model, FrozenClassifier):
         return FrozenClassifier(
-            model.model, preprocessing=model.preprocessing, class_names=model.class_names
+            model.model,
+            preprocessing=model.preprocessing,
+            class_names=model.class_names,
+            objective=model.objective,
         )
     return FrozenClassifier(model)

@@ -5,15 +5,14 @@ explainer needs it.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.fx as fx
 from torch import Tensor, nn
 
+from lit_iba.classifier.frozen_network import FrozenNetwork
 from lit_iba.classifier.fusing import made_fast
 from lit_iba.classifier.hooked import HookedNetwork
 from lit_iba.classifier.layout import Layout
@@ -25,15 +24,13 @@ from lit_iba.classifier.preprocessing import Preprocessing, fitting
 from lit_iba.classifier.proof import probe_images, proven, same_logits
 from lit_iba.classifier.split import Split, differentiable
 from lit_iba.classifier.traced import TracedNetwork
-from lit_iba.classifier.watch import Watch
-from lit_iba.classifier.weights import fingerprint
 from lit_iba.errors import InputError
 from lit_iba.objectives import Objective, build_objective
 
 logger = logging.getLogger(__name__)
 
 
-class FrozenClassifier(nn.Module):
+class FrozenClassifier(FrozenNetwork):
     """A classifier that never changes: no gradients for its parameters, always in eval mode.
 
     Args:
@@ -57,6 +54,8 @@ class FrozenClassifier(nn.Module):
 
     Attributes:
         lock: Held by an explainer while it works, so that threads can share both.
+        num_classes: How many classes a target can name; 0 where targets name none.
+        output_shape: Of what it gives for one image, (K,) for logits.
 
     Raises:
         InputError: Unknown name, weights that do not fit, or weights that cannot be had without the
@@ -87,10 +86,9 @@ class FrozenClassifier(nn.Module):
         objective: str | Mapping[str, Any] | Objective = "classification",
         output: Output | None = None,
     ) -> None:
-        super().__init__()
         if isinstance(preprocessing, dict):
             preprocessing = Preprocessing.from_dict(preprocessing)
-        self.objective, self.output = build_objective(objective), output
+        asked = build_objective(objective)
         given = None if isinstance(model, str) else unwrapped(model)
         # What is made in inference mode cannot be differentiated through.
         with torch.inference_mode(False):
@@ -99,57 +97,28 @@ class FrozenClassifier(nn.Module):
                 if given is None
                 else from_module(given, weights)
             )
-        self.model, usual, own_names = loaded
-        if output is not None:
-            self.model = giving(self.model, output)
+        network, usual, own_names = loaded
         # A scripted module says what it was scripted from.
         kind = getattr(given, "original_name", type(given).__name__)
-        self.name = model if isinstance(model, str) else str(kind)
-        self.weights = str(weights) if weights is not None else "as given"
+        super().__init__(
+            network if output is None else giving(network, output),
+            name=model if isinstance(model, str) else str(kind),
+            weights=str(weights) if weights is not None else "as given",
+            original=given if weights is None else None,
+        )
+        self.objective, self.output = asked, output
+        plain = isinstance(objective, str | dict)
+        self._given_objective = objective if plain else None
         self.preprocessing: Preprocessing = fitting(preprocessing or usual, self.model)
         self.stated_layouts = dict(layouts or {})
-        super().requires_grad_(False)
-        super().train(False)
-        self._kept: dict[str, Any] | None = None
         self._axes: dict[str, Axes | InputError] = {}
-        self._begin(given if weights is None else None)
         proof = proven(self.model, self.name, self._size(), self.channels, self.objective)
         self._derived[1]["probe"] = proof.logits
         self._overwrites = proof.overwrites
-        self.num_classes = proof.classes
+        self.num_classes, self.output_shape = proof.classes, proof.logits.shape[1:]
         if len(own_names) != self.num_classes:
             own_names = []  # the network's usual names, but another number of classes was asked for
         self.class_names = named_classes(class_names or own_names, self.num_classes)
-
-    def _begin(self, original: nn.Module | None) -> None:
-        """What is not copied or pickled, because it is made of the weights where it is needed."""
-        self.lock = threading.RLock()
-        self._watch = Watch(self.model, original)
-        self._kept_at = self._watch.version()
-        self._derived: tuple[int, dict[Any, Any]] = (self._kept_at, {})
-        self._splits: dict[tuple[str, ...], Split] = {}
-        self._warned = False
-
-    def __getstate__(self) -> dict[str, Any]:
-        own = ("lock", "_watch", "_kept_at", "_derived", "_splits", "_warned")
-        return {name: value for name, value in self.__dict__.items() if name not in own}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._begin(None)
-
-    def train(self, mode: bool = True) -> FrozenClassifier:
-        """Frozen means frozen: stays in eval mode whatever is asked."""
-        return super().train(False)
-
-    def requires_grad_(self, requires_grad: bool = True) -> FrozenClassifier:
-        """Frozen means frozen: parameters never require gradients."""
-        return super().requires_grad_(False)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> FrozenClassifier:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._watch.moved()
-        return self
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W), normalised, to logits (B, K), or whatever the network gives.
@@ -199,6 +168,20 @@ class FrozenClassifier(nn.Module):
         found = self.objective.check_targets(target, len(images), self.num_classes, outputs)
         return found.to(images.device)
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What is asked of the network, as plain values, where that is not the usual."""
+        asked: dict[str, Any] = {} if self.output is None else {"output": self.output}
+        if self.objective.record != {"name": "classification"}:
+            asked["objective"] = self.objective.record
+        return asked
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The arguments that :attr:`asked` follows from; an objective that is no name is None."""
+        given: dict[str, Any] = {} if self.output is None else {"output": self.output}
+        return given | ({"objective": self._given_objective} if "objective" in self.asked else {})
+
     def images(self, pictures: Tensor) -> Tensor:
         """Pictures, uint8 (B, C, H, W), to the classifier's images on its device."""
         images = self.preprocessing.normalize(pictures.to(self.device, non_blocking=True))
@@ -211,77 +194,6 @@ class FrozenClassifier(nn.Module):
 
     def _size(self) -> tuple[int, int]:
         return self.preprocessing.crop, self.preprocessing.crop
-
-    def weights_version(self) -> int:
-        """A number that grows whenever the weights have changed since it was last asked for.
-
-        What an optimiser, ``load_state_dict`` or an initialisation changes is seen at once; what is
-        written past autograd, through ``parameter.data``, at the next :meth:`Explainer.attribute`
-        or when :attr:`identity` is asked for.
-        """
-        return self._watch.version()
-
-    def look_at_weights(self) -> int:
-        """:meth:`weights_version`, after a look at the values themselves."""
-        return self._watch.look()
-
-    def stands_for(self, model: nn.Module) -> bool:
-        """Whether this classifier is of the module: its own, or the user's that it was made of."""
-        return model is self or model is self.model or model is self._watch.original
-
-    def of_weights(self, key: Any, make: Callable[[], Any]) -> Any:
-        """What is made of the weights as they are, kept until they change."""
-        version, derived = self._watch.version(), self._derived
-        if derived[0] != version:
-            derived = self._derived = version, {}
-        if key not in derived[1]:
-            with self.lock, torch.inference_mode(False), torch.no_grad():
-                if key not in derived[1]:
-                    derived[1][key] = make()
-        return derived[1][key]
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What this classifier is: model, weights, and a hash over every parameter."""
-        version = self.look_at_weights()  # what is measured now must not carry an older name
-        if self._kept is not None and self._kept_at == version:
-            return self._kept
-        return self.of_weights(
-            "identity",
-            lambda: {
-                "model": self.name,
-                "weights": Path(self.weights).name,
-                "sha256": fingerprint(self.model),
-                **self._asked,
-            },
-        )
-
-    @property
-    def _asked(self) -> dict[str, Any]:
-        """What is asked of the network, where that is not the usual."""
-        asked: dict[str, Any] = {} if self.output is None else {"output": self.output}
-        if self.objective.record != {"name": "classification"}:
-            asked["objective"] = self.objective.record
-        return asked
-
-    def keep_identity(self, identity: dict[str, Any]) -> None:
-        """Take another classifier's identity, for as long as the weights stay as they are."""
-        self._kept, self._kept_at = identity, self._watch.version()
-
-    def check_identity(self, other: dict[str, Any], what: str) -> None:
-        """Refuse something that belongs to another classifier.
-
-        Raises:
-            InputError: ``what`` was made with a classifier whose parameters differ from this one's.
-        """
-        own = self.identity
-        if other.get("sha256") != own["sha256"]:
-            raise InputError(
-                f"{what} was made with {other.get('model')} ({other.get('weights')}, sha256 "
-                f"{str(other.get('sha256'))[:12]}), but the classifier is {self.name} "
-                f"({own['weights']}, sha256 {own['sha256'][:12]}); load the classifier that it was "
-                "made with, or make it again"
-            )
 
     def _probe(self) -> Tensor:
         return probe_images(self._size(), floating_parameter(self.model), self.channels)

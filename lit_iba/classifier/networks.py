@@ -104,13 +104,13 @@ def build_network(name: str, weights: str | None, num_classes: int | None = None
                 f"{name!r} has no published weights; give a weights file that you trained, or "
                 "'random'"
             )
-    elif name in torchvision.models.list_models(module=torchvision.models):
+    elif name in torchvision_names():
         enum = None if state or weights == "random" else torchvision_weights(name, weights)
         preprocessing, names = torchvision_preprocessing(name, enum)
     elif importlib.util.find_spec("timm"):
         return _from_timm(name, weights, classes, state, settings)
     else:
-        known = [*torchvision.models.list_models(module=torchvision.models), *OWN_MODELS]
+        known = [*torchvision_names(), *OWN_MODELS]
         raise unknown_name(
             "torchvision classifier",
             name,
@@ -132,6 +132,15 @@ def build_network(name: str, weights: str | None, num_classes: int | None = None
     return model, _stored_preprocessing(settings, preprocessing), settings.get("class_names", names)
 
 
+def torchvision_names() -> list[str]:
+    """torchvision's classifiers and segmentation networks."""
+    return [
+        name
+        for module in (torchvision.models, torchvision.models.segmentation)
+        for name in torchvision.models.list_models(module=module)
+    ]
+
+
 def _own_function(path: str) -> Any:
     """The function behind ``package.module:function``."""
     module, _, function = path.partition(":")
@@ -144,6 +153,8 @@ def _own_function(path: str) -> Any:
 
 
 def _torchvision_model(name: str, enum: Any | None, arguments: dict[str, Any]) -> nn.Module:
+    if name in torchvision.models.list_models(module=torchvision.models.segmentation):
+        arguments = arguments | {"weights_backbone": None}  # which would be downloaded
     if enum is None:
         model = torchvision.models.get_model(name, weights=None, **arguments)
         if name in ("googlenet", "inception_v3"):
@@ -170,7 +181,7 @@ def _from_timm(
 
     if not timm.is_model(name.partition(".")[0]):
         known = [
-            *torchvision.models.list_models(module=torchvision.models),
+            *torchvision_names(),
             *OWN_MODELS,
             *timm.list_models(),
         ]

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 import torch
@@ -38,15 +37,15 @@ def described(outputs: Any) -> str:
     if isinstance(outputs, Tensor):
         return f"one tensor {tuple(outputs.shape)}; leave output out"
     if isinstance(outputs, Mapping):
-        return f"a {type(outputs).__name__}; say output={_one_of(list(outputs))}"
+        return f"{type(outputs).__name__}; say output={_one_of(list(outputs))}"
     if hasattr(outputs, "_fields"):  # a namedtuple
-        return f"a {type(outputs).__name__}; say output={_one_of(list(outputs._fields))}"
+        return f"{type(outputs).__name__}; say output={_one_of(list(outputs._fields))}"
     if isinstance(outputs, tuple | list):
-        return f"a {type(outputs).__name__}; say output={_one_of(list(range(len(outputs))))}"
+        return f"{type(outputs).__name__}; say output={_one_of(list(range(len(outputs))))}"
     names = [name for name in getattr(outputs, "__dict__", {}) if not name.startswith("_")]
     if names:
-        return f"a {type(outputs).__name__}; say output={_one_of(names)}"
-    return f"a {type(outputs).__name__}; wrap it, so that it gives a tensor"
+        return f"{type(outputs).__name__}; say output={_one_of(names)}"
+    return f"{type(outputs).__name__}; wrap it, so that it gives a tensor"
 
 
 def _one_of(names: list[Any]) -> str:
@@ -70,8 +69,16 @@ def giving(model: nn.Module, output: Output) -> nn.Module:
     return model
 
 
-@cache
-def _subclass(kind: Any, output: Output) -> Any:
+_SUBCLASSES: dict[tuple[type[nn.Module], Output], Any] = {}  # made once, to be compared by type
+
+
+def _subclass(kind: type[nn.Module], output: Output) -> Any:
+    if (kind, output) not in _SUBCLASSES:
+        _SUBCLASSES[kind, output] = _made(kind, output)
+    return _SUBCLASSES[kind, output]
+
+
+def _made(kind: type[nn.Module], output: Output) -> Any:
     def forward(self: nn.Module, images: Tensor) -> Any:
         return selected(kind.forward(self, images), output)
 

@@ -72,6 +72,8 @@ def proven(
     given = images.clone()
     try:
         logits = model(given)
+    except InputError:
+        raise
     except (RuntimeError, TypeError, ValueError, AssertionError, IndexError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise

@@ -87,7 +87,8 @@ def _layout(classifier: FrozenClassifier, name: str, shape: torch.Size) -> Layou
 def last_feature_map(classifier: FrozenClassifier) -> str:
     """The outermost module, latest in the forward pass, that the whole picture passes and whose
     positions the logits depend on: ``layer4`` of a ResNet, the last block but one of a ViT that
-    reads its class token.
+    reads its class token. Where outputs have positions themselves, as in segmentation, it is the
+    last one of the fewest positions that is not the logits yet.
 
     Raises:
         InputError: There is none.
@@ -99,15 +100,31 @@ def last_feature_map(classifier: FrozenClassifier) -> str:
     """
     modules = dict(classifier.model.named_modules())
     # Outer modules finish after the inner ones, so the last is the outermost of the last stage.
-    for name, shape in reversed(_shapes(classifier).items()):
+    shapes = _shapes(classifier)
+    names = list(shapes)[::-1]
+    if len(classifier.output_shape) == 3:
+        with_positions = [name for name in names if _layout(classifier, name, shapes[name])]
+        names = _coarsest_first(classifier, with_positions)
+    for name in names:
         if isinstance(modules[name], POOLING) or not _takes_all(classifier, name):
             continue
-        if _layout(classifier, name, shape) and positions_matter(classifier, name):
+        if _layout(classifier, name, shapes[name]) and positions_matter(classifier, name):
             return name
     raise InputError(
         f"{classifier.name} has no layer with positions that the whole picture passes; name a "
         "layer, or use another method"
     )
+
+
+def _coarsest_first(classifier: FrozenClassifier, names: list[str]) -> list[str]:
+    def has_logits(name: str) -> bool:
+        shape = torch.Size([1, *classifier.feature_shape(name)])
+        grid = classifier.layout(name).grid(torch.empty(shape, device="meta"))
+        return grid.shape[1] == classifier.output_shape[0]
+
+    left = [name for name in names if _takes_all(classifier, name) and not has_logits(name)]
+    layouts = {name: classifier.layout(name) for name in left}
+    return sorted(left, key=lambda name: layouts[name].height * layouts[name].width)
 
 
 def usual_layer(classifier: FrozenClassifier, layer: str | None = None) -> str:
@@ -192,5 +209,6 @@ def _probe(classifier: FrozenClassifier) -> Tensor:
 
 
 def _weights(logits: Tensor) -> Tensor:
-    """One per class, all different: the sum of all logits alone may not depend on anything."""
-    return torch.linspace(1, 2, logits.shape[1], device=logits.device, dtype=logits.dtype)
+    """One per output, all different: the sum of all logits alone may not depend on anything."""
+    one = logits[0]
+    return torch.linspace(1, 2, one.numel(), device=one.device, dtype=one.dtype).view(one.shape)

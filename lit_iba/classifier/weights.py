@@ -243,7 +243,7 @@ def torchvision_preprocessing(model: str, weights: Any | None) -> tuple[Preproce
     chosen = weights if weights is not None else members[0]
     usual = chosen.transforms()
     names = list(chosen.meta.get("categories", []))
-    crop = usual.crop_size[0]
+    crop = getattr(usual, "crop_size", usual.resize_size)[0]  # segmentation crops nothing
     return (
         Preprocessing(
             resize=usual.resize_size[0],

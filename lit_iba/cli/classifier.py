@@ -28,5 +28,6 @@ def classifier_from(
         return FrozenClassifier(**record).to(device_named(device))
     except TypeError as error:
         raise InputError(
-            f"classifier {record}: {error}; it takes model, weights, num_classes, preprocessing"
+            f"classifier {record}: {error}; it takes model, weights, num_classes,"
+            " preprocessing, class_names, layouts, objective, output"
         ) from error

@@ -258,6 +258,8 @@ class Benchmark:
         results = summarize_metrics(
             plan.rows, plan.metrics, list(plan.explainers), plan.stems, self.out
         )
+        for metric in plan.metrics.values():  # that may have judged nothing in this run
+            metric.objective = plan.classifier.objective
         content = RunFolder.heading() | {
             "classifier": plan.classifier.identity,
             "data": {

@@ -45,7 +45,8 @@ def describe(
     record = {
         "model": classifier.name,
         "weights": classifier.weights,
-        "num_classes": classifier.num_classes,
+        "num_classes": classifier.output_shape[0] if classifier.output_shape else 1,
+        **classifier.given,
     }
     cls = type(explainer)
     return {
@@ -60,17 +61,19 @@ def describe(
         "classifier": {
             **classifier.identity,
             "record": (
-                None if classifier.weights == "as given" else record
-            ),  # a module of the user's own has no name
+                # A module of the user's own has no name, nor has an objective that is no name.
+                None if classifier.weights == "as given" or None in record.values() else record
+            ),
         },
         "preprocessing": classifier.preprocessing.to_dict(),
         "input": {
             "name": "images",
-            "shape": ["batch", 3, crop, crop],
+            "shape": ["batch", classifier.channels, crop, crop],
             "dtype": "float32",
             "meaning": (
-                "RGB pictures, resized and cropped as in 'preprocessing', divided by 255, then (x -"
-                " mean) / std per channel; the batch size is free, the picture's size is fixed"
+                f"{'RGB ' if classifier.channels == 3 else ''}pictures, resized and cropped as in"
+                " 'preprocessing', divided by 255, then (x - mean) / std per"
+                " channel; the batch size is free, the picture's size is fixed"
             ),
         },
         "outputs": [

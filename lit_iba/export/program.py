@@ -49,13 +49,15 @@ class HeatmapProgram(nn.Module):
 
 
 def trace_program(explainer: TrainedExplainer, size: int) -> ExportedProgram:
-    """The explainer as one graph of tensor operations, for images (B, 3, size, size) and any B from
+    """The explainer as one graph of tensor operations, for images (B, C, size, size) and any B from
     1.
 
     Raises:
         InputError: The classifier's Python code depends on values, so that no graph stands for it.
     """
-    example = torch.zeros(2, 3, size, size)  # two: a batch of one would be taken for a constant
+    example = torch.zeros(
+        2, explainer.classifier.channels, size, size
+    )  # two: a batch of one would be taken for a constant
     batch = {0: torch.export.Dim("batch", min=1)}
     try:
         with torch.no_grad():

@@ -10,10 +10,10 @@ _HEAD = """# {name} for {model} ({weights})
 
 Exported by lit_iba {version}. {outputs}
 
-- Input `images`: float32 (batch, 3, {size}, {size}), any batch size. {resize}
+- Input `images`: float32 (batch, {channels}, {size}, {size}), any batch size. {resize}
 - What the files are, how far each is from the explainer, and their SHA-256: `explainer.json`.
 
-The images below are made from `pictures`: uint8, RGB, resized and cropped.
+The images below are made from `pictures`: uint8, {colours}, resized and cropped.
 """
 
 _PT2 = """
@@ -22,8 +22,8 @@ _PT2 = """
 ```python
 import torch
 
-pictures = torch.randint(256, (2, 3, {size}, {size}), dtype=torch.uint8)
-mean, std = (torch.tensor(v).view(3, 1, 1) for v in ({mean}, {std}))
+pictures = torch.randint(256, (2, {channels}, {size}, {size}), dtype=torch.uint8)
+mean, std = (torch.tensor(v).view({channels}, 1, 1) for v in ({mean}, {std}))
 program = torch.export.load("explainer.pt2").module()
 {results} = program((pictures / 255 - mean) / std)
 ```
@@ -38,8 +38,8 @@ _ONNX = """
 ```python
 import numpy as np, onnxruntime
 
-pictures = np.random.randint(0, 256, (2, 3, {size}, {size}), dtype=np.uint8)
-mean, std = (np.array(v, dtype=np.float32).reshape(3, 1, 1) for v in ({mean}, {std}))
+pictures = np.random.randint(0, 256, (2, {channels}, {size}, {size}), dtype=np.uint8)
+mean, std = (np.array(v, dtype=np.float32).reshape({channels}, 1, 1) for v in ({mean}, {std}))
 session = onnxruntime.InferenceSession("explainer.onnx", providers=["CPUExecutionProvider"])
 {results} = session.run(None, {{"images": (pictures.astype(np.float32) / 255 - mean) / std}}){only}
 ```
@@ -71,6 +71,8 @@ def readme(description: dict[str, Any]) -> str:
         "weights": classifier["weights"],
         "version": description["packages"].get("lit_iba", ""),
         "size": size,
+        "channels": len(made["mean"]),
+        "colours": "RGB" if len(made["mean"]) == 3 else f"{len(made['mean'])} channels",
         "mean": made["mean"],
         "std": made["std"],
         "results": ", ".join(names),

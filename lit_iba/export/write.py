@@ -139,7 +139,9 @@ def export_explainer(
     _check_folder(folder)
     console = Console(stderr=True, quiet=not progress)
     trained = _check_explainer(explainer)
-    batches = _check_batches(explainer.classifier.preprocessing.crop, example_images)
+    batches = _check_batches(
+        explainer.classifier.channels, explainer.classifier.preprocessing.crop, example_images
+    )
     twin = _frozen_twin(trained)
     with _step(console, "explaining the images of the check"):
         on_cpu = explainer.classifier.device.type == "cpu"
@@ -253,16 +255,19 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _check_batches(size: int, examples: Tensor | None) -> list[Tensor]:
+def _check_batches(channels: int, size: int, examples: Tensor | None) -> list[Tensor]:
     """Random images, and the examples, at every batch size that is checked."""
     generator = torch.Generator().manual_seed(0)
-    batches = [torch.randn(count, 3, size, size, generator=generator) for count in BATCH_SIZES]
+    batches = [
+        torch.randn(count, channels, size, size, generator=generator) for count in BATCH_SIZES
+    ]
     if examples is not None:
-        examples = check_images(examples).float().cpu()
+        examples = check_images(examples, channels).float().cpu()
         if not len(examples) or examples.shape[-2:] != (size, size):
             given = tuple(examples.shape)
             raise InputError(
-                f"example_images have shape {given}; give at least one image (N, 3, {size}, {size})"
+                f"example_images have shape {given}; give at least one image "
+                f"(N, {channels}, {size}, {size})"
             )
         batches += [examples[torch.arange(count) % len(examples)] for count in BATCH_SIZES]
     return batches
