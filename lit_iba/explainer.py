@@ -123,6 +123,8 @@ class Explainer(ABC):
     Attributes:
         unit: Of the heatmap's values; ``"1"`` where only their order has a meaning.
         signed: Whether a negative value speaks against the target.
+        asks: Whether the map depends on the target; where it does not and none is given, the
+            classifier is not run to find one.
         on_step: Told of every step by explainers that take long enough for a progress bar; the
             others ignore it.
 
@@ -141,6 +143,7 @@ class Explainer(ABC):
     label: ClassVar[str] = ""  # how it is called in print
     unit: str = "1"
     signed: bool = False
+    asks: bool = True
     on_step: OnStep | None = None
 
     _given: tuple[tuple[Any, ...], dict[str, Any]] | None = None
@@ -226,7 +229,10 @@ class Explainer(ABC):
         images = images.to(self.classifier.dtype)
         if not len(images):
             return self._heatmap_of(Attribution(images.new_zeros(0, *images.shape[-2:])))
-        targets = self.classifier.targets(images, target)
+        if target is None and not self.asks:
+            targets = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+        else:
+            targets = self.classifier.targets(images, target)
         targets = targets.clone() if targets.is_inference() else targets
         generators = sample_generators(
             self.seed, keys if keys is not None else content_keys(images), images.device

@@ -26,6 +26,7 @@ class Constant(Explainer):
 
     name: ClassVar[str] = "constant"
     label: ClassVar[str] = "Constant"
+    asks = False
 
     def explain(
         self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
@@ -46,6 +47,7 @@ class Ramp(Explainer):
 
     name: ClassVar[str] = "ramp"
     label: ClassVar[str] = "Ramp"
+    asks = False
 
     def explain(
         self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
@@ -68,6 +70,7 @@ class Centre(Explainer):
 
     name: ClassVar[str] = "centre"
     label: ClassVar[str] = "Centre"
+    asks = False
 
     def explain(
         self, images: Tensor, targets: Tensor, generators: list[torch.Generator]

@@ -80,6 +80,7 @@ class RandomMap(Explainer):
 
     name: ClassVar[str] = "random"
     label: ClassVar[str] = "Random"
+    asks = False
 
     def explain(
         self, images: Tensor, targets: Tensor, generators: list[torch.Generator]

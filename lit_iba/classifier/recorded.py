@@ -9,6 +9,7 @@ from typing import Any
 
 from lit_iba.classifier.frozen import FrozenClassifier
 from lit_iba.errors import InputError
+from lit_iba.objectives.base import named_settings
 
 _ENTRIES = {
     "model",
@@ -56,7 +57,9 @@ def recorded_classifier(record: object, source: str | Path, **settings: Any) -> 
             " --classifier.weights, or as FrozenClassifier(...)"
         )
     objective = record.get("objective", "classification")
-    named = [objective] if isinstance(objective, str) else [*dict(objective).values()]
+    if not isinstance(objective, str | dict):
+        raise InputError(f"{source} has {objective!r} as its classifier's objective, which is none")
+    named = [*named_settings(objective).values()]
     if "objective" not in settings and any(isinstance(n, str) and _is_code(n) for n in named):
         raise InputError(
             f"{source} names code, {named}, as its classifier's objective, and a file's functions "

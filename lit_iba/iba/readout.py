@@ -87,6 +87,7 @@ class ReadoutIBA(TrainedExplainer):
     label: ClassVar[str] = "IBA Readout"
     training = "ReadoutTraining"
     unit = "bits"
+    asks = False
     outputs = (
         Output(
             "heatmap",

@@ -232,6 +232,7 @@ class AmortisedInputIBA(TrainedExplainer):
         self.settings = settings_from(
             "default", settings | {"output": "bits" if output == PRIOR_BITS else output}
         )
+        self.asks = output != PRIOR_BITS
         self.unit = "bits" if output in ("bits", PRIOR_BITS) else "1"  # masks have no unit
         self.observe = classifier.taps(self.taps)
         size = (classifier.preprocessing.crop, classifier.preprocessing.crop)

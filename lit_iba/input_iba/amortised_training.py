@@ -160,7 +160,7 @@ class InputIBATraining(TrainingWithFrozenClassifier):
 
     def forward(self, images: Tensor) -> Heatmap:
         """What the predicted prior keeps of images (B, 3, H, W), in bits."""
-        return self.explainer.attribute(images, target=0)  # the class does not matter to the prior
+        return self.explainer.attribute(images)
 
     def _restrict(self, batch: dict[str, Any], draw: int) -> Batch:
         """Stage a of a batch; equal numbers draw equal noise."""

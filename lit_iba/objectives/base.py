@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
+import yaml
 from torch import Tensor
 
 from lit_iba.errors import InputError
@@ -165,6 +166,24 @@ OBJECTIVES: dict[str, str] = {
 }
 
 
+def named_settings(given: str | Mapping[str, Any]) -> dict[str, Any]:
+    """Name and settings of an objective as one mapping; a command line may give it as YAML,
+    ``"{name: regression, tolerance: 5}"``.
+
+    Raises:
+        InputError: It is no mapping.
+    """
+    if not isinstance(given, str):
+        return dict(given)
+    if not given.lstrip().startswith("{"):
+        return {"name": given}
+    try:
+        found = yaml.safe_load(given)
+    except yaml.YAMLError as error:
+        raise InputError(f"the objective {given!r} is no YAML ({error})") from error
+    return {str(name): value for name, value in found.items()}
+
+
 def build_objective(given: str | Mapping[str, Any] | Objective) -> Objective:
     """An objective by name.
 
@@ -182,7 +201,7 @@ def build_objective(given: str | Mapping[str, Any] | Objective) -> Objective:
     """
     if isinstance(given, Objective):
         return given
-    settings = {"name": given} if isinstance(given, str) else dict(given)
+    settings = named_settings(given)
     name = settings.pop("name", None)
     if not isinstance(name, str):
         raise InputError(

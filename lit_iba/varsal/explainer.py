@@ -75,6 +75,7 @@ class VarSal(TrainedExplainer):
     label: ClassVar[str] = "VarSal"
     training = "VarSalTraining"
     signed = True
+    asks = False
     outputs = (
         Output(
             "heatmap",

@@ -193,7 +193,7 @@ class VarSalTraining(TrainingWithFrozenClassifier):
 
     def forward(self, images: Tensor) -> Heatmap:
         """Posterior means, with deviations as uncertainty, of images (B, 3, H, W)."""
-        return self.explainer.attribute(images, target=0)
+        return self.explainer.attribute(images)
 
     def _perturb(
         self,
@@ -294,7 +294,7 @@ class VarSalTraining(TrainingWithFrozenClassifier):
         """
         images = self.images_of(batch)
         perturbed, terms = self._terms(images, [f"0/{key}" for key in batch["key"]])
-        control = self.random.attribute(images, target=0, keys=batch["key"]).values
+        control = self.random.attribute(images, keys=batch["key"]).values
         terms |= {
             "low_k_kl": self._low_k(images, perturbed.mean),
             "low_k_kl_random": self._low_k(images, control),
