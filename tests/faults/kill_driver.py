@@ -60,6 +60,7 @@ class Training:
 
     def __init__(self, config: Path, folder: Path, workers: int, processes: int) -> None:
         self.folder, self.processes, self.starts = folder, processes, 0
+        self.history: list[str] = []  # what each start got, and how it ended
         self.arguments = [str(ROOT / "train.py"), "fit", "--config", str(config)]
         self.arguments += ["--trainer.default_root_dir", str(folder / "run")]
         self.arguments += ["--ckpt_path", "last", "--data.num_workers", str(workers)]
@@ -101,6 +102,11 @@ class Training:
         path = self.folder / "run" / "checkpoints" / name
         found: dict[str, Any] = torch.load(path, weights_only=True)
         return found
+
+    def last_step(self) -> str:
+        """The last that the present start has begun, as it is written down."""
+        lines = [file.read_text().splitlines() for file in self.watch().glob("*.txt")]
+        return "step " + max((line[-1].split()[0] for line in lines if line), key=int, default="-")
 
     def samples(self) -> Counter[tuple[int, str]]:
         """How often each (epoch, key) was trained on: a step that was begun again counts once, as
@@ -175,6 +181,7 @@ def drive(training: Training, most: int, chance: random.Random, kills: Kills) ->
                 kills.sent[said] += 1
                 sent += 1
         statuses = finished(processes)
+        training.history.append(f"{training.last_step()}: {said or 'nothing'} {statuses}")
         if not any(statuses):
             return
         expected = {-getattr(signal, name)} if name else set()
@@ -198,7 +205,9 @@ def compare(training: Training, whole: Training) -> list[str]:
     """What differs from the training that nobody killed."""
     found = []
     for name in ("last.ckpt", "best.ckpt"):
-        if differs := difference(training.checkpoint(name), whole.checkpoint(name)):
+        if not (training.folder / "run" / "checkpoints" / name).is_file():
+            found.append(f"there is no {name}")
+        elif differs := difference(training.checkpoint(name), whole.checkpoint(name)):
             found.append(f"{name} differs ({differs})")
     seen, expected = training.samples(), whole.samples()
     if seen != expected:
@@ -243,7 +252,7 @@ def run(
         found = compare(training, reference)
         done.runs += 1
         name = f"run {done.runs} ({workers} workers, {processes} processes)"
-        done.wrong += [f"{name}: {what}" for what in found]
+        done.wrong += [f"{name}: {what} after {training.history}" for what in found]
         print(f"{name}: {done.count - before} kills, {found or 'all equal'}", flush=True)
     return done
 
@@ -255,12 +264,20 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--workers", type=int, choices=(0, 2), help="only with so many")
+    parser.add_argument("--processes", type=int, choices=(1, 2), help="only on so many")
     given = parser.parse_args()
+    chosen = [
+        (workers, processes)
+        for workers, processes in ARRANGEMENTS
+        if given.workers in (None, workers) and given.processes in (None, processes)
+    ]
     with tempfile.TemporaryDirectory() as folder:
         done = run(
             given.config.resolve(),
             Path(folder),
             given.kills,
+            chosen,
             seed=given.seed,
             seconds=given.seconds,
         )

@@ -4,9 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
-from kill_driver import run
+from kill_driver import Training, difference, run
 
-pytestmark = pytest.mark.slow
+from lit_iba.cli.main import main
+
 CONFIG = """
 seed_everything: 0
 model:
@@ -22,6 +23,7 @@ trainer: {{max_epochs: 6, accelerator: cpu, enable_progress_bar: false,
 """
 
 
+@pytest.mark.slow
 def test_a_killed_training_ends_as_if_nothing_had_happened(shared: Path, tmp_path: Path) -> None:
     """On two processes with a worker each."""
     config = tmp_path / "config.yaml"
@@ -29,3 +31,24 @@ def test_a_killed_training_ends_as_if_nothing_had_happened(shared: Path, tmp_pat
     done = run(config, tmp_path, kills=4, arrangements=[(1, 2)], a_run=4)
     assert done.wrong == []
     assert done.count == 4
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_stopped_at_the_end_of_an_epoch_and_in_the_next_validates_as_ever(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Epochs of eight steps: a validation is due behind the seventh, as they are counted from 0."""
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        CONFIG.format(shared=os.fspath(shared)).replace("max_epochs: 6", "max_epochs: 3")
+    )
+    runs = [Training(config, tmp_path / name, 0, 1) for name in ("whole", "stopped")]
+    fits = [[*run.arguments[1:-1], "--trainer.callbacks+=watched.Stop"] for run in runs]
+    assert main(fits[0]) == 0
+    for at, status in (("7", 75), ("9", 75), ("18", 75), ("none", 0)):
+        monkeypatch.setenv("STOP_AT", at)
+        assert main(fits[1]) == status
+    for name in ("best.ckpt", "last.ckpt"):
+        whole, stopped = (run.checkpoint(name) for run in runs)
+        assert difference(stopped, whole) == ""
+        assert stopped["epoch"] == whole["epoch"]

@@ -1,6 +1,7 @@
 """A callback that writes down which samples a training sees, and takes its time over them."""
 
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -24,3 +25,14 @@ class Watch(L.Callback):
             file.write(" ".join([str(trainer.global_step), str(trainer.current_epoch), *keys]))
             file.write("\n")
         time.sleep(float(os.environ.get("KILL_STEP_SECONDS", "0")))
+
+
+class Stop(L.Callback):
+    """Sends the process SIGUSR1 before the batch of step ``STOP_AT``."""
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """As a cluster's manager does."""
+        if os.environ.get("STOP_AT") == str(trainer.global_step):
+            os.kill(os.getpid(), signal.SIGUSR1)

@@ -202,6 +202,12 @@ class ResumeCheckpoint(L.Callback):
         self._validation_due = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)  # type: ignore[arg-type]  # only Lightning knows
         if trainer.global_step == self._seen_step:
             return  # gradients are being accumulated, and no checkpoint holds them
+        ends = 0 <= trainer.max_steps <= trainer.global_step
+        if loop.epoch_loop.batch_progress.is_last_batch and (self._validation_due or not ends):
+            # Lightning would resume from here with the counters of one epoch and the batches of
+            # the next, which would then have no validation. What comes next saves and stops: the
+            # validation, or the next epoch's first batch.
+            return
         before, self._seen_step = self._seen_step, trainer.global_step
         stop = trainer.strategy.reduce_boolean_decision(self._received is not None, all=False)
         # A batch may count several steps: one of each optimiser, under manual optimisation.
@@ -209,7 +215,7 @@ class ResumeCheckpoint(L.Callback):
             self.every_n_steps
             and trainer.global_step // self.every_n_steps > before // self.every_n_steps
         )
-        if stop or due or 0 <= trainer.max_steps <= trainer.global_step:
+        if stop or due or ends:
             self._save(trainer)
         if stop:
             self._end(trainer)
