@@ -192,8 +192,20 @@ def fitting(usual: Preprocessing, model: nn.Module) -> Preprocessing:
     stated = (usual.mean, usual.std) != (IMAGENET_MEAN, IMAGENET_STD)
     if first is None or first.in_channels == usual.channels or stated:
         return usual
+    if _runs(model, usual, next(first.parameters())):  # registered first, but run later
+        return usual
     channels = first.in_channels
     return replace(usual, mean=(0.5,) * channels, std=(0.25,) * channels)
+
+
+@torch.no_grad()
+def _runs(model: nn.Module, preprocessing: Preprocessing, like: Tensor) -> bool:
+    side = preprocessing.crop
+    try:
+        model(like.new_zeros(2, preprocessing.channels, side, side))
+    except Exception:  # whatever a network says of images that are not its own
+        return False
+    return True
 
 
 def _colours(values: tuple[float, ...], device: torch.device) -> Tensor:

@@ -163,7 +163,8 @@ class PriorGenerator(nn.Module):
             x = x + tap
         x = self.lowest(x)
         noise = self.noise(x.mean(dim=(2, 3))).float()
-        mean, log_std = noise.view(len(noise), 2, -1, 1, 1).unbind(dim=1)
+        # No len(): an export would take the number of images for a constant.
+        mean, log_std = noise.view(-1, 2, self.write.out_channels, 1, 1).unbind(dim=1)
         for up in self.up:
             skip = levels.pop()
             x = F.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=False)

@@ -311,7 +311,7 @@ def test_numbers_that_do_not_exist_are_null_in_json(data, tmp_path):
         ({"explainers": {"random": 3}}, "give a mapping"),
         (
             {"explainers": {"undefined": {"explainer": "benchmark_toys.Undefined"}}},
-            "'undefined' gave NaN.*digit001",
+            "Undefined gave NaN.*digit001",
         ),
         ({"metrics": {"degradation_8": {"metric": "degradation", "tiles": 8}}}, "do not fit"),
         ({"target": "best"}, "'label', 'predicted'"),
