@@ -4,6 +4,7 @@ that belong to their own image, the same every time, whatever a cut or a trace m
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,8 @@ from lit_iba.classifier.outputs import described
 from lit_iba.classifier.own_copy import floating_parameter
 from lit_iba.errors import InputError
 from lit_iba.objectives import Objective
+
+logger = logging.getLogger(__name__)
 
 # Share of the largest logit by which two ways of computing the same may differ.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
@@ -95,6 +98,12 @@ def proven(
         raise InputError(
             f"{name} gives {logits.dtype}, which has no gradient, where logits (B, K) are needed; "
             "leave out what turns its logits into a decision"
+        )
+    if torch.equal(logits[0], logits[1]):
+        logger.warning(
+            "%s gives the same for two different images, so that there is nothing to explain; load "
+            "its trained weights",
+            name,
         )
     alone = model(images[:1].clone())
     if not same_logits(alone, logits[:1]):

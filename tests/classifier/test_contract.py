@@ -243,3 +243,17 @@ def test_outputs_without_a_gradient_are_refused(name: str) -> None:
     with pytest.raises(InputError, match="outputs without a gradient"):
         explainer.attribute(images(), 1)
     assert build_explainer("occlusion_8", classifier).attribute(images()).values.shape[0] == 2
+
+
+def test_a_network_that_says_the_same_of_every_image_is_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As torchvision's vision transformers do before their training: their heads begin at zero."""
+    network = SmallCNN()
+    for parameter in network.fc.parameters():
+        nn.init.zeros_(parameter)
+    FrozenClassifier(network, preprocessing=Preprocessing(resize=64, crop=64))
+    assert "the same for two different images" in caplog.text
+    caplog.clear()
+    FrozenClassifier("small_cnn", "random")
+    assert caplog.text == ""
