@@ -38,8 +38,8 @@ def described(outputs: Any) -> str:
         return f"one tensor {tuple(outputs.shape)}; leave output out"
     if isinstance(outputs, Mapping):
         return f"{type(outputs).__name__}; say output={_one_of(list(outputs))}"
-    if hasattr(outputs, "_fields"):  # a namedtuple
-        return f"{type(outputs).__name__}; say output={_one_of(list(outputs._fields))}"
+    if fields := getattr(outputs, "_fields", None):  # a namedtuple
+        return f"{type(outputs).__name__}; say output={_one_of(list(fields))}"
     if isinstance(outputs, tuple | list):
         return f"{type(outputs).__name__}; say output={_one_of(list(range(len(outputs))))}"
     names = [name for name in getattr(outputs, "__dict__", {}) if not name.startswith("_")]
