@@ -122,7 +122,7 @@ class PriorGenerator(nn.Module):
             shapes[n][0] if layouts[n].kind in ("BCHW", "BC") else shapes[n][-1] for n in self.taps
         ]
         lowest = self.widths[-1]
-        colours = image_shape[0]
+        self.colours = colours = image_shape[0]
         self.enter = _block(colours, self.widths[0])
         self.down = nn.ModuleList(_block(a, b, stride=2) for a, b in pairwise(self.widths))
         # Standardised over all elements of an image's tap: their scales are far apart.
@@ -162,9 +162,9 @@ class PriorGenerator(nn.Module):
                 tap = F.interpolate(tap, size=x.shape[-2:], mode="bilinear", align_corners=False)
             x = x + tap
         x = self.lowest(x)
-        noise = self.noise(x.mean(dim=(2, 3))).float()
         # No len(): an export would take the number of images for a constant.
-        mean, log_std = noise.view(-1, 2, self.write.out_channels, 1, 1).unbind(dim=1)
+        noise = self.noise(x.mean(dim=(2, 3))).float().view(-1, 2, self.colours, 1, 1)
+        mean, log_std = noise.unbind(dim=1)
         for up in self.up:
             skip = levels.pop()
             x = F.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=False)

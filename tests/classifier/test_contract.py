@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_iba import FeatureStatistics, FrozenClassifier, InputError, Preprocessing, build_explainer
+from lit_iba.classifier.small_cnn import SmallCNN
 from lit_iba.explainer import Explainer
 
 SIZE = Preprocessing(resize=None, crop=16)
