@@ -176,6 +176,20 @@ def test_vectors_may_come_as_a_file(tmp_path: Any) -> None:
     )
 
 
+def test_only_what_is_lost_of_a_similarity_counts() -> None:
+    objective = Similarity(temperature=0.1)
+    vector, outputs = torch.tensor([1.0, 0.0]), torch.tensor([[0.6, 0.8]])
+    targets = objective.check_targets(vector, 1, 0, lambda: outputs)
+    assert torch.equal(objective.check_targets(targets, 1, 0, lambda: outputs), targets)
+    assert float(objective.loss(torch.tensor([[1.0, 0.0]]), targets)) == 0  # nearer than before
+    assert float(objective.loss(torch.tensor([[0.0, 1.0]]), targets)) == pytest.approx(6.0)
+
+
+def test_a_decision_flips_where_the_probability_falls_below_one_half() -> None:
+    objective, targets = Regression(tolerance=10.0), torch.tensor([0.0, 0.0])
+    assert objective.decision(torch.tensor([11.7, 11.8]), targets).tolist() == [1, 0]
+
+
 def test_a_functions_name_is_a_custom_objective() -> None:
     name = f"{off.__module__}:off"
     objective = build_objective({"name": "custom", "loss": name})

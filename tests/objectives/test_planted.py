@@ -119,12 +119,15 @@ def test_a_metric_prefers_the_planted_object_to_its_opposite(world: str, name: s
 
 
 @pytest.mark.parametrize("world", WORLDS)
-def test_the_ends_of_curves_are_the_objectives_probability(world: str) -> None:
+def test_the_points_of_curves_are_the_objectives_probability(world: str) -> None:
     toy = WORLDS[world]()
     metric = build_metric("insertion", {"pixels_per_step": 512, "target": "predicted"})
     rows = metric.judge(toy.classifier, toy.images, toy.targets, toy.planted.float())
     objective = toy.classifier.objective
-    for end, images in ((0, torch.zeros_like(toy.images)), (-1, toy.images)):
+    order = toy.planted.flatten(1).int().argsort(dim=1, descending=True, stable=True)
+    shown = torch.zeros_like(order, dtype=torch.bool).scatter(1, order[:, :512], True)
+    half = toy.images * shown.view(len(shown), 1, *toy.images.shape[-2:])
+    for end, images in ((0, torch.zeros_like(toy.images)), (1, half), (-1, toy.images)):
         predicted = toy.classifier.targets(toy.images)
         expected = objective.probability(toy.classifier(images), predicted)
         torch.testing.assert_close(rows["probability"][:, end], expected, rtol=1e-4, atol=1e-4)
