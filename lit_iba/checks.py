@@ -121,6 +121,23 @@ def check_images(images: Tensor, channels: int = 3) -> Tensor:
     return images.detach()
 
 
+def check_finite(values: Tensor, names: Sequence[str], who: str, where: str = "") -> None:
+    """Refuse heatmaps (B, H, W) of which one holds NaN or infinity; it is named.
+
+    Args:
+        values: The heatmaps.
+        names: Of the images, one each.
+        who: Gave them.
+        where: What the images are of, such as ``" of val.tar"``.
+    """
+    finite = torch.isfinite(values).flatten(1).all(dim=1)
+    if bad := [name for name, good in zip(names, finite.tolist(), strict=True) if not good]:
+        raise InputError(
+            f"{who} gave NaN or infinity for {', '.join(bad[:5])}{', ...' if len(bad) > 5 else ''}"
+            f"{where}; check its settings, statistics or checkpoint"
+        )
+
+
 def check_targets(target: Tensor | int | Sequence[int], count: int, num_classes: int) -> Tensor:
     """Targets as int64 (count,), or an error that names the class that is out of range.
 

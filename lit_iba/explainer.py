@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
-from lit_iba.checks import check_images, check_kinds
+from lit_iba.checks import check_finite, check_images, check_kinds
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.heatmap import Heatmap
@@ -242,15 +242,8 @@ class Explainer(ABC):
                 f"{len(generators)} keys were given for {len(images)} images; give one per image"
             )
         result = self.explain(images, targets, generators)
-        finite = torch.isfinite(result.values).flatten(1).all(dim=1)
-        if not finite.all():
-            of = keys if keys is not None else [f"image {i}" for i in range(len(images))]
-            bad = [of[i] for i in (~finite).nonzero().flatten().tolist()]
-            raise InputError(
-                f"{self.name or type(self).__name__} gave NaN or infinity for"
-                f" {', '.join(bad[:5])}{', ...' if len(bad) > 5 else ''}; check its settings,"
-                " statistics or checkpoint"
-            )
+        names = [f"image {i}" for i in range(len(images))] if keys is None else keys
+        check_finite(result.values, names, self.name or type(self).__name__)
         return self._heatmap_of(result)
 
     def _heatmap_of(self, result: Attribution) -> Heatmap:

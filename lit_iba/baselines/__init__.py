@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lit_iba.baselines.masking_objective import ObjectiveSettings as ObjectiveSettings
     from lit_iba.baselines.masking_training import MaskingTraining as MaskingTraining
     from lit_iba.baselines.patches import PatchStatistics as PatchStatistics
-    from lit_iba.baselines.patterns import PatternAttribution as PatternAttribution
+    from lit_iba.baselines.pattern_attribution import PatternAttribution as PatternAttribution
     from lit_iba.baselines.patterns import Patterns as Patterns
     from lit_iba.baselines.pda import PDA as PDA
     from lit_iba.baselines.perturbation import Occlusion as Occlusion
@@ -62,7 +62,8 @@ else:
             "lit_iba.baselines.masking_objective": ["ObjectiveSettings"],
             "lit_iba.baselines.masking_training": ["MaskingTraining"],
             "lit_iba.baselines.patches": ["PatchStatistics"],
-            "lit_iba.baselines.patterns": ["PatternAttribution", "Patterns"],
+            "lit_iba.baselines.pattern_attribution": ["PatternAttribution"],
+            "lit_iba.baselines.patterns": ["Patterns"],
             "lit_iba.baselines.pda": ["PDA"],
             "lit_iba.baselines.perturbation": [
                 "Occlusion",

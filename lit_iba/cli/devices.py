@@ -23,7 +23,7 @@ def device_named(name: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         return str(torch.empty(0, device=name).device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise InputError(
             f"device is {name!r}, which this machine does not have ({reason}); give auto, cpu or"

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from lit_iba.data.loader import shard_loader as shard_loader
     from lit_iba.data.modules import ImageFolderDataModule as ImageFolderDataModule
     from lit_iba.data.modules import QuickstartDataModule as QuickstartDataModule
-    from lit_iba.data.modules import SampleDataModule as SampleDataModule
     from lit_iba.data.modules import ShardDataModule as ShardDataModule
     from lit_iba.data.plan import SamplePlan as SamplePlan
     from lit_iba.data.quickstart import QuickstartSettings as QuickstartSettings
     from lit_iba.data.quickstart import make_quickstart as make_quickstart
     from lit_iba.data.remote import Remote as Remote
+    from lit_iba.data.sample_module import SampleDataModule as SampleDataModule
     from lit_iba.data.shard import Shard as Shard
     from lit_iba.data.shard_writer import write_shards as write_shards
     from lit_iba.data.shards import ShardIndex as ShardIndex
@@ -31,9 +31,9 @@ else:
             "lit_iba.data.modules": [
                 "ImageFolderDataModule",
                 "QuickstartDataModule",
-                "SampleDataModule",
                 "ShardDataModule",
             ],
+            "lit_iba.data.sample_module": ["SampleDataModule"],
             "lit_iba.data.plan": ["SamplePlan"],
             "lit_iba.data.quickstart": ["QuickstartSettings", "make_quickstart"],
             "lit_iba.data.remote": ["Remote"],

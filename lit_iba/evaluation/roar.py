@@ -38,6 +38,7 @@ from lit_iba.errors import InputError
 from lit_iba.evaluation.benchmark import Benchmark
 from lit_iba.evaluation.plan import Named, class_and_settings
 from lit_iba.evaluation.results import summary_table
+from lit_iba.evaluation.roar_pictures import colours_of, labelled_pictures, maps_of
 from lit_iba.evaluation.roar_ranks import most_relevant, relevance_ranks
 from lit_iba.evaluation.roar_results import ORIGINAL, RoarAccuracies
 from lit_iba.evaluation.roar_training import Pictures, Recipe, Retraining, hits, retrain
@@ -45,7 +46,6 @@ from lit_iba.explainer import explainer_class
 from lit_iba.files import FolderLock, whole_file
 from lit_iba.report.run_folder import GALLERY, RunFolder
 from lit_iba.resumable.content import with_content
-from lit_iba.resumable.selection import Selection
 from lit_iba.resumable.store import ShardStore, sweep_abandoned
 
 if TYPE_CHECKING:
@@ -199,7 +199,15 @@ class Roar:
             (self.out / "classifier.safetensors").unlink(missing_ok=True)
         sweep_abandoned(self.out)
         self.sets = {name: with_content(data, self.out) for name, data in self.sets.items()}
-        loaded = {name: self._load(name) for name in self.sets}
+        crop = (
+            Preprocessing(resize=None, crop=self.size)
+            if self.classifier is None
+            else self.classifier.preprocessing
+        )
+        loaded = {
+            name: labelled_pictures(name, index, self.limits[name], crop)
+            for name, index in self.sets.items()
+        }
         pictures = {name: data for name, (data, _) in loaded.items()}
         columns = (
             TextColumn("{task.description}"),
@@ -225,7 +233,7 @@ class Roar:
                 ]
                 ranks = (
                     {
-                        name: relevance_ranks(_maps(benchmarks[name], method), keys)
+                        name: relevance_ranks(maps_of(benchmarks[name], method), keys)
                         for name, (_, keys) in loaded.items()
                     }
                     if missing
@@ -246,43 +254,6 @@ class Roar:
                     accuracies[method, p] = self._read(method, p)
         return self._finish(accuracies, explained)
 
-    def _load(self, name: str) -> tuple[Pictures, list[str]]:
-        """All pictures of a set, with their keys."""
-        index, selection = self.sets[name], Selection(self.limits[name])
-        quotas = selection.quotas([shard.count for shard in index.shards])
-        crop = (
-            Preprocessing(resize=None, crop=self.size)
-            if self.classifier is None
-            else self.classifier.preprocessing
-        )
-        parts = [
-            selection.select(shard, quota, crop)
-            for shard, quota in zip(index.shards, quotas, strict=True)
-        ]
-        labels = torch.cat([part.labels for part in parts])
-        if not len(labels) or int(labels.min()) < 0:
-            raise InputError(
-                f"ROAR trains on labels, but the {name} data has pictures without one; add .cls"
-                " members"
-            )
-        return Pictures(torch.cat([p.pictures for p in parts]), labels), [
-            key for part in parts for key in part.keys
-        ]
-
-    def _colours(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation per channel, (3,), of pictures scaled to [0, 1]."""
-        counts = torch.stack(
-            [torch.bincount(c.flatten().int(), minlength=256) for c in pictures.transpose(0, 1)]
-        ).double()
-        values, total = torch.arange(256).double() / 255, counts.sum(dim=1)
-        mean = (counts * values).sum(dim=1) / total
-        spread = ((counts * (values - mean[:, None]) ** 2).sum(dim=1) / total).sqrt()
-        return mean.float(), spread.clamp_min(1e-3).float()
-
-    def _classes(self, labels: Tensor) -> int:
-        names = self.sets["train"].class_names
-        return len(names) if names else int(labels.max()) + 1
-
     def _train(
         self,
         group: str,
@@ -294,9 +265,10 @@ class Roar:
         progress: Progress,
     ) -> Retraining:
         """Train one cell and write its file; returns the trained module."""
-        mean, std = self._colours(data["train"].pictures)
+        mean, std = colours_of(data["train"].pictures)
         task = progress.add_task(f"{group}, {percent:g} %, seed {seed}", total=self.recipe.epochs)
-        classes = self._classes(data["train"].labels)
+        names = self.sets["train"].class_names
+        classes = len(names) if names else int(data["train"].labels.max()) + 1
         trained = retrain(
             data["train"],
             classes,
@@ -422,9 +394,3 @@ class Roar:
 
 def _cell(percent: float, seed: int) -> str:
     return f"p{percent:g}_seed{seed}"
-
-
-def _maps(benchmark: Benchmark, method: str) -> Tensor:
-    """All heatmaps of a method, (N, H, W), in the order of the pictures."""
-    plan = benchmark.plan
-    return torch.cat([plan.heatmaps.read(method, stem)[0]["values"] for stem in plan.stems])

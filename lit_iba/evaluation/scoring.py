@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from lit_iba.checks import check_literals
+from lit_iba.checks import check_finite, check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.explainer import Explainer
@@ -78,13 +78,7 @@ class Explained:
         """
         self.unit, self.signed = heatmap.unit, heatmap.signed
         values = heatmap.values.float().cpu()
-        finite = torch.isfinite(values).flatten(1).all(dim=1)
-        if not finite.all():
-            bad = [key for key, good in zip(keys, finite.tolist(), strict=True) if not good]
-            raise InputError(
-                f"explainer {self.name!r} gave NaN or infinity for {', '.join(bad[:5])} of "
-                f"{self.source}; check its settings, statistics or checkpoint"
-            )
+        check_finite(values, keys, f"explainer {self.name!r}", f" of {self.source}")
         self._values.append(values)
         if heatmap.completeness is not None:
             self._completeness.append(heatmap.completeness.float().cpu())

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from lit_iba.data.batch import Batch, Hole
-from lit_iba.data.modules import SampleDataModule
+from lit_iba.data.sample_module import SampleDataModule
 from lit_iba.data.stream import SampleMaker
 from lit_iba.data.tar_samples import RawSample
 from lit_iba.errors import InputError

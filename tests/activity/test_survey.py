@@ -15,14 +15,8 @@ from torch import nn
 
 from lit_iba import FrozenClassifier, InputError
 from lit_iba.activity import survey_report
-from lit_iba.activity.survey import (
-    SurveySettings,
-    output_relation,
-    reestimate_batch_norms,
-    run_survey,
-    top_hits,
-    unfold_batch_norms,
-)
+from lit_iba.activity.batch_norms import reestimate_batch_norms, unfold_batch_norms
+from lit_iba.activity.survey import SurveySettings, output_relation, run_survey, top_hits
 from lit_iba.activity.zero_bias import without_biases
 from lit_iba.classifier.small_cnn import SmallCNN
 from lit_iba.classifier.weights import save_weights

@@ -13,7 +13,8 @@ from propagation_toys import SIDE, Plain, Residual, dense, toy, toy_images
 from torch import Tensor, nn
 
 from lit_iba import FrozenClassifier, InputError, Preprocessing, build_explainer
-from lit_iba.baselines.patterns import PatternAttribution, Patterns, PatternStream
+from lit_iba.baselines.pattern_attribution import PatternAttribution
+from lit_iba.baselines.patterns import Patterns, PatternStream
 
 
 def pattern_of(weight: Tensor, patches: Tensor, outputs: Tensor, rectified: bool) -> Tensor:

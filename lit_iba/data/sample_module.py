@@ -1,0 +1,256 @@
+"""What the LightningDataModules have in common: whatever their samples come from, they yield the
+same batches (see batch.py) in the same kind of order (see plan.py).
+
+A checkpoint holds the position in the epoch as numbers that do not depend on the process, so a
+resumed run, even one of other processes, sees exactly what was left.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from lightning.pytorch import LightningDataModule
+
+from lit_iba.checks import check_counts, check_literals, check_numbers
+from lit_iba.classifier.preprocessing import Preprocessing
+from lit_iba.data.batch import BatchMaker
+from lit_iba.data.loader import SampleLoader
+from lit_iba.data.plan import ARRANGEMENT, SamplePlan, left_of_epoch
+from lit_iba.data.sources import SampleSource
+from lit_iba.data.stream import BatchStream, SampleMaker
+from lit_iba.data.workers import WORKER_TIMEOUT
+from lit_iba.errors import InputError
+
+_STAGES = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": ("predict",),
+}
+
+
+class SampleDataModule(LightningDataModule):
+    """What the data modules share: loaders in the plan's order, and the position in a checkpoint.
+
+    Subclasses write :meth:`load`, and take these settings as ``**loading``. ``preprocessing`` may
+    be set until the first loader is made.
+
+    Args:
+        preprocessing: Size and crop of the pictures; None means ImageNet's usual one.
+        batch_size: Samples in each batch of one process.
+        num_workers: Worker processes of each process; 0 reads in the process itself.
+        seed: Seeds order and augmentation, together with the epoch.
+        augment: Whether training pictures are random crops, mirrored or not.
+        block: Batches that are shuffled together.
+        max_corrupt_fraction: Fraction of samples that may be undecodable before an error; None
+            means 0.01 in training and 0 in evaluation.
+        num_classes: Labels outside 0..num_classes-1 are errors; None takes the number from the
+            index, if it knows.
+        multiprocessing_context: How workers start: ``"fork"``, ``"spawn"``, ``"forkserver"``; None
+            is ``"forkserver"`` where there are several processes, and else Python's default.
+        worker_timeout: Seconds that a batch is waited for before the run ends with the reason.
+
+    Example:
+        >>> from lit_iba.data import SampleDataModule, ShardDataModule
+        >>> data = ShardDataModule(test="digits/test", batch_size=4)
+        >>> isinstance(data, SampleDataModule)
+        True
+    """
+
+    def __init__(
+        self,
+        *,
+        preprocessing: Preprocessing | None = None,
+        batch_size: int = 16,
+        num_workers: int = 0,
+        seed: int = 0,
+        augment: bool = False,
+        block: int = 16,
+        max_corrupt_fraction: float | None = None,
+        num_classes: int | None = None,
+        multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
+        worker_timeout: float = WORKER_TIMEOUT,
+    ) -> None:
+        super().__init__()
+        check_counts(batch_size=batch_size, block=block)
+        check_counts(0, num_workers=num_workers)
+        check_numbers(0, exclusive=True, worker_timeout=worker_timeout)
+        check_literals(SampleDataModule.__init__, locals())
+        if num_classes is not None:
+            check_counts(num_classes=num_classes)
+        if max_corrupt_fraction is not None and not 0 <= max_corrupt_fraction <= 1:
+            raise InputError(
+                f"max_corrupt_fraction is {max_corrupt_fraction}; it must lie between 0 and 1"
+            )
+        self.preprocessing = preprocessing
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.augment = augment
+        self.block = block
+        self.max_corrupt_fraction = max_corrupt_fraction
+        self.num_classes = num_classes
+        self.multiprocessing_context = multiprocessing_context
+        self.worker_timeout = worker_timeout
+        self._sources: dict[str, tuple[SampleSource, list[str] | None]] = {}
+        self._train_loader: SampleLoader | None = None
+        self._resumed: dict[str, Any] | None = None
+        self.prediction: Any = None  # a callback's own batches for prediction
+        self._reload: int | None = None  # the trainer's own setting, while it is changed
+
+    @abstractmethod
+    def load(self, split: str) -> tuple[SampleSource, list[str] | None] | None:
+        """Find and verify the samples of ``"train"``, ``"val"``, ``"test"`` or ``"predict"``, and
+        their class names.
+
+        None where the split was not given.
+        """
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Name of each class, where the data say it (after ``setup``)."""
+        return next((names for _, names in self._sources.values() if names), None)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Find and verify the data of a stage (``"fit"``, ``"validate"``, ``"test"``,
+        ``"predict"``), or of all.
+        """
+        for split in dict.fromkeys(_STAGES.get(stage or "", ("train", "val", "test", "predict"))):
+            if split not in self._sources and (found := self.load(split)) is not None:
+                self._sources[split] = found
+
+    def train_dataloader(self) -> SampleLoader:
+        """Shuffled training batches, from where the checkpoint, or the last loader, stopped."""
+        if self.trainer and self.trainer.global_step == 0 and self.trainer.current_epoch == 0:
+            self._train_loader = None  # a new run, perhaps with the data module of an earlier one
+        state = self.state_dict() if self._resumed is None else self._resumed
+        self._train_loader = self._resume(state) if state else self._loader("train")
+        self._resumed = None
+        if self.trainer and (self._train_loader.parts or self._reload is not None):
+            # The rest of an epoch has its own plan; Lightning asks for the next epoch's loader when
+            # told to reload.
+            if self._reload is None:
+                self._reload = self.trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]
+            rest = bool(self._train_loader.parts)
+            self.trainer.reload_dataloaders_every_n_epochs = 1 if rest else self._reload  # type: ignore[attr-defined]
+            self._reload = self._reload if rest else None
+        return self._train_loader
+
+    def _resume(self, state: dict[str, Any]) -> SampleLoader:
+        """The loader at a position; what was taken in another arrangement becomes a part of the
+        epoch that is done.
+        """
+        saved, parts, batches = state["plan"], list(state["parts"]), state["batches"]
+        now = self._plan("train", lanes=saved["lanes"])
+        _check_plan(saved, now)
+        arrangement = {name: saved[name] for name in ARRANGEMENT}
+        same = now.arrangement() == arrangement
+        if batches and not same:
+            parts.append({**arrangement, "batches": batches})
+            batches = 0
+        loader = self._loader(
+            "train", lanes=saved["lanes"] if same else None, parts=parts, epoch=state["epoch"]
+        )
+        loader.seek(state["epoch"], batches)
+        return loader
+
+    def val_dataloader(self) -> SampleLoader | list[Any]:
+        """Validation batches, every sample once; an empty list without validation data."""
+        return self._loader("val") if "val" in self._sources else []
+
+    def test_dataloader(self) -> SampleLoader:
+        """Test batches, every sample once."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> Any:
+        """Batches in the order of the files, every sample once; or ``prediction`` if it is set."""
+        return self.prediction or self._loader("predict", lanes=1)
+
+    def statistics_dataloader(self) -> SampleLoader:
+        """Training batches in a shuffled order that is the same on every process and for any number
+        of them.
+
+        For measuring feature statistics: unaugmented, and without moving the position in training.
+        """
+        return self._loader("train", lanes=1, alone=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position in training, and what it rests on; equal on all processes."""
+        loader = self._train_loader
+        if loader is None:
+            return self._resumed or {}
+        epoch, batches, parts = loader.epoch, loader.batches, loader.parts
+        # An epoch may be shorter than the data (limit_train_batches); Lightning begins the next one
+        # after it.
+        limit = self.trainer.num_training_batches if self.trainer else len(loader)
+        if loader.before + batches >= min(limit, len(loader)):
+            epoch, batches, parts = epoch + 1, 0, []
+        return {"epoch": epoch, "batches": batches, "parts": parts, "plan": loader.plan.settings()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take a position from a checkpoint; the next training loader begins there."""
+        self._resumed = dict(state_dict)
+
+    def source(self, split: str) -> SampleSource | None:
+        """Where the samples of a split come from (after ``setup``); None where it was not given."""
+        return self._sources[split][0] if split in self._sources else None
+
+    def batch_maker(self, class_names: list[str] | None, augment: bool) -> SampleMaker:
+        """What makes batches of samples; data of another kind than pictures have their own."""
+        num_classes = self.num_classes or (len(class_names) if class_names else None)
+        return BatchMaker(self.preprocessing or Preprocessing(), num_classes, augment, self.seed)
+
+    def _plan(self, split: str, lanes: int | None = None, alone: bool = False) -> SamplePlan:
+        """The order of a split on these processes, or as if this one were alone."""
+        if split not in self._sources:
+            where = f"{type(self).__name__} its {split!r}"
+            raise InputError(f"there is no {split} data; give {where} (and call setup)")
+        return SamplePlan(
+            self._sources[split][0].counts(),
+            self.batch_size,
+            world=self.trainer.world_size if self.trainer and not alone else 1,
+            lanes=lanes or max(1, self.num_workers),
+            seed=self.seed,
+            training=split == "train",
+            block=self.block,
+        )
+
+    def _loader(
+        self,
+        split: str,
+        lanes: int | None = None,
+        alone: bool = False,
+        parts: Sequence[dict[str, int]] = (),
+        epoch: int = 0,
+    ) -> SampleLoader:
+        plan = self._plan(split, lanes, alone)
+        source, names = self._sources[split]
+        repeats = not alone and bool(getattr(self.trainer, "overfit_batches", 0))
+        left = left_of_epoch(plan, 0 if repeats else epoch, parts)
+        plan = plan if left is None else replace(plan, size=len(left))
+        make = self.batch_maker(names, self.augment and plan.training and not alone)
+        rank = self.trainer.global_rank if self.trainer and not alone else 0
+        stream = BatchStream(source, plan, make, rank, left)
+        return SampleLoader(
+            *(stream, self.num_workers, self.max_corrupt_fraction),
+            *(self.multiprocessing_context, parts, repeats),
+            worker_timeout=self.worker_timeout,
+        )
+
+
+def _check_plan(saved: dict[str, Any], plan: SamplePlan) -> None:
+    """A position means something in its own order of its own samples only."""
+    now = plan.settings()
+    changed = [
+        f"{name} {saved[name]} (now {now[name]})"
+        for name in ("total", "seed")
+        if saved[name] != now[name]
+    ]
+    if changed:
+        raise InputError(
+            f"the checkpoint's position in the data is for {', '.join(changed)}; resume with the"
+            " same values, or start a new run from its weights"
+        )
