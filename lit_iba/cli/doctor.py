@@ -82,6 +82,7 @@ def devices() -> Iterator[Line]:
     import torch
 
     from lit_iba.classifier.packing import can_pack
+    from lit_iba.classifier.precision import computes_bfloat16
 
     allowed = getattr(os, "sched_getaffinity", None)  # macOS has none
     cores = len(allowed(0)) if allowed else os.cpu_count() or 1
@@ -90,7 +91,9 @@ def devices() -> Iterator[Line]:
     yield "CPU", f"{cores} cores, {threads} threads", fault if threads > cores else ""
     yield "CPU vectors", torch.backends.cpu.get_cpu_capability(), ""
     flags = _flags()
-    yield "CPU bfloat16", "native" if flags & {"avx512_bf16", "amx_bf16"} else "emulated, slow", ""
+    native = bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+    emulated = "emulated" if computes_bfloat16(torch.device("cpu")) else "thirty times slower"
+    yield "CPU bfloat16", "native" if native else f"{emulated}; use float32", ""
     yield "convolutions with packed weights", "yes" if can_pack() else "no", ""
     built = torch.version.cuda or torch.version.hip
     count = torch.cuda.device_count()

@@ -13,6 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lit_iba.classifier.precision import warn_of_slow_bfloat16
+
 Loss = Callable[[Tensor], Tensor]  # from logits (B, ...) to the sum of the images' losses
 Gradient = Callable[
     [Tensor, int], Tensor
@@ -124,6 +126,8 @@ def autocast(device: torch.device, precision: Literal["float32", "bf16"]) -> tor
     """Bfloat16 arithmetic where ``precision`` is ``"bf16"``, else none; frozen weights are not
     worth caching.
     """
+    if precision == "bf16":
+        warn_of_slow_bfloat16(torch.device(device.type), "precision: float32")
     return torch.autocast(
         device.type, dtype=torch.bfloat16, enabled=precision == "bf16", cache_enabled=False
     )

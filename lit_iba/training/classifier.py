@@ -15,6 +15,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from lit_iba.classifier import build_network
+from lit_iba.classifier.precision import warn_of_slow_bfloat16
 from lit_iba.classifier.weights import save_weights
 from lit_iba.training.checkpoint import KIND_KEY
 
@@ -77,6 +78,8 @@ class ClassifierTraining(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Give the data module the network's preprocessing, where it has none of its own."""
+        if str(self.trainer.precision).startswith("bf16"):
+            warn_of_slow_bfloat16(self.trainer.strategy.root_device, "--trainer.precision 32-true")
         data = getattr(self.trainer, "datamodule", None)
         if data is not None and data.preprocessing is None:
             data.preprocessing = self.preprocessing

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from lit_iba.classifier import FrozenClassifier
+from lit_iba.classifier.precision import warn_of_slow_bfloat16
 from lit_iba.errors import InputError
 from lit_iba.heatmap import Heatmap
 from lit_iba.training.checkpoint import CLASSIFIER_KEY, KIND_KEY
@@ -89,6 +90,8 @@ class TrainingWithFrozenClassifier(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Give the data module the classifier's preprocessing, where it has none of its own."""
+        if str(self.trainer.precision).startswith("bf16"):
+            warn_of_slow_bfloat16(self.trainer.strategy.root_device, "--trainer.precision 32-true")
         data = getattr(self.trainer, "datamodule", None)
         if data is not None and getattr(data, "preprocessing", None) is None:
             data.preprocessing = self.classifier.preprocessing
