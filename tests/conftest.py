@@ -43,6 +43,15 @@ def statistics(small_classifier: FrozenClassifier) -> FeatureStatistics:
     return FeatureStatistics.estimate(small_classifier, "layer2", samples)
 
 
+@pytest.fixture
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without PNG files, which cost a second each; tests/report and the quickstart's chain
+    draw them.
+    """
+    monkeypatch.setattr("lit_iba.report.write.write_plots", lambda *_: [])
+    monkeypatch.setattr("lit_iba.report.write.write_layer_plots", lambda *_: [])
+
+
 FIRST = ("cluster", "end_to_end", "devices")  # folders whose files take longest
 
 

@@ -17,6 +17,7 @@ from test_evaluate_configs import BENCHMARKS
 
 from lit_iba.cli.main import main
 from lit_iba.data.quickstart import QuickstartSettings, make_quickstart
+from lit_iba.iba.readout_network import PAPER_TAPS
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 LITTLE = [
@@ -215,8 +216,16 @@ def test_the_training_configs_take_a_step(
     make_quickstart("data/imagenet", QuickstartSettings(6, 4, 2, shard_size=4))
     names = [f"readout_{network}.yaml", f"readout_{network}_ours.yaml"][:recipes]
     layered = [word for name in names for word in ("--config", str(CONFIGS / "train" / name))]
-    config = [*layered, "--model.classifier.weights", "random"]
-    small = [
+    # The paper's layers go with the network's name; VGG-16's own weights would take long to draw.
+    classifier = {"model": network, "weights": "random"}
+    small = []
+    if network == "vgg16":
+        classifier["model"] = "test_evaluate_configs:slim_vgg16"
+        layer, taps = PAPER_TAPS["vgg16"]
+        small = ["--model.layer", layer, "--model.taps", json.dumps(taps)]
+    record = json.dumps(classifier | {"preprocessing": {"resize": 64, "crop": 64}})
+    config = [*layered, "--model.classifier", record]
+    small += [
         "--model.readout",
         '{"hidden": [8, 8]}',
         "--model.statistics_images",

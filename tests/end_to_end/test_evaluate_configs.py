@@ -133,6 +133,7 @@ def write_checkpoints(explainers: dict[str, dict[str, Any]], network: dict[str, 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_plots")
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_the_config_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
