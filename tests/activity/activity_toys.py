@@ -4,37 +4,18 @@ everything in place.
 
 import torch
 import torch.nn.functional as F
-import torchvision
+from slim_networks import slim
 from torch import Tensor, nn
 
 from lit_iba import FrozenClassifier
 from lit_iba.classifier.preprocessing import Preprocessing
-
-# Channels between the linear layers of a VGG or AlexNet, which have a hundred million weights.
-NARROW = 32
-
-
-def network(name: str) -> FrozenClassifier:
-    """A torchvision network whose weights are still to be drawn, with narrow linear layers."""
-    if not name.startswith(("vgg", "alexnet")):
-        return FrozenClassifier(name, "random")
-    with torch.device("meta"):  # nothing is drawn nor stored
-        model = torchvision.models.get_model(name, weights=None)
-        linear = [i for i, m in enumerate(model.classifier) if isinstance(m, nn.Linear)]
-        widths = [model.classifier[linear[0]].in_features, NARROW, NARROW, 1000]
-        for i, before, after in zip(linear, widths[:-1], widths[1:], strict=True):
-            model.classifier[i] = nn.Linear(before, after)
-    model.to_empty(device="cpu").eval()
-    for parameter in model.parameters():
-        parameter.data.normal_(0, 0.1)
-    return FrozenClassifier(model, preprocessing=Preprocessing())
 
 
 def with_biases(name: str) -> FrozenClassifier:
     """A torchvision network in float64 whose every bias, mean, variance and scale is random, at the
     scale of its activity.
     """
-    classifier = network(name)
+    classifier = FrozenClassifier(slim(name), preprocessing=Preprocessing())
     generator = torch.Generator().manual_seed(3)
     for module in classifier.model.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -34,7 +34,7 @@ def own(model: nn.Module) -> FrozenClassifier:
 @pytest.mark.parametrize(
     ("name", "layers"),
     [
-        pytest.param("vgg16", 13, marks=pytest.mark.slow),
+        ("vgg16", 13),
         ("resnet50", 17),
         ("googlenet", 12),
         ("mobilenet_v2", 19),

@@ -236,7 +236,7 @@ def test_only_weights_are_trained_and_the_copy_stays_in_eval_mode() -> None:
     trained = {name for name, p in module.network.named_parameters() if p.requires_grad}
     assert trained == {n for n, p in module.network.named_parameters() if p.ndim >= 2}
     assert not any(p.requires_grad for p in module.classifier.parameters())
-    pictures = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
+    pictures = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     step = module._step({"picture": pictures, "label": torch.tensor([1, -1])})
     assert torch.equal(step["agreement"], torch.ones(2))
     expected: Tensor = F.one_hot(

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from propagation_toys import SIDE, Plain, Residual, toy, toy_images
+from slim_networks import slim
 from torch import Tensor, nn
 
 from lit_iba import FrozenClassifier, InputError, Preprocessing
@@ -38,13 +39,19 @@ def test_batch_norms_are_folded_additions_and_relus_explicit() -> None:
     )  # the batch norm that follows a ReLU, the factor 2 and the offset
 
 
+NARROW = ("resnet", "squeezenet", "densenet", "mnasnet")
+
+
 @pytest.mark.parametrize(
     "name",
     ["small_cnn", "resnet18", "squeezenet1_1", "densenet121", "mnasnet0_5", "regnet_x_400mf"],
 )
 def test_architectures_of_many_kinds_are_copied_exactly(name: str) -> None:
+    network = slim(name) if name.startswith(NARROW) else name
     classifier = FrozenClassifier(
-        name, "random", preprocessing=Preprocessing(resize=None, crop=64)
+        network,
+        None if isinstance(network, nn.Module) else "random",
+        preprocessing=Preprocessing(resize=None, crop=64),
     ).double()
     images = torch.randn(
         2, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(3)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from captum.attr import DeepLift
 from propagation_toys import Plain, Residual, dense, toy, toy_images
+from slim_networks import slim
 from torch import Tensor, nn
 
 from lit_iba import FrozenClassifier, InputError, Preprocessing
@@ -18,18 +19,11 @@ def images_of(side: int, count: int = 2, seed: int = 3) -> Tensor:
 
 def at_size(name: str, side: int) -> FrozenClassifier:
     return FrozenClassifier(
-        name, "random", preprocessing=Preprocessing(resize=None, crop=side)
+        slim(name), preprocessing=Preprocessing(resize=None, crop=side)
     ).double()
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "resnet18",
-        pytest.param("resnet50", marks=pytest.mark.slow),
-        pytest.param("vgg16", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "vgg16"])
 def test_attributions_sum_to_the_difference_of_logits(name: str) -> None:
     classifier, images, background = at_size(name, 64), images_of(64), images_of(64, 2, 5)
     heatmap = DeepSHAP(classifier, background=background, forward_batch_size=4).attribute(

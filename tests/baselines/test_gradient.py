@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from slim_networks import slim
 from torch import Tensor
 
 from lit_iba import FrozenClassifier, InputError, build_explainer
@@ -109,7 +110,7 @@ def test_grad_cam_is_its_definition(small_classifier: FrozenClassifier, images: 
 
 @pytest.mark.parametrize(("name", "layer"), [("resnet18", "layer4"), ("vgg11", "features")])
 def test_grad_cam_finds_the_last_feature_map(name: str, layer: str) -> None:
-    assert last_feature_map(FrozenClassifier(name, "random")) == layer
+    assert last_feature_map(FrozenClassifier(slim(name))) == layer
 
 
 @pytest.mark.parametrize("name", NAMES)

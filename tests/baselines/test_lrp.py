@@ -7,6 +7,7 @@ import torch
 from captum.attr import LRP as CaptumLRP
 from captum.attr._utils.lrp_rules import Alpha1_Beta0_Rule, EpsilonRule
 from propagation_toys import Plain, Residual, dense, toy, toy_images
+from slim_networks import slim
 from torch import Tensor, nn
 
 from lit_iba import FrozenClassifier, InputError, Preprocessing
@@ -154,15 +155,10 @@ def test_without_biases_the_logit_is_conserved(
     assert heatmap.completeness.max() < 1e-10
 
 
-SLOW = pytest.mark.slow
-
-
-@pytest.mark.parametrize(
-    "name", ["resnet18", pytest.param("resnet50", marks=SLOW), pytest.param("vgg11", marks=SLOW)]
-)
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "vgg11"])
 def test_alpha_1_beta_0_conserves_the_logit_of_real_architectures(name: str) -> None:
     classifier = FrozenClassifier(
-        name, "random", preprocessing=Preprocessing(resize=None, crop=64)
+        slim(name), preprocessing=Preprocessing(resize=None, crop=64)
     ).double()
     images = torch.randn(
         2, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(3)

@@ -5,6 +5,7 @@ it runs on a GPU only.
 import pytest
 import torch
 import torchvision
+from slim_networks import slim
 from torch import nn
 
 from lit_iba import FrozenClassifier
@@ -16,7 +17,9 @@ def both(name: str) -> tuple[nn.Module, nn.Module]:
     """A network with its batch norms folded, and the same fused."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        model = torchvision.models.get_model(name, weights=None, num_classes=7)
+        narrow = not name.startswith("regnet")
+        make = slim if narrow else torchvision.models.get_model
+        model = make(name, num_classes=7)
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 nn.init.uniform_(module.running_mean, -0.2, 0.2)

@@ -5,6 +5,7 @@ any network.
 import pytest
 import torch
 import torchvision
+from slim_networks import slim
 from torch import Tensor, nn
 
 from lit_iba import FrozenClassifier, InputError, Preprocessing
@@ -28,9 +29,21 @@ CUTS = [
     ("efficientnet_b0", "features.4", "BCHW"),
     ("regnet_y_400mf", "trunk_output.block2", "BCHW"),
     ("convnext_tiny", "features.3", "BCHW"),
-    ("vit_b_32", "encoder.layers.encoder_layer_5", "BTC"),
-    ("swin_t", "features.3.1.attn", "BHWC"),
+    ("vit", "encoder.layers.encoder_layer_5", "BTC"),
+    ("swin", "features.3.1.attn", "BHWC"),
 ]
+NARROW = ("resnet", "vgg", "alexnet", "densenet", "googlenet", "squeezenet", "shufflenet")
+
+
+def network_of(name: str) -> nn.Module:
+    """Torchvision's architecture, with few channels where that can be had."""
+    if name == "vit":
+        return torchvision.models.VisionTransformer(224, 32, 6, 4, 64, 128)
+    if name == "swin":
+        return torchvision.models.SwinTransformer([4, 4], 24, [2, 2], [3, 6], [7, 7])
+    if name.startswith(NARROW):
+        return slim(name)
+    return torchvision.models.get_model(name, weights=None)
 
 
 @pytest.mark.parametrize(("name", "layer", "kind"), CUTS)
@@ -38,10 +51,7 @@ def test_head_and_tail_give_the_logits_of_the_whole_network(
     name: str, layer: str, kind: str
 ) -> None:
     torch.manual_seed(0)
-    model = torchvision.models.get_model(
-        name, weights=None, **({"init_weights": True} if name == "googlenet" else {})
-    )
-    model.eval().requires_grad_(False)
+    model = network_of(name).eval().requires_grad_(False)
     size = 224 if name.startswith(("vit", "swin")) else 96
     images = torch.randn(2, 3, size, size)
     with torch.no_grad():
@@ -62,7 +72,7 @@ def test_head_and_tail_give_the_logits_of_the_whole_network(
 
 
 def test_a_tap_in_front_of_an_in_place_relu_is_not_rectified() -> None:
-    model = torchvision.models.vgg11(weights=None).eval()
+    model = slim("vgg11")
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         tap = TracedNetwork(model).taps(["features.3", "features.8"])(images)["features.3"]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from export_toys import Untraceable, tiny_transformer, trained_like
+from slim_networks import slim
 
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.preprocessing import Preprocessing
@@ -17,9 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The given buffer is not writable
 @pytest.mark.parametrize("kind", ["resnet18", "vit", "swin", "untraceable"])
 def test_other_architectures_export(kind: str, tmp_path: Path) -> None:
     if kind == "resnet18":
-        classifier = FrozenClassifier(
-            kind, "random", preprocessing=Preprocessing(resize=None, crop=64)
-        )
+        classifier = FrozenClassifier(slim(kind), preprocessing=Preprocessing(resize=None, crop=64))
         layer, taps = "layer1", ["layer1", "layer2", "layer3", "layer4", "fc"]
     elif kind == "untraceable":
         classifier = FrozenClassifier(

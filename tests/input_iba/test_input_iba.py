@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from slim_networks import slim
 from torch import Tensor
 
 from lit_iba import FeatureStatistics, FrozenClassifier, InputError, Preprocessing, build_explainer
@@ -299,7 +300,7 @@ def test_it_is_built_by_name_and_asks_for_the_statistics_it_needs(
 @pytest.mark.parametrize("name", ["vgg11", "resnet18"])
 def test_the_usual_networks_are_explained(name: str) -> None:
     classifier = FrozenClassifier(
-        name, "random", num_classes=5, preprocessing=Preprocessing(resize=None, crop=32)
+        slim(name, num_classes=5), preprocessing=Preprocessing(resize=None, crop=32)
     )
     settings = {"layer": {"vgg11": "features.10", "resnet18": "layer2"}[name], **QUICK, "steps": 2}
     explainer = build_explainer("input_iba", classifier, settings, Images(32))  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from explainer_toys import Edges, Negated, StoredPictures, shuffled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from metric_toys import SIDE, frozen, sample
+from slim_networks import slim
 from torch import nn
 
 from lit_iba import FrozenClassifier, InputError
@@ -89,7 +90,7 @@ def test_rank_correlation_is_scipys_also_with_ties():
 
 @pytest.mark.parametrize("name", ["resnet18", "googlenet"])
 def test_no_layer_is_randomised_before_one_that_it_feeds(name):
-    classifier = FrozenClassifier(name, "random")
+    classifier = FrozenClassifier(slim(name))
     order = cascade(classifier)
     position = {member: i for i, layer in enumerate(order) for member in layer}
     graph = torch.fx.symbolic_trace(classifier.model).graph
