@@ -97,7 +97,10 @@ def _can_reset(module: nn.Module) -> bool:
 
 
 def _is_batch_norm(model: nn.Module, name: str) -> bool:
-    return name in dict(model.named_modules()) and isinstance(model.get_submodule(name), _BatchNorm)
+    try:
+        return isinstance(model.get_submodule(name), _BatchNorm)
+    except AttributeError:  # a parameter
+        return False
 
 
 def randomized(
