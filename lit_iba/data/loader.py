@@ -103,6 +103,11 @@ class SampleLoader:
         self.epoch = epoch + finished
         self._sought = True
 
+    def close(self) -> None:
+        """End the workers; another iteration starts others."""
+        self._watch.end()
+        self._loader._iterator = None
+
     def state_dict(self) -> dict[str, Any]:
         """Empty: the data module keeps the position. That it exists tells Lightning that this
         loader can be resumed.

@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
+from weakref import WeakSet
 
 from lightning.pytorch import LightningDataModule
 
@@ -97,6 +98,7 @@ class SampleDataModule(LightningDataModule):
         self.worker_timeout = worker_timeout
         self._sources: dict[str, tuple[SampleSource, list[str] | None]] = {}
         self._train_loader: SampleLoader | None = None
+        self._loaders: WeakSet[SampleLoader] = WeakSet()
         self._resumed: dict[str, Any] | None = None
         self.prediction: Any = None  # a callback's own batches for prediction
         self._reload: int | None = None  # the trainer's own setting, while it is changed
@@ -121,6 +123,11 @@ class SampleDataModule(LightningDataModule):
         for split in dict.fromkeys(_STAGES.get(stage or "", ("train", "val", "test", "predict"))):
             if split not in self._sources and (found := self.load(split)) is not None:
                 self._sources[split] = found
+
+    def teardown(self, stage: str) -> None:
+        """End the workers of a finished run, which otherwise idle until the loader is collected."""
+        for loader in self._loaders:
+            loader.close()
 
     def train_dataloader(self) -> SampleLoader:
         """Shuffled training batches, from where the checkpoint, or the last loader, stopped."""
@@ -234,11 +241,13 @@ class SampleDataModule(LightningDataModule):
         make = self.batch_maker(names, self.augment and plan.training and not alone)
         rank = self.trainer.global_rank if self.trainer and not alone else 0
         stream = BatchStream(source, plan, make, rank, left)
-        return SampleLoader(
+        loader = SampleLoader(
             *(stream, self.num_workers, self.max_corrupt_fraction),
             *(self.multiprocessing_context, parts, repeats),
             worker_timeout=self.worker_timeout,
         )
+        self._loaders.add(loader)
+        return loader
 
 
 def _check_plan(saved: dict[str, Any], plan: SamplePlan) -> None:

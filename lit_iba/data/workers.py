@@ -13,12 +13,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakSet, finalize
 
 import torch
 from torch.utils.data import DataLoader
@@ -80,6 +80,10 @@ class WorkerWatch:
                 new = set(multiprocessing.active_children()) - before
             self._workers |= new
             _started.update(new)
+            if new:
+                # A collector finalises a loader's queues before its iterator may speak through
+                # them: torch then waits ten seconds a worker, and leaves it behind.
+                finalize(loader, _end_forgotten, new).atexit = False
             while True:
                 with self._waiting():
                     try:
@@ -89,6 +93,10 @@ class WorkerWatch:
                 yield item
         finally:
             self._over.set()
+
+    def end(self) -> None:
+        """End the workers that were started here."""
+        end_workers(self._workers)
 
     @contextmanager
     def _waiting(self) -> Iterator[None]:
@@ -138,9 +146,11 @@ def _wait_and_leave(parent: BaseProcess) -> None:
     os._exit(1)
 
 
-def end_workers() -> None:
-    """End all workers that loaders of this process have started, also those that answer nothing."""
-    workers = [worker for worker in _started if worker.is_alive()]
+def end_workers(which: Iterable[BaseProcess] | None = None) -> None:
+    """End workers, also those that answer nothing; by default all that loaders of this process have
+    started.
+    """
+    workers = [worker for worker in (_started if which is None else which) if worker.is_alive()]
     if not workers:
         return
     main = threading.current_thread() is threading.main_thread()
@@ -155,6 +165,11 @@ def end_workers() -> None:
 
 
 atexit.register(end_workers)
+
+
+def _end_forgotten(workers: set[BaseProcess]) -> None:
+    if threading.current_thread() is threading.main_thread():  # see end_workers
+        end_workers(workers)
 
 
 def worker_killed(error: BaseException) -> bool:

@@ -1,6 +1,9 @@
 """Data modules under a real Trainer: a resumed run sees what the interrupted one had left."""
 
+import gc
+import time
 from collections.abc import Callable
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +150,36 @@ def test_validation_sees_everything_once_each_time(tmp_path: Path, make_shards: 
     trainer(tmp_path, limit_val_batches=1.0, num_sanity_val_steps=2).fit(model, data)
     every = [f"s{n:04d}" for n in range(22)]
     assert model.validated == every[:8] + every + every
+
+
+def test_a_finished_run_leaves_no_worker_and_can_go_on(
+    tmp_path: Path, make_shards: MakeShards
+) -> None:
+    make_shards(22, 7)
+    data, before = module(tmp_path / "shards", num_workers=2), set(active_children())
+    for _ in range(2):
+        model = Recorder()
+        trainer(tmp_path, max_epochs=1, limit_val_batches=1.0).fit(model, data)
+        assert len(model.trained) == 6
+        assert set(active_children()) == before
+
+
+def test_an_abandoned_loader_takes_its_workers_along_at_once(
+    tmp_path: Path, make_shards: MakeShards
+) -> None:
+    """In a cycle, as a trainer's loaders are: the collector finalises their queues first."""
+    make_shards(22, 7)
+    data, before = module(tmp_path / "shards", num_workers=2), set(active_children())
+    data.setup("fit")
+    loader: Any = data.train_dataloader()
+    next(iter(loader))
+    assert len(set(active_children()) - before) == 2
+    loader.itself = loader
+    del loader, data
+    start = time.monotonic()
+    gc.collect()
+    assert set(active_children()) == before
+    assert time.monotonic() - start < 4  # torch waits for ten seconds a worker
 
 
 def test_a_data_module_begins_anew_in_a_new_run_and_goes_on_when_reloaded(
