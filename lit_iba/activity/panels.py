@@ -22,6 +22,7 @@ from lit_iba.activity.bias_explainers import layer_bias_map
 from lit_iba.activity.decomposition import Decomposition, LayerSums, say_if_inexact, sums_of
 from lit_iba.activity.layers import INPUT, NetworkLayers
 from lit_iba.classifier import FrozenClassifier
+from lit_iba.classifier.preprocessing import drawn
 from lit_iba.files import whole_file, write_text
 
 # quantile of |a| at which a panel's colours end, so that one position does not pale the rest
@@ -41,7 +42,7 @@ def panels(
 
     Args:
         classifier: The network.
-        pictures: uint8 (B, 3, H, W).
+        pictures: uint8 (B, C, H, W).
         targets: int64 (B,) classes.
         layers: The network's layers; None finds them.
         biases: Whether to draw the bias attributions as a second row (figure 2), or the activity
@@ -125,7 +126,7 @@ def _figure(
         axes.set_box_aspect(picture.shape[1] / picture.shape[2])
         axes.set_axis_off()
     figure.suptitle(title, fontsize=9, x=0.01, ha="left")
-    grid[0, 0].imshow(picture.permute(1, 2, 0).cpu().numpy())
+    grid[0, 0].imshow(drawn(picture[None])[0].permute(1, 2, 0).cpu().numpy())
     for place, (name, values) in enumerate(zip(sums.layers, activity, strict=True), start=1):
         _panel(grid[0, place], values, float(sums.activity[0, place - 1]))
         _write(grid[0, place], 0.5, -0.03, name, size=6, vertical="top")

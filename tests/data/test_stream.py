@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from lit_iba.classifier.photograph import Photograph
 from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.data import SampleLoader, SamplePlan, ShardIndex, shard_batches, write_shards
 from lit_iba.data.batch import BatchMaker
@@ -339,9 +340,9 @@ def test_boxes_are_seen_as_preprocessing_says(
 def test_a_view_moves_mask_box_and_picture_alike(mirrored: bool) -> None:
     mask = np.zeros((60, 80), dtype=bool)
     mask[12:40, 30:61] = True
-    view = View(17, 5, 48, 40, 16, mirrored)  # whole pixels per pixel: 3 across, 2.5 down
+    view = View(17, 5, 48, 40, (20, 16), mirrored)  # whole pixels per pixel: 3 across, 2 down
     photograph = Image.fromarray(np.repeat(mask[..., None], 3, axis=-1).astype(np.uint8) * 255)
-    picture = view.pixels(photograph, "bilinear")[:, :, 0]
+    picture = view.pixels(Photograph.of(photograph, 1), "bilinear")[:, :, 0]
     seen = pixel_mask(mask, *view.centres())
     assert (seen == box_mask([[30, 12, 61, 40]], *view.centres())).all()
     clear = (picture < 20) | (picture > 235)
@@ -351,7 +352,7 @@ def test_a_view_moves_mask_box_and_picture_alike(mirrored: bool) -> None:
 
 def test_random_views_belong_to_their_generator_and_stay_inside() -> None:
     def draw(seed: int, width: int, height: int) -> View:
-        return random_view(width, height, 8, torch.Generator().manual_seed(seed))
+        return random_view(width, height, (8, 8), torch.Generator().manual_seed(seed))
 
     for seed in range(200):
         view = draw(seed, 60, 40)

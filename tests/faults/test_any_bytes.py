@@ -115,7 +115,7 @@ def jpeg_of(frame: bytes) -> bytes:
 def test_a_picture_of_any_header_is_decoded_or_refused(data: bytes) -> None:
     with bounded():
         for decode in (
-            lambda: decode_photograph(data, "x").mode == "RGB",
+            lambda: decode_photograph(data, "x").planes[0].mode == "RGB",
             lambda: decode_mask(data, (24, 20), "x").shape == (20, 24),
         ):
             with suppress(InputError):
