@@ -32,7 +32,8 @@ def write_shards(
 
     Args:
         samples: Mappings with ``key`` (unique, no dot), a picture under ``jpg``, ``png`` or ``npy``
-            (bytes; an array uint8 (C, H, W) or (H, W, C)), and optionally ``cls`` (int), ``json`` (a dict with ``bbox``) and ``mask.png`` (bytes).
+            (bytes; an array uint8 (C, H, W) or (H, W, C)), and optionally ``cls`` (int), ``json``
+            (a dict with ``bbox``) and ``mask.png`` (bytes).
         folder: Where to; must not hold an index yet.
         prefix: How shard names begin.
         shard_size: Samples in each shard but the last.
