@@ -142,7 +142,9 @@ def draw(
 ) -> Draws:
     """Draw the class to ask for and the alternative image of every image."""
     count = 3 + images.shape[1]  # the last ones are a colour
-    uniform = torch.stack([torch.rand(count, generator=g, device=images.device) for g in generators])
+    uniform = torch.stack(
+        [torch.rand(count, generator=g, device=images.device) for g in generators]
+    )
     noise = normal(generators, 2, *images.shape[1:])
     classes, real = ask(labels, num_classes, settings.fake_probability, uniform[:, :2])
     noisy = images + settings.image_noise * noise[:, 0]

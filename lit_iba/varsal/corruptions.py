@@ -25,7 +25,13 @@ from lit_iba.perturbation import gaussian_blur
 SEVERITIES = (1, 2, 3, 4, 5)
 REFERENCE_SIDE = 224
 STRENGTHS: dict[str, tuple[float, ...]] = {
-    "brightness": (0.1, 0.2, 0.3, 0.4, 0.5),  # added to HSV's value, or to every channel of no colours
+    "brightness": (
+        0.1,
+        0.2,
+        0.3,
+        0.4,
+        0.5,
+    ),  # added to HSV's value, or to every channel of no colours
     "contrast": (0.4, 0.3, 0.2, 0.1, 0.05),  # factor about each channel's mean
     "motion_blur": (7, 11, 13, 15, 19),  # length in pixels
     "gaussian_blur": (1, 2, 3, 4, 6),  # standard deviation in pixels

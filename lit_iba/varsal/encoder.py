@@ -63,9 +63,7 @@ class VarSalEncoder(nn.Module):
         (torch.Size([2, 64, 64]), torch.Size([2, 64, 64]))
     """
 
-    def __init__(
-        self, channels: Sequence[int] = PAPER_CHANNELS, image_channels: int = 3
-    ) -> None:
+    def __init__(self, channels: Sequence[int] = PAPER_CHANNELS, image_channels: int = 3) -> None:
         super().__init__()
         self.channels = tuple(channels)
         check_counts(**{f"channels[{i}]": count for i, count in enumerate(self.channels)})
