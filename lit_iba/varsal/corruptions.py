@@ -31,7 +31,7 @@ STRENGTHS: dict[str, tuple[float, ...]] = {
         0.3,
         0.4,
         0.5,
-    ),  # added to HSV's value, or to every channel of no colours
+    ),  # added to the value of HSV
     "contrast": (0.4, 0.3, 0.2, 0.1, 0.05),  # factor about each channel's mean
     "motion_blur": (7, 11, 13, 15, 19),  # length in pixels
     "gaussian_blur": (1, 2, 3, 4, 6),  # standard deviation in pixels

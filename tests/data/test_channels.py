@@ -100,7 +100,7 @@ def test_photographs_are_grey_for_one_channel_and_others_are_refused_at_once(
     )
     assert (batch["picture"][1, 0].double() - grey).abs().max() <= 1
     # It is not one damaged picture among many: the whole data set is of another kind.
-    with pytest.raises(InputError, match="sample 'p000' of .* has 3 channels .* takes 12"):
+    with pytest.raises(InputError, match=r"sample 'p000' of .* has 3 channels .* takes 12"):
         next(shard_batches(shard, seen(12), 2))
     data = ShardDataModule(train=str(tmp_path / "rgb"), preprocessing=seen(4), batch_size=2)
     data.setup("fit")
