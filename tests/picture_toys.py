@@ -21,13 +21,13 @@ MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
 
 class Finder(nn.Module):
-    """Class 1 where the last channel has a bright square; whatever the others show is nothing."""
+    """The last class where the last channel has a bright square, whatever the others show."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
         self.see = nn.Conv2d(channels, 4, 5, stride=2, padding=2)
         self.find = nn.Conv2d(4, 4, 3, padding=1)
-        self.head = nn.Linear(4, 2)
+        self.head = nn.Linear(4, num_classes)
         with torch.no_grad():
             for layer in (self.see, self.find, self.head):
                 layer.weight.mul_(0.02)
@@ -35,19 +35,19 @@ class Finder(nn.Module):
             self.see.weight[0, -1] = 1 / 25
             self.see.bias[0] = -0.2
             self.find.weight[0, 0, 1, 1] = 1
-            self.head.weight[1, 0], self.head.bias[1] = 8, -4
+            self.head.weight[-1, 0], self.head.bias[-1] = 8, -4
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) to logits (B, 2)."""
+        """Images (B, C, H, W) to logits (B, num_classes)."""
         found = self.find(self.see(images).relu()).relu()
         return self.head(found.amax(dim=(2, 3)))  # type: ignore[no-any-return]
 
 
-def finder(channels: int = 3) -> nn.Module:
+def finder(channels: int = 3, num_classes: int = 2) -> nn.Module:
     """The same every time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return Finder(channels)
+        return Finder(channels, num_classes)
 
 
 grey, two, four, twelve = (partial(finder, channels) for channels in (1, 2, 4, 12))

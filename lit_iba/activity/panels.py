@@ -43,7 +43,7 @@ def panels(
     Args:
         classifier: The network.
         pictures: uint8 (B, C, H, W).
-        targets: int64 (B,) classes.
+        targets: (B, ...), classes or what else the objective asks.
         layers: The network's layers; None finds them.
         biases: Whether to draw the bias attributions as a second row (figure 2), or the activity
             alone (figure 4).
@@ -69,12 +69,8 @@ def panels(
         activity = [found.activity[name].map[0] for name in shown]
         with_bias = [name for name in known.names if name in sums[i].bias]
         bias = {name: layer_bias_map(found, known, name)[0] for name in with_bias} if biases else {}
-        label = int(targets[i])
-        title = (
-            f"{names[i]}: {classifier.class_names[label]}"
-            if names
-            else classifier.class_names[label]
-        )
+        asked = classifier.objective.described(targets[i], classifier.class_names)
+        title = f"{names[i]}: {asked}" if names else asked
         title = title.replace("$", r"\$") + f", $f_c$ = {float(sums[i].score):.4g}"
         figures.append(_figure(pictures[i], activity, bias, sums[i], title))
     return figures, _joined(sums)
@@ -90,7 +86,7 @@ def write_panels(
         folder: Where to.
         figures: One figure per image, from :func:`panels`.
         sums: The sums that stand in them.
-        targets: int64 (B,) classes.
+        targets: (B, ...), classes or what else the objective asks.
         names: A file name for each image, and its key in ``sums.json``.
     """
     for name, figure in zip(names, figures, strict=True):
@@ -98,7 +94,7 @@ def write_panels(
             figure.savefig(part, format="png", dpi=110, facecolor="white")
     rows: dict[str, dict[str, Any]] = {
         name: {
-            "target": int(targets[i]),
+            "target": targets[i].tolist(),
             "score": float(sums.score[i]),
             "layers": sums.layers,
             "activity": sums.activity[i].tolist(),
