@@ -3,6 +3,7 @@ reports, trained readouts and exports.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,20 @@ import pytest
 import torch
 from picture_toys import SIZE, STORED, by_name, encoded, make_pictures, picture
 from PIL import Image
+from torch import nn
 
-from lit_iba import Benchmark, FrozenClassifier
+from lit_iba import Benchmark, FrozenClassifier, InputError, Preprocessing
 from lit_iba.baselines import MaskingTraining, PatchStatistics
 from lit_iba.classifier.photograph import Photograph
 from lit_iba.cli.main import main
+from lit_iba.evaluation.roar_pictures import colours_of
+from lit_iba.evaluation.roar_training import Pictures, Recipe, hits, retrain
 from lit_iba.explainer import build_explainer
 from lit_iba.iba import ReadoutIBA
 from lit_iba.input_iba import InputIBATraining
 from lit_iba.report.gallery import read_gallery
 from lit_iba.varsal import VarSalTraining
+from lit_iba.varsal.corruptions import STRENGTHS, corrupt
 
 TRAIN = """
 model:
@@ -182,6 +187,52 @@ def test_the_other_trainings_take_them(kind: str, channels: int) -> None:
     assert module(module.images_of(given)).values.shape == (4, *SIZE)
     assert all(drawn.shape[-2:] == SIZE for drawn in module.drawings(given["picture"]))
     module.validation_step(given, 0)
+
+
+def test_networks_are_retrained_on_them_or_say_what_they_take() -> None:
+    given = batch(1)
+    pictures = Pictures(given["picture"], given["label"])
+    mean, std = colours_of(pictures.pictures)
+    recipe = Recipe(network="picture_toys:grey", epochs=1, batch_size=2, validation_fraction=0.5)
+    trained = retrain(pictures, 2, recipe, mean, std, 0, torch.device("cpu"))
+    assert hits(trained, pictures).shape == (4,)
+    wrong = replace(recipe, network="resnet8")
+    with pytest.raises(InputError, match=r"resnet8 cannot take pictures of \(1, 24, 40\)"):
+        retrain(pictures, 2, wrong, mean, std, 0, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_they_are_corrupted_channel_by_channel(channels: int) -> None:
+    pixels = batch(channels)["picture"].double() / 255
+    generators = [torch.Generator().manual_seed(i) for i in range(4)]
+    for kind in STRENGTHS:
+        assert corrupt(pixels, kind, 3, generators).shape == pixels.shape
+    brighter = corrupt(pixels, "brightness", 1, generators)
+    assert torch.equal(brighter, (pixels + 0.1).clamp(0, 1))
+
+
+def test_tokens_lie_on_a_rectangles_grid() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(4, 8, 8, stride=8),
+        nn.Flatten(2),
+        Tokens(),
+    )
+    preprocessing = Preprocessing(resize=None, crop=SIZE, mean=(0.5,) * 4, std=(0.5,) * 4)
+    layout = FrozenClassifier(network, preprocessing=preprocessing).layout("2.mix")
+    assert (layout.kind, layout.height, layout.width, layout.prefix) == ("BTC", 3, 5, 0)
+
+
+class Tokens(nn.Module):
+    """(B, C, T) to logits by way of tokens (B, T, C)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.head = nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """The mean over tokens decides."""
+        return self.head(self.mix(features.transpose(1, 2)).relu().mean(dim=1))  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("name", ["fido", "lime", "pda", "extremal_perturbation", "activity"])
