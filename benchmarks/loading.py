@@ -57,7 +57,7 @@ def enlarged(index: ShardIndex, folder: Path, longer: int) -> ShardIndex:
 
     def samples() -> Iterator[dict[str, Any]]:
         for number, encoded in enumerate(pictures_of(index)):
-            photograph = decode_photograph(encoded, "picture")
+            photograph = decode_photograph(encoded, "picture").planes[0]
             scale = longer / max(photograph.size)
             file = io.BytesIO()
             size = (round(photograph.width * scale), round(photograph.height * scale))

@@ -22,6 +22,7 @@ from lit_iba.activity.bias_explainers import layer_bias_map
 from lit_iba.activity.decomposition import Decomposition, LayerSums, say_if_inexact, sums_of
 from lit_iba.activity.layers import INPUT, NetworkLayers
 from lit_iba.classifier import FrozenClassifier
+from lit_iba.classifier.preprocessing import drawn
 from lit_iba.files import whole_file, write_text
 
 # quantile of |a| at which a panel's colours end, so that one position does not pale the rest
@@ -41,8 +42,8 @@ def panels(
 
     Args:
         classifier: The network.
-        pictures: uint8 (B, 3, H, W).
-        targets: int64 (B,) classes.
+        pictures: uint8 (B, C, H, W).
+        targets: (B, ...), classes or what else the objective asks.
         layers: The network's layers; None finds them.
         biases: Whether to draw the bias attributions as a second row (figure 2), or the activity
             alone (figure 4).
@@ -68,12 +69,8 @@ def panels(
         activity = [found.activity[name].map[0] for name in shown]
         with_bias = [name for name in known.names if name in sums[i].bias]
         bias = {name: layer_bias_map(found, known, name)[0] for name in with_bias} if biases else {}
-        label = int(targets[i])
-        title = (
-            f"{names[i]}: {classifier.class_names[label]}"
-            if names
-            else classifier.class_names[label]
-        )
+        asked = classifier.objective.described(targets[i], classifier.class_names)
+        title = f"{names[i]}: {asked}" if names else asked
         title = title.replace("$", r"\$") + f", $f_c$ = {float(sums[i].score):.4g}"
         figures.append(_figure(pictures[i], activity, bias, sums[i], title))
     return figures, _joined(sums)
@@ -89,7 +86,7 @@ def write_panels(
         folder: Where to.
         figures: One figure per image, from :func:`panels`.
         sums: The sums that stand in them.
-        targets: int64 (B,) classes.
+        targets: (B, ...), classes or what else the objective asks.
         names: A file name for each image, and its key in ``sums.json``.
     """
     for name, figure in zip(names, figures, strict=True):
@@ -97,7 +94,7 @@ def write_panels(
             figure.savefig(part, format="png", dpi=110, facecolor="white")
     rows: dict[str, dict[str, Any]] = {
         name: {
-            "target": int(targets[i]),
+            "target": targets[i].tolist(),
             "score": float(sums.score[i]),
             "layers": sums.layers,
             "activity": sums.activity[i].tolist(),
@@ -125,7 +122,7 @@ def _figure(
         axes.set_box_aspect(picture.shape[1] / picture.shape[2])
         axes.set_axis_off()
     figure.suptitle(title, fontsize=9, x=0.01, ha="left")
-    grid[0, 0].imshow(picture.permute(1, 2, 0).cpu().numpy())
+    grid[0, 0].imshow(drawn(picture[None])[0].permute(1, 2, 0).cpu().numpy())
     for place, (name, values) in enumerate(zip(sums.layers, activity, strict=True), start=1):
         _panel(grid[0, place], values, float(sums.activity[0, place - 1]))
         _write(grid[0, place], 0.5, -0.03, name, size=6, vertical="top")

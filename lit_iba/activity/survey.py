@@ -34,6 +34,7 @@ from lit_iba.data import ShardIndex
 from lit_iba.data.shard import is_file_name
 from lit_iba.errors import InputError
 from lit_iba.files import read_text, write_text
+from lit_iba.objectives.classes import needs_classes
 from lit_iba.resumable.content import with_content
 from lit_iba.resumable.identity import classifier_identity
 from lit_iba.resumable.selection import Selection
@@ -163,7 +164,12 @@ def survey_classifier(
         (mean and standard error over images; slope and offset of single images beside them),
         ``scaling`` and ``shift`` (top-1 by factor, with batch norms as they are and measured again,
         the latter None where there are none).
+
+    Raises:
+        InputError: The classifier is asked about something else than classes.
     """
+    why = "counts hits among classes"
+    needs_classes(classifier.objective, "the survey", "decompositions of single images", why)
     zero, norms = without_biases(classifier), batch_norm_count(classifier)
     variants = [("scaling", value) for value in settings.scales] + [
         ("shift", value) for value in settings.shifts

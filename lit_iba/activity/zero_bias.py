@@ -128,8 +128,8 @@ def check_zero_bias(classifier: FrozenClassifier, images: Tensor | None = None) 
         if isinstance(m, BATCH_NORMS) and m.running_mean is not None and m.running_var is not None
     ]
     if images is None:
-        side, generator = classifier.preprocessing.crop, torch.Generator().manual_seed(0)
-        images = torch.randn(2, classifier.channels, side, side, generator=generator)
+        size, generator = classifier.preprocessing.size, torch.Generator().manual_seed(0)
+        images = torch.randn(2, classifier.channels, *size, generator=generator)
         images = images.to(classifier.device)
     targets = classifier.targets(images)
     shown = [INPUT, *layers.names]

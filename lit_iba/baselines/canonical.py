@@ -98,10 +98,8 @@ def canonical(classifier: FrozenClassifier) -> fx.GraphModule:
             f"which that of the objective {classifier.objective.record['name']!r} is not; "
             f"{ELSEWHERE}"
         )
-    side = classifier.preprocessing.crop
-    probe = torch.randn(
-        2, classifier.channels, side, side, generator=torch.Generator().manual_seed(0)
-    )
+    shape = (2, classifier.channels, *classifier.preprocessing.size)
+    probe = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     probe = probe.to(next(classifier.model.parameters(), probe))
     try:
         traced = TracedNetwork(classifier.model, classifier.name)

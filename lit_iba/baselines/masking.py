@@ -269,7 +269,7 @@ class RealTimeSaliency(TrainedExplainer):
             raise InputError(f"real_time_saliency: {error}; its settings are {known}") from error
         self.taps = list(taps or DEFAULT_TAPS[classifier.name])
         self.split = classifier.split(self.taps[-1], self.taps)
-        size = (classifier.preprocessing.crop, classifier.preprocessing.crop)
+        size = classifier.preprocessing.size
         with torch.no_grad():
             _, _, tapped = self.split.observe(classifier.empty_images())
         shapes = {name: tap.shape[1:] for name, tap in tapped.items()}

@@ -123,8 +123,8 @@ class Draws:
     Args:
         classes: Class whose mask is asked for, int64 (B,).
         real: Whether that is the image's own class, bool (B,).
-        images: The images, with noise where the settings want it, (B, 3, H, W).
-        alternatives: What takes the place of what a mask leaves out, (B, 3, H, W).
+        images: The images, with noise where the settings want it, (B, C, H, W).
+        alternatives: What takes the place of what a mask leaves out, (B, C, H, W).
     """
 
     classes: Tensor
@@ -141,7 +141,10 @@ def draw(
     generators: list[torch.Generator],
 ) -> Draws:
     """Draw the class to ask for and the alternative image of every image."""
-    uniform = torch.stack([torch.rand(6, generator=g, device=images.device) for g in generators])
+    count = 3 + images.shape[1]  # the last ones are a colour
+    uniform = torch.stack(
+        [torch.rand(count, generator=g, device=images.device) for g in generators]
+    )
     noise = normal(generators, 2, *images.shape[1:])
     classes, real = ask(labels, num_classes, settings.fake_probability, uniform[:, :2])
     noisy = images + settings.image_noise * noise[:, 0]
@@ -163,7 +166,7 @@ def ask(
 
 
 def strong_blur(images: Tensor) -> Tensor:
-    """Images (B, 3, H, W) blurred until nothing can be told: sigma 11 for 224 pixels, in proportion
+    """Images (B, C, H, W) blurred until nothing can be told: sigma 11 for 224 pixels, in proportion
     for others.
     """
     sigma = BLUR[0] * min(images.shape[-2:]) / 224

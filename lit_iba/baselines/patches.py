@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ class PatchStatistics:
         """Measure patches at random places of images; the places follow from each image's content.
 
         Args:
-            images: Normalised images, one tensor (N, 3, H, W) or an iterable of batches.
+            images: Normalised images, one tensor (N, C, H, W) or an iterable of batches.
             side: Of the patches in pixels.
             per_image: Patches taken from each image; with 1,000 images, 20 make up the authors'
                 20,000.
@@ -91,8 +92,10 @@ class PatchStatistics:
             "preprocessing": preprocessing.to_dict() if preprocessing else None,
             "data": data,
         }
-        found = cls(side, identity=identity)
-        for batch in images.split(batch_size) if isinstance(images, Tensor) else images:
+        batches = iter(images.split(batch_size) if isinstance(images, Tensor) else images)
+        first = next(batches, torch.zeros(0, 3, side, side))
+        found = cls(side, first.shape[1], identity)
+        for batch in chain([first], batches):
             if min(batch.shape[-2:]) < side:
                 raise InputError(
                     f"patches of {side} x {side} pixels do not fit into images of"

@@ -112,7 +112,9 @@ class FrozenClassifier(FrozenNetwork):
         self.preprocessing: Preprocessing = fitting(preprocessing or usual, self.model)
         self.stated_layouts = dict(layouts or {})
         self._axes: dict[str, Axes | InputError] = {}
-        proof = proven(self.model, self.name, self._size(), self.channels, self.objective)
+        proof = proven(
+            self.model, self.name, self.preprocessing.size, self.channels, self.objective
+        )
         self._derived[1]["probe"] = proof.logits
         self._overwrites = proof.overwrites
         self.num_classes, self.output_shape = proof.classes, proof.logits.shape[1:]
@@ -189,14 +191,11 @@ class FrozenClassifier(FrozenNetwork):
 
     def empty_images(self, count: int = 2, size: tuple[int, int] | None = None) -> Tensor:
         """Zeros (count, C, H, W), by default of the network's own size, to learn shapes from."""
-        shape = (count, self.channels, *(size or self._size()))
+        shape = (count, self.channels, *(size or self.preprocessing.size))
         return torch.zeros(shape, device=self.device, dtype=self.dtype)
 
-    def _size(self) -> tuple[int, int]:
-        return self.preprocessing.crop, self.preprocessing.crop
-
     def _probe(self) -> Tensor:
-        return probe_images(self._size(), floating_parameter(self.model), self.channels)
+        return probe_images(self.preprocessing.size, floating_parameter(self.model), self.channels)
 
     def _probe_logits(self) -> Tensor:
         return self.of_weights("probe", lambda: self.model(self._probe()))
@@ -335,7 +334,7 @@ class FrozenClassifier(FrozenNetwork):
                 ``layouts``.
         """
         shape = torch.Size([2, *self.feature_shape(layer, image_size)])
-        return self.layout_of(layer, shape, image_size or self._size())
+        return self.layout_of(layer, shape, image_size or self.preprocessing.size)
 
     def layout_of(
         self, layer: str | fx.Node, shape: torch.Size, image_size: tuple[int, int]

@@ -201,9 +201,9 @@ def _from_timm(
         load_into(model, state, weights)
     data = timm.data.config.resolve_model_data_config(model)
     model = unfold_same_padding(model)
-    crop = data["input_size"][-1]
+    crop = tuple(data["input_size"][-2:])
     usual = Preprocessing(
-        resize=round(crop / data["crop_pct"]),
+        resize=round(min(crop) / data["crop_pct"]),
         crop=crop,
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),

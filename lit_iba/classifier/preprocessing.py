@@ -1,8 +1,8 @@
 """From a photograph to a classifier's input, and back to something that can be looked at.
 
 Geometry (resize, crop) happens on 8-bit pictures in the data loader; normalisation happens on the
-device. Two names are kept apart throughout the project: a *picture* is uint8 (3, H, W) as people
-see it, an *image* is the float tensor that the classifier takes.
+device. Two names are kept apart throughout the project: a *picture* is uint8 (C, H, W) as it is
+stored, an *image* is the float tensor that the classifier takes.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lit_iba.checks import check_counts, check_literals, check_numbers
+from lit_iba.classifier.photograph import Photograph
 from lit_iba.errors import InputError
 from lit_iba.limits import check_limit
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 GREY = (0.299, 0.587, 0.114)  # of red, green and blue, as Pillow has it (ITU-R BT.601)
-_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,10 @@ class Preprocessing:
     for ImageNet.
 
     Args:
-        resize: Length of the shorter side before cropping, in pixels; None leaves the size as it
-            is.
-        crop: Side of the central square that is kept, in pixels.
+        resize: Length of the shorter side before cropping, in pixels; [height, width] stretches the
+            picture to that size; None leaves the size as it is.
+        crop: Side of the central square that is kept, in pixels, or [height, width] of a central
+            rectangle.
         mean: Mean per channel, of pictures scaled to [0, 1]: three of a photograph, one of a grey
             picture, any number of what other instruments see.
         std: Standard deviation per channel, likewise.
@@ -47,20 +48,31 @@ class Preprocessing:
         >>> pictures = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
         >>> preprocessing.normalize(pictures).shape
         torch.Size([2, 3, 64, 64])
+        >>> Preprocessing(resize=None, crop=(24, 40)).size  # rows, columns
+        (24, 40)
     """
 
-    resize: int | None = 256
-    crop: int = 224
+    resize: int | tuple[int, int] | None = 256
+    crop: int | tuple[int, int] = 224
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
     def __post_init__(self) -> None:
         check_literals(self)
-        for name, side in (("resize", self.resize), ("crop", self.crop)):
-            if side is not None:
-                check_counts(**{name: side})
-                check_limit("SIDE", side, name)
+        for name, given in (("resize", self.resize), ("crop", self.crop)):
+            if isinstance(given, list | tuple):
+                if len(given) != 2:
+                    raise InputError(
+                        f"{name} is {given!r}; it must be a number of pixels, or [height, width]"
+                    )
+                # Equal crops are equal, however they were written.
+                square = name == "crop" and given[0] == given[1]
+                object.__setattr__(self, name, given[0] if square else tuple(given))
+            for side in given if isinstance(given, list | tuple) else (given,):
+                if side is not None:
+                    check_counts(**{name: side})
+                    check_limit("SIDE", side, name)
         for name, values in (("mean", self.mean), ("std", self.std)):
             if not isinstance(values, Sequence) or len(values) != len(self.mean) or not values:
                 raise InputError(
@@ -77,45 +89,59 @@ class Preprocessing:
         """Number of channels of the classifier's images."""
         return len(self.mean)
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the classifier's images, in pixels."""
+        return (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
+
     def scaled_size(self, width: int, height: int) -> tuple[int, int]:
         """(width, height) after the resize: at least the crop, so that a crop never needs
         padding.
         """
-        short = max(min(width, height) if self.resize is None else self.resize, self.crop)
-        scale = short / min(width, height)
-        return max(short, int(width * scale)), max(short, int(height * scale))
+        rows, columns = self.size
+        if isinstance(self.resize, tuple):
+            return max(self.resize[1], columns), max(self.resize[0], rows)
+        shorter = min(width, height)
+        wanted = shorter if self.resize is None else self.resize
+        scale = max(wanted / shorter, rows / height, columns / width)
+        return max(columns, wanted, int(width * scale)), max(rows, wanted, int(height * scale))
 
-    def picture(self, photograph: Image.Image) -> Tensor:
-        """Resize and crop one RGB photograph; returns uint8 (3, crop, crop), its channels innermost
-        in memory.
+    def picture(self, photograph: Image.Image | Photograph) -> Tensor:
+        """Resize and crop one photograph; returns uint8 (C, H, W), its channels innermost in
+        memory.
+
+        Raises:
+            InputError: The photograph has other channels than the classifier takes.
         """
+        if not isinstance(photograph, Photograph):
+            photograph = Photograph.of(photograph, self.channels)
         return torch.from_numpy(self.pixels(photograph)).permute(2, 0, 1)
 
-    def pixels(self, photograph: Image.Image) -> np.ndarray:
-        """The same as uint8 (crop, crop, 3).
+    def pixels(self, photograph: Photograph) -> np.ndarray:
+        """The same as uint8 (H, W, C).
 
         Only the part that the crop keeps is resized, which halves the work; a value in two hundred
         differs by one, by rounding, from resizing everything first.
         """
         box = self.crop_box(*photograph.size)
         if self.scaled_size(*photograph.size) == photograph.size:
-            return np.array(photograph.crop(box))
-        return np.array(
-            photograph.resize((self.crop, self.crop), _FILTERS[self.interpolation], box=box)
-        )
+            return photograph.pixels(box)
+        return photograph.resized(self.size, self.interpolation, box)
 
     def crop_box(self, width: int, height: int) -> tuple[float, float, float, float]:
         """The part of a photograph of this size that becomes the picture: left, top, right and
         bottom, in its pixels.
         """
-        size = self.scaled_size(width, height)
-        left, top = self.crop_offset(size)
-        across, down = width / size[0], height / size[1]
-        return left * across, top * down, (left + self.crop) * across, (top + self.crop) * down
+        scaled = self.scaled_size(width, height)
+        left, top = self.crop_offset(scaled)
+        across, down = width / scaled[0], height / scaled[1]
+        rows, columns = self.size
+        return left * across, top * down, (left + columns) * across, (top + rows) * down
 
-    def crop_offset(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(left, top) of the central square in a resized photograph of this (width, height)."""
-        return round((size[0] - self.crop) / 2), round((size[1] - self.crop) / 2)
+    def crop_offset(self, scaled: tuple[int, int]) -> tuple[int, int]:
+        """(left, top) of the crop in a resized photograph of this (width, height)."""
+        rows, columns = self.size
+        return round((scaled[0] - columns) / 2), round((scaled[1] - rows) / 2)
 
     def normalize(self, pictures: Tensor) -> Tensor:
         """Pictures uint8 (B, C, H, W) to images float32 of the same shape, on the pictures'
@@ -200,9 +226,8 @@ def fitting(usual: Preprocessing, model: nn.Module) -> Preprocessing:
 
 @torch.no_grad()
 def _runs(model: nn.Module, preprocessing: Preprocessing, like: Tensor) -> bool:
-    side = preprocessing.crop
     try:
-        model(like.new_zeros(2, preprocessing.channels, side, side))
+        model(like.new_zeros(2, preprocessing.channels, *preprocessing.size))
     except Exception:  # whatever a network says of images that are not its own
         return False
     return True

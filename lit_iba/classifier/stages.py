@@ -76,9 +76,8 @@ def _shapes(
 
 def _layout(classifier: FrozenClassifier, name: str, shape: torch.Size) -> Layout | None:
     """Where the positions of such an output are; None where it has not more than one."""
-    side = classifier.preprocessing.crop
     try:
-        layout = classifier.layout_of(name, shape, (side, side))
+        layout = classifier.layout_of(name, shape, classifier.preprocessing.size)
     except InputError:  # no grid: what tokens have to do with each other, say
         return None
     return layout if layout.height * layout.width > 1 else None
@@ -156,7 +155,7 @@ def usual_layer(classifier: FrozenClassifier, layer: str | None = None) -> str:
         for name, layout in feature_maps(classifier, names).items()
     }
     if sizes:
-        wanted = classifier.preprocessing.crop / PIXELS_A_POSITION
+        wanted = math.sqrt(math.prod(classifier.preprocessing.size)) / PIXELS_A_POSITION
         off = {name: abs(math.log(size / wanted)) for name, size in sizes.items()}
         nearest = [name for name in sizes if off[name] < min(off.values()) + 1e-6]
         start = len(nearest) // 2
@@ -204,8 +203,8 @@ def _takes_all(classifier: FrozenClassifier, layer: str) -> bool:
 
 
 def _probe(classifier: FrozenClassifier) -> Tensor:
-    side = classifier.preprocessing.crop
-    return probe_images((side, side), floating_parameter(classifier.model), classifier.channels)
+    size, like = classifier.preprocessing.size, floating_parameter(classifier.model)
+    return probe_images(size, like, classifier.channels)
 
 
 def _weights(logits: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from rich.table import Table
 from torch import Tensor
 
 from lit_iba.classifier import FrozenClassifier
+from lit_iba.classifier.preprocessing import drawn
 from lit_iba.cli.photographs import asked_target, distinct_stems, load_picture, open_photograph
 from lit_iba.data.shards import ShardIndex
 from lit_iba.errors import InputError
@@ -84,7 +85,7 @@ def explain_photographs(
     ]
     write_explanations(
         folder / PAGE,
-        pictures,
+        drawn(pictures),
         names,
         said,
         heatmaps,
@@ -118,7 +119,7 @@ class _Run:
         self.layer: str | None = None  # where the explainer looks, or has its bottleneck
 
     def heatmaps(self, pictures: Tensor, targets: Tensor, batch_size: int) -> Heatmap:
-        """The maps of all pictures, uint8 (N, 3, H, W), on the CPU."""
+        """The maps of all pictures, uint8 (N, C, H, W), on the CPU."""
         done = self.bar.add_task(self.name, total=len(pictures))
         found = []
         for part, explainer in self._parts(pictures, batch_size):
@@ -228,16 +229,16 @@ def _write_photograph(
     heatmap: Heatmap, path: Path, classifier: FrozenClassifier, stem: Path
 ) -> None:
     """The map over the whole photograph; what the classifier does not see stays grey."""
-    photograph = open_photograph(path)
+    photograph = open_photograph(path, classifier.channels)
     left, top, right, bottom = (
         round(edge) for edge in classifier.preprocessing.crop_box(*photograph.size)
     )
-    pixels = torch.from_numpy(np.array(photograph)).permute(2, 0, 1)
+    pixels = torch.from_numpy(photograph.pixels()).permute(2, 0, 1)
     nothing = Heatmap(torch.zeros(1, *pixels.shape[-2:]))
-    drawn = nothing.overlay(pixels[None], strength=0.0)[0]
+    whole = nothing.overlay(pixels[None], strength=0.0)[0]
     seen = heatmap.resize((bottom - top, right - left))
-    drawn[:, top:bottom, left:right] = seen.overlay(pixels[None, :, top:bottom, left:right])[0]
-    save_picture(drawn, _beside(stem, ".photograph.jpg"))
+    whole[:, top:bottom, left:right] = seen.overlay(pixels[None, :, top:bottom, left:right])[0]
+    save_picture(whole, _beside(stem, ".photograph.jpg"))
 
 
 def _beside(stem: Path, suffix: str) -> Path:

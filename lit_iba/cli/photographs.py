@@ -6,23 +6,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import ImageOps
 from torch import Tensor
 
 from lit_iba.classifier import FrozenClassifier
-from lit_iba.data.decode import decode_photograph
+from lit_iba.classifier.photograph import Photograph
+from lit_iba.data.decode import ARRAY, read_picture
 from lit_iba.data.examples import EXAMPLES, example_photograph
 from lit_iba.errors import InputError, unknown_name
 
 
-def open_photograph(path: Path) -> Image.Image:
-    """A photograph in RGB, turned upright as its camera noted (EXIF orientation).
+def open_photograph(path: Path, channels: int) -> Photograph:
+    """A photograph with a classifier's channels, turned upright as its camera noted (EXIF
+    orientation); or a ``.npy``.
 
     A name of ``EXAMPLES`` stands for a photograph that an installed package brings.
     Shards, in contrast, ignore that note, as ImageNet's own pipelines do.
 
     Raises:
-        InputError: The file is missing or damaged.
+        InputError: The file is missing or damaged, or has other channels.
     """
     if not path.is_file():
         example = example_photograph(str(path))
@@ -32,16 +34,18 @@ def open_photograph(path: Path) -> Image.Image:
                 f"({', '.join(EXAMPLES)}; they come with pip install 'lit_iba[photographs]')"
             )
         path = example
-    return ImageOps.exif_transpose(decode_photograph(path.read_bytes(), str(path)))
+    kind = ARRAY if path.suffix.lower() == f".{ARRAY}" else ""
+    stored = read_picture(path.read_bytes(), kind, str(path))
+    return Photograph.of(stored, channels, str(path)).turned(ImageOps.exif_transpose)
 
 
 def load_picture(path: Path, classifier: FrozenClassifier) -> Tensor:
-    """A photograph as the classifier's picture, uint8 (3, H, W).
+    """A photograph as the classifier's picture, uint8 (C, H, W).
 
     Raises:
-        InputError: The file is missing or damaged.
+        InputError: The file is missing or damaged, or has other channels.
     """
-    return classifier.preprocessing.picture(open_photograph(path))
+    return classifier.preprocessing.picture(open_photograph(path, classifier.channels))
 
 
 def distinct_stems(paths: list[Path]) -> list[str]:

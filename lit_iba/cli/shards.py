@@ -21,8 +21,8 @@ def shards(
     prefix: str = "shard",
     seed: int = 0,
 ) -> None:
-    """Write shards from a folder of pictures (``folder/<class>/*.jpg``), CIFAR-10, arrays, or the
-    embedded data.
+    """Write shards from a folder of pictures (``folder/<class>/*.jpg``, ``.png`` or ``.npy``),
+    CIFAR-10, arrays, or the embedded data.
 
     Args:
         folder: Pictures, a folder for each class; a folder with ``cifar-10-batches-py`` in it (as

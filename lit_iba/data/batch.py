@@ -1,6 +1,6 @@
 """From raw samples to batches: the dictionary that every loader of the project yields.
 
-``picture`` uint8 (B, 3, H, W), channels_last in memory; ``label`` int64 (B,), -1 where unknown;
+``picture`` uint8 (B, C, H, W), channels_last in memory; ``label`` int64 (B,), -1 where unknown;
 ``object_mask`` bool (B, H, W), all False where there is no box; ``key`` list of str; ``weight``
 float32 (B,), 1 where the slot holds a picture, 0 where it is padding or could not be decoded;
 ``corrupt`` int64 (B,), 1 where it could not be decoded.
@@ -18,13 +18,14 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from lit_iba.classifier.photograph import Photograph
 from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.data.decode import (
     PICTURE_EXTENSIONS,
     decode_boxes,
     decode_label,
     decode_mask,
-    decode_photograph,
+    read_picture,
 )
 from lit_iba.data.tar_samples import RawSample
 from lit_iba.data.view import box_mask, central_centres, pixel_mask, random_view
@@ -71,9 +72,10 @@ class BatchMaker:
             The batch, and its holes with their reasons.
 
         Raises:
-            InputError: A label is not a class. (A sample that cannot be decoded becomes a hole.)
+            InputError: A label is not a class, or a picture has other channels than the
+                classifier. (A sample that cannot be decoded becomes a hole.)
         """
-        rows = _Rows(len(slots), self.preprocessing.crop)
+        rows = _Rows(len(slots), self.preprocessing)
         holes = []
         for i, slot in enumerate(slots):
             if slot is None:
@@ -90,9 +92,14 @@ class BatchMaker:
         impossible.
         """
         name = f"sample {sample.key!r} of {sample.shard}"
+        channels = self.preprocessing.channels
         try:
-            photograph = _photograph(sample, name)
-            picture, centres = self._seen(photograph, sample.key, epoch)
+            stored = _stored(sample, name, channels)
+        except InputError as error:
+            return Hole(sample.key, str(error))
+        photograph = Photograph.of(stored, channels, name)
+        picture, centres = self._seen(photograph, sample.key, epoch)
+        try:
             mask = _object_mask(sample, photograph.size, centres, name)
         except InputError as error:
             return Hole(sample.key, str(error))
@@ -105,17 +112,17 @@ class BatchMaker:
         return None
 
     def _seen(
-        self, photograph: Image.Image, key: str, epoch: int
+        self, photograph: Photograph, key: str, epoch: int
     ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-        """The picture, uint8 (crop, crop, 3), and where its pixel centres lie in the photograph, x
-        and y (crop,).
+        """The picture, uint8 (H, W, C), and where its pixel centres lie in the photograph, x (W,)
+        and y (H,).
         """
         if not self.augment:
             return self.preprocessing.pixels(photograph), central_centres(
                 self.preprocessing, *photograph.size
             )
         view = random_view(
-            *photograph.size, self.preprocessing.crop, generator_for(self.seed, epoch, key)
+            *photograph.size, self.preprocessing.size, generator_for(self.seed, epoch, key)
         )
         return view.pixels(photograph, self.preprocessing.interpolation), view.centres()
 
@@ -125,13 +132,14 @@ class _Rows:
     time.
     """
 
-    def __init__(self, count: int, side: int) -> None:
+    def __init__(self, count: int, preprocessing: Preprocessing) -> None:
         # One piece of memory for both; channels innermost, as Pillow has them and as convolutions
         # want them.
-        area = count * side * side
-        memory = _zero_bytes(4 * area)
-        self._pictures = memory[: 3 * area].view(count, side, side, 3)
-        self._masks = memory[3 * area :].view(torch.bool).view(count, side, side)
+        (height, width), channels = preprocessing.size, preprocessing.channels
+        area = count * height * width
+        memory = _zero_bytes((channels + 1) * area)
+        self._pictures = memory[: channels * area].view(count, height, width, channels)
+        self._masks = memory[channels * area :].view(torch.bool).view(count, height, width)
         self.pictures, self.masks = self._pictures.numpy(), self._masks.numpy()
         self.labels = np.full(count, -1, dtype=np.int64)
         self.weights = np.zeros(count, dtype=np.float32)
@@ -173,11 +181,14 @@ def _object_mask(
     return None
 
 
-def _photograph(sample: RawSample, name: str) -> Image.Image:
-    for extension in PICTURE_EXTENSIONS:
+def _stored(sample: RawSample, name: str, channels: int) -> Image.Image | np.ndarray:
+    # An array beside a photograph is what a network of its own channels sees; beside a network of
+    # photographs it may be anything, such as an embedding.
+    order = PICTURE_EXTENSIONS if channels in (1, 3) else PICTURE_EXTENSIONS[::-1]
+    for extension in order:
         if extension in sample.members:
-            return decode_photograph(sample.members[extension], name)
+            return read_picture(sample.members[extension], extension, name)
     raise InputError(
-        f"{name} has no picture, only {', '.join(sample.members)}; write it again with a .jpg or"
-        " .png"
+        f"{name} has no picture, only {', '.join(sample.members)}; write it again with a .jpg, .png"
+        " or .npy"
     )

@@ -2,25 +2,29 @@
 
 Every member has one explicit decoder; nothing that could run code (a pickle, a Torch file) is ever
 read. Conventions: EXIF orientation is ignored, as in ImageNet's own pipelines (boxes are in stored
-pixels); transparent pixels are laid over white; 16-bit grey is scaled to 8 bits, not clipped; CMYK
-in a JPEG is inverted (Adobe's way, which Pillow takes).
+pixels); CMYK in a JPEG is inverted (Adobe's way, which Pillow takes); alpha, 16 bits and numbers of
+channels are the business of :class:`~lit_iba.classifier.photograph.Photograph`.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import math
 import struct
 import warnings
 from collections.abc import Sequence
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from lit_iba.classifier.photograph import Photograph
 from lit_iba.errors import InputError
 from lit_iba.limits import check_limit
 
-PICTURE_EXTENSIONS = ("jpg", "jpeg", "png")
+ARRAY = "npy"
+PICTURE_EXTENSIONS = ("jpg", "jpeg", "png", ARRAY)
 EXTENSIONS = (*PICTURE_EXTENSIONS, "cls", "json", "mask.png")
 
 _FAR = 1 << 31  # no picture has so many pixels in a row, and no data set so many classes
@@ -61,27 +65,55 @@ def _opened(data: bytes, name: str) -> Image.Image:
     return image
 
 
-def decode_photograph(data: bytes, name: str) -> Image.Image:
-    """Decode JPEG or PNG bytes of any usual kind to an 8-bit RGB photograph.
+def decode_photograph(data: bytes, name: str, channels: int = 3) -> Photograph:
+    """Decode JPEG or PNG bytes of any usual kind to 8-bit channels, as many as a classifier takes.
 
     Args:
         data: The file's bytes: grey, RGB, CMYK, palette, with or without alpha, 8 or 16 bits.
         name: What to call the sample in an error.
+        channels: See :meth:`Photograph.of`.
 
     Raises:
-        InputError: The bytes are truncated, or not a JPEG or PNG.
+        InputError: The bytes are truncated, or not a JPEG or PNG; or it has other channels.
     """
-    image = _opened(data, name)
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip at 255
-        values = np.asarray(image, dtype=np.int64)
-        image = Image.fromarray(((values * 255 + 32767) // 65535).clip(0, 255).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+    return Photograph.of(_opened(data, name), channels, name)
+
+
+def read_picture(data: bytes, extension: str, name: str) -> Image.Image | np.ndarray:
+    """What :meth:`Photograph.of` takes, from the bytes of a member with one of
+    ``PICTURE_EXTENSIONS``.
+
+    Raises:
+        InputError: The bytes are truncated, or something else.
+    """
+    return decode_array(data, name) if extension == ARRAY else _opened(data, name)
+
+
+def decode_array(data: bytes, name: str) -> np.ndarray:
+    """Decode the bytes of a ``.npy`` without objects.
+
+    Raises:
+        InputError: The bytes are truncated, or something else.
+    """
+    try:
+        shape, dtype = array_header(file := io.BytesIO(data))
+        if math.prod(shape) * dtype.itemsize != len(data) - file.tell():
+            raise ValueError(f"it says that it is {shape} of {dtype}, and has another size")
+        return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
+    except Exception as error:  # whatever numpy says of bytes that are no array
+        raise InputError(
+            f"{name} cannot be decoded as a .npy ({error}); replace the file or leave it out"
+        ) from error
+
+
+def array_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type that a ``.npy`` says it has; the file stands behind its header then."""
+    major, _ = np.lib.format.read_magic(file)
+    read = (
+        np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+    )
+    shape, _, dtype = read(file)
+    return shape, dtype
 
 
 def decode_mask(data: bytes, size: tuple[int, int], name: str) -> np.ndarray:

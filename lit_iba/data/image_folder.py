@@ -1,9 +1,8 @@
 """Pictures in one folder a class, with boxes from Pascal VOC files or a table.
 
 Box coordinates are taken as they stand, as edges in pixels with the origin at the upper left
-    corner: ImageNet's own
-files mix the 0-based and the 1-based convention, and one pixel is within what the annotators agreed
-on.
+corner: ImageNet's own files mix the 0-based and the 1-based convention, and one pixel is within
+what the annotators agreed on.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import torch
 from PIL import Image
 
 from lit_iba.data.batch import Hole
-from lit_iba.data.decode import PICTURE_EXTENSIONS
+from lit_iba.data.decode import ARRAY, PICTURE_EXTENSIONS
 from lit_iba.data.sources import Place
 from lit_iba.data.tar_samples import RawSample
 from lit_iba.errors import InputError
@@ -50,7 +49,8 @@ class FolderImage:
         return self.path.suffix[1:].lower()
 
     def stored_boxes(self) -> list[list[float]]:
-        """The boxes in pixels of the stored picture; a VOC file for another size is scaled to it.
+        """The boxes in pixels of the stored picture; a VOC file for another size is scaled to it,
+        unless the picture is an array, which does not say where its rows and columns are.
 
         Raises:
             InputError: The VOC file, or the picture's header, cannot be read.
@@ -58,18 +58,21 @@ class FolderImage:
         if self.voc_file is None:
             return [list(box) for box in self.boxes]
         boxes, annotated = read_voc_boxes(self.voc_file)
-        if annotated is None:
+        size = self.size()
+        if annotated is None or size is None:
             return boxes
-        width, height = self.size()
+        width, height = size
         across, down = width / annotated[0], height / annotated[1]
         return [[x0 * across, y0 * down, x1 * across, y1 * down] for x0, y0, x1, y1 in boxes]
 
-    def size(self) -> tuple[int, int]:
-        """(width, height) in pixels, from the file's header.
+    def size(self) -> tuple[int, int] | None:
+        """(width, height) in pixels, from the file's header; None of an array.
 
         Raises:
             InputError: The file is no picture.
         """
+        if self.extension == ARRAY:
+            return None
         try:
             with Image.open(self.path, formats=("JPEG", "PNG")) as image:
                 return image.size
@@ -135,11 +138,13 @@ class ImageFolder:
         if not images:
             raise InputError(
                 f"{folder} holds no pictures; expected {folder}/<class>/<name>.jpg (or .jpeg, "
-                f".png){f'; it has {other}, which must be converted' if other else ''}"
+                f".png, .npy){f'; it has {other}, which must be converted' if other else ''}"
             )
         if other:
             _log.warning(
-                "left out %s of %s: only .jpg, .jpeg and .png are read; convert them", other, folder
+                "left out %s of %s: only .jpg, .jpeg, .png and .npy are read; convert them",
+                other,
+                folder,
             )
         if empty := [name for name, found in zip(names, by_class, strict=True) if not found]:
             _log.warning(

@@ -1,5 +1,5 @@
 """Shards from pictures in arrays: CIFAR-10 as torchvision keeps it, or an ``.npz``. Pictures become
-PNG, without loss.
+PNG, or ``.npy`` where they are neither grey nor RGB, without loss.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from rich.progress import track
 
+from lit_iba.data.decode import ARRAY, array_header
 from lit_iba.data.shard_writer import write_shards
 from lit_iba.data.shards import ShardIndex
 from lit_iba.errors import InputError
@@ -59,8 +60,8 @@ def shards_from_arrays(
 
     Args:
         path: A folder that holds ``cifar-10-batches-py`` (or that folder), whose content is checked
-            by torchvision; or an ``.npz`` with ``x_train`` and ``x_test``, uint8 (N, H, W, 3), and
-            ``y_train`` and ``y_test``, whole numbers (N,).
+            by torchvision; or an ``.npz`` with ``x_train`` and ``x_test``, uint8 (N, H, W) of grey
+            pictures or (N, H, W, C), and ``y_train`` and ``y_test``, whole numbers (N,).
         out: Where to; its folders must not hold an index yet.
         shard_size: Pictures per shard.
         class_names: Name of each class, for the index; CIFAR-10's own where None.
@@ -97,9 +98,15 @@ def _samples(
     name: str, pictures: np.ndarray, labels: np.ndarray, order: list[int]
 ) -> Iterator[dict[str, Any]]:
     for i in order:
-        buffer = io.BytesIO()
-        Image.fromarray(pictures[i]).save(buffer, "PNG")
-        yield {"key": f"{name}{i:06d}", "png": buffer.getvalue(), "cls": int(labels[i])}
+        picture, buffer, kind = pictures[i], io.BytesIO(), "png"
+        if picture.ndim == 3 and picture.shape[2] == 1:
+            picture = picture[:, :, 0]
+        if picture.ndim == 2 or picture.shape[2] == 3:
+            Image.fromarray(picture).save(buffer, "PNG")
+        else:
+            kind = ARRAY
+            np.save(buffer, picture)
+        yield {"key": f"{name}{i:06d}", kind: buffer.getvalue(), "cls": int(labels[i])}
 
 
 def _from_cifar10(path: Path) -> Arrays:
@@ -121,13 +128,7 @@ def _check_arrays(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             with archive.open(member) as file:
-                major, _ = np.lib.format.read_magic(file)
-                read = (
-                    np.lib.format.read_array_header_1_0
-                    if major == 1
-                    else np.lib.format.read_array_header_2_0
-                )
-                shape, _, dtype = read(file)
+                shape, dtype = array_header(file)
             if math.prod(shape) * dtype.itemsize > member.file_size:
                 raise ValueError(f"{member.filename} says that it is {shape}, and is smaller")
 
@@ -148,15 +149,11 @@ def _from_npz(path: Path) -> Arrays:
             f"{path} cannot be read ({error}); it must hold x_train, y_train, x_test, y_test"
         ) from error
     for name, (pictures, labels) in sets.items():
-        good = (
-            pictures.dtype == np.uint8
-            and pictures.ndim == 4
-            and pictures.shape[3] == 3
-            and labels.ndim == 1
-        )
+        good = pictures.dtype == np.uint8 and pictures.ndim in (3, 4) and labels.ndim == 1
         if not good or len(labels) != len(pictures) or not np.issubdtype(labels.dtype, np.integer):
             raise InputError(
                 f"{path}: x_{name} is {pictures.dtype} {pictures.shape} and y_{name} {labels.dtype}"
-                f" {labels.shape}; they must be uint8 (N, H, W, 3) and whole numbers (N,)"
+                f" {labels.shape}; they must be uint8 (N, H, W) or (N, H, W, C) and whole"
+                " numbers (N,)"
             )
     return sets

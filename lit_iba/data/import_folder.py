@@ -62,8 +62,9 @@ def shards_from_folder(
 def _samples(images: Any) -> Iterator[dict[str, Any]]:
     image: FolderImage
     for image in images:
-        width, height = image.size()
-        described = {"bbox": image.stored_boxes(), "width": width, "height": height}
+        described: dict[str, Any] = {"bbox": image.stored_boxes()}
+        if size := image.size():
+            described |= dict(zip(("width", "height"), size, strict=True))
         yield {
             "key": image.key,
             image.extension: image.path.read_bytes(),

@@ -31,8 +31,9 @@ def write_shards(
     index is unfinished.
 
     Args:
-        samples: Mappings with ``key`` (unique, no dot), a picture under ``jpg`` or ``png`` (bytes),
-            and optionally ``cls`` (int), ``json`` (a dict with ``bbox``) and ``mask.png`` (bytes).
+        samples: Mappings with ``key`` (unique, no dot), a picture under ``jpg``, ``png`` or ``npy``
+            (bytes; an array uint8 (C, H, W) or (H, W, C)), and optionally ``cls`` (int), ``json``
+            (a dict with ``bbox``) and ``mask.png`` (bytes).
         folder: Where to; must not hold an index yet.
         prefix: How shard names begin.
         shard_size: Samples in each shard but the last.
@@ -83,7 +84,9 @@ def _add_sample(tar: tarfile.TarFile, sample: Mapping[str, Any], keys: set[str])
             " nowhere else"
         )
     if not any(extension in sample for extension in PICTURE_EXTENSIONS):
-        raise InputError(f"sample {key!r} has no picture; give its bytes under 'jpg' or 'png'")
+        raise InputError(
+            f"sample {key!r} has no picture; give its bytes under 'jpg', 'png' or 'npy'"
+        )
     keys.add(key)
     for extension, value in sample.items():
         if extension == "key":

@@ -14,6 +14,7 @@ from rich.table import Table
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lit_iba.classifier.preprocessing import drawn
 from lit_iba.data import Shard
 from lit_iba.files import whole_file
 from lit_iba.metrics import HeatmapMetric, Result
@@ -113,6 +114,8 @@ class Gallery:
         is signed.
         """
         tensors = {name: torch.cat(parts) for name, parts in self.parts.items()}
+        if tensors:
+            tensors["pictures"] = drawn(tensors["pictures"]).contiguous()
         labels = tensors["labels"].tolist() if tensors else []
         metadata = {
             "keys": self.keys,

@@ -44,6 +44,7 @@ from lit_iba.evaluation.roar_results import ORIGINAL, RoarAccuracies
 from lit_iba.evaluation.roar_training import Pictures, Recipe, Retraining, hits, retrain
 from lit_iba.explainer import explainer_class
 from lit_iba.files import FolderLock, whole_file
+from lit_iba.objectives.classes import needs_classes
 from lit_iba.report.run_folder import GALLERY, RunFolder
 from lit_iba.resumable.content import with_content
 from lit_iba.resumable.store import ShardStore, sweep_abandoned
@@ -70,7 +71,7 @@ class Roar:
         percents: How much is removed, in percent of the pixels.
         seeds: One network for each, in every cell; equal seeds begin with equal weights, whatever
             the method.
-        size: Side of the pictures in pixels, where no classifier says it.
+        size: Side of the pictures in pixels, where no classifier says their size.
         batch_size: Pictures explained together.
         max_train: At most so many training pictures.
         max_test: At most so many test pictures.
@@ -143,7 +144,10 @@ class Roar:
         }
         self.limits = {"train": max_train, "test": max_test}
         self.out, self.classifier, self.explainers = Path(out), classifier, dict(explainers)
-        self.size = size if classifier is None else classifier.preprocessing.crop
+        self.size: Any = size
+        if classifier is not None:
+            needs_classes(classifier.objective, "ROAR", "deletion", "retrains networks on classes")
+            self.size = classifier.preprocessing.to_dict()["crop"]
         self.explaining: dict[str, Any] = {
             "batch_size": batch_size,
             "target": target,

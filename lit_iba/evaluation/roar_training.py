@@ -75,7 +75,7 @@ class Pictures:
     """Pictures in memory.
 
     Args:
-        pictures: uint8 (N, 3, H, W).
+        pictures: uint8 (N, C, H, W).
         labels: int64 (N,).
         removed: Which pixels are gone, bool (N, H, W); None for none.
     """
@@ -142,7 +142,7 @@ class Retraining(L.LightningModule):
     Args:
         network: Maps images (B, 3, H, W) to logits.
         recipe: How it is trained.
-        mean, std: Per channel, (3,), of pictures scaled to [0, 1].
+        mean, std: Per channel, (C,), of pictures scaled to [0, 1].
         generator: Of the augmentation.
     """
 
@@ -156,8 +156,8 @@ class Retraining(L.LightningModule):
     ) -> None:
         super().__init__()
         self.network, self.recipe, self.generator = network, recipe, generator
-        self.register_buffer("mean", mean.view(3, 1, 1))
-        self.register_buffer("std", std.view(3, 1, 1))
+        self.register_buffer("mean", mean.view(-1, 1, 1))
+        self.register_buffer("std", std.view(-1, 1, 1))
         self.mean: Tensor
         self.std: Tensor
         self.best_accuracy, self.best_state = -1.0, network.state_dict()
@@ -168,7 +168,7 @@ class Retraining(L.LightningModule):
         return self.network(self.images(batch))
 
     def images(self, batch: Pictures) -> Tensor:
-        """Normalised images with the removed pixels at the mean colour, float (B, 3, H, W)."""
+        """Normalised images with the removed pixels at the mean colour, float (B, C, H, W)."""
         images = (batch.pictures.to(self.device).float() / 255 - self.mean) / self.std
         return (
             images
@@ -224,6 +224,20 @@ def new_network(name: str, num_classes: int, seed: int) -> nn.Module:
     return network
 
 
+@torch.no_grad()
+def _check_takes(network: nn.Module, shape: torch.Size, name: str) -> None:
+    mode = network.training
+    try:
+        network.eval()(torch.zeros(2, *shape))
+    except Exception as error:  # whatever a network says of images that are not its own
+        raise InputError(
+            f"the recipe's network {name} cannot take pictures of {tuple(shape)} "
+            f"({str(error).splitlines()[0]}); name one that can, such as a function of your own, "
+            "recipe.network: my_package.networks:grey"
+        ) from error
+    network.train(mode)
+
+
 def retrain(
     train: Pictures,
     num_classes: int,
@@ -241,7 +255,7 @@ def retrain(
         train: Training pictures.
         num_classes: Number of classes.
         recipe: How it is trained.
-        mean, std: Per channel, (3,), of pictures scaled to [0, 1].
+        mean, std: Per channel, (C,), of pictures scaled to [0, 1].
         seed: See above.
         device: Where it is trained.
         epoch_done: Called after every epoch.
@@ -250,7 +264,8 @@ def retrain(
         The trained module in eval mode, with the weights of its best epoch.
 
     Raises:
-        InputError: So few pictures that none is left for training or for validation.
+        InputError: So few pictures that none is left for training or for validation, or such that
+            the network cannot take.
     """
     held_out = round(len(train) * recipe.validation_fraction)
     if not 0 < held_out < len(train):
@@ -262,9 +277,9 @@ def retrain(
     order = torch.randperm(len(train), generator=generator)
     train = train.to(device)
     training, validation = (train[part.to(device)] for part in (order[held_out:], order[:held_out]))
-    module = Retraining(
-        new_network(recipe.network, num_classes, seed), recipe, mean, std, generator
-    )
+    network = new_network(recipe.network, num_classes, seed)
+    _check_takes(network, train.pictures.shape[1:], recipe.network)
+    module = Retraining(network, recipe, mean, std, generator)
     # What Lightning says at every start is said once by the run that trains hundreds of networks.
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level

@@ -7,7 +7,7 @@ a Trainer holds (``callbacks/``). Both get the same numbers, because both are th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -60,14 +60,14 @@ class Explained:
     Args:
         name: Of the explainer, for messages.
         explainer: It says what its values mean, should there be no image.
-        side: Of the pictures, in pixels.
+        size: (H, W) of the pictures, in pixels.
         source: Where the images are from, for messages.
     """
 
-    def __init__(self, name: str, explainer: Explainer, side: int, source: str) -> None:
+    def __init__(self, name: str, explainer: Explainer, size: Sequence[int], source: str) -> None:
         self.name, self.source = name, source
         self.unit, self.signed = explainer.unit, explainer.signed
-        self._values, self._completeness = [torch.zeros(0, side, side)], list[Tensor]()
+        self._values, self._completeness = [torch.zeros(0, *size)], list[Tensor]()
         self.start = time.monotonic()
 
     def add(self, heatmap: Heatmap, keys: list[str]) -> None:
@@ -163,7 +163,7 @@ class Scorer:
 
     def explained(self, work: TargetedImages, name: str, explainer: Explainer) -> Explained:
         """Where the heatmaps of these images are to be gathered."""
-        return Explained(name, explainer, work.images.pictures.shape[-1], work.source)
+        return Explained(name, explainer, work.images.pictures.shape[-2:], work.source)
 
     def explain(
         self,

@@ -41,7 +41,7 @@ def describe(
     """What every file of an export carries: the contract of the program, and how to rebuild the
     explainer.
     """
-    classifier, crop = explainer.classifier, explainer.classifier.preprocessing.crop
+    classifier, size = explainer.classifier, explainer.classifier.preprocessing.size
     record = {
         "model": classifier.name,
         "weights": classifier.weights,
@@ -68,7 +68,7 @@ def describe(
         "preprocessing": classifier.preprocessing.to_dict(),
         "input": {
             "name": "images",
-            "shape": ["batch", classifier.channels, crop, crop],
+            "shape": ["batch", classifier.channels, *size],
             "dtype": "float32",
             "meaning": (
                 f"{'RGB ' if classifier.channels == 3 else ''}pictures, resized and cropped as in"
@@ -79,7 +79,7 @@ def describe(
         "outputs": [
             {
                 "name": o.name,
-                "shape": ["batch", crop, crop],
+                "shape": ["batch", *size],
                 "dtype": "float32",
                 "unit": o.unit,
                 "meaning": o.meaning,

@@ -48,16 +48,15 @@ class HeatmapProgram(nn.Module):
         return maps[0] if len(maps) == 1 else maps
 
 
-def trace_program(explainer: TrainedExplainer, size: int) -> ExportedProgram:
-    """The explainer as one graph of tensor operations, for images (B, C, size, size) and any B from
-    1.
+def trace_program(explainer: TrainedExplainer) -> ExportedProgram:
+    """The explainer as one graph of tensor operations, for images (B, C, H, W) of the classifier's
+    size and any B from 1.
 
     Raises:
         InputError: The classifier's Python code depends on values, so that no graph stands for it.
     """
-    example = torch.zeros(
-        2, explainer.classifier.channels, size, size
-    )  # two: a batch of one would be taken for a constant
+    channels, size = explainer.classifier.channels, explainer.classifier.preprocessing.size
+    example = torch.zeros(2, channels, *size)  # a batch of one would be taken for a constant
     batch = {0: torch.export.Dim("batch", min=1)}
     try:
         with torch.no_grad():

@@ -10,7 +10,7 @@ _HEAD = """# {name} for {model} ({weights})
 
 Exported by lit_iba {version}. {outputs}
 
-- Input `images`: float32 (batch, {channels}, {size}, {size}), any batch size. {resize}
+- Input `images`: float32 (batch, {channels}, {height}, {width}), any batch size. {resize}
 - What the files are, how far each is from the explainer, and their SHA-256: `explainer.json`.
 
 The images below are made from `pictures`: uint8, {colours}, resized and cropped.
@@ -22,7 +22,7 @@ _PT2 = """
 ```python
 import torch
 
-pictures = torch.randint(256, (2, {channels}, {size}, {size}), dtype=torch.uint8)
+pictures = torch.randint(256, (2, {channels}, {height}, {width}), dtype=torch.uint8)
 mean, std = (torch.tensor(v).view({channels}, 1, 1) for v in ({mean}, {std}))
 program = torch.export.load("explainer.pt2").module()
 {results} = program((pictures / 255 - mean) / std)
@@ -38,7 +38,7 @@ _ONNX = """
 ```python
 import numpy as np, onnxruntime
 
-pictures = np.random.randint(0, 256, (2, {channels}, {size}, {size}), dtype=np.uint8)
+pictures = np.random.randint(0, 256, (2, {channels}, {height}, {width}), dtype=np.uint8)
 mean, std = (np.array(v, dtype=np.float32).reshape({channels}, 1, 1) for v in ({mean}, {std}))
 session = onnxruntime.InferenceSession("explainer.onnx", providers=["CPUExecutionProvider"])
 {results} = session.run(None, {{"images": (pictures.astype(np.float32) / 255 - mean) / std}}){only}
@@ -64,13 +64,15 @@ def readme(description: dict[str, Any]) -> str:
         description["classifier"],
         description["outputs"],
     )
-    size, names = description["input"]["shape"][-1], [output["name"] for output in outputs]
+    height, width = description["input"]["shape"][-2:]
+    names = [output["name"] for output in outputs]
     words = {
         "name": description["explainer"]["name"],
         "model": classifier["model"],
         "weights": classifier["weights"],
         "version": description["packages"].get("lit_iba", ""),
-        "size": size,
+        "height": height,
+        "width": width,
         "channels": len(made["mean"]),
         "colours": "RGB" if len(made["mean"]) == 3 else f"{len(made['mean'])} channels",
         "mean": made["mean"],
@@ -79,7 +81,7 @@ def readme(description: dict[str, Any]) -> str:
         "only": "[0]" if len(names) == 1 else "",
         "classifier": "" if classifier["record"] else ", classifier=your_frozen_classifier",
         "outputs": " ".join(
-            f"Output `{o['name']}` (batch, {size}, {size}) in {o['unit']}: {o['meaning']}"
+            f"Output `{o['name']}` (batch, {height}, {width}) in {o['unit']}: {o['meaning']}"
             for o in outputs
         ),
         "resize": f"Pictures are {_geometry(made)} first.",
@@ -90,11 +92,17 @@ def readme(description: dict[str, Any]) -> str:
 
 
 def _geometry(made: dict[str, Any]) -> str:
-    resized = (
-        f"resized to {made['resize']} pixels on the shorter side ({made['interpolation']},"
-        " antialiased) and "
-    )
-    return (
-        f"{resized if made['resize'] is not None else ''}cropped to their central {made['crop']}"
-        " pixels"
-    )
+    resize, kernel = made["resize"], f"({made['interpolation']}, antialiased) and "
+    if isinstance(resize, list):
+        resized = f"resized to {_pixels(resize)} {kernel}"
+    elif resize is not None:
+        resized = f"resized to {resize} pixels on the shorter side {kernel}"
+    else:
+        resized = ""
+    return f"{resized}cropped to their central {_pixels(made['crop'])}"
+
+
+def _pixels(size: int | list[int]) -> str:
+    if isinstance(size, int):
+        return f"{size} pixels"
+    return f"{size[0]} x {size[1]} pixels (height x width)"

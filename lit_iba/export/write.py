@@ -140,7 +140,7 @@ def export_explainer(
     console = Console(stderr=True, quiet=not progress)
     trained = _check_explainer(explainer)
     batches = _check_batches(
-        explainer.classifier.channels, explainer.classifier.preprocessing.crop, example_images
+        explainer.classifier.channels, explainer.classifier.preprocessing.size, example_images
     )
     twin = _frozen_twin(trained)
     with _step(console, "explaining the images of the check"):
@@ -255,19 +255,17 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _check_batches(channels: int, size: int, examples: Tensor | None) -> list[Tensor]:
+def _check_batches(channels: int, size: tuple[int, int], examples: Tensor | None) -> list[Tensor]:
     """Random images, and the examples, at every batch size that is checked."""
     generator = torch.Generator().manual_seed(0)
-    batches = [
-        torch.randn(count, channels, size, size, generator=generator) for count in BATCH_SIZES
-    ]
+    batches = [torch.randn(count, channels, *size, generator=generator) for count in BATCH_SIZES]
     if examples is not None:
         examples = check_images(examples, channels).float().cpu()
-        if not len(examples) or examples.shape[-2:] != (size, size):
+        if not len(examples) or examples.shape[-2:] != size:
             given = tuple(examples.shape)
             raise InputError(
                 f"example_images have shape {given}; give at least one image "
-                f"(N, {channels}, {size}, {size})"
+                f"(N, {channels}, {size[0]}, {size[1]})"
             )
         batches += [examples[torch.arange(count) % len(examples)] for count in BATCH_SIZES]
     return batches
@@ -301,8 +299,7 @@ def _write_formats(
     program = None
     if {"pt2", "onnx"} & set(formats):
         with _step(console, "tracing the explainer"):
-            size = export.explainer.classifier.preprocessing.crop
-            program = trace_program(export.explainer, size)
+            program = trace_program(export.explainer)
     for name in formats:
         path, facts = export.scratch / f"explainer.{name}", {}
         with _step(console, f"writing {path.name}"):

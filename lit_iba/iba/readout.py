@@ -134,7 +134,7 @@ class ReadoutIBA(TrainedExplainer):
             raise InputError("taps is empty; name the layers that the readout network reads")
         self.layer, self.taps, self._measured = layer, list(taps), False
         self.split = classifier.split(layer, taps)
-        image_size = (classifier.preprocessing.crop, classifier.preprocessing.crop)
+        image_size = classifier.preprocessing.size
         with torch.no_grad():
             r, _, tapped = self.split.observe(classifier.empty_images())
         shapes = {name: tap.shape[1:] for name, tap in tapped.items()} | {layer: r.shape[1:]}

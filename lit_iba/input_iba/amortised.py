@@ -236,7 +236,7 @@ class AmortisedInputIBA(TrainedExplainer):
         self.asks = output != PRIOR_BITS
         self.unit = "bits" if output in ("bits", PRIOR_BITS) else "1"  # masks have no unit
         self.observe = classifier.taps(self.taps)
-        size = (classifier.preprocessing.crop, classifier.preprocessing.crop)
+        size = classifier.preprocessing.size
         with torch.no_grad():
             tapped = self.observe(classifier.empty_images())
         shapes = {name: tapped[name].shape[1:] for name in self.taps}
@@ -245,7 +245,7 @@ class AmortisedInputIBA(TrainedExplainer):
             shapes,
             classifier.layouts_of(tapped, size),
             feature_shape,
-            (3, *size),
+            (classifier.channels, *size),
             tuple(widths or DEFAULT_WIDTHS),
         ).to(classifier.device)
         self._input_iba: InputIBA | None = None

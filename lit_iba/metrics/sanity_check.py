@@ -126,8 +126,7 @@ class Reestimated:
         """
         if layer == INPUT:  # images are what they were, whatever the network does
             return self.trained.statistics(self.original, layer)
-        side = classifier.preprocessing.crop
-        shape = (2, classifier.channels, side, side)
+        shape = (2, classifier.channels, *classifier.preprocessing.size)
         probe = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         probe = probe.to(classifier.device)
         before, now = (

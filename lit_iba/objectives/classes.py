@@ -218,18 +218,20 @@ class Multilabel(Objective):
         return f"no {class_names[number - len(class_names)]}"
 
 
-def needs_classes(objective: Objective, what: str, instead: str) -> None:
-    """Refuse what compares the target with other classes where the objective has none.
+def needs_classes(
+    objective: Objective,
+    what: str,
+    instead: str,
+    why: str = "compares the target with other classes",
+) -> None:
+    """Refuse what needs classes where the objective has none.
 
     Raises:
-        InputError: It has none; ``what`` asks for them, and ``instead`` does not.
+        InputError: It has none; ``what`` asks for them, as ``why`` says, and ``instead`` does not.
     """
     if not isinstance(objective, Classification):
         name = objective.record["name"]
-        raise InputError(
-            f"{what} compares the target with other classes, which the objective {name!r} does "
-            f"not have; use {instead}"
-        )
+        raise InputError(f"{what} {why}, which the objective {name!r} does not have; use {instead}")
 
 
 def _columns(outputs: Tensor) -> Tensor:

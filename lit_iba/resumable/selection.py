@@ -29,7 +29,7 @@ class SelectedImages:
     """Selected images of one shard, in the shard's order.
 
     Args:
-        pictures: uint8 (N, 3, H, W).
+        pictures: uint8 (N, C, H, W).
         labels: int64 (N,), -1 where unknown.
         object_mask: bool (N, H, W).
         keys: Names of the samples.
@@ -115,15 +115,15 @@ class Selection:
             ):  # drop the losers of the draw at once: a shard may be larger than memory
                 kept = sorted(kept, key=lambda row: self._draw(row["key"]))[:quota]
         kept.sort(key=lambda row: row["position"])
-        side = preprocessing.crop
+        size = preprocessing.size
         return SelectedImages(
             torch.stack([row["picture"] for row in kept])
             if kept
-            else torch.zeros(0, 3, side, side, dtype=torch.uint8),
+            else torch.zeros(0, preprocessing.channels, *size, dtype=torch.uint8),
             torch.tensor([int(row["label"]) for row in kept], dtype=torch.int64),
             torch.stack([row["object_mask"] for row in kept])
             if kept
-            else torch.zeros(0, side, side, dtype=torch.bool),
+            else torch.zeros(0, *size, dtype=torch.bool),
             [row["key"] for row in kept],
             corrupt,
         )

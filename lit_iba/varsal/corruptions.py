@@ -25,7 +25,13 @@ from lit_iba.perturbation import gaussian_blur
 SEVERITIES = (1, 2, 3, 4, 5)
 REFERENCE_SIDE = 224
 STRENGTHS: dict[str, tuple[float, ...]] = {
-    "brightness": (0.1, 0.2, 0.3, 0.4, 0.5),  # added to the value of HSV
+    "brightness": (
+        0.1,
+        0.2,
+        0.3,
+        0.4,
+        0.5,
+    ),  # added to the value of HSV
     "contrast": (0.4, 0.3, 0.2, 0.1, 0.05),  # factor about each channel's mean
     "motion_blur": (7, 11, 13, 15, 19),  # length in pixels
     "gaussian_blur": (1, 2, 3, 4, 6),  # standard deviation in pixels
@@ -41,7 +47,7 @@ def corrupt(pixels: Tensor, kind: str, severity: int, generators: Generators) ->
     """Pictures as a worse camera, or a worse day, would have given them.
 
     Args:
-        pixels: float (B, 3, H, W) in [0, 1].
+        pixels: float (B, C, H, W) in [0, 1].
         kind: A key of ``STRENGTHS``.
         severity: 1 to 5.
         generators: One for each image, on any device; only random kinds draw from them.
@@ -64,7 +70,7 @@ def corrupt(pixels: Tensor, kind: str, severity: int, generators: Generators) ->
 def corrupt_images(
     images: Tensor, kind: str, severity: int, generators: Generators, preprocessing: Preprocessing
 ) -> Tensor:
-    """:func:`corrupt` for normalised images (B, 3, H, W)."""
+    """:func:`corrupt` for normalised images (B, C, H, W)."""
     mean, std = (
         torch.tensor(c, device=images.device).view(-1, 1, 1)
         for c in (preprocessing.mean, preprocessing.std)
@@ -81,6 +87,8 @@ def check_corruption(kind: str, severity: int) -> None:
 
 
 def _brightness(pixels: Tensor, strength: float, generators: Generators) -> Tensor:
+    if pixels.shape[1] != 3:  # no colours: every channel is a value
+        return pixels + strength
     hue, saturation, value = rgb_to_hsv(pixels).unbind(dim=1)
     return hsv_to_rgb(torch.stack([hue, saturation, (value + strength).clamp(0, 1)], dim=1))
 

@@ -51,6 +51,7 @@ class VarSalEncoder(nn.Module):
 
     Args:
         channels: Output channels of every convolution but the last; the paper's by default.
+        image_channels: Of the images.
 
     Raises:
         InputError: A number of channels below one.
@@ -62,12 +63,12 @@ class VarSalEncoder(nn.Module):
         (torch.Size([2, 64, 64]), torch.Size([2, 64, 64]))
     """
 
-    def __init__(self, channels: Sequence[int] = PAPER_CHANNELS) -> None:
+    def __init__(self, channels: Sequence[int] = PAPER_CHANNELS, image_channels: int = 3) -> None:
         super().__init__()
         self.channels = tuple(channels)
         check_counts(**{f"channels[{i}]": count for i, count in enumerate(self.channels)})
         layers: list[nn.Module] = []
-        inputs = 3
+        inputs = image_channels
         for outputs in self.channels:
             # Batch norm has the bias. In place: batch norm keeps its input for the backward pass,
             # not its output.
@@ -83,7 +84,7 @@ class VarSalEncoder(nn.Module):
     def forward(
         self, images: Tensor, features: Mapping[str, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Mean and log variance, float32 (B, H, W) each, of images (B, 3, H, W); features are not
+        """Mean and log variance, float32 (B, H, W) each, of images (B, C, H, W); features are not
         read.
         """
         return bounded_posterior(self.layers(images.contiguous(memory_format=torch.channels_last)))

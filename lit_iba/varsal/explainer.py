@@ -111,9 +111,9 @@ class VarSal(TrainedExplainer):
             )
         self.map, self.kind = map, encoder
         made = (
-            VarSalEncoder(channels)
+            VarSalEncoder(channels, classifier.channels)
             if encoder == "paper"
-            else ReadoutEncoder(check_taps(classifier, taps), width)
+            else ReadoutEncoder(check_taps(classifier, taps), width, classifier.channels)
         )
         self.encoder: Encoder = made.to(classifier.device)
         self.taps: tuple[str, ...] = made.taps if isinstance(made, ReadoutEncoder) else ()

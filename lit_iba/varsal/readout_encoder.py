@@ -40,12 +40,15 @@ class ReadoutEncoder(nn.Module):
         taps: Channels of every tap by name, from the finest to the deepest (see
             :func:`lit_iba.varsal.taps.check_taps`).
         width: Channels on the coarse grids; the finer ones have a half and a quarter of it.
+        image_channels: Of the images.
 
     Raises:
         InputError: A width below 4.
     """
 
-    def __init__(self, taps: Mapping[str, int], width: int = WIDTH) -> None:
+    def __init__(
+        self, taps: Mapping[str, int], width: int = WIDTH, image_channels: int = 3
+    ) -> None:
         super().__init__()
         check_counts(**{"width / 4": width // 4})
         self.taps, self.width = tuple(taps), width
@@ -59,7 +62,7 @@ class ReadoutEncoder(nn.Module):
         self.merge = nn.ModuleList(_block(width, width) for _ in self.coarse)
         self.fine = _block(width, fine)
         self.stem = nn.Conv2d(taps[self.taps[0]], fine, 1)
-        self.picture = _block(3, picture)
+        self.picture = _block(image_channels, picture)
         self.last = _block(fine + picture, fine)
         self.out = nn.Conv2d(fine, 2, 3, padding=1)
         self.to(memory_format=torch.channels_last)
@@ -68,7 +71,7 @@ class ReadoutEncoder(nn.Module):
         """Mean and log variance of every pixel.
 
         Args:
-            images: (B, 3, H, W).
+            images: (B, C, H, W).
             features: The taps' outputs for them, each (B, C, h, w) (see
                 :func:`lit_iba.varsal.taps.grids`).
 

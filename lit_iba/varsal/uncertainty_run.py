@@ -20,6 +20,7 @@ from torch import Tensor
 from lit_iba import __version__
 from lit_iba.checks import check_counts
 from lit_iba.classifier import FrozenClassifier
+from lit_iba.classifier.preprocessing import drawn
 from lit_iba.data import Shard, ShardIndex
 from lit_iba.errors import InputError
 from lit_iba.explainer import build_explainer
@@ -351,7 +352,7 @@ def figure_7(
         for condition in shown:
             changed = changed_images(classifier, images, keys[here], condition, settings.seed)
             mean, deviation = (value.float().cpu() for value in explainer.posterior(changed))
-            seen = classifier.preprocessing.denormalize(changed).cpu()
+            seen = drawn(classifier.preprocessing.denormalize(changed)).cpu()
             for row, picture, m, d in zip(rows[here], seen, mean, deviation, strict=True):
                 name, severity = condition
                 row["panels"].append(

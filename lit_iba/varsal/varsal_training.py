@@ -138,9 +138,10 @@ class VarSalTraining(TrainingWithFrozenClassifier):
                 f"warmup_steps is {warmup_steps} and ema_decay {ema_decay}; the first must be at"
                 " least 0, the second null or in [0, 1)"
             )
-        side = self.classifier.preprocessing.crop
-        self.beta = 1 / (10 * side**2) if beta is None else beta
-        self.prior = PRIORS[prior](side, side, **({"alpha": alpha} if prior == "soft_tv" else {}))
+        height, width = self.classifier.preprocessing.size
+        self.beta = 1 / (10 * height * width) if beta is None else beta
+        smooth = {"alpha": alpha} if prior == "soft_tv" else {}
+        self.prior = PRIORS[prior](height, width, **smooth)
         self.map, self.k, self.strengths = map, k, strengths
         self.temperature, self.baselines, self.seed, self.optimizer = (
             temperature,
@@ -295,17 +296,15 @@ class VarSalTraining(TrainingWithFrozenClassifier):
         images = self.images_of(batch)
         perturbed, terms = self._terms(images, [f"0/{key}" for key in batch["key"]])
         control = self.random.attribute(images, keys=batch["key"]).values
+        targets = self.classifier.targets(images)
         terms |= {
-            "low_k_kl": self._low_k(images, perturbed.mean),
-            "low_k_kl_random": self._low_k(images, control),
+            "low_k_kl": self._low_k(images, targets, perturbed.mean),
+            "low_k_kl_random": self._low_k(images, targets, control),
         }
         self.update_scores(terms, batch["weight"])
 
-    def _low_k(self, images: Tensor, maps: Tensor) -> Tensor:
+    def _low_k(self, images: Tensor, targets: Tensor, maps: Tensor) -> Tensor:
         """KL divergence (nats) without the least salient pixels, averaged over ``low_k``: (B,)."""
-        targets = torch.zeros(
-            len(images), dtype=torch.int64, device=images.device
-        )  # the measure needs none
         rows = self.low_k.judge(self.classifier, images, targets, maps)
         return self.low_k.scores(rows)["score"].to(images.device)
 

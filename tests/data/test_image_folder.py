@@ -173,7 +173,9 @@ def test_what_is_left_out_is_counted(
         (folder / name).mkdir()
     assert len(ImageFolder.load(folder).images) == 5
     left_out, empty = (record.getMessage() for record in caplog.records)
-    assert left_out.startswith(f"left out 2 .gif, 1 .webp of {folder}: only .jpg, .jpeg and .png")
+    assert left_out.startswith(
+        f"left out 2 .gif, 1 .webp of {folder}: only .jpg, .jpeg, .png and .npy"
+    )
     assert empty == f"2 of 4 classes of {folder} have no pictures and keep their labels: bird, fox"
     (tmp_path / "other" / "cat").mkdir(parents=True)
     (tmp_path / "other" / "cat" / "a.tif").write_bytes(b"")

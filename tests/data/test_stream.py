@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from lit_iba.classifier.photograph import Photograph
 from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.data import SampleLoader, SamplePlan, ShardIndex, shard_batches, write_shards
 from lit_iba.data.batch import BatchMaker
@@ -313,9 +314,9 @@ def boxes_by_hand(
     """Pixel by pixel: where does its centre lie in the stored photograph, and is that in a box?"""
     size = preprocessing.scaled_size(width, height)
     left, top = preprocessing.crop_offset(size)
-    mask = torch.zeros(preprocessing.crop, preprocessing.crop, dtype=torch.bool)
-    for row in range(preprocessing.crop):
-        for column in range(preprocessing.crop):
+    mask = torch.zeros(preprocessing.size, dtype=torch.bool)
+    for row in range(preprocessing.size[0]):
+        for column in range(preprocessing.size[1]):
             x, y = (column + left + 0.5) * width / size[0], (row + top + 0.5) * height / size[1]
             mask[row, column] = any(x0 <= x < x1 and y0 <= y < y1 for x0, y0, x1, y1 in boxes)
     return mask
@@ -324,13 +325,14 @@ def boxes_by_hand(
 @settings(max_examples=200, deadline=None)
 @given(
     size=st.tuples(st.integers(1, 90), st.integers(1, 90)),
-    resize=st.none() | st.integers(20, 40),
+    resize=st.none() | st.integers(20, 40) | st.just((30, 50)),
+    crop=st.sampled_from([20, (24, 10)]),
     corners=st.lists(st.tuples(*[st.integers(-40, 400).map(lambda n: n / 4)] * 4), max_size=3),
 )
 def test_boxes_are_seen_as_preprocessing_says(
-    size: tuple[int, int], resize: int | None, corners: list[tuple[float, float, float, float]]
+    size: tuple[int, int], resize: Any, crop: Any, corners: list[tuple[float, float, float, float]]
 ) -> None:
-    preprocessing = Preprocessing(resize=resize, crop=20)
+    preprocessing = Preprocessing(resize=resize, crop=crop)
     mask = box_mask(corners, *central_centres(preprocessing, *size))
     assert torch.equal(torch.from_numpy(mask), boxes_by_hand(preprocessing, corners, *size))
 
@@ -339,9 +341,9 @@ def test_boxes_are_seen_as_preprocessing_says(
 def test_a_view_moves_mask_box_and_picture_alike(mirrored: bool) -> None:
     mask = np.zeros((60, 80), dtype=bool)
     mask[12:40, 30:61] = True
-    view = View(17, 5, 48, 40, 16, mirrored)  # whole pixels per pixel: 3 across, 2.5 down
+    view = View(17, 5, 48, 40, (20, 16), mirrored)  # whole pixels per pixel: 3 across, 2 down
     photograph = Image.fromarray(np.repeat(mask[..., None], 3, axis=-1).astype(np.uint8) * 255)
-    picture = view.pixels(photograph, "bilinear")[:, :, 0]
+    picture = view.pixels(Photograph.of(photograph, 1), "bilinear")[:, :, 0]
     seen = pixel_mask(mask, *view.centres())
     assert (seen == box_mask([[30, 12, 61, 40]], *view.centres())).all()
     clear = (picture < 20) | (picture > 235)
@@ -351,7 +353,10 @@ def test_a_view_moves_mask_box_and_picture_alike(mirrored: bool) -> None:
 
 def test_random_views_belong_to_their_generator_and_stay_inside() -> None:
     def draw(seed: int, width: int, height: int) -> View:
-        return random_view(width, height, 8, torch.Generator().manual_seed(seed))
+        return random_view(width, height, (8, 8), torch.Generator().manual_seed(seed))
+
+    wide = random_view(60, 40, (8, 16), torch.Generator().manual_seed(1))
+    assert 1.4 <= wide.width / wide.height <= 2.9  # the picture's ratio, twice as wide as high
 
     for seed in range(200):
         view = draw(seed, 60, 40)

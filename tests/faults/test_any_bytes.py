@@ -23,7 +23,7 @@ from test_damaged_tars import tar_of
 
 from lit_iba.classifier import Preprocessing, read_weights
 from lit_iba.data import Shard, shard_batches
-from lit_iba.data.decode import decode_mask, decode_photograph
+from lit_iba.data.decode import decode_array, decode_mask, decode_photograph
 from lit_iba.errors import InputError
 from lit_iba.iba import ReadoutIBA
 from lit_iba.training.checkpoint import check_resumable
@@ -110,13 +110,36 @@ def jpeg_of(frame: bytes) -> bytes:
     return JPEG[:FRAME] + frame + JPEG[FRAME + len(frame) :]
 
 
+NUMPY = b"\x93NUMPY\x01\x00"
+
+
+def array_of(header: str, data: bytes) -> bytes:
+    """A .npy with any header."""
+    text = header.encode("latin1", "replace")
+    return NUMPY + struct.pack("<H", len(text)) + text + data
+
+
+ARRAYS = st.builds(
+    array_of,
+    st.builds(
+        lambda kind, order, shape: str({"descr": kind, "fortran_order": order, "shape": shape}),
+        st.sampled_from(["|u1", "<f4", "|O", "<U3", "?", [("a", "<i4")], 3, "|V9"]),
+        st.sampled_from([False, True, 3]),
+        st.lists(st.sampled_from([0, 1, 2, -1, 10**9, 2**62, "a"]), max_size=3).map(tuple) | JSON,
+    )
+    | st.text(max_size=20),
+    st.binary(max_size=8),
+)
+
+
 @fuzz
-@given(IHDR.map(png_of) | st.binary(max_size=8).map(jpeg_of))
+@given(IHDR.map(png_of) | st.binary(max_size=8).map(jpeg_of) | ARRAYS)
 def test_a_picture_of_any_header_is_decoded_or_refused(data: bytes) -> None:
     with bounded():
         for decode in (
-            lambda: decode_photograph(data, "x").mode == "RGB",
+            lambda: decode_photograph(data, "x").planes[0].mode == "RGB",
             lambda: decode_mask(data, (24, 20), "x").shape == (20, 24),
+            lambda: decode_array(data, "x").ndim >= 0,
         ):
             with suppress(InputError):
                 assert decode()

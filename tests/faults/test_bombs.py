@@ -166,7 +166,7 @@ def test_a_picture_of_any_bytes_is_decoded_or_refused(place: int, new: bytes) ->
         photograph = decode_photograph(bytes(data), "x.png")
     except InputError:
         return
-    assert photograph.mode == "RGB"
+    assert photograph.planes[0].mode == "RGB"
 
 
 JSON = st.recursive(

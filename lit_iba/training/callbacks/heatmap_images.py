@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from lit_iba.classifier.preprocessing import drawn
 from lit_iba.training.frozen import TrainingWithFrozenClassifier
 
 
@@ -57,7 +58,7 @@ class HeatmapImages(L.Callback):
         if not pictures or not hasattr(experiment, "add_image"):
             return
         shown = torch.cat(pictures)
-        columns = [picture.cpu() for picture in (shown, *pl_module.drawings(shown))]
+        columns = [drawn(picture.cpu()) for picture in (shown, *pl_module.drawings(shown))]
         rows = torch.stack(columns, dim=1).flatten(0, 1)
         grid = make_grid(rows, nrow=len(columns), padding=2)
         experiment.add_image(self.tag, grid, trainer.global_step)  # type: ignore[union-attr]
