@@ -13,10 +13,13 @@ import torch
 import yaml
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_evaluate_configs import BENCHMARKS
+from test_evaluate_configs import BENCHMARKS, cheap
 
+from lit_iba import FrozenClassifier, Preprocessing, build_explainer
 from lit_iba.cli.main import main
 from lit_iba.data.quickstart import QuickstartSettings, make_quickstart
+from lit_iba.evaluation.plan import class_and_settings
+from lit_iba.evaluation.surroundings import OwnStatistics
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 LITTLE = [
@@ -270,6 +273,23 @@ def test_the_roar_config_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert results["metrics"]["roar"]["settings"]["recipe"]["network"] == "resnet8"
     assert set(results["results"]["roar"]) == {"per_sample_iba", "random"}
     assert "ROAR" in Path("runs/roar_cifar10/report.html").read_text()
+
+
+def test_every_method_of_the_roar_config_explains_its_network() -> None:
+    config = yaml.safe_load((CONFIGS / "evaluate" / "roar_cifar10.yaml").read_text())
+    asked = {"guided_backprop", "deep_shap", "extremal_perturbation", "input_iba_smoothed"}
+    assert asked <= set(config["explainers"])  # of figure 6
+    small = Preprocessing(resize=None, crop=32)
+    network = config["recipe"]["network"]
+    classifier = FrozenClassifier(network, "random", num_classes=10, preprocessing=small)
+    images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    smooth = {}
+    for name, given in cheap(config["explainers"], "explainer").items():
+        cls, settings = class_and_settings("explainer", name, given)
+        explainer = build_explainer(cls, classifier, settings, OwnStatistics(images))
+        assert explainer.attribute(images, 1).values.shape == (1, 32, 32)
+        smooth |= {name: explainer.smooth} if explainer.smooth else {}
+    assert smooth == {"input_iba_smoothed": 14.0}
 
 
 @pytest.mark.slow
