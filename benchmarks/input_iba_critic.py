@@ -1,13 +1,14 @@
 """How closely the prior of InputIBA brings f(Z_G) to Z*, by distances that no critic is trained on,
 what it costs, and what is left of lambda_G as a map.
 
-For real photographs (see boxed_photographs.py) and weights: before fitting, after the authors' published fit (its critic,
-schedule and learning rates, aimed at the paper's Z* and at their own stand-in for it), and after
-ours. Distances are between standardised features, so that 1 is a standard deviation of an element:
-sliced Wasserstein (256 random directions; "floor" is that of two draws of Z*), energy distance,
-root mean square difference of means; and the probability of the class behind both. A fit may bring
-f(Z_G) closer and lose the object: lambda_G's own box score and heat ratio stand beside, and its
-correlation with where it began, with maps that know nothing as controls.
+For real photographs (see boxed_photographs.py) and weights: before fitting, after the authors'
+published fit (its critic, schedule and learning rates, aimed at the paper's Z* and at their own
+stand-in for it), and after ours. Distances are between standardised features, so that 1 is a
+standard deviation of an element: sliced Wasserstein (256 random directions; "floor" is that of two
+draws of Z*), energy distance, root mean square difference of means; and the probability of the
+class behind both. A fit may bring f(Z_G) closer and lose the object: lambda_G's own box score and
+heat ratio stand beside, and its correlation with where it began, with maps that know nothing as
+controls.
 
     python benchmarks/input_iba_critic.py --weights resnet18.safetensors --data "shards-{0..3}.tar"
         --statistics "train-{0..3}.tar" [--images 16] [--side 112] [--fits NAME ...]
@@ -77,7 +78,7 @@ def distances(
     """Means over images."""
     count = len(images)
     generators = sample_generators(99, [str(i) for i in range(count)], images.device)
-    view, latent = CriticView(masked, True), LatentBottleneck(masked, OURS, generators)
+    view, latent = CriticView(masked, True), LatentBottleneck(masked, OURS.latent, generators)
     with torch.no_grad():
         drawn = [
             prior.sample(images, normal_copies(generators, 8, images.shape[1:])).flatten(0, 1)
@@ -178,7 +179,7 @@ def main(a: argparse.Namespace) -> None:
     for name in CONTROLS:
         control = build_explainer(name, classifier)
         maps = control.attribute(images, targets, keys=photos.keys).values
-        nothing = dict.fromkeys(rows[0], float("nan"))
+        nothing = dict.fromkeys(rows[0])
         rows.append(nothing | {"prior": name, **as_a_map(classifier, maps, photos)})
     report("input_iba_critic", rows)
 
