@@ -36,7 +36,8 @@ def explain(
     Args:
         images: Photographs, or names of examples such as chelsea and coffee.
         explainer: Name of an explainer, or a class path; several with commas between them are
-            shown beside each other. By default per_sample_iba, and input_iba for texts.
+            shown beside each other. By default per_sample_iba, and input_iba for texts. Another
+            name stands for the ``explainer`` among its settings.
         classifier: ``model`` and ``weights``; a readout's checkpoint knows its own.
         settings: Settings of the explainer, such as ``layer`` and ``beta``, or ``checkpoint``;
             of several explainers under the name of each.

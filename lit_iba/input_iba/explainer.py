@@ -188,7 +188,8 @@ class InputIBA(Explainer):
             return Attribution(found.bits.sum(dim=1))
         if output == "total_bits":
             return Attribution(found.total_bits.sum(dim=1))
-        mask = found.keep if output == "smoothed_lambda" else torch.sigmoid(found.alpha)
+        masks = {"smoothed_lambda": found.keep, "prior_mask": found.prior_keep}
+        mask = masks[output] if output in masks else torch.sigmoid(found.alpha)
         return Attribution(mask.mean(dim=1))
 
     def find_stages(

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 from lit_iba.checks import check_counts, check_literals, check_numbers
 from lit_iba.errors import InputError, unknown_name
 
-InputOutput = Literal["smoothed_lambda", "sigmoid_alpha", "bits", "total_bits"]
+InputOutput = Literal["smoothed_lambda", "sigmoid_alpha", "bits", "total_bits", "prior_mask"]
 MASK_SMOOTH = 4.0  # of ``"smoothed_lambda"`` unless said, in pixels of a picture of 224 (O)
 
 
@@ -173,7 +173,7 @@ class InputStage:
             (``"smoothed_lambda"``, S calls this InputIBA), or of sigmoid(alpha)
             (``"sigmoid_alpha"``, C); or information a pixel, summed over colours: ``"bits"`` beyond
             the prior (proposition 3), or ``"total_bits"``, as if there were no prior (equation 5 of
-            IBA).
+            IBA); or the prior's mask lambda_G (``"prior_mask"``), which figure 1 draws beside it.
     """
 
     beta_input: float = 20.0

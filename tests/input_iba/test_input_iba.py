@@ -199,6 +199,7 @@ def test_outputs_are_what_they_are_called(build: Build, images: Tensor) -> None:
         "total_bits": information_bits(r, keep, 1 - keep).sum(dim=1),  # equation 5 of IBA
         "smoothed_lambda": keep.mean(dim=1),
         "sigmoid_alpha": torch.sigmoid(found.mask.alpha).mean(dim=1),
+        "prior_mask": found.mask.prior_keep.mean(dim=1),
     }
     assert (found.mask.total_bits >= found.mask.bits - 1e-4).all()
     for output, values in expected.items():
