@@ -160,7 +160,7 @@ class InputStage:
 
     Args:
         beta_input: Weight of the information in the input, a mean over colours and pixels (S: 20).
-            The price of one pixel is beta / (3 H W): at 112 pixels four times that at 224.
+            A nat in one of them costs beta / (3 H W): at 112 pixels four times that at 224.
         steps: Adam updates of the input's mask (S: 60).
         copies: Noise copies per step (C: 10).
         smoothing_sigma: Blur of Lambda, in pixels (C: 1).
