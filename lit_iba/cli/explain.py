@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -29,6 +29,7 @@ def explain(
     text: list[str] | None = None,
     text_file: str | None = None,
     checkpoint: str | None = None,
+    highlight: Literal["shares", "levels"] = "shares",
 ) -> None:
     """Heatmaps of single photographs (a page, PNG, overlays, npy, totals) or of texts (coloured
     words, HTML, JSON).
@@ -53,9 +54,13 @@ def explain(
         text: Texts to explain.
         text_file: A file of texts: one a line, or ``.jsonl`` reviews.
         checkpoint: Of the text classifier, as ``train.py fit`` writes it.
+        highlight: Ground of the words: ``"shares"``, the stronger the more they say, or
+            ``"levels"``, orange from a third and red from two thirds of the largest value, as in
+            InputIBA's table 1.
     """
-    from lit_iba.checks import check_counts
+    from lit_iba.checks import check_counts, check_literals
 
+    check_literals(explain, locals())
     check_counts(batch_size=batch_size, statistics_images=statistics_images)
     names = explainer.split(",") if isinstance(explainer, str) else list(explainer or [])
     if text is not None or text_file is not None:
@@ -80,6 +85,7 @@ def explain(
             out,
             statistics,
             batch_size,
+            highlight,
         )
         return
     if not images:
