@@ -142,9 +142,11 @@ class Selection:
             if self.min_probability is not None:
                 assert probability is not None
                 rows = self._before(rows, kept, quota)  # no other is drawn, whatever it shows
-                sure = probability(_stacked(rows, preprocessing)) if rows else []
+                sure = (
+                    probability(_stacked(rows, preprocessing)).tolist() if rows else list[float]()
+                )
                 unsure |= {
-                    row["key"]: float(p)
+                    row["key"]: p
                     for row, p in zip(rows, sure, strict=True)
                     if not p >= self.min_probability
                 }
