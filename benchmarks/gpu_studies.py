@@ -262,7 +262,7 @@ def table_2(run: Run) -> None:
     subject = subjects(run)["resnet50"]
     short = {"steps": 2, "generator_steps": 2, "critic_warm_up": 1, "feature_steps": 2, "copies": 2}
     quick = short if run.small else {"precision": "bf16", "forward_batch_size": 320}
-    mask = {"explainer": "input_iba", "layer": subject.layer, "output": "smoothed_lambda", **quick}
+    mask = {"explainer": "input_iba", "layer": subject.layer, "smooth": 0.0, **quick}
     iba = {
         "explainer": "per_sample_iba",
         "layer": subject.layer,

@@ -17,10 +17,11 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
-from lit_iba.checks import check_finite, check_images, check_kinds
+from lit_iba.checks import check_finite, check_images, check_kinds, check_numbers
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.heatmap import Heatmap
+from lit_iba.perturbation import gaussian_blur
 from lit_iba.randomness import content_keys, sample_generators
 from lit_iba.registry import class_named
 from lit_iba.statistics import FeatureStatistics
@@ -55,6 +56,23 @@ def completeness_error(total: Tensor, promised: Tensor) -> Tensor:
     """
     gap = (total - promised).abs()
     return torch.where(gap == 0, gap, gap / promised.abs())
+
+
+SMOOTH_SIDE = 224  # the shorter side of the picture whose pixels ``smooth`` counts
+
+
+def smoothed(maps: Tensor, smooth: float) -> Tensor:
+    """Maps blurred by a Gaussian, reflected at the border, (B, H, W) to the same.
+
+    Args:
+        maps: Attribution, whatever its unit.
+        smooth: Standard deviation in pixels of a picture whose shorter side is 224, in proportion
+            for others; 0 leaves the maps as they are.
+    """
+    if not smooth:
+        return maps
+    sigma = smooth * min(maps.shape[-2:]) / SMOOTH_SIDE
+    return gaussian_blur(maps[:, None], sigma, "reflect")[:, 0]
 
 
 class Estimate(Protocol):
@@ -125,6 +143,8 @@ class Explainer(ABC):
         signed: Whether a negative value speaks against the target.
         asks: Whether the map depends on the target; where it does not and none is given, the
             classifier is not run to find one.
+        smooth: Blur of the finished map, see :func:`smoothed`; the deviation of a blurred map is
+            not known, and left out.
         on_step: Told of every step by explainers that take long enough for a progress bar; the
             others ignore it.
 
@@ -144,6 +164,7 @@ class Explainer(ABC):
     unit: str = "1"
     signed: bool = False
     asks: bool = True
+    smooth: float = 0.0
     on_step: OnStep | None = None
 
     _given: tuple[tuple[Any, ...], dict[str, Any]] | None = None
@@ -247,15 +268,16 @@ class Explainer(ABC):
         return self._heatmap_of(result)
 
     def _heatmap_of(self, result: Attribution) -> Heatmap:
+        unsure = None if self.smooth else result.uncertainty
         return Heatmap(
-            result.values.detach(),
+            smoothed(result.values.detach(), self.smooth),
             unit=self.unit,
             signed=self.signed,
             method=self.name or type(self).__name__,
             normalization=self.classifier.preprocessing,
             undrawn=None if result.undrawn is None else result.undrawn.detach(),
             completeness=None if result.completeness is None else result.completeness.detach(),
-            uncertainty=None if result.uncertainty is None else result.uncertainty.detach(),
+            uncertainty=None if unsure is None else unsure.detach(),
         )
 
 
@@ -322,7 +344,8 @@ def build_explainer(
     Args:
         name: A key of ``EXPLAINERS``, or a dotted class path.
         classifier: The network to explain.
-        settings: Keyword arguments of the explainer.
+        settings: Keyword arguments of the explainer; and of every one ``smooth``, the blur of its
+            maps in pixels of a picture of 224 (:func:`smoothed`), as InputIBA* has it.
         surroundings: Where statistics come from, for the explainers that need them.
 
     Raises:
@@ -335,13 +358,21 @@ def build_explainer(
         'SmoothGrad'
         >>> explainer.attribute(images, targets).values.shape
         torch.Size([2, 64, 64])
+        >>> build_explainer("saliency", classifier, {"smooth": 4.0}).smooth
+        4.0
     """
-    cls = explainer_class(name)
-    check_kinds(cls.__init__, settings or {})
+    cls, given = explainer_class(name), dict(settings or {})
+    check_kinds(cls.__init__, given)
+    taken = [n for n in inspect.signature(cls.__init__).parameters if n not in _NO_SETTINGS]
+    smooth = None if "smooth" in taken else given.pop("smooth", None)  # some have a default of it
+    if smooth is not None:
+        check_numbers(0, smooth=smooth)
     try:
-        return cls.from_settings(classifier, dict(settings or {}), surroundings)
+        explainer = cls.from_settings(classifier, given, surroundings)
     except TypeError as error:
-        taken = [n for n in inspect.signature(cls.__init__).parameters if n not in _NO_SETTINGS]
         raise InputError(
             f"the settings {settings} do not fit {name!r} ({error}); it takes {', '.join(taken)}"
         ) from error
+    if smooth is not None:
+        explainer.smooth = float(smooth)
+    return explainer

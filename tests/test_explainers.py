@@ -7,8 +7,9 @@ import pytest
 import torch
 from device_toys import TRAINED, VARIANTS, build, narrow, pictures
 from torch import Tensor
+from torchvision.transforms.functional import gaussian_blur
 
-from lit_iba import FrozenClassifier
+from lit_iba import Attribution, FrozenClassifier, InputError, build_explainer
 from lit_iba.explainer import EXPLAINERS, Explainer
 
 NAMES = sorted({*EXPLAINERS, *VARIANTS, *TRAINED})
@@ -57,3 +58,33 @@ def test_a_network_in_another_precision_has_the_same_map(name: str) -> None:
         if largest and name not in LEAPS:
             both = torch.stack([half.flatten(), wanted.flatten()])
             assert float(wanted.std()) == 0 or float(torch.corrcoef(both)[0, 1]) > 0.9
+
+
+@pytest.mark.parametrize("name", ["saliency", "activity"])
+def test_any_map_is_smoothed_in_pixels_of_a_picture_of_224(
+    name: str, small_classifier: FrozenClassifier, images: Tensor
+) -> None:
+    sharp = build_explainer(name, small_classifier).attribute(images, 1).values
+    explainer = build_explainer(name, small_classifier, {"smooth": 7.0})
+    for other in (explainer, copy.deepcopy(explainer), pickle.loads(pickle.dumps(explainer))):
+        found = other.attribute(images, 1).values
+        torch.testing.assert_close(found, gaussian_blur(sharp, 17, 2.0), rtol=1e-4, atol=1e-6)
+    with pytest.raises(InputError, match="smooth is -1"):
+        build_explainer(name, small_classifier, {"smooth": -1})
+
+
+def test_the_deviation_of_a_smoothed_map_is_not_claimed(
+    small_classifier: FrozenClassifier, images: Tensor
+) -> None:
+    class Sure(Explainer):
+        asks = False
+
+        def explain(
+            self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
+        ) -> Attribution:
+            return Attribution(images[:, 0], uncertainty=images[:, 1].abs())
+
+    explainer = Sure(small_classifier)
+    assert explainer.attribute(images).uncertainty is not None
+    explainer.smooth = 1.0
+    assert explainer.attribute(images).uncertainty is None

@@ -91,7 +91,8 @@ class LayerAggregate(Explainer):
         self.unit = "logit" if signed and keep_sum else "1"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return made_again, (type(self), *(self._given or ((), {})))
+        again = (type(self), *(self._given or ((), {})))
+        return made_again, again, {"smooth": self.smooth}
 
     def trace(self, network_layers: list[str] | None) -> NetworkLayers:
         """Find the network's layers, and say once if completeness does not hold."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -29,6 +29,7 @@ def explain(
     text: list[str] | None = None,
     text_file: str | None = None,
     checkpoint: str | None = None,
+    highlight: Literal["shares", "levels"] = "shares",
 ) -> None:
     """Heatmaps of single photographs (a page, PNG, overlays, npy, totals) or of texts (coloured
     words, HTML, JSON).
@@ -36,7 +37,8 @@ def explain(
     Args:
         images: Photographs, or names of examples such as chelsea and coffee.
         explainer: Name of an explainer, or a class path; several with commas between them are
-            shown beside each other. By default per_sample_iba, and input_iba for texts.
+            shown beside each other. By default per_sample_iba, and input_iba for texts. Another
+            name stands for the ``explainer`` among its settings.
         classifier: ``model`` and ``weights``; a readout's checkpoint knows its own.
         settings: Settings of the explainer, such as ``layer`` and ``beta``, or ``checkpoint``;
             of several explainers under the name of each.
@@ -52,9 +54,13 @@ def explain(
         text: Texts to explain.
         text_file: A file of texts: one a line, or ``.jsonl`` reviews.
         checkpoint: Of the text classifier, as ``train.py fit`` writes it.
+        highlight: Ground of the words: ``"shares"``, the stronger the more they say, or
+            ``"levels"``, orange from a third and red from two thirds of the largest value, as in
+            InputIBA's table 1.
     """
-    from lit_iba.checks import check_counts
+    from lit_iba.checks import check_counts, check_literals
 
+    check_literals(explain, locals())
     check_counts(batch_size=batch_size, statistics_images=statistics_images)
     names = explainer.split(",") if isinstance(explainer, str) else list(explainer or [])
     if text is not None or text_file is not None:
@@ -79,6 +85,7 @@ def explain(
             out,
             statistics,
             batch_size,
+            highlight,
         )
         return
     if not images:

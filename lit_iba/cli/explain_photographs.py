@@ -20,11 +20,13 @@ from lit_iba.classifier.preprocessing import drawn
 from lit_iba.cli.photographs import asked_target, distinct_stems, load_picture, open_photograph
 from lit_iba.data.shards import ShardIndex
 from lit_iba.errors import InputError
+from lit_iba.evaluation.plan import class_and_settings
 from lit_iba.evaluation.surroundings import OwnStatistics, StoredStatistics
 from lit_iba.explainer import Explainer, build_explainer
 from lit_iba.files import whole_file
 from lit_iba.heatmap import Heatmap, save_picture
-from lit_iba.report.explanations import write_explanations
+from lit_iba.report.explanations import label_of, write_explanations
+from lit_iba.report.side_by_side import save_side_by_side
 
 PAGE = "explanations.html"
 OWN = (
@@ -48,7 +50,8 @@ def explain_photographs(
 
     For each there are ``<stem>.<explainer>.png`` (the map), ``.npy`` (its values), ``.overlay.png``
     (over the picture as the classifier sees it) and ``.photograph.jpg`` (over the whole photograph
-    at its own size); ``explanations.html`` shows all of them. Explainers that know their
+    at its own size); ``explanations.html`` shows all of them, and ``<stem>.panel.png`` those of
+    several explainers side by side. Explainers that know their
     uncertainty add ``<stem>.<explainer>.deviation.{png,npy}``.
 
     Raises:
@@ -83,6 +86,10 @@ def explain_photographs(
         f"{classifier.objective.described(asked, classifier.class_names)} {float(p):.1%}"
         for p, asked in zip(probabilities, targets, strict=True)
     ]
+    if len(heatmaps) > 1:
+        for i, name in enumerate(names):
+            maps = {label_of(explainer): heatmap[i] for explainer, heatmap in heatmaps.items()}
+            save_side_by_side(folder / f"{name}.panel.png", pictures[i], said[i], maps)
     write_explanations(
         folder / PAGE,
         drawn(pictures),
@@ -113,7 +120,8 @@ class _Run:
         stored: StoredStatistics | None,
         bar: Progress,
     ) -> None:
-        self.name, self.settings, self.classifier = name, settings, classifier
+        self.name, self.classifier = name, classifier
+        self.cls, self.settings = class_and_settings("explainer", name, settings)
         self.stored, self.bar = stored, bar
         self.own = False  # whether statistics of the photograph itself were needed
         self.layer: str | None = None  # where the explainer looks, or has its bottleneck
@@ -149,7 +157,7 @@ class _Run:
             start = stop
 
     def _built(self, surroundings: OwnStatistics | StoredStatistics) -> Explainer:
-        explainer = build_explainer(self.name, self.classifier, self.settings, surroundings)
+        explainer = build_explainer(self.cls, self.classifier, self.settings, surroundings)
         self.layer = getattr(explainer, "layer", None)
         # A second bar appears once an explainer tells of its steps: InputIBA takes long enough.
         stages = self.bar.add_task("", visible=False)

@@ -15,7 +15,7 @@ from lit_iba.files import read_text, write_text
 from lit_iba.text.benchmark import StoredWordStatistics
 from lit_iba.text.classifier import TextClassifier
 from lit_iba.text.explainer import TokenHeatmap, build_text_explainer
-from lit_iba.text.render import facts, html_page, terminal_text
+from lit_iba.text.render import Highlight, facts, html_page, terminal_text
 from lit_iba.text.reviews import read_reviews
 
 
@@ -62,6 +62,7 @@ def explain_texts(
     out: str,
     statistics: StoredWordStatistics,
     batch_size: int,
+    highlight: Highlight = "shares",
 ) -> None:
     """Write ``texts.<explainer>.html`` and ``.json``, and print the texts in colour.
 
@@ -85,10 +86,11 @@ def explain_texts(
     console = Console()
     for (name, _), heatmap in zip(texts, heatmaps, strict=True):
         console.print(Text(f"{name}  {facts(heatmap, classifier.class_names)}", style="bold"))
-        console.print(terminal_text(heatmap))
+        console.print(terminal_text(heatmap, highlight))
     stem = Path(out) / f"texts.{explainer_name.rpartition('.')[2]}"
     named = [(name, [heatmap]) for (name, _), heatmap in zip(texts, heatmaps, strict=True)]
-    write_text(stem.with_name(f"{stem.name}.html"), html_page(named, classifier.class_names))
+    page = html_page(named, classifier.class_names, highlight)
+    write_text(stem.with_name(f"{stem.name}.html"), page)
     content = [
         {
             "name": name,

@@ -61,6 +61,8 @@ class Benchmark:
         max_images: At most so many images, see :class:`Selection`.
         max_box_fraction: Only images whose boxes cover less than this share of the picture, see
             :class:`Selection`.
+        min_probability: Only images whose target has at least this probability; the others are
+            counted and named in the results.
         target: ``"label"``, or ``"predicted"`` for the class that the classifier finds most
             probable.
         gallery: Number of pictures kept for the report.
@@ -95,6 +97,7 @@ class Benchmark:
         batch_size: int = 16,
         max_images: int | None = None,
         max_box_fraction: float | None = None,
+        min_probability: float | None = None,
         target: Literal["label", "predicted"] = "label",
         gallery: int = 12,
         panels: int = 0,
@@ -122,7 +125,7 @@ class Benchmark:
             data=_index_of(data),
             out=self.out,
             batch_size=batch_size,
-            selection=Selection(max_images, max_box_fraction, seed),
+            selection=Selection(max_images, max_box_fraction, seed, min_probability),
             target=target,
             statistics=self.surroundings.identity,
         )
@@ -249,17 +252,19 @@ class Benchmark:
     def _finish(self) -> None:
         """Results from the files of all shards; computed by one process."""
         plan = self.plan
-        described, used, corrupt = self._explainers_described()
+        described, used, corrupt, unsure = self._explainers_described()
         if not sum(used):
             for folder in ("heatmaps", "rows"):  # of nothing
                 shutil.rmtree(self.out / folder, ignore_errors=True)
-            why = plan.selection.why_none(plan.data.shards, plan.classifier.preprocessing)
+            why = plan.selection.why_none(plan.data.shards, plan.classifier.preprocessing, unsure)
             raise InputError(f"no image of {self.source} is left to evaluate: {why}")
         results = summarize_metrics(
             plan.rows, plan.metrics, list(plan.explainers), plan.stems, self.out
         )
         for metric in plan.metrics.values():  # that may have judged nothing in this run
             metric.objective = plan.classifier.objective
+        below = plan.selection.min_probability
+        left_out = {"min_probability": below, "images": len(unsure), "probabilities": unsure}
         content = RunFolder.heading() | {
             "classifier": plan.classifier.identity,
             "data": {
@@ -267,6 +272,7 @@ class Benchmark:
                 "images": plan.data.total,
                 "used": sum(used),
                 "corrupt": corrupt,
+                **({} if below is None else {"left_out": left_out}),
                 "identity": plan.data.identity(),
             },
             "explainers": described,
@@ -285,13 +291,19 @@ class Benchmark:
             console.print(
                 f"{corrupt} of {plan.data.total} samples could not be decoded and were left out"
             )
+        if unsure:
+            console.print(
+                f"{len(unsure)} images whose target has a probability below {below} were left out"
+            )
 
-    def _explainers_described(self) -> tuple[dict[str, dict[str, Any]], list[int], int]:
+    def _explainers_described(
+        self,
+    ) -> tuple[dict[str, dict[str, Any]], list[int], int, dict[str, float]]:
         """For ``results.json``: each explainer; the images used of each shard; how many samples
-        were corrupt.
+        were corrupt; the probabilities of the targets of those that were left out for it.
         """
         plan, described = self.plan, {}
-        used, corrupt = [0] * len(plan.stems), 0
+        used, corrupt, unsure = [0] * len(plan.stems), 0, dict[str, float]()
         for name, (cls, settings) in plan.explainers.items():
             seconds, corrupt, errors = 0.0, 0, []
             for i, stem in enumerate(plan.stems):
@@ -302,6 +314,7 @@ class Benchmark:
                 used[i] = len(json.loads(metadata["keys"]))
                 seconds += float(metadata["seconds"])
                 corrupt += int(metadata["corrupt"])
+                unsure |= json.loads(metadata.get("unsure", "{}"))
             described[name] = {
                 "class": cls,
                 "settings": settings,
@@ -311,16 +324,13 @@ class Benchmark:
             }
             if errors:  # of the sum that the method promises, relative to it
                 described[name]["completeness_error"] = sum(errors) / len(errors)
-        return described, used, corrupt
+        return described, used, corrupt, unsure
 
     def _write_gallery(self, used: list[int], described: dict[str, dict[str, Any]]) -> None:
         plan, gallery = self.plan, Gallery(self.plan.heatmaps, list(self.plan.explainers))
         for shard, rows in zip(plan.data.shards, spread(used, self.gallery), strict=True):
             if rows:
-                images = plan.selection.select(
-                    shard, plan.quotas[shard.stem], plan.classifier.preprocessing
-                )
-                gallery.add(shard, images, rows)
+                gallery.add(shard, plan.selected(shard), rows)
         gallery.save(self.out, described, plan.classifier.class_names)
         if self.panels:
             self._write_panels(gallery)

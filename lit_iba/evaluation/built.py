@@ -42,7 +42,8 @@ def described(explainer: Explainer) -> dict[str, Any]:
         4
     """
     if isinstance(explainer, TrainedExplainer):
-        return {**explainer.record, "seed": explainer.seed, "network": content(explainer.trained)}
+        found = {**explainer.record, "seed": explainer.seed, "network": content(explainer.trained)}
+        return found | ({"smooth": explainer.smooth} if explainer.smooth else {})
     found = {}
     for name, value in sorted(vars(explainer).items()):
         # The classifier has an identity of its own, and what begins with _ is kept for speed.

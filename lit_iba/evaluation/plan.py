@@ -15,11 +15,12 @@ from lit_iba.classifier import FrozenClassifier
 from lit_iba.data import Shard, ShardIndex
 from lit_iba.errors import InputError
 from lit_iba.evaluation.built import class_of, described, subject_of
+from lit_iba.evaluation.scoring import Scorer
 from lit_iba.explainer import Explainer, Surroundings, build_explainer, explainer_class
 from lit_iba.metrics import HeatmapMetric, build_metric
 from lit_iba.metrics.judged import Subject
 from lit_iba.resumable.identity import classifier_identity, explainer_identity, source_of
-from lit_iba.resumable.selection import Selection
+from lit_iba.resumable.selection import SelectedImages, Selection
 from lit_iba.resumable.store import ShardStore, plain
 
 Named = Mapping[str, Mapping[str, Any] | None]
@@ -151,6 +152,21 @@ class EvaluationPlan:
         counts = [shard.count for shard in self.data.shards]
         return dict(zip(self.stems, self.selection.quotas(counts), strict=True))
 
+    def selected(self, shard: Shard) -> SelectedImages:
+        """The images of a shard that are evaluated.
+
+        Raises:
+            InputError: Only images with a probable label are wanted, and one has no label, or one
+                that the classifier does not know.
+        """
+        scorer = Scorer(self.classifier, self.batch_size, self.target)
+        return self.selection.select(
+            shard,
+            self.quotas[shard.stem],
+            self.classifier.preprocessing,
+            lambda images: scorer.targeted(images, str(shard.path)).probabilities,
+        )
+
     @property
     def used(self) -> set[str]:
         """Stems of the shards that give any image."""
@@ -191,6 +207,7 @@ class EvaluationPlan:
 
     def config(self) -> dict[str, Any]:
         """Everything that the results depend on, as plain values."""
+        sure = self.selection.min_probability
         return plain(
             {
                 "lit_iba": __version__,
@@ -200,6 +217,7 @@ class EvaluationPlan:
                 "target": self.target,
                 "max_images": self.selection.max_images,
                 "max_box_fraction": self.selection.max_box_fraction,
+                **({} if sure is None else {"min_probability": sure}),
                 "seed": self.selection.seed,
                 "statistics": self.statistics,
                 "explainers": {

@@ -106,6 +106,7 @@ class Explained:
             "unit": self.unit,
             "signed": "1" if self.signed else "0",
             "corrupt": work.images.corrupt,
+            "unsure": work.images.unsure,
             "seconds": time.monotonic() - self.start,
         }
 

@@ -74,7 +74,7 @@ class ShardWorker:
         self.progress.stored(quota * (evaluations - to_do))
         if not to_do:
             return
-        images = self.plan.selection.select(shard, quota, self.plan.classifier.preprocessing)
+        images = self.plan.selected(shard)
         self.progress.shrink((quota - len(images)) * to_do)
         work = self.scorer.targeted(images, str(shard.path))
         for name in unexplained:

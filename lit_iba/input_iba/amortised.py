@@ -27,7 +27,7 @@ from lit_iba.explainer import Attribution
 from lit_iba.iba.bottleneck import information_bits
 from lit_iba.input_iba.explainer import InputIBA
 from lit_iba.input_iba.generator import InputPrior
-from lit_iba.input_iba.settings import flat, settings_from
+from lit_iba.input_iba.settings import InputOutput, flat, settings_from, smooth_of, unit_of
 from lit_iba.statistics import INPUT, FeatureStatistics, identity_of
 from lit_iba.training.checkpoint import entries_of
 from lit_iba.training.trained_explainer import Output, TrainedExplainer, load_trained, single
@@ -184,10 +184,11 @@ class AmortisedInputIBA(TrainedExplainer):
         layer: Where the feature bottleneck was in training; by default as :class:`InputIBA`.
         taps: Layers that the generator reads; by default the bottleneck's and those behind it.
         widths: The generator's, see :class:`PriorGenerator`.
-        output: ``"bits"``, ``"smoothed_lambda"`` or ``"sigmoid_alpha"``: stage (c) of
-            :class:`InputIBA` for the image's target, with this prior; or ``"prior_bits"``: what Z_G
-            tells of the image, KL[N(lambda_G I + (1 - lambda_G) mu_G, (1 - lambda_G)^2 sigma_G^2)
-            || N(mu_G, sigma_G^2)] in bits per pixel, one pass whatever the target.
+        output: Of stage (c) of :class:`InputIBA` for the image's target, with this prior; or
+            ``"prior_bits"``: what Z_G tells of the image, KL[N(lambda_G I + (1 - lambda_G) mu_G, (1
+            - lambda_G)^2 sigma_G^2) || N(mu_G, sigma_G^2)] in bits per pixel, one pass whatever the
+            target.
+        smooth: Blur of the map, as of :class:`InputIBA`.
         seed: Of stage (c)'s noise, together with each sample's key.
         settings: Any of :class:`InputIBASettings`.
 
@@ -205,7 +206,6 @@ class AmortisedInputIBA(TrainedExplainer):
     label: ClassVar[str] = "Amortised InputIBA"
     training = "InputIBATraining"
     config = "configs/train/input_iba_vgg16.yaml"
-    unit = "bits"
     outputs = (
         Output(
             "heatmap",
@@ -221,7 +221,8 @@ class AmortisedInputIBA(TrainedExplainer):
         layer: str | None = None,
         taps: Sequence[str] | None = None,
         widths: Sequence[int] | None = None,
-        output: Literal["bits", "smoothed_lambda", "sigmoid_alpha", "prior_bits"] = "bits",
+        output: InputOutput | Literal["prior_bits"] = "smoothed_lambda",
+        smooth: float | None = None,
         *,
         seed: int = 0,
         **settings: Any,
@@ -230,11 +231,10 @@ class AmortisedInputIBA(TrainedExplainer):
         super().__init__(classifier, seed=seed)
         self.layer, self.output = usual_layer(classifier, layer), output
         self.taps = list(taps or DEFAULT_TAPS.get(classifier.name, [self.layer]))
-        self.settings = settings_from(
-            "default", settings | {"output": "bits" if output == PRIOR_BITS else output}
-        )
+        drawn: InputOutput = "bits" if output == PRIOR_BITS else output
+        self.settings = settings_from("default", settings | {"output": drawn})
         self.asks = output != PRIOR_BITS
-        self.unit = "bits" if output in ("bits", PRIOR_BITS) else "1"  # masks have no unit
+        self.unit, self.smooth = unit_of(drawn), smooth_of(drawn, smooth)
         self.observe = classifier.taps(self.taps)
         size = classifier.preprocessing.size
         with torch.no_grad():
@@ -303,10 +303,8 @@ class AmortisedInputIBA(TrainedExplainer):
             part = slice(start, start + together)
             with torch.no_grad():
                 prior = self.prior(images[part])
-            _, keep, alpha, bits = input_iba.find_mask(
-                images[part], targets[part], generators[part], prior
-            )
-            maps.append(input_iba.drawn(keep, alpha, bits).values)
+            found = input_iba.find_mask(images[part], targets[part], generators[part], prior)
+            maps.append(input_iba.drawn(found).values)
         return Attribution(torch.cat(maps))
 
     @property
@@ -316,14 +314,17 @@ class AmortisedInputIBA(TrainedExplainer):
 
     @property
     def record(self) -> dict[str, Any]:
-        """Layers, the generator's widths, the output, the seed, and the settings of stage (c)."""
+        """Layers, the generator's widths, the output and its blur, the seed, and the settings of
+        stage (c).
+        """
         settings = {k: v for k, v in flat(self.settings).items() if k != "output"}
         place = {
             "layer": self.layer,
             "taps": list(self.taps),
             "widths": list(self.generator.widths),
         }
-        return place | {"output": self.output, "seed": self.seed, "settings": settings}
+        drawn = {"output": self.output, "smooth": self.smooth}
+        return place | drawn | {"seed": self.seed, "settings": settings}
 
     @classmethod
     def from_record(cls, classifier: FrozenClassifier, record: dict[str, Any]) -> AmortisedInputIBA:

@@ -48,6 +48,7 @@ NOT_HERE = (
     "z_star_noise",
     "standardise",
     "output",
+    "smooth",
     "prior_smoothing_sigma",
 )
 _SCORES = ("loss", "start", "lambda_g", "prior_bits")

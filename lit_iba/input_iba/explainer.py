@@ -3,7 +3,7 @@
 Zhang et al., "Fine-Grained Neural Network Explanation by Identifying Input Features with Predictive
 Information" (NeurIPS 2021). Three stages: (a) a bottleneck on deep features finds lambda*; (b) a
 prior on the input is fitted so that it has the same effect on these features; (c) a bottleneck on
-the input keeps the class with the fewest bits beyond that prior.
+the input keeps the class with the fewest bits beyond that prior. Its mask Lambda is the map.
 """
 
 from __future__ import annotations
@@ -26,33 +26,46 @@ from lit_iba.iba.optimise import autocast, optimise_mask
 from lit_iba.iba.per_sample import PerSampleIBA
 from lit_iba.input_iba.bottleneck import input_information_bits, input_information_nats
 from lit_iba.input_iba.generator import InputPrior, fit_prior, starting_logits
-from lit_iba.input_iba.settings import settings_from
+from lit_iba.input_iba.settings import settings_from, smooth_of, unit_of
 from lit_iba.objectives.base import repeat_targets
 from lit_iba.randomness import normal_copies
 from lit_iba.statistics import INPUT, FeatureStatistics
 
 
 @dataclass(frozen=True)
+class MaskStage:
+    """What stage c found for a batch of images, each (B, 3, H, W).
+
+    Args:
+        prior_keep: lambda_G.
+        keep: Lambda.
+        alpha: Logits of Lambda before the blur.
+        bits: Information beyond the prior, bits per colour and pixel.
+        total_bits: The same as if there were no prior.
+    """
+
+    prior_keep: Tensor
+    keep: Tensor
+    alpha: Tensor
+    bits: Tensor
+    total_bits: Tensor
+
+
+@dataclass(frozen=True)
 class InputStages:
-    """What the stages found for a batch of images.
+    """What all stages found for a batch of images.
 
     Args:
         feature_keep: lambda*, (B, *R).
         feature_nats: Information in the features, nats per element of R (B, *R).
         prior: lambda_G, mu_G and sigma_G.
-        prior_keep: lambda_G (B, 3, H, W).
-        keep: Lambda (B, 3, H, W).
-        alpha: Logits of Lambda before the blur (B, 3, H, W).
-        bits: Information beyond the prior, bits per colour and pixel (B, 3, H, W).
+        mask: Lambda, and what it tells.
     """
 
     feature_keep: Tensor
     feature_nats: Tensor
     prior: InputPrior
-    prior_keep: Tensor
-    keep: Tensor
-    alpha: Tensor
-    bits: Tensor
+    mask: MaskStage
 
 
 class InputIBA(Explainer):
@@ -67,6 +80,9 @@ class InputIBA(Explainer):
             them.
         seed: Seeds the noise, together with each sample's key.
         preset: ``"default"``, or ``"reference"``: what the published code does.
+        smooth: Blur of the map, in pixels of a picture whose shorter side is 224; by default 4
+            where the map is the mask Lambda, and 0 for the other outputs. 0 gives the mask as the
+            paper draws it.
         on_step: Called with stage, steps done and steps to do, for a progress bar.
         settings: Any of :class:`InputIBASettings`.
 
@@ -82,12 +98,14 @@ class InputIBA(Explainer):
         >>> explainer = InputIBA(classifier, "layer2", statistics, pixels, **fast)
         >>> heatmap = explainer.attribute(images, targets)
         >>> heatmap.values.shape, heatmap.unit
-        (torch.Size([2, 64, 64]), 'bits')
+        (torch.Size([2, 64, 64]), '1')
+        >>> bits = InputIBA(classifier, "layer2", statistics, pixels, output="bits", **fast)
+        >>> bits.attribute(images, targets).unit
+        'bits'
     """
 
     name: ClassVar[str] = "input_iba"
     label: ClassVar[str] = "InputIBA"
-    unit = "bits"
 
     def __init__(
         self,
@@ -98,6 +116,7 @@ class InputIBA(Explainer):
         *,
         seed: int = 0,
         preset: str = "default",
+        smooth: float | None = None,
         on_step: OnStep | None = None,
         **settings: Any,
     ) -> None:
@@ -120,7 +139,7 @@ class InputIBA(Explainer):
         self.input_statistics = (
             self._input_statistics(input_statistics) if s.input.input_noise == "estimated" else None
         )
-        self.unit = "bits" if s.input.output == "bits" else "1"  # masks have no unit
+        self.unit, self.smooth = unit_of(s.input.output), smooth_of(s.input.output, smooth)
 
     def _input_statistics(self, given: FeatureStatistics | str | Path | None) -> NoiseModel:
         if given is None:
@@ -160,14 +179,17 @@ class InputIBA(Explainer):
     ) -> Attribution:
         """Heatmaps of the images; see :meth:`Explainer.attribute`."""
         stages = self.find_stages(images, targets, generators)
-        return self.drawn(stages.keep, stages.alpha, stages.bits)
+        return self.drawn(stages.mask)
 
-    def drawn(self, keep: Tensor, alpha: Tensor, bits: Tensor) -> Attribution:
-        """The map that ``output`` asks for, of stage c's results (B, 3, H, W)."""
+    def drawn(self, found: MaskStage) -> Attribution:
+        """The map that ``output`` asks for, of stage c's results."""
         output = self.settings.input.output
         if output == "bits":
-            return Attribution(bits.sum(dim=1))
-        mask = keep if output == "smoothed_lambda" else torch.sigmoid(alpha)
+            return Attribution(found.bits.sum(dim=1))
+        if output == "total_bits":
+            return Attribution(found.total_bits.sum(dim=1))
+        masks = {"smoothed_lambda": found.keep, "prior_mask": found.prior_keep}
+        mask = masks[output] if output in masks else torch.sigmoid(found.alpha)
         return Attribution(mask.mean(dim=1))
 
     def find_stages(
@@ -207,22 +229,22 @@ class InputIBA(Explainer):
             priors.append(self.find_prior(images[some], masked, noise, generators[some]))
         prior = join(priors)
         mask = self.find_mask(images, targets, generators, prior)
-        return InputStages(torch.cat(keeps), torch.cat(nats), prior, *mask)
+        return InputStages(torch.cat(keeps), torch.cat(nats), prior, mask)
 
     def find_mask(
         self, images: Tensor, targets: Tensor, generators: list[torch.Generator], prior: InputPrior
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Stage c: lambda_G, Lambda, its logits alpha and the bits, as in :class:`InputStages`, for
-        a prior of every image.
-        """
+    ) -> MaskStage:
+        """Stage c, for a prior of every image."""
         noise = self.input_noise(images)
         with torch.no_grad():
             prior_keep, prior_drop = prior.masks()
         alpha = self._optimise(images, targets, generators, noise, prior_keep, prior_drop)
         with torch.no_grad():
             keep, drop = self._mask(alpha)
-            bits = input_information_bits((images - noise.mean) / noise.std, keep, drop, prior_drop)
-        return prior_keep, keep, alpha, bits
+            r = (images - noise.mean) / noise.std
+            bits = input_information_bits(r, keep, drop, prior_drop)
+            total = input_information_bits(r, keep, drop, torch.ones_like(prior_drop))
+        return MaskStage(prior_keep, keep, alpha, bits, total)
 
     @torch.no_grad()
     def starting_prior(self, masked: MaskedFeature, noise: NoiseModel) -> InputPrior:
@@ -329,7 +351,7 @@ class InputIBA(Explainer):
             self.on_step(stage, done, total)
 
 
-Joined = TypeVar("Joined", InputStages, InputPrior)
+Joined = TypeVar("Joined", InputStages, MaskStage, InputPrior)
 
 
 def join(parts: list[Joined]) -> Joined:

@@ -13,6 +13,9 @@ from typing import Any, Literal, TypeVar
 from lit_iba.checks import check_counts, check_literals, check_numbers
 from lit_iba.errors import InputError, unknown_name
 
+InputOutput = Literal["smoothed_lambda", "sigmoid_alpha", "bits", "total_bits", "prior_mask"]
+MASK_SMOOTH = 4.0  # of ``"smoothed_lambda"`` unless said, in pixels of a picture of 224 (O)
+
 
 @dataclass(frozen=True)
 class FeatureStage:
@@ -86,7 +89,7 @@ class PriorStage:
     neighbourhood: float = 0.1
     generator_steps: int = 30
     samples: int = 8
-    mask_learning_rate: float = 0.3
+    mask_learning_rate: float = 0.1
     noise_learning_rate: float = 0.05
     step_size: Literal["image", "element"] = "image"
     decay: bool = True
@@ -156,7 +159,8 @@ class InputStage:
     """Stage c: the bottleneck at the input.
 
     Args:
-        beta_input: Weight of the information in the input (S: 20).
+        beta_input: Weight of the information in the input, a mean over colours and pixels (S: 20).
+            A nat in one of them costs beta / (3 H W): at 112 pixels four times that at 224.
         steps: Adam updates of the input's mask (S: 60).
         copies: Noise copies per step (C: 10).
         smoothing_sigma: Blur of Lambda, in pixels (C: 1).
@@ -165,8 +169,11 @@ class InputStage:
             + (1 - Lambda) eps is distributed (remark 1).
         input_noise: mu_I and sigma_I: ``"estimated"`` for each element (S), or ``"standard"``: 0
             and 1 (C).
-        output: ``"bits"`` a pixel; or the mean over colours of Lambda (``"smoothed_lambda"``, S
-            calls this InputIBA), or of sigmoid(alpha) (``"sigmoid_alpha"``, C).
+        output: The mask, as a mean over colours: of Lambda, which is blurred in the fit
+            (``"smoothed_lambda"``, S calls this InputIBA), or of sigmoid(alpha)
+            (``"sigmoid_alpha"``, C); or information a pixel, summed over colours: ``"bits"`` beyond
+            the prior (proposition 3), or ``"total_bits"``, as if there were no prior (equation 5 of
+            IBA); or the prior's mask lambda_G (``"prior_mask"``), which figure 1 draws beside it.
     """
 
     beta_input: float = 20.0
@@ -175,7 +182,7 @@ class InputStage:
     smoothing_sigma: float = 1.0
     passes: Literal["image", "prior"] = "image"
     input_noise: Literal["estimated", "standard"] = "estimated"
-    output: Literal["bits", "smoothed_lambda", "sigmoid_alpha"] = "bits"
+    output: InputOutput = "smoothed_lambda"
 
     def __post_init__(self) -> None:
         check_literals(self)
@@ -326,3 +333,21 @@ def settings_from(preset: str, changes: Mapping[str, Any]) -> InputIBASettings:
     if preset not in PRESETS:
         raise unknown_name("preset of InputIBA", preset, PRESETS)
     return with_changes(PRESETS[preset], changes)
+
+
+def unit_of(output: InputOutput) -> str:
+    """The unit of an output's values: a mask has none."""
+    return "bits" if output in ("bits", "total_bits") else "1"
+
+
+def smooth_of(output: InputOutput, smooth: float | None) -> float:
+    """How much an output is blurred, in pixels of a picture of 224: as said, or else a little where
+    it is the mask Lambda, and not at all where it is in bits, or as the published code has it.
+
+    Raises:
+        InputError: It is no number of at least 0.
+    """
+    if smooth is None:
+        return MASK_SMOOTH if output == "smoothed_lambda" else 0.0
+    check_numbers(0, smooth=smooth)
+    return float(smooth)

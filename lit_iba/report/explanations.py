@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lit_iba.explainer import explainer_class
+from lit_iba.explainer import EXPLAINERS, explainer_class
 from lit_iba.files import write_text
 from lit_iba.heatmap import Heatmap
 from lit_iba.report.curves import colors_of
@@ -57,7 +57,9 @@ def write_explanations(
 
 
 def label_of(name: str) -> str:
-    """How an explainer is called in print."""
+    """How an explainer is called in print: one of ours by its label, another name as it is."""
+    if name not in EXPLAINERS and "." not in name:
+        return name
     cls = explainer_class(name)
     return cls.label or cls.name or cls.__name__
 

@@ -162,6 +162,14 @@ def all_published() -> tuple[Published, ...]:
     return of_tables + tuple(_statement(given) for given in _document()["statements"])
 
 
+def _with_defaults(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a metric or an explainer; one that is left out has the value of its preset, or
+    its default.
+    """
+    of_preset = _document()["presets"].get(name, {}).get(given.get("preset"), {})
+    return {**_document()["defaults"].get(name, {}), **of_preset, **given}
+
+
 def _agree(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
     return all(key in given and _same(value, given[key]) for key, value in wanted.items())
 
@@ -202,7 +210,7 @@ def lookup(
         network: Name such as ``"resnet50"`` or ``"ResNet-50"``; None for any.
         explainer: Name, alias or class path of the method; None for any.
         explainer_settings: The explainer's settings. A setting that is left out, of a metric or an
-            explainer, has its default (beta 10).
+            explainer, has the value of its preset, or its default (beta 10).
         quantity: Which of several printed quantities, such as ``"nats_as_printed"`` of table 4;
             None for any.
 
@@ -220,16 +228,15 @@ def lookup(
             continue
         if quantity is not None and canonical("quantities", number.quantity) != quantity:
             continue
-        usual = _document()["defaults"].get(number.metric, {})
-        if not _agree(number.settings, {**usual, **(settings or {})}):
+        if not _agree(number.settings, _with_defaults(number.metric, settings or {})):
             continue
         if network is not None and number.network != canonical("networks", network):
             continue
         if wanted_explainer is not None:
-            defaults = _document()["defaults"].get(number.explainer, {})
             if number.explainer != wanted_explainer:
                 continue
-            if not _agree(number.explainer_settings, {**defaults, **(explainer_settings or {})}):
+            whole = _with_defaults(number.explainer, explainer_settings or {})
+            if not _agree(number.explainer_settings, whole):
                 continue
         found.append(number)
     return found

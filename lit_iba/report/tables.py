@@ -215,6 +215,12 @@ def shortfalls(run: RunFolder) -> list[str]:
             f"{corrupt} could not be decoded and {'are' if corrupt > 1 else 'is'} not in the"
             " numbers."
         )
+    left_out = run.data.get("left_out")
+    if isinstance(left_out, dict) and left_out.get("images"):
+        notices.append(
+            f"{left_out['images']} were left out because their target has a probability below"
+            f" {left_out['min_probability']}; results.json names them."
+        )
     labels, metrics = method_labels(run.explainers), metric_labels(run)
     for metric, methods in run.results.items():
         broken = [

@@ -1,12 +1,14 @@
 """Which images of a shard are evaluated: a pure function of the shard and the settings, the same on
 every process.
+
+Where only images are wanted whose target is probable, it is a function of the classifier too.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -34,6 +36,8 @@ class SelectedImages:
         object_mask: bool (N, H, W).
         keys: Names of the samples.
         corrupt: How many samples of the shard could not be decoded.
+        unsure: The probability of the target of images that were left out because it is too low,
+            by key. Where there are more images than wanted, only those that would have been drawn.
 
     Example:
         >>> from lit_iba.data import ShardIndex
@@ -49,6 +53,7 @@ class SelectedImages:
     object_mask: Tensor
     keys: list[str]
     corrupt: int
+    unsure: dict[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -65,6 +70,9 @@ class Selection:
         max_box_fraction: Only images whose boxes cover less than this share of the picture, and at
             least one pixel; None takes images with any box or none.
         seed: Of the draw.
+        min_probability: Only images whose target has at least this probability, as InputIBA's
+            authors have it (0.6): of a class that the network does not see, insertion and deletion
+            measure nothing. None takes all.
 
     Example:
         >>> from lit_iba.resumable import Selection
@@ -75,12 +83,15 @@ class Selection:
     max_images: int | None = None
     max_box_fraction: float | None = None
     seed: int = 0
+    min_probability: float | None = None
 
     def __post_init__(self) -> None:
         if self.max_images is not None and self.max_images < 1:
             raise InputError(f"max_images is {self.max_images}; give 1 or more, or None for all")
         if self.max_box_fraction is not None and not 0 < self.max_box_fraction <= 1:
             raise InputError(f"max_box_fraction is {self.max_box_fraction}; it must lie in (0, 1]")
+        if self.min_probability is not None and not 0 < self.min_probability < 1:
+            raise InputError(f"min_probability is {self.min_probability}; it must lie in (0, 1)")
 
     def quotas(self, counts: Sequence[int]) -> list[int]:
         """How many images each shard gives at most: proportional to its count, summing to
@@ -98,48 +109,93 @@ class Selection:
 
     def identity(self, quota: int) -> dict[str, Any]:
         """What the selection in a shard depends on."""
-        return asdict(self) | {"max_images": quota}
+        found = asdict(self) | {"max_images": quota}
+        if self.min_probability is None:  # as results have it that are older than the setting
+            del found["min_probability"]
+        return found
 
-    def select(self, shard: Shard, quota: int, preprocessing: Preprocessing) -> SelectedImages:
-        """Decode a shard and keep what is wanted of it."""
+    def select(
+        self,
+        shard: Shard,
+        quota: int,
+        preprocessing: Preprocessing,
+        probability: Callable[[SelectedImages], Tensor] | None = None,
+    ) -> SelectedImages:
+        """Decode a shard and keep what is wanted of it.
+
+        Args:
+            shard: Where the images are.
+            quota: At most so many.
+            preprocessing: How they are decoded.
+            probability: Of the targets of some images, (N,); needed for ``min_probability``.
+        """
         kept: list[dict[str, Any]] = []
+        unsure: dict[str, float] = {}
         corrupt = position = 0
         for batch in shard_batches(shard, preprocessing, _READ):
             corrupt += int((batch["weight"] == 0).sum())
+            rows = []
             for i in self._eligible(batch):
                 row = {name: batch[name][i].clone() for name in ("picture", "label", "object_mask")}
-                kept.append(row | {"key": batch["key"][i], "position": position + i})
+                rows.append(row | {"key": batch["key"][i], "position": position + i})
             position += len(batch["key"])
+            if self.min_probability is not None:
+                assert probability is not None
+                rows = self._before(rows, kept, quota)  # no other is drawn, whatever it shows
+                sure = (
+                    probability(_stacked(rows, preprocessing)).tolist() if rows else list[float]()
+                )
+                unsure |= {
+                    row["key"]: p
+                    for row, p in zip(rows, sure, strict=True)
+                    if not p >= self.min_probability
+                }
+                rows = [row for row in rows if row["key"] not in unsure]
+            kept += rows
             if (
                 len(kept) > quota
             ):  # drop the losers of the draw at once: a shard may be larger than memory
                 kept = sorted(kept, key=lambda row: self._draw(row["key"]))[:quota]
         kept.sort(key=lambda row: row["position"])
-        size = preprocessing.size
-        return SelectedImages(
-            torch.stack([row["picture"] for row in kept])
-            if kept
-            else torch.zeros(0, preprocessing.channels, *size, dtype=torch.uint8),
-            torch.tensor([int(row["label"]) for row in kept], dtype=torch.int64),
-            torch.stack([row["object_mask"] for row in kept])
-            if kept
-            else torch.zeros(0, *size, dtype=torch.bool),
-            [row["key"] for row in kept],
-            corrupt,
-        )
+        drawn = self._before([{"key": key} for key in unsure], kept, quota)
+        named = {row["key"]: unsure[row["key"]] for row in drawn}
+        return replace(_stacked(kept, preprocessing), corrupt=corrupt, unsure=named)
 
-    def why_none(self, shards: Iterable[Shard], preprocessing: Preprocessing) -> str:
-        """Of data whose images are all left out, why each of the first is."""
-        reasons: list[str] = []
+    def _before(
+        self, rows: list[dict[str, Any]], kept: list[dict[str, Any]], quota: int
+    ) -> list[dict[str, Any]]:
+        """The rows that the draw prefers to the last of those that are kept."""
+        if len(kept) < quota:
+            return rows
+        last = max((self._draw(row["key"]) for row in kept), default=b"")
+        return [row for row in rows if self._draw(row["key"]) < last]
+
+    def why_none(
+        self,
+        shards: Iterable[Shard],
+        preprocessing: Preprocessing,
+        unsure: Mapping[str, float] | None = None,
+    ) -> str:
+        """Of data whose images are all left out, why each of the first is; ``unsure`` as in
+        :class:`SelectedImages`.
+        """
+        reasons, unsure = list[str](), unsure or {}
         shards = list(shards)
         for shard in shards:
             for sample in self._samples(shard):
                 if len(reasons) == _NAMED:
                     break
                 batch, holes = BatchMaker(preprocessing)([sample])
+                key = batch["key"][0]
+                if not holes and key in unsure:
+                    reasons.append(
+                        f"{key}: its target has probability {unsure[key]:.3f}, below"
+                        f" min_probability, {self.min_probability}"
+                    )
+                    continue
                 share = float(batch["object_mask"].float().mean())
                 boxes = (
-                    f"{batch['key'][0]}: its boxes cover {share:.3f} of the picture, which must be"
+                    f"{key}: its boxes cover {share:.3f} of the picture, which must be"
                     f" above 0 and below max_box_fraction, {self.max_box_fraction}"
                 )
                 reasons.append(f"{holes[0].key}: {holes[0].reason}" if holes else boxes)
@@ -166,3 +222,18 @@ class Selection:
 
     def _draw(self, key: str) -> bytes:
         return hashlib.sha256(f"{self.seed}/{key}".encode()).digest()
+
+
+def _stacked(rows: Sequence[dict[str, Any]], preprocessing: Preprocessing) -> SelectedImages:
+    size = preprocessing.size
+    return SelectedImages(
+        torch.stack([row["picture"] for row in rows])
+        if rows
+        else torch.zeros(0, preprocessing.channels, *size, dtype=torch.uint8),
+        torch.tensor([int(row["label"]) for row in rows], dtype=torch.int64),
+        torch.stack([row["object_mask"] for row in rows])
+        if rows
+        else torch.zeros(0, *size, dtype=torch.bool),
+        [row["key"] for row in rows],
+        corrupt=0,
+    )

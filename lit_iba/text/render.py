@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from rich.text import Text
 
@@ -11,11 +11,28 @@ from lit_iba.report.templates import render
 from lit_iba.text.explainer import TokenHeatmap
 
 FOR, AGAINST = (214, 72, 32), (38, 108, 196)  # orange speaks for the target, blue against it
+RED = (196, 22, 28)
+MIDDLE, HIGH = 0.33, 0.66  # shares at which words of InputIBA's table 1 become orange, and red
 STRONGEST = 0.72  # opacity of the largest value, at which black and white text can still be read
 PALE, DARK = (
     0.12,
     0.6,
 )  # in the terminal: words weaker than this share have no colour; stronger than that, white letters
+
+Highlight = Literal["shares", "levels"]
+
+
+def ground(strength: float, highlight: Highlight) -> tuple[tuple[int, int, int], float]:
+    """Colour of a word's ground and how much of it there is, in [0, 1].
+
+    Args:
+        strength: Share of the text's largest magnitude, in [-1, 1].
+        highlight: ``"shares"``: orange or blue, the more the larger the share; ``"levels"``: orange
+            from 0.33 and red from 0.66 on, as in table 1 of InputIBA, where nothing speaks against.
+    """
+    if highlight == "shares":
+        return FOR if strength >= 0 else AGAINST, abs(strength)
+    return RED if strength >= HIGH else FOR, float(strength >= MIDDLE)
 
 
 def strengths(heatmap: TokenHeatmap) -> list[float]:
@@ -39,19 +56,21 @@ def facts(heatmap: TokenHeatmap, class_names: Sequence[str]) -> str:
 
 
 def html_page(
-    texts: Sequence[tuple[str, Sequence[TokenHeatmap]]], class_names: Sequence[str]
+    texts: Sequence[tuple[str, Sequence[TokenHeatmap]]],
+    class_names: Sequence[str],
+    highlight: Highlight = "shares",
 ) -> str:
     """A page of texts, each under its name, with a paragraph for each of its heatmaps. Everything
     is escaped.
     """
     shown = [
-        (name, [(facts(heatmap, class_names), _words(heatmap)) for heatmap in heatmaps])
+        (name, [(facts(heatmap, class_names), _words(heatmap, highlight)) for heatmap in heatmaps])
         for name, heatmaps in texts
     ]
     return str(render("text/tokens.html", texts=shown))
 
 
-def _words(heatmap: TokenHeatmap) -> list[dict[str, Any]]:
+def _words(heatmap: TokenHeatmap, highlight: Highlight) -> list[dict[str, Any]]:
     """What the page shows of each word."""
     unit = "" if heatmap.unit == "1" else f" {heatmap.unit}"
     return [
@@ -59,24 +78,23 @@ def _words(heatmap: TokenHeatmap) -> list[dict[str, Any]]:
             "token": heatmap.tokens[i],
             "known": heatmap.known[i],
             "value": f"{float(heatmap.values[i]):.4g}{unit}",
-            "color": ",".join(map(str, FOR if strength >= 0 else AGAINST)),
-            "opacity": abs(strength) * STRONGEST,
+            "color": ",".join(map(str, ground(strength, highlight)[0])),
+            "opacity": ground(strength, highlight)[1] * STRONGEST,
         }
         for i, strength in enumerate(strengths(heatmap))
     ]
 
 
-def terminal_text(heatmap: TokenHeatmap) -> Text:
+def terminal_text(heatmap: TokenHeatmap, highlight: Highlight = "shares") -> Text:
     """The words on coloured ground, with letters that can be read on it; weak ones as the terminal
     has them.
     """
     line = Text()
     for token, strength in zip(heatmap.tokens, strengths(heatmap), strict=True):
-        share = abs(strength)
+        colour, share = ground(strength, highlight)
         if share < PALE:
             line.append(token)
         else:
-            colour = FOR if strength >= 0 else AGAINST
             red, green, blue = (round(255 + share * (c - 255)) for c in colour)
             line.append(
                 token, style=f"{'white' if share > DARK else 'black'} on rgb({red},{green},{blue})"

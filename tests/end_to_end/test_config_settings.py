@@ -10,7 +10,10 @@ import pytest
 import yaml
 
 from lit_iba.evaluation import EvaluationMetrics
+from lit_iba.evaluation.plan import class_and_settings
+from lit_iba.input_iba.settings import settings_from, smooth_of
 from lit_iba.metrics import build_metric
+from lit_iba.report import lookup
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -113,3 +116,33 @@ def test_every_training_of_an_explainer_judges_its_heatmaps(name: str) -> None:
 def test_the_quickstarts_readout_is_chosen_by_its_box_score() -> None:
     found = config("quickstart/readout.yaml")
     assert found["checkpoint"] == {"monitor": "val/bounding_box", "mode": "max"}
+
+
+@pytest.mark.parametrize("name", ["figure3_sanity", "figure4_sensitivity", "figure5", "table2"])
+def test_input_ibas_figures_judge_the_mask_on_images_that_the_network_sees(name: str) -> None:
+    found = config(f"evaluate/input_iba_{name}_vgg16.yaml")
+    assert found["min_probability"] == 0.6
+    changes = {k: v for k, v in found["explainers"]["input_iba"].items() if k != "layer"}
+    smooth = changes.pop("smooth")
+    output = settings_from("default", changes).input.output
+    assert (output, smooth_of(output, smooth)) == ("smoothed_lambda", 0.0)
+
+
+def test_the_published_heat_ratio_stands_beside_input_ibas_mask_only() -> None:
+    found = config("evaluate/input_iba_table2_vgg16.yaml")
+    beside = {
+        (metric, name)
+        for metric in ("ehr", "ehr_published")
+        for name, given in found["explainers"].items()
+        if any(
+            number.value == 0.476
+            for number in lookup(
+                "ehr",
+                settings_of(found["metrics"][metric], "ehr"),
+                "vgg16",
+                *class_and_settings("explainer", name, given),
+            )
+        )
+    }
+    published = ("ehr_published", "input_iba_published")
+    assert beside == {("ehr_published", "input_iba"), published}

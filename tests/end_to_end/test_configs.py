@@ -13,10 +13,13 @@ import torch
 import yaml
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_evaluate_configs import BENCHMARKS
+from test_evaluate_configs import BENCHMARKS, cheap
 
+from lit_iba import FrozenClassifier, Preprocessing, build_explainer
 from lit_iba.cli.main import main
 from lit_iba.data.quickstart import QuickstartSettings, make_quickstart
+from lit_iba.evaluation.plan import class_and_settings
+from lit_iba.evaluation.surroundings import OwnStatistics
 from lit_iba.iba.readout_network import PAPER_TAPS
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -75,6 +78,8 @@ def test_every_config_has_its_test() -> None:
         "train/zero_bias_vgg16.yaml",
         "evaluate/zero_bias_survey.yaml",
         "evaluate/roar_cifar10.yaml",
+        "explain/input_iba_figure1_vgg16.yaml",
+        "explain/input_iba_figure2_vgg16.yaml",
         "train/imdb_lstm.yaml",
         "evaluate/input_iba_figures4b_5b_imdb.yaml",  # in tests/text
         "quickstart/real_time_saliency.yaml",
@@ -111,6 +116,34 @@ def test_photographs_are_explained_by_every_method_of_the_quickstart(
     page = Path("runs/quickstart/photographs/explanations.html").read_text()
     for name in ("IBA Per-Sample", "Grad-CAM", "Saliency", "Integrated gradients"):
         assert name in page
+
+
+@pytest.mark.parametrize("figure", ["figure1", "figure2"])
+def test_a_figure_of_one_photograph_is_a_row_of_maps(
+    figure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    photograph = np.random.default_rng(0).integers(0, 255, (70, 90, 3), dtype=np.uint8)
+    Image.fromarray(photograph).save("photograph.jpg")
+    path = CONFIGS / "explain" / f"input_iba_{figure}_vgg16.yaml"
+    config = yaml.safe_load(path.read_text())
+    network = {"model": "test_evaluate_configs:slim_vgg16", "weights": "random"}
+    settings = cheap({name: {} for name in config["explainer"]} | config["settings"], "explainer")
+    changes = {
+        "classifier": network | {"preprocessing": {"resize": 32, "crop": 32}},
+        "settings": settings,
+        "statistics_data": None,  # each photograph has its own
+    }
+    options = [word for key, value in changes.items() for word in (f"--{key}", json.dumps(value))]
+    assert main(["explain", "photograph.jpg", "--config", str(path), *options], "evaluate.py") == 0
+    out = Path(config["out"])
+    with Image.open(out / "photograph.panel.png") as panel:
+        assert panel.width > 200 * (1 + len(config["explainer"]))
+    page = (out / "explanations.html").read_text()
+    labels = {"figure1": ("IBA_conv1_1", "lambda_G"), "figure2": ("Grad-CAM", "DeepSHAP")}
+    for name in ("InputIBA", *labels[figure]):
+        assert name in page
+    assert all((out / f"photograph.{name}.npy").is_file() for name in config["explainer"])
 
 
 def test_the_quickstart_chain(
@@ -279,6 +312,23 @@ def test_the_roar_config_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert results["metrics"]["roar"]["settings"]["recipe"]["network"] == "resnet8"
     assert set(results["results"]["roar"]) == {"per_sample_iba", "random"}
     assert "ROAR" in Path("runs/roar_cifar10/report.html").read_text()
+
+
+def test_every_method_of_the_roar_config_explains_its_network() -> None:
+    config = yaml.safe_load((CONFIGS / "evaluate" / "roar_cifar10.yaml").read_text())
+    asked = {"guided_backprop", "deep_shap", "extremal_perturbation", "input_iba_smoothed"}
+    assert asked <= set(config["explainers"])  # of figure 6
+    small = Preprocessing(resize=None, crop=32)
+    network = config["recipe"]["network"]
+    classifier = FrozenClassifier(network, "random", num_classes=10, preprocessing=small)
+    images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    smooth = {}
+    for name, given in cheap(config["explainers"], "explainer").items():
+        cls, settings = class_and_settings("explainer", name, given)
+        explainer = build_explainer(cls, classifier, settings, OwnStatistics(images))
+        assert explainer.attribute(images, 1).values.shape == (1, 32, 32)
+        smooth |= {name: explainer.smooth} if explainer.smooth else {}
+    assert smooth == {"input_iba_smoothed": 14.0}
 
 
 @pytest.mark.slow

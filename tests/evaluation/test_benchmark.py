@@ -24,6 +24,7 @@ from lit_iba.evaluation import Benchmark
 from lit_iba.evaluation.pool import HeatmapPool
 from lit_iba.explainer import build_explainer
 from lit_iba.metrics import build_metric
+from lit_iba.report import write_report
 from lit_iba.resumable import Selection, ShardStore
 
 
@@ -294,6 +295,29 @@ def test_limits_reach_the_results_and_empty_shards_do_no_harm(data, tmp_path):
     assert results["results"]["bounding_box"]["slow"]["extra"]["left_out"] == 0
 
 
+def test_images_that_the_network_does_not_see_are_left_out_counted_and_named(data, tmp_path):
+    network, probabilities = classifier(), {}
+    for _, images in all_images(data):
+        softmax = network(network.images(images.pictures)).softmax(dim=1)
+        own = softmax[torch.arange(len(images)), images.labels].tolist()
+        probabilities |= dict(zip(images.keys, own, strict=True))
+    low, high = sorted(probabilities.values())[8:10]  # between two, so that no rounding matters
+    below = (low + high) / 2
+    changes = {"explainers": {"random": {}}, "metrics": {"bounding_box": {}}}
+
+    results = run(data, tmp_path, min_probability=below, **changes)
+
+    unsure = {key: p for key, p in probabilities.items() if p < below}
+    left_out = results["data"]["left_out"]
+    assert left_out["probabilities"] == pytest.approx(unsure, abs=1e-5)
+    assert (left_out["images"], left_out["min_probability"]) == (len(unsure), below)
+    assert results["data"]["used"] == len(probabilities) - len(unsure) > 0
+    page = write_report(tmp_path)[0].read_text()
+    assert f"{len(unsure)} were left out because their target has a probability below" in page
+    with pytest.raises(InputError, match=r"holds a run with another config \(min_probability"):
+        run(data, tmp_path, **changes)
+
+
 def test_numbers_that_do_not_exist_are_null_in_json(data, tmp_path):
     results = run(
         data, tmp_path, max_images=1, explainers={"random": {}}, metrics={"bounding_box": {}}
@@ -318,6 +342,7 @@ def test_numbers_that_do_not_exist_are_null_in_json(data, tmp_path):
         ({"batch_size": 0}, "batch_size"),
         ({"statistics_data": None}, "no statistics of layer 'conv'"),
         ({"max_box_fraction": 0.001}, "no image of .* is left"),
+        ({"min_probability": 0.9999999}, "digit001: its target has probability .*, below min_prob"),
     ],
 )
 def test_bad_input_is_refused_with_one_sentence(data, tmp_path, change, message):

@@ -48,7 +48,7 @@ def test_what_does_not_fit_is_refused_in_one_sentence(
     with pytest.raises(InputError, match="needs a checkpoint"):
         build_explainer("amortised_input_iba", FrozenClassifier("small_cnn", "random"))
     with pytest.raises(
-        InputError, match="output is 'bit'; it must be one of 'bits', 'smoothed_lambda'"
+        InputError, match="output is 'bit'; it must be one of 'smoothed_lambda', 'sigmoid_alpha'"
     ):
         AmortisedInputIBA.load(last, output="bit")
     with pytest.raises(InputError, match="no statistics yet"):

@@ -5,9 +5,16 @@ import inspect
 import pytest
 
 from lit_iba.explainer import EXPLAINERS
-from lit_iba.metrics.base import METRICS
+from lit_iba.input_iba.settings import flat, settings_from, smooth_of
+from lit_iba.metrics.base import METRICS, build_metric
 from lit_iba.registry import class_named
-from lit_iba.report.published import _canonical_names, all_published, canonical, lookup
+from lit_iba.report.published import (
+    _canonical_names,
+    _document,
+    all_published,
+    canonical,
+    lookup,
+)
 
 AS_THE_AUTHORS = {"baseline": "mean_of_image", "points": 100}
 
@@ -29,8 +36,7 @@ AS_THE_AUTHORS = {"baseline": "mean_of_image", "points": 100}
         ),
         ("bbox", {}, "VGG-16", "lit_iba.iba.per_sample.PerSampleIBA", 0.593),
         ("bounding_box", {}, "vgg16", "pattern_attribution", 0.404),
-        ("ehr", {}, "vgg16", "input_iba", 0.476),
-        ("effective_heat_ratio", {}, "vgg16", "integrated_gradients", 0.155),
+        ("effective_heat_ratio", {"preset": "reference"}, "vgg16", "integrated_gradients", 0.155),
     ],
 )
 def test_spot_checks(
@@ -139,7 +145,44 @@ def test_tables_are_complete_and_say_where_they_are_from() -> None:
         ("Schulz et al. 2020", "Figure 4"): 5,
         ("Zhang et al. 2021", "Table 2"): 7,
     }
-    assert all(n.standard_error is not None for n in lookup("ehr"))
+    assert all(n.standard_error is not None for n in lookup("ehr", {"preset": "reference"}))
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({"smooth": 0}, [0.476]),
+        ({"smooth": 0.0, "output": "sigmoid_alpha"}, [0.476]),
+        ({"preset": "reference"}, [0.476]),
+        ({}, []),  # its map is blurred
+        ({"smooth": 4.0}, []),
+        ({"smooth": 0, "output": "bits"}, []),
+        ({"output": "bits"}, []),
+        ({"smooth": 0, "output": "total_bits"}, []),
+        ({"smooth": 0, "gan": "none"}, []),
+    ],
+)
+def test_input_ibas_heat_ratio_is_of_its_mask_and_of_one_form(given: dict, found: list) -> None:
+    def printed(**form: object) -> list[float]:
+        return [n.value for n in lookup("ehr", form, "vgg16", "input_iba", given)]
+
+    assert printed(base_threshold=0.1, top=0.99) == printed(preset="reference") == found
+    assert printed() == printed(base_threshold=0.0, top=1.0) == []
+    assert lookup("ehr", {}, "vgg16", "grad_cam") == []
+
+
+def test_the_files_word_for_defaults_and_presets_is_the_codes() -> None:
+    document = _document()
+    iba = document["defaults"]["input_iba"]
+    for preset, wanted in (("default", iba), ("reference", document["presets"]["input_iba"])):
+        known = flat(settings_from(preset, {}))
+        known["smooth"] = smooth_of(known["output"], None)
+        wanted = wanted.get(preset, wanted)
+        assert {name: known[name] for name in wanted} == wanted
+    for name, given in (("defaults", {}), ("presets", {"preset": "reference"})):
+        wanted = document[name]["ehr"].get("reference", document[name]["ehr"])
+        settings = build_metric("ehr", given).settings
+        assert {key: settings[key] for key in wanted} == wanted
 
 
 def test_what_the_visual_explanations_state_is_of_certain_layers_and_a_median() -> None:
@@ -203,7 +246,7 @@ def test_names_are_recognised_however_they_are_written() -> None:
 def test_numbers_that_stand_in_the_text(
     metric: str, network: str | None, explainer: str, quantity: str, value: float, unit: str
 ) -> None:
-    found = lookup(metric, {"tile": 1}, network, explainer, quantity=quantity)
+    found = lookup(metric, {"tile": 1}, network, explainer, {"smooth": 0}, quantity)
     assert [(number.value, number.unit) for number in found] == [(value, unit)]
     assert found[0].table.startswith("Section")
 

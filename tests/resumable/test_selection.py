@@ -50,6 +50,27 @@ def test_draw_is_a_subset_that_follows_the_seed(tmp_path):
         assert torch.equal(draw.labels, whole.labels[where])
 
 
+@pytest.mark.parametrize("quota", [0, 3, 12])
+def test_images_of_improbable_targets_are_left_out_and_named(tmp_path, monkeypatch, quota):
+    monkeypatch.setattr("lit_iba.resumable.selection._READ", 5)
+    shard = make_data(tmp_path, count=12, corrupt=(), shard_size=12).shards[0]
+    chances = {f"digit{i:03d}": (0.2, 0.6, 0.9)[i % 3] for i in range(12)}
+    chances["digit004"] = float("nan")
+    selection = Selection(min_probability=0.6)
+
+    found = selection.select(
+        shard, quota, PREPROCESSING, lambda images: torch.tensor([chances[k] for k in images.keys])
+    )
+
+    keys = list(chances)
+    drawn = [keys[i] for i in selection.ranked(keys)]
+    sure = [key for key in drawn if chances[key] >= 0.6]
+    last = drawn.index(sure[quota - 1]) if 0 < quota < len(sure) else len(drawn) * bool(quota)
+    assert found.keys == sorted(sure[:quota])
+    assert set(found.unsure) == set(drawn[:last]) - set(sure)
+    assert all(not p >= 0.6 for p in found.unsure.values())
+
+
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=6), st.integers(0, 20))
 def test_gallery_rows_exist_and_are_as_many_as_there_can_be(counts, wanted):
     rows = spread(counts, wanted)
@@ -60,7 +81,14 @@ def test_gallery_rows_exist_and_are_as_many_as_there_can_be(counts, wanted):
 
 
 @pytest.mark.parametrize(
-    "bad", [{"max_images": 0}, {"max_box_fraction": 0.0}, {"max_box_fraction": 33}]
+    "bad",
+    [
+        {"max_images": 0},
+        {"max_box_fraction": 0.0},
+        {"max_box_fraction": 33},
+        {"min_probability": 1.0},
+        {"min_probability": 0},
+    ],
 )
 def test_bad_limits_are_refused(bad):
     with pytest.raises(InputError, match=next(iter(bad))):

@@ -58,6 +58,17 @@ def test_terminal_lines_have_colours_and_no_markup_of_their_own() -> None:
     )  # only b is coloured
 
 
+def test_levels_are_those_of_table_1() -> None:
+    words = heatmap(list("abcde"), [0.32, 0.34, 0.65, 0.67, -1.0])
+    page = html_page([("one", [words])], ["bad", "good"], "levels")
+    grounds = re.findall(r"rgba\(([\d,]+),([\d.]+)\)", page)
+    shown = [colour if float(opacity) else "" for colour, opacity in grounds]
+    orange, red = "214,72,32", "196,22,28"
+    assert shown == ["", orange, orange, red, ""]
+    spans = terminal_text(words, "levels").spans
+    assert [span.start // 2 for span in spans] == [1, 2, 3]
+
+
 def test_explain_writes_coloured_words_and_values(
     toy_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

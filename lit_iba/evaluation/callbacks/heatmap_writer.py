@@ -47,8 +47,7 @@ class ShardBatches:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         plan = self.plan
         for shard in self.missing:
-            preprocessing = plan.classifier.preprocessing
-            images = plan.selection.select(shard, plan.quotas[shard.stem], preprocessing)
+            images = plan.selected(shard)
             work = self.scorer.targeted(images, str(shard.path))
             parts = list(self.scorer.batches(len(work))) or [slice(0, 0)]
             for part in parts:
@@ -82,6 +81,7 @@ class HeatmapWriter(BasePredictionWriter):
         metrics: Settings by name, as in a benchmark's config; without, only heatmaps are written.
         max_images: At most so many images.
         max_box_fraction: Only images whose boxes cover less than this share of the picture.
+        min_probability: Only images whose target has at least this probability.
         target: The class to explain: the ``"label"``, or the ``"predicted"`` one.
         gallery: Number of pictures kept for the report.
         seed: Of the draw of images.
@@ -109,6 +109,7 @@ class HeatmapWriter(BasePredictionWriter):
         metrics: dict[str, dict[str, Any] | None] | None = None,
         max_images: int | None = None,
         max_box_fraction: float | None = None,
+        min_probability: float | None = None,
         target: Literal["label", "predicted"] = "label",
         gallery: int = 12,
         seed: int = 0,
@@ -119,6 +120,7 @@ class HeatmapWriter(BasePredictionWriter):
         self.settings: dict[str, Any] = {
             "max_images": max_images,
             "max_box_fraction": max_box_fraction,
+            "min_probability": min_probability,
             "target": target,
             "gallery": gallery,
             "seed": seed,

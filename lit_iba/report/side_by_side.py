@@ -1,0 +1,44 @@
+"""One photograph beside its maps by several methods, as a picture: the form of figures 1 and 2 of
+InputIBA (Zhang et al., NeurIPS 2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from lit_iba.files import whole_file
+from lit_iba.heatmap import Heatmap
+
+INCH, DPI = 1.7, 150  # a picture's width; 255 pixels
+
+
+def save_side_by_side(
+    path: Path, picture: Tensor, title: str, heatmaps: Mapping[str, Heatmap]
+) -> Path:
+    """Write the picture and one map of each method, in a row, as PNG.
+
+    Args:
+        path: Of the PNG file; it appears whole.
+        picture: uint8 (3, H, W).
+        title: Of the picture: what is explained.
+        heatmaps: Of each method by what it is called, one map of (1, H, W); below one in bits
+            stands its total.
+    """
+    columns, shape = len(heatmaps) + 1, picture.shape[-2] / picture.shape[-1]
+    figure = Figure(figsize=(INCH * columns, INCH * shape + 0.45), layout="constrained")
+    cells = figure.subplots(1, columns)
+    shown = {title: picture} | {name: one.colored()[0] for name, one in heatmaps.items()}
+    for axes, (name, colours) in zip(cells, shown.items(), strict=True):
+        axes.imshow(colours.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
+        axes.set_title(name, fontsize=8, pad=3, wrap=True)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        if name in heatmaps and heatmaps[name].unit == "bits":
+            axes.set_xlabel(f"{float(heatmaps[name].total):,.0f} bits", fontsize=7)
+    with whole_file(path) as part:
+        figure.savefig(part, dpi=DPI, format="png")
+    return path
