@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
-from lit_iba.checks import check_finite, check_images, check_kinds
+from lit_iba.checks import check_counts, check_finite, check_images, check_kinds
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.heatmap import Heatmap
@@ -156,6 +156,7 @@ class Explainer(ABC):
         return made
 
     def __init__(self, classifier: FrozenClassifier, *, seed: int = 0) -> None:
+        check_counts(0, seed=seed)
         self.classifier = classifier
         self.seed = seed
         self._made_of = classifier.weights_version()

@@ -79,7 +79,7 @@ class SurveySettings:
             check_numbers(0, exclusive=True, scales=scale)
         for shift in self.shifts:
             check_numbers(-1e6, shifts=shift)
-        Selection(self.max_images)  # checks it
+        Selection(self.max_images, None, self.seed)  # checks them
 
 
 def run_survey(
