@@ -273,6 +273,8 @@ EXPLAINERS: dict[str, str] = {
     "saliency": "lit_iba.baselines.Saliency",
     "integrated_gradients": "lit_iba.baselines.IntegratedGradients",
     "grad_cam": "lit_iba.baselines.GradCAM",
+    "hires_cam": "lit_iba.baselines.HiResCAM",
+    "layer_cam": "lit_iba.baselines.LayerCAM",
     "guided_backprop": "lit_iba.baselines.GuidedBackprop",
     "guided_grad_cam": "lit_iba.baselines.GuidedGradCAM",
     "lrp_alpha1_beta0": "lit_iba.baselines.LRPAlpha1Beta0",
