@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
-from lit_iba.checks import check_finite, check_images, check_kinds, check_numbers
+from lit_iba.checks import check_counts, check_finite, check_images, check_kinds, check_numbers
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.heatmap import Heatmap
@@ -177,6 +177,7 @@ class Explainer(ABC):
         return made
 
     def __init__(self, classifier: FrozenClassifier, *, seed: int = 0) -> None:
+        check_counts(0, seed=seed)
         self.classifier = classifier
         self.seed = seed
         self._made_of = classifier.weights_version()
@@ -294,6 +295,8 @@ EXPLAINERS: dict[str, str] = {
     "saliency": "lit_iba.baselines.Saliency",
     "integrated_gradients": "lit_iba.baselines.IntegratedGradients",
     "grad_cam": "lit_iba.baselines.GradCAM",
+    "hires_cam": "lit_iba.baselines.HiResCAM",
+    "layer_cam": "lit_iba.baselines.LayerCAM",
     "guided_backprop": "lit_iba.baselines.GuidedBackprop",
     "guided_grad_cam": "lit_iba.baselines.GuidedGradCAM",
     "lrp_alpha1_beta0": "lit_iba.baselines.LRPAlpha1Beta0",

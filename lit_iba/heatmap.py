@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib import colormaps
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from lit_iba.classifier.preprocessing import Preprocessing, drawn
@@ -244,9 +244,42 @@ class Heatmap:
         opacity = (self.scaled().abs().cpu()[:, None] ** 0.7) * strength
         return (grey * (1 - opacity) + self.colored().float() * opacity).round().to(torch.uint8)
 
+    def with_color_bar(self, pictures: Tensor) -> Tensor:
+        """Pictures of the maps with the scale of their colours to the right of each, in the map's
+        unit per pixel (IBA, figures 1 and 4); as they are where only the values' order counts.
+
+        Args:
+            pictures: uint8 (B, 3, H, W), such as :meth:`colored` and :meth:`overlay` give.
+
+        Returns:
+            uint8 (B, 3, H, W'), W' larger than W by what the widest bar takes.
+
+        Example:
+            >>> import torch
+            >>> from lit_iba import Heatmap
+            >>> heatmap = Heatmap(torch.rand(2, 64, 64), unit="bits")
+            >>> wide = heatmap.with_color_bar(heatmap.colored())
+            >>> wide.shape[-2:] > (64, 64), wide[..., :64].equal(heatmap.colored())
+            (True, True)
+        """
+        if self.unit == "1":
+            return pictures
+        high = self.limit()
+        low = -high if self.signed else self.values.detach().float().flatten(1).amin(dim=1)
+        bars = [
+            _color_bar(pictures.shape[-2], ends, f"{self.unit} per pixel", self.signed)
+            for ends in zip(low.tolist(), high.tolist(), strict=True)
+        ]
+        width = max(bar.shape[-1] for bar in bars)
+        padded = [F.pad(bar, (0, width - bar.shape[-1]), value=255) for bar in bars]
+        return torch.cat([pictures.cpu(), torch.stack(padded)], dim=-1)
+
     def save_png(self, path: str | Path, index: int = 0) -> Path:
-        """Write one heatmap, in colour, as PNG. The file appears whole or not at all."""
-        return save_picture(self.colored()[index], path)
+        """Write one heatmap, in colour, as PNG, with the scale of the colours where it has a unit.
+        The file appears whole or not at all.
+        """
+        one = self[index].cpu()
+        return save_picture(one.with_color_bar(one.colored())[0], path)
 
     def _repr_html_(self) -> str:
         """Notebooks show the maps side by side, each with its total."""
@@ -261,6 +294,27 @@ class Heatmap:
                 f' src="data:image/png;base64,{source}"><figcaption>{caption}</figcaption></figure>'
             )
         return "".join(figures)
+
+
+def _color_bar(height: int, ends: tuple[float, float], unit: str, signed: bool) -> Tensor:
+    """A scale from ``ends[0]`` at the bottom to ``ends[1]`` at the top, uint8 (3, height, W)."""
+    size = max(8, height // 16)  # of the letters
+    font, gap = ImageFont.load_default(size), size // 2
+    smallest = 0.005 * max(abs(end) for end in ends)  # what the colours cannot tell from zero
+    texts = [f"{end:.2g}" if abs(end) > smallest else "0" for end in ends]
+    beside = max(int(font.getlength(text)) for text in texts) + gap
+    drawn = Image.new("RGB", (gap + size + gap + beside + 2 * size, height), "white")
+    ramp = Heatmap(torch.linspace(1, -1 if signed else 0, height)[None, :, None], signed=signed)
+    column = ramp.colored()[0].permute(1, 2, 0).expand(-1, size, -1)
+    drawn.paste(Image.fromarray(column.contiguous().numpy()), (gap, 0))
+    pen, left = ImageDraw.Draw(drawn), gap + size + gap
+    pen.text((left, 0), texts[1], "black", font, anchor="la")
+    pen.text((left, height - 1), texts[0], "black", font, anchor="ld")
+    label = Image.new("RGB", (int(font.getlength(unit)) + 1, 2 * size), "white")
+    ImageDraw.Draw(label).text((0, 0), unit, "black", font, anchor="la")
+    turned = label.rotate(90, expand=True)
+    drawn.paste(turned, (left + beside, (height - turned.height) // 2))
+    return torch.from_numpy(np.array(drawn)).permute(2, 0, 1)
 
 
 def save_picture(picture: Tensor, path: str | Path) -> Path:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from lit_iba import Heatmap, InputError, Preprocessing
 from lit_iba.explainer import completeness_error
@@ -81,14 +81,43 @@ def test_overlays_and_files(tmp_path: Path) -> None:
     )
     assert heatmap.overlay(pictures).dtype == torch.uint8
     heatmap.save_png(tmp_path / "h.png", index=1)
-    assert np.array_equal(
-        np.asarray(Image.open(tmp_path / "h.png")), heatmap.colored()[1].permute(1, 2, 0).numpy()
-    )
+    written = np.asarray(Image.open(tmp_path / "h.png"))
+    assert np.array_equal(written[:, :8], heatmap.colored()[1].permute(1, 2, 0).numpy())
+    assert written.shape[1] > 8  # the scale of the colours
     assert "bits" in heatmap._repr_html_()
     assert torch.equal(heatmap[-1].values[0], values[-1])
     assert torch.allclose(heatmap.total, values.sum(dim=(1, 2)))
     with pytest.raises(InputError, match="do not fit heatmaps"):
         heatmap.overlay(pictures[:2])
+
+
+def test_the_colour_bar_has_the_colours_of_the_values_that_stand_at_its_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written: list[str] = []
+    text = ImageDraw.ImageDraw.text
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw,
+        "text",
+        lambda pen, place, what, *rest, **more: (
+            written.append(what),
+            text(pen, place, what, *rest, **more),
+        ),
+    )
+    values = torch.linspace(0.25, 3.0, 64 * 64).view(1, 64, 64)
+    heatmap = Heatmap(values, unit="bits")
+    pictures = heatmap.overlay(torch.full((1, 3, 64, 64), 90, dtype=torch.uint8))
+    found = heatmap.with_color_bar(pictures)
+    assert found[..., :64].equal(pictures)
+    assert written == ["3", "0.25", "bits per pixel"]
+    ramp = found[0, :, :, 64 + 8]  # its column of colours, the largest value on top
+    assert (ramp.int() - heatmap.colored()[0, :, :, 32].flip(1).int()).abs().max() <= 8
+    # Zero is in the middle of a signed map's bar, and a map without a unit has none.
+    written.clear()
+    signed = Heatmap(values - 2, unit="bits", signed=True)
+    assert signed.with_color_bar(signed.colored())[0, :, 32, 64 + 8].min() > 240
+    assert written[:2] == ["1.7", "-1.7"]
+    assert Heatmap(values).with_color_bar(pictures) is pictures
 
 
 def test_zero_is_white_in_a_signed_map() -> None:

@@ -27,6 +27,7 @@ from lit_iba.activity.batch_norms import (
     reestimate_batch_norms,
     unfold_batch_norms,
 )
+from lit_iba.activity.similarity import similarity_spread
 from lit_iba.activity.zero_bias import bias_tensors, without_biases
 from lit_iba.checks import check_counts, check_numbers
 from lit_iba.classifier import FrozenClassifier
@@ -55,6 +56,9 @@ class SurveySettings:
             S2).
         reestimate_images: Over how many images batch norms are measured again for each scale and
             shift; 0 leaves that out.
+        similarity_images: For how many images each layer's activity attribution of the predicted
+            class is compared with its bias attribution and with that of the network without biases
+            (figure 8); 0 leaves that out, as a network does whose layers cannot be told.
         regression_images: For how many images slope and offset are kept one by one (200 in figure
             S5).
         seed: Of the draw of images where ``max_images`` leaves a choice.
@@ -70,17 +74,19 @@ class SurveySettings:
     scales: tuple[float, ...] = (0.001, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0, 1000.0)
     shifts: tuple[float, ...] = (-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0)
     reestimate_images: int = 1000
+    similarity_images: int = 100
     regression_images: int = 200
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_counts(batch_size=self.batch_size, regression_images=self.regression_images)
         check_counts(0, reestimate_images=self.reestimate_images)
+        check_counts(0, similarity_images=self.similarity_images)
         for scale in self.scales:
             check_numbers(0, exclusive=True, scales=scale)
         for shift in self.shifts:
             check_numbers(-1e6, shifts=shift)
-        Selection(self.max_images)  # checks it
+        Selection(self.max_images, None, self.seed)  # checks them
 
 
 def run_survey(
@@ -94,7 +100,8 @@ def run_survey(
 
     Args:
         classifiers: Arguments of ``FrozenClassifier`` by name; without ``model`` the name is the
-            model.
+            model. ``decayed`` beside them are the weights after zero-bias training, with whose
+            activity attributions those of the classifier are compared.
         data: Labelled images.
         out: Folder; a classifier's result stands in ``classifiers/<name>.json``.
         settings: What is measured.
@@ -126,12 +133,20 @@ def run_survey(
     data, results = with_content(data, out), {}
     for name, record in classifiers.items():
         try:
-            classifier = FrozenClassifier(**({"model": name} | dict(record))).to(device)
+            given = {"model": name} | dict(record)
+            weights = given.pop("decayed", None)
+            classifier = FrozenClassifier(**given).to(device)
+            decayed = (
+                None
+                if weights is None
+                else FrozenClassifier(**given | {"weights": weights}).to(device)
+            )
         except TypeError as error:
             raise InputError(f"classifier {name}: {error}; it takes model and weights") from error
         made_of = [
             __version__,
             classifier_identity(classifier),
+            decayed and classifier_identity(decayed),
             classifier.preprocessing.to_dict(),
             data.identity(),
             asdict(settings),
@@ -144,7 +159,7 @@ def run_survey(
         else:
             stored = {
                 "identity": identity,
-                "result": survey_classifier(classifier, data, settings, name),
+                "result": survey_classifier(classifier, data, settings, name, decayed),
             }
             write_text(path, json.dumps(stored, indent=1) + "\n")
         results[name] = stored["result"]
@@ -153,9 +168,14 @@ def run_survey(
 
 @torch.no_grad()
 def survey_classifier(
-    classifier: FrozenClassifier, data: ShardIndex, settings: SurveySettings, name: str = ""
+    classifier: FrozenClassifier,
+    data: ShardIndex,
+    settings: SurveySettings,
+    name: str = "",
+    decayed: FrozenClassifier | None = None,
 ) -> dict[str, Any]:
-    """All measurements of one classifier, in one pass over the data.
+    """All measurements of one classifier, in one pass over the data; ``decayed`` is the same after
+    zero-bias training, where it is compared with that.
 
     Returns:
         ``images``, ``biases`` (how many numbers), ``batch_norms``, ``unfolded_batch_norms`` (see
@@ -163,7 +183,9 @@ def survey_classifier(
         top-5), ``drop_top1``, ``correlation`` and the ``regression``'s ``slope`` and ``offset``
         (mean and standard error over images; slope and offset of single images beside them),
         ``scaling`` and ``shift`` (top-1 by factor, with batch norms as they are and measured again,
-        the latter None where there are none).
+        the latter None where there are none), and ``similarity``: ``layers``, and of the
+        correlations of their maps ``median``, ``low`` and ``high`` (10th and 90th percentiles over
+        images), by what they are compared with; None where layers cannot be told.
 
     Raises:
         InputError: The classifier is asked about something else than classes.
@@ -176,7 +198,7 @@ def survey_classifier(
     ]
     other, folded, measured = classifier, 0, dict[tuple[str, float], Statistics]()
     if norms and settings.reestimate_images:
-        first = _first(classifier, data, settings)
+        first = _first(classifier, data, settings, settings.reestimate_images)
         other, folded = unfold_batch_norms(
             classifier, (classifier.images(batch) for batch in first)
         )
@@ -213,6 +235,11 @@ def survey_classifier(
     if not sum(relation.shape[1] for relation in relations):
         why = Selection().why_none(data.shards, classifier.preprocessing)
         raise InputError(f"no image of the data is left to measure: {why}")
+    similarity = None
+    if settings.similarity_images:
+        others = {"without_biases": zero} | ({} if decayed is None else {"decayed": decayed})
+        shown = torch.cat(_first(classifier, data, settings, settings.similarity_images))
+        similarity = similarity_spread(classifier, shown[: settings.similarity_images], others)
     found = {key: torch.cat(rows).double().cpu() for key, rows in hits.items()}
     relation = torch.cat(relations, dim=1).double()
     kept = relation[:, : settings.regression_images]
@@ -248,6 +275,7 @@ def survey_classifier(
         },
         "scaling": curve("scaling", settings.scales),
         "shift": curve("shift", settings.shifts),
+        "similarity": similarity,
     }
 
 
@@ -282,13 +310,13 @@ def output_relation(original: Tensor, changed: Tensor) -> tuple[Tensor, Tensor, 
 
 
 def _first(
-    classifier: FrozenClassifier, data: ShardIndex, settings: SurveySettings
+    classifier: FrozenClassifier, data: ShardIndex, settings: SurveySettings, wanted: int
 ) -> list[Tensor]:
-    """The pictures that batch norms are measured over, in batches."""
+    """The first so many pictures, or a few more, in batches."""
     pictures: list[Tensor] = []
     for batch, _ in _batches(classifier, data, settings):
         pictures.append(batch)
-        if sum(map(len, pictures)) >= settings.reestimate_images:
+        if sum(map(len, pictures)) >= wanted:
             break
     return pictures
 

@@ -19,6 +19,12 @@ from lit_iba.files import whole_file, write_text
 
 Results = Mapping[str, Mapping[str, Any]]
 WITH_NORM, WITHOUT_NORM = "#b5502f", "#2f6db5"
+# Of figure 8: what is compared, its colour there, and what it is called.
+SIMILAR = (
+    ("bias", "#2f6db5", "its bias attribution"),
+    ("without_biases", "#d97b1f", "the network with its biases set to zero"),
+    ("decayed", "#3b8f4a", "the network after zero-bias decay"),
+)
 
 
 def write_survey(results: Results, out: str | Path) -> list[Path]:
@@ -46,7 +52,7 @@ def write_survey(results: Results, out: str | Path) -> list[Path]:
     texts = {
         "results.json": json.dumps(ordered, indent=1) + "\n",
         "survey.csv": _csv(rows),
-        "survey.md": _markdown(rows),
+        "survey.md": _markdown(rows) + _robustness_table(ordered) + _similarity_tables(ordered),
     }
     figures = {
         "figure_3_accuracy.png": _accuracy(ordered),
@@ -56,6 +62,9 @@ def write_survey(results: Results, out: str | Path) -> list[Path]:
         "figure_s4_correlation.png": _correlation(ordered),
         "figure_s5_regression.png": _regression(ordered),
     }
+    similar = {name: result for name, result in ordered.items() if result.get("similarity")}
+    if similar:
+        figures["figure_8_similarity.png"] = _similarity(similar)
     for name, text in texts.items():
         write_text(folder / name, text)
     for name, figure in figures.items():
@@ -120,7 +129,58 @@ def _markdown(rows: list[dict[str, Any]]) -> str:
         numbers = [f"{row[key]:.3g}" for key in ("correlation", "slope", "offset")]
         cells = [row["classifier"], str(row["biases"]), str(row["batch_norms"]), *percent, *numbers]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + f"\n\n{rows[0]['images']} images; accuracies in percent.\n"
+    said = f"{rows[0]['images']} images; accuracies in percent."
+    return "\n".join(lines) + f"\n\n{said}\n"
+
+
+def _robustness_table(results: Results) -> str:
+    """Figures S1 and S2 in numbers: top-1 for scaled and shifted inputs, and where batch norms were
+    measured again, that behind a slash.
+    """
+    curves = [(kind, result[kind]) for kind in ("scaling", "shift") for result in results.values()]
+    signs = {"scaling": "x", "shift": "+"}
+    heads = list(
+        dict.fromkeys(f"{signs[k]} {value:g}" for k, curve in curves for value in curve["values"])
+    )
+    lines = [
+        "",
+        "| top-1 of inputs | " + " | ".join(heads) + " |",
+        "|---" + "|---:" * len(heads) + "|",
+    ]
+    for name, result in results.items():
+        cells = dict.fromkeys(heads, "")
+        for kind, sign in signs.items():
+            curve = result[kind]
+            for place, value in enumerate(curve["values"]):
+                found = [curve[how][place] for how in ("fixed", "reestimated") if curve[how]]
+                cells[f"{sign} {value:g}"] = " / ".join(f"{100 * share:.1f}" for share in found)
+        lines.append(f"| {name} | " + " | ".join(cells.values()) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _similarity_tables(results: Results) -> str:
+    """Figure 8 in numbers, a table a network: medians, with the 10th and 90th percentiles."""
+    text = ""
+    for name, result in results.items():
+        found = result.get("similarity")
+        if not found:
+            continue
+        asked = [(which, label) for which, _, label in SIMILAR if which in found]
+        lines = [
+            "",
+            f"| {name}: activity against | " + " | ".join(label for _, label in asked) + " |",
+        ]
+        lines.append("|---" + "|---:" * len(asked) + "|")
+        for place, layer in enumerate(found["layers"]):
+            cells = []
+            for which, _ in asked:
+                low, middle, high = (
+                    found[which][part][place] for part in ("low", "median", "high")
+                )
+                cells.append("" if middle is None else f"{middle:.2f} ({low:.2f} to {high:.2f})")
+            lines.append(f"| {layer} | " + " | ".join(cells) + " |")
+        text += "\n".join(lines) + "\n"
+    return text
 
 
 def _figure(columns: int, rows: int = 1, classifiers: int = 1) -> tuple[Figure, list[Axes]]:
@@ -232,6 +292,33 @@ def _correlation(results: Results) -> Figure:
         ylabel="correlation of outputs",
     )
     _name(axes, results)
+    return figure
+
+
+def _similarity(results: Results) -> Figure:
+    """Figure 8: correlation of a layer's activity attribution with its bias attribution and with
+    those of the network without biases; median, and 10th to 90th percentile over images.
+    """
+    figure, panels = _figure(min(3, len(results)), -(-len(results) // 3), 6)
+    for axes in panels[len(results) :]:
+        axes.set_axis_off()
+    for axes, (name, result) in zip(panels, results.items(), strict=False):
+        found = result["similarity"]
+        places = range(1, len(found["layers"]) + 1)
+        for which, color, label in SIMILAR:
+            if which in found:
+                low, middle, high = (
+                    [float("nan") if v is None else v for v in found[which][part]]
+                    for part in ("low", "median", "high")
+                )
+                axes.fill_between(places, low, high, color=color, alpha=0.15, lw=0)
+                axes.plot(places, middle, color=color, marker=".", linewidth=1.3, label=label)
+        axes.axhline(0, color="grey", linewidth=0.6)
+        axes.set(ylim=(-1, 1.02), xlabel="layer")
+        axes.set_title(name, fontsize=9)
+    panels[0].set_ylabel("correlation with the activity's map")
+    handles, labels = max((p.get_legend_handles_labels() for p in panels), key=lambda h: len(h[0]))
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=7)
     return figure
 
 

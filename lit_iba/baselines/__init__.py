@@ -6,13 +6,15 @@ from lit_iba.registry import lazy_names
 
 if TYPE_CHECKING:
     from lit_iba.baselines.captum_explainer import CaptumExplainer as CaptumExplainer
+    from lit_iba.baselines.class_activation import GradCAM as GradCAM
+    from lit_iba.baselines.class_activation import HiResCAM as HiResCAM
+    from lit_iba.baselines.class_activation import LayerCAM as LayerCAM
     from lit_iba.baselines.controls import Centre as Centre
     from lit_iba.baselines.controls import Constant as Constant
     from lit_iba.baselines.controls import Ramp as Ramp
     from lit_iba.baselines.deep_shap import DeepSHAP as DeepSHAP
     from lit_iba.baselines.extremal_perturbation import ExtremalPerturbation as ExtremalPerturbation
     from lit_iba.baselines.fido import FIDO as FIDO
-    from lit_iba.baselines.gradient import GradCAM as GradCAM
     from lit_iba.baselines.gradient import Gradient as Gradient
     from lit_iba.baselines.gradient import InputXGradient as InputXGradient
     from lit_iba.baselines.gradient import IntegratedGradients as IntegratedGradients
@@ -43,12 +45,12 @@ else:
         __name__,
         {
             "lit_iba.baselines.captum_explainer": ["CaptumExplainer"],
+            "lit_iba.baselines.class_activation": ["GradCAM", "HiResCAM", "LayerCAM"],
             "lit_iba.baselines.controls": ["Centre", "Constant", "Ramp"],
             "lit_iba.baselines.deep_shap": ["DeepSHAP"],
             "lit_iba.baselines.extremal_perturbation": ["ExtremalPerturbation"],
             "lit_iba.baselines.fido": ["FIDO"],
             "lit_iba.baselines.gradient": [
-                "GradCAM",
                 "Gradient",
                 "InputXGradient",
                 "IntegratedGradients",

@@ -7,25 +7,19 @@ batched, with the caller's tensors and modules left as they were.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from captum.attr import IntegratedGradients as CaptumIntegratedGradients
 from captum.attr import Saliency as CaptumSaliency
 from torch import Tensor, nn
 
 from lit_iba.checks import check_literals
 from lit_iba.classifier import FrozenClassifier
-from lit_iba.classifier.stages import last_feature_map, positions_matter
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer
 from lit_iba.objectives import Objective
-
-logger = logging.getLogger(__name__)
-
 
 Channels = Literal["sum", "mean", "sum_abs", "max_abs"]
 
@@ -260,69 +254,3 @@ class IntegratedGradients(Explainer):
             internal_batch_size=max(self.forward_batch_size, len(images)),
         )
         return Attribution(over_channels(values, self.channels).to(images.dtype))
-
-
-class GradCAM(Explainer):
-    """Grad-CAM (Selvaraju et al. 2017): channels weighted by their mean gradient, rectified,
-    resized bilinearly.
-
-    Args:
-        classifier: The network to explain.
-        layer: Layer whose output is weighted, channels first or last or tokens, of which the class
-            token is left out; by default the last one with positions that the whole picture passes
-            (``layer4`` of a ResNet, the last block but one of a ViT that reads its class token).
-        seed: Unused; nothing here is random.
-
-    Raises:
-        InputError: No such layer, or its output has no positions.
-
-    Example:
-        >>> from lit_iba.baselines import GradCAM
-        >>> heatmap = GradCAM(classifier, layer="layer2").attribute(images, targets)
-        >>> heatmap.values.shape
-        torch.Size([2, 64, 64])
-        >>> bool((heatmap.values >= 0).all())
-        True
-    """
-
-    name: ClassVar[str] = "grad_cam"
-    label: ClassVar[str] = "Grad-CAM"
-
-    def __init__(
-        self, classifier: FrozenClassifier, *, layer: str | None = None, seed: int = 0
-    ) -> None:
-        super().__init__(classifier, seed=seed)
-        self.layer = layer or last_feature_map(classifier)
-        self.split = classifier.split(self.layer)
-        layout = classifier.layout(self.layer)
-        if layout.height * layout.width == 1:
-            raise InputError(
-                f"Grad-CAM needs a layer with positions, but {self.layer!r} of {classifier.name} "
-                "has none; name another layer"
-            )
-        if layer is not None and not positions_matter(classifier, layer):
-            logger.warning(
-                "%s reads nothing of %r but its class token, so that its Grad-CAM is zero "
-                "everywhere; leave layer out, or name an earlier one",
-                classifier.name,
-                layer,
-            )
-
-    def explain(
-        self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
-    ) -> Attribution:
-        """Rectified weighted sum of the layer's channels, (B, h, w) resized to (B, H, W)."""
-        size = (images.shape[-2], images.shape[-1])
-        with torch.no_grad():
-            r, carried = self.split.head(images)
-        with torch.enable_grad():
-            r = r.clone().requires_grad_()
-            score = self.classifier.objective.score(self.split.tail(r, carried), targets)
-            (gradient,) = torch.autograd.grad(score.sum(), r)
-        layout = self.classifier.layout_of(self.layer, r.shape, size)
-        features, gradients = layout.grid(r.detach()), layout.grid(gradient)  # (B, C, h, w)
-        weights = gradients.mean(dim=(2, 3), keepdim=True)
-        maps = (weights * features).sum(dim=1, keepdim=True).relu()
-        return Attribution(
-            F.interpolate(maps, size=size, mode="bilinear", align_corners=False)[:, 0]
-        )

@@ -12,7 +12,8 @@ import torch
 from captum.attr import GuidedBackprop as CaptumGuidedBackprop
 from torch import Tensor, nn
 
-from lit_iba.baselines.gradient import GradCAM, Scored
+from lit_iba.baselines.class_activation import GradCAM
+from lit_iba.baselines.gradient import Scored
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.folding import graph_module
 from lit_iba.classifier.traced import TracedNetwork

@@ -27,7 +27,7 @@ from lit_iba.baselines.masking_objective import (
     mask_losses,
     mix,
 )
-from lit_iba.checks import check_literals
+from lit_iba.checks import check_counts, check_literals
 from lit_iba.classifier.layout import Layout
 from lit_iba.errors import InputError
 from lit_iba.heatmap import Heatmap
@@ -87,6 +87,7 @@ class MaskingTraining(TrainingWithFrozenClassifier):
     ) -> None:
         super().__init__(classifier)
         check_literals(MaskingTraining.__init__, locals())
+        check_counts(0, seed=seed)
         if min(embedding_steps, decay_steps) < 0 or not 0 <= embedding_fake_probability < 1:
             raise InputError(
                 f"embedding_steps {embedding_steps}, decay_steps {decay_steps} and "

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lit_iba.checks import check_counts
 from lit_iba.classifier.frozen import FrozenClassifier
 from lit_iba.classifier.hooked import hooked
 from lit_iba.randomness import seed_for
@@ -133,6 +134,7 @@ def randomized(
         >>> copy.split("layer3").head(images)[0].equal(classifier.split("layer3").head(images)[0])
         True
     """
+    check_counts(0, seed=seed)
     tensors = [*classifier.parameters(), *classifier.buffers()]
     identity = classifier.identity
     made = copy.deepcopy(classifier, {id(tensor): tensor for tensor in tensors})

@@ -74,6 +74,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             settings = json.loads(header.get("__metadata__", {}).get("lit_iba", "{}"))
             if not isinstance(settings, dict):
                 raise ValueError("its settings are no object")
+            _check_names(settings, path)
             return tensors, settings
         if path.suffix in (".pth", ".pt"):
             check_zip(path)
@@ -109,6 +110,17 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path} is damaged or cut short ({error}); fetch or make it again"
         ) from error
     raise InputError(f"{path} has an unknown suffix; weights are read from {', '.join(SUFFIXES)}")
+
+
+def _check_names(settings: dict[str, Any], path: Path) -> None:
+    names, classes = settings.get("class_names", []), settings.get("num_classes")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"class_names of {path} are no list of texts; write the weights again")
+    if names and classes is not None and len(names) != classes:
+        raise InputError(
+            f"{path} has {len(names)} class_names for {classes} classes; write the weights again"
+            " with one a class"
+        )
 
 
 def _decompressed(path: Path) -> bytes:

@@ -27,9 +27,12 @@ def benchmark(
     """
     from lit_iba.cli.classifier import classifier_from
     from lit_iba.cli.devices import fabric_on
+    from lit_iba.errors import InputError
     from lit_iba.evaluation import Benchmark
     from lit_iba.report import write_report
 
+    if not settings["metrics"]:
+        raise InputError("no metrics are given; name at least one, such as {degradation: {}}")
     fabric = fabric_on(accelerator, devices, num_nodes)
     fabric.launch()
     run = Benchmark(classifier_from(classifier, None, "cpu"), **settings)

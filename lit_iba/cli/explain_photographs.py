@@ -51,8 +51,9 @@ def explain_photographs(
     For each there are ``<stem>.<explainer>.png`` (the map), ``.npy`` (its values), ``.overlay.png``
     (over the picture as the classifier sees it) and ``.photograph.jpg`` (over the whole photograph
     at its own size); ``explanations.html`` shows all of them, and ``<stem>.panel.png`` those of
-    several explainers side by side. Explainers that know their
-    uncertainty add ``<stem>.<explainer>.deviation.{png,npy}``.
+    several explainers side by side. Pictures of maps with a unit have the scale of their colours
+    beside them, in bits per pixel of the map that is drawn. Explainers that know their uncertainty
+    add ``<stem>.<explainer>.deviation.{png,npy}``.
 
     Raises:
         InputError: A photograph is missing or damaged, or a name or setting is wrong; nothing is
@@ -221,7 +222,8 @@ def _table(
 
 
 def _write(heatmap: Heatmap, picture: Tensor, stem: Path) -> None:
-    save_picture(heatmap.overlay(picture[None])[0], _beside(stem, ".overlay.png"))
+    overlay = heatmap.with_color_bar(heatmap.overlay(picture[None]))
+    save_picture(overlay[0], _beside(stem, ".overlay.png"))
     _write_map(heatmap, stem)
     if (deviation := heatmap.deviation()) is not None:
         _write_map(deviation, _beside(stem, ".deviation"))
@@ -246,7 +248,7 @@ def _write_photograph(
     whole = nothing.overlay(pixels[None], strength=0.0)[0]
     seen = heatmap.resize((bottom - top, right - left))
     whole[:, top:bottom, left:right] = seen.overlay(pixels[None, :, top:bottom, left:right])[0]
-    save_picture(whole, _beside(stem, ".photograph.jpg"))
+    save_picture(seen.with_color_bar(whole[None])[0], _beside(stem, ".photograph.jpg"))
 
 
 def _beside(stem: Path, suffix: str) -> Path:

@@ -33,6 +33,10 @@ EVALUATION = {
     ),
     "panels": "activity and bias attributions of every layer of a network, with their sums",
     "benchmark": "explain a data set and judge the heatmaps; resumable, on any number of processes",
+    "sweep": (
+        "one explainer with many settings, trained where needed, judged and drawn side by side;"
+        " resumable"
+    ),
     "text-benchmark": "explain reviews word by word and judge the values; resumable",
     "roar": "remove the pixels that methods find relevant, retrain, report the accuracy; resumable",
     "survey": (

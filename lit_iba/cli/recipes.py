@@ -20,6 +20,7 @@ PREFIX = "recipe:"
 _TOLD_BY = {
     "model": "fit",
     "percents": "roar",
+    "vary": "sweep",
     "classifiers": "survey",
     "calibrated_severities": "uncertainty",
     "max_texts": "text-benchmark",

@@ -4,12 +4,14 @@ arguments.
 
 from __future__ import annotations
 
+import dis
 import errno
 import os
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 
 from lit_iba.errors import InputError
 from lit_iba.files import read_text
@@ -72,7 +74,10 @@ def _sentence(error: BaseException) -> InputError | None:
         return InputError("there is not enough memory; lower batch_size, or use smaller images")
     if isinstance(error, ValueError) and _raised_in(error, "torch/optim"):
         return InputError(f"the optimizer refuses its settings ({said}); correct them")
-    if name == "MisconfigurationException":  # Lightning's word for what a user can mend
+    # Lightning's words for what a user can mend.
+    if name == "MisconfigurationException" or (
+        isinstance(error, ImportError | RuntimeError | ValueError) and _raised_by_lightning(error)
+    ):
         return InputError(f"{_cut(said).rstrip('.')}; correct this setting")
     return None
 
@@ -82,11 +87,27 @@ def _about_file(number: int, place: str, reason: str | None = None) -> InputErro
     return InputError(f"{place} cannot be used ({reason or os.strerror(number)}); {mend}")
 
 
-def _raised_in(error: BaseException, folder: str) -> bool:
+def _innermost(error: BaseException) -> TracebackType | None:
     place = error.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next
+    return place
+
+
+def _raised_in(error: BaseException, folder: str) -> bool:
+    place = _innermost(error)
     return place is not None and folder in Path(place.tb_frame.f_code.co_filename).as_posix()
+
+
+def _raised_by_lightning(error: BaseException) -> bool:
+    """Whether a ``raise`` of the trainer's own is what refused: an operation of its code that
+    failed, or anything that it calls, may be a fault of the program and keeps its traceback.
+    """
+    place = _innermost(error)
+    if place is None or not _raised_in(error, "lightning/pytorch/"):
+        return False
+    code = place.tb_frame.f_code.co_code
+    return place.tb_lasti >= 0 and code[place.tb_lasti] == dis.opmap["RAISE_VARARGS"]
 
 
 def _cut(text: str) -> str:

@@ -25,10 +25,12 @@ from lightning.pytorch.callbacks import (
     LearningRateMonitor,
     ModelCheckpoint,
     ProgressBar,
+    Timer,
     TQDMProgressBar,
 )
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_info
 
 from lit_iba.checks import check_numbers
@@ -48,7 +50,10 @@ from lit_iba.training.callbacks.resume import PreemptedError
 from lit_iba.training.checkpoint import check_resumable, newest_checkpoint
 
 # The least of those settings that the trainer itself does not check.
-_LEAST = {"accumulate_grad_batches": 1, "gradient_clip_val": 0, "log_every_n_steps": 0}
+_LEAST = {
+    **{"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "gradient_clip_val": 0},
+    **{"log_every_n_steps": 0, "min_epochs": 0, "min_steps": 0, "num_sanity_val_steps": -1},
+}
 
 
 class KeepConfig(SaveConfigCallback):
@@ -145,8 +150,10 @@ class TrainingCLI(LightningCLI):
             if config["trainer"][name] is not None:
                 check_numbers(least, **{name: config["trainer"][name]})
         try:
-            return super().instantiate_trainer(**kwargs)
-        except (RuntimeError, TypeError, ValueError) as error:
+            trainer = super().instantiate_trainer(**kwargs)
+            _check_built(trainer, config["trainer"])
+            return trainer
+        except (ImportError, RuntimeError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
             reason = " ".join(str(error).split()).rstrip(".")
@@ -264,6 +271,26 @@ class TrainingCLI(LightningCLI):
     def _callbacks(self) -> list[L.Callback]:
         init = self.config_init[self.subcommand] if self.subcommand else self.config_init
         return [init[key] for key in self._parser(self.subcommand).callback_keys]
+
+
+def _check_built(trainer: L.Trainer, given: Any) -> None:
+    """Refuse what the trainer takes, but no run can be made with."""
+    if given["val_check_interval"] == 0:
+        raise InputError("val_check_interval is 0; give a number of batches, or a part of an epoch")
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    left = [callback.time_remaining() for callback in callbacks if isinstance(callback, Timer)]
+    if any(seconds is not None and seconds <= 0 for seconds in left):
+        raise InputError(f"max_time is {given['max_time']}; it must be a time above 0")
+    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+        raise InputError(
+            f"strategy is {given['strategy']!r}, whose processes cannot be resumed; give auto or"
+            " ddp"
+        )
+    if trainer.precision in ("16-true", "bf16-true"):
+        raise InputError(
+            f"precision is {trainer.precision!r}, which would round the frozen classifier's"
+            f" weights; give {trainer.precision.replace('true', 'mixed')}"
+        )
 
 
 def _beside_here(path: Path) -> Path:

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from rich.progress import track
 
+from lit_iba.checks import check_counts
 from lit_iba.data.decode import ARRAY, array_header
 from lit_iba.data.shard_writer import write_shards
 from lit_iba.data.shards import ShardIndex
@@ -74,6 +75,7 @@ def shards_from_arrays(
     Raises:
         InputError: The file is missing or damaged, or its arrays do not fit.
     """
+    check_counts(0, seed=seed)
     path = Path(path)
     sets = _from_npz(path) if path.suffix == ".npz" else _from_cifar10(path)
     names = (

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from rich.progress import track
 
+from lit_iba.checks import check_counts
 from lit_iba.data.image_folder import FolderImage, ImageFolder
 from lit_iba.data.quickstart import QuickstartSettings, make_quickstart
 from lit_iba.data.shard_writer import write_shards
@@ -47,6 +48,7 @@ def shards_from_folder(
     Raises:
         InputError: Pictures, classes or boxes are missing, or a file is no picture.
     """
+    check_counts(0, seed=seed)
     found = ImageFolder.load(folder, boxes, class_names)
     order = torch.randperm(len(found.images), generator=generator_for(seed, "shards")).tolist()
     images = track(

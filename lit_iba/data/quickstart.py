@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
+from lit_iba.checks import check_counts
 from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.data.shard_writer import write_shards
 from lit_iba.errors import InputError
@@ -60,6 +61,10 @@ class QuickstartSettings:
     shard_size: int = 500
     val_shard_size: int = 100
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_counts(shard_size=self.shard_size, val_shard_size=self.val_shard_size)
+        check_counts(0, train=self.train, val=self.val, test=self.test, seed=self.seed)
 
 
 def make_quickstart(folder: str | Path, settings: QuickstartSettings | None = None) -> Path:

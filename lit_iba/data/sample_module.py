@@ -77,7 +77,7 @@ class SampleDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         check_counts(batch_size=batch_size, block=block)
-        check_counts(0, num_workers=num_workers)
+        check_counts(0, num_workers=num_workers, seed=seed)
         check_numbers(0, exclusive=True, worker_timeout=worker_timeout)
         check_literals(SampleDataModule.__init__, locals())
         if num_classes is not None:

@@ -71,7 +71,7 @@ class ReadoutTraining(TrainingWithFrozenClassifier):
         super().__init__(classifier)
         check_literals(ReadoutTraining.__init__, locals())
         check_numbers(0, beta=beta)
-        check_counts(0, beta_warmup_steps=beta_warmup_steps)
+        check_counts(0, beta_warmup_steps=beta_warmup_steps, seed=seed)
         check_counts(statistics_images=statistics_images)
         readout = dict(readout or {})
         self.explainer = ReadoutIBA(

@@ -126,6 +126,7 @@ class InputIBATraining(TrainingWithFrozenClassifier):
         settings = {"lipschitz": "clip", **(settings or {})}
         check_literals(InputIBATraining.__init__, locals())
         _check(settings, start_batches)
+        check_counts(0, seed=seed)
         check_counts(critic_width=critic_width, statistics_images=statistics_images)
         self.explainer = AmortisedInputIBA(
             self.classifier, layer, taps, widths, output=PRIOR_BITS, seed=seed, **settings

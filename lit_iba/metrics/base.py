@@ -18,7 +18,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from lit_iba.checks import check_images
+from lit_iba.checks import check_counts, check_images
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError, unknown_name
 from lit_iba.metrics.judged import (
@@ -147,6 +147,7 @@ class HeatmapMetric(Metric):
 
     def __init__(self, settings: dict[str, Any]) -> None:
         super().__init__()
+        check_counts(0, seed=settings.get("seed", 0))
         self.settings = settings
         for row in (*self.scalars, *self.row_curves):
             self.add_state(row, default=[], dist_reduce_fx="cat")

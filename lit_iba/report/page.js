@@ -72,6 +72,14 @@
   let current = buttons.findIndex((button) => button.getAttribute("aria-pressed") === "true");
   let opened = 0;
 
+  // The ends of the colours, where the map is in bits per pixel.
+  const scale = (bar, layer) => {
+    if (!bar) return bar;
+    bar.hidden = !layer.dataset.high;
+    for (const end of ["low", "high"]) bar.querySelector(`.${end}`).textContent = layer.dataset[end] || "";
+    return bar;
+  };
+
   const choose = (index) => {
     current = (index + buttons.length) % buttons.length;
     buttons.forEach((button, i) => button.setAttribute("aria-pressed", i === current));
@@ -79,6 +87,7 @@
     for (const figure of figures) {
       all("[data-layer]", figure).forEach((layer) => layer.classList.toggle("on", layer.dataset.layer === method));
       figure.querySelector(".score").textContent = layerOf(figure, method).dataset.caption || "";
+      scale(figure.querySelector(".scale"), layerOf(figure, method));
     }
     all(".ramps > *", gallery).forEach((ramp) => { ramp.hidden = ramp.dataset.kind !== buttons[current].dataset.kind; });
   };
@@ -110,6 +119,8 @@
       score.className = "score";
       score.textContent = layer.dataset.caption || "";
       caption.append(name, document.createElement("br"), score);
+      const bar = figure.querySelector(".scale");
+      if (bar) caption.append(scale(bar.cloneNode(true), layer));
       view.append(stage, caption);
       return view;
     });

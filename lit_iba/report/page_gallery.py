@@ -35,6 +35,19 @@ class GalleryMethod:
 
 
 @dataclass(frozen=True)
+class _Layer:
+    """A method's map on a picture; ``low`` and ``high`` are what its colours begin and end with,
+    in bits per pixel, and empty where it has no unit.
+    """
+
+    method: GalleryMethod
+    caption: str
+    picture: str
+    low: str
+    high: str
+
+
+@dataclass(frozen=True)
 class _Figure:
     """A picture with the layers that can be laid over it."""
 
@@ -45,7 +58,7 @@ class _Figure:
     border: str  # of the annotated object, as SVG path data
     backdrop: str
     photograph: str
-    layers: list[tuple[GalleryMethod, str, str]]  # method, caption and picture
+    layers: list[_Layer]
 
     @property
     def heading(self) -> str:
@@ -124,13 +137,9 @@ def _figure(
     for method in methods:
         values = gallery.heatmaps[method.name][index]
         scores = {metric: rows[metric].get(method.name, {}).get(key) for metric in rows}
-        layers.append(
-            (
-                method,
-                _caption(values, method.kind, scores),
-                layer_uri(values, method.kind == "signed"),
-            )
-        )
+        low, high = _ends(values, method.kind)
+        shown = layer_uri(values, method.kind == "signed")
+        layers.append(_Layer(method, _caption(values, method.kind, scores), shown, low, high))
     return _Figure(
         key=key,
         title=gallery.labels[index] or key,
@@ -143,13 +152,18 @@ def _figure(
     )
 
 
+def _ends(values: torch.Tensor, kind: str) -> tuple[str, str]:
+    if kind != "bits" or not torch.isfinite(values).all():
+        return "", ""
+    return f"{float(values.min()):.2g}", f"{float(Heatmap(values[None]).limit()[0]):.2g}"
+
+
 def _caption(values: torch.Tensor, kind: str, scores: Mapping[str, float | None]) -> str:
     """Bits of this heatmap where it has bits, and what each metric gives this very image."""
     parts = []
     if not torch.isfinite(values).all():
         parts.append("contains values that are no numbers, drawn as zero")
     elif kind == "bits":
-        top = float(Heatmap(values[None]).limit()[0])
-        parts.append(f"{bits(float(values.sum()))} bits; the colours end at {bits(top)} per pixel")
+        parts.append(f"{bits(float(values.sum()))} bits")
     parts += [f"{metric} {number(score)}" for metric, score in scores.items() if score is not None]
     return "\n".join(parts)

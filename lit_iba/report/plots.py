@@ -41,13 +41,13 @@ def write_plots(
     paths = []
     boxes = box_plots(table, colors)
     if boxes:
-        paths.append(_save(_box_figure(boxes, table.label), folder / f"{stem}_boxes.png"))
+        paths.append(save_figure(_box_figure(boxes, table.label), folder / f"{stem}_boxes.png"))
     panels = area_panels(table, colors)
     if panels:
         x_label = table.rows[0].result.x_label
-        paths.append(_save(_area_figure(panels, x_label), folder / f"{stem}_areas.png"))
+        paths.append(save_figure(_area_figure(panels, x_label), folder / f"{stem}_areas.png"))
     for i, chart in enumerate(line_charts(table, colors)):
-        paths.append(_save(line_figure(chart), folder / f"{stem}_curve{i}.png"))
+        paths.append(save_figure(line_figure(chart), folder / f"{stem}_curve{i}.png"))
     return paths
 
 
@@ -57,7 +57,7 @@ def write_layer_plots(run: RunFolder, folder: Path) -> list[Path]:
     for (metric, quantity), groups in over_layers(run).items():
         name = re.sub(r"[^A-Za-z0-9-]+", "_", f"{metric}_{quantity}")[:80]
         figure = layer_figure(groups, f"{metric}: {quantity}")
-        paths.append(_save(figure, folder / f"layers_{name}.png"))
+        paths.append(save_figure(figure, folder / f"layers_{name}.png"))
     return paths
 
 
@@ -65,41 +65,44 @@ def layer_figure(groups: Mapping[str, list[tuple[int, Spread]]], y_label: str) -
     """Medians over the numbers of the explainers, each group with the band of its quartiles."""
     figure = Figure(figsize=(7.2, 3.6), layout="constrained")
     axes = figure.subplots()
-    _style(axes)
+    style_axes(axes)
     for place, (name, points) in enumerate(groups.items()):
         layers, rows = [layer for layer, _ in points], [row for _, row in points]
         lower, upper = [row.lower_quartile for row in rows], [row.upper_quartile for row in rows]
-        axes.fill_between(layers, lower, upper, color=_color(place), alpha=0.15, lw=0)
+        axes.fill_between(layers, lower, upper, color=line_color(place), alpha=0.15, lw=0)
         axes.plot(
             layers,
             [row.median for row in rows],
-            color=_color(place),
+            color=line_color(place),
             linewidth=1.5,
             marker=".",
-            label=_plain(name),
+            label=plain_text(name),
         )
     axes.set_xlabel("number in the explainer's name: layer", fontsize=8, color=INK)
-    axes.set_ylabel(_plain(f"{y_label}, median and quartiles"), fontsize=8, color=INK)
+    axes.set_ylabel(plain_text(f"{y_label}, median and quartiles"), fontsize=8, color=INK)
     figure.legend(loc="outside right center", frameon=False, fontsize=8)
     return figure
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG, whole or not at all."""
     with whole_file(path) as part:
         figure.savefig(part, format="png", dpi=144, facecolor="white")
     return path
 
 
-def _color(index: int) -> str:
+def line_color(index: int) -> str:
+    """Colour of a line by its number; grey below zero."""
     return GREY_LIGHT if index < 0 else COLORS_LIGHT[index % len(COLORS_LIGHT)]
 
 
-def _plain(text: str) -> str:
+def plain_text(text: str) -> str:
     """Text that matplotlib shall not read as mathematics."""
     return text.replace("$", r"\$")
 
 
-def _style(axes: Axes) -> None:
+def style_axes(axes: Axes) -> None:
+    """The look that all plots have."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(PALE)
     axes.tick_params(colors=INK, labelsize=8, length=3, color=PALE)
@@ -123,7 +126,7 @@ def _band(axes: Axes, curve: Curve, color: str) -> None:
 def _box_figure(boxes: list[BoxPlot], x_label: str) -> Figure:
     figure = Figure(figsize=(7.2, 0.7 + 0.3 * len(boxes)), layout="constrained")
     axes = figure.subplots()
-    _style(axes)
+    style_axes(axes)
     axes.grid(visible=False, axis="y")
     axes.grid(axis="x", color=PALE, linewidth=0.6)
     keys = ("whislo", "q1", "med", "q3", "whishi")
@@ -132,7 +135,7 @@ def _box_figure(boxes: list[BoxPlot], x_label: str) -> Figure:
         for box in boxes
     ]
     drawn = axes.bxp(
-        [{**item, "label": _plain(str(item["label"]))} for item in stats],
+        [{**item, "label": plain_text(str(item["label"]))} for item in stats],
         orientation="horizontal",
         showfliers=False,
         showmeans=True,
@@ -142,9 +145,9 @@ def _box_figure(boxes: list[BoxPlot], x_label: str) -> Figure:
         meanprops={"marker": "o", "markersize": 4, "markeredgecolor": INK, "markerfacecolor": INK},
     )
     for patch, box in zip(drawn["boxes"], boxes, strict=True):
-        patch.set(facecolor=_color(box.color), alpha=0.45, edgecolor=_color(box.color))
+        patch.set(facecolor=line_color(box.color), alpha=0.45, edgecolor=line_color(box.color))
     axes.invert_yaxis()
-    axes.set_xlabel(_plain(x_label), fontsize=8, color=INK)
+    axes.set_xlabel(plain_text(x_label), fontsize=8, color=INK)
     return figure
 
 
@@ -154,8 +157,8 @@ def _area_figure(panels: list[AreaPanel], x_label: str) -> Figure:
     figure = Figure(figsize=(2.7 * max(columns, 2), 2.4 * lines), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
     for axes, panel in zip(grid.flat, panels, strict=False):
-        _style(axes)
-        color = _color(panel.color)
+        style_axes(axes)
+        color = line_color(panel.color)
         if panel.morf.x == panel.lerf.x:
             axes.fill_between(
                 panel.morf.x, panel.morf.y, panel.lerf.y, color=color, alpha=0.16, lw=0
@@ -164,11 +167,11 @@ def _area_figure(panels: list[AreaPanel], x_label: str) -> Figure:
             _band(axes, curve, color)
             axes.plot(curve.x, curve.y, color=color, linestyle=style, linewidth=1.4)
         axes.set_title(
-            f"{_plain(panel.label)}  {number(panel.score)}", fontsize=9, color=INK, loc="left"
+            f"{plain_text(panel.label)}  {number(panel.score)}", fontsize=9, color=INK, loc="left"
         )
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
-    figure.supxlabel(f"{_plain(x_label)}   (solid: MoRF, dashed: LeRF)", fontsize=8, color=INK)
+    figure.supxlabel(f"{plain_text(x_label)}   (solid: MoRF, dashed: LeRF)", fontsize=8, color=INK)
     return figure
 
 
@@ -176,9 +179,9 @@ def line_figure(chart: LineChart) -> Figure:
     """Curves on common axes, each with the band of its standard errors."""
     figure = Figure(figsize=(7.2, 3.6), layout="constrained")
     axes = figure.subplots()
-    _style(axes)
+    style_axes(axes)
     for line in chart.lines:
-        color = _color(line.color)
+        color = line_color(line.color)
         _band(axes, line.curve, color)
         marker = "o" if len(line.curve.x) == 1 else None
         style = "dashed" if line.color >= len(COLORS_LIGHT) else "solid"
@@ -189,11 +192,11 @@ def line_figure(chart: LineChart) -> Figure:
             linestyle=style,
             linewidth=1.5,
             marker=marker,
-            label=_plain(line.label),
+            label=plain_text(line.label),
         )
     if chart.log_x:
         axes.set_xscale("log")
-    axes.set_xlabel(_plain(chart.x_label), fontsize=8, color=INK)
-    axes.set_ylabel(_plain(chart.y_label), fontsize=8, color=INK)
+    axes.set_xlabel(plain_text(chart.x_label), fontsize=8, color=INK)
+    axes.set_ylabel(plain_text(chart.y_label), fontsize=8, color=INK)
     figure.legend(loc="outside right center", frameon=False, fontsize=8)
     return figure

@@ -23,7 +23,7 @@ from lit_iba.report.run_folder import RunFolder
 from lit_iba.report.significance import holm, signed_rank_test
 
 QUARTILES = (0.25, 0.5, 0.75)
-NUMBERED = re.compile(r"(.*?)_?(\d+)")
+NUMBERED = re.compile(r"(.*?[^\W\d])_?(\d+)")  # a number behind a word, no part of 0.1
 Row = TypeVar("Row")
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_iba.checks import check_counts
 from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.data import Shard, shard_batches
 from lit_iba.data.batch import BatchMaker, Hole
@@ -86,6 +87,7 @@ class Selection:
     min_probability: float | None = None
 
     def __post_init__(self) -> None:
+        check_counts(0, seed=self.seed)
         if self.max_images is not None and self.max_images < 1:
             raise InputError(f"max_images is {self.max_images}; give 1 or more, or None for all")
         if self.max_box_fraction is not None and not 0 < self.max_box_fraction <= 1:

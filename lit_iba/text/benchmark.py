@@ -137,8 +137,11 @@ class TextBenchmark:
     ) -> None:
         check_literals(TextBenchmark.__init__, locals())
         check_counts(batch_size=batch_size)
-        if not reviews or not explainers:
-            raise InputError("there are no reviews or no explainers; name at least one of each")
+        check_counts(0, seed=seed)
+        if not reviews or not explainers or not metrics:
+            raise InputError(
+                "there are no reviews, no explainers or no metrics; name at least one of each"
+            )
         self.classifier, self.out, self.batch_size, self.seed = (
             classifier,
             Path(out),

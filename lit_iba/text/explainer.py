@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from lit_iba.checks import check_targets
+from lit_iba.checks import check_counts, check_targets
 from lit_iba.errors import InputError
 from lit_iba.randomness import sample_generators
 from lit_iba.registry import class_named
@@ -100,6 +100,7 @@ class TextExplainer(ABC):
     signed: bool = False
 
     def __init__(self, classifier: TextClassifier, *, seed: int = 0) -> None:
+        check_counts(0, seed=seed)
         self.classifier, self.seed = classifier, seed
 
     @classmethod

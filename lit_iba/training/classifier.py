@@ -142,7 +142,8 @@ class ClassifierTraining(L.LightningModule):
     def on_fit_end(self) -> None:
         """Write the weights with what a FrozenClassifier needs to know beside them."""
         if self.output and self.trainer.is_global_zero:
-            names = getattr(self.trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
+            names = getattr(self.trainer.datamodule, "class_names", None) or []  # type: ignore[attr-defined]
+            fits = len(names) == self.num_classes
             settings: dict[str, Any] = {
                 "num_classes": self.num_classes,
                 "preprocessing": self.preprocessing.to_dict(),
@@ -150,7 +151,7 @@ class ClassifierTraining(L.LightningModule):
             save_weights(
                 Path(self.output),
                 self.network.state_dict(),
-                settings | ({"class_names": list(names)} if names else {}),
+                settings | ({"class_names": list(names)} if fits else {}),
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -115,6 +115,7 @@ class UncertaintySettings:
                 " (or 0)"
             )
         LowKPerturbation(self.percentages)  # checks them
+        Selection(self.max_images, None, self.seed)  # likewise
 
     @property
     def conditions(self) -> list[tuple[str, int]]:

@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchmetrics import MeanMetric
 
 from lit_iba.baselines.gradient import RandomMap
-from lit_iba.checks import check_literals
+from lit_iba.checks import check_counts, check_literals
 from lit_iba.errors import InputError
 from lit_iba.heatmap import Heatmap
 from lit_iba.metrics.low_k_perturbation import LowKPerturbation
@@ -128,6 +128,7 @@ class VarSalTraining(TrainingWithFrozenClassifier):
     ) -> None:
         super().__init__(classifier)
         check_literals(VarSalTraining.__init__, locals())
+        check_counts(0, seed=seed)
         if (beta is not None and beta < 0) or temperature <= 0:
             raise InputError(
                 f"beta is {beta} and temperature {temperature}; beta must be at least 0,"

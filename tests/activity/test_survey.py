@@ -158,7 +158,11 @@ def test_the_command_writes_tables_and_figures_and_goes_on(
 ) -> None:
     classifiers = {
         "one": {"model": "small_cnn", "weights": "random"},
-        "two": {"model": "small_cnn", "weights": str(folder / "small.safetensors")},
+        "two": {
+            "model": "small_cnn",
+            "weights": str(folder / "small.safetensors"),
+            "decayed": "random",
+        },
         "plain": {"model": "activity_toys:plain_network", "weights": "random"},
     }
     command = [
@@ -199,10 +203,15 @@ def test_the_command_writes_tables_and_figures_and_goes_on(
         "two": 9,
     }
     assert results["plain"]["scaling"]["reestimated"] is None
+    similar = {name: result["similarity"] for name, result in results.items()}
+    assert [name for name in similar if "decayed" in similar[name]] == ["two"]
+    for found in similar.values():
+        assert len(found["without_biases"]["median"]) == len(found["layers"])
     assert len((tmp_path / "survey.csv").read_text().splitlines()) == 4
-    assert (tmp_path / "survey.md").read_text().count("\n|") == 4
+    page = (tmp_path / "survey.md").read_text().split("\n\n")
+    assert [part.count("\n|") for part in page[:1]] == [4]
     figures = sorted(tmp_path.glob("figure_*.png"))
-    assert len(figures) == 6
+    assert len(figures) == 7
     for figure in figures:
         with Image.open(figure) as drawn:
             assert np.asarray(drawn.convert("L")).std() > 5
@@ -277,6 +286,25 @@ def test_the_table_has_each_number_under_its_own_name() -> None:
         "slope",
         "offset",
     ]
+
+
+def test_the_page_has_the_robustness_and_the_correlations_of_layers() -> None:
+    found = {"layers": ["one", "two"]} | {
+        which: {"low": [0.1 + i, None], "median": [0.2 + i, None], "high": [0.3 + i, None]}
+        for i, which in enumerate(("bias", "decayed"))
+    }
+    results = {"net": measured(similarity=found)}
+    assert survey_report._robustness_table(results).splitlines()[1:] == [
+        "| top-1 of inputs | x 0.1 | x 1 | + -0.5 |",
+        "|---|---:|---:|---:|",
+        "| net | 24.0 / 47.0 | 51.0 / 49.0 | 29.0 |",
+    ]
+    table = survey_report._similarity_tables(results).splitlines()
+    assert table[1].endswith("| its bias attribution | the network after zero-bias decay |")
+    assert table[3:] == ["| one | 0.20 (0.10 to 0.30) | 1.20 (1.10 to 1.30) |", "| two |  |  |"]
+    axes = survey_report._similarity(results).axes[0]
+    first, second = (line for line in axes.lines if line.get_marker() == ".")
+    assert [first.get_ydata()[0], second.get_ydata()[0]] == [0.2, 1.2]
 
 
 def test_the_figures_draw_the_numbers_in_their_order_and_colour() -> None:

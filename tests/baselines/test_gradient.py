@@ -8,6 +8,7 @@ from slim_networks import slim
 from torch import Tensor
 
 from lit_iba import FrozenClassifier, InputError, build_explainer
+from lit_iba.baselines import HiResCAM
 from lit_iba.classifier import last_feature_map
 
 NAMES = (
@@ -16,6 +17,8 @@ NAMES = (
     "saliency",
     "integrated_gradients",
     "grad_cam",
+    "hires_cam",
+    "layer_cam",
     "input_x_gradient",
     "smoothgrad",
     "smoothgrad_squared",
@@ -93,19 +96,41 @@ def test_integrated_gradients_of_a_path_are_reduced_over_channels_as_asked(
     assert found.signed == signed
 
 
-def test_grad_cam_is_its_definition(small_classifier: FrozenClassifier, images: Tensor) -> None:
-    explainer = build_explainer("grad_cam", small_classifier)
-    assert explainer.layer == "layer3"
-    heatmap = explainer.attribute(images[:2], target=5)
-    split = small_classifier.split("layer3")
+@pytest.mark.parametrize("name", ["grad_cam", "hires_cam", "layer_cam"])
+def test_class_activation_maps_are_their_definitions(
+    name: str, small_classifier: FrozenClassifier, images: Tensor
+) -> None:
+    assert build_explainer(name, small_classifier).layer == "layer3"
+    heatmap = build_explainer(name, small_classifier, {"layer": "layer2"}).attribute(images[:2], 5)
+    split = small_classifier.split("layer2")
     for i in range(2):
         r = split.head(images[i : i + 1])[0].detach().requires_grad_()
         (gradient,) = torch.autograd.grad(split.tail(r)[0, 5], r)
-        expected = F.relu((gradient.mean(dim=(2, 3), keepdim=True) * r).sum(dim=1, keepdim=True))
-        expected = F.interpolate(expected, size=(64, 64), mode="bilinear", align_corners=False)[
-            0, 0
-        ]
+        expected = torch.zeros(r.shape[-2:])
+        for g, channel in zip(gradient[0], r[0].detach(), strict=True):
+            expected += {"grad_cam": g.mean(), "hires_cam": g, "layer_cam": g.clamp(min=0)}[
+                name
+            ] * channel
+        expected = F.interpolate(
+            expected.clamp(min=0)[None, None], size=(64, 64), mode="bilinear", align_corners=False
+        )[0, 0]
+        assert float(expected.max()) > 0
         assert torch.allclose(heatmap.values[i], expected, atol=1e-6)
+
+
+def test_hires_cam_of_the_last_features_is_grad_cam_and_sums_to_the_logit(images: Tensor) -> None:
+    # Draelos and Carin, section 3: where average pooling and one linear layer follow.
+    residual = FrozenClassifier("resnet8", "random")
+    hires, grad = (build_explainer(name, residual) for name in ("hires_cam", "grad_cam"))
+    torch.testing.assert_close(hires.attribute(images, 2).values, grad.attribute(images, 2).values)
+    split = residual.split("layer3")
+    r = split.head(images)[0].detach().requires_grad_()
+    logits = split.tail(r)[:, 2]
+    (gradients,) = torch.autograd.grad(logits.sum(), r)
+    assert isinstance(hires, HiResCAM)
+    total = (hires.weights(gradients) * r).sum(dim=(1, 2, 3))
+    (bias,) = [p[2] for n, p in residual.named_parameters() if n.endswith("fc.bias")]
+    torch.testing.assert_close(total, logits - bias)
 
 
 @pytest.mark.parametrize(("name", "layer"), [("resnet18", "layer4"), ("vgg11", "features")])

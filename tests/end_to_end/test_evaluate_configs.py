@@ -21,14 +21,16 @@ from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.weights import save_weights
 from lit_iba.cli.main import main
 from lit_iba.data.quickstart import QuickstartSettings, make_quickstart
+from lit_iba.iba import ReadoutTraining
+from lit_iba.iba.readout_network import PAPER_TAPS
+from lit_iba.statistics import estimate_layers
 from lit_iba.varsal.varsal_training import VarSalTraining
 
 FOLDER = Path(__file__).parents[2] / "configs" / "evaluate"
-BENCHMARKS = sorted(
-    path.name
-    for path in FOLDER.glob("*.yaml")
-    if {"classifier", "metrics"} <= yaml.safe_load(path.read_text()).keys()
-)
+FOUND = {path.name: yaml.safe_load(path.read_text()) for path in sorted(FOLDER.glob("*.yaml"))}
+BENCHMARKS = [n for n, config in FOUND.items() if {"explainers", "metrics"} <= config.keys()]
+BENCHMARKS = [name for name in BENCHMARKS if "classifier" in FOUND[name]]
+SWEEPS = [name for name, config in FOUND.items() if "vary" in config]
 
 # Settings that cost much, by the name of the explainer or metric, and what they are here.
 CHEAP: dict[str, dict[str, Any]] = {
@@ -114,6 +116,8 @@ def write_checkpoints(explainers: dict[str, dict[str, Any]], network: dict[str, 
                 assert main(["randomize", trained_for["weights"], *arguments]) == 0
             if given.get("explainer", name) == "varsal":
                 training: L.LightningModule = VarSalTraining(trained_for, channels=[4])
+            elif given.get("explainer", name) == "readout_iba":
+                training = untrained_readout(trained_for, given["beta"])
             else:
                 taps = ["features.8", "features.15", "features.22", "features.29"]
                 training = MaskingTraining(
@@ -130,6 +134,16 @@ def write_checkpoints(explainers: dict[str, dict[str, Any]], network: dict[str, 
             torch.save(
                 torch.load(path, weights_only=True) | {"global_step": 1}, path
             )  # as if trained
+
+
+def untrained_readout(network: dict[str, Any], beta: float) -> ReadoutTraining:
+    layer, taps = PAPER_TAPS[network["model"].rpartition("slim_")[2]]
+    readout = {"hidden": [4, 4]}
+    training = ReadoutTraining(network, layer, list(taps), beta=beta, readout=readout)
+    images = training.classifier.empty_images(2)
+    estimated = estimate_layers(training.classifier, [layer, *taps], [images, images + 1])
+    training.network.set_statistics(estimated)
+    return training
 
 
 @pytest.mark.slow
@@ -185,3 +199,46 @@ def test_the_config_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ):
             assert layer in page
             assert activity + above == pytest.approx(image["score"], rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in SWEEPS if "train" not in FOUND[name]])
+def test_the_sweep_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_quickstart("data/imagenet", QuickstartSettings(4, 4, 4, val_shard_size=2))
+    config = FOUND[name]
+    vary = {setting: values[:2] for setting, values in config["vary"].items()}
+    cheap_ones = {k: v for k, v in CHEAP[config["explainer"]].items() if k not in vary}
+    changes = {
+        "classifier": NETWORKS["resnet50"] | {"preprocessing": {"resize": 64, "crop": 64}},
+        "settings": config["settings"] | cheap_ones,
+        "vary": vary,
+        "metrics": cheap(config["metrics"], "metric"),
+    }
+    if config["combine"] == "each":
+        changes["settings"] |= {setting: values[0] for setting, values in vary.items()}
+    options = [word for key, value in changes.items() for word in (f"--{key}", json.dumps(value))]
+    little = ["--max_images", "1", "--statistics_images", "4", "--accelerator", "cpu"]
+    assert main(["sweep", "--config", str(FOLDER / name), *options, *little]) == 0
+    written = {path.name for path in Path(config["out"]).iterdir()}
+    assert {"sweep.csv", "sweep.png", "report.html"} <= written
+    assert any(path.startswith("panel_") for path in written)
+
+
+@pytest.mark.parametrize("name", [name for name in SWEEPS if "train" in FOUND[name]])
+def test_the_trainings_of_a_sweep_take_what_it_varies(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = FOUND[name]
+    (recipe,) = config["train"]
+    given = {**config["settings"], **{k: values[0] for k, values in config["vary"].items()}}
+    arguments = [f"--{setting}={json.dumps(value)}" for setting, value in given.items()]
+    with pytest.raises(SystemExit) as end:
+        main(["fit", "--config", recipe, *arguments, "--print_config"])
+    assert end.value.code in (0, None)
+    printed = yaml.safe_load(capsys.readouterr().out)
+    for setting, value in given.items():
+        found = printed
+        for part in setting.split("."):
+            found = found[part]
+        assert found == value

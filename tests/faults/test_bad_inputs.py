@@ -15,8 +15,10 @@ from string import Template
 import pytest
 import torch
 from damaged import make
+from lightning.pytorch.callbacks import EarlyStopping
 
 from lit_iba.cli.main import main
+from lit_iba.cli.sentences import as_sentence
 
 pytestmark = pytest.mark.filterwarnings("default")  # as for a user, whom warnings do not stop
 NETWORK = "--classifier.model small_cnn --classifier.weights random"
@@ -118,6 +120,18 @@ def test_a_bad_input_ends_in_one_sentence_and_writes_nothing(
     sentence = refused(command, capsys)
     assert re.fullmatch(".*".join(map(re.escape, said.split("..."))), sentence), sentence
     assert content(place) == before
+
+
+def test_only_what_the_trainer_itself_refuses_becomes_a_sentence() -> None:
+    stopping = EarlyStopping("nothing", verbose=False)
+    with pytest.raises(RuntimeError, match="not available") as refusal:
+        stopping._validate_condition_metric({})
+    assert "not available" in str(as_sentence(refusal.value))
+    # Code of the trainer's that fails, and a refusal of other code, may be faults of the program.
+    with pytest.raises(RuntimeError, match="ambiguous") as fault:
+        stopping._evaluate_stopping_criteria(torch.zeros(2))
+    assert as_sentence(fault.value) is None
+    assert as_sentence(ValueError("never raised")) is None
 
 
 @contextmanager

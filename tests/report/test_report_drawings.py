@@ -14,6 +14,8 @@ from PIL import Image
 from lit_iba.heatmap import Heatmap
 from lit_iba.report.box_plots import BoxPlot, box_range
 from lit_iba.report.curves import ticks
+from lit_iba.report.gallery import Gallery
+from lit_iba.report.page_gallery import GalleryMethod, gallery_of
 from lit_iba.report.pictures import backdrop_uri, layer_uri, outline
 from lit_iba.report.svg import Frame, box_axis, box_strip
 
@@ -112,3 +114,16 @@ def test_boxes_and_their_axis_share_one_scale() -> None:
     )
     assert list(map(float, whiskers)) == pytest.approx([scale[-1.0], scale[3.0]], abs=0.11)
     assert box_range([BoxPlot("a", "a", 0, (2.0,) * 5, 2.0)]) == (1.5, 2.5)
+
+
+def test_the_gallery_says_what_its_colours_begin_and_end_with() -> None:
+    values = torch.linspace(0.5, 2.5, 40 * 40).view(1, 40, 40)
+    zeros = torch.zeros(1, 3, 40, 40, dtype=torch.uint8)
+    gallery = Gallery(zeros, zeros[:, 0].bool(), {"iba": values, "cam": values}, ["a"], ["a dog"])
+    methods = [GalleryMethod("iba", "IBA", 0, "bits"), GalleryMethod("cam", "CAM", 1, "plain")]
+    page = str(gallery_of(gallery, methods, {}, 1))
+    assert page.count("data-high") == 1  # a map without a unit has no scale
+    assert 'data-low="0.5" data-high="2.5"' in page
+    assert '<span class="low">0.5</span>' in page
+    assert '<span class="high">2.5</span> bits per pixel' in page
+    assert str(gallery_of(gallery, methods[1:], {}, 1)).count("per pixel") == 0

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from lit_iba.checks import check_counts
 from lit_iba.classifier.preprocessing import drawn
 from lit_iba.training.frozen import TrainingWithFrozenClassifier
 
@@ -33,6 +34,7 @@ class HeatmapImages(L.Callback):
     """
 
     def __init__(self, images: int = 8, tag: str = "val/heatmaps") -> None:
+        check_counts(0, images=images)
         self.images, self.tag = images, tag
         self._pictures: list[Tensor] = []
 
