@@ -14,7 +14,7 @@ from lit_iba import Benchmark, FeatureStatistics, FrozenClassifier
 from lit_iba.data import QuickstartSettings, ShardDataModule, make_quickstart
 from lit_iba.export import export_checkpoint
 from lit_iba.iba import ReadoutTraining
-from lit_iba.text import LSTMClassifier, TextClassifier, Vocabulary
+from lit_iba.text import LSTMClassifier, LSTMTextClassifier, Vocabulary
 from lit_iba.text.iba import word_statistics
 from lit_iba.varsal import VarSalTraining
 
@@ -75,7 +75,7 @@ def shared_names() -> dict[str, Any]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = LSTMClassifier(len(vocabulary), embedding_size=8, hidden_size=8, depth=2)
-    text_classifier = TextClassifier(network, vocabulary, max_length=20)
+    text_classifier = LSTMTextClassifier(network, vocabulary, max_length=20)
     return {
         "classifier": classifier,
         "images": images,
