@@ -129,6 +129,7 @@ class TextExplainer(ABC):
 
     def __init__(self, classifier: TextClassifier, *, seed: int = 0) -> None:
         self.classifier, self.seed = classifier, seed
+        self._version = classifier.frozen.look_at_weights()
 
     @classmethod
     def from_settings(
@@ -162,8 +163,21 @@ class TextExplainer(ABC):
             One heatmap per text, on the CPU.
 
         Raises:
-            InputError: A text has no words, or a target is out of range.
+            InputError: A text has no words, a target is out of range, or the classifier's weights
+                have changed since the explainer was made.
         """
+        # Tensors of inference mode cannot be differentiated: neither the caller's nor ours.
+        with self.classifier.frozen.lock, torch.inference_mode(False):
+            if self.classifier.frozen.look_at_weights() != self._version:
+                raise InputError(
+                    "the classifier's weights have changed since the explainer was made; make the"
+                    " explainer again, and its statistics"
+                )
+            return self._heatmaps(texts, target, keys)
+
+    def _heatmaps(
+        self, texts: Sequence[str], target: Tensor | int | None, keys: Sequence[str] | None
+    ) -> list[TokenHeatmap]:
         words = self.classifier.words(texts)
         with torch.no_grad():
             probabilities = self.classifier.logits(
@@ -172,9 +186,8 @@ class TextExplainer(ABC):
         if target is None:
             targets = probabilities.argmax(dim=1)
         else:
-            targets = check_targets(target, len(words), self.classifier.num_classes).to(
-                self.classifier.device
-            )
+            checked = check_targets(target, len(words), self.classifier.num_classes)
+            targets = checked.to(self.classifier.device).clone()
         if keys is not None and len(keys) != len(words):
             raise InputError(
                 f"{len(keys)} keys were given for {len(words)} texts; give one key a text"

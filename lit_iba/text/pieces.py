@@ -38,17 +38,14 @@ class PieceReader:
 
     def __init__(self, tokenizer: Any, max_length: int) -> None:
         self.tokenizer, self.max_length = own_tokenizer(tokenizer), max_length
+        self.sha256 = hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()  # of all of it
         self.special = self.tokenizer.num_special_tokens_to_add(False)
         if max_length <= self.special:
             raise InputError(
                 f"max_length is {max_length}, but {self.special} special tokens stand in every"
                 f" text; give at least {self.special + 1}"
             )
-
-    @property
-    def sha256(self) -> str:
-        """Fingerprint of the whole tokenizer."""
-        return hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()
+        self.tokenizer.enable_truncation(max_length)
 
     @property
     def largest(self) -> int:
@@ -73,12 +70,10 @@ class PieceReader:
         Raises:
             InputError: It has no pieces.
         """
-        encoding = self.tokenizer.encode(text, add_special_tokens=False)
-        every, room = len(encoding.ids), self.max_length - self.special
-        if not every:
+        encoding = self.tokenizer.encode(text)
+        if len(encoding.ids) <= self.special:
             raise InputError(f"text {place + 1} has no words; give letters, digits or punctuation")
-        encoding.truncate(room)
-        encoding = self.tokenizer.post_process(encoding, add_special_tokens=True)
+        cut = sum(len(rest.ids) - self.special for rest in encoding.overflowing)
         word_of = self._words_of(encoding, text)
         pieces_of: dict[int, list[int]] = {}
         for position, word in enumerate(word_of):
@@ -88,7 +83,6 @@ class PieceReader:
         unknown = self.number_of("unk")
         known = [all(encoding.ids[p] != unknown for p in pieces_of[w]) for w in pieces_of]
         words = [text[begin:end] for begin, end in spans]
-        cut = max(0, every - room)
         read = ReadText(text, words, encoding.tokens, word_of, known, spans, cut)
         return read, list(encoding.ids)
 
@@ -96,7 +90,8 @@ class PieceReader:
         """For each piece the number of its word, counted from 0 without gaps; -1 for what the
         tokenizer itself has put in.
         """
-        given: list[Any] = list(encoding.word_ids)
+        # What has no word, such as a special token that is written out in the text, is its own.
+        given = [(i, word) if word is None else word for i, word in enumerate(encoding.word_ids)]
         if self.tokenizer.pre_tokenizer is None:
             given = [_spaces_before(text, *offsets) for offsets in encoding.offsets]
         inserted = encoding.special_tokens_mask
