@@ -109,8 +109,8 @@ class TextIntegratedGradients(TextExplainer):
         forward_batch_size: int = 64,
         seed: int = 0,
     ) -> None:
-        super().__init__(classifier, seed=seed)
         check_literals(TextIntegratedGradients.__init__, locals())
+        super().__init__(classifier, seed=seed)
         check_counts(steps=steps, forward_batch_size=forward_batch_size)
         self.steps, self.fill, self.forward_batch_size = (
             steps,
@@ -184,9 +184,9 @@ class TextLIME(TextExplainer):
         forward_batch_size: int = 64,
         seed: int = 0,
     ) -> None:
+        check_literals(TextLIME.__init__, locals())
         super().__init__(classifier, seed=seed)
         check_counts(samples=samples, forward_batch_size=forward_batch_size)
-        check_literals(TextLIME.__init__, locals())
         check_numbers(0, penalty=penalty)
         check_numbers(0, exclusive=True, kernel_width=kernel_width)
         if samples < 2:

@@ -111,6 +111,7 @@ class TextExplainer(ABC):
         seed: Together with the text's key, seeds whatever is random.
 
     Example:
+        >>> import torch
         >>> from lit_iba.text import TextExplainer
         >>> class Length(TextExplainer):
         ...     name, unit = "length", "letters"

@@ -5,6 +5,8 @@ network, and without any code but that of transformers itself.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +55,10 @@ def load_folder(folder: str | Path) -> Any:
                 f"{path}/config.json is of {kinds or 'no architecture'}, but must name one that"
                 " ends in ForSequenceClassification"
             )
-        model, report = kind.from_pretrained(
-            path, local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
+        with _no_bars():
+            model, report = kind.from_pretrained(
+                path, local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
     except InputError:
         raise
     except Exception as error:
@@ -72,3 +75,17 @@ def load_folder(folder: str | Path) -> Any:
         if not tensor.isfinite().all():
             raise InputError(f"{path}/model.safetensors has values in {name} that are not finite")
     return model
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without transformers' progress bars; a classifier is read in a moment."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

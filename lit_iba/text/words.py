@@ -29,6 +29,15 @@ class ReadText:
         spans: For each word, where it begins and ends in the text, in characters; None where the
             words are not cut out of the text.
         cut: How many positions at the text's end are not read, because there is no room for them.
+
+    Example:
+        >>> from lit_iba.text import ReadText
+        >>> read = ReadText(
+        ...     "A  great film.", ["A", "great", "film"], ["a", "gre", "##at", "film"],
+        ...     word_of=[0, 1, 1, 2], known=[True] * 3, spans=[(0, 1), (3, 8), (9, 13)],
+        ... )
+        >>> read.gaps()
+        ['', '  ', ' ', '.']
     """
 
     text: str

@@ -76,6 +76,7 @@ def test_every_config_has_its_test() -> None:
         "evaluate/roar_cifar10.yaml",
         "train/imdb_lstm.yaml",
         "evaluate/input_iba_figures4b_5b_imdb.yaml",  # in tests/text
+        "evaluate/imdb_distilbert.yaml",  # in tests/text
         "quickstart/real_time_saliency.yaml",
         "train/real_time_saliency_resnet50.yaml",
         "quickstart/varsal.yaml",

@@ -111,7 +111,7 @@ def test_a_text_depends_neither_on_its_batch_nor_on_its_padding(
     method: str, toy: tuple[TransformerTextClassifier, Given]
 ) -> None:
     texts = sorted(TEXTS, key=len)[:: len(TEXTS) - 1]
-    few = {"samples": 20} if method == "lime" else {}
+    few = {"lime": {"samples": 20}, "input_iba": {"steps": 10}}.get(method, {})
     for text, expected in zip(texts, explained(toy, method, texts, **few), strict=True):
         alone = explained(toy, method, [text], **few)[0]
         largest = float(expected.values.abs().max())
@@ -206,7 +206,7 @@ def test_a_mask_is_averaged_over_pieces_and_bits_are_summed(
 ) -> None:
     text = ["people said it was superb"]
     for output, how in (("bits", sum), ("mask", lambda parts: sum(parts) / len(parts))):
-        heatmap = explained(toy, "input_iba", text, output=output)[0]
+        heatmap = explained(toy, "input_iba", text, output=output, steps=3, feature_steps=2)[0]
         for number, value in enumerate(heatmap.values.tolist()):
             parts = [v for _, v, word in heatmap.pieces if word == number]
             assert value == pytest.approx(how(parts), rel=1e-5)
