@@ -17,13 +17,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_iba.checks import check_counts, check_numbers
+from lit_iba.checks import check_counts, check_literals, check_numbers
 from lit_iba.errors import InputError
 from lit_iba.iba.bottleneck import NATS_PER_BIT, SMALLEST_KEEP, mix
 from lit_iba.iba.optimise import optimise_mask
@@ -32,6 +32,8 @@ from lit_iba.statistics import FeatureStatistics
 from lit_iba.text.classifier import TextClassifier
 from lit_iba.text.explainer import TextExplainer, WordStatisticsSource
 from lit_iba.text.words import Words
+
+Special = Literal["restricted", "mean"]
 
 
 @torch.no_grad()
@@ -264,16 +266,21 @@ def layer_mask(
     words: Words,
     targets: Tensor,
     generators: Sequence[torch.Generator],
+    special: Special = "restricted",
 ) -> LayerMask:
     """IBA at a hidden layer, for all texts together."""
     with torch.no_grad():
         features = classifier.features(classifier.embeddings(words), words, layer)
     none, here = features.new_ones(()), noise.at(words)
+    restricted = words.mask
+    if special == "mean":
+        restricted = words.in_word
+        features = torch.where((words.mask & ~restricted)[..., None], here.mean, features)
     tail = lambda z, repeated: classifier.logits(z, repeated, layer)  # noqa: E731
-    alpha = fit.alpha(features, words, words.mask, here, none, tail, targets, generators)
+    alpha = fit.alpha(features, words, restricted, here, none, tail, targets, generators)
     keep, drop = masks(alpha)
     nats = input_information_nats(here.standardise(features), keep, drop, none)
-    return LayerMask(features, keep, drop, nats, here)
+    return LayerMask(features, keep, drop, nats * restricted[..., None], here)
 
 
 class TextIBA(TextExplainer):
@@ -288,6 +295,9 @@ class TextIBA(TextExplainer):
         steps: Adam updates (10).
         learning_rate: Of Adam (1).
         copies: Noise samples per step (10).
+        special: What special tokens such as ``[CLS]`` may say at the layer: ``"restricted"``, with
+            bits of their own, or ``"mean"``: each is as in the mean text, so that whatever the
+            class needs has to pass by the words.
         seed: Seeds the noise, together with each text's key.
 
     Raises:
@@ -315,13 +325,15 @@ class TextIBA(TextExplainer):
         steps: int = 10,
         learning_rate: float = 1.0,
         copies: int = 10,
+        special: Special = "restricted",
         seed: int = 0,
     ) -> None:
+        check_literals(TextIBA.__init__, locals())
         super().__init__(classifier, seed=seed)
         self.layer = classifier.check_layer(layer)
         classifier.check_spread(self.layer)
         self.noise = WordNoise.of(statistics, classifier, self.layer)
-        self.fit = MaskFit(beta, steps, learning_rate, copies)
+        self.fit, self.special = MaskFit(beta, steps, learning_rate, copies), special
 
     @classmethod
     def from_settings(
@@ -338,7 +350,14 @@ class TextIBA(TextExplainer):
     def explain(self, words: Words, targets: Tensor, generators: list[torch.Generator]) -> Tensor:
         """Bits per position."""
         return layer_mask(
-            self.classifier, self.layer, self.noise, self.fit, words, targets, generators
+            self.classifier,
+            self.layer,
+            self.noise,
+            self.fit,
+            words,
+            targets,
+            generators,
+            self.special,
         ).bits(words)
 
 

@@ -4,6 +4,7 @@ explained by words.
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,10 @@ from lit_iba.statistics import FeatureStatistics
 from lit_iba.text import TokenHeatmap, TransformerTextClassifier, build_text_explainer
 from lit_iba.text.classifier import TextClassifier
 from lit_iba.text.iba import word_statistics
+from lit_iba.text.pieces import PieceReader
 from lit_iba.text.removal import scores_without
 from lit_iba.text.render import gaps, html_page, terminal_text
+from lit_iba.text.reviews import read_reviews
 
 KINDS = [(distilbert, wordpiece), (bert, wordpiece), (roberta, byte_level), (gpt2, wordpiece)]
 TEXTS = [str(review["text"]) for review in toy_reviews(12, 7)]
@@ -273,6 +276,18 @@ def test_what_is_cut_is_said_and_is_what_transformers_would_cut() -> None:
     assert terminal_text(heatmap).plain == text
 
 
+def test_where_special_tokens_are_those_of_the_mean_text_all_passes_by_the_words(
+    toy: tuple[TransformerTextClassifier, Given],
+) -> None:
+    found = explained(toy, "iba", TEXTS, special="mean")
+    beside = explained(toy, "iba", TEXTS)
+    told = [h for h in found if h.total > 1]  # a class that is said of nothing needs no bits
+    assert len(told) >= 6
+    assert all(h.highest(1)[0][0].lower() in (GOOD if h.target else BAD) for h in told)
+    assert not any(value for h in found for _, value in h.special)
+    assert sum(h.total for h in found) > sum(h.total for h in beside)
+
+
 def test_statistics_are_of_words_and_of_each_special_token(
     toy: tuple[TransformerTextClassifier, Given],
 ) -> None:
@@ -294,8 +309,33 @@ def test_statistics_are_of_words_and_of_each_special_token(
         word_statistics(classifier, texts[:1], [1])
 
 
-def without(config: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    return {k: v for k, v in (config | changes).items() if v is not None}
+@pytest.mark.realdata
+@pytest.mark.parametrize("tokenizer", [wordpiece, byte_level])
+def test_real_reviews_are_reproduced_letter_by_letter(
+    tokenizer: Callable[[], Any], realdata: Path
+) -> None:
+    made = tokenizer()
+    reader, own = (
+        PieceReader(made, 128),
+        transformers.PreTrainedTokenizerFast(tokenizer_object=made),
+    )
+    for review in read_reviews(realdata / "imdb_test500.jsonl")[:150]:
+        read, numbers = reader.read(review.text, 0)
+        given = list(zip(read.gaps(), [*read.words, ""], strict=True))
+        assert "".join(before + word for before, word in given) == review.text
+        left_out = {c for before, _ in given[:-1] for c in before if c.isprintable()}
+        assert left_out <= {" "}  # BERT drops control characters
+        whole = own(review.text)["input_ids"]
+        assert numbers == own(review.text, truncation=True, max_length=128)["input_ids"]
+        assert read.cut == max(0, len(whole) - 128)
+
+
+def test_the_example_of_the_documentation_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "text.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(.*?)```", page, re.DOTALL)
+    assert code
+    exec(compile(code[1], "text.md", "exec"), {"__name__": "example"})
+    assert "['The', 'film', 'was', 'superb', '.']" in capsys.readouterr().out
 
 
 def test_a_folder_is_loaded_from_safetensors_alone(tmp_path: Path) -> None:

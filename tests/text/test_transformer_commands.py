@@ -60,7 +60,8 @@ def test_the_config_runs_and_what_is_wrong_with_a_classifier_is_said(
     }
     given["classifier"]["folder"] = str(place / "model")
     given["explainers"]["input_iba"] |= {"steps": 2, "feature_steps": 2, "copies": 2}
-    given["explainers"]["iba"] |= {"steps": 2, "copies": 2}
+    for name in ("iba", "iba_without_cls"):
+        given["explainers"][name] |= {"steps": 2, "copies": 2}
     given["explainers"]["integrated_gradients"] |= {"steps": 3}
     given["explainers"]["lime"] |= {"samples": 5}
     given["metrics"]["sensitivity_n"] |= {"masks": 4}
