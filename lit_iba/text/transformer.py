@@ -24,6 +24,7 @@ from lit_iba.text.transformer_cut import TransformerCut
 from lit_iba.text.transformer_folder import load_folder
 from lit_iba.text.words import ReadText, Words
 
+ANY_LENGTH = 512  # pieces read where a network has no limit of its own
 PROBE_LENGTHS = (7, 4)  # of the two texts that a network is tried on
 
 
@@ -239,7 +240,8 @@ def positions_of(network: Any) -> int:
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
             padding = module.padding_idx
             return module.num_embeddings - (0 if padding is None else padding + 1)
-    return int(getattr(network.config, "max_position_embeddings", 512))
+    stated = getattr(network.config, "max_position_embeddings", None)
+    return stated if isinstance(stated, int) and stated > 0 else ANY_LENGTH
 
 
 def _config_of(network: nn.Module) -> Any:

@@ -58,7 +58,7 @@ class TransformerCut:
             if isinstance(module, nn.ModuleList) and len(module) == depth:
                 self.layers, self._layers_place = module, _place(network, module)
                 break
-        self._tuples = False  # whether a layer gives its output in a tuple
+        self._beside: int | None = None  # what a layer gives beside its output, in a tuple with it
         self._positions: dict[int, int] = {}  # read behind each layer that has been tried
 
     def run(self, words: Words) -> Tensor:
@@ -93,7 +93,8 @@ class TransformerCut:
             given = StandIn(self.embedding, features)
             with _instead(*self._embedding_place, given):
                 return self.run(words), given.runs
-        given = StandIn(self.layers[layer - 1], (features,) if self._tuples else features)
+        output = features if self._beside is None else (features, *[None] * self._beside)
+        given = StandIn(self.layers[layer - 1], output)
         with _instead(*self._layers_place, nn.ModuleList([given, *self.layers[layer:]])):
             return self.run(words), given.runs
 
@@ -136,7 +137,7 @@ class TransformerCut:
             )
 
     def _look(self, block: nn.Module, arguments: Any, output: Any) -> None:
-        self._tuples = isinstance(output, tuple)
+        self._beside = len(output) - 1 if isinstance(output, tuple) else None
 
     def prove_layer(self, words: Words, layer: int) -> int:
         """Try a cut, once.

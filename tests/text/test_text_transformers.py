@@ -15,8 +15,10 @@ from text_toys import BAD, GOOD, toy_reviews
 from torch import nn
 from transformer_toys import (
     SPLIT,
+    albert,
     bert,
     byte_level,
+    deberta,
     distilbert,
     gpt2,
     roberta,
@@ -38,7 +40,13 @@ from lit_iba.text.removal import scores_without
 from lit_iba.text.render import gaps, html_page, terminal_text
 from lit_iba.text.reviews import read_reviews
 
-KINDS = [(distilbert, wordpiece), (bert, wordpiece), (roberta, byte_level), (gpt2, wordpiece)]
+KINDS = [
+    (distilbert, wordpiece),
+    (bert, wordpiece),
+    (roberta, byte_level),
+    (deberta, wordpiece),
+    (gpt2, wordpiece),
+]
 TEXTS = [str(review["text"]) for review in toy_reviews(12, 7)]
 METHODS: dict[str, dict[str, Any]] = {
     "iba": {"beta": 1.0},
@@ -319,7 +327,7 @@ def test_real_reviews_are_reproduced_letter_by_letter(
         PieceReader(made, 128),
         transformers.PreTrainedTokenizerFast(tokenizer_object=made),
     )
-    for review in read_reviews(realdata / "imdb_test500.jsonl")[:150]:
+    for review in read_reviews(realdata / "imdb_test500.jsonl")[:50]:
         read, numbers = reader.read(review.text, 0)
         given = list(zip(read.gaps(), [*read.words, ""], strict=True))
         assert "".join(before + word for before, word in given) == review.text
@@ -403,6 +411,10 @@ def test_what_is_wrong_is_said() -> None:
         (lambda: classifier.words("fine"), "list of strings"),
         (lambda: classifier.check_layer(3), "transformer layers 1 to 2"),
         (lambda: build_text_explainer("iba", classifier), "needs statistics"),
+        (
+            lambda: TransformerTextClassifier(albert(), wordpiece()).check_layer(1),
+            "no list of modules that run once each",
+        ),
         (
             lambda: TransformerTextClassifier(distilbert(), plain).fill("mask"),
             "no token for 'mask'",

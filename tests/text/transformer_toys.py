@@ -71,6 +71,20 @@ def roberta() -> nn.Module:
     return _steep(transformers.RobertaForSequenceClassification(config))
 
 
+def deberta() -> nn.Module:
+    rows = wordpiece().get_vocab_size()
+    config = transformers.DebertaV2Config(
+        vocab_size=rows, relative_attention=True, pos_att_type=["p2c", "c2p"], **_SIZE
+    )
+    return _steep(transformers.DebertaV2ForSequenceClassification(config))
+
+
+def albert() -> nn.Module:
+    rows = wordpiece().get_vocab_size()
+    config = transformers.AlbertConfig(vocab_size=rows, embedding_size=16, **_SIZE)
+    return _steep(transformers.AlbertForSequenceClassification(config))
+
+
 def gpt2() -> nn.Module:
     config = transformers.GPT2Config(
         vocab_size=wordpiece().get_vocab_size(),
