@@ -61,17 +61,19 @@ def build(
 def test_the_word_that_decides_is_found(
     method: str, toy_classifier: LSTMTextClassifier, toy_statistics: Statistics
 ) -> None:
-    found = build(method, toy_classifier, toy_statistics).attribute(TEXTS)
+    texts = TEXTS[:6] if method == "input_iba" else TEXTS  # the GAN takes them one by one
+    found = build(method, toy_classifier, toy_statistics).attribute(texts)
     hits = [heatmap.highest(1)[0][0] in (GOOD if heatmap.target else BAD) for heatmap in found]
-    assert sum(hits) >= 11, [heatmap.highest(2) for heatmap in found]
+    assert sum(hits) >= len(texts) - 1, [heatmap.highest(2) for heatmap in found]
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_text_does_not_depend_on_its_batch(
     method: str, toy_classifier: LSTMTextClassifier, toy_statistics: Statistics
 ) -> None:
-    explainer = build(method, toy_classifier, toy_statistics)
-    texts = sorted(TEXTS, key=len)[::3]
+    few = {"generator_steps": 4, "steps": 8} if method == "input_iba" else {}
+    explainer = build(method, toy_classifier, toy_statistics, **few)
+    texts = sorted(TEXTS, key=len)[::4]
     before = copy.deepcopy(toy_classifier.network.state_dict())
     together = explainer.attribute(texts)
     tolerance = (
@@ -89,7 +91,7 @@ def test_a_text_does_not_depend_on_its_batch(
     for name, values in toy_classifier.network.state_dict().items():
         assert torch.equal(values, before[name])
     assert all(p.grad is None and not p.requires_grad for p in toy_classifier.network.parameters())
-    other = build(method, toy_classifier, toy_statistics, seed=1).attribute(texts)
+    other = build(method, toy_classifier, toy_statistics, seed=1, **few).attribute(texts)
     assert torch.equal(other[0].values, together[0].values) == (method in SURE)
 
 

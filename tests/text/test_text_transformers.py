@@ -39,6 +39,7 @@ from lit_iba.text.pieces import PieceReader
 from lit_iba.text.removal import scores_without
 from lit_iba.text.render import gaps, html_page, terminal_text
 from lit_iba.text.reviews import read_reviews
+from lit_iba.text.words import Words
 
 KINDS = [
     (distilbert, wordpiece),
@@ -115,6 +116,34 @@ def test_the_gan_finds_it_and_each_text_is_fitted_alone(
     assert not any(value for _, value in together.special)
     alone = explained(toy, "input_iba", [text], **settings)[0]
     assert torch.equal(alone.values, together.values)
+
+
+def test_special_tokens_are_never_masked_at_the_embeddings(
+    toy: tuple[TransformerTextClassifier, Given], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classifier, seen = toy[0], []  # type: TransformerTextClassifier, list[torch.Tensor]
+    logits, features = classifier.logits, classifier.features
+
+    def record(x: torch.Tensor, words: Words) -> None:
+        seen.append((x - classifier.embeddings(words))[words.roles > 0].detach())
+
+    def of_logits(x: torch.Tensor, words: Words, layer: int = 0) -> torch.Tensor:
+        if layer == 0:
+            record(x, words)
+        return logits(x, words, layer)
+
+    def of_features(x: torch.Tensor, words: Words, layer: int) -> torch.Tensor:
+        record(x, words)
+        return features(x, words, layer)
+
+    monkeypatch.setattr(classifier, "logits", of_logits)
+    monkeypatch.setattr(classifier, "features", of_features)
+    few = {"steps": 2, "feature_steps": 1, "generator_steps": 1, "critic_steps": 1, "copies": 2}
+    explained(toy, "input_iba", TEXTS[:1], gan="wgan", **few)
+    explained(toy, "integrated_gradients", TEXTS[:1], steps=2)
+    explained(toy, "lime", TEXTS[:1], samples=3)
+    assert len(seen) > 6
+    assert not any(changes.any() for changes in seen)
 
 
 @pytest.mark.parametrize("method", METHODS)
