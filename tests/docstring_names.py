@@ -14,7 +14,7 @@ from lit_iba import Benchmark, FeatureStatistics, FrozenClassifier
 from lit_iba.data import QuickstartSettings, ShardDataModule, make_quickstart
 from lit_iba.export import export_checkpoint
 from lit_iba.iba import ReadoutTraining
-from lit_iba.text import LSTMClassifier, TextClassifier, Vocabulary
+from lit_iba.text import LSTMClassifier, LSTMTextClassifier, Vocabulary
 from lit_iba.text.iba import word_statistics
 from lit_iba.varsal import VarSalTraining
 
@@ -31,6 +31,7 @@ def shared_folder(folder: Path) -> Path:
     for name in ("cat", "dog"):
         (folder / "photographs" / name).mkdir(parents=True)
         Image.new("RGB", (80, 72), "white").save(folder / "photographs" / name / "0.jpg")
+    _transformer(folder / "distilbert")
     _trained(folder / "runs")
     last = folder / "runs" / "readout" / "last.ckpt"
     export_checkpoint(last, folder / "runs" / "exported", ["safetensors"], progress=False)
@@ -40,6 +41,29 @@ def shared_folder(folder: Path) -> Path:
         classifier, folder / "digits" / "test", explainers, metrics, folder / "runs" / "digits"
     ).run()
     return folder
+
+
+def _transformer(folder: Path) -> None:
+    """Write a small DistilBERT and its tokenizer, where transformers are installed."""
+    try:
+        import tokenizers
+        import transformers
+    except ImportError:
+        return
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    pieces = [*special, "a", "gre", "##at", "film", "!"]
+    tokenizer = tokenizers.Tokenizer(
+        tokenizers.models.WordPiece({p: i for i, p in enumerate(pieces)}, unk_token="[UNK]")
+    )
+    tokenizer.normalizer = tokenizers.normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    size = {"dim": 8, "n_layers": 2, "n_heads": 2, "hidden_dim": 16, "max_position_embeddings": 20}
+    config = transformers.DistilBertConfig(vocab_size=len(pieces), **size)
+    transformers.DistilBertForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
 
 
 def _trained(runs: Path) -> None:
@@ -75,7 +99,7 @@ def shared_names() -> dict[str, Any]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = LSTMClassifier(len(vocabulary), embedding_size=8, hidden_size=8, depth=2)
-    text_classifier = TextClassifier(network, vocabulary, max_length=20)
+    text_classifier = LSTMTextClassifier(network, vocabulary, max_length=20)
     return {
         "classifier": classifier,
         "images": images,

@@ -20,7 +20,7 @@ _GIB = 1 << 30
 _LITTLE_DISK = 5 * _GIB
 _LITTLE_SHARED = 1 * _GIB  # what the loader's workers pass batches through
 _FEW_FILES = 1024
-_OPTIONAL = ("timm", "onnx", "onnxruntime", "onnxscript", "quantus")
+_OPTIONAL = ("timm", "onnx", "onnxruntime", "onnxscript", "quantus", "transformers")
 _OWN = ("SLURM_", "LIT_IBA_", "NCCL_", "GLOO_", "TORCH_", "CUDA_VISIBLE", "OMP_", "MASTER_")
 _GROUP = (
     "RANK",

@@ -10,7 +10,12 @@ from lit_iba.errors import InputError
 
 ARGUMENTS: list[tuple[str, str | None, str]] = [
     ("images", "*", "photographs to explain, unless texts are given"),
-    ("--text", "+", "texts to explain, each in quotes (needs --checkpoint)"),
+    (
+        "--text",
+        "+",
+        "texts to explain, each in quotes (needs --checkpoint, or --classifier.model transformers"
+        " and --classifier.folder)",
+    ),
 ]
 
 
@@ -39,7 +44,8 @@ def explain(
         explainer: Name of an explainer, or a class path; several with commas between them are
             shown beside each other. By default per_sample_iba, and input_iba for texts. Another
             name stands for the ``explainer`` among its settings.
-        classifier: ``model`` and ``weights``; a readout's checkpoint knows its own.
+        classifier: ``model`` and ``weights``; a readout's checkpoint knows its own. For texts,
+            ``model: transformers`` and ``folder``, in place of ``checkpoint``.
         settings: Settings of the explainer, such as ``layer`` and ``beta``, or ``checkpoint``;
             of several explainers under the name of each.
         target: Class to explain, by index or name; by default the predicted one of each image or
@@ -64,22 +70,23 @@ def explain(
     check_counts(batch_size=batch_size, statistics_images=statistics_images)
     names = explainer.split(",") if isinstance(explainer, str) else list(explainer or [])
     if text is not None or text_file is not None:
-        if images or classifier or isinstance(statistics_data, list):
+        if images or isinstance(statistics_data, list):
             raise InputError(
-                "texts are explained by themselves: leave out photographs and classifier (give"
-                " checkpoint), and name one file or folder of reviews as statistics_data"
+                "texts are explained by themselves: leave out photographs, and name one file or"
+                " folder of reviews as statistics_data"
             )
         from lit_iba.cli.texts import explain_texts, gather_texts, text_classifier_from
         from lit_iba.text.benchmark import StoredWordStatistics
 
-        texts = gather_texts(text, text_file)
+        network = text_classifier_from(checkpoint, device, classifier)
+        texts = gather_texts(text, text_file, network.num_classes)
         statistics = StoredWordStatistics(
             statistics_folder or f"{out}/statistics", statistics_data, statistics_images
         )
         explain_texts(
             texts,
             _only(names) or "input_iba",
-            text_classifier_from(checkpoint, device),
+            network,
             dict(settings or {}),
             target,
             out,

@@ -12,8 +12,9 @@ from lit_iba.cli.declared import with_arguments_of
 )
 def text_benchmark(
     data: str,
-    checkpoint: str,
     out: str,
+    checkpoint: str | None = None,
+    classifier: dict[str, Any] | None = None,
     max_texts: int | None = None,
     statistics_data: str | None = None,
     statistics_texts: int = 1000,
@@ -28,8 +29,11 @@ def text_benchmark(
 
     Args:
         data: Reviews: a folder with pos/ and neg/, or a ``.jsonl`` file.
-        checkpoint: Of the text classifier.
         out: Folder of the run.
+        checkpoint: Of an LSTM, as ``train.py fit`` writes it.
+        classifier: In its place ``model: transformers`` and ``folder``, which holds config.json,
+            model.safetensors and tokenizer.json; and, if wanted, ``max_length`` and
+            ``class_names``.
         max_texts: At most so many reviews.
         statistics_data: Reviews that word statistics are estimated on, such as the training
             reviews.
@@ -44,9 +48,10 @@ def text_benchmark(
     from lit_iba.text.benchmark import StoredWordStatistics, TextBenchmark, draw
     from lit_iba.text.reviews import read_reviews
 
+    network = text_classifier_from(checkpoint, device, classifier)
     run = TextBenchmark(
-        text_classifier_from(checkpoint, device),
-        draw(read_reviews(data), max_texts, seed),
+        network,
+        draw(read_reviews(data, network.num_classes), max_texts, seed),
         out=out,
         source=StoredWordStatistics(
             statistics_folder or f"{out}/statistics", statistics_data, statistics_texts

@@ -15,21 +15,53 @@ from lit_iba.files import read_text, write_text
 from lit_iba.text.benchmark import StoredWordStatistics
 from lit_iba.text.classifier import TextClassifier
 from lit_iba.text.explainer import TokenHeatmap, build_text_explainer
+from lit_iba.text.lstm_classifier import LSTMTextClassifier
 from lit_iba.text.render import Highlight, facts, html_page, terminal_text
 from lit_iba.text.reviews import read_reviews
+from lit_iba.text.transformer import TransformerTextClassifier
+
+TRANSFORMER_SETTINGS = ("model", "folder", "max_length", "class_names")
 
 
-def text_classifier_from(checkpoint: str | None, device: str) -> TextClassifier:
-    """The text classifier of a checkpoint."""
-    if checkpoint is None:
+def text_classifier_from(
+    checkpoint: str | None, device: str, classifier: dict[str, Any] | None = None
+) -> TextClassifier:
+    """The text classifier of a checkpoint, or of a folder of transformers.
+
+    Args:
+        checkpoint: Of an LSTM, as ``train.py fit`` writes it.
+        device: As on the command line.
+        classifier: ``model: transformers`` and ``folder``, and, if wanted, ``max_length`` and
+            ``class_names``.
+
+    Raises:
+        InputError: Neither or both are given, or a setting is unknown or missing.
+    """
+    if (checkpoint is None) == (classifier is None):
         raise InputError(
-            "name the text classifier: --checkpoint runs/imdb_lstm/checkpoints/best.ckpt"
+            "name the text classifier: --checkpoint runs/imdb_lstm/checkpoints/best.ckpt, or"
+            " --classifier.model transformers --classifier.folder FOLDER"
         )
-    return TextClassifier.from_checkpoint(checkpoint, device_named(device))
+    if classifier is None:
+        return LSTMTextClassifier.from_checkpoint(str(checkpoint), device_named(device))
+    settings = dict(classifier)
+    model, folder = settings.pop("model", None), settings.pop("folder", None)
+    if model != "transformers" or not isinstance(folder, str):
+        raise InputError(
+            f"the classifier of texts is {classifier}; give model: transformers, and a folder with"
+            " config.json, model.safetensors and tokenizer.json"
+        )
+    for name in settings:
+        if name not in TRANSFORMER_SETTINGS:
+            raise unknown_name("setting of the classifier", name, TRANSFORMER_SETTINGS)
+    return TransformerTextClassifier.from_folder(folder, device_named(device), **settings)
 
 
-def gather_texts(text: list[str] | None, text_file: str | None) -> list[tuple[str, str]]:
-    """Names and texts: those given, then those of a file, a text a line or a ``.jsonl`` of reviews.
+def gather_texts(
+    text: list[str] | None, text_file: str | None, classes: int = 2
+) -> list[tuple[str, str]]:
+    """Names and texts: those given, then those of a file, a text a line or a ``.jsonl`` of reviews
+    with labels of so many classes.
 
     Raises:
         InputError: There are none, or the file does not exist.
@@ -42,7 +74,7 @@ def gather_texts(text: list[str] | None, text_file: str | None) -> list[tuple[st
                 f"text file {path} does not exist; give a file with a text a line, or a .jsonl file"
             )
         if path.suffix == ".jsonl":
-            found += [(review.key, review.text) for review in read_reviews(path)]
+            found += [(review.key, review.text) for review in read_reviews(path, classes)]
         else:
             lines = enumerate(read_text(path, "text file").split("\n"), start=1)
             found += [(f"{path.name}:{number}", line) for number, line in lines if line.strip()]
@@ -102,6 +134,7 @@ def explain_texts(
             "tokens": heatmap.tokens,
             "values": heatmap.values.tolist(),
             "known": heatmap.known,
+            **_of_pieces(heatmap),
         }
         for (name, _), heatmap in zip(texts, heatmaps, strict=True)
     ]
@@ -110,6 +143,21 @@ def explain_texts(
         json.dumps(content, ensure_ascii=False, indent=1) + "\n",
     )
     print(f"wrote {stem}.html and .json")
+
+
+def _of_pieces(heatmap: TokenHeatmap) -> dict[str, Any]:
+    """Where the words stand in the text, and what their pieces and the special tokens are worth."""
+    if heatmap.read is None or heatmap.read.spans is None:
+        return {}
+    pieces, values, word_of = zip(*heatmap.pieces, strict=True)
+    return {
+        "text": heatmap.read.text,
+        "spans": heatmap.read.spans,
+        "cut_pieces": heatmap.read.cut,
+        "pieces": pieces,
+        "piece_values": values,
+        "piece_words": word_of,
+    }
 
 
 def class_number(target: str, classifier: TextClassifier) -> int:

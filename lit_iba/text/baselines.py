@@ -1,5 +1,5 @@
-"""What InputIBA is compared with on texts: integrated gradients, LIME and random numbers (section
-4.1).
+"""What InputIBA is compared with on texts: integrated gradients and LIME (section 4.1), and values
+that know nothing of the classifier, which are every metric's floor.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from lit_iba.baselines.lime import surrogate_coefficients
 from lit_iba.checks import check_counts, check_literals, check_numbers
 from lit_iba.errors import InputError
 from lit_iba.perturbation import target_logits, target_probabilities
-from lit_iba.text.classifier import TextClassifier, Words
+from lit_iba.text.classifier import Baseline, TextClassifier
 from lit_iba.text.explainer import TextExplainer
 from lit_iba.text.removal import scores_without
+from lit_iba.text.words import Join, Words
 
 
 class RandomWords(TextExplainer):
@@ -30,15 +31,50 @@ class RandomWords(TextExplainer):
     """
 
     name: ClassVar[str] = "random"
+    joined: Join = "mean"
 
     def explain(self, words: Words, targets: Tensor, generators: list[torch.Generator]) -> Tensor:
         """One uniform number per word."""
-        values = torch.zeros(words.numbers.shape, device=words.numbers.device)
-        for i, (generator, length) in enumerate(
-            zip(generators, words.lengths.tolist(), strict=True)
-        ):
-            values[i, :length] = torch.rand(length, generator=generator, device=values.device)
-        return values
+        return words.spread(
+            [
+                torch.rand(count, generator=generator, device=generator.device)
+                for generator, count in zip(generators, words.counts, strict=True)
+            ]
+        )
+
+
+class ConstantWords(TextExplainer):
+    """The same value everywhere; metrics that order words then take them as they stand.
+
+    Example:
+        >>> from lit_iba.text import ConstantWords
+        >>> ConstantWords(text_classifier).attribute(["A great film."])[0].values
+        tensor([1., 1., 1., 1.])
+    """
+
+    name: ClassVar[str] = "constant"
+    joined: Join = "mean"
+
+    def explain(self, words: Words, targets: Tensor, generators: list[torch.Generator]) -> Tensor:
+        """Ones."""
+        return words.spread([torch.ones(count) for count in words.counts])
+
+
+class PositionWords(TextExplainer):
+    """Growing from a text's first word to its last, where reviews often give their verdict.
+
+    Example:
+        >>> from lit_iba.text import PositionWords
+        >>> PositionWords(text_classifier).attribute(["A great film."])[0].values
+        tensor([0.2500, 0.5000, 0.7500, 1.0000])
+    """
+
+    name: ClassVar[str] = "position"
+    joined: Join = "mean"
+
+    def explain(self, words: Words, targets: Tensor, generators: list[torch.Generator]) -> Tensor:
+        """Number of the word over their count, in (0, 1]."""
+        return words.spread([torch.arange(1, count + 1) / count for count in words.counts])
 
 
 class TextIntegratedGradients(TextExplainer):
@@ -48,7 +84,8 @@ class TextIntegratedGradients(TextExplainer):
     Args:
         classifier: The network to explain.
         steps: Points of the path.
-        baseline: Where the path begins: every word ``<unk>`` (``"unk"``), or ``"zero"`` embeddings.
+        baseline: Where the path begins: every word ``<unk>`` (``"unk"``), the mask token
+            (``"mask"``), or ``"zero"`` embeddings; special tokens stay as they are.
         forward_batch_size: Texts per forward pass.
         seed: Unused; nothing here is random.
 
@@ -68,12 +105,12 @@ class TextIntegratedGradients(TextExplainer):
         classifier: TextClassifier,
         *,
         steps: int = 50,
-        baseline: Literal["unk", "zero"] = "unk",
+        baseline: Baseline = "unk",
         forward_batch_size: int = 64,
         seed: int = 0,
     ) -> None:
-        super().__init__(classifier, seed=seed)
         check_literals(TextIntegratedGradients.__init__, locals())
+        super().__init__(classifier, seed=seed)
         check_counts(steps=steps, forward_batch_size=forward_batch_size)
         self.steps, self.fill, self.forward_batch_size = (
             steps,
@@ -84,12 +121,16 @@ class TextIntegratedGradients(TextExplainer):
     def explain(self, words: Words, targets: Tensor, generators: list[torch.Generator]) -> Tensor:
         """Path integral of the gradient of the target's logit."""
         embeddings = self.classifier.embeddings(words)
-        values = IntegratedGradients(self.classifier.logits).attribute(
+
+        def logits(points: Tensor, which: Tensor) -> Tensor:
+            return self.classifier.logits(points, words.rows(which))
+
+        values = IntegratedGradients(logits).attribute(
             # a copy, because Captum turns on requires_grad of what it is given
             embeddings.clone().requires_grad_(),
-            baselines=self.fill.expand_as(embeddings),
+            baselines=torch.where(words.in_word[..., None], self.fill, embeddings),
             target=targets,
-            additional_forward_args=(words.lengths,),
+            additional_forward_args=(torch.arange(len(words), device=embeddings.device),),
             n_steps=self.steps,
             internal_batch_size=max(self.forward_batch_size, len(words)),
         )
@@ -106,7 +147,7 @@ class TextLIME(TextExplainer):
     Args:
         classifier: The network to explain.
         samples: Versions of a text, the first of which lacks nothing.
-        baseline: What stands in a missing word's place: ``"unk"`` or ``"zero"``.
+        baseline: What stands in a missing word's place: ``"unk"``, ``"mask"`` or ``"zero"``.
         score: The target's ``"probability"`` or ``"logit"``.
         kernel_width: Of the weights sqrt(exp(-d^2 / width^2)), d the cosine distance between a
             version and the whole text.
@@ -128,13 +169,14 @@ class TextLIME(TextExplainer):
 
     name: ClassVar[str] = "lime"
     signed = True
+    joined: Join = "mean"
 
     def __init__(
         self,
         classifier: TextClassifier,
         *,
         samples: int = 1000,
-        baseline: Literal["unk", "zero"] = "unk",
+        baseline: Baseline = "unk",
         score: Literal["probability", "logit"] = "probability",
         kernel_width: float = 0.25,
         regression: Literal["ridge", "lasso"] = "ridge",
@@ -142,9 +184,9 @@ class TextLIME(TextExplainer):
         forward_batch_size: int = 64,
         seed: int = 0,
     ) -> None:
+        check_literals(TextLIME.__init__, locals())
         super().__init__(classifier, seed=seed)
         check_counts(samples=samples, forward_batch_size=forward_batch_size)
-        check_literals(TextLIME.__init__, locals())
         check_numbers(0, penalty=penalty)
         check_numbers(0, exclusive=True, kernel_width=kernel_width)
         if samples < 2:
@@ -162,7 +204,7 @@ class TextLIME(TextExplainer):
         """Coefficients of each text's own linear model."""
         removed = [
             random_versions(length, self.samples, generator)
-            for length, generator in zip(words.lengths.tolist(), generators, strict=True)
+            for length, generator in zip(words.counts, generators, strict=True)
         ]
         score = target_probabilities if self.score == "probability" else target_logits
         scores = scores_without(
@@ -174,12 +216,12 @@ class TextLIME(TextExplainer):
             score=score,
             forward_batch_size=self.forward_batch_size,
         )
-        values = torch.zeros(words.numbers.shape, device=words.numbers.device)
-        for i, (gone, found) in enumerate(zip(removed, scores, strict=True)):
-            values[i, : gone.shape[1]] = surrogate_coefficients(~gone, found, **self.surrogate).to(
-                values
-            )
-        return values
+        return words.spread(
+            [
+                surrogate_coefficients(~gone, found, **self.surrogate)
+                for gone, found in zip(removed, scores, strict=True)
+            ]
+        )
 
 
 def random_versions(length: int, samples: int, generator: torch.Generator) -> Tensor:

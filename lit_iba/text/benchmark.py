@@ -60,9 +60,7 @@ class StoredWordStatistics:
         Raises:
             InputError: They are not kept, and no reviews are given.
         """
-        said = json.dumps(
-            [classifier.identity["sha256"], classifier.max_length, self.data, self.texts]
-        )
+        said = json.dumps([classifier.identity, self.data, self.texts])
         path = (
             self.folder
             / f"layer{layer}_{hashlib.sha256(said.encode()).hexdigest()[:12]}.safetensors"
@@ -73,7 +71,7 @@ class StoredWordStatistics:
             raise InputError(
                 "this explainer needs statistics of words; give training reviews as statistics_data"
             )
-        reviews = draw(read_reviews(self.data), self.texts, 0)
+        reviews = draw(read_reviews(self.data, classifier.num_classes), self.texts, 0)
         found = word_statistics(
             classifier, [review.text for review in reviews], [layer], data=str(self.data)
         )[layer]
@@ -150,7 +148,7 @@ class TextBenchmark:
         )
         # Texts of like length together: the shorter ones are padded less.
         self.reviews = sorted(
-            reviews, key=lambda review: (len(classifier.words([review.text]).tokens[0]), review.key)
+            reviews, key=lambda review: (int(classifier.words([review.text]).lengths), review.key)
         )
         self.target = target
         self.metrics: dict[str, TextMetric] = {}
@@ -193,9 +191,7 @@ class TextBenchmark:
             return torch.tensor([review.label for review in batch], device=self.classifier.device)
         words = self.classifier.words([review.text for review in batch])
         with torch.no_grad():
-            return self.classifier.logits(self.classifier.embeddings(words), words.lengths).argmax(
-                dim=1
-            )
+            return self.classifier.logits(self.classifier.embeddings(words), words).argmax(dim=1)
 
     def _heatmaps(self, name: str) -> tuple[list[torch.Tensor], float]:
         """Values of each review's words by one explainer, and seconds a review; from the folder

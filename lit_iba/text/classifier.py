@@ -1,185 +1,162 @@
-"""A trained, frozen text classifier, cut behind any of its layers."""
+"""A trained, frozen text classifier, cut behind any of its layers: what explainers and metrics of
+texts need of an LSTM or a transformer.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_iba.checks import check_literals
-from lit_iba.classifier.weights import fingerprint, load_into
+from lit_iba.classifier.frozen_network import FrozenNetwork
+from lit_iba.classifier.own_copy import floating_parameter, in_full_precision, own_copy, unwrapped
 from lit_iba.errors import InputError
-from lit_iba.text.lstm import LSTMClassifier, word_mask
-from lit_iba.text.lstm_training import TEXT_KEY, UNKNOWN, VOCABULARY_KEY
-from lit_iba.text.reviews import CLASS_NAMES
-from lit_iba.text.vocabulary import Vocabulary, tokenize
-from lit_iba.training.checkpoint import entries_of, read_checkpoint
+from lit_iba.text.words import Words
+
+Baseline = Literal["unk", "mask", "zero"]
 
 
-@dataclass(frozen=True)
-class Words:
-    """Texts as the classifier takes them.
+class TextClassifier(ABC):
+    """A classifier of texts that is only looked at: a copy of the user's module, which shares the
+    memory of its tensors, wants no gradients and has no dropout.
 
-    Args:
-        tokens: The words of each text.
-        numbers: int64 (B, T), 0 behind a text's end.
-        lengths: int64 (B,).
-
-    Example:
-        >>> words = text_classifier.words(["A great film.", "Great."])
-        >>> words.tokens
-        [['a', 'great', 'film', '.'], ['great', '.']]
-        >>> words.lengths
-        tensor([4, 2])
-    """
-
-    tokens: list[list[str]]
-    numbers: Tensor
-    lengths: Tensor
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    @property
-    def mask(self) -> Tensor:
-        """Where words are, bool (B, T)."""
-        return word_mask(self.lengths, self.numbers.shape[1])
-
-    def part(self, which: slice) -> Words:
-        """Some of the texts, padded to the longest among them."""
-        lengths = self.lengths[which]
-        return Words(self.tokens[which], self.numbers[which, : int(lengths.max())], lengths)
-
-
-class TextClassifier:
-    """An LSTM that is only looked at: no parameter wants gradients, and dropout is off.
+    Layer 0 are the embeddings, layer 1 the output of the first block, and so on.
 
     Args:
-        network: The LSTM.
-        vocabulary: Its words.
-        max_length: Words kept of a text, from its beginning.
+        network: The user's module.
+        name: What it is called.
+        max_length: Positions read of a text, from its beginning.
         class_names: Name of each class.
         weights: Where the parameters came from, for the record.
+        vocabulary: Fingerprint of what turns texts into numbers.
 
     Example:
-        >>> from lit_iba.text import LSTMClassifier, TextClassifier, Vocabulary
-        >>> vocabulary = Vocabulary.build(["A great film.", "A boring film."])
-        >>> network = LSTMClassifier(len(vocabulary), embedding_size=8, hidden_size=8, depth=2)
-        >>> classifier = TextClassifier(network, vocabulary, max_length=20)
-        >>> words = classifier.words(["A great film."])
-        >>> classifier.logits(classifier.embeddings(words), words.lengths).shape
+        >>> from lit_iba.text import TextClassifier
+        >>> isinstance(text_classifier, TextClassifier)
+        True
+        >>> words = text_classifier.words(["A great film."])
+        >>> embeddings = text_classifier.embeddings(words)
+        >>> features = text_classifier.features(embeddings, words, 1)
+        >>> text_classifier.logits(features, words, 1).shape
         torch.Size([1, 2])
     """
 
+    kind_of_layer: ClassVar[str]  # in messages
+
     def __init__(
         self,
-        network: LSTMClassifier,
-        vocabulary: Vocabulary,
+        network: nn.Module,
+        *,
+        name: str,
         max_length: int,
-        class_names: Sequence[str] = CLASS_NAMES,
-        weights: str = "",
+        class_names: Sequence[str],
+        weights: str,
+        vocabulary: str,
     ) -> None:
-        self.network = network.eval().requires_grad_(False)
-        # cuDNN keeps what a backward pass through an LSTM needs in training mode only. These have
-        # no dropout of their own, so that they compute the same in both modes; the dropout between
-        # them stays off.
-        self.network.lstm.train()
-        self.vocabulary, self.max_length, self.weights = vocabulary, max_length, weights
-        self.class_names, self.num_classes = list(class_names), network.linear.out_features
-        self.identity: dict[str, Any] = {
-            "model": "lstm",
-            "weights": Path(weights).name,
-            "sha256": fingerprint(network),
-            "vocabulary": vocabulary.sha256,
-            "max_length": max_length,
-        }
+        given = unwrapped(network)
+        self.frozen = FrozenNetwork(
+            in_full_precision(own_copy(given)), name=name, weights=weights, original=given
+        )
+        self.max_length, self.weights, self._vocabulary = max_length, weights, vocabulary
+        self.class_names, self.num_classes = list(class_names), len(class_names)
 
-    @classmethod
-    def from_checkpoint(
-        cls, path: str | Path, device: str | torch.device = "cpu"
-    ) -> TextClassifier:
-        """Load what ``SentimentTraining`` wrote.
+    @property
+    def network(self) -> Any:
+        """The frozen copy."""
+        return self.frozen.model
 
-        Raises:
-            InputError: The file is missing, damaged or of another training, or its vocabulary was
-                changed.
-        """
-        checkpoint = read_checkpoint(path, "SentimentTraining")
-        with entries_of(path):
-            vocabulary = Vocabulary.from_json(checkpoint[VOCABULARY_KEY], f"checkpoint {path}")
-            shape, length = checkpoint[TEXT_KEY]["shape"], checkpoint[TEXT_KEY]["max_length"]
-            if not isinstance(length, int) or length < 1:
-                raise ValueError(f"max_length is {length!r}")
-            network = LSTMClassifier(len(vocabulary), **shape)
-            state = checkpoint["state_dict"].items()
-            own = {k.removeprefix("network."): v for k, v in state if k.startswith("network.")}
-            load_into(network, own, str(path))
-        classes = shape["classes"]
-        names = CLASS_NAMES if classes == len(CLASS_NAMES) else [str(i) for i in range(classes)]
-        return cls(network.to(device), vocabulary, length, names, str(path))
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Network, weights and vocabulary, with hashes over both."""
+        own = {"vocabulary": self._vocabulary, "max_length": self.max_length}
+        return self.frozen.identity | own
 
     @property
     def device(self) -> torch.device:
         """Where the network is."""
-        return self.network.linear.weight.device
+        return floating_parameter(self.network).device
 
     @property
+    @abstractmethod
     def depth(self) -> int:
-        """Number of LSTM layers; layer 0 is the embeddings."""
-        return self.network.depth
+        """Number of layers behind the embeddings."""
 
+    @property
+    @abstractmethod
+    def usual_layer(self) -> int:
+        """The hidden layer that a bottleneck is put behind, where none is named."""
+
+    @abstractmethod
     def words(self, texts: Sequence[str]) -> Words:
-        """Tokenise, cut and pad.
+        """Read, cut and pad.
 
         Raises:
             InputError: No texts, or one without words.
         """
-        tokens = [tokenize(text)[: self.max_length] for text in texts]
-        if not tokens:
-            raise InputError("no texts were given; give at least one")
-        for i, words in enumerate(tokens):
-            if not words:
-                raise InputError(f"text {i + 1} has no words; give letters, digits or punctuation")
-        lengths = torch.tensor([len(words) for words in tokens])
-        numbers = torch.zeros(len(tokens), int(lengths.max()), dtype=torch.int64)
-        for row, words in zip(numbers, tokens, strict=True):
-            row[: len(words)] = torch.tensor(self.vocabulary.numbers(words))
-        return Words(tokens, numbers.to(self.device), lengths.to(self.device))
 
+    @abstractmethod
     def embeddings(self, words: Words) -> Tensor:
-        """Embeddings (B, T, D), zero behind a text's end."""
-        return self.network.embedding(words.numbers)
+        """Embeddings (B, T, D) of what stands at each position."""
 
-    def fill(self, baseline: Literal["unk", "zero"]) -> Tensor:
-        """What stands in a removed word's place, (D,): the embedding of ``<unk>`` (``"unk"``), or
-        ``"zero"``.
+    @abstractmethod
+    def features(self, embeddings: Tensor, words: Words, layer: int) -> Tensor:
+        """Output (B, T, D) of a layer, 1 to ``depth``; of layer 0, the embeddings themselves."""
+
+    @abstractmethod
+    def logits(self, features: Tensor, words: Words, layer: int = 0) -> Tensor:
+        """Logits (B, K) from the output of a layer."""
+
+    @property
+    @abstractmethod
+    def table(self) -> Tensor:
+        """The embeddings (V, D) of all numbers."""
+
+    @abstractmethod
+    def number_of(self, token: Literal["unk", "mask"]) -> int:
+        """Number of the token for unknown words, or of the mask token.
+
+        Raises:
+            InputError: The classifier has none.
+        """
+
+    def fill(self, baseline: Baseline) -> Tensor:
+        """What stands in the place of each position of a removed word, (D,): the embedding of the
+        token for unknown words (``"unk"``), of the mask token (``"mask"``), or ``"zero"``.
+
+        Raises:
+            InputError: The classifier has no such token.
         """
         check_literals(TextClassifier.fill, locals())
-        unknown = self.network.embedding.weight[UNKNOWN].detach()
-        return unknown if baseline == "unk" else torch.zeros_like(unknown)
+        if baseline == "zero":
+            return torch.zeros_like(self.table[0])
+        return self.table[self.number_of(baseline)].detach()
 
-    def features(self, embeddings: Tensor, layer: int) -> Tensor:
-        """Output (B, T, D) of an LSTM layer, 1 to ``depth``; 0 are the embeddings themselves."""
-        return self.network.layers(embeddings, 0, layer)
-
-    def logits(self, features: Tensor, lengths: Tensor, layer: int = 0) -> Tensor:
-        """Logits (B, K) from the output of a layer."""
-        return self.network.head(self.network.layers(features, layer, self.depth), lengths)
-
-    def check_layer(self, layer: int) -> int:
-        """The layer, counted from 1 below; -1 is the top one.
+    def check_layer(self, layer: int | None) -> int:
+        """The layer, counted from 1 below; -1 is the top one, None the usual one.
 
         Raises:
             InputError: There is none such.
         """
+        layer = self.usual_layer if layer is None else layer
         found = self.depth + 1 + layer if layer < 0 else layer
         if not 1 <= found <= self.depth:
-            raise InputError(f"layer is {layer}; the classifier has LSTM layers 1 to {self.depth}")
+            raise InputError(
+                f"layer is {layer}; the classifier has {self.kind_of_layer} layers 1 to"
+                f" {self.depth}"
+            )
         return found
+
+    @abstractmethod
+    def check_spread(self, layer: int) -> None:
+        """Refuse a layer behind which one position only is read.
+
+        Raises:
+            InputError: All information would be found there.
+        """
 
     def check_identity(self, other: dict[str, Any], what: str) -> None:
         """Refuse something that was made with other parameters or words.
@@ -187,9 +164,22 @@ class TextClassifier:
         Raises:
             InputError: A fingerprint differs.
         """
+        own = self.identity
         for name in ("sha256", "vocabulary"):
-            if other.get(name) != self.identity[name]:
+            if other.get(name) != own[name]:
                 raise InputError(
                     f"{what} was made with another classifier ({name} {str(other.get(name))[:12]},"
-                    f" here {self.identity[name][:12]}); make it again"
+                    f" here {own[name][:12]}); make it again"
                 )
+
+
+def check_texts(texts: Sequence[str]) -> None:
+    """Refuse what is no list of texts.
+
+    Raises:
+        InputError: There are none, or one is no string.
+    """
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        raise InputError("texts must be a list of strings; put a single text into one, [text]")
+    if not texts:
+        raise InputError("no texts were given; give at least one")

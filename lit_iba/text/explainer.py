@@ -17,7 +17,8 @@ from lit_iba.errors import InputError
 from lit_iba.randomness import sample_generators
 from lit_iba.registry import class_named
 from lit_iba.statistics import FeatureStatistics
-from lit_iba.text.classifier import TextClassifier, Words
+from lit_iba.text.classifier import TextClassifier
+from lit_iba.text.words import Join, ReadText, Words
 
 
 @dataclass(frozen=True)
@@ -26,13 +27,15 @@ class TokenHeatmap:
 
     Args:
         tokens: The words, as the classifier saw them.
-        values: (T,), one per word.
+        values: (W,), one per word.
         unit: Of the values, such as ``"bits"``; ``"1"`` for none.
         signed: Whether a negative value speaks against the target.
         method: Name of the explainer.
         target: Number of the class that is explained.
         probability: That the classifier gives the class.
-        known: Whether each word is in the vocabulary; the others are ``<unk>`` to the classifier.
+        known: Whether the classifier has a number for each word; the others are ``<unk>`` to it.
+        read: The text and its positions; None stands for a position per word.
+        position_values: (P,), one per position, from which those of the words are joined.
 
     Example:
         >>> from lit_iba.text import RandomWords
@@ -53,11 +56,29 @@ class TokenHeatmap:
     target: int
     probability: float
     known: list[bool]
+    read: ReadText | None = None
+    position_values: Tensor | None = None
 
     @property
     def total(self) -> float:
         """Sum over the words."""
         return float(self.values.double().sum())
+
+    @property
+    def pieces(self) -> list[tuple[str, float, int]]:
+        """What stands at each position, its value, and the number of its word; -1 for a special
+        token.
+        """
+        if self.read is None or self.position_values is None:
+            values = self.values.tolist()
+            return [(word, values[i], i) for i, word in enumerate(self.tokens)]
+        values = self.position_values.tolist()
+        return list(zip(self.read.pieces, values, self.read.word_of, strict=True))
+
+    @property
+    def special(self) -> list[tuple[str, float]]:
+        """The special tokens and their values, which belong to no word."""
+        return [(piece, value) for piece, value, word in self.pieces if word < 0]
 
     def highest(self, count: int) -> list[tuple[str, float]]:
         """The words with the largest values, and these."""
@@ -78,19 +99,26 @@ class WordStatisticsSource(Protocol):
 class TextExplainer(ABC):
     """Turns texts and target classes into token heatmaps.
 
+    A transformer reads a word in pieces. ``explain`` values positions; ``joined`` says how the
+    values of a word's pieces become its own. They are summed where what they measure adds up: bits,
+    because the bottleneck's noise is independent at every position, so that the information is the
+    sum over positions; parts of a logit, because they sum to its change (completeness). They are
+    averaged where they are no amounts, such as a mask, which is a mean over a word's elements.
+    Special tokens are never joined to a word.
+
     Args:
         classifier: The network to explain; it stays frozen.
         seed: Together with the text's key, seeds whatever is random.
 
     Example:
+        >>> import torch
         >>> from lit_iba.text import TextExplainer
         >>> class Length(TextExplainer):
         ...     name, unit = "length", "letters"
+        ...     joined = "mean"  # every piece has the length of its word
         ...     def explain(self, words, targets, generators):
-        ...         values = words.numbers.new_zeros(words.numbers.shape).float()
-        ...         for row, tokens in zip(values, words.tokens):
-        ...             row[: len(tokens)] = row.new_tensor([len(token) for token in tokens])
-        ...         return values
+        ...         lengths = [[len(word) for word in tokens] for tokens in words.tokens]
+        ...         return words.spread([torch.tensor(row) for row in lengths])
         >>> Length(text_classifier).attribute(["A great film."])[0].values
         tensor([1., 5., 4., 1.])
     """
@@ -98,10 +126,12 @@ class TextExplainer(ABC):
     name: ClassVar[str] = ""
     unit: str = "1"
     signed: bool = False
+    joined: Join = "sum"
 
     def __init__(self, classifier: TextClassifier, *, seed: int = 0) -> None:
         check_counts(0, seed=seed)
         self.classifier, self.seed = classifier, seed
+        self._version = classifier.frozen.look_at_weights()
 
     @classmethod
     def from_settings(
@@ -115,7 +145,7 @@ class TextExplainer(ABC):
 
     @abstractmethod
     def explain(self, words: Words, targets: Tensor, generators: list[torch.Generator]) -> Tensor:
-        """Values (B, T) of texts for targets (B,); what is behind a text's end is ignored."""
+        """Values (B, T) of positions for targets (B,); what is behind a text's end is ignored."""
 
     def attribute(
         self,
@@ -135,39 +165,59 @@ class TextExplainer(ABC):
             One heatmap per text, on the CPU.
 
         Raises:
-            InputError: A text has no words, or a target is out of range.
+            InputError: A text has no words, a target is out of range, or the classifier's weights
+                have changed since the explainer was made.
         """
+        # Tensors of inference mode cannot be differentiated: neither the caller's nor ours.
+        with self.classifier.frozen.lock, torch.inference_mode(False):
+            if self.classifier.frozen.look_at_weights() != self._version:
+                raise InputError(
+                    "the classifier's weights have changed since the explainer was made; make the"
+                    " explainer again, and its statistics"
+                )
+            return self._heatmaps(texts, target, keys)
+
+    def _heatmaps(
+        self, texts: Sequence[str], target: Tensor | int | None, keys: Sequence[str] | None
+    ) -> list[TokenHeatmap]:
         words = self.classifier.words(texts)
         with torch.no_grad():
             probabilities = self.classifier.logits(
-                self.classifier.embeddings(words), words.lengths
+                self.classifier.embeddings(words), words
             ).softmax(dim=1)
         if target is None:
             targets = probabilities.argmax(dim=1)
         else:
-            targets = check_targets(target, len(words), self.classifier.num_classes).to(
-                self.classifier.device
-            )
+            checked = check_targets(target, len(words), self.classifier.num_classes)
+            targets = checked.to(self.classifier.device).clone()
         if keys is not None and len(keys) != len(words):
             raise InputError(
                 f"{len(keys)} keys were given for {len(words)} texts; give one key a text"
             )
         names = [" ".join(tokens) for tokens in words.tokens] if keys is None else keys
-        values = self.explain(
-            words, targets, sample_generators(self.seed, names, self.classifier.device)
-        ).detach()
+        values = (
+            self.explain(
+                words, targets, sample_generators(self.seed, names, self.classifier.device)
+            )
+            .detach()
+            .float()
+            .cpu()
+        )
+        joined = words.to_cpu().join(values, self.joined)
         return [
             TokenHeatmap(
-                tokens,
-                values[i, : len(tokens)].float().cpu(),
+                read.words,
+                joined[i],
                 self.unit,
                 self.signed,
                 self.name or type(self).__name__,
                 int(targets[i]),
                 float(probabilities[i, targets[i]]),
-                [t in self.classifier.vocabulary for t in tokens],
+                read.known,
+                read,
+                values[i, : len(read.pieces)],
             )
-            for i, tokens in enumerate(words.tokens)
+            for i, read in enumerate(words.read)
         ]
 
 
@@ -177,6 +227,8 @@ TEXT_EXPLAINERS: dict[str, str] = {
     "integrated_gradients": "lit_iba.text.TextIntegratedGradients",
     "lime": "lit_iba.text.TextLIME",
     "random": "lit_iba.text.RandomWords",
+    "constant": "lit_iba.text.ConstantWords",
+    "position": "lit_iba.text.PositionWords",
 }
 
 

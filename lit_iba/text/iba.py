@@ -1,12 +1,15 @@
 """Information bottlenecks on texts: noise with the statistics of words, and the mask of a layer,
 one number per element.
 
-IBA (Schulz et al., ICLR 2020) at a hidden layer of the LSTM, as InputIBA (Zhang et al., NeurIPS
-2021, section 4.1) compares with
-it: the information at each position of the layer is taken for that of the word there. The authors'
-    code updates its statistics
-once a word but counts texts, and takes padding for words; here they are over words, without
-padding.
+IBA (Schulz et al., ICLR 2020) at a hidden layer, as InputIBA (Zhang et al., NeurIPS 2021, section
+4.1) compares with it: the information at each position of the layer is taken for that of the word
+there. The authors' code updates its statistics once a word but counts texts, and takes padding for
+words; here they are over words, without padding.
+
+Special tokens such as ``[CLS]`` are the same in every text. At the embeddings they tell nothing and
+are let through. At a hidden layer they have gathered what the words say; let through, they would
+lead all of it past the bottleneck. There, each is restricted with statistics of its own over
+texts, and its bits are told apart from those of the words.
 """
 
 from __future__ import annotations
@@ -14,20 +17,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_iba.checks import check_counts, check_numbers
+from lit_iba.checks import check_counts, check_literals, check_numbers
 from lit_iba.errors import InputError
 from lit_iba.iba.bottleneck import NATS_PER_BIT, SMALLEST_KEEP, mix
 from lit_iba.iba.optimise import optimise_mask
 from lit_iba.input_iba.bottleneck import input_information_nats
 from lit_iba.statistics import FeatureStatistics
-from lit_iba.text.classifier import TextClassifier, Words
+from lit_iba.text.classifier import TextClassifier
 from lit_iba.text.explainer import TextExplainer, WordStatisticsSource
+from lit_iba.text.words import Words
+
+Special = Literal["restricted", "mean"]
 
 
 @torch.no_grad()
@@ -45,27 +51,56 @@ def word_statistics(
     Args:
         classifier: The frozen classifier.
         texts: The texts, such as training reviews.
-        layers: LSTM layers from 1; 0 are the embeddings.
+        layers: Hidden layers from 1; 0 are the embeddings.
         data: What the texts are, for the record.
         batch_size: Texts per pass.
+
+    Returns:
+        By layer, statistics of shape (D,) over words; at a hidden layer of a classifier with S
+        special tokens (1 + S, D), over words and over each of these.
+
+    Raises:
+        InputError: A text has no words, or there is but one text with special tokens.
     """
-    layers, found = sorted(set(layers)), {}
+    wanted, found = sorted(set(layers)), {}
     for start in range(0, len(texts), batch_size):
         words = classifier.words(texts[start : start + batch_size])
-        features, below = classifier.embeddings(words), 0
-        for layer in layers:
-            features, below = classifier.network.layers(features, below, layer), layer
+        embeddings, roles = classifier.embeddings(words), words.roles
+        special = int(roles.max())
+        for layer in wanted:
+            features = classifier.features(embeddings, words, layer)
             if layer not in found:
                 identity = {"classifier": classifier.identity, "layer": layer, "data": data}
-                found[layer] = FeatureStatistics(features.shape[2:], identity)
-            found[layer].update(features[words.mask])
+                parts = 1 + (special if layer else 0)
+                found[layer] = [
+                    FeatureStatistics(features.shape[2:], identity) for _ in range(parts)
+                ]
+            found[layer][0].update(features[words.in_word])
+            for role, part in enumerate(found[layer][1:], start=1):
+                part.update(features[roles == role])
+    return {layer: _together(parts) for layer, parts in found.items()}
+
+
+def _together(parts: list[FeatureStatistics]) -> FeatureStatistics:
+    """One (D,) as it is; several as (S, D), with the count of the first and all deviations kept."""
+    words = parts[0]
+    if len(parts) == 1:
+        return words
+    if min(part.count for part in parts) < 2:
+        raise InputError("statistics of special tokens need at least two texts; give more texts")
+    found = FeatureStatistics((len(parts), *words.shape), words.identity)
+    found.count = words.count
+    found.mean = torch.stack([part.mean for part in parts])
+    found.sum_of_squares = torch.stack([part.std.square() * (words.count - 1) for part in parts])
+    shares = torch.stack([part.active for part in parts])
+    found.nonzero = (shares * words.count).round().long()
     return found
 
 
 @dataclass(frozen=True)
 class WordNoise:
-    """The Gaussian that replaces a layer's output: mean and standard deviation (D,) of each
-    dimension, over words.
+    """The Gaussian that replaces a layer's output: mean and standard deviation of each dimension,
+    (D,) over words, or (1 + S, D) over words and over each of the special tokens.
     """
 
     mean: Tensor
@@ -95,6 +130,22 @@ class WordNoise:
             )
         mean, std = statistics.mean.float(), statistics.std.clamp_min(min_std).float()
         return cls(mean.to(classifier.device), std.to(classifier.device))
+
+    def at(self, words: Words) -> WordNoise:
+        """The same at each position of texts, broadcastable to (B, T, D).
+
+        Raises:
+            InputError: The texts have other special tokens.
+        """
+        if self.mean.ndim == 1:
+            return self
+        roles = words.roles
+        if int(roles.max()) >= len(self.mean):
+            raise InputError(
+                f"the statistics know {len(self.mean) - 1} special tokens a text, but one has"
+                f" {int(roles.max())}; estimate them again"
+            )
+        return WordNoise(self.mean[roles], self.std[roles])
 
     def standardise(self, features: Tensor) -> Tensor:
         """(features - mean) / std."""
@@ -150,9 +201,10 @@ class MaskFit:
         self,
         features: Tensor,
         words: Words,
+        restricted: Tensor,
         noise: WordNoise,
         prior_drop: Tensor,
-        tail: Callable[[Tensor, Tensor], Tensor],
+        tail: Callable[[Tensor, Words], Tensor],
         targets: Tensor,
         generators: Sequence[torch.Generator],
     ) -> Tensor:
@@ -161,14 +213,16 @@ class MaskFit:
         Args:
             features: Output of a layer (B, T, D).
             words: The texts.
+            restricted: Positions that the bottleneck restricts, bool (B, T); the others pass.
             noise: What replaces the features.
             prior_drop: 1 - lambda_G, broadcastable to the features; 1 where there is no prior.
-            tail: From features (N, T, D) and lengths (N,) to logits (N, K).
+            tail: From features (N, T, D) and texts to logits (N, K).
             targets: (B,).
             generators: One a text.
         """
         r, size = noise.standardise(features), features.shape[2]
-        lengths, repeated = words.lengths.repeat(self.copies), targets.repeat(self.copies)
+        all_words, repeated = words.repeat(self.copies), targets.repeat(self.copies)
+        inside, counts = restricted[..., None], restricted.sum(dim=1)
         unit_noise = features.new_zeros(self.copies, *features.shape)
 
         def draw() -> None:
@@ -177,10 +231,10 @@ class MaskFit:
         def loss(alpha: Tensor) -> Tensor:
             keep, drop = masks(alpha)
             z = mix(features, keep, drop, noise.mean, noise.std, unit_noise)  # (copies, B, T, D)
-            logits = tail(z.flatten(0, 1), lengths)
+            logits = tail(torch.where(inside, z, features).flatten(0, 1), all_words)
             cross_entropy = F.cross_entropy(logits, repeated, reduction="sum") / self.copies
             nats = input_information_nats(r, keep, drop, prior_drop).mean(dim=2)  # (B, T)
-            information = ((nats * words.mask).sum(dim=1) / words.lengths).sum()
+            information = ((nats * restricted).sum(dim=1) / counts).sum()
             return cross_entropy + self.beta * information
 
         start = torch.full_like(features, self.initial_alpha)
@@ -189,7 +243,9 @@ class MaskFit:
 
 @dataclass(frozen=True)
 class LayerMask:
-    """The optimised bottleneck at a layer: R, lambda, 1 - lambda and nats, all (B, T, D)."""
+    """The optimised bottleneck at a layer: R, lambda, 1 - lambda and nats, all (B, T, D), and the
+    noise at each position.
+    """
 
     features: Tensor
     keep: Tensor
@@ -198,7 +254,7 @@ class LayerMask:
     noise: WordNoise
 
     def bits(self, words: Words) -> Tensor:
-        """Bits per word, (B, T)."""
+        """Bits per position, (B, T)."""
         return self.nats.sum(dim=2) * words.mask / NATS_PER_BIT
 
 
@@ -210,16 +266,21 @@ def layer_mask(
     words: Words,
     targets: Tensor,
     generators: Sequence[torch.Generator],
+    special: Special = "restricted",
 ) -> LayerMask:
-    """IBA at an LSTM layer, for all texts together."""
+    """IBA at a hidden layer, for all texts together."""
     with torch.no_grad():
-        features = classifier.features(classifier.embeddings(words), layer)
-    none = features.new_ones(())
-    tail = lambda z, lengths: classifier.logits(z, lengths, layer)  # noqa: E731
-    alpha = fit.alpha(features, words, noise, none, tail, targets, generators)
+        features = classifier.features(classifier.embeddings(words), words, layer)
+    none, here = features.new_ones(()), noise.at(words)
+    restricted = words.mask
+    if special == "mean":
+        restricted = words.in_word
+        features = torch.where((words.mask & ~restricted)[..., None], here.mean, features)
+    tail = lambda z, repeated: classifier.logits(z, repeated, layer)  # noqa: E731
+    alpha = fit.alpha(features, words, restricted, here, none, tail, targets, generators)
     keep, drop = masks(alpha)
-    nats = input_information_nats(noise.standardise(features), keep, drop, none)
-    return LayerMask(features, keep, drop, nats, noise)
+    nats = input_information_nats(here.standardise(features), keep, drop, none)
+    return LayerMask(features, keep, drop, nats * restricted[..., None], here)
 
 
 class TextIBA(TextExplainer):
@@ -228,18 +289,20 @@ class TextIBA(TextExplainer):
     Args:
         classifier: The network to explain.
         statistics: Word statistics of that layer (see :func:`word_statistics`), or a file of them.
-        layer: LSTM layer whose output is restricted, from 1; -1 is the top one, as in the authors'
-            code.
+        layer: Hidden layer whose output is restricted, from 1; -1 is the top one. By default that
+            of an LSTM, as in the authors' code, and the middle one of a transformer.
         beta: Weight of the information (the authors' code: 15).
         steps: Adam updates (10).
         learning_rate: Of Adam (1).
         copies: Noise samples per step (10).
+        special: What special tokens such as ``[CLS]`` may say at the layer: ``"restricted"``, with
+            bits of their own, or ``"mean"``: each is as in the mean text, so that whatever the
+            class needs has to pass by the words.
         seed: Seeds the noise, together with each text's key.
 
     Raises:
         InputError: A setting is out of range; statistics of something else; or the top layer of a
-            network that reads its last word's state only, so that all information would be found
-            there.
+            network that reads one position only, so that all information would be found there.
 
     Example:
         >>> from lit_iba.text import TextIBA
@@ -257,21 +320,20 @@ class TextIBA(TextExplainer):
         classifier: TextClassifier,
         *,
         statistics: FeatureStatistics | str | Path,
-        layer: int = -1,
+        layer: int | None = None,
         beta: float = 15.0,
         steps: int = 10,
         learning_rate: float = 1.0,
         copies: int = 10,
+        special: Special = "restricted",
         seed: int = 0,
     ) -> None:
+        check_literals(TextIBA.__init__, locals())
         super().__init__(classifier, seed=seed)
         self.layer = classifier.check_layer(layer)
-        if classifier.network.pooling == "last" and self.layer == classifier.depth:
-            raise InputError(
-                f"layer {self.layer} is read at the last word only; give iba a layer below it"
-            )
+        classifier.check_spread(self.layer)
         self.noise = WordNoise.of(statistics, classifier, self.layer)
-        self.fit = MaskFit(beta, steps, learning_rate, copies)
+        self.fit, self.special = MaskFit(beta, steps, learning_rate, copies), special
 
     @classmethod
     def from_settings(
@@ -286,9 +348,16 @@ class TextIBA(TextExplainer):
         return cls(classifier, **with_statistics(cls.name, classifier, settings, source))
 
     def explain(self, words: Words, targets: Tensor, generators: list[torch.Generator]) -> Tensor:
-        """Bits per word."""
+        """Bits per position."""
         return layer_mask(
-            self.classifier, self.layer, self.noise, self.fit, words, targets, generators
+            self.classifier,
+            self.layer,
+            self.noise,
+            self.fit,
+            words,
+            targets,
+            generators,
+            self.special,
         ).bits(words)
 
 
@@ -307,5 +376,5 @@ def with_statistics(
         return settings
     if source is None:
         raise InputError(f"{name} needs statistics; make them with word_statistics")
-    layer = classifier.check_layer(settings.get("layer", -1))
+    layer = classifier.check_layer(settings.get("layer"))
     return settings | {"statistics": source.statistics(classifier, layer)}

@@ -24,7 +24,7 @@ from lit_iba.input_iba.critic import SLOPE, clip_weights, critic_loss, gradient_
 from lit_iba.input_iba.generator import uniform
 from lit_iba.input_iba.settings import with_changes
 from lit_iba.statistics import FeatureStatistics
-from lit_iba.text.classifier import TextClassifier, Words
+from lit_iba.text.classifier import TextClassifier
 from lit_iba.text.explainer import TextExplainer, WordStatisticsSource
 from lit_iba.text.iba import (
     LayerMask,
@@ -36,6 +36,7 @@ from lit_iba.text.iba import (
     with_statistics,
 )
 from lit_iba.text.input_iba_settings import TextInputIBASettings
+from lit_iba.text.words import Words
 
 LEAST_SHARE = (
     0.05  # prior_start = "share" lies in [0.05, 0.95]: at the ends a sigmoid would not move
@@ -135,7 +136,8 @@ class TextInputIBA(TextExplainer):
         classifier: The network to explain.
         statistics: Word statistics of that layer, or a file of them.
         input_statistics: Word statistics of the embeddings (layer 0), or a file of them.
-        layer: LSTM layer of stage a, from 1; -1 is the top one (the authors' code).
+        layer: Hidden layer of stage a, from 1; -1 is the top one. By default that of an LSTM, as in
+            the authors' code, and the middle one of a transformer.
         seed: Seeds whatever is random, together with each text's key.
         settings: Any of :class:`TextInputIBASettings`.
 
@@ -161,7 +163,7 @@ class TextInputIBA(TextExplainer):
         *,
         statistics: FeatureStatistics | str | Path,
         input_statistics: FeatureStatistics | str | Path,
-        layer: int = -1,
+        layer: int | None = None,
         seed: int = 0,
         **settings: Any,
     ) -> None:
@@ -172,7 +174,8 @@ class TextInputIBA(TextExplainer):
         self.input_noise = WordNoise.of(input_statistics, classifier, 0)
         self.feature_fit = MaskFit(s.beta_feat, s.feature_steps, 1.0, s.copies)
         self.input_fit = MaskFit(s.beta_input, s.steps, s.learning_rate, s.copies)
-        self.unit = "bits" if s.output == "bits" else "1"
+        bits = s.output == "bits"
+        self.unit, self.joined = ("bits", "sum") if bits else ("1", "mean")
 
     @classmethod
     def from_settings(
@@ -190,7 +193,7 @@ class TextInputIBA(TextExplainer):
         return cls(classifier, **settings)
 
     def explain(self, words: Words, targets: Tensor, generators: list[torch.Generator]) -> Tensor:
-        """Bits per word, or the mean mask."""
+        """Bits per position, or the mean mask; nothing at special tokens."""
         # How a sum rounds depends on the shapes that are computed, and the GAN makes several
         # percent of a rounding. Alone and without padding, a text meets the same shapes in every
         # batch.
@@ -217,6 +220,7 @@ class TextInputIBA(TextExplainer):
         alpha = self.input_fit.alpha(
             embeddings,
             words,
+            words.in_word,
             self.input_noise,
             prior_drop,
             self.classifier.logits,
@@ -225,11 +229,11 @@ class TextInputIBA(TextExplainer):
         )
         keep, drop = masks(alpha)
         if self.settings.output == "mask":
-            return keep.mean(dim=2) * words.mask
+            return keep.mean(dim=2) * words.in_word
         nats = input_information_nats(
             self.input_noise.standardise(embeddings), keep, drop, prior_drop
         )
-        return nats.sum(dim=2) * words.mask / NATS_PER_BIT
+        return nats.sum(dim=2) * words.in_word / NATS_PER_BIT
 
     def find_prior(
         self,
@@ -240,10 +244,11 @@ class TextInputIBA(TextExplainer):
     ) -> WordPrior:
         """Stage b: lambda_G, mu_G and sigma_G of every text."""
         s, c, noise = self.settings.prior, self.settings.critics, self.input_noise
-        start = starting_prior(masked.bits(words), noise, embeddings, s.prior_start)
+        bits = masked.bits(words) * words.in_word
+        start = starting_prior(bits, noise, embeddings, s.prior_start)
         if s.gan == "none":
             return start
-        inside = words.mask[..., None]
+        inside, at, repeated = words.mask[..., None], masked.noise, words.repeat(s.samples)
         critic = WordCritics(words, masked.features.shape[2], c.critic_width, generators)
         critics = torch.optim.RMSprop(critic.parameters(), lr=c.critic_learning_rate)
         logits, mean, std = (
@@ -263,16 +268,16 @@ class TextInputIBA(TextExplainer):
 
         def fakes() -> Tensor:
             around = embeddings + s.neighbourhood * noise.std * draw(embeddings.shape[2])
-            z = prior.sample(around, draw(embeddings.shape[2])).flatten(0, 1)
-            features = self.classifier.features(z, self.layer).unflatten(0, (s.samples, len(words)))
-            return self.noise.standardise(features) * inside
+            z = prior.sample(around, draw(embeddings.shape[2]))
+            z = torch.where(words.in_word[..., None], z, embeddings).flatten(0, 1)
+            features = self.classifier.features(z, repeated, self.layer)
+            features = features.unflatten(0, (s.samples, len(words)))
+            return at.standardise(features) * inside
 
         def reals() -> Tensor:
             noises = draw(masked.features.shape[2])
-            z_star = mix(
-                masked.features, masked.keep, masked.drop, self.noise.mean, self.noise.std, noises
-            )
-            return self.noise.standardise(z_star) * inside
+            z_star = mix(masked.features, masked.keep, masked.drop, at.mean, at.std, noises)
+            return at.standardise(z_star) * inside
 
         # RMSProp is elementwise and every loss a sum over texts: each text is fitted as if it were
         # alone.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lit_iba.checks import check_literals
 from lit_iba.errors import InputError
+from lit_iba.text.words import positions_within
 
 Pooling = Literal["mean", "max", "last"]
 EMBEDDING_START = 0.1  # standard deviation of untrained embeddings
@@ -94,14 +95,9 @@ class LSTMClassifier(nn.Module):
         if self.pooling == "last":
             last = (lengths - 1).clamp_min(0)[:, None, None].expand(-1, 1, features.shape[2])
             return self.linear(self.dropout(features.gather(1, last)[:, 0]))
-        outside = ~word_mask(lengths, features.shape[1])[..., None]
+        outside = ~positions_within(lengths, features.shape[1])[..., None]
         if self.pooling == "max":
             pooled = features.masked_fill(outside, -1).amax(dim=1)  # the least that an LSTM can say
         else:
             pooled = features.masked_fill(outside, 0).sum(dim=1) / lengths.clamp_min(1)[:, None]
         return self.linear(self.dropout(pooled))
-
-
-def word_mask(lengths: Tensor, width: int) -> Tensor:
-    """Where words are, bool (B, width)."""
-    return torch.arange(width, device=lengths.device) < lengths[:, None]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,8 +20,9 @@ from lit_iba.errors import InputError, unknown_name
 from lit_iba.metrics.base import Result, curve, mean_and_error
 from lit_iba.metrics.sensitivity_n import ROUNDING_OF_LOGITS, ROUNDING_OF_SUMS, correlation
 from lit_iba.perturbation import in_double, target_logits, target_probabilities
-from lit_iba.text.classifier import TextClassifier, Words
+from lit_iba.text.classifier import Baseline, TextClassifier
 from lit_iba.text.removal import scores_without
+from lit_iba.text.words import Words
 
 
 def word_counts(length: int, percents: Sequence[float]) -> list[int]:
@@ -57,7 +58,8 @@ class TextMetric(ABC):
     @property
     def filling(self) -> str:
         """What stands in a removed word's place, in words."""
-        return "<unk>" if self.settings["baseline"] == "unk" else "a zero embedding"
+        names = {"unk": "<unk>", "mask": "the mask token", "zero": "a zero embedding"}
+        return names[self.settings["baseline"]]
 
     @property
     @abstractmethod
@@ -112,8 +114,8 @@ class SensitivityN(TextMetric):
         percents: How much of a text a set is, each above 0 and at most 100; at least one word.
         masks: Random sets of each text and percentage, drawn without replacement (the paper: 200;
             the code: 100).
-        baseline: What stands in a removed word's place: ``"unk"``, or ``"zero"``, a zero embedding
-            (the authors' code).
+        baseline: What stands in a removed word's place: ``"unk"``, the token for unknown words;
+            ``"mask"``, the mask token; or ``"zero"``, a zero embedding (the authors' code).
         forward_batch_size: Texts per forward pass.
     """
 
@@ -126,7 +128,7 @@ class SensitivityN(TextMetric):
         self,
         percents: Sequence[float] = (10, 20, 30, 40, 50, 60, 70, 80, 90),
         masks: int = 100,
-        baseline: Literal["unk", "zero"] = "unk",
+        baseline: Baseline = "unk",
         forward_batch_size: int = 64,
     ) -> None:
         if masks < 2 or not percents or not all(0 < percent <= 100 for percent in percents):
@@ -174,7 +176,7 @@ class SensitivityN(TextMetric):
         generators: Sequence[torch.Generator],
     ) -> dict[str, Tensor]:
         """Correlation at each percentage, (B, K); the drops are the same for all explainers."""
-        sets = [self.sets(n, g) for n, g in zip(words.lengths.tolist(), generators, strict=True)]
+        sets = [self.sets(n, g) for n, g in zip(words.counts, generators, strict=True)]
         removed = [
             torch.cat([torch.zeros_like(s[0, :1]), s.flatten(0, 1)]) for s in sets
         ]  # the whole text first
@@ -213,7 +215,7 @@ class WordExchange(TextMetric):
     Args:
         points: Points of the curve besides its beginning, at equal shares of the words, rounded to
             whole ones.
-        baseline: ``"unk"``, or ``"zero"`` (the authors' code).
+        baseline: ``"unk"``, ``"mask"``, or ``"zero"`` (the authors' code).
         forward_batch_size: Texts per forward pass.
     """
 
@@ -223,7 +225,7 @@ class WordExchange(TextMetric):
     def __init__(
         self,
         points: int = 20,
-        baseline: Literal["unk", "zero"] = "unk",
+        baseline: Baseline = "unk",
         forward_batch_size: int = 64,
     ) -> None:
         check_counts(points=points)

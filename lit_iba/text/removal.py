@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from lit_iba.text.classifier import TextClassifier, Words
+from lit_iba.text.classifier import TextClassifier
+from lit_iba.text.words import Words
 
 Score = Callable[[Tensor, Tensor], Tensor]  # logits (N, K) and targets (N,) to a number each
 
@@ -29,8 +30,9 @@ def scores_without(
         classifier: The frozen classifier.
         words: The texts.
         targets: (B,).
-        removed: For each text, which words its versions lack, bool (V, length).
-        fill: The embedding in a missing word's place (D,), see :meth:`TextClassifier.fill`.
+        removed: For each text, which words its versions lack, bool (V, W).
+        fill: The embedding in the place of each piece of a missing word (D,), see
+            :meth:`TextClassifier.fill`.
         score: From logits and targets to one number per version.
         forward_batch_size: Texts per forward pass.
 
@@ -38,6 +40,7 @@ def scores_without(
         For each text, float32 (V,).
     """
     embeddings, lengths = classifier.embeddings(words), words.lengths.tolist()
+    word_of = words.word_of.to(embeddings.device)
     versions = torch.tensor([len(gone) for gone in removed])
     text = torch.arange(len(words)).repeat_interleave(versions)
     version = torch.cat([torch.arange(len(gone)) for gone in removed])
@@ -46,9 +49,11 @@ def scores_without(
         width = max(lengths[i] for i in text[jobs].unique().tolist())
         gone = torch.zeros(len(jobs), width, dtype=torch.bool, device=embeddings.device)
         for row, (i, v) in enumerate(zip(text[jobs].tolist(), version[jobs].tolist(), strict=True)):
-            gone[row, : lengths[i]] = removed[i][v]
-        which = text[jobs].to(embeddings.device)
-        changed = torch.where(gone[..., None], fill, embeddings[which, :width])
-        logits = classifier.logits(changed, words.lengths[which])
-        scores[jobs.to(scores.device)] = score(logits, targets[which]).to(scores)
+            inside = word_of[i, : lengths[i]] >= 0
+            gone[row, : lengths[i]][inside] = removed[i][v][word_of[i, : lengths[i]][inside]]
+        which = text[jobs]
+        there = which.to(embeddings.device)
+        changed = torch.where(gone[..., None], fill, embeddings[there, :width])
+        logits = classifier.logits(changed, words.rows(which, width))
+        scores[jobs.to(scores.device)] = score(logits, targets[there]).to(scores)
     return list(scores.split(versions.tolist()))

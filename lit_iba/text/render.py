@@ -43,16 +43,28 @@ def strengths(heatmap: TokenHeatmap) -> list[float]:
 
 
 def facts(heatmap: TokenHeatmap, class_names: Sequence[str]) -> str:
-    """What is explained and how, in a line."""
-    total = (
-        f", {heatmap.total:.1f} {heatmap.unit} in {len(heatmap.tokens)} words"
-        if heatmap.unit != "1"
-        else ""
-    )
+    """What is explained and how, in a line: what special tokens have is told apart, and how much of
+    the text was not read.
+    """
+    known, unit = heatmap.unit != "1", heatmap.unit
+    total = f", {heatmap.total:.1f} {unit} in {len(heatmap.tokens)} words" if known else ""
+    apart = ", ".join(f"{value:.1f} in {token}" for token, value in heatmap.special if value)
+    cut = heatmap.read.cut if heatmap.read is not None else 0
     return (
         f"{heatmap.method}: {class_names[heatmap.target]} (probability"
         f" {heatmap.probability:.3f}){total}"
+        + (f"; apart from them {apart}" if apart and known else "")
+        + (f"; {cut} tokens at the end were not read" if cut else "")
     )
+
+
+def gaps(heatmap: TokenHeatmap) -> list[str]:
+    """What stands before each word and after the last one, so that all together are the text as it
+    was given; spaces where the classifier's words are not cut out of it.
+    """
+    if heatmap.read is None:
+        return ["", *[" "] * (len(heatmap.tokens) - 1), ""]
+    return heatmap.read.gaps()
 
 
 def html_page(
@@ -64,7 +76,7 @@ def html_page(
     is escaped.
     """
     shown = [
-        (name, [(facts(heatmap, class_names), _words(heatmap, highlight)) for heatmap in heatmaps])
+        (name, [(facts(h, class_names), _words(h, highlight), gaps(h)[-1]) for h in heatmaps])
         for name, heatmaps in texts
     ]
     return str(render("text/tokens.html", texts=shown))
@@ -72,9 +84,10 @@ def html_page(
 
 def _words(heatmap: TokenHeatmap, highlight: Highlight) -> list[dict[str, Any]]:
     """What the page shows of each word."""
-    unit = "" if heatmap.unit == "1" else f" {heatmap.unit}"
+    unit, before = "" if heatmap.unit == "1" else f" {heatmap.unit}", gaps(heatmap)
     return [
         {
+            "before": before[i],
             "token": heatmap.tokens[i],
             "known": heatmap.known[i],
             "value": f"{float(heatmap.values[i]):.4g}{unit}",
@@ -89,8 +102,9 @@ def terminal_text(heatmap: TokenHeatmap, highlight: Highlight = "shares") -> Tex
     """The words on coloured ground, with letters that can be read on it; weak ones as the terminal
     has them.
     """
-    line = Text()
-    for token, strength in zip(heatmap.tokens, strengths(heatmap), strict=True):
+    line, before = Text(), gaps(heatmap)
+    for i, (token, strength) in enumerate(zip(heatmap.tokens, strengths(heatmap), strict=True)):
+        line.append(before[i])
         colour, share = ground(strength, highlight)
         if share < PALE:
             line.append(token)
@@ -99,5 +113,5 @@ def terminal_text(heatmap: TokenHeatmap, highlight: Highlight = "shares") -> Tex
             line.append(
                 token, style=f"{'white' if share > DARK else 'black'} on rgb({red},{green},{blue})"
             )
-        line.append(" ")
+    line.append(before[-1], style="dim")
     return line

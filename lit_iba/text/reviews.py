@@ -31,12 +31,14 @@ class Review:
     text: str
 
 
-def read_reviews(path: str | Path) -> list[Review]:
+def read_reviews(path: str | Path, classes: int = len(CLASS_NAMES)) -> list[Review]:
     """All reviews of a split, in the order of the file, or of the file names.
 
     Args:
         path: A folder with ``pos/*.txt`` and ``neg/*.txt``, such as ``aclImdb/train``, or a
-            ``.jsonl`` file with ``text``, ``label`` (0 or 1) and, if wanted, ``id`` in each line.
+            ``.jsonl`` file with ``text``, ``label`` (0 or 1, or of more classes) and, if wanted,
+            ``id`` in each line.
+        classes: Number of classes.
 
     Raises:
         InputError: There is nothing, a line is broken (its number is named), or a text has no
@@ -53,7 +55,9 @@ def read_reviews(path: str | Path) -> list[Review]:
     elif path.is_file():
         lines = read_text(path, "reviews").split("\n")
         reviews = [
-            _of_line(line, f"{path}:{n}") for n, line in enumerate(lines, start=1) if line.strip()
+            _of_line(line, f"{path}:{n}", classes)
+            for n, line in enumerate(lines, start=1)
+            if line.strip()
         ]
     else:
         raise InputError(
@@ -82,7 +86,7 @@ def _of_folder(path: Path) -> list[Review]:
     ]
 
 
-def _of_line(line: str, where: str) -> Review:
+def _of_line(line: str, where: str, classes: int) -> Review:
     try:
         found = json.loads(line)
         text, label = found["text"], found["label"]
@@ -90,9 +94,10 @@ def _of_line(line: str, where: str) -> Review:
         raise InputError(
             f"{where} is no review ({error}); a line is a JSON object with text and label"
         ) from error
-    if not isinstance(text, str) or isinstance(label, bool) or label not in (0, 1):
+    if not isinstance(text, str) or isinstance(label, bool) or label not in range(classes):
+        labels = "0 or 1" if classes == 2 else f"0 to {classes - 1}"
         raise InputError(
-            f"{where} has label {label!r} and a {type(text).__name__} as text; label is 0 or 1,"
+            f"{where} has label {label!r} and a {type(text).__name__} as text; label is {labels},"
             " text a string"
         )
     return Review(str(found.get("id", where)), int(label), text)

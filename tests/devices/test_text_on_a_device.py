@@ -12,6 +12,7 @@ from lit_iba.text.classifier import TextClassifier
 from lit_iba.text.explainer import TEXT_EXPLAINERS, build_text_explainer
 from lit_iba.text.iba import word_statistics
 from lit_iba.text.lstm import LSTMClassifier
+from lit_iba.text.lstm_classifier import LSTMTextClassifier
 from lit_iba.text.metrics import TEXT_METRICS, build_text_metric
 from lit_iba.text.vocabulary import Vocabulary
 
@@ -35,7 +36,7 @@ def classifier(device: torch.device | str) -> TextClassifier:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = LSTMClassifier(len(vocabulary), embedding_size=6, hidden_size=8, depth=2)
-    return TextClassifier(network.to(device), vocabulary, 50)
+    return LSTMTextClassifier(network.to(device), vocabulary, 50)
 
 
 class Nearby:

@@ -82,6 +82,7 @@ def test_every_config_has_its_test() -> None:
         "explain/input_iba_figure2_vgg16.yaml",
         "train/imdb_lstm.yaml",
         "evaluate/input_iba_figures4b_5b_imdb.yaml",  # in tests/text
+        "evaluate/imdb_distilbert.yaml",  # in tests/text
         "quickstart/real_time_saliency.yaml",
         "train/real_time_saliency_resnet50.yaml",
         "quickstart/varsal.yaml",

@@ -6,8 +6,8 @@ import pytest
 from text_toys import toy_reviews, train_toy
 
 from lit_iba.statistics import FeatureStatistics
-from lit_iba.text.classifier import TextClassifier
 from lit_iba.text.iba import word_statistics
+from lit_iba.text.lstm_classifier import LSTMTextClassifier
 
 
 @pytest.fixture(scope="session")
@@ -17,12 +17,12 @@ def toy_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def toy_classifier(toy_run: Path) -> TextClassifier:
+def toy_classifier(toy_run: Path) -> LSTMTextClassifier:
     """What was trained."""
-    return TextClassifier.from_checkpoint(toy_run / "run" / "checkpoints" / "best.ckpt")
+    return LSTMTextClassifier.from_checkpoint(toy_run / "run" / "checkpoints" / "best.ckpt")
 
 
 @pytest.fixture(scope="session")
-def toy_statistics(toy_classifier: TextClassifier) -> dict[int, FeatureStatistics]:
+def toy_statistics(toy_classifier: LSTMTextClassifier) -> dict[int, FeatureStatistics]:
     """Word statistics of all layers."""
     return word_statistics(toy_classifier, [str(r["text"]) for r in toy_reviews(100, 0)], range(5))

@@ -11,8 +11,8 @@ from text_toys import toy_reviews, write_reviews
 
 from lit_iba.cli.main import main
 from lit_iba.errors import InputError
-from lit_iba.text.classifier import TextClassifier
 from lit_iba.text.lstm import LSTMClassifier
+from lit_iba.text.lstm_classifier import LSTMTextClassifier
 from lit_iba.text.lstm_training import TEXT_KEY, load_glove
 from lit_iba.text.vocabulary import Vocabulary
 from lit_iba.training.checkpoint import read_checkpoint
@@ -46,11 +46,11 @@ def test_padding_changes_nothing_and_every_cut_gives_the_same_logits(pooling: st
 
 
 def test_training_learns_the_words_that_decide(
-    toy_run: Path, toy_classifier: TextClassifier
+    toy_run: Path, toy_classifier: LSTMTextClassifier
 ) -> None:
     reviews = toy_reviews(60, 5)
     words = toy_classifier.words([str(r["text"]) for r in reviews])
-    logits = toy_classifier.logits(toy_classifier.embeddings(words), words.lengths)
+    logits = toy_classifier.logits(toy_classifier.embeddings(words), words)
     labels = torch.tensor([int(str(r["label"])) for r in reviews])
     assert (logits.argmax(dim=1) == labels).float().mean() > 0.95
     assert not any(p.requires_grad for p in toy_classifier.network.parameters())
@@ -171,5 +171,5 @@ def test_a_changed_checkpoint_is_refused(toy_run: Path, tmp_path: Path) -> None:
     words["words"][2], words["words"][3] = words["words"][3], words["words"][2]
     torch.save(checkpoint | {"lit_iba_vocabulary": json.dumps(words)}, tmp_path / "changed.ckpt")
     with pytest.raises(InputError, match="were changed"):
-        TextClassifier.from_checkpoint(tmp_path / "changed.ckpt")
+        LSTMTextClassifier.from_checkpoint(tmp_path / "changed.ckpt")
     assert checkpoint[TEXT_KEY]["max_length"] == 250

@@ -1,0 +1,465 @@
+"""Sequence classifiers of transformers: cut where they are said to be, read piece by piece, and
+explained by words.
+"""
+
+import copy
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from text_toys import BAD, GOOD, toy_reviews
+from torch import nn
+from transformer_toys import (
+    SPLIT,
+    albert,
+    bert,
+    byte_level,
+    deberta,
+    distilbert,
+    gpt2,
+    roberta,
+    save,
+    tokenizers,
+    train,
+    transformers,
+    wordpiece,
+)
+
+from lit_iba.errors import InputError
+from lit_iba.perturbation import target_logits
+from lit_iba.statistics import FeatureStatistics
+from lit_iba.text import TokenHeatmap, TransformerTextClassifier, build_text_explainer
+from lit_iba.text.classifier import TextClassifier
+from lit_iba.text.iba import word_statistics
+from lit_iba.text.pieces import PieceReader
+from lit_iba.text.removal import scores_without
+from lit_iba.text.render import gaps, html_page, terminal_text
+from lit_iba.text.reviews import read_reviews
+from lit_iba.text.words import Words
+
+KINDS = [
+    (distilbert, wordpiece),
+    (bert, wordpiece),
+    (roberta, byte_level),
+    (deberta, wordpiece),
+    (gpt2, wordpiece),
+]
+TEXTS = [str(review["text"]) for review in toy_reviews(12, 7)]
+METHODS: dict[str, dict[str, Any]] = {
+    "iba": {"beta": 1.0},
+    "input_iba": {"beta_feat": 1.0, "beta_input": 1.0, "gan": "none", "copies": 5},
+    "integrated_gradients": {"steps": 20},
+    "lime": {"samples": 150},
+}
+
+
+class Given:
+    """Statistics that are there already."""
+
+    def __init__(self, statistics: dict[int, FeatureStatistics]) -> None:
+        self.found = statistics
+
+    def statistics(self, classifier: TextClassifier, layer: int) -> FeatureStatistics:
+        return self.found[layer]
+
+
+@pytest.fixture(scope="module")
+def toy() -> tuple[TransformerTextClassifier, Given]:
+    """A DistilBERT that has learned the words that decide, and statistics."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = distilbert().config
+        network = transformers.DistilBertForSequenceClassification(config)
+        reviews = toy_reviews(240, 0)
+        texts = [str(r["text"]) for r in reviews]
+        train(network, texts, [int(str(r["label"])) for r in reviews], epochs=10)
+    classifier = TransformerTextClassifier(network, wordpiece(), class_names=["bad", "good"])
+    return classifier, Given(word_statistics(classifier, texts[:100], [0, 1]))
+
+
+def explained(
+    toy: tuple[TransformerTextClassifier, Given], method: str, texts: list[str], **more: Any
+) -> list[TokenHeatmap]:
+    settings = METHODS[method] | more
+    return build_text_explainer(method, toy[0], settings, toy[1]).attribute(texts)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_word_that_decides_is_found_in_one_piece_or_in_several(
+    method: str, toy: tuple[TransformerTextClassifier, Given]
+) -> None:
+    found = explained(toy, method, TEXTS)
+    best = [heatmap.highest(1)[0][0].lower() for heatmap in found]
+    assert all(word in (GOOD if h.target else BAD) for word, h in zip(best, found, strict=True)), (
+        best
+    )
+    assert set(SPLIT) <= set(best)  # these are read in two and three pieces
+    special = [dict(heatmap.special) for heatmap in found]
+    assert all(list(one) == ["[CLS]", "[SEP]"] for one in special)
+    # At the embeddings special tokens tell nothing; at a layer [CLS] has read the text.
+    assert any(one["[CLS]"] > 1 for one in special) == (method == "iba")
+    if method in ("iba", "input_iba"):  # not all of it passes by the words
+        assert max(heatmap.highest(1)[0][1] for heatmap in found) > 5
+
+
+def test_the_gan_finds_it_and_each_text_is_fitted_alone(
+    toy: tuple[TransformerTextClassifier, Given],
+) -> None:
+    settings = {"gan": "wgan", "generator_steps": 8, "critic_steps": 2, "copies": 10}
+    text = next(t for t in TEXTS if "awful" in t.lower())
+    together = explained(toy, "input_iba", [TEXTS[1], text], **settings)[1]
+    assert together.highest(1)[0][0].lower() == "awful"
+    assert not any(value for _, value in together.special)
+    alone = explained(toy, "input_iba", [text], **settings)[0]
+    assert torch.equal(alone.values, together.values)
+
+
+def test_special_tokens_are_never_masked_at_the_embeddings(
+    toy: tuple[TransformerTextClassifier, Given], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classifier, seen = toy[0], []  # type: TransformerTextClassifier, list[torch.Tensor]
+    logits, features = classifier.logits, classifier.features
+
+    def record(x: torch.Tensor, words: Words) -> None:
+        seen.append((x - classifier.embeddings(words))[words.roles > 0].detach())
+
+    def of_logits(x: torch.Tensor, words: Words, layer: int = 0) -> torch.Tensor:
+        if layer == 0:
+            record(x, words)
+        return logits(x, words, layer)
+
+    def of_features(x: torch.Tensor, words: Words, layer: int) -> torch.Tensor:
+        record(x, words)
+        return features(x, words, layer)
+
+    monkeypatch.setattr(classifier, "logits", of_logits)
+    monkeypatch.setattr(classifier, "features", of_features)
+    few = {"steps": 2, "feature_steps": 1, "generator_steps": 1, "critic_steps": 1, "copies": 2}
+    explained(toy, "input_iba", TEXTS[:1], gan="wgan", **few)
+    explained(toy, "integrated_gradients", TEXTS[:1], steps=2)
+    explained(toy, "lime", TEXTS[:1], samples=3)
+    assert len(seen) > 6
+    assert not any(changes.any() for changes in seen)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_text_depends_neither_on_its_batch_nor_on_its_padding(
+    method: str, toy: tuple[TransformerTextClassifier, Given]
+) -> None:
+    texts = sorted(TEXTS, key=len)[:: len(TEXTS) - 1]
+    few = {"lime": {"samples": 20}, "input_iba": {"steps": 10}}.get(method, {})
+    for text, expected in zip(texts, explained(toy, method, texts, **few), strict=True):
+        alone = explained(toy, method, [text], **few)[0]
+        largest = float(expected.values.abs().max())
+        torch.testing.assert_close(alone.values, expected.values, rtol=1e-5, atol=1e-5 * largest)
+
+
+@pytest.mark.parametrize(("make", "tokenizer"), KINDS)
+def test_every_cut_gives_the_networks_own_logits_and_padding_never_matters(
+    make: Callable[[], nn.Module], tokenizer: Callable[[], Any]
+) -> None:
+    network = make().train()
+    network.requires_grad_(True)
+    state = copy.deepcopy(network.state_dict())
+    classifier = TransformerTextClassifier(network, tokenizer())
+    words = classifier.words(["people said it was superb", "awful.", "a film on the river"])
+    with torch.no_grad():
+        expected = (
+            copy.deepcopy(network).eval()(words.numbers, attention_mask=words.mask.long()).logits
+        )
+    garbage = lambda x: torch.where(words.mask[..., None], x, 100 * torch.randn_like(x))  # noqa: E731
+    embeddings = classifier.embeddings(words)
+    torch.testing.assert_close(classifier.logits(garbage(embeddings), words), expected)
+    for layer in range(1, classifier.depth + 1):
+        features = classifier.features(embeddings, words, layer)
+        torch.testing.assert_close(classifier.logits(garbage(features), words, layer), expected)
+        alone = words.part(slice(1, 2))
+        torch.testing.assert_close(
+            classifier.features(classifier.embeddings(alone), alone, layer)[0],
+            features[1, : alone.numbers.shape[1]],
+        )
+        if layer < classifier.depth:
+            assert classifier.check_layer(layer) == layer
+    # The top is read at [CLS], or by GPT-2 at the last position.
+    with pytest.raises(InputError, match="one position only"):
+        classifier.check_layer(-1)
+    assert network.training
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    assert not any(parameter.requires_grad for parameter in classifier.network.parameters())
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, state[name])
+    # It follows the user's weights, and knows that they have changed.
+    before = classifier.identity["sha256"]
+    explainer = build_text_explainer("integrated_gradients", classifier)
+    with torch.no_grad():
+        network.get_input_embeddings().weight.mul_(1.5)
+    after = classifier.logits(classifier.embeddings(words), words)
+    assert not torch.allclose(after, expected, atol=1e-3)
+    assert classifier.identity["sha256"] != before
+    with pytest.raises(InputError, match="weights have changed"):
+        explainer.attribute(["a film"])
+
+
+def test_an_explanation_in_inference_mode_and_half_precision(
+    toy: tuple[TransformerTextClassifier, Given],
+) -> None:
+    half = TransformerTextClassifier(distilbert().to(torch.bfloat16), wordpiece())
+    assert half.embeddings(half.words(["a film"])).dtype is torch.float32
+    with torch.inference_mode():
+        found = explained(toy, "iba", TEXTS[:1])[0]
+    torch.testing.assert_close(found.values, explained(toy, "iba", TEXTS[:1])[0].values)
+
+
+@pytest.mark.parametrize("tokenizer", [wordpiece, byte_level])
+def test_words_reproduce_the_text_and_pieces_add_up_to_words(
+    tokenizer: Callable[[], Any],
+) -> None:
+    text = "  It's a  SUPERB\tfilm — naïve, terrible!?  "
+    make = distilbert if tokenizer is wordpiece else roberta
+    classifier = TransformerTextClassifier(make(), tokenizer())
+    read = classifier.words([text]).read[0]
+    assert [w for w in read.words if w.isalpha()] == [
+        *(["It", "s"] if tokenizer is wordpiece else ["It"]),
+        *["a", "SUPERB", "film", "naïve", "terrible"],
+    ]
+    heatmap = build_text_explainer("integrated_gradients", classifier, {"steps": 4}).attribute(
+        [text], 1
+    )[0]
+    pieces = list(zip(gaps(heatmap), [*heatmap.tokens, ""], strict=True))
+    assert "".join(before + word for before, word in pieces) == text
+    assert terminal_text(heatmap).plain == text
+    for number, value in enumerate(heatmap.values.tolist()):
+        parts = [v for _, v, word in heatmap.pieces if word == number]
+        assert value == pytest.approx(sum(parts), abs=1e-5)
+    assert len(heatmap.special) == 2
+    page = html_page([("one", [heatmap])], ["bad", "good"])
+    assert "SUPERB</span>\tfilm" not in page  # each word has a span of its own
+    assert "SUPERB" in page
+
+
+def test_a_mask_is_averaged_over_pieces_and_bits_are_summed(
+    toy: tuple[TransformerTextClassifier, Given],
+) -> None:
+    text = ["people said it was superb"]
+    for output, how in (("bits", sum), ("mask", lambda parts: sum(parts) / len(parts))):
+        heatmap = explained(toy, "input_iba", text, output=output, steps=3, feature_steps=2)[0]
+        for number, value in enumerate(heatmap.values.tolist()):
+            parts = [v for _, v, word in heatmap.pieces if word == number]
+            assert value == pytest.approx(how(parts), rel=1e-5)
+        assert len([1 for _, _, word in heatmap.pieces if word == 4]) == 2
+
+
+def test_integrated_gradients_of_words_sum_to_the_change_without_them(
+    toy: tuple[TransformerTextClassifier, Given],
+) -> None:
+    for baseline in ("unk", "mask", "zero"):
+        heatmap = explained(toy, "integrated_gradients", TEXTS[:1], steps=200, baseline=baseline)[0]
+        words = toy[0].words(TEXTS[:1])
+        whole, nothing = scores_without(
+            toy[0],
+            words,
+            torch.tensor([heatmap.target]),
+            [torch.stack([torch.zeros(words.counts[0]), torch.ones(words.counts[0])]) > 0],
+            toy[0].fill(baseline),  # type: ignore[arg-type]
+            score=target_logits,
+            forward_batch_size=4,
+        )[0].tolist()
+        assert heatmap.total == pytest.approx(whole - nothing, abs=0.02)
+
+
+def test_a_removed_word_is_unknown_in_all_its_pieces(
+    toy: tuple[TransformerTextClassifier, Given],
+) -> None:
+    classifier, targets = toy[0], torch.tensor([0, 1])
+    words = classifier.words(["it was terrible in the house", "superb"])
+    gone = [torch.eye(6)[2:4] > 0, torch.ones(1, 1) > 0]
+    found = scores_without(
+        classifier,
+        words,
+        targets,
+        gone,
+        classifier.fill("unk"),
+        score=target_logits,
+        forward_batch_size=2,
+    )
+    for i, positions, score in (
+        (0, (3, 4, 5), found[0][0]),
+        (0, (6,), found[0][1]),
+        (1, (1, 2), found[1][0]),
+    ):
+        ids = words.numbers[i : i + 1, : words.lengths[i]].clone()
+        ids[0, list(positions)] = wordpiece().token_to_id("[UNK]")
+        with torch.no_grad():
+            expected = classifier.network(ids).logits[0, targets[i]]
+        torch.testing.assert_close(score, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_cut_is_said_and_is_what_transformers_would_cut() -> None:
+    classifier = TransformerTextClassifier(distilbert(), wordpiece(), max_length=8)
+    text = "people said it was terrible about the house"
+    read = classifier.words([text]).read[0]
+    own = transformers.PreTrainedTokenizerFast(tokenizer_object=wordpiece())
+    assert own(text, truncation=True, max_length=8)["input_ids"] == [
+        int(n) for n in classifier.words([text]).numbers[0]
+    ]
+    assert read.pieces[-3:] == ["ter", "##ri", "[SEP]"]
+    assert read.cut == 4  # ##ble about the house
+    heatmap = build_text_explainer("position", classifier).attribute([text])[0]
+    assert "4 tokens at the end were not read" in html_page([("one", [heatmap])], ["a", "b"])
+    assert terminal_text(heatmap).plain == text
+
+
+def test_where_special_tokens_are_those_of_the_mean_text_all_passes_by_the_words(
+    toy: tuple[TransformerTextClassifier, Given],
+) -> None:
+    found = explained(toy, "iba", TEXTS, special="mean")
+    beside = explained(toy, "iba", TEXTS)
+    told = [h for h in found if h.total > 1]  # a class that is said of nothing needs no bits
+    assert len(told) >= 6
+    assert all(h.highest(1)[0][0].lower() in (GOOD if h.target else BAD) for h in told)
+    assert not any(value for h in found for _, value in h.special)
+    assert sum(h.total for h in found) > sum(h.total for h in beside)
+
+
+def test_statistics_are_of_words_and_of_each_special_token(
+    toy: tuple[TransformerTextClassifier, Given],
+) -> None:
+    classifier, texts = toy[0], TEXTS[:5]
+    found = word_statistics(classifier, texts, [0, 1], batch_size=2)
+    rows: list[list[torch.Tensor]] = [[], [], []]
+    for text in texts:
+        words = classifier.words([text])
+        features = classifier.features(classifier.embeddings(words), words, 1)[0]
+        rows[0].append(features[1:-1])
+        rows[1].append(features[:1])
+        rows[2].append(features[-1:])
+    for role, parts in enumerate(rows):
+        every = torch.cat(parts).double()
+        torch.testing.assert_close(found[1].mean[role], every.mean(dim=0), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(found[1].std[role], every.std(dim=0), rtol=1e-4, atol=1e-6)
+    assert found[0].mean.shape == (32,)  # at the embeddings special tokens are not restricted
+    with pytest.raises(InputError, match="at least two texts"):
+        word_statistics(classifier, texts[:1], [1])
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("tokenizer", [wordpiece, byte_level])
+def test_real_reviews_are_reproduced_letter_by_letter(
+    tokenizer: Callable[[], Any], realdata: Path
+) -> None:
+    made = tokenizer()
+    reader, own = (
+        PieceReader(made, 128),
+        transformers.PreTrainedTokenizerFast(tokenizer_object=made),
+    )
+    for review in read_reviews(realdata / "imdb_test500.jsonl")[:50]:
+        read, numbers = reader.read(review.text, 0)
+        given = list(zip(read.gaps(), [*read.words, ""], strict=True))
+        assert "".join(before + word for before, word in given) == review.text
+        left_out = {c for before, _ in given[:-1] for c in before if c.isprintable()}
+        assert left_out <= {" "}  # BERT drops control characters
+        whole = own(review.text)["input_ids"]
+        assert numbers == own(review.text, truncation=True, max_length=128)["input_ids"]
+        assert read.cut == max(0, len(whole) - 128)
+
+
+def test_the_example_of_the_documentation_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "text.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(.*?)```", page, re.DOTALL)
+    assert code
+    exec(compile(code[1], "text.md", "exec"), {"__name__": "example"})
+    assert "['The', 'film', 'was', 'superb', '.']" in capsys.readouterr().out
+
+
+def test_a_folder_is_loaded_from_safetensors_alone(tmp_path: Path) -> None:
+    network = distilbert()
+    folder = save(tmp_path / "saved", network, wordpiece())
+    classifier = TransformerTextClassifier.from_folder(folder, class_names=["bad", "good"])
+    words = classifier.words(["A superb film."])
+    with torch.no_grad():
+        expected = network(words.numbers).logits
+    torch.testing.assert_close(classifier.logits(classifier.embeddings(words), words), expected)
+    config = json.loads((folder / "config.json").read_text())
+    for name, changes, message in (
+        ("config.json", {"auto_map": {"AutoModel": "evil.Model"}}, "code of its own"),
+        ("config.json", {"architectures": ["DistilBertModel"]}, "ForSequenceClassification"),
+        ("config.json", {"dim": 48}, "cannot be loaded|lacks"),
+        ("tokenizer.json", "{}", "holds no tokenizer"),
+        ("tokenizer.json", None, "has no tokenizer.json"),
+        ("model.safetensors", "no", "cannot be loaded"),
+        ("model.safetensors", None, "safetensors only"),
+    ):
+        broken = tmp_path / "broken"
+        broken.mkdir(exist_ok=True)
+        for part in ("config.json", "tokenizer.json", "model.safetensors"):
+            (broken / part).write_bytes((folder / part).read_bytes())
+        if changes is None:
+            (broken / name).unlink()
+        elif isinstance(changes, str):
+            (broken / name).write_text(changes)
+        else:
+            (broken / name).write_text(json.dumps(config | changes))
+        with pytest.raises(InputError, match=message):
+            TransformerTextClassifier.from_folder(broken)
+    # Weights that are not there would be made up at random.
+    bare = transformers.DistilBertModel(network.config)
+    bare.save_pretrained(tmp_path / "bare")
+    (tmp_path / "bare" / "config.json").write_text(json.dumps(config))
+    wordpiece().save(str(tmp_path / "bare" / "tokenizer.json"))
+    with pytest.raises(InputError, match=r"lacks 4 weights .* such as (pre_)?classifier"):
+        TransformerTextClassifier.from_folder(tmp_path / "bare")
+
+
+def test_what_is_wrong_is_said() -> None:
+    classifier = TransformerTextClassifier(distilbert(), wordpiece())
+    plain = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}))
+    cases: list[tuple[Callable[[], Any], str]] = [
+        (lambda: TransformerTextClassifier(distilbert(), "none.json"), "does not exist"),
+        (lambda: TransformerTextClassifier(distilbert(), nn.Linear(1, 1)), "is a Linear"),
+        (lambda: TransformerTextClassifier(nn.Linear(1, 1), wordpiece()), "network is a Linear"),
+        (
+            lambda: TransformerTextClassifier(distilbert(vocab_size=20), wordpiece()),
+            r"numbers up to \d+, but the embeddings of DistilBert\w+ 20 rows",
+        ),
+        (
+            lambda: TransformerTextClassifier(distilbert(), wordpiece(), max_length=41),
+            "has 40 positions",
+        ),
+        (lambda: TransformerTextClassifier(distilbert(), wordpiece(), max_length=2), "at least 3"),
+        (lambda: TransformerTextClassifier(distilbert(num_labels=1), wordpiece()), "1 outputs"),
+        (
+            lambda: TransformerTextClassifier(distilbert(), wordpiece(), class_names=["a"]),
+            "1 class names were given for 2",
+        ),
+        (lambda: classifier.words(["fine", " "]), "text 2 has no words"),
+        (lambda: classifier.words([]), "give at least one"),
+        (lambda: classifier.words("fine"), "list of strings"),
+        (lambda: classifier.check_layer(3), "transformer layers 1 to 2"),
+        (lambda: build_text_explainer("iba", classifier), "needs statistics"),
+        (
+            lambda: TransformerTextClassifier(albert(), wordpiece()).check_layer(1),
+            "no list of modules that run once each",
+        ),
+        (
+            lambda: TransformerTextClassifier(distilbert(), plain).fill("mask"),
+            "no token for 'mask'",
+        ),
+    ]
+    for act, message in cases:
+        with pytest.raises(InputError, match=message):
+            act()
+    statistics = word_statistics(classifier, TEXTS[:3], [1])[1]
+    other = TransformerTextClassifier(distilbert(), byte_level_of_few())
+    with pytest.raises(InputError, match="another classifier"):
+        build_text_explainer("iba", other, {"statistics": statistics})
+
+
+def byte_level_of_few() -> Any:
+    """Another tokenizer that fits the same embeddings."""
+    made = wordpiece()
+    made.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=False)
+    return made
