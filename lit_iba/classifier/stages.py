@@ -115,13 +115,19 @@ def last_feature_map(classifier: FrozenClassifier) -> str:
     )
 
 
-def _coarsest_first(classifier: FrozenClassifier, names: list[str]) -> list[str]:
-    def has_logits(name: str) -> bool:
-        shape = torch.Size([1, *classifier.feature_shape(name)])
-        grid = classifier.layout(name).grid(torch.empty(shape, device="meta"))
-        return grid.shape[1] == classifier.output_shape[0]
+def _has_logits(classifier: FrozenClassifier, name: str) -> bool:
+    """Whether a layer's channels are as many as the classes of outputs with positions: logits that
+    are enlarged yet.
+    """
+    if len(classifier.output_shape) != 3:
+        return False
+    shape = torch.Size([1, *classifier.feature_shape(name)])
+    grid = classifier.layout(name).grid(torch.empty(shape, device="meta"))
+    return grid.shape[1] == classifier.output_shape[0]
 
-    left = [name for name in names if _takes_all(classifier, name) and not has_logits(name)]
+
+def _coarsest_first(classifier: FrozenClassifier, names: list[str]) -> list[str]:
+    left = [n for n in names if _takes_all(classifier, n) and not _has_logits(classifier, n)]
     layouts = {name: classifier.layout(name) for name in left}
     return sorted(left, key=lambda name: layouts[name].height * layouts[name].width)
 
@@ -131,8 +137,8 @@ def usual_layer(classifier: FrozenClassifier, layer: str | None = None) -> str:
     or else the one that is most like theirs.
 
     That is a layer that the whole picture passes, with about 28 x 28 positions for a picture of 224
-    pixels, the last of that size; in a network whose positions are as many throughout, such as a
-    ViT, the one in the middle.
+    pixels, the last of that size that is not the logits yet; in a network whose positions are as
+    many throughout, such as a ViT, the one in the middle.
 
     Raises:
         InputError: There is none with positions that the logits depend on.
@@ -153,6 +159,7 @@ def usual_layer(classifier: FrozenClassifier, layer: str | None = None) -> str:
     sizes = {
         name: math.sqrt(layout.height * layout.width)
         for name, layout in feature_maps(classifier, names).items()
+        if not _has_logits(classifier, name)
     }
     if sizes:
         wanted = math.sqrt(math.prod(classifier.preprocessing.size)) / PIXELS_A_POSITION

@@ -40,6 +40,14 @@ def test_in_a_transformer_it_is_the_middle_of_the_stream() -> None:
     assert found in ("encoder.layers.encoder_layer_1", "encoder.layers.encoder_layer_2")
 
 
+def test_in_segmentation_it_is_not_the_logits_before_they_are_enlarged() -> None:
+    torch.manual_seed(0)
+    blocks = nn.Sequential(Block(3, 4, 2), Block(4, 4, 2), Block(4, 6, 2))
+    network = nn.Sequential(blocks, nn.Conv2d(6, 5, 1), nn.Upsample(scale_factor=8))
+    classifier = FrozenClassifier(network, preprocessing=PICTURES, objective="segmentation")
+    assert usual_layer(classifier) in ("0", "0.2")
+
+
 def test_networks_of_the_papers_have_the_papers_layer_and_what_is_given_stays() -> None:
     classifier = FrozenClassifier("small_cnn", "random")
     assert usual_layer(classifier, "layer1") == "layer1"
