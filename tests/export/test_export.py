@@ -246,7 +246,7 @@ def test_programs_hold_only_the_layers_that_are_read() -> None:
         "layer1",
         ["layer1"],
     )
-    kept = trace_program(explainer, 64).state_dict
+    kept = trace_program(explainer).state_dict
     assert any("layer1" in name for name in kept)
     assert not [name for name in kept if "unused" in name or "layer2" in name]
 
