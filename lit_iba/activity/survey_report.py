@@ -316,7 +316,7 @@ def _similarity(results: Results) -> Figure:
         axes.axhline(0, color="grey", linewidth=0.6)
         axes.set(ylim=(-1, 1.02), xlabel="layer")
         axes.set_title(name, fontsize=9)
-    panels[0].set_ylabel("correlation with the activity's map")
+    panels[0].set_ylabel("correlation with the activity's map", fontsize=8)
     handles, labels = max((p.get_legend_handles_labels() for p in panels), key=lambda h: len(h[0]))
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=7)
     return figure

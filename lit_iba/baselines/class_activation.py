@@ -101,13 +101,7 @@ class HiResCAM(GradCAM):
     rectified its sum over positions is the logit without the bias. Elsewhere Grad-CAM's mean of the
     gradient can mark positions that the score does not depend on, and HiResCAM cannot.
 
-    Args:
-        classifier: The network to explain.
-        layer: As for Grad-CAM.
-        seed: Unused; nothing here is random.
-
-    Raises:
-        InputError: As for Grad-CAM.
+    Arguments and errors are those of :class:`GradCAM`.
 
     Example:
         >>> from lit_iba import FrozenClassifier
@@ -133,13 +127,7 @@ class LayerCAM(GradCAM):
     """LayerCAM (Jiang et al. 2021): every position weighted by its own gradient where that is
     positive, which gives sharp maps of early layers too.
 
-    Args:
-        classifier: The network to explain.
-        layer: As for Grad-CAM.
-        seed: Unused; nothing here is random.
-
-    Raises:
-        InputError: As for Grad-CAM.
+    Arguments and errors are those of :class:`GradCAM`.
 
     Example:
         >>> from lit_iba.baselines import LayerCAM

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import operator
 import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,7 +31,6 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_info
 
 from lit_iba.checks import check_numbers
@@ -281,7 +281,7 @@ def _check_built(trainer: L.Trainer, given: Any) -> None:
     left = [callback.time_remaining() for callback in callbacks if isinstance(callback, Timer)]
     if any(seconds is not None and seconds <= 0 for seconds in left):
         raise InputError(f"max_time is {given['max_time']}; it must be a time above 0")
-    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+    if re.search("spawn|fork|notebook", str(given["strategy"])):
         raise InputError(
             f"strategy is {given['strategy']!r}, whose processes cannot be resumed; give auto or"
             " ddp"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -147,7 +148,12 @@ def _panel(run: RunFolder, found: Combinations, index: int) -> Figure:
     assert gallery is not None
     varied = found.vary if found.combine == "each" else found.vary[-1:]
     rows = [(setting, rest, points) for setting in varied for rest, points in found.lines(setting)]
-    picture = gallery.pictures[index]
+    picture, drawn = gallery.pictures[index], dict[str, torch.Tensor]()
+    for name, maps in gallery.heatmaps.items():
+        info = run.explainers[name]
+        heatmap = Heatmap(torch.nan_to_num(maps[index].float())[None], info.unit, info.signed)
+        drawn[name] = heatmap.with_color_bar(heatmap.overlay(picture[None]))[0]
+    widest = max(one.shape[-1] for one in drawn.values())
     columns = max(len(points) for *_, points in rows) + 1
     figure = Figure(figsize=(1.75 * columns, 1.5 * len(rows) + 0.3), layout="constrained")
     grid = figure.subplots(len(rows), columns, squeeze=False)
@@ -158,10 +164,8 @@ def _panel(run: RunFolder, found: Combinations, index: int) -> Figure:
         beside = rest if found.combine == "all" and rest else gallery.labels[index]
         row[0].set_title(plain_text(beside), fontsize=7, color=INK)
         for (value, name), axes in zip(points, row[1:], strict=False):
-            info = run.explainers[name]
-            values = torch.nan_to_num(gallery.heatmaps[name][index].float())[None]
-            heatmap = Heatmap(values, info.unit, info.signed)
-            drawn = heatmap.with_color_bar(heatmap.overlay(picture[None]))[0]
-            axes.imshow(drawn.permute(1, 2, 0).numpy())
+            one = drawn[name]
+            one = F.pad(one, (0, widest - one.shape[-1]), value=255)  # all maps at one scale
+            axes.imshow(one.permute(1, 2, 0).numpy())
             axes.set_title(plain_text(f"{short(setting)} {value}"), fontsize=7, color=INK)
     return figure

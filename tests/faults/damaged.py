@@ -42,6 +42,16 @@ data:
 trainer: {{max_steps: 1, accelerator: cpu, enable_progress_bar: false, enable_model_summary: false,
   default_root_dir: out, log_every_n_steps: 1}}
 """,
+    "sweep": f"""
+classifier: {NETWORK}
+data: digits/test
+explainer: smoothgrad
+settings: {{samples: 2}}
+vary: {{samples: [2, 3]}}
+metrics: {{bounding_box: {{}}}}
+accelerator: cpu
+out: out
+""",
     "roar": f"""
 train: digits/train
 test: digits/test

@@ -38,6 +38,7 @@ NAMES = {
     "BENCH": "benchmark -c benchmark.yaml",
     "TEXTBENCH": "text-benchmark -c texts.yaml",
     "ROAR": "roar -c roar.yaml",
+    "SWEEP": "sweep -c sweep.yaml",
     "SURVEY": "survey -c survey.yaml",
     "UNCERTAIN": "uncertainty -c uncertainty.yaml",
     "EXPORT": "export readout.ckpt --format safetensors --out out",
@@ -48,6 +49,7 @@ NAMES = {
 # What these do when nothing is wrong: write.
 WRITERS = (
     *("$EXPLAIN", "$TEXTS", "$BENCH", "$TEXTBENCH", "$ROAR", "$SURVEY", "$EXPORT", "$FIT"),
+    "$SWEEP",
     "randomize out/x.safetensors --layers 1 $NET",
     "shards photographs out",
 )
