@@ -5,6 +5,7 @@ explained by words.
 import copy
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -456,6 +457,20 @@ def test_what_is_wrong_is_said() -> None:
     other = TransformerTextClassifier(distilbert(), byte_level_of_few())
     with pytest.raises(InputError, match="another classifier"):
         build_text_explainer("iba", other, {"statistics": statistics})
+
+
+@pytest.mark.parametrize("library", ["transformers", "tokenizers"])
+def test_what_is_not_installed_is_named(
+    library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, tokenizer = distilbert(), wordpiece()
+    monkeypatch.setitem(sys.modules, library, None)
+    act = {
+        "transformers": lambda: TransformerTextClassifier.from_folder(tmp_path),
+        "tokenizers": lambda: TransformerTextClassifier(network, tokenizer),
+    }[library]
+    with pytest.raises(InputError, match=r'pip install "lit_iba\[transformers\]"'):
+        act()
 
 
 def byte_level_of_few() -> Any:
