@@ -23,7 +23,7 @@ class ShardDataModule(SampleDataModule):
         val: Shards for validation.
         test: Shards for the test.
         predict: Shards for prediction, read in their own order.
-        remote: How shards are fetched whose address begins with ``http://``, ``https://`` or
+        remote: How shards are fetched whose address begins with ``http(s)://``, ``s3://`` or
             ``pipe:``.
         loading: As in :class:`SampleDataModule`.
 

@@ -1,5 +1,5 @@
-"""Shards that live elsewhere: fetched whole over http(s), or made by a command, and kept in a cache
-of limited size.
+"""Shards that live elsewhere: fetched whole over http(s) or from a bucket, or made by a command,
+and kept in a cache of limited size.
 
 A shard is fetched into a file and then read like any other: a cut connection is taken up where it
 broke, and what arrives is compared with the index before a byte of it is decoded. Errors that may
@@ -10,10 +10,10 @@ pass (no answer, 5xx, a broken connection) are tried again with growing pauses; 
 from __future__ import annotations
 
 import hashlib
-import http.client
 import io
 import logging
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -22,11 +22,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
+from lit_iba.data.buckets import fetch_rest, is_final
 from lit_iba.errors import InputError
 from lit_iba.files import sha256_of, whole_file
 from lit_iba.limits import limit
@@ -37,8 +38,14 @@ _log = logging.getLogger(__name__)
 
 
 def is_remote(source: object) -> bool:
-    """Whether a source is a URL or a command."""
-    return str(source).startswith(("http://", "https://", "pipe:"))
+    """Whether a source is a URL or a command.
+
+    Example:
+        >>> from lit_iba.data.remote import is_remote
+        >>> [is_remote(given) for given in ("s3://bucket/val", "pipe:cat x.tar", "data/val")]
+        [True, True, False]
+    """
+    return re.match(r"pipe:|[a-z][a-z0-9+.-]+://", str(source)) is not None
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,8 @@ class Remote:
         cache_gib: Size at which the least recently used shards leave the cache, in GiB.
         attempts: How often a shard is asked for before the run ends in an error.
         timeout: Seconds without a byte after which a connection counts as broken.
+        storage_options: What the bucket's fsspec driver takes, such as ``{"anon": true}`` or
+            ``{"endpoint_url": ...}``; without any it finds credentials where its own tools do.
         allow_pipe: Whether ``pipe:COMMAND`` may run a shell command; off, because whoever writes
             the list of shards would then run commands as the user.
 
@@ -64,12 +73,13 @@ class Remote:
     attempts: int = 5
     timeout: float = 60.0
     allow_pipe: bool = False
+    storage_options: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def open(self, url: str, size: int | None = None, sha256: str | None = None) -> BinaryIO:
         """Fetch a file, or take it from the cache, and open it.
 
         Args:
-            url: ``http://``, ``https://`` or ``pipe:COMMAND``.
+            url: ``http://``, ``https://``, whatever fsspec knows (``s3://``), or ``pipe:COMMAND``.
             size: Its bytes, where they are known.
             sha256: Likewise; compared after fetching.
 
@@ -119,9 +129,7 @@ class Remote:
         Raises:
             InputError: As :meth:`open`.
         """
-        with Remote(
-            None, attempts=self.attempts, timeout=self.timeout, allow_pipe=self.allow_pipe
-        )._whole(url, most) as file:
+        with self._whole(url, most) as file:
             return file.read()
 
     def _fetch(
@@ -173,7 +181,10 @@ class Remote:
         tags: list[str | None] = [None]
         for attempt in range(1, self.attempts + 1):
             try:
-                self._continue(url, path, tags, most)
+                if url.startswith(("http://", "https://")):
+                    self._continue(url, path, tags, most)
+                else:
+                    fetch_rest(url, path, tags, most, self.storage_options, _copy)
                 return
             except InputError:
                 raise
@@ -186,7 +197,10 @@ class Remote:
                     f"{error.code} {error.reason}",
                     _seconds(error.headers.get("Retry-After")),
                 )
-            except (OSError, http.client.HTTPException) as error:
+            except Exception as error:  # each driver has its own
+                final = is_final(error)
+                if final is not None:
+                    raise InputError(f"{url} cannot be had: {final}") from error
                 reason, pause = str(getattr(error, "reason", error)) or type(error).__name__, None
             if attempt < self.attempts:
                 pause = min(30.0, 0.5 * 2**attempt) if pause is None else pause

@@ -54,8 +54,9 @@ class ShardIndex:
             source: A folder, the path of an ``index.json``, a tar, a list of tars, or a pattern
                 such as ``val-{000000..000049}.tar`` or ``val-*.tar``. Shards without an index are
                 counted, which reads their headers; :meth:`save` keeps the result. All of it may
-                also live elsewhere: ``http(s)://`` addresses (with an ``index.json``, or else every
-                shard is fetched once to count it), and ``pipe:COMMAND``.
+                also live elsewhere: at ``http(s)://``, in a bucket such as ``s3://`` (with an
+                ``index.json``, or else every shard is fetched once to count it), and
+                ``pipe:COMMAND``.
             remote: How to fetch what lives elsewhere.
 
         Raises:
@@ -257,6 +258,8 @@ def remote_index(source: str, remote: Remote) -> ShardIndex:
     Raises:
         InputError: They cannot be had, or no index lies at a folder's address.
     """
+    if "." not in source.rpartition("/")[2] and not source.startswith("pipe:"):
+        source = source.rstrip("/") + "/"  # a folder
     if source.endswith(("/", ".json")):
         address = source if source.endswith(".json") else source + INDEX_NAME
         base = address.rpartition("/")[0]
