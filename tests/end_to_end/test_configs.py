@@ -20,7 +20,6 @@ from lit_iba.cli.main import main
 from lit_iba.data.quickstart import QuickstartSettings, make_quickstart
 from lit_iba.evaluation.plan import class_and_settings
 from lit_iba.evaluation.surroundings import OwnStatistics
-from lit_iba.iba.readout_network import PAPER_TAPS
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 LITTLE = [
@@ -238,49 +237,6 @@ def test_the_quickstart_chain(
     assert safetensors.torch.load_file("export/explainer.safetensors")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("network", "recipes"),
-    [(network, recipes) for network in ("resnet50", "vgg16") for recipes in (1, 2)],
-)
-def test_the_training_configs_take_a_step(
-    network: str, recipes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    make_quickstart("data/imagenet", QuickstartSettings(6, 4, 2, shard_size=4))
-    names = [f"readout_{network}.yaml", f"readout_{network}_ours.yaml"][:recipes]
-    layered = [word for name in names for word in ("--config", str(CONFIGS / "train" / name))]
-    # The paper's layers go with the network's name; VGG-16's own weights would take long to draw.
-    classifier = {"model": network, "weights": "random"}
-    small = []
-    if network == "vgg16":
-        classifier["model"] = "test_evaluate_configs:slim_vgg16"
-        layer, taps = PAPER_TAPS["vgg16"]
-        small = ["--model.layer", layer, "--model.taps", json.dumps(taps)]
-    record = json.dumps(classifier | {"preprocessing": {"resize": 64, "crop": 64}})
-    config = [*layered, "--model.classifier", record]
-    small += [
-        "--model.readout",
-        '{"hidden": [8, 8]}',
-        "--model.statistics_images",
-        "4",
-        "--trainer.precision",
-        "32-true",
-    ]
-    step = [
-        *judged_little(names[0]),
-        "--data.batch_size",
-        "2",
-        "--data.num_workers",
-        "0",
-        "--trainer.fast_dev_run",
-        "1",
-        "--trainer.accelerator",
-        "cpu",
-    ]
-    assert main(["fit", *config, *small, *step], "train.py") == 0
-
-
 def test_the_roar_config_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
@@ -330,86 +286,6 @@ def test_every_method_of_the_roar_config_explains_its_network() -> None:
         assert explainer.attribute(images, 1).values.shape == (1, 32, 32)
         smooth |= {name: explainer.smooth} if explainer.smooth else {}
     assert smooth == {"input_iba_smoothed": 14.0}
-
-
-@pytest.mark.slow
-def test_the_masking_config_takes_a_step_of_each_phase(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    make_quickstart("data/imagenet", QuickstartSettings(6, 4, 2, shard_size=4))
-    config = [
-        "--config",
-        str(CONFIGS / "train" / "real_time_saliency_resnet50.yaml"),
-        "--model.classifier.weights",
-        "random",
-    ]
-    small = [
-        "--model.masking",
-        '{"widths": [8, 8, 8]}',
-        "--model.embedding_steps",
-        "1",
-        "--trainer.precision",
-        "32-true",
-    ]
-    step = [
-        *judged_little("real_time_saliency_resnet50.yaml"),
-        "--data.batch_size",
-        "2",
-        "--data.num_workers",
-        "0",
-        "--trainer.fast_dev_run",
-        "2",
-        "--trainer.accelerator",
-        "cpu",
-    ]
-    assert main(["fit", *config, *small, *step], "train.py") == 0
-
-
-@pytest.mark.slow
-def test_the_amortised_input_iba_config_takes_a_batch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    make_quickstart("data/imagenet", QuickstartSettings(6, 4, 2, shard_size=4))
-    classifier = {
-        "model": "test_evaluate_configs:slim_vgg16",
-        "weights": "random",
-        "preprocessing": {"resize": 64, "crop": 64},
-    }
-    changes = {
-        "--model.classifier": json.dumps(classifier),
-        "--model.statistics_images": "4",
-        "--model.settings.feature_steps": "1",
-        "--model.start_batches": "0",
-        "--trainer.precision": "32-true",
-        "--data.batch_size": "2",
-        "--data.num_workers": "0",
-        "--trainer.limit_train_batches": "1",
-        "--trainer.limit_val_batches": "1",
-        "--trainer.val_check_interval": "1",
-        "--trainer.log_every_n_steps": "1",
-        "--trainer.accelerator": "cpu",
-    }
-    config = ["fit", "--config", str(CONFIGS / "train" / "input_iba_vgg16.yaml")]
-    assert main([*config, *(word for pair in changes.items() for word in pair)], "train.py") == 0
-    saved = torch.load("runs/input_iba_vgg16/checkpoints/last.ckpt", weights_only=True)
-    assert saved["hyper_parameters"]["settings"]["lipschitz"] == "clip"
-    assert saved["global_step"] == 6
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("network", ["resnet50", "vgg16"])
-def test_the_zero_bias_configs_take_a_step(
-    network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    make_quickstart("data/imagenet", QuickstartSettings(6, 4, 2, shard_size=4))
-    config = ["--config", str(CONFIGS / "train" / f"zero_bias_{network}.yaml"), *slim(network)]
-    step = ["--data.batch_size", "2", "--data.num_workers", "0", "--trainer.fast_dev_run", "1"]
-    assert main(["fit", *config, *step, "--trainer.accelerator", "cpu"], "train.py") == 0
-    written = Path(f"runs/zero_bias_{network}/{network}_zero_bias.safetensors")
-    assert "running_mean" in str(safetensors.torch.load_file(written).keys()) or network == "vgg16"
 
 
 @pytest.mark.slow

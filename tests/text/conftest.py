@@ -1,6 +1,7 @@
 """The toy classifier, trained once."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from text_toys import toy_reviews, train_toy
@@ -8,6 +9,11 @@ from text_toys import toy_reviews, train_toy
 from lit_iba.statistics import FeatureStatistics
 from lit_iba.text.iba import word_statistics
 from lit_iba.text.lstm_classifier import LSTMTextClassifier
+
+if TYPE_CHECKING:
+    from transformer_toys import Given
+
+    from lit_iba.text import TransformerTextClassifier
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +32,11 @@ def toy_classifier(toy_run: Path) -> LSTMTextClassifier:
 def toy_statistics(toy_classifier: LSTMTextClassifier) -> dict[int, FeatureStatistics]:
     """Word statistics of all layers."""
     return word_statistics(toy_classifier, [str(r["text"]) for r in toy_reviews(100, 0)], range(5))
+
+
+@pytest.fixture(scope="session")
+def toy() -> "tuple[TransformerTextClassifier, Given]":
+    """A transformer that was trained once; skipped where transformers is not installed."""
+    from transformer_toys import trained
+
+    return trained()

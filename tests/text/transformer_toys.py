@@ -10,6 +10,11 @@ import torch
 from text_toys import BAD, FILLING, GOOD, toy_reviews
 from torch import nn
 
+from lit_iba.statistics import FeatureStatistics
+from lit_iba.text import TokenHeatmap, TransformerTextClassifier, build_text_explainer
+from lit_iba.text.classifier import TextClassifier
+from lit_iba.text.iba import word_statistics
+
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
 
@@ -145,3 +150,42 @@ def train(network: nn.Module, texts: list[str], labels: list[int], epochs: int =
             loss.backward()
             adam.step()
     return network.eval()
+
+
+TEXTS = [str(review["text"]) for review in toy_reviews(12, 7)]
+METHODS: dict[str, dict[str, Any]] = {
+    "iba": {"beta": 1.0},
+    "input_iba": {"beta_feat": 1.0, "beta_input": 1.0, "gan": "none", "copies": 5},
+    "integrated_gradients": {"steps": 20},
+    "lime": {"samples": 150},
+}
+
+
+class Given:
+    """Statistics that are there already."""
+
+    def __init__(self, statistics: dict[int, FeatureStatistics]) -> None:
+        self.found = statistics
+
+    def statistics(self, classifier: TextClassifier, layer: int) -> FeatureStatistics:
+        return self.found[layer]
+
+
+def trained() -> tuple[TransformerTextClassifier, Given]:
+    """A DistilBERT that has learned the words that decide, and statistics."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = distilbert().config
+        network = transformers.DistilBertForSequenceClassification(config)
+        reviews = toy_reviews(240, 0)
+        texts = [str(r["text"]) for r in reviews]
+        train(network, texts, [int(str(r["label"])) for r in reviews], epochs=10)
+    classifier = TransformerTextClassifier(network, wordpiece(), class_names=["bad", "good"])
+    return classifier, Given(word_statistics(classifier, texts[:100], [0, 1]))
+
+
+def explained(
+    toy: tuple[TransformerTextClassifier, Given], method: str, texts: list[str], **more: Any
+) -> list[TokenHeatmap]:
+    settings = METHODS[method] | more
+    return build_text_explainer(method, toy[0], settings, toy[1]).attribute(texts)
