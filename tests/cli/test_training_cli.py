@@ -1,6 +1,7 @@
 """The command line of training: what LightningCLI leaves open."""
 
 import json
+import os
 import re
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -76,11 +77,18 @@ trainer: {{default_root_dir: {root}, max_epochs: 1, accelerator: cpu, logger: fa
 """
 
 
-def test_a_run_without_checkpoints_writes_none(tmp_path: Path) -> None:
+def test_a_run_without_checkpoints_writes_none_and_says_nothing_of_srun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    (tmp_path / "srun").write_text("#!/bin/sh\n")
+    (tmp_path / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     config = ["fit", "--config", str(prepare(tmp_path, CONFIG) / "config.yaml")]
     assert main([*config, "--trainer.enable_checkpointing", "false"], "train.py") == 0
     written = {path.name for path in (tmp_path / "run").iterdir()}
     assert written == {".lock", "config.yaml"}
+    assert not [w for w in recwarn if "srun" in str(w.message)]
 
 
 def test_a_run_in_a_thread_trains_and_leaves_signals_alone(tmp_path: Path) -> None:
