@@ -49,7 +49,7 @@ def slim(name: str, num_classes: int = 1000, factor: int = 4, **options: Any) ->
         options = {"init_weights": False, "aux_logits": False} | options
     if name.startswith("vgg"):
         options = {"init_weights": False} | options
-    with torch.random.fork_rng(), _narrower(factor, num_classes):
+    with torch.random.fork_rng(devices=[]), _narrower(factor, num_classes):
         torch.manual_seed(0)
         model = torchvision.models.get_model(name, num_classes=num_classes, **options)
     return model.eval()
