@@ -11,6 +11,7 @@ import importlib
 import os
 import select
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -85,6 +86,8 @@ def main(arguments: Sequence[str] | None = None, program: str = "lit-iba") -> in
         here not in sys.path
     ):  # classes of the user's own; last, so that a file here hides no installed package
         sys.path.append(here)
+    if "SLURM_JOB_ID" not in os.environ:  # Lightning's, and nobody outside a job would use it
+        warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
     from lit_iba.cli.launched import watched_launcher
     from lit_iba.cli.recipes import with_recipes
 

@@ -325,8 +325,6 @@ def run_training(arguments: Sequence[str]) -> None:
     )  # they are about LightningCLI's own calls
     for message in SILENCED:
         warnings.filterwarnings("ignore", message=message)
-    if "SLURM_JOB_ID" not in os.environ:  # nobody outside a job would use it
-        warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: "Tip:" not in record.getMessage()
     )

@@ -13,7 +13,7 @@ import torch
 import yaml
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_evaluate_configs import BENCHMARKS, cheap
+from test_evaluate_configs import BENCHMARKS, SWEEPS, cheap
 
 from lit_iba import FrozenClassifier, Preprocessing, build_explainer
 from lit_iba.cli.main import main
@@ -95,7 +95,8 @@ def test_every_config_has_its_test() -> None:
         "train/varsal_vgg16.yaml",
         *(f"train/varsal_vgg16_{name}.yaml" for name in ABLATIONS),
     }
-    evaluation = {f"evaluate/{name}" for name in BENCHMARKS}  # in test_evaluate_configs.py
+    # in test_evaluate_configs.py
+    evaluation = {f"evaluate/{name}" for name in (*BENCHMARKS, *SWEEPS)}
     assert {
         str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")
     } == tested | evaluation

@@ -29,7 +29,11 @@ from lit_iba.varsal.varsal_training import VarSalTraining
 FOLDER = Path(__file__).parents[2] / "configs" / "evaluate"
 FOUND = {path.name: yaml.safe_load(path.read_text()) for path in sorted(FOLDER.glob("*.yaml"))}
 BENCHMARKS = [n for n, config in FOUND.items() if {"explainers", "metrics"} <= config.keys()]
-BENCHMARKS = [name for name in BENCHMARKS if "classifier" in FOUND[name]]
+BENCHMARKS = [  # of pictures
+    name
+    for name in BENCHMARKS
+    if FOUND[name].get("classifier", {}).get("model", "transformers") != "transformers"
+]
 SWEEPS = [name for name, config in FOUND.items() if "vary" in config]
 
 # Settings that cost much, by the name of the explainer or metric, and what they are here.
