@@ -87,13 +87,14 @@ def explain_photographs(
         f"{classifier.objective.described(asked, classifier.class_names)} {float(p):.1%}"
         for p, asked in zip(probabilities, targets, strict=True)
     ]
+    colours = drawn(pictures)
     if len(heatmaps) > 1:
         for i, name in enumerate(names):
             maps = {label_of(explainer): heatmap[i] for explainer, heatmap in heatmaps.items()}
-            save_side_by_side(folder / f"{name}.panel.png", pictures[i], said[i], maps)
+            save_side_by_side(folder / f"{name}.panel.png", colours[i], said[i], maps)
     write_explanations(
         folder / PAGE,
-        drawn(pictures),
+        colours,
         names,
         said,
         heatmaps,

@@ -114,10 +114,13 @@ def test_a_command_draws_the_picture_at_its_own_size(
     values = build_explainer("saliency", classifier).attribute(images).values[0]
     assert np.allclose(np.load(out / "sample.saliency.npy"), values, rtol=1e-4, atol=1e-6)
     for name, (height, width) in (("png", SIZE), ("overlay.png", SIZE), ("photograph.jpg", STORED)):
-        with Image.open(out / f"sample.per_sample_iba.{name}") as drawn:
+        with Image.open(out / f"sample.saliency.{name}") as drawn:
             assert drawn.size == (width, height)
+        with Image.open(out / f"sample.per_sample_iba.{name}") as drawn:
+            assert drawn.height == height
+            assert drawn.width > width  # with its scale of bits
     with Image.open(out / "sample.per_sample_iba.photograph.jpg") as drawn:
-        colours = np.asarray(drawn.convert("RGB")).astype(int)
+        colours = np.asarray(drawn.convert("RGB"))[:, : STORED[1]].astype(int)
     coloured = colours.max(axis=2) - colours.min(axis=2)
     left, top, right, bottom = box
     assert coloured[top:bottom, left:right].mean() > 2 * coloured.mean()
