@@ -269,7 +269,7 @@ def test_the_reference_preset_is_what_the_published_code_does(build: Build, imag
 
 def test_what_passes_may_be_the_prior_as_well(build: Build, images: Tensor) -> None:
     through_image, through_prior = (
-        stages(build(gan="none", passes=p), images[:1]).keep for p in ("image", "prior")
+        stages(build(gan="none", passes=p), images[:1]).mask.keep for p in ("image", "prior")
     )
     assert not torch.allclose(through_image, through_prior)
 
