@@ -4,7 +4,8 @@ worker without a bound.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,8 @@ class SampleLoader:
         self.max_corrupt_fraction = (
             default if max_corrupt_fraction is None else max_corrupt_fraction
         )
-        self._loader: DataLoader[Any] = DataLoader(
+        self._start: Callable[[], DataLoader[Any]] = partial(
+            DataLoader,
             stream,
             batch_size=None,
             num_workers=num_workers,
@@ -82,6 +84,7 @@ class SampleLoader:
             worker_init_fn=end_with_parent,
             pin_memory=torch.cuda.is_available(),
         )
+        self._loader = self._start()
         self._watch = WorkerWatch(worker_timeout)
         self.parts = list(parts)
         self.before = sum(part["batches"] for part in self.parts)
@@ -106,7 +109,7 @@ class SampleLoader:
     def close(self) -> None:
         """End the workers; another iteration starts others."""
         self._watch.end()
-        self._loader._iterator = None
+        self._loader = self._start()
 
     def state_dict(self) -> dict[str, Any]:
         """Empty: the data module keeps the position. That it exists tells Lightning that this

@@ -57,10 +57,10 @@ class Remote:
         cache_gib: Size at which the least recently used shards leave the cache, in GiB.
         attempts: How often a shard is asked for before the run ends in an error.
         timeout: Seconds without a byte after which a connection counts as broken.
-        storage_options: What the bucket's fsspec driver takes, such as ``{"anon": true}`` or
-            ``{"endpoint_url": ...}``; without any it finds credentials where its own tools do.
         allow_pipe: Whether ``pipe:COMMAND`` may run a shell command; off, because whoever writes
             the list of shards would then run commands as the user.
+        storage_options: What the bucket's fsspec driver takes, such as ``{"anon": true}`` or
+            ``{"endpoint_url": ...}``; without any it finds credentials where its own tools do.
 
     Example:
         >>> from lit_iba.data import Remote
