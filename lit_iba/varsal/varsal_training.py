@@ -139,10 +139,10 @@ class VarSalTraining(TrainingWithFrozenClassifier):
                 f"warmup_steps is {warmup_steps} and ema_decay {ema_decay}; the first must be at"
                 " least 0, the second null or in [0, 1)"
             )
-        height, width = self.classifier.preprocessing.size
-        self.beta = 1 / (10 * height * width) if beta is None else beta
+        rows, columns = self.classifier.preprocessing.size
+        self.beta = 1 / (10 * rows * columns) if beta is None else beta
         smooth = {"alpha": alpha} if prior == "soft_tv" else {}
-        self.prior = PRIORS[prior](height, width, **smooth)
+        self.prior = PRIORS[prior](rows, columns, **smooth)
         self.map, self.k, self.strengths = map, k, strengths
         self.temperature, self.baselines, self.seed, self.optimizer = (
             temperature,
