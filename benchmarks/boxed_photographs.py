@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -87,3 +88,16 @@ def of_statistics(classifier: FrozenClassifier, data: str) -> Iterator[Tensor]:
             if left > 0:
                 yield classifier.images(batch["picture"][batch["weight"] > 0][:left])
                 left -= len(batch["picture"])
+
+
+def arguments(doc: str | None, images: int) -> argparse.ArgumentParser:
+    """What the benchmarks on boxed photographs are told: a network, its layer, and the pictures."""
+    parser = argparse.ArgumentParser(description=(doc or "").split("\n")[0])
+    parser.add_argument("--network", default="resnet18")
+    parser.add_argument("--weights", required=True)
+    parser.add_argument("--layer", default="layer2")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--statistics", required=True)
+    parser.add_argument("--images", type=int, default=images)
+    parser.add_argument("--side", type=int, default=112)
+    return parser

@@ -22,7 +22,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from boxed_photographs import Photographs, at_side, chosen, of_statistics
+from boxed_photographs import Photographs, arguments, at_side, chosen, of_statistics
 from timing import report
 from torch import Tensor
 
@@ -185,13 +185,6 @@ def main(a: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
-    parser.add_argument("--network", default="resnet18")
-    parser.add_argument("--weights", required=True)
-    parser.add_argument("--layer", default="layer2")
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--statistics", required=True)
-    parser.add_argument("--images", type=int, default=16)
-    parser.add_argument("--side", type=int, default=112)
+    parser = arguments(__doc__, images=16)
     parser.add_argument("--fits", nargs="+", choices=list(FITS), default=list(FITS))
     main(parser.parse_args())

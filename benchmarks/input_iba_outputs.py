@@ -16,7 +16,7 @@ import time
 from typing import Any
 
 import torch
-from boxed_photographs import Photographs, at_side, chosen, of_statistics
+from boxed_photographs import Photographs, arguments, at_side, chosen, of_statistics
 from timing import report
 from torch import Tensor
 
@@ -123,14 +123,7 @@ def main(a: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
-    parser.add_argument("--network", default="resnet18")
-    parser.add_argument("--weights", required=True)
-    parser.add_argument("--layer", default="layer2")
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--statistics", required=True)
-    parser.add_argument("--images", type=int, default=24)
-    parser.add_argument("--side", type=int, default=112)
+    parser = arguments(__doc__, images=24)
     parser.add_argument("--gan", default="wgan")
     parser.add_argument("--mask_learning_rate", type=float, default=0.1)
     parser.add_argument("--beta_input", type=float, default=20.0)

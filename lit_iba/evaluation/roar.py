@@ -129,9 +129,8 @@ class Roar:
             )
         check_literals(Roar.__init__, locals())  # now, not after a network was trained
         check_counts(batch_size=batch_size, size=size, statistics_images=statistics_images)
-        check_counts(0, gallery=gallery)
-        for seed in seeds:
-            check_counts(0, seeds=seed)
+        for name, count in (("gallery", gallery), *(("seeds", seed) for seed in seeds)):
+            check_counts(0, **{name: count})
         for name, most in (("max_train", max_train), ("max_test", max_test)):
             if most is not None:
                 check_counts(**{name: most})

@@ -13,6 +13,17 @@ from lit_iba.data.quickstart import QuickstartSettings, make_quickstart
 from lit_iba.iba.readout_network import PAPER_TAPS
 
 
+def batches_of_two(count: int) -> list[str]:
+    """Options of a run of so many batches, here."""
+    options = {
+        "--data.batch_size": 2,
+        "--data.num_workers": 0,
+        "--trainer.fast_dev_run": count,
+        "--trainer.accelerator": "cpu",
+    }
+    return [str(word) for pair in options.items() for word in pair]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "recipes"),
@@ -42,17 +53,7 @@ def test_the_training_configs_take_a_step(
         "--trainer.precision",
         "32-true",
     ]
-    step = [
-        *judged_little(names[0]),
-        "--data.batch_size",
-        "2",
-        "--data.num_workers",
-        "0",
-        "--trainer.fast_dev_run",
-        "1",
-        "--trainer.accelerator",
-        "cpu",
-    ]
+    step = [*judged_little(names[0]), *batches_of_two(1)]
     assert main(["fit", *config, *small, *step], "train.py") == 0
 
 
@@ -76,17 +77,7 @@ def test_the_masking_config_takes_a_step_of_each_phase(
         "--trainer.precision",
         "32-true",
     ]
-    step = [
-        *judged_little("real_time_saliency_resnet50.yaml"),
-        "--data.batch_size",
-        "2",
-        "--data.num_workers",
-        "0",
-        "--trainer.fast_dev_run",
-        "2",
-        "--trainer.accelerator",
-        "cpu",
-    ]
+    step = [*judged_little("real_time_saliency_resnet50.yaml"), *batches_of_two(2)]
     assert main(["fit", *config, *small, *step], "train.py") == 0
 
 
@@ -130,7 +121,6 @@ def test_the_zero_bias_configs_take_a_step(
     monkeypatch.chdir(tmp_path)
     make_quickstart("data/imagenet", QuickstartSettings(6, 4, 2, shard_size=4))
     config = ["--config", str(CONFIGS / "train" / f"zero_bias_{network}.yaml"), *slim(network)]
-    step = ["--data.batch_size", "2", "--data.num_workers", "0", "--trainer.fast_dev_run", "1"]
-    assert main(["fit", *config, *step, "--trainer.accelerator", "cpu"], "train.py") == 0
+    assert main(["fit", *config, *batches_of_two(1)], "train.py") == 0
     written = Path(f"runs/zero_bias_{network}/{network}_zero_bias.safetensors")
     assert "running_mean" in str(safetensors.torch.load_file(written).keys()) or network == "vgg16"
