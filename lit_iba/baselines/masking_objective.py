@@ -19,11 +19,11 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from kornia.filters import gaussian_blur2d
 from torch import Tensor
 
 from lit_iba.checks import check_literals
 from lit_iba.errors import InputError
+from lit_iba.perturbation import gaussian_blur
 from lit_iba.randomness import normal
 
 BLUR = (
@@ -170,8 +170,7 @@ def strong_blur(images: Tensor) -> Tensor:
     for others.
     """
     sigma = BLUR[0] * min(images.shape[-2:]) / 224
-    taps = 2 * max(int(BLUR[1] * sigma), 1) + 1
-    return gaussian_blur2d(images, (taps, taps), (sigma, sigma))
+    return gaussian_blur(images, sigma, "reflect", radius=max(int(BLUR[1] * sigma), 1))
 
 
 def mix(images: Tensor, alternatives: Tensor, masks: Tensor) -> Tensor:

@@ -88,6 +88,8 @@ def main(arguments: Sequence[str] | None = None, program: str = "lit-iba") -> in
         sys.path.append(here)
     if "SLURM_JOB_ID" not in os.environ:  # Lightning's, and nobody outside a job would use it
         warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
+    # kornia's before 0.9, under torch 2.15
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
     from lit_iba.cli.launched import watched_launcher
     from lit_iba.cli.recipes import with_recipes
 

@@ -11,52 +11,36 @@ is large.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lit_iba.classifier.layout import Layout
 from lit_iba.errors import InputError
+from lit_iba.perturbation import gaussian_blur, gaussian_kernel
 
 NATS_PER_BIT = math.log(2.0)
 SMALLEST_KEEP = 1e-7  # 1 - lambda below this would make its logarithm meaningless in float32
-
-
-def gaussian_kernel(sigma: float, device: torch.device | None = None) -> Tensor:
-    """One-dimensional Gaussian with 2 round(2 sigma) + 1 taps, summing to 1 (the authors' kernel
-    size).
-    """
-    radius = round(2 * sigma)
-    offsets = torch.arange(-radius, radius + 1, dtype=torch.float32, device=device)
-    weights = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    return weights / weights.sum()
 
 
 def blur(maps: Tensor, sigma: float) -> Tensor:
     """Gaussian blur over the last two axes with reflection at the border; (B, C, h, w) to the same
     shape.
 
-    Two passes of a one-dimensional kernel. Maps too small to reflect are extended by their edge
-    values. kornia's blur with the same kernel takes 1.1 to 1.9 times as long together with its
-    gradient, which every step needs (``benchmarks/blur.py``).
+    The kernel has the authors' size, 2 round(2 sigma) + 1. Maps too small to reflect are extended
+    by their edge values.
     """
     if sigma <= 0:
         return maps
     if maps.device.type != "cpu":
         return _blur_by_shifts(maps, sigma)
-    kernel = gaussian_kernel(sigma, maps.device).to(
-        maps
-    )  # made there: sending it would make the host wait
-    radius, channels = len(kernel) // 2, maps.shape[1]
-    if radius == 0:
-        return maps
-    mode = "reflect" if radius < min(maps.shape[-2:]) else "replicate"
-    padded = F.pad(maps, (radius, radius, radius, radius), mode=mode)
-    rows = F.conv2d(padded, kernel.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
-    return F.conv2d(rows, kernel.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
+    radius = round(2 * sigma)
+    border: Literal["reflect", "replicate"] = (
+        "reflect" if radius < min(maps.shape[-2:]) else "replicate"
+    )
+    return gaussian_blur(maps, sigma, border, radius)
 
 
 def _blur_by_shifts(maps: Tensor, sigma: float) -> Tensor:
@@ -68,7 +52,7 @@ def _blur_by_shifts(maps: Tensor, sigma: float) -> Tensor:
     last = maps.is_contiguous(memory_format=torch.channels_last)
     rows = maps.movedim(1, -1) if last else maps
     axes = (1, 2) if last else (2, 3)
-    weights = gaussian_kernel(sigma).tolist()
+    weights = gaussian_kernel(sigma, round(2 * sigma)).tolist()
     reflects = len(weights) // 2 < min(maps.shape[-2:])
     for axis in axes:
         rows = _Shifts.apply(rows, weights, axis, reflects)
