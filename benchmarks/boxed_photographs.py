@@ -24,7 +24,7 @@ class Photographs:
 
     Args:
         images: Normalised (N, 3, H, W).
-        labels: int64 (N,), which are what is explained.
+        labels: int64 (N,), which are what is explained: of the data, or what is predicted.
         object_mask: bool (N, H, W).
         keys: Of the samples.
         boxed: How many photographs had small boxes at all.
@@ -44,7 +44,7 @@ class Photographs:
         return (
             f"{len(self.keys)} of {self.boxed} photographs whose boxes cover less than"
             f" {MAX_BOX_FRACTION:.0%}, drawn by their names' hashes from those"
-            f" ({self.boxed - self.unsure}) whose label has probability >= {MIN_PROBABILITY}"
+            f" ({self.boxed - self.unsure}) whose class has probability >= {MIN_PROBABILITY}"
         )
 
 
@@ -55,8 +55,12 @@ def at_side(network: str, weights: str, side: int) -> FrozenClassifier:
     )
 
 
-def chosen(classifier: FrozenClassifier, data: str, count: int) -> Photographs:
-    """So many photographs, see :attr:`Photographs.chosen_on`."""
+def chosen(
+    classifier: FrozenClassifier, data: str, count: int, predicted: bool = False
+) -> Photographs:
+    """So many photographs, see :attr:`Photographs.chosen_on`; ``predicted`` explains what the
+    network says instead of the labels, which it may not know.
+    """
     selection = Selection(max_box_fraction=MAX_BOX_FRACTION)
     parts = [
         selection.select(shard, shard.count, classifier.preprocessing)
@@ -68,6 +72,8 @@ def chosen(classifier: FrozenClassifier, data: str, count: int) -> Photographs:
     keys = [key for part in parts for key in part.keys]
     with torch.no_grad():
         outputs = torch.cat([classifier(some) for some in images.split(64)])
+    if predicted:
+        labels = outputs.argmax(dim=1)
     sure = outputs.softmax(dim=1)[torch.arange(len(labels)), labels] >= MIN_PROBABILITY
     picked = [i for i in selection.ranked(keys) if sure[i]][:count]
     return Photographs(

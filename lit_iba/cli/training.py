@@ -307,6 +307,9 @@ SILENCED = {
     ".*module.s. in eval mode at the start of training.*": "the classifier is frozen on purpose",
     ".*does not have many workers.*": "num_workers is in the config",
     ".*isinstance.treespec, LeafSpec.*": "an internal call of Lightning",
+    ".*It is recommended to use .self.log.*sync_dist=True.*": (
+        "what is logged at the end of an epoch is a torchmetric's, of all processes already"
+    ),
     ".*Checkpoint directory .* exists and is not empty.*": (
         "a run is resumed, or started again, in its own folder"
     ),
