@@ -1,8 +1,8 @@
 """The blur of bottlenecks' masks against kornia's, with and without the gradient.
 
 Every step of Per-Sample IBA and InputIBA blurs a mask and takes the gradient through it; this says
-why the blur is ours and not kornia's `gaussian_blur2d`. The kernels are the same, so that the results
-are.
+why the blur is ours and not kornia's `gaussian_blur2d`. The kernels are the same, so that the
+results are.
 """
 
 from __future__ import annotations
