@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_iba.activity.decomposition import Attributions, Decomposition, sums_of
+from lit_iba.activity.detached import Gates
 from lit_iba.activity.explainers import (
     LayerAggregate,
     Size,
@@ -51,6 +52,7 @@ class BiasAttribution(LayerAggregate):
             (supplement, equation 10).
         network_layers: The network's layers, where the ones found are not wanted (see
             ``NetworkLayers``).
+        gates: As of :class:`ActivityAttribution`.
         forward_batch_size: Images per forward and backward pass.
         seed: Unused; nothing here is random.
 
@@ -75,11 +77,13 @@ class BiasAttribution(LayerAggregate):
         upsampling: Upsampling = "bilinear",
         keep_sum: bool = True,
         network_layers: list[str] | None = None,
+        gates: Gates = "differentiated",
         forward_batch_size: int = 16,
         seed: int = 0,
     ) -> None:
+        check_literals(BiasAttribution.__init__, locals())
         super().__init__(classifier, layers, signed, forward_batch_size, seed, upsampling, keep_sum)
-        owner = self.trace(network_layers).owner
+        owner = self.trace(network_layers, gates).owner
         known = [name for name in self.network_layers.names if name in owner.values()]
         if not known:
             raise InputError(
@@ -118,6 +122,7 @@ class FullGrad(LayerAggregate):
             text. Of no meaning for ``per="layer"``.
         network_layers: The network's layers, for ``per="layer"``, where the ones found are not
             wanted.
+        gates: As of :class:`ActivityAttribution`.
         forward_batch_size: Images per forward and backward pass.
         seed: Unused; nothing here is random.
 
@@ -141,12 +146,13 @@ class FullGrad(LayerAggregate):
         per: Literal["feature_map", "layer"] = "feature_map",
         rescale: Literal["layer", "feature"] = "layer",
         network_layers: list[str] | None = None,
+        gates: Gates = "differentiated",
         forward_batch_size: int = 16,
         seed: int = 0,
     ) -> None:
         check_literals(FullGrad.__init__, locals())
         super().__init__(classifier, "all", False, forward_batch_size, seed)
-        if not self.trace(network_layers).bias_nodes:
+        if not self.trace(network_layers, gates).bias_nodes:
             raise InputError(
                 f"{classifier.name} has no biases, which FullGrad is made of; use 'activity'"
                 " instead"

@@ -18,6 +18,7 @@ import torch
 import torch.fx as fx
 from torch import Tensor, nn
 
+from lit_iba.activity.detached import Gates, gates_of
 from lit_iba.activity.layers import INPUT, NetworkLayers, layout_of
 from lit_iba.activity.operations import add_bias
 from lit_iba.classifier import FrozenClassifier
@@ -107,6 +108,7 @@ class Decomposition:
         self, layers: NetworkLayers, activity: Sequence[str], bias: Sequence[str] = ()
     ) -> None:
         self.activity, self.bias, self.classifier = list(activity), list(bias), layers.classifier
+        self.gates: Gates = layers.gates
         wanted = {name: layers.node(name) for name in activity}
         biases = {name: layers.bias_nodes[name] for name in bias}
         self._run = _with_gradients(layers, wanted, biases)
@@ -125,7 +127,8 @@ class Decomposition:
         size = (images.shape[-2], images.shape[-1])
         with torch.enable_grad():
             # Copies, because what was made in inference mode could not be differentiated.
-            logits, activations, outputs, biases = self._run(images.detach().clone())
+            with gates_of(self.gates):
+                logits, activations, outputs, biases = self._run(images.detach().clone())
             score = _score(self.classifier, logits, targets)
             if not score.requires_grad:
                 raise no_gradient(self.classifier.name)
@@ -182,6 +185,7 @@ def layer_sums(
     images: Tensor,
     targets: Tensor,
     names: Sequence[str] | None = None,
+    gates: Gates = "differentiated",
 ) -> LayerSums:
     """What the attributions of every layer add up to: equation 13 for all l.
 
@@ -190,11 +194,12 @@ def layer_sums(
         images: Normalised images (B, 3, H, W).
         targets: int64 (B,) classes.
         names: The network's layers; None finds them.
+        gates: See :class:`NetworkLayers`.
 
     Raises:
         InputError: As of :class:`NetworkLayers`.
     """
-    layers = NetworkLayers.of(classifier, names)
+    layers = NetworkLayers.of(classifier, names, gates)
     shown = [INPUT, *layers.names]
     found = Decomposition(layers, shown, list(layers.bias_nodes)).attribute(images, targets)
     return sums_of(layers, found)
@@ -226,8 +231,13 @@ class HookedActivity:
     count where they ran last.
     """
 
-    def __init__(self, classifier: FrozenClassifier, activity: Sequence[str]) -> None:
-        self.classifier, self.activity = classifier, list(activity)
+    def __init__(
+        self,
+        classifier: FrozenClassifier,
+        activity: Sequence[str],
+        gates: Gates = "differentiated",
+    ) -> None:
+        self.classifier, self.activity, self.gates = classifier, list(activity), gates
         network = classifier.cuttable
         assert isinstance(network, HookedNetwork)
         named = [name for name in activity if name != INPUT]
@@ -251,7 +261,8 @@ class HookedActivity:
             for name, module in self._modules.items()
         ]
         with torch.enable_grad(), hooked(hooks):
-            logits = self.classifier(keep(INPUT, images.detach().clone()))
+            with gates_of(self.gates):
+                logits = self.classifier(keep(INPUT, images.detach().clone()))
             score = _score(self.classifier, logits, targets)
             taken = [found[name] for name in self.activity]
             gradients = torch.autograd.grad(score.sum(), taken, materialize_grads=True)
@@ -316,7 +327,7 @@ def _with_gradients(
         if node in wanted:
             if node in bias.values():
                 constant = add_bias(
-                    graph, network.model, node, network.of_images, copied, env[node]
+                    graph, network.model, node, layers.flowing, copied, env[node], layers.gates
                 )
                 if constant is None:
                     raise InputError(

@@ -19,6 +19,7 @@ from lit_iba.activity.decomposition import (
     HookedActivity,
     say_if_inexact,
 )
+from lit_iba.activity.detached import Gates
 from lit_iba.activity.layers import NetworkLayers, check_layers, chosen_layers
 from lit_iba.checks import check_literals
 from lit_iba.classifier import FrozenClassifier
@@ -94,9 +95,11 @@ class LayerAggregate(Explainer):
         again = (type(self), *(self._given or ((), {})))
         return made_again, again, {"smooth": self.smooth}
 
-    def trace(self, network_layers: list[str] | None) -> NetworkLayers:
+    def trace(
+        self, network_layers: list[str] | None, gates: Gates = "differentiated"
+    ) -> NetworkLayers:
         """Find the network's layers, and say once if completeness does not hold."""
-        self.network_layers = NetworkLayers.of(self.classifier, network_layers)
+        self.network_layers = NetworkLayers.of(self.classifier, network_layers, gates)
         say_if_inexact(self.classifier, self.network_layers.inexact)
         return self.network_layers
 
@@ -138,6 +141,9 @@ class ActivityAttribution(LayerAggregate):
             (supplement, equation 10).
         network_layers: The network's layers, where the ones found are not wanted (see
             ``NetworkLayers``).
+        gates: ``"differentiated"``, the paper's plain gradient, or ``"detached"``: gates of GELU
+            and SiLU, scales of layer norms and weights of attention are constants, so that
+            completeness holds for transformers and ConvNeXts as well (see ``detached.py``).
         forward_batch_size: Images per forward and backward pass.
         seed: Unused; nothing here is random.
 
@@ -166,17 +172,19 @@ class ActivityAttribution(LayerAggregate):
         upsampling: Upsampling = "bilinear",
         keep_sum: bool = True,
         network_layers: list[str] | None = None,
+        gates: Gates = "differentiated",
         forward_batch_size: int = 16,
         seed: int = 0,
     ) -> None:
+        check_literals(ActivityAttribution.__init__, locals())
         super().__init__(classifier, layers, signed, forward_batch_size, seed, upsampling, keep_sum)
         self._pass: Decomposition | HookedActivity
         self._above: list[str] | None = None
         if isinstance(classifier.cuttable, HookedNetwork) and isinstance(layers, list):
             say_if_inexact(classifier, ["it cannot be traced"])
-            self.layers, self._pass = layers, HookedActivity(classifier, layers)
+            self.layers, self._pass = layers, HookedActivity(classifier, layers, gates)
             return
-        known = self.trace(network_layers)
+        known = self.trace(network_layers, gates)
         self.layers = known.in_order(chosen_layers(layers, known.names))
         if known.is_complete(self.layers[0]):
             self._above = known.biases_above(self.layers[0])

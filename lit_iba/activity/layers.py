@@ -17,7 +17,8 @@ import torch
 import torch.fx as fx
 from torch import nn
 
-from lit_iba.activity.operations import add_bias, inexact_name, is_pointwise, is_weighted
+from lit_iba.activity.detached import Gates
+from lit_iba.activity.operations import add_bias, inexact_name, is_gate, is_pointwise, is_weighted
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.hooked import HookedNetwork
 from lit_iba.classifier.layout import Layout
@@ -32,12 +33,16 @@ class NetworkLayers:
     Args:
         classifier: The network.
         names: Its layers, in any order; None finds them.
+        gates: Whether smooth activations, normalisation, gates and attention are differentiated, as
+            in the paper, or their gates, scales and weights detached (see ``detached.py``), so that
+            equation 13 holds for them too.
 
     Attributes:
         names: The layers from the image upwards, without the input.
         bias_nodes: Every node with a bias, by name, from the image upwards.
         owner: The layer whose bias a node's is: the first one above it; its own name above the last
             layer.
+        flowing: The nodes that the images' gradient flows through.
         inexact: Operations that equation 13 does not allow, such as ``GELU``; empty for a ReLU
             network.
 
@@ -53,14 +58,19 @@ class NetworkLayers:
         []
     """
 
-    def __init__(self, classifier: FrozenClassifier, names: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        classifier: FrozenClassifier,
+        names: Sequence[str] | None = None,
+        gates: Gates = "differentiated",
+    ) -> None:
         network = classifier.cuttable
         if isinstance(network, HookedNetwork):
             raise InputError(
                 f"{classifier.name} cannot be traced, so that its layers and biases are not known; "
                 "use the method 'activity' with a list of its modules"
             )
-        self.network, self.classifier = network, classifier
+        self.network, self.classifier, self.gates = network, classifier, gates
         self._relevant = network.on_the_way()
         self._cuts = network.cuts()
         self._place = {node: place for place, node in enumerate(network.nodes)}
@@ -74,20 +84,28 @@ class NetworkLayers:
         )
         self._nodes = dict(sorted(found.items(), key=lambda item: self._place[item[1]]))
         self.names = list(self._nodes)
+        self.flowing = self._find_flowing()
         self.bias_nodes = self._find_biases()
         self.owner = {name: self._owner(name, node) for name, node in self.bias_nodes.items()}
         found_inexact = (
-            inexact_name(network.model, node, network.of_images) for node in self._relevant
+            inexact_name(network.model, node, self.flowing, gates)
+            for node in self._relevant
+            if node in self.flowing
         )
         self.inexact = sorted({name for name in found_inexact if name})
         if not classifier.objective.linear:
             self.inexact.append(f"{classifier.objective.record['name']} objective")
 
     @classmethod
-    def of(cls, classifier: FrozenClassifier, names: Sequence[str] | None = None) -> Self:
+    def of(
+        cls,
+        classifier: FrozenClassifier,
+        names: Sequence[str] | None = None,
+        gates: Gates = "differentiated",
+    ) -> Self:
         """The same, found once for all explainers of a classifier, until its weights change."""
-        key = (cls, None if names is None else tuple(names))
-        found: Self = classifier.of_weights(key, lambda: cls(classifier, names))
+        key = (cls, None if names is None else tuple(names), gates)
+        found: Self = classifier.of_weights(key, lambda: cls(classifier, names, gates))
         return found
 
     def node(self, layer: str) -> fx.Node:
@@ -127,6 +145,20 @@ class NetworkLayers:
         above = self.network.descendants(node)
         return next((layer for layer in self.names if self._nodes[layer] in above), name)
 
+    def _find_flowing(self) -> set[fx.Node]:
+        """From the images upwards as far as a gradient comes back from the logits."""
+        network, detached = self.network, self.gates == "detached"
+        closed = {n for n in network.nodes if detached and is_gate(network.model, n)}
+        reached = {network.input}
+        for node in self._relevant:
+            if node not in closed and any(n in reached for n in node.all_input_nodes):
+                reached.add(node)
+        flowing = {network.logits_node()}
+        for node in reversed([network.input, *self._relevant]):
+            if node in reached and any(user in flowing for user in node.users):
+                flowing.add(node)
+        return flowing
+
     def _find_biases(self) -> dict[str, fx.Node]:
         """By trial: the nodes that :func:`add_bias` has something to add for."""
         model, trial = self.network.model, fx.Graph()
@@ -138,7 +170,8 @@ class NetworkLayers:
         nodes = [
             node
             for node in self._relevant
-            if add_bias(trial, model, node, self.network.of_images, copied, stand_in) is not None
+            if node in self.flowing
+            and add_bias(trial, model, node, self.flowing, copied, stand_in, self.gates) is not None
         ]
         return {self.network.names.get(node, node.name): node for node in nodes}
 

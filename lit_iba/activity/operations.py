@@ -17,6 +17,9 @@ import torch
 import torch.fx as fx
 from torch import Tensor, nn
 
+from lit_iba.activity import detached
+from lit_iba.activity.detached import Gates
+
 Copy = Callable[
     [Any], Any
 ]  # a node's counterpart in the graph under construction; anything else as it is
@@ -95,6 +98,7 @@ _HOMOGENEOUS_NAMES = {
     "unsqueeze",
     "squeeze",
     "chunk",
+    "unbind",
     "split",
     "getitem",
     "cat",
@@ -111,6 +115,7 @@ _HOMOGENEOUS_NAMES = {
     "channel_shuffle",
     "expand",
     "stochastic_depth",
+    "_patch_merging_pad",  # Swin's zeros, and its four neighbours side by side
 }
 _POINTWISE_NAMES = {"relu", "relu6", "hardtanh", "leaky_relu", "prelu", "batch_norm"}
 _WEIGHTED_NAMES = {
@@ -158,20 +163,30 @@ def is_pointwise(model: nn.Module, node: fx.Node) -> bool:
     return name_of(node) in _POINTWISE_NAMES
 
 
-def inexact_name(model: nn.Module, node: fx.Node, of_images: set[fx.Node]) -> str | None:
+def is_gate(model: nn.Module, node: fx.Node) -> bool:
+    """Whether an operation passes no gradient where gates are detached."""
+    return detached.is_gate(module_of(model, node), name_of(node))
+
+
+def inexact_name(
+    model: nn.Module, node: fx.Node, of_images: set[fx.Node], gates: Gates
+) -> str | None:
     """What to call an operation for which gradient x activity plus bias is not the output; None
     where it is.
     """
     module, name = module_of(model, node), name_of(node)
+    if gates == "detached" and detached.is_linear(module, name):
+        return None
     if module is not None:
         exact = isinstance(module, _HOMOGENEOUS) or (
             (isinstance(module, BATCH_NORMS) and module.running_mean is not None)
             or (isinstance(module, _CONSTANT_PADS) and module.value == 0)
         )
         return None if exact else type(module).__name__
-    if name in ("mul", "imul", "truediv", "itruediv", "div"):
+    if name in ("mul", "imul", "truediv", "itruediv", "div", *detached.PRODUCTS):
         on_images = [i for i, given in enumerate(node.args) if given in of_images]
-        return None if on_images == [0] or (on_images == [1] and name in ("mul", "imul")) else name
+        either = name in ("mul", "imul", *detached.PRODUCTS)
+        return None if on_images == [0] or (on_images == [1] and either) else name
     if name == "batch_norm":
         return (
             name
@@ -193,6 +208,7 @@ def add_bias(
     of_images: set[fx.Node],
     copied: Copy,
     output: fx.Node,
+    gates: Gates,
 ) -> fx.Node | None:
     """Put into ``graph`` what computes a node's effective bias, broadcastable to its output; None
     where it has none.
@@ -201,11 +217,17 @@ def add_bias(
         graph: The graph under construction.
         model: The network.
         node: A node of the network's own graph.
-        of_images: The nodes that depend on the images.
+        of_images: The nodes that the images' gradient flows through.
         copied: From a node of the network's graph to its counterpart in ``graph``.
         output: The counterpart of ``node``.
+        gates: Whether gates, scales and weights of attention are constants.
     """
     module, name = module_of(model, node), name_of(node)
+
+    if gates == "detached" and (source := detached.bias_source(model, node, module, name)):
+        compute, (_, *parts) = source
+        taken = [graph.get_attr(p) if isinstance(p, str) else copied(p) for p in parts]
+        return graph.call_function(compute, (output, *taken))
 
     def attribute(which: str) -> fx.Node | None:
         return (
@@ -234,7 +256,7 @@ def add_bias(
             if bias is not None and name == "conv2d"
             else bias
         )
-    if name == "batch_norm" and inexact_name(model, node, of_images) is None:
+    if name == "batch_norm" and inexact_name(model, node, of_images, gates) is None:
         places = {"weight": 3, "bias": 4, "running_mean": 1, "running_var": 2}
         tensors = [copied(_argument(node, place, which)) for which, place in places.items()]
         constant = graph.call_function(batch_norm_bias, (*tensors, _argument(node, 7, "eps", 1e-5)))
@@ -244,6 +266,13 @@ def add_bias(
     if name == "hardtanh":
         limits = _argument(node, 1, "min_val", -1.0), _argument(node, 2, "max_val", 1.0)
         return graph.call_function(clipping_bias, (output, *limits))
+    if name in ("cat", "concat"):
+        given: Any = node.args[0]
+        flows = [part in of_images for part in given]
+        dim = _argument(node, 1, "dim", 0)
+        parts = [copied(part) for part in given]
+        whole = (output, parts, flows, dim)
+        return None if all(flows) else graph.call_function(detached.constant_parts, whole)
     if name in ("add", "iadd", "sub", "isub") and "alpha" not in node.kwargs:
         return _added_constant(graph, node, of_images, copied, output)
     return None

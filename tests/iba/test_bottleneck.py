@@ -137,3 +137,22 @@ def test_shifted_sums_blur_as_convolutions_do(
         found.append((y, *torch.autograd.grad((y * weights).sum(), x)))
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("copies", [False, True])
+@pytest.mark.parametrize("scalar", [False, True])
+def test_mixing_is_equation_2_and_so_are_its_gradients(copies: bool, scalar: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shape = (2, 3, 4, 4)
+    r, keep, mean, std, offset = (
+        torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(5)
+    )
+    keep, std = keep.sigmoid().requires_grad_(), std.exp()
+    std = std[:, :1, :1, :1] if scalar else std  # what broadcasts takes another way
+    noise = torch.randn(((5,) if copies else ()) + shape, generator=generator, dtype=torch.float64)
+    weights = torch.randn(noise.shape, generator=generator, dtype=torch.float64)
+    found = mix(r, keep, 1 - keep, mean, std, noise, offset)
+    wanted = keep * r + (1 - keep) * (mean + std * noise) + offset
+    torch.testing.assert_close(found, wanted)
+    gradients = [torch.autograd.grad((z * weights).sum(), keep)[0] for z in (found, wanted)]
+    torch.testing.assert_close(*gradients)

@@ -92,9 +92,10 @@ def test_degradation_equals_the_loop_over_tiles(size, tile, baseline):
         assert result.curves[name]["x"] == pytest.approx(
             [k / (len(wanted) - 1) for k in range(len(wanted))]
         )
-    assert metric.scores(metric.rows())["score"].tolist() == pytest.approx(
-        per_image, rel=1e-4, abs=1e-6
-    )
+    scores = metric.scores(metric.rows())
+    assert scores["score"].tolist() == pytest.approx(per_image, rel=1e-4, abs=1e-6)
+    for name, place in (("probability", 0), ("degraded_probability", -1)):
+        assert scores[name].tolist() == pytest.approx([c[place] for c in curves[True]], rel=1e-4)
 
 
 def test_t1_may_be_the_average_highest_probability():

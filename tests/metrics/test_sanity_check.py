@@ -259,6 +259,9 @@ def test_rows_are_those_of_randomising_and_explaining_by_hand():
             rank = scipy.stats.spearmanr(before.flatten(), after.flatten()).statistic
             assert float(rows["spearman"][i, point + 1]) == pytest.approx(rank, abs=1e-3)
     assert rows["randomized"].tolist() == [[0, 1, 2, 3, 4, 5]] * 6
+    scores = build_metric("sanity_check", {}).scores(rows)
+    assert scores["ssim_at_first_point"].equal(rows["ssim"][:, 1])
+    assert scores["ssim_at_last_point"].equal(rows["ssim"][:, 5])
     assert (rows["ssim"][:, 0] > 0.9999).all()  # the control: a gradient has no noise of its own
 
 

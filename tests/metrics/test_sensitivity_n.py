@@ -3,6 +3,7 @@
 import math
 import statistics
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from metric_toys import Additive, curved, frozen, sample
 from lit_iba.errors import InputError
 from lit_iba.explainer import build_explainer
 from lit_iba.metrics import build_metric
-from lit_iba.metrics.sensitivity_n import set_sizes
+from lit_iba.metrics.sensitivity_n import correlation, set_sizes
 
 
 def logit(classifier, image, target):
@@ -138,3 +139,19 @@ def test_sets_have_the_asked_size_and_follow_the_seed():
 def test_bad_settings_are_refused(bad):
     with pytest.raises(InputError, match=next(iter(bad))):
         build_metric("sensitivity_n", bad)
+
+
+def test_a_correlation_is_numpys_and_none_where_nothing_varies_beyond_rounding():
+    a = torch.tensor([[-1.0, 0.0, 1.0], [2.0, 5.0, 1.0], [0.0, 1e-3, 0.0]], dtype=torch.float64)
+    b = torch.tensor([[-2.0, 0.0, 2.0], [1.0, -3.0, 4.0], [3.0, 1.0, 2.0]], dtype=torch.float64)
+    small = torch.tensor(1e-2, dtype=torch.float64)
+    wanted = [np.corrcoef(x, y)[0, 1] for x, y in zip(a[:2], b[:2], strict=True)]
+    assert correlation(a, b, small, small).tolist() == pytest.approx([*wanted, 0])
+    assert correlation(b, a, small, small).tolist() == pytest.approx([*wanted, 0])
+
+
+@pytest.mark.parametrize(("tile", "words"), [(1, "pixels"), (4, "tiles of 4x4 pixels")])
+def test_the_axis_says_what_is_removed(tile, words):
+    metric = build_metric("sensitivity_n", {"tile": tile, "points": 2, "masks": 3})
+    metric.update(curved(), *sample(1))
+    assert metric.compute().x_label == f"{words} removed"

@@ -4,7 +4,10 @@ known points.
 
 import base64
 import io
+import json
 import re
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +15,15 @@ import torch
 from PIL import Image
 
 from lit_iba.heatmap import Heatmap
-from lit_iba.report.box_plots import BoxPlot, box_range
+from lit_iba.report.box_plots import BoxPlot, box_plots, box_range
 from lit_iba.report.curves import ticks
+from lit_iba.report.decomposition import read_decompositions
 from lit_iba.report.gallery import Gallery
 from lit_iba.report.page_gallery import GalleryMethod, gallery_of
 from lit_iba.report.pictures import backdrop_uri, layer_uri, outline
+from lit_iba.report.run_folder import read_run
 from lit_iba.report.svg import Frame, box_axis, box_strip
+from lit_iba.report.tables import build_tables
 
 
 def opened(uri: str) -> Image.Image:
@@ -127,3 +133,33 @@ def test_the_gallery_says_what_its_colours_begin_and_end_with() -> None:
     assert '<span class="low">0.5</span>' in page
     assert '<span class="high">2.5</span> bits per pixel' in page
     assert str(gallery_of(gallery, methods[1:], {}, 1)).count("per pixel") == 0
+
+
+def test_the_verdict_on_panels_is_of_errors_and_its_rows_are_means(tmp_path: Path) -> None:
+    sums = {
+        name: {
+            "layers": ["input", "top"],
+            "activity": [1.0 + k, 2.0],
+            "bias_above": [3.0, 2.0 + k],
+            "score": 4.0 + k,
+            "completeness_error": [1e-7 * (1 + k), 2e-8],
+        }
+        for k, name in enumerate(("one", "two"))
+    }
+    (tmp_path / "sums.json").write_text(json.dumps(sums))
+    found = read_decompositions(tmp_path)
+    assert found is not None
+    assert found.rows[0][1:4] == (1.5, 3.0, 4.5)
+    assert found.rows[1][1:4] == (2.0, 2.5, 4.5)
+    assert found.rows[0][-1] == 2e-7
+    assert "2.0e-07" in found.verdict
+
+
+@pytest.mark.parametrize("images", [1, 2, 9])
+def test_a_box_needs_two_images(images: int, make_run: Callable[..., Path]) -> None:
+    table = build_tables(read_run(make_run(images=images)))[0]
+    boxes = box_plots(table, {row.name: 0 for row in table.rows})
+    assert [box.name for box in boxes] == ([row.name for row in table.rows] if images > 1 else [])
+    for box, row in zip(boxes, table.rows, strict=False):
+        assert box.mean == pytest.approx(row.result.score)
+        assert box.percentiles == tuple(np.percentile(row.values, (5, 25, 50, 75, 95)))

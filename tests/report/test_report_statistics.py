@@ -24,7 +24,7 @@ from lit_iba.report.significance import (
     rank_agreement,
     signed_rank_test,
 )
-from lit_iba.report.tables import agreement, agreement_note, build_tables
+from lit_iba.report.tables import _listed, agreement, agreement_note, build_tables
 
 
 def test_holm_by_hand() -> None:
@@ -233,7 +233,20 @@ def test_no_interval_where_rows_do_not_make_up_the_score(make_run: Callable[...,
     row = table.rows[0]
     assert row.interval[0] < row.result.score < row.interval[1]
     medians = {
-        name: replace(r, score=r.score + 0.5) for name, r in run.results["degradation_8"].items()
+        name: replace(r, score=r.score + 0.01) for name, r in run.results["degradation_8"].items()
     }
     other = build_tables(replace(run, results={"degradation_8": medians}))[0]
     assert all(math.isnan(end) for row in other.rows for end in row.interval)
+
+
+def test_what_is_said_of_the_best_method(make_run: Callable[..., Path]) -> None:
+    alone = build_tables(read_run(make_run(explainers={"grad_cam": (0.5, {}, 0.1)})))[0]
+    assert alone.best is alone.rows[0]
+    assert alone.remark == "The only method: nothing to compare it with."
+    several = build_tables(read_run(make_run()))[0]
+    assert several.best is not None
+    assert several.best.result.score == max(row.result.score for row in several.rows)
+    assert "only method" not in several.remark
+    assert _listed(["a"]) == "a"
+    assert _listed(["a", "b", "c"]) == "a, b and c"
+    assert _listed(list("abcdef")) == "a, b, c and 3 others"
