@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from lit_iba.activity.detached import Gates, gates_of
 from lit_iba.activity.layers import INPUT, NetworkLayers, layout_of
 from lit_iba.activity.operations import add_bias
+from lit_iba.checks import check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.folding import graph_module
 from lit_iba.classifier.hooked import HookedNetwork, hooked
@@ -237,6 +238,7 @@ class HookedActivity:
         activity: Sequence[str],
         gates: Gates = "differentiated",
     ) -> None:
+        check_literals(HookedActivity.__init__, locals())
         self.classifier, self.activity, self.gates = classifier, list(activity), gates
         network = classifier.cuttable
         assert isinstance(network, HookedNetwork)
@@ -289,7 +291,7 @@ def say_if_inexact(classifier: FrozenClassifier, inexact: Sequence[str]) -> None
         _told.add(classifier)
         logger.warning(
             "%s is not piecewise linear (%s): completeness does not hold, activity and bias "
-            "attributions do not add up to the class score",
+            "attributions do not add up to the class score (gates: detached may help)",
             classifier.name,
             ", ".join(inexact),
         )

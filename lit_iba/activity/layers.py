@@ -19,6 +19,7 @@ from torch import nn
 
 from lit_iba.activity.detached import Gates
 from lit_iba.activity.operations import add_bias, inexact_name, is_gate, is_pointwise, is_weighted
+from lit_iba.checks import check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.hooked import HookedNetwork
 from lit_iba.classifier.layout import Layout
@@ -64,6 +65,7 @@ class NetworkLayers:
         names: Sequence[str] | None = None,
         gates: Gates = "differentiated",
     ) -> None:
+        check_literals(NetworkLayers.__init__, locals())
         network = classifier.cuttable
         if isinstance(network, HookedNetwork):
             raise InputError(
