@@ -17,6 +17,13 @@ from torch import Tensor
 
 from lit_iba.heatmap import Heatmap
 
+PIXELATED_BELOW = 128  # pixels a side: smaller pictures show their pixels instead of a blur
+
+
+def pixelated(height: int, width: int) -> bool:
+    """Whether a picture is shown with visible pixels."""
+    return max(height, width) < PIXELATED_BELOW
+
 
 def _uri(picture: Image.Image, kind: str, **options: int | bool | bytes) -> str:
     buffer = io.BytesIO()
