@@ -5,10 +5,11 @@ by side.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from lit_iba.drawing import fine_grained
 from lit_iba.heatmap import Heatmap
 from lit_iba.report.gallery import Gallery
 from lit_iba.report.naming import bits, number
@@ -31,8 +32,8 @@ class Shown:
 
 @dataclass(frozen=True)
 class GalleryMethod:
-    """A method of the gallery; its kind says how its maps are drawn, ``"plain"``, ``"bits"`` or
-    ``"signed"``.
+    """A method of the gallery; its kind says how its maps are drawn, ``"plain"``, ``"bits"``,
+    ``"signed"``, or ``"sizes"`` where only absolute values of signed maps are.
     """
 
     name: str
@@ -134,12 +135,23 @@ def gallery_of(
     """
     return render(
         "report/gallery.html",
-        methods=methods,
+        methods=[_as_drawn(method, gallery.heatmaps[method.name][pictures]) for method in methods],
         ramps={signed: _ramp(signed) for signed in (False, True)},
         metrics=[(label, label in worse_higher) for label in rows],
         figures=[_figure(gallery, i, methods, rows) for i in pictures],
         total=len(gallery.pictures),
     )
+
+
+def _as_drawn(method: GalleryMethod, values: torch.Tensor) -> GalleryMethod:
+    """A method whose signs no map shows, because all are fine-grained, has the colours of sizes."""
+    if method.kind != "signed" or not len(values) or not bool(fine_grained(_finite(values)).all()):
+        return method
+    return replace(method, kind="sizes")
+
+
+def _finite(values: torch.Tensor) -> torch.Tensor:
+    return torch.nan_to_num(values.float(), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _kind(run: RunFolder, name: str) -> str:
@@ -186,7 +198,8 @@ def _figure(
 def _ends(values: torch.Tensor, kind: str) -> tuple[str, str]:
     if kind != "bits" or not torch.isfinite(values).all():
         return "", ""
-    return f"{float(values.min()):.2g}", f"{float(Heatmap(values[None]).limit()[0]):.2g}"
+    shown = Heatmap(values[None]).drawn()
+    return f"{float(shown.low):.2g}", f"{float(shown.high):.2g}"
 
 
 def _caption(values: torch.Tensor, kind: str, scores: Mapping[str, float | None]) -> str:
@@ -197,4 +210,5 @@ def _caption(values: torch.Tensor, kind: str, scores: Mapping[str, float | None]
     elif kind == "bits":
         parts.append(f"{bits(float(values.sum()))} bits")
     parts += [f"{metric} {number(score)}" for metric, score in scores.items() if score is not None]
+    parts += filter(None, Heatmap(_finite(values)[None], signed=kind == "signed").how_drawn())
     return "\n".join(parts)
