@@ -4,7 +4,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 RUN := runs/quickstart
 
-.PHONY: quickstart test lowest wheel docs lint format benchmark gpu-kit gpu clean
+.PHONY: quickstart test lowest wheel docs notebooks lint format benchmark gpu-kit gpu clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lit_iba needs Python 3.11 or newer; set PYTHON=...")'
@@ -41,6 +41,11 @@ wheel: $(VENV)/.installed
 	$(PY) -m venv --clear $(VENV)-wheel
 	for wheel in dist/*.whl; do $(VENV)-wheel/bin/python -m pip install --quiet "$$wheel[export]"; done
 	.ci/smoke $(VENV)-wheel
+
+# Run the notebooks and save what they give, in an empty folder each.
+notebooks: $(VENV)/.installed
+	for book in notebooks/*.ipynb; do (cd "$$(mktemp -d)" && PYTHONWARNINGS="ignore:IProgress not found" \
+		$(abspath $(VENV))/bin/jupyter execute --inplace "$(CURDIR)/$$book") || exit 1; done
 
 # The site, in site/; a dead link or a name that is not there is an error.
 docs: $(VENV)/.installed
