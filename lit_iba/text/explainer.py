@@ -80,12 +80,6 @@ class TokenHeatmap:
         """The special tokens and their values, which belong to no word."""
         return [(piece, value) for piece, value, word in self.pieces if word < 0]
 
-    def _repr_html_(self) -> str:
-        """Notebooks show the words on coloured ground."""
-        from lit_iba.text.render import notebook_html
-
-        return notebook_html(self)
-
     def highest(self, count: int) -> list[tuple[str, float]]:
         """The words with the largest values, and these."""
         order = self.values.argsort(descending=True, stable=True)[:count].tolist()
