@@ -4,7 +4,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 RUN := runs/quickstart
 
-.PHONY: quickstart test lowest wheel docs lint format benchmark gpu-kit gpu clean
+.PHONY: quickstart test lowest wheel docs notebooks lint format benchmark gpu-kit gpu clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lit_iba needs Python 3.11 or newer; set PYTHON=...")'
@@ -13,16 +13,24 @@ $(VENV)/.installed: pyproject.toml
 	$(PY) -m pip install --quiet -e '.[dev]'
 	touch $@
 
+# One line a step: $(call step,number,what it does and where to look,command). What the command says goes to a log, whose end is
+# shown where it fails. make splits the arguments at commas, so there are none in them.
+define step
+@echo "$(1)/7  $(2)"; mkdir -p $(RUN)/logs; \
+	$(3) > $(RUN)/logs/$(1).log 2>&1 || { status=$$?; tail -n 40 $(RUN)/logs/$(1).log; \
+	echo "step $(1) failed; all that it said is in $(RUN)/logs/$(1).log" >&2; exit $$status; }
+endef
+
 # Train, explain, evaluate, export and report on the embedded data; under five minutes on two cores once the packages are there.
 quickstart: $(VENV)/.installed
-	$(PY) train.py fit --config configs/quickstart/classifier.yaml
-	$(PY) train.py test --config configs/quickstart/classifier.yaml --ckpt_path $(RUN)/classifier/checkpoints/last.ckpt
-	$(PY) train.py fit --config configs/quickstart/readout.yaml
-	$(PY) evaluate.py explain data/quickstart/examples/*.jpg --config configs/quickstart/explain.yaml
-	$(PY) evaluate.py benchmark --config configs/quickstart/benchmark.yaml --fresh true
-	$(PY) evaluate.py export $(RUN)/readout/checkpoints/best.ckpt --out $(RUN)/export
-	$(PY) evaluate.py explain chelsea coffee --config configs/quickstart/photographs.yaml
-	@echo "open $(RUN)/photographs/explanations.html and $(RUN)/benchmark/report.html in a browser; TensorBoard: $(VENV)/bin/tensorboard --logdir $(RUN)"
+	$(call step,1,train a small classifier on digits over photographs: $(RUN)/classifier,$(PY) train.py fit --config configs/quickstart/classifier.yaml)
+	$(call step,2,test it on held-out pictures: the end of $(RUN)/logs/2.log,$(PY) train.py test --config configs/quickstart/classifier.yaml --ckpt_path $(RUN)/classifier/checkpoints/last.ckpt)
+	$(call step,3,train a Readout bottleneck for it: $(RUN)/readout,$(PY) train.py fit --config configs/quickstart/readout.yaml)
+	$(call step,4,explain four pictures in bits: $(RUN)/explain/explanations.html,$(PY) evaluate.py explain data/quickstart/examples/*.jpg --config configs/quickstart/explain.yaml)
+	$(call step,5,judge seven methods by three metrics: $(RUN)/benchmark/report.html,$(PY) evaluate.py benchmark --config configs/quickstart/benchmark.yaml --fresh true)
+	$(call step,6,export the bottleneck as a program that needs torch alone: $(RUN)/export/README.md,$(PY) evaluate.py export $(RUN)/readout/checkpoints/best.ckpt --out $(RUN)/export)
+	$(call step,7,explain two photographs to an ImageNet classifier: $(RUN)/photographs/explanations.html,$(PY) evaluate.py explain chelsea coffee --config configs/quickstart/photographs.yaml)
+	@echo "done: open the two pages of steps 5 and 7 in a browser; the curves of training: $(VENV)/bin/tensorboard --logdir $(RUN)"
 
 # A file of tests stays in one process, with its fixtures; the longest come first (tests/conftest.py).
 test: $(VENV)/.installed
@@ -41,6 +49,11 @@ wheel: $(VENV)/.installed
 	$(PY) -m venv --clear $(VENV)-wheel
 	for wheel in dist/*.whl; do $(VENV)-wheel/bin/python -m pip install --quiet "$$wheel[export]"; done
 	.ci/smoke $(VENV)-wheel
+
+# Run the notebooks and save what they give, in an empty folder each.
+notebooks: $(VENV)/.installed
+	for book in notebooks/*.ipynb; do (cd "$$(mktemp -d)" && PYTHONWARNINGS="ignore:IProgress not found" \
+		$(abspath $(VENV))/bin/jupyter execute --inplace "$(CURDIR)/$$book") || exit 1; done
 
 # The site, in site/; a dead link or a name that is not there is an error.
 docs: $(VENV)/.installed

@@ -1,10 +1,11 @@
 """Pages of the site whose text stands elsewhere in the repository: the README, the rooms' READMEs,
-the changelog, and the reference of all public names.
+the changelog, the notebooks with their outputs, and the reference of all public names.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
 import posixpath
 import re
 from pathlib import Path
@@ -19,6 +20,11 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",
     "data/README.md": "data.md",
+    "notebooks/README.md": "notebooks/index.md",
+    **{
+        f"notebooks/{path.name}": f"notebooks/{path.stem}.md"
+        for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
+    },
     **{
         f"lit_iba/{room}/README.md": f"papers/{room}.md"
         for room in ("iba", "input_iba", "varsal", "activity")
@@ -35,7 +41,8 @@ LINK = re.compile(r"(\]\()([^)#\s]+)(#[^)]*)?(\))")
 def on_files(files: Files, config: Any) -> Files:
     """Adds the pages."""
     for source, target in PAGES.items():
-        text = moved((ROOT / source).read_text(encoding="utf-8"), source, target)
+        text = (ROOT / source).read_text(encoding="utf-8")
+        text = moved(of_notebook(text) if source.endswith(".ipynb") else text, source, target)
         files.append(File.generated(config, target, content=text))
     seen: set[tuple[str, str]] = set()
     for room in ROOMS:
@@ -48,6 +55,27 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Links of pages in docs/ that lead out of it."""
     source = f"docs/{page.file.src_uri}"
     return moved(markdown, source, page.file.src_uri) if (ROOT / source).is_file() else markdown
+
+
+def of_notebook(text: str) -> str:
+    """A notebook as Markdown: its texts, its code, and what that gave."""
+    parts = []
+    for cell in json.loads(text)["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        for output in cell.get("outputs", []):
+            data = output.get("data", {"text/plain": output.get("text", "")})
+            kind = next(
+                k for k in ("image/jpeg", "image/png", "text/html", "text/plain") if k in data
+            )
+            content = "".join(data[kind])
+            if kind.startswith("image"):
+                parts.append(f"![output](data:{kind};base64,{content.replace(chr(10), '')})")
+            else:
+                parts.append(
+                    content if kind == "text/html" else f"```text\n{content.rstrip()}\n```"
+                )
+    return "\n\n".join(parts) + "\n"
 
 
 def moved(text: str, source: str, target: str) -> str:

@@ -161,6 +161,7 @@ class Explainer(ABC):
 
     name: ClassVar[str] = ""
     label: ClassVar[str] = ""  # how it is called in print
+    lengths: ClassVar[tuple[str, ...]] = ()  # settings in pixels whose defaults are for 224 a side
     unit: str = "1"
     signed: bool = False
     asks: bool = True

@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from lit_iba.classifier.preprocessing import Preprocessing, drawn
+from lit_iba.drawing import Drawn, drawn_maps
 from lit_iba.errors import InputError
 from lit_iba.files import whole_file
 
@@ -178,35 +179,22 @@ class Heatmap:
             normalization=self.normalization,
         )
 
-    def limit(self) -> Tensor:
-        """Where the scale of the colours ends, (B,): the 99.9th percentile of each map's pixels, of
-        their absolute values where the map is signed.
+    def drawn(self) -> Drawn:
+        """What is drawn of each map, and what its colours begin and end with: the map up to its
+        99.9th percentile, so that one extreme pixel does not darken the rest; of a fine-grained map
+        its absolute values, blurred by 2 pixels of 224, up to their 98th.
         """
-        flat = self.values.detach().float().flatten(1)
-        return torch.quantile(flat.abs() if self.signed else flat, 0.999, dim=1)
+        return drawn_maps(self.values, self.signed)
 
-    def scaled(self) -> Tensor:
-        """Values for drawing, (B, H, W): [0, 1], or [-1, 1] with zero kept at zero where the map is
-        signed.
-
-        The scale ends at the 99.9th percentile of each map, so that one extreme pixel does not
-        darken the rest.
-        """
-        high = self.limit()[:, None, None]
-        if self.signed:
-            return (self.values.float() / high.clamp_min(1e-12)).clamp(-1, 1)
-        low = self.values.detach().float().flatten(1).amin(dim=1)[:, None, None]
-        return ((self.values.float() - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
+    def how_drawn(self) -> list[str]:
+        """What was done to see each map, in words; empty where it is drawn as it is."""
+        sizes = "absolute values, " if self.signed else ""
+        text = f"drawn: {sizes}blurred, up to the 98th percentile"
+        return [text if fine else "" for fine in self.drawn().fine.tolist()]
 
     def colored(self) -> Tensor:
         """The heatmap alone as pictures, uint8 (B, 3, H, W)."""
-        scaled = self.scaled().cpu().numpy()
-        colors = (
-            colormaps["RdBu_r"](scaled / 2 + 0.5) if self.signed else colormaps["inferno"](scaled)
-        )
-        return torch.from_numpy((colors[..., :3] * 255).round().astype(np.uint8)).permute(
-            0, 3, 1, 2
-        )
+        return _colored(self.drawn())
 
     def overlay(self, images: Tensor, strength: float = 0.85) -> Tensor:
         """Lay the heatmap over the images: strong attribution hides the image, weak attribution
@@ -241,12 +229,15 @@ class Heatmap:
             pictures = (images.detach().cpu() * 255).round().clamp(0, 255).to(torch.uint8)
         pictures = drawn(pictures)
         grey = pictures.float().mean(dim=1, keepdim=True) * 0.7 + 76.5 * 0.7
-        opacity = (self.scaled().abs().cpu()[:, None] ** 0.7) * strength
-        return (grey * (1 - opacity) + self.colored().float() * opacity).round().to(torch.uint8)
+        drawn_values = self.drawn()
+        opacity = (drawn_values.scaled.abs().cpu()[:, None] ** 0.7) * strength
+        colors = _colored(drawn_values).float()
+        return (grey * (1 - opacity) + colors * opacity).round().to(torch.uint8)
 
     def with_color_bar(self, pictures: Tensor) -> Tensor:
         """Pictures of the maps with the scale of their colours to the right of each, in the map's
-        unit per pixel (IBA, figures 1 and 4); as they are where only the values' order counts.
+        unit per pixel (IBA, figures 1 and 4); as they are where only the values' order counts. Of
+        a fine-grained map it is the mean of a pixel and those around it, see :meth:`drawn`.
 
         Args:
             pictures: uint8 (B, 3, H, W), such as :meth:`colored` and :meth:`overlay` give.
@@ -264,11 +255,18 @@ class Heatmap:
         """
         if self.unit == "1":
             return pictures
-        high = self.limit()
-        low = -high if self.signed else self.values.detach().float().flatten(1).amin(dim=1)
+        shown = self.drawn()
         bars = [
-            _color_bar(pictures.shape[-2], ends, f"{self.unit} per pixel", self.signed)
-            for ends in zip(low.tolist(), high.tolist(), strict=True)
+            _color_bar(
+                pictures.shape[-2],
+                (low, high),
+                f"{self.unit} per pixel{', blurred' if fine else ''}",
+                signed,
+            )
+            for low, high, fine, signed in zip(
+                *(t.tolist() for t in (shown.low, shown.high, shown.fine, shown.signed)),
+                strict=True,
+            )
         ]
         width = max(bar.shape[-1] for bar in bars)
         padded = [F.pad(bar, (0, width - bar.shape[-1]), value=255) for bar in bars]
@@ -284,16 +282,28 @@ class Heatmap:
     def _repr_html_(self) -> str:
         """Notebooks show the maps side by side, each with its total."""
         figures = []
-        for picture, total in zip(self.colored(), self.total.tolist(), strict=True):
+        for picture, total, how in zip(
+            self.colored(), self.total.tolist(), self.how_drawn(), strict=True
+        ):
             buffer = io.BytesIO()
             Image.fromarray(picture.permute(1, 2, 0).numpy()).save(buffer, "PNG")
             source = base64.b64encode(buffer.getvalue()).decode()
             caption = f"{self.method} {total:.1f} {self.unit if self.unit != '1' else ''}".strip()
+            caption += f"<br>{how}" if how else ""
             figures.append(
                 '<figure style="display:inline-block;margin:4px"><img'
                 f' src="data:image/png;base64,{source}"><figcaption>{caption}</figcaption></figure>'
             )
         return "".join(figures)
+
+
+def _colored(shown: Drawn) -> Tensor:
+    scaled, signed = shown.scaled.cpu().numpy(), shown.signed.cpu().numpy()[:, None, None, None]
+    # Each map has one of the two colour maps, and most batches need one only.
+    both = [colormaps["RdBu_r"](scaled / 2 + 0.5)] if signed.any() else []
+    both += [] if signed.all() and len(signed) else [colormaps["inferno"](scaled)]
+    colors = both[0] if len(both) == 1 else np.where(signed, *both)
+    return torch.from_numpy((colors[..., :3] * 255).round().astype(np.uint8)).permute(0, 3, 1, 2)
 
 
 def _color_bar(height: int, ends: tuple[float, float], unit: str, signed: bool) -> Tensor:

@@ -68,6 +68,7 @@ class ExtremalPerturbation(Explainer):
 
     name: ClassVar[str] = "extremal_perturbation"
     label: ClassVar[str] = "Extremal perturbation"
+    lengths: ClassVar[tuple[str, ...]] = ("cell", "sigma")
 
     def __init__(
         self,

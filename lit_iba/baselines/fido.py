@@ -69,6 +69,7 @@ class FIDO(Explainer):
 
     name: ClassVar[str] = "fido"
     label: ClassVar[str] = "FIDO"
+    lengths: ClassVar[tuple[str, ...]] = ("cell",)
     signed = True
 
     def __init__(

@@ -61,6 +61,7 @@ class LIME(Explainer):
 
     name: ClassVar[str] = "lime"
     label: ClassVar[str] = "LIME"
+    lengths: ClassVar[tuple[str, ...]] = ("side",)
     signed = True
 
     def __init__(

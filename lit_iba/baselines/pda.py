@@ -66,6 +66,7 @@ class PDA(Explainer):
 
     name: ClassVar[str] = "pda"
     label: ClassVar[str] = "PDA"
+    lengths: ClassVar[tuple[str, ...]] = ("window",)
     signed = True
 
     def __init__(

@@ -46,6 +46,7 @@ class Occlusion(Explainer):
 
     name: ClassVar[str] = "occlusion"
     label: ClassVar[str] = "Occlusion"
+    lengths: ClassVar[tuple[str, ...]] = ("tile",)
     signed = True
 
     def __init__(

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
-ARGUMENTS = [("run", None, "folder of a benchmark")]
+ARGUMENTS = [("runs", "+", "folder of a benchmark, and of others to compare it with")]
 
 
 def report(
-    run: str,
+    runs: list[str],
     title: str | None = None,
     pairs: list[list[str]] | None = None,
-    against: str | None = None,
 ) -> None:
     """A self-contained HTML page, Markdown and LaTeX tables of a benchmark's folder; medians and
     paired tests of every quantity as CSV.
 
     Args:
-        run: Folder of a benchmark.
+        runs: Folder of a benchmark, where the report is written; and of others over the same
+            images, such as of another network: explainers of the same name (or the pairs) are
+            compared.
         title: Heading of the page.
         pairs: Two explainers each, tested against each other image by image, such as
             [[top_02, top_03]].
-        against: Folder of another benchmark over the same images, such as one of another network;
-            explainers of the same name (or the pairs) are tested against each other.
     """
     from lit_iba.report import write_report
 
-    for path in write_report(Path(run), title, pairs=pairs or (), against=against):
+    run, *others = runs
+    for path in write_report(Path(run), title, pairs=pairs or (), others=others):
         print(f"wrote {path}")

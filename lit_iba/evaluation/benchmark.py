@@ -28,7 +28,7 @@ from lit_iba.data.patterns import Source
 from lit_iba.data.sources import SampleSource, ShardSource
 from lit_iba.errors import InputError
 from lit_iba.evaluation.plan import EvaluationPlan, Named, NamedExplainers
-from lit_iba.evaluation.results import Gallery, spread, summarize_metrics, summary_table
+from lit_iba.evaluation.results import Gallery, extremes, spread, summarize_metrics, summary_table
 from lit_iba.evaluation.surroundings import StoredStatistics
 from lit_iba.evaluation.worker import ShardWorker
 from lit_iba.explainer import Explainer
@@ -65,7 +65,8 @@ class Benchmark:
             counted and named in the results.
         target: ``"label"``, or ``"predicted"`` for the class that the classifier finds most
             probable.
-        gallery: Number of pictures kept for the report.
+        gallery: Number of pictures kept for the report, from all over the data; those on which
+            the best explainer of each metric does best and worst come in addition.
         panels: Of so many of them, the class score's decomposition by layers is drawn
             (Grabska-Barwinska, figures 2 and 4; see ``lit_iba.activity.panels``).
         statistics_data: Shards that feature statistics are estimated on.
@@ -252,7 +253,7 @@ class Benchmark:
     def _finish(self) -> None:
         """Results from the files of all shards; computed by one process."""
         plan = self.plan
-        described, used, corrupt, unsure = self._explainers_described()
+        described, used, corrupt, unsure, disagree = self._explainers_described()
         if not sum(used):
             for folder in ("heatmaps", "rows"):  # of nothing
                 shutil.rmtree(self.out / folder, ignore_errors=True)
@@ -272,6 +273,9 @@ class Benchmark:
                 "images": plan.data.total,
                 "used": sum(used),
                 "corrupt": corrupt,
+                "size": list(plan.classifier.preprocessing.size),
+                "target": plan.target,
+                **({} if disagree is None else {"wrongly_predicted": disagree}),
                 **({} if below is None else {"left_out": left_out}),
                 "identity": plan.data.identity(),
             },
@@ -284,7 +288,8 @@ class Benchmark:
                 m: {e: r.to_dict() for e, r in by_name.items()} for m, by_name in results.items()
             },
         }
-        self._write_gallery(used, described)
+        telling = extremes(plan.rows, plan.metrics, results, plan.stems, self.gallery)
+        self._write_gallery(spread(used, self.gallery, telling), described)
         console = Console()
         console.print(summary_table(RunFolder.write(self.out, content)))
         if corrupt:
@@ -298,19 +303,23 @@ class Benchmark:
 
     def _explainers_described(
         self,
-    ) -> tuple[dict[str, dict[str, Any]], list[int], int, dict[str, float]]:
+    ) -> tuple[dict[str, dict[str, Any]], list[int], int, dict[str, float], int | None]:
         """For ``results.json``: each explainer; the images used of each shard; how many samples
-        were corrupt; the probabilities of the targets of those that were left out for it.
+        were corrupt; the probabilities of the targets of those that were left out for it; of how
+        many images the classifier predicts another class than is explained, where that is known.
         """
         plan, described = self.plan, {}
         used, corrupt, unsure = [0] * len(plan.stems), 0, dict[str, float]()
+        disagree: int | None = None
         for name, (cls, settings) in plan.explainers.items():
-            seconds, corrupt, errors = 0.0, 0, []
+            seconds, corrupt, errors, agrees = 0.0, 0, [], list[bool]()
             for i, stem in enumerate(plan.stems):
                 with plan.heatmaps.opened(name, stem) as file:
                     metadata = file.metadata()
                     if "completeness" in file.keys():  # noqa: SIM118 - not a dict
                         errors += file.get_tensor("completeness").tolist()
+                    if "agrees" in file.keys():  # noqa: SIM118 - not a dict
+                        agrees += file.get_tensor("agrees").tolist()
                 used[i] = len(json.loads(metadata["keys"]))
                 seconds += float(metadata["seconds"])
                 corrupt += int(metadata["corrupt"])
@@ -324,11 +333,13 @@ class Benchmark:
             }
             if errors:  # of the sum that the method promises, relative to it
                 described[name]["completeness_error"] = sum(errors) / len(errors)
-        return described, used, corrupt, unsure
+            if len(agrees) == sum(used):  # heatmaps of an older version do not say
+                disagree = agrees.count(False)
+        return described, used, corrupt, unsure, disagree
 
-    def _write_gallery(self, used: list[int], described: dict[str, dict[str, Any]]) -> None:
+    def _write_gallery(self, chosen: list[list[int]], described: dict[str, dict[str, Any]]) -> None:
         plan, gallery = self.plan, Gallery(self.plan.heatmaps, list(self.plan.explainers))
-        for shard, rows in zip(plan.data.shards, spread(used, self.gallery), strict=True):
+        for shard, rows in zip(plan.data.shards, chosen, strict=True):
             if rows:
                 gallery.add(shard, plan.selected(shard), rows)
         gallery.save(self.out, described, plan.classifier.class_names)

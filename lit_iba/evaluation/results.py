@@ -5,7 +5,8 @@ and a table.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +66,39 @@ def summarize_metrics(
     return results
 
 
-def spread(counts: Sequence[int], wanted: int) -> list[list[int]]:
-    """Rows within each shard of ``wanted`` images that lie evenly over all of them."""
+def extremes(
+    store: ShardStore,
+    metrics: Mapping[str, HeatmapMetric],
+    results: Mapping[str, Mapping[str, Result]],
+    shards: Sequence[str],
+    gallery: int,
+) -> set[int]:
+    """Numbers of the images on which the best explainer of each metric does best and worst: at
+    most three of each, and about as many in all as the gallery has.
+    """
+    found: set[int] = set()
+    each = min(3, gallery // (2 * max(len(metrics), 1)) or 1) if gallery else 0
+    for name, metric in metrics.items():
+        scores = {e: r.score for e, r in results[name].items() if math.isfinite(r.score)}
+        if not scores or not each:
+            continue
+        best = (min if metric.better == "lower" else max)(scores, key=scores.__getitem__)
+        rows, _ = gather_rows(store, f"{name}/{best}", shards)
+        values = (metric.scores(rows) if rows else {}).get("score")
+        if values is not None:
+            numbers = values.isfinite().nonzero().flatten()
+            order = numbers[values[numbers].argsort(stable=True)].tolist()
+            found |= {*order[:each], *order[-each:]}
+    return found
+
+
+def spread(counts: Sequence[int], wanted: int, also: Iterable[int] = ()) -> list[list[int]]:
+    """Rows within each shard of ``wanted`` images that lie evenly over all of them, and of those
+    whose numbers are given beside.
+    """
     total = sum(counts)
-    chosen = sorted({i * total // wanted for i in range(wanted)}) if total and wanted else []
+    evenly = {i * total // wanted for i in range(wanted)} if total and wanted else set()
+    chosen = sorted(evenly | set(also))
     starts = [sum(counts[:s]) for s in range(len(counts))]
     return [
         [i - start for i in chosen if start <= i < start + n]

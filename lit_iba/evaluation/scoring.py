@@ -21,6 +21,7 @@ from lit_iba.errors import InputError
 from lit_iba.explainer import Explainer
 from lit_iba.heatmap import Heatmap
 from lit_iba.metrics.base import HeatmapMetric
+from lit_iba.objectives.classes import Classification
 from lit_iba.resumable.selection import SelectedImages
 
 SharedPasses = MutableMapping[tuple[Hashable, int], Tensor]
@@ -43,12 +44,15 @@ class TargetedImages:
         targets: int64 (N,), or what the classifier's objective has in their place, (N, ...).
         probabilities: Of the targets, on the images as they are, (N,).
         source: Where the images are from, for messages.
+        agrees: Whether the classifier itself finds the target most probable, bool (N,); None where
+            it is asked for something else than a class.
     """
 
     images: SelectedImages
     targets: Tensor
     probabilities: Tensor
     source: str
+    agrees: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -97,6 +101,8 @@ class Explained:
         }
         if self._completeness:
             found["completeness"] = torch.cat(self._completeness)
+        if work.agrees is not None:
+            found["agrees"] = work.agrees
         return found
 
     def metadata(self, work: TargetedImages) -> dict[str, Any]:
@@ -144,7 +150,7 @@ class Scorer:
         objective = self.classifier.objective
         if self.target == "label":
             check_labels(images, source, self.classifier.num_classes)
-        targets, probabilities = list[Tensor](), list[Tensor]()
+        targets, probabilities, agrees = list[Tensor](), list[Tensor](), list[Tensor]()
         for part in self.batches(len(images)):
             with torch.inference_mode():
                 outputs = self.classifier(self.classifier.images(images.pictures[part]))
@@ -158,9 +164,17 @@ class Scorer:
             )
             targets.append(asked.cpu())
             probabilities.append(objective.probability(outputs, asked).cpu())
+            if isinstance(objective, Classification):
+                agrees.append((objective.predicted(outputs) == asked).cpu())
         if not targets:
             return TargetedImages(images, images.labels, torch.zeros(0), source)
-        return TargetedImages(images, torch.cat(targets), torch.cat(probabilities), source)
+        return TargetedImages(
+            images,
+            torch.cat(targets),
+            torch.cat(probabilities),
+            source,
+            torch.cat(agrees) if agrees else None,
+        )
 
     def explained(self, work: TargetedImages, name: str, explainer: Explainer) -> Explained:
         """Where the heatmaps of these images are to be gathered."""

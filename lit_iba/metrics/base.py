@@ -129,6 +129,7 @@ class HeatmapMetric(Metric):
 
     name: ClassVar[str] = ""
     label: ClassVar[str] = ""  # how it is called in print
+    lengths: ClassVar[tuple[str, ...]] = ()  # settings in pixels whose defaults are for 224 a side
     better: ClassVar[str] = "higher"
     scalars: ClassVar[tuple[str, ...]] = ()  # rows of shape (N,)
     row_curves: ClassVar[tuple[str, ...]] = ()  # rows of shape (N, K)

@@ -72,6 +72,7 @@ class Degradation(HeatmapMetric):
 
     name = "degradation"
     label = "Degradation"
+    lengths = ("tile",)
     scalars = ("tiles", "top1")  # top1: highest probability of any class on the original
     row_curves = ("morf", "lerf")  # probability of the target at each point of the curve
     presets: ClassVar[dict[str, dict[str, Any]]] = {

@@ -85,6 +85,7 @@ class PixelExchange(HeatmapMetric):
 
     scalars = ("pixels",)
     row_curves = ("probability",)
+    lengths = ("blur_sigma",)
     inserts: ClassVar[bool]
 
     def __init__(

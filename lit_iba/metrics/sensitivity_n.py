@@ -83,6 +83,7 @@ class SensitivityN(HeatmapMetric):
 
     name = "sensitivity_n"
     label = "Sensitivity-n"
+    lengths = ("tile",)
     scalars = ("tiles",)
     row_curves = ("correlation",)
     presets: ClassVar[dict[str, dict[str, Any]]] = {"reference": {"min_fraction": 0.0}}

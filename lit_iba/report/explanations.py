@@ -52,7 +52,7 @@ def write_explanations(
         list(names),
         list(classes),
     )
-    body = gallery_of(gallery, methods, {}, len(pictures))
+    body = gallery_of(gallery, methods, {}, range(len(pictures)))
     write_text(path, document("Explanations", facts, [("pictures", "Pictures", body)], "", notices))
 
 

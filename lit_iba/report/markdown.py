@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lit_iba.report.answer import answer
 from lit_iba.report.decomposition import HEADS, LEAD, cells, read_decompositions
 from lit_iba.report.naming import (
     ABSENT,
@@ -22,6 +23,7 @@ from lit_iba.report.naming import (
     unit_text,
 )
 from lit_iba.report.run_folder import RunFolder
+from lit_iba.report.runs import compare_runs
 from lit_iba.report.tables import (
     INTERVAL,
     RULE,
@@ -35,7 +37,11 @@ from lit_iba.report.tables import (
 
 
 def markdown(
-    run: RunFolder, tables: list[MetricTable], plots: Mapping[str, list[Path]], title: str
+    run: RunFolder,
+    tables: list[MetricTable],
+    plots: Mapping[str, list[Path]],
+    title: str,
+    others: Sequence[RunFolder] = (),
 ) -> str:
     """The whole document.
 
@@ -44,8 +50,15 @@ def markdown(
         tables: The metrics' tables.
         plots: Per metric, the PNG files to show, inside the run folder.
         title: Heading.
+        others: Runs that this one is compared with.
     """
     parts = [f"# {plain(title)}", *(f"> {plain(text)}" for text in shortfalls(run))]
+    said = answer(run, tables)
+    parts += [f"**{plain(said.headline)}**"] if said.headline else []
+    parts += [f"- {plain(tables[i].label)}: {plain(sentence)}" for i, sentence in said.verdicts]
+    parts += ["Before you compare:"] if said.cautions else []
+    parts += [f"- {plain(text)}" for text in said.cautions]
+    parts += _runs(run, others) if others else []
     parts += [
         "## Results",
         _overview(run, tables),
@@ -64,6 +77,23 @@ def markdown(
     parts += ["### Configuration", code_block(run.config)] if run.config else []
     parts += [f"Results of {plain(run.created)}."] if run.created else []
     return "\n\n".join(parts) + "\n"
+
+
+def _runs(run: RunFolder, others: Sequence[RunFolder]) -> list[str]:
+    compared = compare_runs(run, others)
+    parts = ["## Runs", *(f"- {plain(text)}" for text in (*compared.verdicts, *compared.cautions))]
+    signs = {1: "▲ ", -1: "▽ ", 0: "≈ ", None: ""}
+    for metric in compared.metrics:
+        rows = [
+            [
+                plain(label),
+                *(ABSENT if c is None else signs[c.ahead] + number(c.result.score) for c in cells),
+            ]
+            for label, cells in metric.rows
+        ]
+        heads = [f"{plain(metric.label)}", *map(plain, compared.labels)]
+        parts.append(_rows(heads, rows))
+    return parts
 
 
 def plain(text: str) -> str:

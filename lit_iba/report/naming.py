@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lit_iba.explainer import EXPLAINERS, explainer_class
@@ -52,6 +52,13 @@ def metric_labels(run: RunFolder) -> dict[str, str]:
     return {
         name: label if counts[label] == 1 else f"{label} ({name})" for name, label in labels.items()
     }
+
+
+def listed(names: Sequence[str], most: int = 4) -> str:
+    """Names in a sentence; of more than ``most``, the last are only counted."""
+    if len(names) > most:
+        return f"{', '.join(names[: most - 1])} and {len(names) - most + 1} others"
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def number(value: float, digits: int = 3) -> str:

@@ -127,7 +127,7 @@
     dialog.querySelector(".compare").replaceChildren(...views);
     if (!dialog.open) dialog.showModal();
   };
-  figures.forEach((figure, i) => figure.querySelector(".stage").addEventListener("click", () => open(i)));
+  figures.forEach((figure) => figure.querySelector(".stage").addEventListener("click", () => open(figures.indexOf(figure))));
   dialog.querySelector(".close").addEventListener("click", () => dialog.close());
   dialog.querySelector(".previous").addEventListener("click", () => open(opened - 1));
   dialog.querySelector(".next").addEventListener("click", () => open(opened + 1));
@@ -150,4 +150,30 @@
     }
   });
   choose(current);
+
+  // A number of the tables leads to the pictures that made it: its method on all of them, by its score.
+  const order = gallery.querySelector(".order");
+  const grid = gallery.querySelector(".pictures");
+  const metrics = all(".metric", gallery);
+  const arrange = (figuresInOrder) => {
+    figures.splice(0, figures.length, ...figuresInOrder);
+    grid.append(...figures);
+  };
+  const original = [...figures];
+  for (const link of all("a.made")) {
+    link.addEventListener("click", () => {
+      const method = link.dataset.method;
+      const metric = metrics[link.dataset.metric];
+      choose(buttons.findIndex((button) => button.dataset.method === method));
+      const score = (figure) => parseFloat(layerOf(figure, method).dataset.scores.split(" ")[link.dataset.metric]);
+      const sign = metric.dataset.better === "lower" ? 1 : -1;
+      arrange([...original].sort((a, b) => compare(score(a), score(b), sign)));
+      order.querySelector("b").textContent = `${metric.textContent} of ${buttons[current].textContent}`;
+      order.hidden = false;
+    });
+  }
+  order.querySelector("button").addEventListener("click", () => {
+    arrange(original);
+    order.hidden = true;
+  });
 })();

@@ -9,17 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from lit_iba.report.answer import answer
 from lit_iba.report.curves import COLORS_DARK, COLORS_LIGHT, GREY_DARK, GREY_LIGHT, colors_of
 from lit_iba.report.decomposition import decomposition_section, read_decompositions
-from lit_iba.report.page_gallery import gallery_section
+from lit_iba.report.page_gallery import Shown, gallery_section, shown_in_gallery
 from lit_iba.report.page_metrics import metric_section
 from lit_iba.report.page_provenance import guide_section, methods_section, reproduction_section
 from lit_iba.report.run_folder import RunFolder
+from lit_iba.report.runs import compare_runs, runs_section
 from lit_iba.report.tables import RULE, MetricTable, overview_order, shortfalls
 from lit_iba.report.templates import Markup, own_text, render
 
 
-def page(run: RunFolder, tables: list[MetricTable], title: str, pictures: int) -> str:
+def page(
+    run: RunFolder,
+    tables: list[MetricTable],
+    title: str,
+    pictures: int,
+    others: Sequence[RunFolder] = (),
+) -> str:
     """The whole page.
 
     Args:
@@ -27,13 +35,21 @@ def page(run: RunFolder, tables: list[MetricTable], title: str, pictures: int) -
         tables: The metrics' tables (:func:`lit_iba.report.tables.build_tables`).
         title: Heading.
         pictures: How many gallery pictures to show at most.
+        others: Runs that this one is compared with.
     """
     colors = colors_of(list(run.explainers))
-    sections = [("results", "Results", _results(run, tables, colors))]
-    gallery = gallery_section(run, tables, colors, pictures)
+    shown = shown_in_gallery(run, tables, pictures)
+    said = render("report/answer.html", answer=answer(run, tables), tables=tables)
+    sections = [
+        ("answer", "Answer", said),
+        ("results", "Results", _results(run, tables, colors, shown)),
+    ]
+    if others:
+        sections.append(("runs", "Runs", runs_section(compare_runs(run, others))))
+    gallery = gallery_section(run, tables, colors, shown)
     sections += [("pictures", "Pictures", gallery)] if gallery else []
     sections += [
-        (f"metric-{i}", table.label, metric_section(table, run, colors))
+        (f"metric-{i}", table.label, metric_section(i, table, run, colors, shown))
         for i, table in enumerate(tables)
     ]
     decompositions = read_decompositions(run.path / "panels")
@@ -113,10 +129,19 @@ def _facts(run: RunFolder) -> list[tuple[str, object]]:
     return [(name, value) for name, value in facts if value not in (None, "")]
 
 
-def _results(run: RunFolder, tables: list[MetricTable], colors: Mapping[str, int]) -> Markup:
+def _results(
+    run: RunFolder, tables: list[MetricTable], colors: Mapping[str, int], shown: Shown
+) -> Markup:
     by_name = [{row.name: row for row in table.rows} for table in tables]
     overview = [
         (name, label, [rows.get(name) for rows in by_name], run.explainers[name].seconds_per_image)
         for name, label in overview_order(run, tables)
     ]
-    return render("report/results.html", tables=tables, colors=colors, overview=overview, rule=RULE)
+    return render(
+        "report/results.html",
+        tables=tables,
+        colors=colors,
+        overview=overview,
+        rule=RULE,
+        shown=shown.methods,
+    )

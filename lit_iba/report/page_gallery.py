@@ -4,28 +4,36 @@ by side.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
+from lit_iba.drawing import fine_grained
 from lit_iba.heatmap import Heatmap
 from lit_iba.report.gallery import Gallery
 from lit_iba.report.naming import bits, number
-from lit_iba.report.pictures import backdrop_uri, layer_uri, outline, photograph_uri
+from lit_iba.report.pictures import backdrop_uri, layer_uri, outline, photograph_uri, pixelated
 from lit_iba.report.run_folder import RunFolder, score_rows
 from lit_iba.report.tables import MetricTable, overview_order
+from lit_iba.report.telling import telling_pictures
 from lit_iba.report.templates import Markup, render
 
-_PIXELATED_BELOW = (
-    128  # pixels a side: smaller pictures are shown with visible pixels instead of blur
-)
+
+@dataclass(frozen=True)
+class Shown:
+    """What the page's gallery shows of a run's: the place of each method's button by name, and the
+    numbers of its pictures.
+    """
+
+    methods: Mapping[str, int]
+    pictures: Sequence[int]
 
 
 @dataclass(frozen=True)
 class GalleryMethod:
-    """A method of the gallery; its kind says how its maps are drawn, ``"plain"``, ``"bits"`` or
-    ``"signed"``.
+    """A method of the gallery; its kind says how its maps are drawn, ``"plain"``, ``"bits"``,
+    ``"signed"``, or ``"sizes"`` where only absolute values of signed maps are.
     """
 
     name: str
@@ -45,6 +53,7 @@ class _Layer:
     picture: str
     low: str
     high: str
+    scores: str  # of each metric, separated by spaces; "-" where there is none
 
 
 @dataclass(frozen=True)
@@ -68,32 +77,52 @@ class _Figure:
     @property
     def small(self) -> bool:
         """Whether the picture is shown with visible pixels."""
-        return max(self.height, self.width) < _PIXELATED_BELOW
+        return pixelated(self.height, self.width)
 
 
-def gallery_section(
-    run: RunFolder, tables: list[MetricTable], colors: Mapping[str, int], pictures: int
-) -> Markup:
-    """The inside of the section, or nothing where the run has no pictures."""
+def shown_in_gallery(run: RunFolder, tables: list[MetricTable], most: int) -> Shown:
+    """The methods and pictures of the gallery: those on which the best method of a metric does best
+    or worst, and the first others, ``most`` in all.
+    """
     gallery = run.gallery
     if gallery is None or not len(gallery.pictures) or not gallery.heatmaps:
-        return Markup()
+        return Shown({}, [])
     labels = dict(overview_order(run, tables))
     names = [name for name in labels if name in gallery.heatmaps]
     names += [name for name in gallery.heatmaps if name not in labels]
+    telling = [
+        number
+        for table in tables
+        for worst, best in [telling_pictures(table, run)]
+        for number in (*worst, *best)
+    ]
+    chosen = list(dict.fromkeys([*telling, *range(len(gallery.pictures))]))[:most]
+    return Shown({name: place for place, name in enumerate(names)}, sorted(chosen))
+
+
+def gallery_section(
+    run: RunFolder, tables: list[MetricTable], colors: Mapping[str, int], shown: Shown
+) -> Markup:
+    """The inside of the section, or nothing where there are no pictures."""
+    gallery = run.gallery
+    if gallery is None or not shown.pictures:
+        return Markup()
+    labels = dict(overview_order(run, tables))
     methods = [
         GalleryMethod(name, labels.get(name, name), colors.get(name, -1), _kind(run, name))
-        for name in names
+        for name in shown.methods
     ]
     rows = {table.label: score_rows(run, table.name) for table in tables}
-    return gallery_of(gallery, methods, rows, pictures)
+    worse_higher = [table.label for table in tables if table.info.better == "lower"]
+    return gallery_of(gallery, methods, rows, shown.pictures, worse_higher)
 
 
 def gallery_of(
     gallery: Gallery,
     methods: list[GalleryMethod],
     rows: Mapping[str, Mapping[str, Mapping[str, float]]],
-    pictures: int,
+    pictures: Sequence[int],
+    worse_higher: Sequence[str] = (),
 ) -> Markup:
     """Pictures on which the reader switches methods.
 
@@ -101,16 +130,28 @@ def gallery_of(
         gallery: The pictures, with a heatmap of every method.
         methods: The methods, in the order of their buttons.
         rows: What each metric gives each method on each picture, by label, name and key.
-        pictures: How many are shown at most.
+        pictures: The numbers of those that are shown.
+        worse_higher: Metrics of which a lower score is better.
     """
-    count = min(pictures, len(gallery.pictures))
     return render(
         "report/gallery.html",
-        methods=methods,
+        methods=[_as_drawn(method, gallery.heatmaps[method.name][pictures]) for method in methods],
         ramps={signed: _ramp(signed) for signed in (False, True)},
-        figures=[_figure(gallery, i, methods, rows) for i in range(count)],
+        metrics=[(label, label in worse_higher) for label in rows],
+        figures=[_figure(gallery, i, methods, rows) for i in pictures],
         total=len(gallery.pictures),
     )
+
+
+def _as_drawn(method: GalleryMethod, values: torch.Tensor) -> GalleryMethod:
+    """A method whose signs no map shows, because all are fine-grained, has the colours of sizes."""
+    if method.kind != "signed" or not len(values) or not bool(fine_grained(_finite(values)).all()):
+        return method
+    return replace(method, kind="sizes")
+
+
+def _finite(values: torch.Tensor) -> torch.Tensor:
+    return torch.nan_to_num(values.float(), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _kind(run: RunFolder, name: str) -> str:
@@ -139,7 +180,9 @@ def _figure(
         scores = {metric: rows[metric].get(method.name, {}).get(key) for metric in rows}
         low, high = _ends(values, method.kind)
         shown = layer_uri(values, method.kind == "signed")
-        layers.append(_Layer(method, _caption(values, method.kind, scores), shown, low, high))
+        caption = _caption(values, method.kind, scores)
+        numbers = " ".join("-" if score is None else f"{score:.6g}" for score in scores.values())
+        layers.append(_Layer(method, caption, shown, low, high, numbers))
     return _Figure(
         key=key,
         title=gallery.labels[index] or key,
@@ -155,7 +198,8 @@ def _figure(
 def _ends(values: torch.Tensor, kind: str) -> tuple[str, str]:
     if kind != "bits" or not torch.isfinite(values).all():
         return "", ""
-    return f"{float(values.min()):.2g}", f"{float(Heatmap(values[None]).limit()[0]):.2g}"
+    shown = Heatmap(values[None]).drawn()
+    return f"{float(shown.low):.2g}", f"{float(shown.high):.2g}"
 
 
 def _caption(values: torch.Tensor, kind: str, scores: Mapping[str, float | None]) -> str:
@@ -166,4 +210,5 @@ def _caption(values: torch.Tensor, kind: str, scores: Mapping[str, float | None]
     elif kind == "bits":
         parts.append(f"{bits(float(values.sum()))} bits")
     parts += [f"{metric} {number(score)}" for metric, score in scores.items() if score is not None]
+    parts += filter(None, Heatmap(_finite(values)[None], signed=kind == "signed").how_drawn())
     return "\n".join(parts)

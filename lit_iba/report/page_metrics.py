@@ -10,6 +10,7 @@ from typing import Any
 
 from lit_iba.report.box_plots import CAPTION, box_plots, box_range
 from lit_iba.report.curves import area_panels, bounds, line_charts
+from lit_iba.report.page_gallery import Shown
 from lit_iba.report.published import Published
 from lit_iba.report.run_folder import RunFolder
 from lit_iba.report.significance import SIGNIFICANCE
@@ -22,17 +23,27 @@ from lit_iba.report.tables import (
     published_for,
     published_notes,
 )
+from lit_iba.report.telling import telling_cases
 from lit_iba.report.templates import Markup, render
 
 
-def metric_section(table: MetricTable, run: RunFolder, colors: Mapping[str, int]) -> Markup:
-    """The inside of the section of one metric."""
+def metric_section(
+    number: int,
+    table: MetricTable,
+    run: RunFolder,
+    colors: Mapping[str, int],
+    shown: Shown,
+) -> Markup:
+    """The inside of the section of one metric, ``number`` among those of the page."""
     notes = [agreement_note(table), f"{RULE} {INTERVAL}", *published_notes(table, run)]
     scale = strip_range(table.rows)
     return render(
         "report/metric.html",
+        metric=number,
         table=table,
         colors=colors,
+        shown=shown.methods,
+        telling=telling_cases(table, run, shown.pictures),
         scale=scale,
         rows=[(row, strip(row, *scale, colors[row.name])) for row in table.rows],
         with_published=any(row.published for row in table.rows),

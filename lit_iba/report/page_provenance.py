@@ -41,6 +41,9 @@ GUIDE = (
         (
             "Bright covers the picture where attribution is strong. Signed maps are red for the"
             " class and blue against it. Each map has its own scale, up to its 99.9th percentile."
+            " Maps of single pixels would show nothing but the photograph: of these, as their"
+            " captions say, absolute values are drawn, blurred by 2 pixels of 224, up to their 98th"
+            " percentile. Only the drawing is changed."
         ),
     ),
     ("Boxes", "White outlines are the annotated objects. No method sees them; only metrics do."),

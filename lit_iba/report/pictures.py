@@ -17,6 +17,13 @@ from torch import Tensor
 
 from lit_iba.heatmap import Heatmap
 
+PIXELATED_BELOW = 128  # pixels a side: smaller pictures show their pixels instead of a blur
+
+
+def pixelated(height: int, width: int) -> bool:
+    """Whether a picture is shown with visible pixels."""
+    return max(height, width) < PIXELATED_BELOW
+
 
 def _uri(picture: Image.Image, kind: str, **options: int | bool | bytes) -> str:
     buffer = io.BytesIO()
@@ -58,7 +65,7 @@ def layer_uri(values: Tensor, signed: bool) -> str:
     heatmap = Heatmap(
         torch.nan_to_num(values.float(), nan=0.0, posinf=0.0, neginf=0.0)[None], signed=signed
     )
-    alpha = (heatmap.scaled()[0].abs() ** 0.7).numpy()  # the exponent of Heatmap.overlay
+    alpha = (heatmap.drawn().scaled[0].abs() ** 0.7).numpy()  # the exponent of Heatmap.overlay
     colors = heatmap.colored()[0].permute(1, 2, 0).reshape(-1, 3).numpy()
     codes = colors.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
     _, first, index = np.unique(codes, return_index=True, return_inverse=True)

@@ -20,6 +20,7 @@ import numpy as np
 
 from lit_iba.errors import InputError, unknown_name
 from lit_iba.report.run_folder import RunFolder
+from lit_iba.report.runs import run_labels
 from lit_iba.report.significance import holm, signed_rank_test
 
 QUARTILES = (0.25, 0.5, 0.75)
@@ -43,7 +44,8 @@ class Spread:
 
 @dataclass(frozen=True)
 class Paired:
-    """A quantity of two methods on the same images, first minus second.
+    """A quantity of two methods on the same images, first minus second. The second is of the other
+    run named ``against``, or of the same run where that is empty.
 
     ``p_value`` is that of the two-sided Wilcoxon signed-rank test, ``adjusted`` the same after Holm
     over all pairs of the metric and quantity; ``share`` is how many of the images have the larger
@@ -60,6 +62,7 @@ class Paired:
     share: float
     p_value: float
     adjusted: float
+    against: str = ""
 
 
 def spreads(run: RunFolder) -> list[Spread]:
@@ -83,16 +86,16 @@ def spreads(run: RunFolder) -> list[Spread]:
 
 
 def paired(
-    run: RunFolder, pairs: Sequence[Sequence[str]] = (), against: RunFolder | None = None
+    run: RunFolder, pairs: Sequence[Sequence[str]] = (), others: Sequence[RunFolder] = ()
 ) -> list[Paired]:
-    """Paired tests of every quantity: of the pairs of methods within a run, or, where ``against``
-    is given, of each method (or of the pairs) of this run with that of the other, image by image.
+    """Paired tests of every quantity: of the pairs of methods within a run, or, where others are
+    given, of each method (or of the pairs) of this run with that of each other, image by image.
 
     Args:
         run: Has the first of each pair.
-        pairs: Names of two explainers each; with ``against`` and without pairs, those that both
-            runs have.
-        against: Has the second, of another network for example.
+        pairs: Names of two explainers each; with other runs and without pairs, those that both runs
+            have.
+        others: Each has the second, of another network for example.
 
     Raises:
         InputError: A name that the run does not have, an item that is no pair, or runs that have no
@@ -102,29 +105,37 @@ def paired(
         >>> from lit_iba.report import read_run
         >>> from lit_iba.report.quantities import paired
         >>> run = read_run("runs/digits")
-        >>> paired(run, against=run)[0].mean_difference
+        >>> paired(run, others=[run])[0].mean_difference
         0.0
     """
-    other = run if against is None else against
-    if against is not None and not pairs:
-        pairs = [(name, name) for name in run.explainers if name in other.explainers]
+    labels = run_labels([run.path, *(other.path for other in others)])[1:]
+    found = []
+    for other, label in list(zip(others, labels, strict=True)) or [(run, "")]:
+        both = [(name, name) for name in run.explainers if name in other.explainers]
+        wanted = pairs or (both if others else [])
+        _check_pairs(wanted, run, other)
+        tests = [
+            row
+            for metric in run.rows
+            for quantity in dict.fromkeys(q for rows in run.rows[metric].values() for q in rows)
+            for row in _tested(metric, quantity, wanted, run, other, label)
+        ]
+        if not tests and (wanted or others):
+            raise InputError(
+                f"the methods to compare{f' with {other.path}' if others else ''} have no image and"
+                " quantity in common; give runs of the same data and metrics"
+            )
+        found += tests
+    return found
+
+
+def _check_pairs(pairs: Sequence[Sequence[str]], run: RunFolder, other: RunFolder) -> None:
     for pair in pairs:
         if len(pair) != 2:
             raise InputError(f"{list(pair)} is no pair; give two names of explainers each")
         for name, where in zip(pair, (run, other), strict=True):
             if name not in where.explainers:
                 raise unknown_name("explainer of the run", name, where.explainers)
-    found = []
-    for metric in run.rows:
-        names = {q: None for by_quantity in run.rows[metric].values() for q in by_quantity}
-        for quantity in names:
-            found += _tested(metric, quantity, pairs, run, other)
-    if pairs and not found:
-        raise InputError(
-            "the methods to compare have no image and quantity in common; give runs of the same"
-            " data and metrics"
-        )
-    return found
 
 
 def over_layers(run: RunFolder) -> dict[tuple[str, str], dict[str, list[tuple[int, Spread]]]]:
@@ -172,7 +183,12 @@ def _columns(run: RunFolder) -> Iterator[tuple[str, str, str, Mapping[str, float
 
 
 def _tested(
-    metric: str, quantity: str, pairs: Sequence[Sequence[str]], run: RunFolder, other: RunFolder
+    metric: str,
+    quantity: str,
+    pairs: Sequence[Sequence[str]],
+    run: RunFolder,
+    other: RunFolder,
+    against: str,
 ) -> list[Paired]:
     found = []
     for first, second in pairs:
@@ -192,4 +208,6 @@ def _tested(
                 )
             )
     adjusted = holm([row[-1] for row in found])
-    return [Paired(metric, quantity, *row, p) for row, p in zip(found, adjusted, strict=True)]
+    return [
+        Paired(metric, quantity, *row, p, against) for row, p in zip(found, adjusted, strict=True)
+    ]

@@ -37,8 +37,10 @@ def save_side_by_side(
         axes.set_title(name, fontsize=8, pad=3, wrap=True)
         axes.set_xticks([])
         axes.set_yticks([])
-        if name in heatmaps and heatmaps[name].unit == "bits":
-            axes.set_xlabel(f"{float(heatmaps[name].total):,.0f} bits", fontsize=7)
+        if name in heatmaps:
+            one = heatmaps[name]
+            said = [f"{float(one.total):,.0f} bits"] if one.unit == "bits" else []
+            axes.set_xlabel("\n".join(filter(None, said + one.how_drawn())), fontsize=7)
     with whole_file(path) as part:
         figure.savefig(part, dpi=DPI, format="png")
     return path

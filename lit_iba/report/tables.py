@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lit_iba.report.naming import method_labels, metric_kind, metric_labels
+from lit_iba.report.naming import listed, method_labels, metric_kind, metric_labels
 from lit_iba.report.published import Published, canonical, lookup
 from lit_iba.report.run_folder import MethodResult, MetricInfo, RunFolder, score_rows
 from lit_iba.report.significance import (
@@ -92,7 +92,7 @@ class MetricTable:
             return "Separated from every other method."
         tied = [row.label for row in self.rows if row.tied]
         return (
-            f"Not separated from {_listed(tied)}."
+            f"Not separated from {listed(tied)}."
             if tied
             else "Not every method could be tested against it."
         )
@@ -105,12 +105,6 @@ class MetricTable:
             if self.best is None
             else f"{self.best.label} has the best mean. {self.remark}"
         )
-
-
-def _listed(names: list[str]) -> str:
-    if len(names) > 4:
-        return f"{', '.join(names[:3])} and {len(names) - 3} others"
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def build_tables(run: RunFolder) -> list[MetricTable]:
@@ -227,7 +221,7 @@ def shortfalls(run: RunFolder) -> list[str]:
             labels[name] for name, result in methods.items() if not math.isfinite(result.score)
         ]
         if broken:
-            notices.append(f"{metrics[metric]}: no number for {_listed(broken)}.")
+            notices.append(f"{metrics[metric]}: no number for {listed(broken)}.")
     return notices
 
 

@@ -24,7 +24,7 @@ def write_report(
     *,
     pictures: int = 24,
     pairs: Sequence[Sequence[str]] = (),
-    against: str | Path | None = None,
+    others: Sequence[str | Path] = (),
 ) -> list[Path]:
     """Report a finished benchmark.
 
@@ -35,7 +35,7 @@ def write_report(
         pictures: How many gallery pictures the page shows at most.
         pairs: Two explainers each, to be tested against each other image by image, see
             :func:`~lit_iba.report.quantities.paired`.
-        against: Folder of another run over the same images, whose methods are tested against those
+        others: Folders of further runs over the same images, whose methods are compared with those
             of the same name here, or of ``pairs``.
 
     Returns:
@@ -57,8 +57,8 @@ def write_report(
         True
     """
     folder = read_run(run)
-    other = None if against is None else read_run(against)
-    tests = paired(folder, pairs, other)
+    further = [read_run(other) for other in others]
+    tests = paired(folder, pairs, further)
     tables = build_tables(folder)
     heading = (
         title
@@ -70,8 +70,8 @@ def write_report(
         for i, table in enumerate(tables)
     }
     texts = {
-        "report.html": page(folder, tables, heading, pictures),
-        "report.md": markdown(folder, tables, plots, heading),
+        "report.html": page(folder, tables, heading, pictures, further),
+        "report.md": markdown(folder, tables, plots, heading, further),
         "report.tex": latex(folder, tables, heading),
         "quantities.csv": as_csv(spreads(folder), Spread),
     }

@@ -82,6 +82,12 @@ def html_page(
     return str(render("text/tokens.html", texts=shown))
 
 
+def notebook_html(heatmap: TokenHeatmap, highlight: Highlight = "shares") -> str:
+    """The words of a text on coloured ground, as notebooks show them."""
+    rest = gaps(heatmap)[-1]
+    return str(render("text/words.html", words=_words(heatmap, highlight), rest=rest))
+
+
 def _words(heatmap: TokenHeatmap, highlight: Highlight) -> list[dict[str, Any]]:
     """What the page shows of each word."""
     unit, before = "" if heatmap.unit == "1" else f" {heatmap.unit}", gaps(heatmap)

@@ -124,11 +124,19 @@ def test_results_are_those_of_explaining_and_judging_by_hand(finished, data, nam
 def test_run_folder_holds_what_is_promised(finished, data, tmp_path):
     results, out = finished
     assert read_or_refused(out, tmp_path) == results
+    network = classifier()
+    wrong = sum(
+        int((network(network.images(images.pictures)).argmax(dim=1) != images.labels).sum())
+        for _, images in all_images(data)
+    )
     assert results["data"] | {"identity": ""} == {
         "source": data,
         "images": 18,
         "used": 17,
         "corrupt": 1,
+        "size": [16, 16],
+        "target": "label",
+        "wrongly_predicted": wrong,
         "identity": "",
     }
     assert results["explainers"]["bottleneck"]["unit"] == "bits"
@@ -161,7 +169,18 @@ def test_run_folder_holds_what_is_promised(finished, data, tmp_path):
     everything = {
         k: (s, i, images) for s, images in all_images(data) for i, k in enumerate(images.keys)
     }
-    assert len(keys) == 4
+    # Four from all over the data, and where the best explainer of each metric is best and worst.
+    wanted = {list(everything)[i * 17 // 4] for i in range(4)}
+    with (out / "rows.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["quantity"] == "score"]
+    for metric, scores in results["results"].items():
+        sign = 1 if results["metrics"][metric]["better"] == "higher" else -1
+        known = {name: r["score"] for name, r in scores.items() if r["score"] is not None}
+        best = max(known, key=lambda name: sign * known[name])
+        values = [r for r in rows if (r["metric"], r["explainer"]) == (metric, best)]
+        values = [(float(r["value"]), r["key"]) for r in values if r["value"] != "nan"]
+        wanted |= {min(values, key=lambda v: v[0])[1], max(reversed(values), key=lambda v: v[0])[1]}
+    assert set(keys) == wanted
     for row, key in enumerate(keys):
         shard, i, images = everything[key]
         assert torch.equal(shown["pictures"][row], images.pictures[i])

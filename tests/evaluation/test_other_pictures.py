@@ -89,7 +89,8 @@ def test_a_benchmark_finds_the_object(channels: int, tmp_path: Path) -> None:
     assert found["grad_cam"] > 0.6
     gallery = read_gallery(tmp_path / "run" / "gallery.safetensors")
     assert gallery is not None
-    assert gallery.pictures.shape == (2, 3, *SIZE)  # as people can see them
+    assert len(gallery.pictures) >= 2
+    assert gallery.pictures.shape[1:] == (3, *SIZE)  # as people can see them
     if channels == 1:
         assert main(["report", str(tmp_path / "run")], "evaluate.py") == 0
 

@@ -51,7 +51,23 @@ def test_page_works_without_a_complaint(make_run: Callable[..., Path], width: in
         assert len(first) == len(second) == 1
         assert first != second
 
-        browser.evaluate("document.querySelector('.stage').click()")
+        # A number of the tables leads to the pictures that made it.
+        assert browser.evaluate("document.querySelector('.order').hidden")
+        browser.evaluate("document.querySelectorAll('#results a.made')[1].click()")
+        layer = ".pictures .layer.on"
+        by_score = browser.evaluate(
+            f"[...document.querySelectorAll('{layer}')].map(e => +e.dataset.scores.split(' ')[1])"
+        )
+        assert by_score == sorted(by_score, reverse=True)
+        assert len(by_score) == 2
+        assert browser.evaluate("document.querySelector('.order b').textContent") == (
+            "Bounding box of IBA Per-Sample"
+        )
+        browser.evaluate("document.querySelector('.order button').click()")
+        ids = browser.evaluate("[...document.querySelectorAll('.pictures figure')].map(e => e.id)")
+        assert ids == ["picture-0", "picture-1"]
+
+        browser.evaluate("document.querySelector('.pictures .stage').click()")
         assert (
             browser.evaluate("document.querySelectorAll('dialog[open] .compare figure').length")
             == 6

@@ -127,12 +127,12 @@ def test_the_gallery_says_what_its_colours_begin_and_end_with() -> None:
     zeros = torch.zeros(1, 3, 40, 40, dtype=torch.uint8)
     gallery = Gallery(zeros, zeros[:, 0].bool(), {"iba": values, "cam": values}, ["a"], ["a dog"])
     methods = [GalleryMethod("iba", "IBA", 0, "bits"), GalleryMethod("cam", "CAM", 1, "plain")]
-    page = str(gallery_of(gallery, methods, {}, 1))
+    page = str(gallery_of(gallery, methods, {}, [0]))
     assert page.count("data-high") == 1  # a map without a unit has no scale
     assert 'data-low="0.5" data-high="2.5"' in page
     assert '<span class="low">0.5</span>' in page
     assert '<span class="high">2.5</span> bits per pixel' in page
-    assert str(gallery_of(gallery, methods[1:], {}, 1)).count("per pixel") == 0
+    assert str(gallery_of(gallery, methods[1:], {}, [0])).count("per pixel") == 0
 
 
 def test_the_verdict_on_panels_is_of_errors_and_its_rows_are_means(tmp_path: Path) -> None:

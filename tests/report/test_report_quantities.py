@@ -85,7 +85,7 @@ def test_every_quantity_has_its_mean_median_and_quartiles(tmp_path: Path) -> Non
 def test_two_networks_are_compared_image_by_image_on_those_that_both_have(tmp_path: Path) -> None:
     run = written(tmp_path / "one")
     other = written(tmp_path / "two", network=1, images=range(2, 12))
-    found = {(p.first, p.quantity): p for p in paired(run, against=other)}
+    found = {(p.first, p.quantity): p for p in paired(run, others=[other])}
     assert set(found) == {(e, q) for e in EXPLAINERS for q in QUANTITIES}
     first = column("saliency", "e_minus")[2:]
     second = column("saliency", "e_minus", network=1)[2:]
@@ -112,7 +112,7 @@ def test_pairs_within_a_run_and_what_cannot_be_compared(tmp_path: Path) -> None:
         paired(run, [("saliency",)])
     elsewhere = written(tmp_path / "two", images=range(20, 24))
     with pytest.raises(InputError, match="no image and quantity in common"):
-        paired(run, against=elsewhere)
+        paired(run, others=[elsewhere])
 
 
 def test_numbered_explainers_are_drawn_over_their_numbers(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_the_command_writes_them(tmp_path: Path) -> None:
     written(tmp_path / "one")
     written(tmp_path / "two", network=1)
     shutil.rmtree(tmp_path / "one" / "plots", ignore_errors=True)
-    command = ["report", str(tmp_path / "one"), "--against", str(tmp_path / "two")]
+    command = ["report", str(tmp_path / "one"), str(tmp_path / "two")]
     assert main([*command, "--pairs", '[["activity_02", "saliency"]]'], "evaluate.py") == 0
     with (tmp_path / "one" / "paired.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -71,10 +71,15 @@ def test_images_of_improbable_targets_are_left_out_and_named(tmp_path, monkeypat
     assert all(not p >= 0.6 for p in found.unsure.values())
 
 
-@given(st.lists(st.integers(0, 9), min_size=1, max_size=6), st.integers(0, 20))
-def test_gallery_rows_exist_and_are_as_many_as_there_can_be(counts, wanted):
-    rows = spread(counts, wanted)
-    assert sum(map(len, rows)) == min(wanted, sum(counts))
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=6), st.integers(0, 20), st.data())
+def test_gallery_rows_exist_and_are_as_many_as_there_can_be(counts, wanted, data):
+    numbers = st.sets(st.integers(0, sum(counts) - 1)) if sum(counts) else st.just(set())
+    also = data.draw(numbers)
+    assert sum(map(len, spread(counts, wanted))) == min(wanted, sum(counts))
+    rows = spread(counts, wanted, also)
+    flat = {sum(counts[:s]) + row for s, part in enumerate(rows) for row in part}
+    assert flat >= also
+    assert len(flat) <= min(wanted, sum(counts)) + len(also)
     for part, count in zip(rows, counts, strict=True):
         assert part == sorted(set(part))
         assert all(0 <= row < count for row in part)

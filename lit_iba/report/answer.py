@@ -1,0 +1,236 @@
+"""What a run says, in words: which method is best in what, and whether that is more than chance.
+
+Every sentence follows from the tables: means over images, and the paired tests of
+:mod:`lit_iba.report.significance`. A control is a map that knows nothing of the picture; what does
+not beat the best of them has shown nothing.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lit_iba.explainer import EXPLAINERS, explainer_class
+from lit_iba.metrics.base import METRICS, metric_class
+from lit_iba.report.naming import listed, method_labels, metric_labels, number, p_value
+from lit_iba.report.published import all_published, canonical
+from lit_iba.report.run_folder import RunFolder
+from lit_iba.report.significance import SIGNIFICANCE
+from lit_iba.report.tables import MetricRow, MetricTable
+
+CONTROLS = ("constant", "ramp", "centre", "random")
+FEWEST_SEPARABLE = 6  # pairs; with fewer, no two-sided signed-rank test falls below 0.05
+PAPERS_SIDE = 224  # the shorter side of the pictures that default lengths are for
+SIDE_TOLERANCE = 0.2  # relative
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a run says.
+
+    Args:
+        headline: Which method is best in what, over all metrics; empty where nothing was measured.
+        verdicts: Of each metric with a score its number among the tables, and its sentence.
+        cautions: What makes a comparison of these numbers unfair, a sentence each.
+    """
+
+    headline: str
+    verdicts: list[tuple[int, str]]
+    cautions: list[str]
+
+
+def answer(run: RunFolder, tables: Sequence[MetricTable]) -> Answer:
+    """The answer of a run.
+
+    Example:
+        >>> from lit_iba.report import build_tables, read_run
+        >>> from lit_iba.report.answer import answer
+        >>> run = read_run("runs/digits")
+        >>> found = answer(run, build_tables(run))
+        >>> found.headline
+        'Saliency is best in Bounding box.'
+    """
+    judged = [(i, table) for i, table in enumerate(tables) if table.best is not None]
+    return Answer(
+        _headline([table for _, table in judged], run),
+        [(i, _verdict(table, run)) for i, table in judged],
+        cautions(run, tables),
+    )
+
+
+def is_control(run: RunFolder, name: str) -> bool:
+    """Whether a method of the run knows nothing of the picture, whatever the config calls it."""
+    return canonical("explainers", run.explainers[name].cls) in CONTROLS
+
+
+def _headline(tables: Iterable[MetricTable], run: RunFolder) -> str:
+    won: dict[str, tuple[list[str], list[str], list[str]]] = {}
+    for table in tables:
+        assert table.best is not None
+        sure, leading, unbeaten = won.setdefault(table.best.label, ([], [], []))
+        control = is_control(run, table.best.name)
+        where = unbeaten if control else sure if table.comparison.clear else leading
+        where.append(table.label)
+    said = []
+    for method, (sure, leading, unbeaten) in won.items():
+        parts = [f"is best in {listed(sure, 9)}"] if sure else []
+        if leading:
+            parts.append(
+                f"has the best mean in {listed(leading, 9)}, not separated from all others"
+            )
+        if unbeaten:
+            parts.append(f"a control, is beaten by no method in {listed(unbeaten, 9)}")
+        said.append(f"{method}{',' if unbeaten else ''} {', and '.join(parts)}")
+    text = "; ".join(said)
+    return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+def _verdict(table: MetricTable, run: RunFolder) -> str:
+    best = table.best
+    assert best is not None
+    scored = [row for row in table.rows if math.isfinite(row.result.score)]
+    images = f"{best.result.n:,} image{'' if best.result.n == 1 else 's'}".replace(",", "\u202f")
+    parts = [f"{best.label} has the best mean, {number(best.result.score)}, on {images}."]
+    controls = [row for row in scored if is_control(run, row.name)]
+    others = [row for row in scored if row is not best]
+    if best in controls:
+        parts = [
+            f"{best.label}, a control that knows nothing of the picture, has the best mean,"
+            f" {number(best.result.score)}, on {images}."
+        ]
+        others = [row for row in others if row not in controls]
+    against = {row.name: "the next" for row in others[:1]}
+    if controls and best not in controls:
+        both = controls[0].name in against
+        against[controls[0].name] = "the next, a control" if both else "the best control"
+    parts += [
+        _separation(table, next(row for row in scored if row.name == name), what)
+        for name, what in against.items()
+    ]
+    if controls:
+        behind = [
+            row.label
+            for row in scored
+            if row not in (best, *controls) and not _ahead(table, row, controls[0])
+        ]
+        if behind and controls[0] is not best:
+            parts.append(f"Not shown to be better than {controls[0].label}: {listed(behind, 9)}.")
+    return " ".join(parts)
+
+
+def _separation(table: MetricTable, row: MetricRow, what: str) -> str:
+    shown = f"{what}, {row.label} ({number(row.result.score)}"
+    if row.adjusted_p is None:
+        return f"It was not tested against {shown})."
+    apart = row.name in table.comparison.separated
+    p = p_value(row.adjusted_p)
+    p = f"p {p}" if p.startswith("<") else f"p = {p}"
+    return f"It is {'' if apart else 'not '}separated from {shown}, {p})."
+
+
+def _ahead(table: MetricTable, row: MetricRow, control: MetricRow) -> bool:
+    """Whether the test of all pairs puts a method before a control."""
+    pair, turned = (
+        table.pairs.get(names) for names in ((row.name, control.name), (control.name, row.name))
+    )
+    found = pair or turned
+    if found is None or found.adjusted >= SIGNIFICANCE:
+        return False
+    return (found.ahead if pair else -found.ahead) > 0
+
+
+def cautions(run: RunFolder, tables: Sequence[MetricTable]) -> list[str]:
+    """What makes a comparison of a run's numbers unfair, as far as its folder says.
+
+    Example:
+        >>> from lit_iba.report import build_tables, read_run
+        >>> from lit_iba.report.answer import cautions
+        >>> run = read_run("runs/digits")
+        >>> [text for text in cautions(run, build_tables(run)) if "control" in text]
+        []
+    """
+    found = [_wrongly_predicted(run), _other_lengths(run), *_fewer_points(tables)]
+    if run.explainers and not any(is_control(run, name) for name in run.explainers):
+        found.append(
+            "No control was run: nothing says what a map that knows nothing of the picture scores."
+            f" Add {listed(list(CONTROLS), 9)} to the explainers."
+        )
+    tested = [min(t.comparison.pairs.values()) for t in tables if t.comparison.pairs]
+    if tested and min(tested) < FEWEST_SEPARABLE:
+        found.append(
+            f"No paired test over {min(tested)} images can separate methods; take"
+            f" {FEWEST_SEPARABLE} or more."
+        )
+    return [text for text in found if text]
+
+
+def _wrongly_predicted(run: RunFolder) -> str:
+    wrong, used = run.data.get("wrongly_predicted"), run.data.get("used")
+    if not isinstance(wrong, int) or not isinstance(used, int) or not 0 < wrong <= used:
+        return ""
+    return (
+        f"Of {wrong} of the {used} images ({wrong / used:.0%}) the classifier predicts another"
+        " class than the one that is explained. What can be removed from these matters little;"
+        " min_probability leaves them out, and target: predicted explains what it says."
+    )
+
+
+def _other_lengths(run: RunFolder) -> str:
+    size = run.data.get("size")
+    if not isinstance(size, list) or not size or not all(isinstance(n, int) for n in size):
+        return ""
+    side = min(size)
+    if abs(side - PAPERS_SIDE) <= SIDE_TOLERANCE * PAPERS_SIDE:
+        return ""
+    methods, metrics = method_labels(run.explainers), metric_labels(run)
+    kept = [
+        f"{methods[name]} ({settings})"
+        for name, info in run.explainers.items()
+        if (settings := _lengths(EXPLAINERS, explainer_class, info.cls, info.settings))
+    ]
+    kept += [
+        f"{metrics[name]} ({settings})"
+        for name, info in run.metrics.items()
+        if (settings := _lengths(METRICS, metric_class, info.cls, info.settings))
+    ]
+    if not kept:
+        return ""
+    return (
+        f"The shorter side of the pictures is {side} pixels, but these lengths are made for"
+        f" {PAPERS_SIDE}: {listed(kept, 9)}. The order of methods can turn round with them; give"
+        " them in proportion."
+    )
+
+
+def _lengths(registry: Mapping[str, str], find: Any, cls: str, settings: Mapping[str, Any]) -> str:
+    """The lengths in pixels of a class of ours that are as they are by default."""
+    ours = cls in registry or cls.startswith("lit_iba.")
+    kind = find(cls) if ours else None
+    taken = inspect.signature(kind).parameters if kind is not None and kind.lengths else {}
+    found = []
+    for name in kind.lengths if kind is not None else ():
+        default = taken[name].default if name in taken else inspect.Parameter.empty
+        if default is not inspect.Parameter.empty and settings.get(name, default) == default:
+            found.append(f"{name} {default:g}")
+    return ", ".join(found)
+
+
+def _fewer_points(tables: Sequence[MetricTable]) -> list[str]:
+    """Curves with fewer points than those of a paper that prints the same metric."""
+    found = []
+    for table in tables:
+        given = table.info.settings.get("points")
+        wanted = [
+            item.settings["points"]["at_least"]
+            for item in all_published()
+            if item.metric == table.kind and isinstance(item.settings.get("points"), Mapping)
+        ]
+        if isinstance(given, int) and wanted and given < min(wanted):
+            found.append(
+                f"{table.label}: the curve has {given} points, fewer than the published one, so"
+                f" that the number is no match for it; {min(wanted)} or more are close enough."
+            )
+    return found

@@ -1,0 +1,150 @@
+"""What the report says in words follows from its numbers: who is best, beyond chance or not, and
+what makes the comparison unfair.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import fake_run
+
+from lit_iba.report import build_tables, read_run, write_report
+from lit_iba.report.answer import Answer, answer
+from lit_iba.report.runs import compare_runs, run_labels
+from lit_iba.report.telling import telling_pictures
+
+CLEAR = {
+    "grad_cam": (0.5, {}, 0.1),
+    "saliency": (0.4, {}, 0.1),
+    "noise": (0.1, {}, 0.1),
+    "gradient": (0.1, {}, 0.1),
+}
+
+
+def said(run: Path) -> Answer:
+    folder = read_run(run)
+    return answer(folder, build_tables(folder))
+
+
+def edit(run: Path, **data: object) -> None:
+    document = json.loads((run / "results.json").read_text())
+    document["data"].update(data)
+    for info in document["explainers"].values():
+        info["class"] = {"noise": "lit_iba.baselines.RandomMap"}.get(info["class"], info["class"])
+    (run / "results.json").write_text(json.dumps(document))
+
+
+def test_the_best_the_next_and_the_control_are_told_apart(make_run: Callable[..., Path]) -> None:
+    run = make_run(explainers=CLEAR)
+    edit(run)
+    found = said(run)
+    assert found.headline.startswith("Grad-CAM is best in Degradation, 8×8 tiles, Bounding box")
+    sentence = found.verdicts[0][1]
+    assert re.search(r"best mean, 0\.\d+, on 40 images\.", sentence)
+    assert re.search(r"It is separated from the next, Saliency \(0\.\d+, p < 0\.001\)", sentence)
+    # The control is known by its class, whatever the config calls it.
+    assert re.search(r"It is separated from the best control, noise \(0\.\d+, p", sentence)
+    assert sentence.endswith("Not shown to be better than noise: Gradient.")
+
+
+def test_a_lead_by_chance_is_not_called_best(make_run: Callable[..., Path]) -> None:
+    run = make_run(explainers={"grad_cam": (0.5, {}, 0.1), "saliency": (0.5, {}, 0.1)}, images=5)
+    found = said(run)
+    assert "is best" not in found.headline
+    assert "not separated from all others" in found.headline
+    assert all("It is not separated from the next" in text for _, text in found.verdicts)
+
+
+def test_where_a_control_leads_no_method_is_praised(make_run: Callable[..., Path]) -> None:
+    run = make_run(explainers={"centre": (0.5, {}, 0.1), "saliency": (0.3, {}, 0.1)})
+    found = said(run)
+    assert "a control, is beaten by no method" in found.headline
+    assert "Centre, a control that knows nothing of the picture" in found.verdicts[0][1]
+
+
+def test_what_makes_a_comparison_unfair_is_said_and_nothing_else(
+    make_run: Callable[..., Path],
+) -> None:
+    fair = make_run()
+    edit(fair, size=[224, 224], wrongly_predicted=0)
+    assert said(fair).cautions == []
+    unfair = make_run(
+        explainers={"occlusion": (0.5, {}, 0.1), "lime": (0.4, {"side": 14}, 0.1)}, images=5
+    )
+    edit(unfair, size=[112, 150], wrongly_predicted=2)
+    document = json.loads((unfair / "results.json").read_text())
+    document["metrics"]["degradation_8"]["settings"]["points"] = 17
+    (unfair / "results.json").write_text(json.dumps(document))
+    wrong, lengths, points, control, few = said(unfair).cautions
+    assert wrong.startswith("Of 2 of the 5 images (40%) the classifier predicts another class")
+    # LIME's were given in proportion.
+    assert "112 pixels" in lengths
+    assert "Occlusion (tile 8), Degradation" in lengths
+    assert "LIME" not in lengths
+    assert "has 17 points" in points
+    assert "No control was run" in control
+    assert "No paired test over 5 images" in few
+    write_report(unfair)
+    for name in ("report.html", "report.md"):
+        text = (unfair / name).read_text()
+        assert "No control was run" in text
+        assert "has 17 points" in text
+
+
+def test_failures_and_successes_are_the_extremes_of_the_gallery(
+    make_run: Callable[..., Path],
+) -> None:
+    pictures = torch.randint(0, 256, (9, 3, 8, 8), dtype=torch.uint8)
+    run = make_run(pictures=pictures)
+    folder = read_run(run)
+    table = build_tables(folder)[0]
+    worst, best = telling_pictures(table, folder)
+    with (run / "rows.csv").open() as file:
+        scores = {
+            row["key"]: float(row["value"])
+            for row in csv.DictReader(file)
+            if row["explainer"] == table.rows[0].name and row["metric"] == table.name
+        }
+    order = sorted(range(9), key=lambda i: scores[f"val_{i:05d}"])
+    assert (worst, best) == (order[:3], order[:-4:-1])
+    write_report(run, pictures=7)  # fewer than there are, but all that are told of
+    page = (run / "report.html").read_text()
+    places = [int(place) for place in re.findall(r"place (\d+) of 40", page)][:6]
+    ranks = sorted(scores.values(), reverse=True)
+    wanted = [ranks.index(scores[f"val_{i:05d}"]) + 1 for i in (*worst, *best)]
+    assert places == wanted
+    assert page.count('<figure id="picture-') == 7
+
+
+def test_runs_are_held_against_the_first(tmp_path: Path) -> None:
+    one = fake_run(tmp_path / "a" / "run", {"grad_cam": (0.5, {}, 0.1), "saliency": (0.3, {}, 0.1)})
+    two = fake_run(
+        tmp_path / "b" / "run",
+        {"grad_cam": (0.2, {}, 0.1), "saliency": (0.3, {"smooth": 4}, 0.1), "lime": (0, {}, 1)},
+        images=30,
+        seed=0,
+    )
+    edit(two, identity="other")
+    found = compare_runs(read_run(one), [read_run(two)])
+    assert found.labels == ["a/run", "b/run"]
+    rows = dict(found.metrics[0].rows)
+    assert list(rows) == ["Grad-CAM", "Saliency", "LIME"]
+    assert rows["Grad-CAM"][1].ahead == -1
+    assert rows["Grad-CAM"][1].images == 30
+    assert rows["LIME"][0] is None
+    assert rows["LIME"][1].ahead is None
+    assert "worse: Grad-CAM in Degradation, 8×8 tiles, Grad-CAM in" in found.verdicts[0]
+    assert any("different data" in text for text in found.cautions)
+    assert any("saliency is set differently: smooth None and 4" in text for text in found.cautions)
+    write_report(one, others=[two])
+    for name in ("report.html", "report.md"):
+        assert "b/run against a/run, on 30 images" in (one / name).read_text()
+
+
+@pytest.mark.parametrize("paths", [["x/a", "x/a"], ["x"]])
+def test_labels_of_runs_end_even_where_nothing_tells_them_apart(paths: list[str]) -> None:
+    assert run_labels([Path(path) for path in paths]) == [Path(path).name for path in paths]

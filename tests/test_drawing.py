@@ -1,0 +1,70 @@
+"""Maps of single pixels can be seen, what is drawn of them is said, and the colour bar stays
+true.
+"""
+
+import pytest
+import torch
+
+from lit_iba import Heatmap
+from lit_iba.drawing import drawn_maps, fine_grained
+from lit_iba.perturbation import gaussian_blur
+
+
+def pixels(seed: int = 0, side: int = 112) -> torch.Tensor:
+    """As of a gradient: both signs, strong in one place, with single pixels far above the rest."""
+    generator = torch.Generator().manual_seed(seed)
+    rows, columns = torch.meshgrid(*[torch.linspace(-1, 1, side)] * 2, indexing="ij")
+    place = 0.1 + torch.exp(-8 * ((rows - 0.4) ** 2 + (columns + 0.3) ** 2))
+    return (torch.randn(side, side, generator=generator) ** 3 * place)[None]
+
+
+def blob(side: int = 112) -> torch.Tensor:
+    rows, columns = torch.meshgrid(*[torch.linspace(-1, 1, side)] * 2, indexing="ij")
+    return torch.exp(-3 * (rows**2 + columns**2))[None] - 0.2
+
+
+def test_only_maps_of_single_pixels_are_fine_grained_whatever_is_in_the_batch() -> None:
+    both = torch.cat([pixels(), blob(), pixels(1, 112), torch.zeros(1, 112, 112)])
+    assert fine_grained(both).tolist() == [True, False, True, False]
+    assert [bool(fine_grained(one[None])) for one in both] == [True, False, True, False]
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_fine_map_is_drawn_by_blurred_sizes_so_that_it_can_be_seen(signed: bool) -> None:
+    values = pixels() if signed else pixels().abs()
+    heatmap, photograph = Heatmap(values, signed=signed), torch.full((1, 3, 112, 112), 90).byte()
+    before = values.clone()
+    covered = (heatmap.overlay(photograph).float() - 90 * 0.7 - 76.5 * 0.7).abs().amax(dim=1)
+    place = covered[0, 60:100, 25:55]  # where the map is strong
+    assert float((place > 60).float().mean()) > 0.3  # as single pixels: 0.02
+    wanted = gaussian_blur(values.abs()[:, None], 1.0, "reflect")[:, 0]  # 2 pixels of 224
+    drawn = heatmap.drawn()
+    torch.testing.assert_close(drawn.values, wanted)
+    torch.testing.assert_close(drawn.high, torch.quantile(wanted.flatten(1), 0.98, dim=1))
+    assert heatmap.values.equal(before)
+    sizes = "absolute values, " if signed else ""
+    assert heatmap.how_drawn() == [f"drawn: {sizes}blurred, up to the 98th percentile"]
+    assert heatmap.how_drawn()[0] in heatmap._repr_html_()
+
+
+def test_the_bar_of_a_fine_map_has_the_colours_of_what_is_drawn() -> None:
+    heatmap = Heatmap(pixels().abs(), unit="bits")
+    drawn = heatmap.drawn()
+    wide = heatmap.with_color_bar(heatmap.colored())
+    ramp = wide[0, :, :, 112 + 8].int()  # its column of colours, the largest value on top
+    bits = torch.linspace(float(drawn.high), float(drawn.low), 112)
+    for row in (10, 50, 100):
+        where = (drawn.values[0] - bits[row]).abs().flatten().argmin()
+        shown = heatmap.colored()[0].flatten(1)[:, where].int()
+        assert (shown - ramp[:, row]).abs().max() <= 12
+
+
+def test_other_maps_are_drawn_as_they_are_and_keep_their_sign() -> None:
+    values = blob()
+    drawn = drawn_maps(values, signed=True)
+    assert drawn.values.equal(values)
+    torch.testing.assert_close(drawn.high, torch.quantile(values.abs().flatten(1), 0.999, dim=1))
+    assert Heatmap(values, signed=True).how_drawn() == [""]
+    mixed = Heatmap(torch.cat([values, pixels()]), signed=True)
+    alone = [Heatmap(one[None], signed=True).colored()[0] for one in mixed.values]
+    assert mixed.colored().equal(torch.stack(alone))
