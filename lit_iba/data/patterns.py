@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,9 @@ from lit_iba.errors import InputError
 from lit_iba.limits import check_limit
 
 Source = str | Path | Sequence[str | Path]
-_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
+_INNERMOST = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?\d+)?")
+_MARK = re.compile("\0([0-9]+)\0")
 
 
 def tars_of(source: Source) -> list[Path]:
@@ -49,35 +52,50 @@ def _existing_start(path: Path) -> tuple[Path, str]:
 
 
 def expand_braces(pattern: str, named: str = "") -> list[str]:
-    """Expand ``{000..012}`` and ``{a,b}``, from left to right.
+    """The names that a pattern stands for, in order: ``{000..012}``, ``{0..20..5}``, ``{a..c}``,
+    ``{train,val}`` and one within another, as WebDataset and bash expand them.
 
     Args:
-        pattern: With braces or without.
+        pattern: With braces or without; a backslash is a character like any other.
         named: What to call it in an error, where it is only a part of what the user wrote.
 
     Raises:
-        InputError: It stands for too many names.
+        InputError: It stands for too many names, or a brace has no partner.
     """
-    count = 1
-    for first, last, words in _BRACES.findall(pattern):
-        size = words.count(",") + 1 if words else int(last[:19]) - int(first[:19]) + 1
-        count *= max(size, 0)
-    check_limit(
-        "SHARDS", count, f"the number of shards that {(named or pattern)[:200]!r} stands for"
-    )
-    return _expanded(pattern)
+    from braceexpand import UnbalancedBracesError, braceexpand
+
+    shown = (named or pattern)[:200]
+    # Counted first: the expansion keeps every part of a pattern in memory.
+    check_limit("SHARDS", _count(pattern), f"the number of shards that {shown!r} stands for")
+    try:
+        return list(braceexpand(pattern, escape=False))
+    except (UnbalancedBracesError, RecursionError) as error:
+        raise InputError(
+            f"a brace in {shown!r} has no partner; write such as val-{{000..049}}.tar"
+        ) from error
 
 
-def _expanded(pattern: str) -> list[str]:
-    match = _BRACES.search(pattern)
-    if match is None:
-        return [pattern]
-    if match[3] is not None:
-        values = match[3].split(",")
-    else:
-        values = [str(n).zfill(len(match[1])) for n in range(int(match[1]), int(match[2]) + 1)]
-    return [
-        head
-        for v in values
-        for head in _expanded(pattern[: match.start()] + v + pattern[match.end() :])
-    ]
+def _count(pattern: str) -> int:
+    """How many names a pattern stands for, at most; by its innermost braces first, each of which
+    becomes a mark that says how many names it stands for.
+    """
+    counts: list[int] = []
+
+    def product(text: str) -> int:
+        return math.prod(counts[int(number)] for number in _MARK.findall(text))
+
+    def mark(braces: re.Match[str]) -> str:
+        limits = _RANGE.fullmatch(braces[1])
+        # A step makes them fewer; nobody has shards of more than eighteen digits.
+        names = (
+            abs(int(limits[2][:19]) - int(limits[1][:19])) + 1
+            if limits
+            else sum(map(product, braces[1].split(",")))
+        )
+        counts.append(names)
+        return f"\0{len(counts) - 1}\0"
+
+    text = pattern.replace("\0", "")
+    while (marked := _INNERMOST.sub(mark, text)) != text:
+        text = marked
+    return product(text)

@@ -1,8 +1,8 @@
 """Samples out of one tar, in the file's order, with the unwanted ones skipped unread.
 
-A sample is a run of members with the same key: the name up to the first dot of its last part, as in
-WebDataset. Here a damaged header or a missing end is remembered (``damage``), where the usual
-readers take it for the end of the file.
+A sample is a run of members with the same key, and WebDataset's rule says which part of a name is
+the key. Its reader is not used: a damaged header or a missing end, which it takes for the end of
+the file, is remembered here (``damage``), and what nobody wants is not read.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
+
+from webdataset.tariterators import base_plus_ext
 
 from lit_iba.errors import InputError
 
@@ -152,15 +154,14 @@ class TarSamples:
                 long_name = attributes.get(b"path", long_name.encode()).decode("utf-8", "replace")
                 long_size = attributes.get(b"size")
                 continue
-            folder, _, base = (long_name or _name(header)).removeprefix("./").rpartition("/")
-            stem, _, extension = base.partition(".")
-            if {"..", "\0"} & {*folder.split("/"), *base} or folder.startswith("/"):
+            name = (long_name or _name(header)).removeprefix("./")
+            if "\0" in name or ".." in name.split("/")[:-1] or name.startswith("/"):
                 self.damage = f"the name at byte {offset - HEADER_BYTES} leads out of its folder"
                 return None
-            if kind in (b"0", b"\0") and stem:  # no folders, links or hidden files
-                return _Member(
-                    f"{folder}/{stem}" if folder else stem, extension.lower(), size, offset
-                )
+            key, extension = base_plus_ext(name)
+            # No folders, links, hidden files, or names without a dot.
+            if kind in (b"0", b"\0") and key and not key.endswith("/"):
+                return _Member(key, extension.lower(), size, offset)
             long_name, long_size = "", None
         return None
 
