@@ -14,7 +14,7 @@ from lit_iba.limits import check_limit
 
 Source = str | Path | Sequence[str | Path]
 _INNERMOST = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?\d+)?")
+_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?\d+)?|([A-Za-z])\.\.([A-Za-z])(?:\.\.-?\d+)?")
 _MARK = re.compile("\0([0-9]+)\0")
 
 
@@ -69,7 +69,7 @@ def expand_braces(pattern: str, named: str = "") -> list[str]:
     check_limit("SHARDS", _count(pattern), f"the number of shards that {shown!r} stands for")
     try:
         return list(braceexpand(pattern, escape=False))
-    except (UnbalancedBracesError, RecursionError) as error:
+    except UnbalancedBracesError as error:
         raise InputError(
             f"a brace in {shown!r} has no partner; write such as val-{{000..049}}.tar"
         ) from error
@@ -85,14 +85,13 @@ def _count(pattern: str) -> int:
         return math.prod(counts[int(number)] for number in _MARK.findall(text))
 
     def mark(braces: re.Match[str]) -> str:
-        limits = _RANGE.fullmatch(braces[1])
-        # A step makes them fewer; nobody has shards of more than eighteen digits.
-        names = (
-            abs(int(limits[2][:19]) - int(limits[1][:19])) + 1
-            if limits
-            else sum(map(product, braces[1].split(",")))
-        )
-        counts.append(names)
+        ends = _RANGE.fullmatch(braces[1])
+        if ends is None:
+            counts.append(sum(map(product, braces[1].split(","))))
+        elif ends[3]:
+            counts.append(abs(ord(ends[4]) - ord(ends[3])) + 1)
+        else:  # a step makes them fewer; nobody has numbers of more than eighteen digits
+            counts.append(abs(int(ends[2][:19]) - int(ends[1][:19])) + 1)
         return f"\0{len(counts) - 1}\0"
 
     text = pattern.replace("\0", "")

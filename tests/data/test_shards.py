@@ -186,7 +186,6 @@ def test_patterns_are_webdatasets(pattern: str, names: list[str]) -> None:
     ("pattern", "message"),
     [
         ("s-{0..3.tar", "a brace in .* has no partner"),
-        ("{" * 5000 + "}" * 5000, "has no partner"),
         ("{{0..999},{0..999}}{0..99}", r"stands for is 200,000, more than 100,000"),
         ("{a..z}" * 9, "more than 100,000"),
         ("{0..9}" * 9, "is 1,000,000,000, more"),
