@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from lit_iba.data.tar_samples import ENDINGS
 from lit_iba.errors import InputError
 from lit_iba.limits import check_limit
 
@@ -27,7 +28,7 @@ def tars_of(source: Source) -> list[Path]:
         return found
     text = str(source)
     if Path(text).is_dir():
-        found = sorted(Path(text).glob("*.tar"))
+        found = sorted(path for end in ENDINGS for path in Path(text).glob(f"*{end}"))
     else:
         # What exists under a name is meant as it stands, whatever brackets are in it.
         start, rest = _existing_start(Path(text))
@@ -62,14 +63,14 @@ def expand_braces(pattern: str, named: str = "") -> list[str]:
     Raises:
         InputError: It stands for too many names, or a brace has no partner.
     """
-    from braceexpand import UnbalancedBracesError, braceexpand
+    from braceexpand import braceexpand
 
     shown = (named or pattern)[:200]
     # Counted first: the expansion keeps every part of a pattern in memory.
     check_limit("SHARDS", _count(pattern), f"the number of shards that {shown!r} stands for")
     try:
         return list(braceexpand(pattern, escape=False))
-    except UnbalancedBracesError as error:
+    except ValueError as error:
         raise InputError(
             f"a brace in {shown!r} has no partner; write such as val-{{000..049}}.tar"
         ) from error

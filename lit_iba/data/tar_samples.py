@@ -7,8 +7,10 @@ the file, is remembered here (``damage``), and what nobody wants is not read.
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
+import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,8 +20,11 @@ from typing import BinaryIO, Protocol
 from webdataset.tariterators import base_plus_ext
 
 from lit_iba.errors import InputError
+from lit_iba.limits import largest_content
 
 HEADER_BYTES = 512
+ENDINGS = (".tar", ".tar.gz", ".tgz")
+PACKED = ENDINGS[1:]
 PACKERS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _OCTAL = re.compile(rb"[0-7]+")
 _ATTRIBUTES = 1 << 20  # more than any name and any list of attributes
@@ -92,6 +97,8 @@ class TarSamples:
         self.damage: str | None = None
         self._file = open_shard(shard)
         self._position = 0
+        if self.name.endswith(PACKED) and self._file.read(2) == b"\x1f\x8b":
+            self._file, self.damage = _unpacked(self._file, self.name)
         self.size = os.fstat(self._file.fileno()).st_size
         self._ahead = self._next_member()
 
@@ -179,6 +186,35 @@ class TarSamples:
                 return header
             self.damage = f"the tar header at byte {self._position} is corrupt"
         return None
+
+
+def _unpacked(packed: BinaryIO, name: str) -> tuple[BinaryIO, str | None]:
+    """All of a gzip's content, in a file without a name, and what is wrong with it. A gzip can only
+    be read from its beginning.
+
+    Raises:
+        InputError: It holds far more than its size.
+    """
+    most = largest_content(os.fstat(packed.fileno()).st_size)
+    packed.seek(0)
+    file = tempfile.TemporaryFile()  # noqa: SIM115  its reader closes it
+    damage = None
+    try:
+        with packed, gzip.GzipFile(fileobj=packed) as source:
+            while chunk := source.read(_BUFFER):
+                if file.write(chunk) and file.tell() > most:
+                    raise InputError(
+                        f"shard {name} holds more than {most:,} bytes once it is unpacked; if that"
+                        " is right, set LIT_IBA_MAX_EXPANSION (how many times larger) in the"
+                        " environment"
+                    )
+    except (OSError, EOFError, zlib.error) as error:
+        damage = f"its gzip is broken ({error})"
+    except InputError:
+        file.close()
+        raise
+    file.seek(0)
+    return file, damage
 
 
 def _is_header(header: bytes) -> bool:
