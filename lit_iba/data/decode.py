@@ -31,7 +31,7 @@ EXTENSIONS = (*PICTURE_EXTENSIONS, "cls", "json", "mask.png")
 _FAR = 1 << 31  # no picture has so many pixels in a row, and no data set so many classes
 
 # What Pillow raises for bytes that are no picture, or only half of one.
-_DAMAGE = (
+DAMAGE = (
     OSError,
     SyntaxError,
     ValueError,
@@ -54,7 +54,7 @@ def _opened(data: bytes, name: str) -> Image.Image:
             image.load()
     except InputError:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         reason = (
             "it is neither JPEG, PNG nor WebP"
             if isinstance(error, UnidentifiedImageError)

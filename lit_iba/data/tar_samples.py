@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from webdataset.tariterators import base_plus_ext
 
@@ -38,6 +38,15 @@ class RawSample:
     key: str
     members: dict[str, bytes]
     shard: str
+
+
+@dataclass(frozen=True)
+class DecodedSample(RawSample):
+    """A sample whose picture somebody else has decoded: a Pillow image, or an array uint8 (C, H, W)
+    or (H, W, C).
+    """
+
+    picture: Any
 
 
 @dataclass(frozen=True)

@@ -27,3 +27,18 @@ def samples(count: int) -> Iterator[dict[str, Any]]:
             "cls": number % 10,
             "json": {"bbox": [box]},
         }
+
+
+class Pictures:
+    """A data set as torchvision has them: (Pillow image, label), and the classes' names."""
+
+    classes = tuple("abcdefghij")
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> tuple[Image.Image, int]:
+        return Image.open(io.BytesIO(jpeg_bytes(number))), number % 10
