@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from lit_iba.data import ShardIndex
+from typing import Any
 
 ARGUMENTS = [
     (
@@ -79,6 +76,6 @@ def shards(
         _say(place, index)
 
 
-def _say(place: str, index: ShardIndex) -> None:
+def _say(place: str, index: Any) -> None:
     classes = f", {len(index.class_names)} classes" if index.class_names else ""
     print(f"{place}: {index.total} samples in {len(index.shards)} shards{classes}")

@@ -239,8 +239,11 @@ def part_of(pipeline: Any, rank: int, world: int) -> Any:
             " processes give a data set with a length, a wds.WebDataset with"
             " nodesplitter=wds.split_by_node, or Hugging Face's"
         )
-    if hasattr(pipeline, "_distributed"):  # Hugging Face's
+    # Hugging Face's own note of a part; a part is not divided again.
+    if type(pipeline).__module__.partition(".")[0] == "datasets" and not getattr(
+        pipeline, "_distributed", None
+    ):
         from datasets.distributed import split_dataset_by_node
 
-        return pipeline if pipeline._distributed else split_dataset_by_node(pipeline, rank, world)
+        return split_dataset_by_node(pipeline, rank, world)
     return pipeline

@@ -76,7 +76,9 @@ def write_shards(
         before = len(keys)
         with whole_file(path) as part, part.open("wb") as file, TarWriter(file, **_FIXED) as tar:
             for sample in chain([first], islice(stream, shard_size - 1)):
-                tar.write(_members(sample, keys))
+                key, members = _members(sample, keys)
+                for extension, data in members.items():  # in the sample's order, not sorted
+                    tar.write({"__key__": key, extension: data})
         shards.append(Shard(path, len(keys) - before, path.stat().st_size, sha256_of(path)))
     if not shards:
         raise InputError(f"there are no samples to write to {folder}; check where they come from")
@@ -85,8 +87,8 @@ def write_shards(
     return index
 
 
-def _members(sample: Mapping[str, Any], keys: set[str]) -> dict[str, Any]:
-    """A checked sample as webdataset's writer takes it; ``keys`` gets its key."""
+def _members(sample: Mapping[str, Any], keys: set[str]) -> tuple[str, dict[str, bytes]]:
+    """The key of a sample, and the bytes of its members; ``keys`` gets its key."""
     key = str(sample["key"])
     parts = key.split("/")
     if not all(map(is_file_name, parts)) or "." in parts[-1] or key in keys:
@@ -98,7 +100,7 @@ def _members(sample: Mapping[str, Any], keys: set[str]) -> dict[str, Any]:
         raise InputError(
             f"sample {key!r} has no picture; give its bytes under 'jpg', 'png' or 'npy'"
         )
-    members: dict[str, Any] = {"__key__": key}
+    members: dict[str, bytes] = {}
     for extension, value in sample.items():
         if extension == "key":
             continue
@@ -108,4 +110,4 @@ def _members(sample: Mapping[str, Any], keys: set[str]) -> dict[str, Any]:
             )
         members[extension] = value if isinstance(value, bytes) else json.dumps(value).encode()
     keys.add(key)
-    return members
+    return key, members

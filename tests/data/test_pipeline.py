@@ -331,6 +331,8 @@ def test_pictures_in_parquet_by_hugging_face_s_datasets(
     assert [sorted(labels_of(loader)) for _ in range(2)] == [every, every]
     assert data.class_names == ["cat", "dog"]
     data.teardown("test")
-    parts = [[row["label"] for row in part_of(stream, rank, 2)] for rank in range(2)]
+    divided = [part_of(stream, rank, 2) for rank in range(2)]
+    assert part_of(divided[0], 0, 2) is divided[0]
+    parts = [[row["label"] for row in part] for part in divided]
     assert all(parts)
     assert sorted(parts[0] + parts[1]) == every
