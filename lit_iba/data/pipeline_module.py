@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -84,6 +85,19 @@ class PipelineDataModule(SampleDataModule):
         self._class_names = class_names
         self._pipelines: dict[str, tuple[Any, list[str] | None]] = {}
         self._open: list[PipelineLoader] = []
+
+    @classmethod
+    def of(cls, given: Any, split: str) -> PipelineDataModule:
+        """A data module, or one around a data set, as it is or as a config writes it.
+
+        Example:
+            >>> from lit_iba.data import PipelineDataModule
+            >>> said = {"class_path": "torchvision.datasets.FakeData", "init_args": {"size": 3}}
+            >>> len(PipelineDataModule.of(said, "test").given["test"])
+            3
+        """
+        made = _made(given, split)
+        return made if isinstance(made, cls) else cls(**{split: made})
 
     def load(self, split: str) -> tuple[SampleSource, list[str] | None] | None:
         """Make the data set of a split, where it is not made yet."""
@@ -183,7 +197,7 @@ class PipelineDataModule(SampleDataModule):
         # A class with [] and no __iter__ need not end by IndexError.
         placed = has_places(dataset)
         samples = (dataset[number] for number in range(len(dataset))) if placed else iter(dataset)
-        for number, given in enumerate(samples):
+        for number, given in enumerate(_undivided(samples)):
             sample = self.fields.sample(given, number)
             if isinstance(sample, Hole):
                 raise InputError(f"{sample.reason}; mend it or leave it out")
@@ -260,6 +274,25 @@ def _made(given: Any, split: str) -> Any:
             f"the data set of {split}, {given['class_path']}, cannot be made ({error}); correct its"
             " init_args"
         ) from error
+
+
+def _undivided(samples: Iterator[Any]) -> Iterator[Any]:
+    """All of them, also where webdataset would take this process for one of several."""
+    alone = {"RANK": "0", "WORLD_SIZE": "1"}
+    while True:
+        before = {name: os.environ.get(name) for name in alone}
+        os.environ.update(alone)
+        try:
+            given = next(samples)
+        except StopIteration:
+            return
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+        yield given
 
 
 def _file_of(picture: Any) -> tuple[str, bytes]:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from recorder import Recorder, SaveAt, trainer
 from torch.utils.data import DataLoader, IterableDataset
 
 from lit_iba.classifier.preprocessing import Preprocessing
+from lit_iba.cli.main import main
 from lit_iba.data import PipelineDataModule, ShardDataModule, ShardIndex
 from lit_iba.data.fields import SampleFields
 from lit_iba.data.pipeline import PipelineLoader, PipelineStream, part_of
@@ -293,8 +295,40 @@ def test_a_split_is_kept_as_shards_for_a_benchmark(tmp_path: Path) -> None:
     for ours, theirs in zip(data.test_dataloader(), kept.test_dataloader(), strict=True):
         assert torch.equal(ours["picture"], theirs["picture"])
         assert ours["key"] == theirs["key"]
-    arrays = module(test=Forward(3)).write_shards("test", tmp_path / "bytes")
-    assert arrays.total == 3
+
+
+def test_a_benchmark_takes_a_data_set_by_its_class_path(tmp_path: Path) -> None:
+    said = {
+        "class_path": "lit_iba.data.PipelineDataModule",
+        "init_args": {"test": {"class_path": "data_toys.Pictures", "init_args": {"count": 5}}},
+    }
+    config = {
+        "data": said,
+        "classifier": {"model": "small_cnn", "weights": "random"},
+        "explainers": {"random": {}},
+        "metrics": {"degradation": {"tile": 16}},
+        "out": str(tmp_path / "run"),
+        "accelerator": "cpu",
+        "report": False,
+    }
+    (tmp_path / "c.json").write_text(json.dumps(config))
+    assert main(["benchmark", "--config", str(tmp_path / "c.json")]) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["data"]["used"] == 5
+    assert ShardIndex.load(tmp_path / "run" / "data").total == 5
+
+
+def test_one_of_several_processes_keeps_all_of_a_pipeline(
+    tmp_path: Path, make_shards: MakeShards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_shards(22, 7)
+    urls = str(tmp_path / "shards" / "x-{000000..000003}.tar")
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2"}.items():  # as torchrun says
+        monkeypatch.setenv(name, value)
+    pipeline = wds.WebDataset(urls, shardshuffle=False, nodesplitter=wds.split_by_node)
+    index = module(test=pipeline).write_shards("test", tmp_path / "kept", 9)
+    assert [shard.count for shard in index.shards] == [9, 9, 4]
+    assert os.environ["WORLD_SIZE"] == "2"
 
 
 def test_pictures_in_parquet_by_hugging_face_s_datasets(
