@@ -9,6 +9,7 @@ from lit_iba.cli.declared import with_arguments_of
 
 @with_arguments_of("lit_iba.evaluation.benchmark.Benchmark")
 def benchmark(
+    data: str | list[str] | dict[str, Any],
     classifier: dict[str, Any] | None = None,
     accelerator: str = "auto",
     devices: int = 1,
@@ -19,6 +20,9 @@ def benchmark(
     """Explain a data set and judge the heatmaps; started again, it does only what is missing.
 
     Args:
+        data: The shards: a folder, a pattern or a list of tars; or any other data set, or a
+            ``PipelineDataModule`` with ``test``, by its class path (``{class_path: ..., init_args:
+            {...}}``), which is kept as shards in ``out/data`` once.
         classifier: ``model`` and ``weights``.
         accelerator: As in ``lightning.Trainer``.
         devices: Processes a machine.
@@ -35,7 +39,15 @@ def benchmark(
         raise InputError("no metrics are given; name at least one, such as {degradation: {}}")
     fabric = fabric_on(accelerator, devices, num_nodes)
     fabric.launch()
-    run = Benchmark(classifier_from(classifier, None, "cpu"), **settings)
+    if isinstance(data, dict):
+        from lit_iba.data import PipelineDataModule
+
+        kept = f"{settings['out']}/data"
+        if fabric.is_global_zero:
+            PipelineDataModule.of(data, "test").write_shards("test", kept)
+        fabric.barrier()
+        data = kept
+    run = Benchmark(classifier_from(classifier, None, "cpu"), data, **settings)
     run.run(fabric)
     if report and fabric.is_global_zero:
         for path in write_report(run.out):

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from lit_iba.data.modules import ImageFolderDataModule as ImageFolderDataModule
     from lit_iba.data.modules import QuickstartDataModule as QuickstartDataModule
     from lit_iba.data.modules import ShardDataModule as ShardDataModule
+    from lit_iba.data.pipeline_module import PipelineDataModule as PipelineDataModule
     from lit_iba.data.plan import SamplePlan as SamplePlan
+    from lit_iba.data.published import index_shards as index_shards
     from lit_iba.data.quickstart import QuickstartSettings as QuickstartSettings
     from lit_iba.data.quickstart import make_quickstart as make_quickstart
     from lit_iba.data.remote import Remote as Remote
@@ -34,7 +36,9 @@ else:
                 "ShardDataModule",
             ],
             "lit_iba.data.sample_module": ["SampleDataModule"],
+            "lit_iba.data.pipeline_module": ["PipelineDataModule"],
             "lit_iba.data.plan": ["SamplePlan"],
+            "lit_iba.data.published": ["index_shards"],
             "lit_iba.data.quickstart": ["QuickstartSettings", "make_quickstart"],
             "lit_iba.data.remote": ["Remote"],
             "lit_iba.data.shard_writer": ["write_shards"],

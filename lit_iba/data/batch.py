@@ -27,7 +27,7 @@ from lit_iba.data.decode import (
     decode_mask,
     read_picture,
 )
-from lit_iba.data.tar_samples import RawSample
+from lit_iba.data.tar_samples import DecodedSample, RawSample
 from lit_iba.data.view import box_mask, central_centres, pixel_mask, random_view
 from lit_iba.errors import InputError
 from lit_iba.randomness import generator_for
@@ -182,6 +182,8 @@ def _object_mask(
 
 
 def _stored(sample: RawSample, name: str, channels: int) -> Image.Image | np.ndarray:
+    if isinstance(sample, DecodedSample):
+        return sample.picture
     # An array beside a photograph is what a network of its own channels sees; beside a network of
     # photographs it may be anything, such as an embedding.
     order = PICTURE_EXTENSIONS if channels in (1, 3) else PICTURE_EXTENSIONS[::-1]

@@ -7,7 +7,8 @@ it, where fsspec asks for its size first and then for one range after the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
@@ -68,6 +69,46 @@ def fetch_rest(
     got, size = path.stat().st_size, found.get("size")
     if size is not None and got < size:
         raise ConnectionError(f"the connection broke after {got:,} of {size:,} bytes")
+
+
+def listing(url: str, endings: Sequence[str], options: Mapping[str, Any]) -> list[str]:
+    """The addresses of the files in a folder, or that a pattern with ``*`` stands for, in order.
+
+    Args:
+        url: An address that fsspec knows.
+        endings: What their names end in.
+        options: ``storage_options`` of the driver.
+
+    Raises:
+        InputError: The address or its driver is unknown, or there is no such folder.
+    """
+    with _said(url):
+        system, place = _opened(url, options)
+        found = system.glob(place) if "*" in place else system.ls(place, detail=False)
+        names = sorted(name for name in found if str(name).endswith(tuple(endings)))
+        return [str(system.unstrip_protocol(name)) for name in names]
+
+
+def write(url: str, data: bytes, options: Mapping[str, Any]) -> None:
+    """Write a file.
+
+    Raises:
+        InputError: The address or its driver is unknown, or it may not be written.
+    """
+    with _said(url):
+        system, place = _opened(url, options)
+        system.pipe_file(place, data)
+
+
+@contextmanager
+def _said(url: str) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # each driver has its own
+        said = is_final(error) or f"{error or type(error).__name__}; try again"
+        raise InputError(f"{url} cannot be had: {said}") from error
 
 
 def is_final(error: Exception) -> str | None:

@@ -24,13 +24,14 @@ from lit_iba.errors import InputError
 from lit_iba.limits import check_limit
 
 ARRAY = "npy"
-PICTURE_EXTENSIONS = ("jpg", "jpeg", "png", ARRAY)
+PICTURE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", ARRAY)
+FORMATS = ("JPEG", "PNG", "WEBP")  # Pillow's names; no other decoder of its is ever asked
 EXTENSIONS = (*PICTURE_EXTENSIONS, "cls", "json", "mask.png")
 
 _FAR = 1 << 31  # no picture has so many pixels in a row, and no data set so many classes
 
 # What Pillow raises for bytes that are no picture, or only half of one.
-_DAMAGE = (
+DAMAGE = (
     OSError,
     SyntaxError,
     ValueError,
@@ -48,14 +49,14 @@ def _opened(data: bytes, name: str) -> Image.Image:
             warnings.simplefilter(
                 "ignore"
             )  # about EXIF, which is not used; ImageNet has many that are corrupt
-            image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
             check_limit("PICTURE_PIXELS", image.width * image.height, f"the pixels of {name}")
             image.load()
     except InputError:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         reason = (
-            "it is neither JPEG nor PNG"
+            "it is neither JPEG, PNG nor WebP"
             if isinstance(error, UnidentifiedImageError)
             else str(error)
         )
@@ -66,7 +67,8 @@ def _opened(data: bytes, name: str) -> Image.Image:
 
 
 def decode_photograph(data: bytes, name: str, channels: int = 3) -> Photograph:
-    """Decode JPEG or PNG bytes of any usual kind to 8-bit channels, as many as a classifier takes.
+    """Decode JPEG, PNG or WebP bytes of any usual kind to as many 8-bit channels as a classifier
+    takes.
 
     Args:
         data: The file's bytes: grey, RGB, CMYK, palette, with or without alpha, 8 or 16 bits.
@@ -74,7 +76,7 @@ def decode_photograph(data: bytes, name: str, channels: int = 3) -> Photograph:
         channels: See :meth:`Photograph.of`.
 
     Raises:
-        InputError: The bytes are truncated, or not a JPEG or PNG; or it has other channels.
+        InputError: The bytes are truncated, or none of these; or it has other channels.
     """
     return Photograph.of(_opened(data, name), channels, name)
 

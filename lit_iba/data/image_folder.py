@@ -21,14 +21,14 @@ import torch
 from PIL import Image
 
 from lit_iba.data.batch import Hole
-from lit_iba.data.decode import ARRAY, PICTURE_EXTENSIONS
+from lit_iba.data.decode import ARRAY, FORMATS, PICTURE_EXTENSIONS
 from lit_iba.data.sources import Place
 from lit_iba.data.tar_samples import RawSample
 from lit_iba.errors import InputError
 from lit_iba.files import read_text
 
 # Pictures by their name that no reader of shards takes.
-OTHER_FORMATS = ("avif", "bmp", "gif", "heic", "jp2", "ppm", "tif", "tiff", "webp")
+OTHER_FORMATS = ("avif", "bmp", "gif", "heic", "jp2", "ppm", "tif", "tiff")
 BOX_COLUMNS = ("filename", "xmin", "ymin", "xmax", "ymax")
 _log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class FolderImage:
         if self.extension == ARRAY:
             return None
         try:
-            with Image.open(self.path, formats=("JPEG", "PNG")) as image:
+            with Image.open(self.path, formats=FORMATS) as image:
                 return image.size
         except (OSError, SyntaxError, ValueError) as error:
             raise InputError(
@@ -138,11 +138,11 @@ class ImageFolder:
         if not images:
             raise InputError(
                 f"{folder} holds no pictures; expected {folder}/<class>/<name>.jpg (or .jpeg, "
-                f".png, .npy){f'; it has {other}, which must be converted' if other else ''}"
+                f".png, .webp, .npy){f'; it has {other}, which must be converted' if other else ''}"
             )
         if other:
             _log.warning(
-                "left out %s of %s: only .jpg, .jpeg, .png and .npy are read; convert them",
+                "left out %s of %s: only .jpg, .jpeg, .png, .webp and .npy are read; convert them",
                 other,
                 folder,
             )
@@ -174,7 +174,7 @@ def _class_images(folder: Path, label: int) -> Iterator[FolderImage]:
 
 
 def _other_formats(folders: Iterable[Path]) -> str:
-    """How many pictures of other formats there are, such as "3 .gif, 12 .webp"; none is ""."""
+    """How many pictures of other formats there are, such as "3 .gif, 12 .bmp"; none is ""."""
     extensions = Counter(
         path.suffix.lower()
         for folder in folders

@@ -25,6 +25,9 @@ class ShardDataModule(SampleDataModule):
         predict: Shards for prediction, read in their own order.
         remote: How shards are fetched whose address begins with ``http(s)://``, ``s3://`` or
             ``pipe:``.
+        label: Where the class of a sample stands, if not where the index says: ``cls``, ``txt``, or
+            a field such as ``json.label`` (see :meth:`ShardIndex.labelled`).
+        class_names: Names of the classes in the order of their labels, if not the index's.
         loading: As in :class:`SampleDataModule`.
 
     Example:
@@ -43,10 +46,14 @@ class ShardDataModule(SampleDataModule):
         predict: str | list[str] | None = None,
         *,
         remote: Remote | None = None,
+        label: str | None = None,
+        class_names: list[str] | None = None,
         **loading: Any,
     ) -> None:
         super().__init__(**loading)
         self.remote = remote
+        self.label = label
+        self._class_names = class_names
         self.shards: dict[str, str | Sequence[str] | None] = {
             "train": train,
             "val": val,
@@ -61,6 +68,8 @@ class ShardDataModule(SampleDataModule):
             return None
         index = ShardIndex.load(source, self.remote)
         index.verify()
+        if self.label is not None or self._class_names is not None:
+            index = index.labelled(self.label or index.label, self._class_names)
         return ShardSource(index.shards), index.class_names
 
 
@@ -104,6 +113,8 @@ class QuickstartDataModule(ShardDataModule):
             str(root / "test"),
             preprocessing=QUICKSTART_PREPROCESSING,
             remote=None,
+            label=None,
+            class_names=None,
             **loading,
         )
         self.folder = root

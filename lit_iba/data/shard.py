@@ -4,16 +4,17 @@ counted.
 
 from __future__ import annotations
 
+import hashlib
 import os
-import shutil
-import tempfile
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from lit_iba.data.labels import LabelRule
 from lit_iba.data.remote import Remote, file_name
-from lit_iba.data.tar_samples import TarSamples, open_shard
+from lit_iba.data.tar_samples import ENDINGS, RawSample, ShardFile, TarSamples, open_shard
 from lit_iba.errors import InputError
 
 INDEX_NAME = "index.json"
@@ -30,6 +31,7 @@ class Shard:
         sha256: Of the file, where it is known.
         url: Where it lives, if not on this machine.
         remote: How it is fetched from there.
+        label: Where the classes of its samples stand; None for their ``cls`` members.
     """
 
     path: Path
@@ -38,6 +40,7 @@ class Shard:
     sha256: str | None = None
     url: str | None = None
     remote: Remote | None = None
+    label: LabelRule | None = None
 
     def open_binary(self) -> BinaryIO:
         """Open the file, after fetching it where it lives elsewhere.
@@ -64,43 +67,82 @@ class Shard:
     @property
     def stem(self) -> str:
         """File name without ``.tar``: what results made from this shard are called."""
-        return self.path.name.removesuffix(".tar")
+        ending = next((e for e in ENDINGS if self.name.endswith(e)), "")
+        return self.name.removesuffix(ending)
 
 
-def count_shard(path: Path, others: set[str] | None = None) -> Shard:
+def count_shard(
+    shard: Path | ShardFile,
+    others: set[str] | None = None,
+    seen: Callable[[RawSample], None] | None = None,
+) -> int:
     """Count a shard's samples by reading its headers.
 
     Args:
-        path: The shard.
+        shard: The shard.
         others: Keys of the shards before it, to which its own are added.
+        seen: Called with every sample, which is then read whole.
 
     Raises:
         InputError: It is truncated, damaged, empty, or two of the samples share a key.
     """
     keys: set[str] = set() if others is None else others
-    before = len(keys)
-    with closing(TarSamples(path)) as samples:
-        while (sample := samples.next(wanted=False)) is not None:
+    before, name = len(keys), shard if isinstance(shard, Path) else shard.name
+    with closing(TarSamples(shard)) as samples:
+        while (sample := samples.next(wanted=seen is not None)) is not None:
             if sample.key in keys:
                 raise InputError(
-                    f"shard {path} holds a sample with key {sample.key!r}, as it or another shard"
+                    f"shard {name} holds a sample with key {sample.key!r}, as it or another shard"
                     " does before; give each sample a key of its own"
                 )
             keys.add(sample.key)
+            if seen is not None:
+                seen(sample)
     if samples.damage:
-        raise InputError(f"shard {path} is damaged: {samples.damage}; fetch or write it again")
+        raise InputError(f"shard {name} is damaged: {samples.damage}; fetch or write it again")
     if len(keys) == before:
-        raise InputError(f"shard {path} holds no samples; leave it out")
-    return Shard(path, len(keys) - before, path.stat().st_size)
+        raise InputError(f"shard {name} holds no samples; leave it out")
+    return len(keys) - before
 
 
-def count_remote_shard(url: str, remote: Remote) -> Shard:
-    """Count the samples of a shard that lives elsewhere, which fetches all of it."""
-    with remote.open(url) as file, tempfile.NamedTemporaryFile(suffix=".tar") as copy:
-        shutil.copyfileobj(file, copy)
-        copy.flush()
-        counted = count_shard(Path(copy.name))
-    return Shard(Path(file_name(url)), counted.count, counted.bytes, None, url, remote)
+@dataclass(frozen=True)
+class _Fetched:
+    """A shard that has been fetched to be counted."""
+
+    name: str
+    file: BinaryIO
+
+    def open_binary(self) -> BinaryIO:
+        return self.file
+
+
+def counted(
+    place: Path | str,
+    remote: Remote | None = None,
+    others: set[str] | None = None,
+    seen: Callable[[RawSample], None] | None = None,
+    hashed: bool = False,
+) -> Shard:
+    """A shard that no index describes, from its file, or from an address, which fetches all of it.
+
+    Args:
+        place: Its path, or its address.
+        remote: How it is fetched from an address.
+        others: As in :func:`count_shard`.
+        seen: As in :func:`count_shard`.
+        hashed: Whether to take its SHA-256, which reads all of it.
+
+    Raises:
+        InputError: As :func:`count_shard`, or it cannot be had.
+    """
+    file = (remote or Remote()).open(place) if isinstance(place, str) else open_shard(place)
+    size = os.fstat(file.fileno()).st_size
+    sha256 = hashlib.file_digest(file, "sha256").hexdigest() if hashed else None  # type: ignore[arg-type]
+    file.seek(0)
+    count = count_shard(_Fetched(str(place), file), others, seen)
+    if isinstance(place, str):
+        return Shard(Path(file_name(place)), count, size, sha256, place, remote)
+    return Shard(place, count, size, sha256)
 
 
 def is_file_name(name: str) -> bool:

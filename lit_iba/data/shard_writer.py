@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -16,6 +14,16 @@ from lit_iba.data.shard import INDEX_NAME, Shard, is_file_name
 from lit_iba.data.shards import ShardIndex
 from lit_iba.errors import InputError
 from lit_iba.files import sha256_of, whole_file
+
+# Nothing of the time, the user or the samples' types; POSIX takes names of any length and letters.
+_FIXED: dict[str, Any] = {
+    "encoder": False,
+    "mtime": 0,
+    "user": "",
+    "group": "",
+    "mode": 0o644,
+    "format": "PAX_FORMAT",
+}
 
 
 def write_shards(
@@ -50,6 +58,8 @@ def write_shards(
         >>> write_shards([{"key": "a", "jpg": jpeg, "cls": 0}], "new", class_names=["cat"]).total
         1
     """
+    from webdataset.writer import TarWriter
+
     folder = Path(folder)
     if (folder / INDEX_NAME).exists():
         raise InputError(
@@ -64,9 +74,11 @@ def write_shards(
     for first in stream:
         path = folder / f"{prefix}-{len(shards):06d}.tar"
         before = len(keys)
-        with whole_file(path) as part, tarfile.open(part, "w") as tar:
+        with whole_file(path) as part, part.open("wb") as file, TarWriter(file, **_FIXED) as tar:
             for sample in chain([first], islice(stream, shard_size - 1)):
-                _add_sample(tar, sample, keys)
+                key, members = _members(sample, keys)
+                for extension, data in members.items():  # in the sample's order, not sorted
+                    tar.write({"__key__": key, extension: data})
         shards.append(Shard(path, len(keys) - before, path.stat().st_size, sha256_of(path)))
     if not shards:
         raise InputError(f"there are no samples to write to {folder}; check where they come from")
@@ -75,7 +87,8 @@ def write_shards(
     return index
 
 
-def _add_sample(tar: tarfile.TarFile, sample: Mapping[str, Any], keys: set[str]) -> None:
+def _members(sample: Mapping[str, Any], keys: set[str]) -> tuple[str, dict[str, bytes]]:
+    """The key of a sample, and the bytes of its members; ``keys`` gets its key."""
     key = str(sample["key"])
     parts = key.split("/")
     if not all(map(is_file_name, parts)) or "." in parts[-1] or key in keys:
@@ -87,7 +100,7 @@ def _add_sample(tar: tarfile.TarFile, sample: Mapping[str, Any], keys: set[str])
         raise InputError(
             f"sample {key!r} has no picture; give its bytes under 'jpg', 'png' or 'npy'"
         )
-    keys.add(key)
+    members: dict[str, bytes] = {}
     for extension, value in sample.items():
         if extension == "key":
             continue
@@ -95,9 +108,6 @@ def _add_sample(tar: tarfile.TarFile, sample: Mapping[str, Any], keys: set[str])
             raise InputError(
                 f"sample {key!r} has a member {extension!r}; known are {', '.join(EXTENSIONS)}"
             )
-        data = value if isinstance(value, bytes) else json.dumps(value).encode()
-        member = tarfile.TarInfo(
-            f"{key}.{extension}"
-        )  # its defaults are fixed: time 0, owner 0, mode 644
-        member.size = len(data)
-        tar.addfile(member, io.BytesIO(data))
+        members[extension] = value if isinstance(value, bytes) else json.dumps(value).encode()
+    keys.add(key)
+    return key, members

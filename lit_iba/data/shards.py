@@ -2,7 +2,8 @@
 
 An index counts, so that the order of samples is arithmetic (see plan.py) and a short shard cannot
 pass unseen. Members of one sample are contiguous and share a key: ``<key>.jpg`` or ``.png``,
-``<key>.cls``, ``<key>.json`` and ``<key>.mask.png``.
+``<key>.cls``, ``<key>.json`` and ``<key>.mask.png``. Where the class stands elsewhere, the index
+says it.
 """
 
 from __future__ import annotations
@@ -13,17 +14,18 @@ import logging
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lit_iba.data.labels import USUAL, LabelRule
 from lit_iba.data.patterns import Source, expand_braces, tars_of
 from lit_iba.data.remote import Remote, is_remote
-from lit_iba.data.shard import INDEX_NAME, Shard, count_remote_shard, count_shard, is_file_name
-from lit_iba.data.tar_samples import HEADER_BYTES
+from lit_iba.data.shard import INDEX_NAME, Shard, counted, is_file_name
+from lit_iba.data.tar_samples import HEADER_BYTES, PACKED
 from lit_iba.errors import InputError
 from lit_iba.files import sha256_of, write_text
-from lit_iba.limits import check_limit, limit
+from lit_iba.limits import check_limit, largest_content, limit
 
 SCHEMA = 1
 _log = logging.getLogger(__name__)
@@ -36,6 +38,7 @@ class ShardIndex:
     Args:
         shards: At least one.
         class_names: Name of each class, where they are known.
+        label: Where the class of a sample stands; see :meth:`labelled`.
 
     Example:
         >>> from lit_iba.data import ShardIndex
@@ -45,6 +48,7 @@ class ShardIndex:
 
     shards: tuple[Shard, ...]
     class_names: list[str] | None = None
+    label: str = USUAL
 
     @classmethod
     def load(cls, source: Source, remote: Remote | None = None) -> ShardIndex:
@@ -74,14 +78,33 @@ class ShardIndex:
             return cls(
                 tuple(s for part in parts for s in part.shards),
                 _common([p.class_names for p in parts]),
+                _common([p.label for p in parts]) or USUAL,
             )
         if isinstance(source, str | Path):
             path = Path(source)
             if path.suffix == ".json":
-                return _read_index(path)
+                return _read_index(path, remote)
             if path.is_dir() and (path / INDEX_NAME).exists():
-                return _read_index(path / INDEX_NAME)
+                return _read_index(path / INDEX_NAME, remote)
         return _gather(tars_of(source))
+
+    def labelled(self, label: str, class_names: Sequence[str] | None = None) -> ShardIndex:
+        """The same shards, with the class of a sample where others put it.
+
+        Args:
+            label: A member such as ``cls`` or ``txt``, or a field of a JSON member such as
+                ``json.label``. What stands there is a number, or the name of a class.
+            class_names: Names in the order of the labels, in place of the index's.
+
+        Example:
+            >>> from lit_iba.data import ShardIndex
+            >>> ShardIndex.load("digits/test").labelled("json.synset").label
+            'json.synset'
+        """
+        names = self.class_names if class_names is None else list(class_names)
+        rule = None if label == USUAL else LabelRule(label, tuple(names or ()))
+        shards = tuple(replace(shard, label=rule) for shard in self.shards)
+        return ShardIndex(shards, names, label)
 
     @property
     def total(self) -> int:
@@ -120,7 +143,9 @@ class ShardIndex:
         it lies.
         """
         described = [[shard.name, shard.count, shard.bytes, shard.sha256] for shard in self.shards]
-        return hashlib.sha256(json.dumps([described, self.class_names]).encode()).hexdigest()
+        label = [] if self.label == USUAL else [self.label]
+        content = json.dumps([described, self.class_names, *label])
+        return hashlib.sha256(content.encode()).hexdigest()
 
     def save(self, folder: str | Path) -> Path:
         """Write ``index.json`` beside the shards; returns its path.
@@ -134,9 +159,20 @@ class ShardIndex:
                 raise InputError(
                     f"shard {shard.path} is not in {folder}; an index lies beside its shards"
                 )
+        write_text(folder / INDEX_NAME, self.text())
+        return folder / INDEX_NAME
+
+    def text(self, at: str | None = None) -> str:
+        """What ``index.json`` holds.
+
+        Args:
+            at: The shards' folder or its address, for an index that does not lie beside them.
+        """
         content = {
             "schema": SCHEMA,
             "class_names": self.class_names,
+            **({} if self.label == USUAL else {"label": self.label}),
+            **({} if at is None else {"at": at}),
             "shards": [
                 {
                     "name": s.name,
@@ -147,14 +183,19 @@ class ShardIndex:
                 for s in self.shards
             ],
         }
-        write_text(folder / INDEX_NAME, json.dumps(content, indent=1) + "\n")
-        return folder / INDEX_NAME
+        return json.dumps(content, indent=1) + "\n"
 
 
-def _read_index(path: Path) -> ShardIndex:
+def _read_index(path: Path, remote: Remote | None = None) -> ShardIndex:
+    def place(name: str, at: str | None) -> dict[str, Any]:
+        # An index of the user's own may be of shards elsewhere; a fetched one is not asked.
+        if at is not None and is_remote(at):
+            return {"path": Path(name), "url": f"{at}/{name}", "remote": remote or Remote()}
+        return {"path": path.parent / (at or "") / name}
+
     try:
         check_limit("INDEX_BYTES", path.stat().st_size, f"the size of {path} in bytes")
-        return parse_index(path.read_bytes(), path, lambda name: {"path": path.parent / name})
+        return parse_index(path.read_bytes(), path, place)
     except FileNotFoundError as error:
         raise InputError(
             f"index {path} does not exist; give a folder of shards or the path of its index"
@@ -167,15 +208,15 @@ def _read_index(path: Path) -> ShardIndex:
 
 
 def parse_index(
-    data: bytes, path: str | Path, place: Callable[[str], dict[str, Any]]
+    data: bytes, path: str | Path, place: Callable[[str, str | None], dict[str, Any]]
 ) -> ShardIndex:
     """An index from the bytes of an ``index.json``.
 
     Args:
         data: The bytes.
         path: What to call it in an error.
-        place: From a shard's name to where it is: ``path``, ``url`` and ``remote`` of
-            :class:`Shard`.
+        place: From a shard's name, and the index's ``at``, to where it is: ``path``, ``url`` and
+            ``remote`` of :class:`Shard`.
 
     Raises:
         InputError: The bytes are not an index, or name no shards.
@@ -187,7 +228,8 @@ def parse_index(
                 f"{path} has schema {content['schema']}, but this version reads {SCHEMA}; index"
                 " again"
             )
-        shards = tuple(_described(s, place) for s in content["shards"])
+        at, label = (_checked_text(content, name) for name in ("at", "label"))
+        shards = tuple(_described(s, lambda name: place(name, at)) for s in content["shards"])
         names = _checked_names(content.get("class_names"))
     except InputError:
         raise
@@ -197,7 +239,15 @@ def parse_index(
         ) from error
     if not shards:
         raise InputError(f"{path} names no shards; write some, or give another folder")
-    return ShardIndex(shards, names)
+    index = ShardIndex(shards, names)
+    return index if label is None else index.labelled(label)
+
+
+def _checked_text(content: dict[str, Any], name: str) -> str | None:
+    found = content.get(name)
+    if found is not None and not (isinstance(found, str) and found):
+        raise ValueError(f"{name} is no text")
+    return found
 
 
 def _described(entry: dict[str, Any], place: Callable[[str], dict[str, Any]]) -> Shard:
@@ -209,7 +259,8 @@ def _described(entry: dict[str, Any], place: Callable[[str], dict[str, Any]]) ->
         raise ValueError(f"{str(name)[:80]!r} is not the name of a file beside it")
     # A sample takes a header at least; a size is compared with the file's when it is opened.
     whole = all(isinstance(n, int) and not isinstance(n, bool) for n in (count, size))
-    if not whole or not 0 < int(count or 0) <= int(size or 0) // HEADER_BYTES <= 1 << 52:
+    most = largest_content(int(size or 0)) if whole and name.endswith(PACKED) else size
+    if not whole or not 0 < int(count or 0) <= int(most or 0) // HEADER_BYTES <= 1 << 52:
         raise ValueError(f"{name} cannot have {count} samples in {size} bytes")
     if sha256 is not None and not re.fullmatch("[0-9a-f]{64}", str(sha256)):
         raise ValueError(f"{name} has no SHA-256 such as {str(sha256)[:80]!r}")
@@ -227,29 +278,45 @@ def _checked_names(names: object) -> list[str] | None:
 def _gather(tars: list[Path]) -> ShardIndex:
     """Shards from the indices that lie beside them; those in no index are counted."""
     known: dict[Path, Shard] = {}
-    names: list[list[str] | None] = []
+    indices: list[ShardIndex] = []
     for folder in dict.fromkeys(tar.parent for tar in tars):
         index = (
             _read_index(folder / INDEX_NAME) if (folder / INDEX_NAME).exists() else ShardIndex(())
         )
         known.update({shard.path: shard for shard in index.shards})
-        names.append(index.class_names)
+        indices.append(index)
     uncounted = [tar for tar in tars if tar not in known]
     start = time.monotonic()
     keys: set[str] = set()
     for tar in dict.fromkeys(uncounted):
-        known[tar] = count_shard(tar, keys)
+        known[tar] = counted(tar, others=keys)
     if uncounted:
         _log.info(
             "counted %d shards without an index in %.1f s; ShardIndex.save keeps it",
             len(uncounted),
             time.monotonic() - start,
         )
-    return ShardIndex(tuple(known[tar] for tar in tars), _common(names))
+    _say_packed(tars)
+    return ShardIndex(
+        tuple(known[tar] for tar in tars),
+        _common([index.class_names for index in indices]),
+        _common([index.label for index in indices]) or USUAL,
+    )
 
 
-def _common(names: list[list[str] | None]) -> list[str] | None:
-    return names[0] if all(n == names[0] for n in names) else None
+def _common(values: list[Any]) -> Any:
+    return values[0] if all(value == values[0] for value in values) else None
+
+
+def _say_packed(tars: Sequence[Path]) -> None:
+    packed = [tar for tar in tars if tar.name.endswith(PACKED)]
+    if packed:
+        _log.warning(
+            "%s%s: a packed shard is unpacked whole each time it is read, which is slow; gunzip it"
+            " where it is read more than once",
+            packed[0],
+            f" and {len(packed) - 1} more" if len(packed) > 1 else "",
+        )
 
 
 def remote_index(source: str, remote: Remote) -> ShardIndex:
@@ -266,20 +333,18 @@ def remote_index(source: str, remote: Remote) -> ShardIndex:
         return parse_index(
             remote.read(address, limit("INDEX_BYTES")),
             address,
-            lambda n: {"path": Path(n), "url": f"{base}/{n}", "remote": remote},
+            lambda n, _: {"path": Path(n), "url": f"{base}/{n}", "remote": remote},
         )
     urls = expand_braces(source)
     known: dict[str | None, Shard] = {}
-    names = None
+    index = ShardIndex(())
     if not source.startswith("pipe:"):
         try:
             index = remote_index(urls[0].rpartition("/")[0] + "/", remote)
-            known, names = {shard.url: shard for shard in index.shards}, index.class_names
+            known = {shard.url: shard for shard in index.shards}
         except InputError as error:
             _log.warning(
                 "no index beside %s (%s): its shards are fetched once to count them", urls[0], error
             )
-    return ShardIndex(
-        tuple(known[url] if url in known else count_remote_shard(url, remote) for url in urls),
-        names,
-    )
+    shards = tuple(known[url] if url in known else counted(url, remote) for url in urls)
+    return ShardIndex(shards, index.class_names, index.label)

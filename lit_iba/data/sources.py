@@ -92,10 +92,12 @@ class ShardReader:
 
     def read(self, slots: Sequence[int]) -> Iterator[RawSample | Hole]:
         for slot, sample in zip(slots, self._samples.read(slots), strict=True):
+            if sample is not None:
+                rule = self._shard.label
+                yield sample if rule is None else rule.applied(sample)
+                continue
             damage = self._samples.damage or "it holds fewer samples than the index counts"
-            yield sample or Hole(
-                f"{self._shard.stem}[{slot}]", f"shard {self._shard.path}: {damage}"
-            )
+            yield Hole(f"{self._shard.stem}[{slot}]", f"shard {self._shard.path}: {damage}")
 
     def close(self) -> None:
         self._samples.close()

@@ -1,23 +1,30 @@
 """Samples out of one tar, in the file's order, with the unwanted ones skipped unread.
 
-A sample is a run of members with the same key: the name up to the first dot of its last part, as in
-WebDataset. Here a damaged header or a missing end is remembered (``damage``), where the usual
-readers take it for the end of the file.
+A sample is a run of members with the same key, and WebDataset's rule says which part of a name is
+the key. Its reader is not used: a damaged header or a missing end, which it takes for the end of
+the file, is remembered here (``damage``), and what nobody wants is not read.
 """
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
+import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
+
+from webdataset.tariterators import base_plus_ext
 
 from lit_iba.errors import InputError
+from lit_iba.limits import largest_content
 
 HEADER_BYTES = 512
+ENDINGS = (".tar", ".tar.gz", ".tgz")
+PACKED = ENDINGS[1:]
 PACKERS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _OCTAL = re.compile(rb"[0-7]+")
 _ATTRIBUTES = 1 << 20  # more than any name and any list of attributes
@@ -31,6 +38,15 @@ class RawSample:
     key: str
     members: dict[str, bytes]
     shard: str
+
+
+@dataclass(frozen=True)
+class DecodedSample(RawSample):
+    """A sample whose picture somebody else has decoded: a Pillow image, or an array uint8 (C, H, W)
+    or (H, W, C).
+    """
+
+    picture: Any
 
 
 @dataclass(frozen=True)
@@ -90,6 +106,8 @@ class TarSamples:
         self.damage: str | None = None
         self._file = open_shard(shard)
         self._position = 0
+        if self.name.endswith(PACKED) and self._file.read(2) == b"\x1f\x8b":
+            self._file, self.damage = _unpacked(self._file, self.name)
         self.size = os.fstat(self._file.fileno()).st_size
         self._ahead = self._next_member()
 
@@ -152,15 +170,14 @@ class TarSamples:
                 long_name = attributes.get(b"path", long_name.encode()).decode("utf-8", "replace")
                 long_size = attributes.get(b"size")
                 continue
-            folder, _, base = (long_name or _name(header)).removeprefix("./").rpartition("/")
-            stem, _, extension = base.partition(".")
-            if {"..", "\0"} & {*folder.split("/"), *base} or folder.startswith("/"):
+            name = (long_name or _name(header)).removeprefix("./")
+            if "\0" in name or ".." in name.split("/")[:-1] or name.startswith("/"):
                 self.damage = f"the name at byte {offset - HEADER_BYTES} leads out of its folder"
                 return None
-            if kind in (b"0", b"\0") and stem:  # no folders, links or hidden files
-                return _Member(
-                    f"{folder}/{stem}" if folder else stem, extension.lower(), size, offset
-                )
+            key, extension = base_plus_ext(name)
+            # No folders, links, hidden files, or names without a dot.
+            if kind in (b"0", b"\0") and key and not key.endswith("/"):
+                return _Member(key, extension.lower(), size, offset)
             long_name, long_size = "", None
         return None
 
@@ -178,6 +195,35 @@ class TarSamples:
                 return header
             self.damage = f"the tar header at byte {self._position} is corrupt"
         return None
+
+
+def _unpacked(packed: BinaryIO, name: str) -> tuple[BinaryIO, str | None]:
+    """All of a gzip's content, in a file without a name, and what is wrong with it. A gzip can only
+    be read from its beginning.
+
+    Raises:
+        InputError: It holds far more than its size.
+    """
+    most = largest_content(os.fstat(packed.fileno()).st_size)
+    packed.seek(0)
+    file = tempfile.TemporaryFile()  # noqa: SIM115  its reader closes it
+    damage = None
+    try:
+        with packed, gzip.GzipFile(fileobj=packed) as source:
+            while chunk := source.read(_BUFFER):
+                if file.write(chunk) and file.tell() > most:
+                    raise InputError(
+                        f"shard {name} holds more than {most:,} bytes once it is unpacked; if that"
+                        " is right, set LIT_IBA_MAX_EXPANSION (how many times larger) in the"
+                        " environment"
+                    )
+    except (OSError, EOFError, zlib.error) as error:
+        damage = f"its gzip is broken ({error})"
+    except InputError:
+        file.close()
+        raise
+    file.seek(0)
+    return file, damage
 
 
 def _is_header(header: bytes) -> bool:

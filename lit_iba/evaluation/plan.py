@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -254,6 +254,7 @@ class EvaluationPlan:
                 "count": shard.count,
                 "bytes": shard.bytes,
                 "sha256": shard.sha256,
+                **({} if shard.label is None else {"label": asdict(shard.label)}),
             },
             "selection": self.selection.identity(self.quotas[shard.stem]),
             "target": self.target,

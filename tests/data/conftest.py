@@ -1,7 +1,8 @@
 """Small real shards: photographs' crops of uneven sizes, whose class and key tell them apart."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from data_toys import samples
@@ -17,3 +18,14 @@ def make_shards(tmp_path: Path) -> Callable[..., ShardIndex]:
         return write_shards(samples(count), tmp_path / name, "x", size)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[dict[str, Any]]:
+    """Storage options of a server on this machine."""
+    pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield {"endpoint_url": f"http://{host}:{port}", "key": "somebody", "secret": "secret"}
+    server.stop()

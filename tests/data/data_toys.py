@@ -1,7 +1,9 @@
 """Small pictures and samples for the tests of the data room."""
 
 import io
-from collections.abc import Iterator
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,3 +29,37 @@ def samples(count: int) -> Iterator[dict[str, Any]]:
             "cls": number % 10,
             "json": {"bbox": [box]},
         }
+
+
+class Pictures:
+    """A data set as torchvision has them: (Pillow image, label), and the classes' names."""
+
+    classes = tuple("abcdefghij")
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> tuple[Image.Image, int]:
+        return Image.open(io.BytesIO(jpeg_bytes(number))), number % 10
+
+
+def damage_member(
+    path: Path, name: str, change: Callable[[bytearray, int, int], None], header: bool = False
+) -> None:
+    """Change a member's content (or its header) in place; the file's size stays."""
+    with tarfile.open(path) as tar:
+        member = tar.getmember(name)
+    data = bytearray(path.read_bytes())
+    change(data, member.offset if header else member.offset_data, member.size)
+    path.write_bytes(data)
+
+
+def cut_in_half(data: bytearray, offset: int, size: int) -> None:
+    data[offset + size // 2 : offset + size] = bytes(size - size // 2)
+
+
+def flip(data: bytearray, offset: int, size: int) -> None:
+    data[offset] ^= 0xFF

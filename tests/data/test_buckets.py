@@ -154,17 +154,6 @@ def test_another_file_than_indexed_is_refused(bucket: str) -> None:
         keys(index)
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[dict[str, Any]]:
-    """Storage options of a server on this machine."""
-    pytest.importorskip("s3fs")
-    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield {"endpoint_url": f"http://{host}:{port}", "key": "somebody", "secret": "secret"}
-    server.stop()
-
-
 def test_workers_train_from_s3_and_share_a_cache(
     s3: dict[str, Any], tmp_path: Path, make_shards: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

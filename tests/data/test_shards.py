@@ -1,10 +1,12 @@
 """Writing, counting and verifying shards; what is wrong with a file is said with its name."""
 
 import importlib
+import io
 import json
 import random
 import tarfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from lit_iba.data import ShardIndex, write_shards
+from lit_iba.data.patterns import expand_braces
 from lit_iba.data.tar_samples import TarSamples
 from lit_iba.errors import InputError
 
@@ -51,6 +54,44 @@ def test_webdataset_reads_the_same_samples(make_shards: MakeShards) -> None:
         assert [(s["__key__"], s["jpg"], s["cls"]) for s in theirs] == [
             (key, members["jpg"], members["cls"]) for key, members in read_all(shard.path)
         ]
+
+
+NAMES = st.text("abé/. ", min_size=1, max_size=12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(NAMES, min_size=1, max_size=6, unique=True))
+def test_names_mean_what_they_mean_to_webdataset(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str]
+) -> None:
+    """Also with several dots, folders with dots, and none; but hidden files are nobody's."""
+    names = [f"a{name}".rstrip("/") for name in names if "/." not in name]
+    path = tmp_path_factory.getbasetemp() / "names.tar"
+    with tarfile.open(path, "w") as tar:
+        for number, name in enumerate(names):
+            tar.addfile(tarfile.TarInfo(name + ("X" if number % 2 else "")))
+    with path.open("rb") as file, suppress(ValueError):  # where a name comes twice
+        theirs = list(group_by_keys(tar_file_expander([{"url": "x", "stream": file}])))
+        expected = [
+            (s["__key__"], sorted(e for e in s if not e.startswith("__")))
+            for s in theirs
+            if not s["__key__"].endswith("/")  # a hidden file
+        ]
+        assert [(key, sorted(members)) for key, members in read_all(path)] == expected
+
+
+def test_shards_have_the_bytes_that_they_always_had(
+    tmp_path: Path, make_shards: MakeShards
+) -> None:
+    """Python's own writer wrote them once; equal bytes keep results that rest on them."""
+    shard = make_shards(5, 5).shards[0].path
+    with tarfile.open(tmp_path / "before.tar", "w") as tar:
+        for key, members in read_all(shard):
+            for extension in ("jpg", "cls", "json"):
+                member = tarfile.TarInfo(f"{key}.{extension}")
+                member.size = len(members[extension])
+                tar.addfile(member, io.BytesIO(members[extension]))
+    assert shard.read_bytes() == (tmp_path / "before.tar").read_bytes()
 
 
 def test_equal_samples_give_equal_bytes(make_shards: MakeShards) -> None:
@@ -124,6 +165,37 @@ def test_sources_of_every_kind_find_the_same_shards(
     assert (
         ShardIndex.load([str(shard.path) for shard in index.shards]).identity() == index.identity()
     )
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("{08..10}", ["08", "09", "10"]),
+        ("{0..9..4}", ["0", "4", "8"]),
+        ("{b,a{1..2}}-{x,y}", ["b-x", "b-y", "a1-x", "a1-y", "a2-x", "a2-y"]),
+        ("{3..1}", ["3", "2", "1"]),
+        ("cat {print} my\\ file", ["cat {print} my\\ file"]),  # of a command, which is no pattern
+    ],
+)
+def test_patterns_are_webdatasets(pattern: str, names: list[str]) -> None:
+    assert expand_braces(pattern) == names
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("s-{0..3.tar", "a brace in .* has no partner"),
+        ("{{0..999},{0..999}}{0..99}", r"stands for is 200,000, more than 100,000"),
+        ("{a..z}" * 9, "more than 100,000"),
+        ("{0..9}" * 9, "is 1,000,000,000, more"),
+        ("{0..99999999999999999999999}", "more than 100,000"),
+    ],
+)
+def test_patterns_that_stand_for_nothing_or_too_much_are_refused(
+    pattern: str, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        expand_braces(pattern)
 
 
 def test_shards_without_an_index_are_counted(tmp_path: Path, make_shards: MakeShards) -> None:

@@ -1,7 +1,6 @@
 """The real loader: exactly once, seekable, and honest about what it could not read."""
 
 import logging
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from data_toys import cut_in_half, damage_member, flip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -163,25 +163,6 @@ def test_evaluation_always_begins_at_the_front(make_shards: MakeShards) -> None:
     first = next(iter(evaluation))["key"]
     assert keys(evaluation)[0] == first
     assert keys(evaluation)[0] == first
-
-
-def damage_member(
-    path: Path, name: str, change: Callable[[bytearray, int, int], None], header: bool = False
-) -> None:
-    """Change a member's content (or its header) in place; the file's size stays."""
-    with tarfile.open(path) as tar:
-        member = tar.getmember(name)
-    data = bytearray(path.read_bytes())
-    change(data, member.offset if header else member.offset_data, member.size)
-    path.write_bytes(data)
-
-
-def cut_in_half(data: bytearray, offset: int, size: int) -> None:
-    data[offset + size // 2 : offset + size] = bytes(size - size // 2)
-
-
-def flip(data: bytearray, offset: int, size: int) -> None:
-    data[offset] ^= 0xFF
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -187,7 +187,7 @@ def test_an_index_of_any_entries_is_read_or_refused(
 ) -> None:
     data = json.dumps({"schema": schema, "shards": shards, "class_names": names}).encode()
     try:
-        index = parse_index(data, "index.json", lambda name: {"path": Path("data") / name})
+        index = parse_index(data, "index.json", lambda name, _: {"path": Path("data") / name})
     except InputError:
         return
     assert all(shard.path == Path("data/a.tar") and shard.count > 0 for shard in index.shards)
