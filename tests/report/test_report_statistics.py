@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import wilcoxon
 
+from lit_iba.report.naming import listed
 from lit_iba.report.run_folder import read_run, score_rows
 from lit_iba.report.significance import (
     RESAMPLES,
@@ -24,7 +25,7 @@ from lit_iba.report.significance import (
     rank_agreement,
     signed_rank_test,
 )
-from lit_iba.report.tables import _listed, agreement, agreement_note, build_tables
+from lit_iba.report.tables import agreement, agreement_note, build_tables
 
 
 def test_holm_by_hand() -> None:
@@ -247,6 +248,6 @@ def test_what_is_said_of_the_best_method(make_run: Callable[..., Path]) -> None:
     assert several.best is not None
     assert several.best.result.score == max(row.result.score for row in several.rows)
     assert "only method" not in several.remark
-    assert _listed(["a"]) == "a"
-    assert _listed(["a", "b", "c"]) == "a, b and c"
-    assert _listed(list("abcdef")) == "a, b, c and 3 others"
+    assert listed(["a"]) == "a"
+    assert listed(["a", "b", "c"]) == "a, b and c"
+    assert listed(list("abcdef")) == "a, b, c and 3 others"
