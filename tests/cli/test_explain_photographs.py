@@ -56,7 +56,7 @@ def test_several_methods_stand_on_one_page_that_needs_nothing_else(
     page = (tmp_path / "explanations.html").read_text(encoding="utf-8")
     assert len(re.findall(r'<figure id="picture-\d+" data-title', page)) == 2
     methods = re.findall(r'data-method="(m-\d|photo)" data-kind="(\w+)"', page)
-    kinds = [("photo", "photo"), ("m-0", "bits"), ("m-1", "signed"), ("m-2", "plain")]
+    kinds = [("photo", "photo"), ("m-0", "bits"), ("m-1", "sizes"), ("m-2", "plain")]
     assert methods == kinds
     assert re.search(r"digit \d \d+\.\d%", page) or re.search(r"\d \d+\.\d%", page)
     assert not re.search(r'(src|href)="(?!data:|#)', page)
