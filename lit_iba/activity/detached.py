@@ -162,10 +162,11 @@ def _pointwise(func: Any, plain: str, name: str, args: Any, kwargs: dict[str, An
         # A copy, because what is written over its argument would otherwise lose it.
         value: Tensor = func(x.detach().clone(), *args[1:], **kwargs)
     if plain in _GATED:
-        # At 0 the gate is f'(0), nearly; what it is matters to no product with 0.
+        # At 0 the gate is f'(0); what it is matters to no product with 0.
         near = torch.full_like(value, 1e-3)
         with torch.no_grad():
-            at_zero = func(near.clone(), *args[1:], **kwargs) / near
+            up, down = (func(sign * near, *args[1:], **kwargs) for sign in (1, -1))
+            at_zero = (up - down) / (2 * near)
             gate = torch.where(x == 0, at_zero, value / torch.where(x == 0, near, x))
         value = x * gate
     return x.copy_(value) if in_place else value

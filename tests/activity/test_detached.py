@@ -208,3 +208,13 @@ def test_explainers_take_the_setting(images: Tensor) -> None:
     assert biases.attribute(pictures, targets).values.isfinite().all()
     with pytest.raises(InputError, match="gates"):
         build_explainer("activity", classifier, {"gates": "open"})
+
+
+def test_what_is_written_over_its_argument_is_there() -> None:
+    x = torch.linspace(-3, 3, 7, requires_grad=True)
+    y = 1 * x
+    with DetachedGates():
+        F.silu(y, inplace=True)  # its result is not looked at
+    torch.testing.assert_close(y, F.silu(x))
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(gradient, torch.sigmoid(x))
