@@ -1,6 +1,7 @@
 """Checkpoint files under faults: a full disk, a truncated file, no file."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,8 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_no_part_of_the_new(tmp_path: 
     root = str(Path(__file__).parents[2])
     done = run(["-c", SAVE, str(tmp_path / "last.ckpt")], {**os.environ, "PYTHONPATH": root})
     assert done.returncode != 0
-    assert "could not be written" in done.stderr.splitlines()[-1]
+    # Not in the last line: triton may have words of its own after an exception.
+    assert re.search(r"InputError: .*could not be written", done.stderr)
     assert (tmp_path / "last.ckpt").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 
