@@ -122,9 +122,9 @@ def _limits(
     controls = {c for row in run.get("scores") or [] for c in row["controls"]}
     if controls:
         yield (
-            f"- Controls ({', '.join(map(_code, sorted(controls)))}) do not know the classifier or"
-            " were not trained for it as this explainer was. Where their score is as good, within"
-            " the standard errors, that metric says nothing for the explainer."
+            f"- Controls beside which it was judged: {', '.join(map(_code, sorted(controls)))}."
+            " Where their score is as good, within the standard errors, that metric says nothing"
+            " for the explainer."
         )
     else:
         yield "- What a control scores is unknown: none was judged. A score alone says little."
