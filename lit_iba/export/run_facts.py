@@ -13,6 +13,7 @@ import yaml
 
 from lit_iba.errors import InputError
 from lit_iba.files import read_text
+from lit_iba.report.run_folder import COMMAND, CONFIG
 
 _CALLBACK = "EvaluationMetrics"  # whose state has the scores; it stands above this room
 _LARGEST = 1 << 20  # bytes of a config or a command
@@ -30,7 +31,7 @@ def run_facts(saved: Mapping[str, Any], path: Path) -> dict[str, Any]:
     folder = folder.parent if folder.name == "checkpoints" else folder
     config = _config(folder)
     dated = datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC)
-    command = _text(folder / "command.txt")
+    command = _text(folder / COMMAND)
     return {
         "dated": dated.isoformat(timespec="seconds"),
         "command": _shown(command.strip()) if command else None,
@@ -68,7 +69,7 @@ def _text(path: Path) -> str | None:
 
 def _config(folder: Path) -> dict[str, Any]:
     try:
-        found = yaml.safe_load(_text(folder / "config.yaml") or "")
+        found = yaml.safe_load(_text(folder / CONFIG) or "")
     except yaml.YAMLError:
         return {}
     return found if isinstance(found, dict) else {}
