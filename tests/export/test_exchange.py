@@ -62,6 +62,14 @@ def test_what_is_pulled_is_what_was_pushed(
     assert type(load_exported(tmp_path / "back")).__name__ == "ReadoutIBA"
 
 
+def test_the_driver_gets_its_options(exported: Path, tmp_path: Path) -> None:
+    address, options = f"file://{tmp_path}/new/there", ["--storage_options.auto_mkdir", "true"]
+    assert main(["push", str(exported), address]) == 2  # it makes no folders unless told to
+    assert main(["push", str(exported), address, *options]) == 0
+    assert main(["pull", address, str(tmp_path / "back"), "--storage_options.no", "1"]) == 0
+    assert content(tmp_path / "back") == content(exported)
+
+
 def test_an_edited_card_travels_and_a_changed_program_does_not(
     exported: Path, tmp_path: Path
 ) -> None:
