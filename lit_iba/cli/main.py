@@ -54,6 +54,10 @@ EVALUATION = {
 WEIGHTS = {
     "randomize": "a classifier's weights with its last layers at random, as in the sanity check"
 }
+EXCHANGE = {
+    "push": "an export to a folder, a bucket or the Hugging Face Hub",
+    "pull": "an export from there, every file verified",
+}
 HELP = {
     "recipes": "the configs that come with the package: what each is for, its cost, what it needs",
     "recipe": "the text of one of them",
@@ -63,7 +67,7 @@ DATA = {"shards": "write shards from a folder of pictures, CIFAR-10, arrays, or 
 COMMANDS = {
     "train.py": TRAINING,
     "evaluate.py": EVALUATION,
-    "lit-iba": {**TRAINING, **EVALUATION, **WEIGHTS, **DATA, **HELP},
+    "lit-iba": {**TRAINING, **EVALUATION, **WEIGHTS, **EXCHANGE, **DATA, **HELP},
 }
 
 

@@ -12,6 +12,8 @@ import logging
 import operator
 import os
 import re
+import shlex
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -40,6 +42,7 @@ from lit_iba.cli.training_help import DEFAULTS
 from lit_iba.data.workers import end_workers, killed_worker_message, worker_killed
 from lit_iba.errors import InputError
 from lit_iba.files import FolderLock, check_folder, sweep_parts, write_text
+from lit_iba.report.run_folder import COMMAND
 from lit_iba.training.callbacks import (
     DurableCheckpointIO,
     FiniteLoss,
@@ -57,8 +60,8 @@ _LEAST = {
 
 
 class KeepConfig(SaveConfigCallback):
-    """Writes the config into the run's folder; another config there is kept, and this one is
-    numbered.
+    """Writes the config into the run's folder, and the command that began the run; another config
+    there is kept, and this one is numbered.
     """
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -71,6 +74,8 @@ class KeepConfig(SaveConfigCallback):
             path = folder / ("config.yaml" if number == 0 else f"config_{number}.yaml")
             if not path.exists():
                 write_text(path, text)
+                if number == 0:
+                    write_text(folder / COMMAND, shlex.join(sys.argv) + "\n")
                 break
             if path.read_text(encoding="utf-8") == text:
                 break

@@ -100,6 +100,55 @@ def write(url: str, data: bytes, options: Mapping[str, Any]) -> None:
         system.pipe_file(place, data)
 
 
+def get(url: str, path: Path, most: int, options: Mapping[str, Any]) -> None:
+    """Fetch a file whose size is known, or bounded.
+
+    Args:
+        url: An address that fsspec knows.
+        path: Where to.
+        most: Bytes that it may have.
+        options: ``storage_options`` of the driver.
+
+    Raises:
+        InputError: The address or its driver is unknown, the file is not there, or larger.
+    """
+    with _said(url), path.open("wb") as file:
+        system, place = _opened(url, options)
+        system.invalidate_cache()
+        with system.open(place, "rb", block_size=_BLOCK) as source:
+            while chunk := source.read(min(_BLOCK, most + 1 - file.tell())):
+                file.write(chunk)
+                if file.tell() > most:
+                    raise InputError(f"{url} has more than {most:,} bytes; correct the address")
+
+
+def put(path: Path, url: str, options: Mapping[str, Any]) -> None:
+    """Write a file's content, of any size.
+
+    Raises:
+        InputError: As :func:`write`.
+    """
+    with _said(url):
+        system, place = _opened(url, options)
+        system.put_file(str(path), place)
+
+
+def exists(url: str, options: Mapping[str, Any]) -> bool:
+    """Whether there is a file.
+
+    Raises:
+        InputError: The address or its driver is unknown, or access is refused.
+    """
+    with _said(url):
+        system, place = _opened(url, options)
+        system.invalidate_cache()
+        try:
+            system.info(place)
+        except FileNotFoundError:
+            return False
+        return True
+
+
 @contextmanager
 def _said(url: str) -> Iterator[None]:
     try:
@@ -119,10 +168,10 @@ def is_final(error: Exception) -> str | None:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         return (
             f"access is refused ({said}); give credentials where the driver looks for them, or in"
-            " remote.storage_options"
+            " storage_options"
         )
     if isinstance(error, TypeError | ValueError):
-        return f"the driver refuses it ({error}); correct the address or remote.storage_options"
+        return f"the driver refuses it ({error}); correct the address or storage_options"
     return None
 
 

@@ -9,6 +9,8 @@ from lit_iba.registry import lazy_names
 if TYPE_CHECKING:
     from lit_iba.export.artefact import check_export as check_export
     from lit_iba.export.artefact import load_exported as load_exported
+    from lit_iba.export.exchange import pull_export as pull_export
+    from lit_iba.export.exchange import push_export as push_export
     from lit_iba.export.write import FORMATS as FORMATS
     from lit_iba.export.write import ExportReport as ExportReport
     from lit_iba.export.write import export_checkpoint as export_checkpoint
@@ -18,6 +20,7 @@ else:
         __name__,
         {
             "lit_iba.export.artefact": ["check_export", "load_exported"],
+            "lit_iba.export.exchange": ["pull_export", "push_export"],
             "lit_iba.export.write": [
                 "ExportReport",
                 "FORMATS",

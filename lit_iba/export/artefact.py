@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,15 @@ from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.classifier.weights import fingerprint
 from lit_iba.errors import InputError
 from lit_iba.explainer import EXPLAINERS, explainer_class
+from lit_iba.export.card import CARD_FILE
 from lit_iba.export.program import METADATA_FILE, METADATA_KEY
+from lit_iba.export.readme import README_FILE
 from lit_iba.files import read_text, sha256_of
 from lit_iba.training.trained_explainer import TrainedExplainer
 
 SCHEMA, KIND = 1, "lit_iba.exported_explainer"
+FILES = ("explainer.pt2", "explainer.onnx", "explainer.onnx.data", "explainer.safetensors")
+DOCUMENTS = (README_FILE, CARD_FILE)
 _PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "safetensors")
 
 
@@ -36,7 +40,9 @@ def plain_values(values: Any) -> Any:
 
 
 def describe(
-    explainer: TrainedExplainer, checkpoint: dict[str, Any] | None = None
+    explainer: TrainedExplainer,
+    checkpoint: dict[str, Any] | None = None,
+    license: str | None = None,
 ) -> dict[str, Any]:
     """What every file of an export carries: the contract of the program, and how to rebuild the
     explainer.
@@ -88,6 +94,7 @@ def describe(
         ],
         "class_names": list(classifier.class_names),
         "checkpoint": plain_values(checkpoint) if checkpoint else None,
+        "license": license,
         "packages": {
             "python": platform.python_version(),
             "lit_iba": lit_iba.__version__,
@@ -104,6 +111,31 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def as_text(description: dict[str, Any]) -> str:
+    """The content of an ``explainer.json``."""
+    return json.dumps(description, indent=1, ensure_ascii=False) + "\n"
+
+
+def hashes(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """SHA-256 and size in bytes of files, by name."""
+    paths = {name: folder / name for name in names}
+    return {
+        n: {"sha256": sha256_of(path), "bytes": path.stat().st_size} for n, path in paths.items()
+    }
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder in which other things than an export live."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; give a folder for the export")
+    if (folder / METADATA_FILE).exists():
+        read_description(folder)
+    elif (folder / README_FILE).exists():
+        raise InputError(
+            f"{folder} has a README.md of something else; give the export a folder of its own"
+        )
 
 
 def is_whole(folder: Path, description: dict[str, Any], name: str) -> bool:
@@ -123,15 +155,21 @@ def read_description(folder: str | Path) -> dict[str, Any]:
         raise InputError(
             f"{folder} holds no {METADATA_FILE}; give a folder that 'evaluate.py export' wrote"
         )
-    return _check_description(read_text(path, "description"), path)
+    return check_description(read_text(path, "description"), path)
 
 
-def _check_description(text: str, path: Path) -> dict[str, Any]:
+def check_description(text: str, path: str | Path) -> dict[str, Any]:
+    """The content of an ``explainer.json``, given its text and where that comes from.
+
+    Raises:
+        InputError: As :func:`read_description`.
+    """
     try:
         description = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({error}); export the explainer again") from error
-    if not isinstance(description, dict) or description.get("kind") != KIND:
+    known = isinstance(description, dict) and description.get("kind") == KIND
+    if not known or type(description.get("schema")) is not int:
         raise InputError(
             f"{path} does not describe an exported explainer; give one that 'evaluate.py export'"
             " wrote"
@@ -210,7 +248,7 @@ def load_exported(path: str | Path, classifier: FrozenClassifier | None = None) 
         raise InputError(
             f"{path} is no safetensors file, or damaged ({error}); export the explainer again"
         ) from error
-    description = _check_description(embedded, path)
+    description = check_description(embedded, path)
     name = description["explainer"]["name"]
     found = explainer_class(name) if name in EXPLAINERS else None
     if found is None or not issubclass(found, TrainedExplainer):

@@ -6,12 +6,15 @@ from __future__ import annotations
 
 from typing import Any
 
+README_FILE = "README.md"
+
 _HEAD = """# {name} for {model} ({weights})
 
 Exported by lit_iba {version}. {outputs}
 
 - Input `images`: float32 (batch, {channels}, {height}, {width}), any batch size. {resize}
 - What the files are, how far each is from the explainer, and their SHA-256: `explainer.json`.
+- How it was trained, its scores, limits and licence: `explainer.md`.
 
 The images below are made from `pictures`: uint8, {colours}, resized and cropped.
 """

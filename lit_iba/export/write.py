@@ -1,9 +1,9 @@
 """Trained explainers as files that others can use: ``.pt2`` and ONNX programs, and ``.safetensors``
 to load back here.
 
-An export is a folder: the files, ``explainer.json`` that says what they are, and a README that says
-how to load them. Each file is compared with the explainer before it takes its name; where they
-differ, nothing appears.
+An export is a folder: the files, ``explainer.json`` that says what they are, a README that says how
+to load them, and a model card. Each file is compared with the explainer before it takes its name;
+where they differ, nothing appears.
 """
 
 from __future__ import annotations
@@ -28,12 +28,18 @@ from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError, unknown_name
 from lit_iba.explainer import EXPLAINERS, Explainer, explainer_class
 from lit_iba.export.artefact import (
+    DOCUMENTS,
+    FILES,
+    as_text,
+    check_folder,
     describe,
+    hashes,
     is_whole,
     load_exported,
     plain_values,
     read_description,
 )
+from lit_iba.export.card import CARD_FILE, card
 from lit_iba.export.program import (
     METADATA_FILE,
     METADATA_KEY,
@@ -46,7 +52,8 @@ from lit_iba.export.program import (
     write_onnx,
     write_pt2,
 )
-from lit_iba.export.readme import readme
+from lit_iba.export.readme import README_FILE, readme
+from lit_iba.export.run_facts import run_facts
 from lit_iba.files import sha256_of, whole_file, write_text
 from lit_iba.registry import class_named
 from lit_iba.training.checkpoint import read_checkpoint
@@ -54,7 +61,6 @@ from lit_iba.training.trained_explainer import TRAINED_EXPLAINERS, TrainedExplai
 
 FORMATS = ("pt2", "onnx", "safetensors")
 BATCH_SIZES = (1, 2, 7)  # each file is checked at these
-FILES = ("explainer.pt2", "explainer.onnx", "explainer.onnx.data", "explainer.safetensors")
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,7 @@ def export_explainer(
     *,
     example_images: Tensor | None = None,
     checkpoint: dict[str, Any] | None = None,
+    license: str | None = None,
     tolerance: float = 1e-4,
     progress: bool = True,
 ) -> ExportReport:
@@ -117,6 +124,7 @@ def export_explainer(
         example_images: Normalised images (N, 3, H, W) of the classifier's size, on which the files
             are checked besides random ones.
         checkpoint: Where the explainer comes from, for the record.
+        license: Under which it is given away, for the card; None states none.
         tolerance: Largest relative error that is let through.
         progress: Whether to say, on standard error, what is being done.
 
@@ -136,7 +144,7 @@ def export_explainer(
     """
     folder, formats = Path(folder), _check_formats(formats)
     check_numbers(0, exclusive=True, tolerance=tolerance)
-    _check_folder(folder)
+    check_folder(folder)
     console = Console(stderr=True, quiet=not progress)
     trained = _check_explainer(explainer)
     batches = _check_batches(
@@ -153,7 +161,7 @@ def export_explainer(
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
-        described = describe(twin, checkpoint)
+        described = describe(twin, checkpoint, license)
         export = _Export(twin, batches, expected, described, Path(scratch))
         _write_formats(export, formats, tolerance, console)
         description = _publish(export, folder)
@@ -193,7 +201,7 @@ def export_checkpoint(
         >>> path = "runs/readout/last.ckpt"
         >>> report = export_checkpoint(path, "exported", formats, progress=False)
         >>> sorted(path.name for path in report.folder.iterdir())
-        ['README.md', 'explainer.json', 'explainer.safetensors']
+        ['README.md', 'explainer.json', 'explainer.md', 'explainer.safetensors']
     """
     checkpoint = Path(checkpoint)
     saved = read_checkpoint(checkpoint)
@@ -212,6 +220,7 @@ def export_checkpoint(
     record = {"file": checkpoint.name, "sha256": sha256_of(checkpoint), "training": training} | {
         k: saved[k] for k in ("epoch", "global_step") if k in saved
     }
+    record["run"] = run_facts(saved, checkpoint)
     base: Any = TrainedExplainer  # only to compare with
     cls: type[TrainedExplainer] = class_named(trained_by, "explainer", TRAINED_EXPLAINERS, base)
     return export_explainer(
@@ -241,18 +250,6 @@ def _check_formats(formats: Sequence[str]) -> list[str]:
     if "onnx" in chosen:
         require_onnx()
     return chosen
-
-
-def _check_folder(folder: Path) -> None:
-    """Refuse a folder in which other things than an export live."""
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; give a folder for the export")
-    if (folder / METADATA_FILE).exists():
-        read_description(folder)
-    elif (folder / "README.md").exists():
-        raise InputError(
-            f"{folder} has a README.md of something else; give the export a folder of its own"
-        )
 
 
 def _check_batches(channels: int, size: tuple[int, int], examples: Tensor | None) -> list[Tensor]:
@@ -356,12 +353,11 @@ def _publish(export: _Export, folder: Path) -> dict[str, Any]:
         with whole_file(folder / name) as part:
             (export.scratch / name).replace(part)
     names = [file for facts in formats.values() for file in facts["files"]]
-    files = {
-        n: {"sha256": sha256_of(folder / n), "bytes": (folder / n).stat().st_size} for n in names
-    }
-    description = export.description | {"formats": formats, "files": files}
-    write_text(folder / METADATA_FILE, json.dumps(description, indent=1, ensure_ascii=False) + "\n")
-    write_text(folder / "README.md", readme(description))
+    description = export.description | {"formats": formats, "files": hashes(folder, names)}
+    write_text(folder / README_FILE, readme(description))
+    write_text(folder / CARD_FILE, card(description))
+    description["documents"] = hashes(folder, DOCUMENTS)
+    write_text(folder / METADATA_FILE, as_text(description))
     for name in (stale & set(FILES)) - set(names):
         (folder / name).unlink(missing_ok=True)
     return description

@@ -87,7 +87,7 @@ def test_a_run_without_checkpoints_writes_none_and_says_nothing_of_srun(
     config = ["fit", "--config", str(prepare(tmp_path, CONFIG) / "config.yaml")]
     assert main([*config, "--trainer.enable_checkpointing", "false"], "train.py") == 0
     written = {path.name for path in (tmp_path / "run").iterdir()}
-    assert written == {".lock", "config.yaml"}
+    assert written == {".lock", "command.txt", "config.yaml"}
     assert not [w for w in recwarn if "srun" in str(w.message)]
 
 

@@ -193,7 +193,7 @@ def test_every_file_carries_the_contract(explainer: ReadoutIBA, exported: Export
     for text in embedded:
         carried = json.loads(text)
         assert carried == {key: description[key] for key in carried}
-        assert set(description) - set(carried) == {"formats", "files"}
+        assert set(description) - set(carried) == {"formats", "files", "documents"}
     assert description["classifier"] == explainer.classifier.identity | {
         "record": {"model": "small_cnn", "weights": "random", "num_classes": 10}
     }
@@ -346,7 +346,13 @@ def test_formats_of_the_same_explainer_join_and_those_of_another_go(
     other = trained_like(explainer.classifier, "layer1", ["layer1"])
     (folder / "explainer.ckpt").write_text("not ours")
     export_explainer(other, folder, ["safetensors"], progress=False)
-    left = {"explainer.json", "explainer.safetensors", "README.md", "explainer.ckpt"}
+    left = {
+        "explainer.json",
+        "explainer.safetensors",
+        "README.md",
+        "explainer.md",
+        "explainer.ckpt",
+    }
     assert {path.name for path in folder.iterdir()} == left
     assert load_exported(folder).taps == ["layer1"]
 
