@@ -74,10 +74,11 @@ def extremes(
     gallery: int,
 ) -> set[int]:
     """Numbers of the images on which the best explainer of each metric does best and worst: at
-    most three of each, and about as many in all as the gallery has.
+    most three of each, and about as many in all as the gallery has; a gallery of one picture has
+    none of them.
     """
     found: set[int] = set()
-    each = min(3, gallery // (2 * max(len(metrics), 1)) or 1) if gallery else 0
+    each = min(3, gallery // (2 * max(len(metrics), 1)) or int(gallery > 1))
     for name, metric in metrics.items():
         scores = {e: r.score for e, r in results[name].items() if math.isfinite(r.score)}
         if not scores or not each:
