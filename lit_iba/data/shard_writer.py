@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lit_iba.checks import check_counts
-from lit_iba.data.decode import EXTENSIONS, PICTURE_EXTENSIONS
+from lit_iba.data.decode import ARRAY, EXTENSIONS, PICTURE_EXTENSIONS
 from lit_iba.data.shard import INDEX_NAME, Shard, is_file_name
 from lit_iba.data.shards import ShardIndex
 from lit_iba.errors import InputError
@@ -40,8 +43,8 @@ def write_shards(
 
     Args:
         samples: Mappings with ``key`` (unique, no dot), a picture under ``jpg``, ``png`` or ``npy``
-            (bytes; an array uint8 (C, H, W) or (H, W, C)), and optionally ``cls`` (int), ``json``
-            (a dict with ``bbox``) and ``mask.png`` (bytes).
+            (a file's bytes; for ``npy`` also an array, uint8 (H, W, C)), and optionally ``cls``
+            (int), ``json`` (a dict with ``bbox``) and ``mask.png`` (bytes).
         folder: Where to; must not hold an index yet.
         prefix: How shard names begin.
         shard_size: Samples in each shard but the last.
@@ -108,6 +111,21 @@ def _members(sample: Mapping[str, Any], keys: set[str]) -> tuple[str, dict[str, 
             raise InputError(
                 f"sample {key!r} has a member {extension!r}; known are {', '.join(EXTENSIONS)}"
             )
-        members[extension] = value if isinstance(value, bytes) else json.dumps(value).encode()
+        members[extension] = _bytes_of(key, extension, value)
     keys.add(key)
     return key, members
+
+
+def _bytes_of(key: str, extension: str, value: Any) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    try:
+        if extension == ARRAY and isinstance(value, np.ndarray):
+            np.save(file := io.BytesIO(), value, allow_pickle=False)
+            return file.getvalue()
+        return json.dumps(value).encode()
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"sample {key!r} has a {type(value).__name__} under {extension!r} that cannot be"
+            f" written ({error}); give the bytes of a file"
+        ) from error

@@ -129,3 +129,13 @@ def test_a_damaged_array_is_a_hole(data: bytes | str, tmp_path: Path) -> None:
         data = buffer.getvalue() if data == "objects" else buffer.getvalue()[:-1]
     (batch,) = shard_batches(one(tmp_path, npy=data).shards[0], seen(12), 1)
     assert batch["corrupt"].tolist() == [1]
+
+
+def test_an_array_is_written_as_a_file(tmp_path: Path) -> None:
+    pixels = picture(1, 12)[0]
+    shard = write([{"key": "a", "npy": pixels}], tmp_path / "good").shards[0]
+    (batch,) = shard_batches(shard, seen(12), 1)
+    assert torch.equal(batch["picture"][0], central(pixels))
+    for member in ({"npy": np.array([object()])}, {"jpg": pixels}):
+        with pytest.raises(InputError, match=r"sample 'a' has a ndarray .* give the bytes"):
+            write([{"key": "a", **member}], tmp_path / "bad")
