@@ -4,13 +4,12 @@ worker without a bound.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.data.batch import Batch, BatchMaker, Hole
@@ -21,10 +20,9 @@ from lit_iba.data.stream import BatchStream, Failure, report_holes
 from lit_iba.data.workers import (
     WORKER_TIMEOUT,
     WorkerWatch,
-    end_with_parent,
     killed_worker_message,
     silent_worker_message,
-    start_method,
+    stream_loader,
     worker_killed,
 )
 from lit_iba.errors import InputError
@@ -74,16 +72,7 @@ class SampleLoader:
         self.max_corrupt_fraction = (
             default if max_corrupt_fraction is None else max_corrupt_fraction
         )
-        self._start: Callable[[], DataLoader[Any]] = partial(
-            DataLoader,
-            stream,
-            batch_size=None,
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
-            multiprocessing_context=start_method(multiprocessing_context) if num_workers else None,
-            worker_init_fn=end_with_parent,
-            pin_memory=torch.cuda.is_available(),
-        )
+        self._start = partial(stream_loader, stream, num_workers, multiprocessing_context)
         self._loader = self._start()
         self._watch = WorkerWatch(worker_timeout)
         self.parts = list(parts)

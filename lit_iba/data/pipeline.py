@@ -20,7 +20,7 @@ from lit_iba.data.fields import SampleFields
 from lit_iba.data.sources import Place
 from lit_iba.data.stream import Failure, SampleMaker, report_holes
 from lit_iba.data.tar_samples import RawSample
-from lit_iba.data.workers import WorkerWatch, end_with_parent, start_method
+from lit_iba.data.workers import WORKER_TIMEOUT, WorkerWatch, stream_loader
 from lit_iba.errors import InputError
 
 # Whose iterables divide themselves among the loader's workers, and on demand among processes.
@@ -157,21 +157,12 @@ class PipelineLoader:
         num_workers: int = 0,
         multiprocessing_context: str | None = None,
         max_corrupt_fraction: float = 0.0,
-        worker_timeout: float = 500.0,
+        worker_timeout: float = WORKER_TIMEOUT,
         any_left: Callable[[bool], bool] | None = None,
     ) -> None:
         self.stream, self.max_corrupt_fraction = stream, max_corrupt_fraction
         self._any_left, self._epoch = any_left, 0
-        self._start: Callable[[], DataLoader[Any]] = partial(
-            DataLoader,
-            stream,
-            batch_size=None,
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
-            multiprocessing_context=start_method(multiprocessing_context) if num_workers else None,
-            worker_init_fn=end_with_parent,
-            pin_memory=torch.cuda.is_available(),
-        )
+        self._start = partial(stream_loader, stream, num_workers, multiprocessing_context)
         self._loader = self._start()
         self._watch = WorkerWatch(worker_timeout)
 

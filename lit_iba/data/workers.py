@@ -21,7 +21,7 @@ from typing import Any
 from weakref import WeakSet, finalize
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 # What a cluster, a terminal or a person sends to a whole group of processes.
 GROUP_SIGNALS = {
@@ -49,6 +49,23 @@ def start_method(wanted: str | None) -> str | None:
     if chosen == "forkserver":
         multiprocessing.set_forkserver_preload(_PRELOADED)
     return chosen
+
+
+def stream_loader(
+    stream: IterableDataset[Any], num_workers: int, multiprocessing_context: str | None
+) -> DataLoader[Any]:
+    """A loader of whatever a stream yields, whose workers live as long as it and end with this
+    process.
+    """
+    return DataLoader(
+        stream,
+        batch_size=None,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        multiprocessing_context=start_method(multiprocessing_context) if num_workers else None,
+        worker_init_fn=end_with_parent,
+        pin_memory=torch.cuda.is_available(),
+    )
 
 
 class WorkerWatch:
