@@ -100,7 +100,7 @@ class WorkerWatch:
             if new:
                 # A collector finalises a loader's queues before its iterator may speak through
                 # them: torch then waits ten seconds a worker, and leaves it behind.
-                finalize(loader, _end_forgotten, new).atexit = False
+                finalize(loader, end_workers, new).atexit = False
             while True:
                 with self._waiting():
                     try:
@@ -166,27 +166,23 @@ def _wait_and_leave(parent: BaseProcess) -> None:
 def end_workers(which: Iterable[BaseProcess] | None = None) -> None:
     """End workers, also those that answer nothing; by default all that loaders of this process have
     started.
+
+    Torch takes every child that is killed for an accident, and raises in the main thread, wherever
+    that is. Only there can it be told otherwise: in another thread torch's own way is left to end
+    the workers, when their loader goes.
     """
     workers = [worker for worker in (_started if which is None else which) if worker.is_alive()]
-    if not workers:
+    if not workers or threading.current_thread() is not threading.main_thread():
         return
-    main = threading.current_thread() is threading.main_thread()
-    # Torch takes every child that is killed for an accident, and raises wherever the process is.
-    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if main else None
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for worker in workers:
         worker.kill()
     for worker in workers:
         worker.join(timeout=5)
-    if main:
-        signal.signal(signal.SIGCHLD, before)
+    signal.signal(signal.SIGCHLD, before)
 
 
 atexit.register(end_workers)
-
-
-def _end_forgotten(workers: set[BaseProcess]) -> None:
-    if threading.current_thread() is threading.main_thread():  # see end_workers
-        end_workers(workers)
 
 
 def worker_killed(error: BaseException) -> bool:

@@ -1,6 +1,7 @@
 """Data modules under a real Trainer: a resumed run sees what the interrupted one had left."""
 
 import gc
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing import active_children
@@ -128,6 +129,30 @@ def test_an_abandoned_loader_takes_its_workers_along_at_once(
     gc.collect()
     assert set(active_children()) == before
     assert time.monotonic() - start < 4  # torch waits for ten seconds a worker
+
+
+def test_a_thread_ends_its_workers_without_an_error_in_the_main_thread(
+    tmp_path: Path, make_shards: MakeShards
+) -> None:
+    """Torch's handler raises there for each worker that is killed, once a loader was used there."""
+    make_shards(22, 7)
+    before, seen = set(active_children()), []
+
+    def use(times: int) -> None:
+        for _ in range(times):
+            data = module(tmp_path / "shards", num_workers=2)
+            data.setup("fit")
+            next(iter(data.train_dataloader()))
+            seen.append(len(set(active_children()) - before))
+            data.teardown("fit")
+
+    use(1)
+    thread = threading.Thread(target=use, args=(3,))
+    thread.start()
+    while thread.is_alive():
+        pass  # at work, and so there when the handler is called
+    assert seen == [2] * 4
+    assert set(active_children()) == before
 
 
 def test_a_data_module_begins_anew_in_a_new_run_and_goes_on_when_reloaded(
