@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import fake_run
+from made_up_run import fake_run
 
 from lit_iba.report import build_tables, read_run, write_report
 from lit_iba.report.answer import Answer, answer
