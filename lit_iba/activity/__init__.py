@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lit_iba.activity.decomposition import LayerSums as LayerSums
     from lit_iba.activity.explainers import ActivityAttribution as ActivityAttribution
     from lit_iba.activity.explainers import TopLayer as TopLayer
+    from lit_iba.activity.layer_choice import LayerChoice as LayerChoice
     from lit_iba.activity.layers import NetworkLayers as NetworkLayers
     from lit_iba.activity.survey import SurveySettings as SurveySettings
     from lit_iba.activity.survey import run_survey as run_survey
@@ -31,6 +32,7 @@ else:
             "lit_iba.activity.decomposition": ["Attributions", "Decomposition", "LayerSums"],
             "lit_iba.activity.bias_explainers": ["BiasAttribution", "FullGrad"],
             "lit_iba.activity.explainers": ["ActivityAttribution", "TopLayer"],
+            "lit_iba.activity.layer_choice": ["LayerChoice"],
             "lit_iba.activity.layers": ["NetworkLayers"],
             "lit_iba.activity.survey": ["SurveySettings", "run_survey"],
             "lit_iba.activity.survey_report": ["write_survey"],

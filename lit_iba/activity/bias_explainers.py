@@ -16,15 +16,9 @@ from torch import Tensor
 
 from lit_iba.activity.decomposition import Attributions, Decomposition, sums_of
 from lit_iba.activity.detached import Gates
-from lit_iba.activity.explainers import (
-    LayerAggregate,
-    Size,
-    Upsampling,
-    saliency,
-    unit_range,
-    upsampled,
-)
+from lit_iba.activity.explainers import LayerAggregate
 from lit_iba.activity.layers import INPUT, NetworkLayers, chosen_layers
+from lit_iba.activity.maps import Size, Upsampling, saliency, unit_range, upsampled
 from lit_iba.checks import check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError

@@ -7,64 +7,31 @@ What is made of biases stands in ``bias_explainers.py``.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lit_iba.activity.decomposition import (
-    Attributions,
     Decomposition,
     HookedActivity,
     say_if_inexact,
 )
 from lit_iba.activity.detached import Gates
-from lit_iba.activity.layers import NetworkLayers, check_layers, chosen_layers
+from lit_iba.activity.layer_choice import chosen_once
+from lit_iba.activity.layers import AUTO, NetworkLayers, check_layers, chosen_layers
+from lit_iba.activity.maps import Size, Upsampling, positions, saliency, signed_map
 from lit_iba.checks import check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.hooked import HookedNetwork
 from lit_iba.errors import InputError
-from lit_iba.explainer import Attribution, Explainer, completeness_error, made_again
-
-Size = tuple[int, int]
-Upsampling = Literal["bilinear", "nearest"]
-_UPSAMPLING: dict[str, tuple[str, bool | None]] = {
-    "bilinear": ("bilinear", False),
-    "nearest": ("nearest-exact", None),
-}
-
-
-def unit_range(maps: Tensor, eps: float = 0.0) -> Tensor:
-    """Each of (B, ...) to [0, 1] by its own minimum and maximum (equation 10); a constant becomes
-    0.
-
-    Args:
-        maps: Non-negative values.
-        eps: Added to the denominator, 1e-6 in FullGrad's published code.
-    """
-    flat = maps.flatten(1)
-    low = flat.amin(dim=1).view(-1, *[1] * (maps.ndim - 1))
-    width = flat.amax(dim=1).view_as(low) - low + eps
-    return (maps - low) / torch.where(width > 0, width, torch.ones_like(width))
-
-
-def saliency(maps: Tensor, size: Size, upsampling: str = "bilinear") -> Tensor:
-    """Psi of equation 9 for one map per layer: |a|, rescaled to [0, 1], upsampled; (B, h, w) to (B,
-    H, W).
-    """
-    return upsampled(unit_range(maps.abs()), size, upsampling)
-
-
-def signed_map(
-    maps: Tensor, size: Size, upsampling: str = "bilinear", keep_sum: bool = True
-) -> Tensor:
-    """Upsampling of an attribution map, plain (supplement, equation 10) or divided by the ratio of
-    areas, so that its sum stays A (equation 14).
-    """
-    height, width = maps.shape[-2:]
-    share = height * width / (size[0] * size[1]) if keep_sum else 1.0
-    return upsampled(maps, size, upsampling) * share
+from lit_iba.explainer import (
+    Attribution,
+    Explainer,
+    Surroundings,
+    completeness_error,
+    made_again,
+)
 
 
 class LayerAggregate(Explainer):
@@ -131,7 +98,8 @@ class ActivityAttribution(LayerAggregate):
     Args:
         classifier: The network to explain.
         layers: ``"all"`` (with the input), ``"all_but_input"``, how many from the top, or a list of
-            names.
+            names. In the settings of a run also ``"auto"``: as many from the top as are best on 64
+            of the images that statistics are measured on (see :class:`LayerChoice`).
         signed: Whether to average attribution maps, in the unit of the class score, instead of
             saliency maps in [0, 1].
         upsampling: ``"bilinear"`` (equation 9), or ``"nearest"``: blocks, our reading of figure
@@ -190,6 +158,26 @@ class ActivityAttribution(LayerAggregate):
             self._above = known.biases_above(self.layers[0])
         self._pass = Decomposition(known, self.layers, self._above or [])
 
+    @classmethod
+    def from_settings(
+        cls,
+        classifier: FrozenClassifier,
+        settings: dict[str, Any],
+        surroundings: Surroundings | None = None,
+    ) -> ActivityAttribution:
+        """Build from a config: ``layers: auto`` is chosen once, on the run's other images."""
+        if settings.get("layers") == AUTO and surroundings is not None:
+            if settings.get("signed"):
+                raise InputError(
+                    "layers 'auto' is chosen by unsigned maps; leave signed out, or name the layers"
+                )
+            names = ("network_layers", "upsampling", "gates")
+            choice = chosen_once(
+                classifier, {k: settings[k] for k in names if k in settings}, surroundings
+            )
+            settings = settings | {"layers": choice.count}
+        return cls(classifier, **settings)
+
     def explain(
         self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
     ) -> Attribution:
@@ -198,7 +186,7 @@ class ActivityAttribution(LayerAggregate):
         values, undrawn, errors = [], [], []
         for part, classes in self.parts(images, targets):
             found = self._pass.attribute(part, classes)
-            maps = [_positions(found, layer, self.classifier) for layer in self.layers]
+            maps = [positions(found, layer, self.classifier) for layer in self.layers]
             values.append(self.aggregate(maps, size))
             outside = [
                 found.activity[layer].total - m.sum(dim=(1, 2))
@@ -251,18 +239,3 @@ class TopLayer(ActivityAttribution):
             forward_batch_size=forward_batch_size,
             seed=seed,
         )
-
-
-def _positions(found: Attributions, layer: str, classifier: FrozenClassifier) -> Tensor:
-    term = found.activity[layer]
-    if term.layout is None:
-        raise InputError(
-            f"layer {layer!r} of {classifier.name} has no positions; choose one whose output is a"
-            " feature map"
-        )
-    return term.map
-
-
-def upsampled(maps: Tensor, size: Size, kind: str = "bilinear") -> Tensor:
-    mode, align_corners = {**_UPSAMPLING, "aligned": ("bilinear", True)}[kind]
-    return F.interpolate(maps[:, None], size=size, mode=mode, align_corners=align_corners)[:, 0]

@@ -25,7 +25,7 @@ from lit_iba.classifier.hooked import HookedNetwork
 from lit_iba.classifier.layout import Layout
 from lit_iba.errors import InputError
 
-INPUT = "input"
+INPUT, AUTO = "input", "auto"
 
 
 class NetworkLayers:
@@ -306,8 +306,15 @@ def check_layers(layers: object) -> None:
     """Refuse what :func:`chosen_layers` cannot take.
 
     Raises:
-        InputError: Neither of the words, nor a positive number, nor a list of names.
+        InputError: Neither of the words, nor a positive number, nor a list of names; or ``"auto"``,
+            which a run's settings alone can have.
     """
+    if layers == AUTO:
+        raise InputError(
+            "layers 'auto' is chosen for the method 'activity' on other images than those that are"
+            " explained: give statistics_data (shards) to a run, or in code"
+            " layers=LayerChoice.estimate(classifier, batches).count"
+        )
     number = isinstance(layers, int) and not isinstance(layers, bool) and layers >= 1
     names = (
         isinstance(layers, (list, tuple))
