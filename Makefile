@@ -4,7 +4,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 RUN := runs/quickstart
 
-.PHONY: quickstart test lowest wheel docs notebooks lint format benchmark gpu-kit gpu clean
+.PHONY: quickstart test slow lowest wheel docs notebooks lint format benchmark gpu-kit gpu clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lit_iba needs Python 3.11 or newer; set PYTHON=...")'
@@ -33,14 +33,20 @@ quickstart: $(VENV)/.installed
 	@echo "done: open the two pages of steps 5 and 7 in a browser; the curves of training: $(VENV)/bin/tensorboard --logdir $(RUN)"
 
 # A file of tests stays in one process, with its fixtures; the longest come first (tests/conftest.py).
+PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# What a change is tried with in some minutes; what takes more than two seconds of processor time is in `slow`.
 test: $(VENV)/.installed
-	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(PY) $(PYTEST) -m "not slow"
+
+# Trainings that are killed, every config of a paper's figure, exports, the quickstart: twice as long as `test`.
+slow: $(VENV)/.installed
+	$(PY) $(PYTEST) -m slow
 
 # The suite with the lowest versions that pyproject.toml allows, in an environment of its own.
 lowest: $(VENV)/.installed
 	$(VENV)/bin/uv venv --quiet --clear --python $(PY) $(VENV)-lowest
 	$(VENV)/bin/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct -e '.[dev]'
-	$(VENV)-lowest/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(VENV)-lowest/bin/python $(PYTEST)
 
 # The package as others install it, tried in an environment of its own and a folder that is no checkout.
 wheel: $(VENV)/.installed

@@ -153,6 +153,7 @@ def test_hits_and_relations_of_edge_cases() -> None:
     assert [float(x) for x in constant[:2]] == [0.0, 0.0]
 
 
+@pytest.mark.slow
 def test_the_command_writes_tables_and_figures_and_goes_on(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -140,6 +140,7 @@ def test_the_loss_has_the_gradient_of_cross_entropy_at_the_temperature() -> None
     assert torch.allclose(loss, difference.var(dim=1, unbiased=False) / 2, rtol=0.05)
 
 
+@pytest.mark.slow
 def test_the_result_is_an_ordinary_state_dict_without_biases(folder: Path, finished: Path) -> None:
     state, settings = read_weights(finished / "zero.safetensors")
     original = read_weights(folder / "classifier.safetensors")[0]

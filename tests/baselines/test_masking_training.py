@@ -107,6 +107,7 @@ def test_a_checkpoint_holds_only_what_was_trained(folder: Path, run: Path) -> No
     assert not any(p.requires_grad for p in rebuilt.network.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "embedding_steps", [4, 8]
 )  # interrupted after 6, in the second phase and in the first

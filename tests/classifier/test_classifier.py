@@ -97,6 +97,7 @@ def test_networks_that_cannot_be_traced_are_run_as_they_are() -> None:
         assert torch.equal(classifier.folded()(images), classifier(images))
 
 
+@pytest.mark.slow
 def test_weights_load_from_every_kind_of_file(tmp_path: Path) -> None:
     model = torchvision.models.resnet18(weights=None)
     with torch.no_grad():

@@ -97,6 +97,7 @@ def test_a_model_of_transformers_is_explained(
     torch.testing.assert_close(together[1], alone, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "convnext_atto"])
 def test_a_model_of_timm_is_explained_by_its_name(name: str, tmp_path: Path) -> None:
     pytest.importorskip("timm")

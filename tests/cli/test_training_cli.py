@@ -125,6 +125,7 @@ class Watched(EvaluationMetrics):
         (Path(trainer.default_root_dir) / "scores.txt").write_text(str(max(scores)))
 
 
+@pytest.mark.slow
 def test_a_callback_and_a_metric_of_ones_own_choose_the_checkpoint(tmp_path: Path) -> None:
     config = ["fit", "--config", str(prepare(tmp_path, CONFIG) / "config.yaml")]
     metrics = {"wide": {"metric": f"{__name__}.Spread", "scale": 3.0}}

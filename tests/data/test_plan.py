@@ -32,6 +32,7 @@ def epoch_samples(plan: SamplePlan, epoch: int, rank: int) -> list[list[tuple[in
     return [list(zip(shards.tolist(), slots.tolist(), strict=True)) for shards, slots in located]
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(counts=shard_counts, shape=shapes, epoch=st.integers(0, 3), training=st.booleans())
 def test_every_sample_comes_exactly_once_in_equal_steps(

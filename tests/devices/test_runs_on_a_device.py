@@ -68,6 +68,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
     return write_shards(samples, tmp_path_factory.mktemp("shards"), "val", 2)
 
 
+@pytest.mark.slow
 def test_a_benchmark_gives_on_a_device_what_it_gives_on_the_cpu(
     data: ShardIndex, device: torch.device, tmp_path: Path
 ) -> None:
@@ -112,6 +113,7 @@ def test_an_explainer_is_exported_from_a_device(device: torch.device, tmp_path: 
     assert explainer.network.bias.device.type == device.type
 
 
+@pytest.mark.slow
 def test_panels_and_survey_on_a_device(
     data: ShardIndex, device: torch.device, tmp_path: Path
 ) -> None:

@@ -147,6 +147,7 @@ def test_a_figure_of_one_photograph_is_a_row_of_maps(
     assert all((out / f"photograph.{name}.npy").is_file() for name in config["explainer"])
 
 
+@pytest.mark.slow
 def test_the_quickstart_chain(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -238,6 +239,7 @@ def test_the_quickstart_chain(
     assert safetensors.torch.load_file("export/explainer.safetensors")
 
 
+@pytest.mark.slow
 def test_the_roar_config_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)

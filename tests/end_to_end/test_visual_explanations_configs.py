@@ -51,6 +51,7 @@ def test_what_is_explained_is_the_class_whose_flip_is_measured(figure: str) -> N
     assert explainers(figure)["saliency"] == {"channels": "sum_abs"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("figure", FIGURES_5)
 def test_figure_5_has_every_layers_activities_and_biases(
     figure: str, layers: dict[str, list[str]]

@@ -106,6 +106,7 @@ def test_predictions_make_a_benchmarks_run_shard_by_shard(folder: Path, tmp_path
         predict("other")
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same_numbers(folder: Path, tmp_path: Path) -> None:
     evaluation = EvaluationMetrics({**METRICS, "decision_flip": FLIP}, ["random"], images=9)
     alone = trainer(tmp_path, evaluation)
@@ -120,6 +121,7 @@ def test_two_processes_give_the_same_numbers(folder: Path, tmp_path: Path) -> No
     assert found[0] == pytest.approx(wanted, rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_where_one_in_peace_does(folder: Path, tmp_path: Path) -> None:
     def start(run: Path, dies_at: int = 0) -> int:
         run.mkdir(exist_ok=True)

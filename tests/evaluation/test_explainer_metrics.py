@@ -44,6 +44,7 @@ def data(tmp_path_factory):
     return str(folder)
 
 
+@pytest.mark.slow
 def test_results_are_those_of_judging_by_hand(data, tmp_path):
     results = run(data, tmp_path / "run")
     network, surroundings = classifier(), StoredStatistics(tmp_path, ShardIndex.load(data), 10, 2)
@@ -86,6 +87,7 @@ def test_results_are_those_of_judging_by_hand(data, tmp_path):
         assert label in html
 
 
+@pytest.mark.slow
 def test_only_missing_rows_are_made_again(data, tmp_path):
     first = run(data, tmp_path)
     rows = ShardStore(tmp_path / "rows")
@@ -101,6 +103,7 @@ def test_only_missing_rows_are_made_again(data, tmp_path):
     assert len(json.loads(metadata["keys"])) == 3
 
 
+@pytest.mark.slow
 def test_statistics_that_cannot_be_estimated_anew_are_asked_for(data, tmp_path):
     run(data, tmp_path / "first")
     for name, result in (("sanity_check_kept", 1), ("sanity_check", 0)):

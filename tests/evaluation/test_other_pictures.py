@@ -133,6 +133,7 @@ def test_a_command_draws_the_picture_at_its_own_size(
     assert f"has 3 channels (RGB), but the classifier takes {channels}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_readout_is_trained_judged_and_exported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

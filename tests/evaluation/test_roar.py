@@ -148,6 +148,7 @@ def test_resnet8_is_small_and_has_its_layers():
     ]
 
 
+@pytest.mark.slow
 def test_removing_the_object_hurts_more_than_removing_at_random(finished):
     results, out = finished
     oracle, random = (results["results"]["roar"][name] for name in ("oracle", "random"))

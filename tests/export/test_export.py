@@ -73,6 +73,7 @@ def exported(explainer: ReadoutIBA, tmp_path_factory: pytest.TempPathFactory) ->
     return export_explainer(explainer, folder, example_images=smooth, progress=False)
 
 
+@pytest.mark.slow
 def test_every_format_was_measured_at_every_batch_size(exported: ExportReport) -> None:
     assert set(exported.errors) == set(FORMATS)
     for name in FORMATS:
@@ -126,6 +127,7 @@ def test_nothing_in_the_programs_is_drawn_at_random(exported: ExportReport) -> N
     ]
 
 
+@pytest.mark.slow
 def test_readme_runs_where_lit_iba_cannot_be_imported(
     exported: ExportReport, tmp_path: Path
 ) -> None:
@@ -251,6 +253,7 @@ def test_programs_hold_only_the_layers_that_are_read() -> None:
     assert not [name for name in kept if "unused" in name or "layer2" in name]
 
 
+@pytest.mark.slow
 def test_smallest_lambda_survives_the_onnx_optimiser(tmp_path: Path) -> None:
     """Where alpha is huge, 1 - lambda is its floor of 1e-7; without the floor the logarithm would
     be infinite.
@@ -271,6 +274,7 @@ def test_smallest_lambda_survives_the_onnx_optimiser(tmp_path: Path) -> None:
     assert torch.allclose(found, bits, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_large_weights_go_to_a_file_of_their_own(
     explainer: ReadoutIBA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

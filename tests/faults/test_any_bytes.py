@@ -161,6 +161,7 @@ def checkpoint(shared: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 @fuzz
 @given(st.integers(0, 10**4), st.booleans(), JSON | st.integers(0, 3).map(lambda n: torch.zeros(n)))
 def test_a_checkpoint_of_any_entries_is_read_or_refused(

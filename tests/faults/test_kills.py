@@ -38,6 +38,7 @@ def test_a_killed_training_ends_as_if_nothing_had_happened(shared: Path, tmp_pat
     assert done.count >= kills
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_run_stopped_at_the_end_of_an_epoch_and_in_the_next_validates_as_ever(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

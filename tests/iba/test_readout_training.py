@@ -58,6 +58,7 @@ def scalars(run: Path) -> dict[str, list[float]]:
     return {tag: [event.value for event in log.Scalars(tag)] for tag in log.Tags()["scalars"]}
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_everything_is_logged(run: Path) -> None:
     logged = scalars(run)
     for tag in ("loss", "cross_entropy", "information_bits", "accuracy_top1"):
@@ -77,6 +78,7 @@ def test_a_checkpoint_holds_only_what_was_trained(run: Path) -> None:
     assert not any(p.requires_grad for p in explainer.network.parameters())
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(folder: Path, run: Path) -> None:
     half = [
         "--config",

@@ -57,6 +57,7 @@ def fit(module: InputIBATraining, batches: list[Any], folder: Path) -> None:
     trainer.fit(module, DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_terms_and_drawings_are_logged(run: Path) -> None:
     log = EventAccumulator(str(run / "tensorboard"), size_guidance={"images": 0})
     log.Reload()
@@ -116,6 +117,7 @@ class SignalAt(L.Callback):
             signal.raise_signal(signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(folder: Path, last: Path) -> None:
     """Stopped by a signal within the first epoch, and within the second."""
     expected, before = torch.load(last, weights_only=True), signal.getsignal(signal.SIGTERM)

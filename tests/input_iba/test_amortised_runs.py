@@ -40,6 +40,7 @@ def last(run: Path) -> Path:
     return run / "checkpoints" / "last.ckpt"
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused_in_one_sentence(
     folder: Path, last: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

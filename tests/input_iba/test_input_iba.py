@@ -140,6 +140,7 @@ def sliced_wasserstein(first: Tensor, second: Tensor) -> Tensor:
     )
 
 
+@pytest.mark.slow
 def test_fitting_brings_the_features_closer_to_z_star(build: Build, images: Tensor) -> None:
     explainer = build(
         feature_steps=10, generator_steps=40, samples=8, critic_warm_up=20, critic_steps=5

@@ -70,6 +70,7 @@ def wavering(seed=0, size=(12, 12), speed=3.0):
     return frozen(Wavering(weight, speed), side=size[0])
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 10_000), st.integers(1, 40), st.integers(1, 30), st.floats(0.05, 5))
 def test_first_flip_is_that_of_the_sequential_loop_also_where_it_flips_back(

@@ -83,6 +83,7 @@ def test_reset_forgets_and_definition_names_every_setting_that_matters(name):
             assert str(value) in metric.definition, setting
 
 
+@pytest.mark.slow
 def test_processes_together_compute_what_one_process_does(tmp_path):
     script = Path(__file__).with_name("metric_process.py")
     environment = os.environ | {

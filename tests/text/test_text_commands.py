@@ -169,6 +169,7 @@ def test_what_is_wrong_with_texts_is_said(
     assert not list((tmp_path / "out").glob("texts.*"))
 
 
+@pytest.mark.slow
 def test_the_benchmark_config_runs_and_goes_on(
     toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -212,6 +212,7 @@ class SignalAt(L.Callback):
             signal.raise_signal(signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(folder: Path, last: Path) -> None:
     """Stopped by a signal within the second epoch: weights, average, optimiser and schedule are the
     same to the bit.

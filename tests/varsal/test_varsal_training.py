@@ -77,6 +77,7 @@ def little_batch(folder: Path) -> dict:
     return next(iter(data.train_dataloader()))
 
 
+@pytest.mark.slow
 def test_terms_and_drawings_are_logged(run: Path) -> None:
     log = EventAccumulator(str(run / "tensorboard"), size_guidance={"images": 0})
     log.Reload()
@@ -153,6 +154,7 @@ def test_a_checkpoint_holds_only_the_encoder(folder: Path, run: Path) -> None:
     assert not rebuilt.encoder.training
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(folder: Path, run: Path) -> None:
     half = folder / "half"
     config = [
