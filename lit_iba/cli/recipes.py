@@ -28,7 +28,7 @@ _TOLD_BY = {
     "explainer": "explain",
 }
 _NEEDED = {"data", "train", "val", "test", "checkpoint", "statistics_data"}
-_TIME = re.compile(r"\b(seconds|minutes?|hours?|day)\b", re.IGNORECASE)
+_COST = re.compile(r"^Cost: |\b(seconds|minutes?|hours?|day)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -112,14 +112,14 @@ def read_recipe(name: str) -> Recipe:
     text = read_text(recipe_path(name), "recipe")
     head = takewhile(lambda line: line.startswith("#"), text.splitlines())
     said = " ".join(line.removeprefix("#").strip() for line in head)
-    sentences = re.split(r"(?<=\.)\s+(?=[A-Z0-9`])", said)
+    sentences = re.split(r"(?<=\.)\s+(?=[A-Z0-9`])|\s+(?=Cost: )", said)
     settings = yaml.safe_load(text)
     alone = "--config THIS" not in said or "uncertainty" in said
     return Recipe(
         name,
         next(command for key, command in _TOLD_BY.items() if key in settings) if alone else "",
         sentences[0],
-        next((sentence for sentence in sentences if _TIME.search(sentence)), ""),
+        next((sentence for sentence in sentences if _COST.search(sentence)), ""),
         tuple(dict.fromkeys(_needs(settings, ""))),
     )
 

@@ -21,6 +21,7 @@ def test_every_config_is_a_recipe_that_says_what_it_is() -> None:
         assert len(recipe.about) > 20, name
         changes_another = "--config THIS" in files[name].read_text() and recipe.command == ""
         assert recipe.command or changes_another, name
+        assert 0 < len(recipe.cost) < 200, name
 
 
 def test_what_a_recipe_needs() -> None:
