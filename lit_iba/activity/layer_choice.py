@@ -64,18 +64,17 @@ class LayerChoice:
         self.count = 1 + int(scores.nanmean(dim=1).argmax())
 
     def __str__(self) -> str:
-        mean, error = mean_and_error(self._known(self.count))
-        whole, _ = mean_and_error(self._known(len(self.layers)))
+        best, error = mean_and_error(self._known(self.count))
+        ahead, of_ahead = mean_and_error(self._known(self.count) - self._known(len(self.layers)))
         return (
-            f"the top {self.count} of {len(self.layers)} layers have the largest delta e-"
-            f" ({mean:.3f} ± {error:.3f} on {self.scores.shape[1]} images; all of them {whole:.3f},"
-            f" the top one {float(self._known(1).mean()):.3f})"
+            f"the top {self.count} of {len(self.layers)} layers have the largest delta e-,"
+            f" {best:.3f} ± {error:.3f} on {self.scores.shape[1]} images; that of all layers is"
+            f" smaller by {ahead:.3f} ± {of_ahead:.3f}, image by image"
         )
 
     def _known(self, count: int) -> Tensor:
         """Scores of an aggregate, without those of pictures that have nothing to lose."""
-        scores = self.scores[count - 1]
-        return scores[~scores.isnan()]
+        return self.scores[count - 1][~self.scores.isnan().any(dim=0)]
 
     @classmethod
     def estimate(

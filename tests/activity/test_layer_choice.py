@@ -59,11 +59,12 @@ def test_every_aggregate_scores_what_the_metric_says(
 
 def test_the_largest_mean_is_chosen_and_of_equals_the_fewest_layers() -> None:
     nothing = float("nan")  # a picture without anything to lose
-    scores = torch.tensor([[0.1, nothing, 0.1], [0.3, nothing, 0.1], [0.2, nothing, 0.2]])
+    scores = torch.tensor([[0.1, nothing, 0.1], [0.3, nothing, 0.1], [0.1, nothing, 0.3]])
     choice = LayerChoice(["a", "b", "c"], scores, {})
     assert choice.count == 2
     assert "top 2 of 3 layers" in str(choice)
     assert "0.200 ± 0.100 on 3 images" in str(choice)
+    assert "smaller by 0.000 ± 0.200, image by image" in str(choice)
 
 
 def test_images_are_drawn_alike_from_batches_of_any_size(
