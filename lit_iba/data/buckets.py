@@ -95,7 +95,7 @@ def write(url: str, data: bytes, options: Mapping[str, Any]) -> None:
     Raises:
         InputError: The address or its driver is unknown, or it may not be written.
     """
-    with _said(url):
+    with _said(url, "written"):
         system, place = _opened(url, options)
         system.pipe_file(place, data)
 
@@ -128,7 +128,7 @@ def put(path: Path, url: str, options: Mapping[str, Any]) -> None:
     Raises:
         InputError: As :func:`write`.
     """
-    with _said(url):
+    with _said(url, "written"):
         system, place = _opened(url, options)
         system.put_file(str(path), place)
 
@@ -150,21 +150,24 @@ def exists(url: str, options: Mapping[str, Any]) -> bool:
 
 
 @contextmanager
-def _said(url: str) -> Iterator[None]:
+def _said(url: str, done: str = "had") -> Iterator[None]:
     try:
         yield
     except InputError:
         raise
     except Exception as error:  # each driver has its own
         said = is_final(error) or f"{error or type(error).__name__}; try again"
-        raise InputError(f"{url} cannot be had: {said}") from error
+        raise InputError(f"{url} cannot be {done}: {said}") from error
 
 
 def is_final(error: Exception) -> str | None:
     """Why another attempt would end as this one did, with the mend; None where it may not."""
-    if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
+    status = getattr(getattr(error, "response", None), "status_code", None)  # of an HTTP client
+    gone = isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError)
+    if gone or status == 404:
         return "it is not there; correct the address"
-    if isinstance(error, PermissionError) or _names(error) & _NO_CREDENTIALS:
+    refused = isinstance(error, PermissionError) or bool(_names(error) & _NO_CREDENTIALS)
+    if refused or status in (401, 403):
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         return (
             f"access is refused ({said}); give credentials where the driver looks for them, or in"
