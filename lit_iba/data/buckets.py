@@ -162,10 +162,9 @@ def _said(url: str, done: str = "had") -> Iterator[None]:
 
 def is_final(error: Exception) -> str | None:
     """Why another attempt would end as this one did, with the mend; None where it may not."""
-    status = getattr(getattr(error, "response", None), "status_code", None)  # of an HTTP client
-    gone = isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError)
-    if gone or status == 404:
+    if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
         return "it is not there; correct the address"
+    status = getattr(getattr(error, "response", None), "status_code", None)  # of an HTTP client
     refused = isinstance(error, PermissionError) or bool(_names(error) & _NO_CREDENTIALS)
     if refused or status in (401, 403):
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
