@@ -33,12 +33,12 @@ class Three(nn.Module):
 
 @pytest.fixture(scope="module")
 def three() -> FrozenClassifier:
-    return FrozenClassifier(Three(), preprocessing={"resize": None, "crop": 16})
+    return FrozenClassifier(Three(), preprocessing={"resize": None, "crop": [16, 24]})
 
 
 @pytest.fixture(scope="module")
 def pictures() -> torch.Tensor:
-    return torch.randn(7, 3, 16, 16, generator=torch.Generator().manual_seed(5))
+    return torch.randn(7, 3, 16, 24, generator=torch.Generator().manual_seed(5))
 
 
 def test_every_aggregate_scores_what_the_metric_says(
