@@ -4,8 +4,7 @@ deviation of VarSal beside its mean.
     python benchmarks/varsal_panel.py RUN panel.png --deviation_of varsal=CHECKPOINT
         [--methods grad_cam varsal] [--rows 8]
 
-RUN is the folder of a benchmark, whose classifier it takes; the method before "=" is the one that
-the deviation stands beside.
+RUN is the folder of a benchmark; the method before "=" is the one that the deviation stands beside.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from matplotlib.figure import Figure
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lit_iba import FrozenClassifier, Heatmap
+from lit_iba import Heatmap
 from lit_iba.files import read_text
 from lit_iba.varsal import VarSal
 
@@ -36,12 +35,9 @@ def columns_of(
         heatmap = Heatmap(tensors[f"heatmap/{method}"][:rows], signed=method.startswith("varsal"))
         columns[method] = heatmap.colored()
         if method == beside:
-            record = json.loads(read_text(run / "results.json"))["classifier"]
-            made = ("model", "weights", "preprocessing")
-            classifier = FrozenClassifier(**{name: record[name] for name in made})
-            encoder = VarSal.load(checkpoint, classifier)
+            encoder = VarSal.load(checkpoint)
             with torch.no_grad():
-                _, deviation = encoder.posterior(classifier.images(pictures))
+                _, deviation = encoder.posterior(encoder.classifier.images(pictures))
             columns[f"{method}: deviation"] = Heatmap(deviation).colored()
     return columns
 
