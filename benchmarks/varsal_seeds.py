@@ -3,7 +3,8 @@ is read against.
 
 All encoders were trained for the same network, so that nothing but the seed differs. A map of the
 same encoder for the next photograph stands beside them: what maps have in common that have nothing
-to do with each other. Similarities are those of the metric ``sanity_check``.
+to do with each other. Similarities are those of the metric ``sanity_check``. What all maps of an
+encoder have in common is a preference for places, which no photograph asks for.
 
     python benchmarks/varsal_seeds.py --weights resnet18.safetensors --data "shards-{0..3}.tar"
         --checkpoints a.ckpt b.ckpt [--images 150] [--side 112]
@@ -71,6 +72,23 @@ def main() -> None:
             line = {"of": part, "maps": f"{_name(path)}, the next photograph's"}
             lines.append(line | similarities(values, values.roll(1, 0)))
     report("Encoders of one network, trained with other seeds", lines)
+    means = zip(
+        given.checkpoints, (torch.cat([p[0] for p in found]) for found in maps), strict=True
+    )
+    report(
+        "What an encoder's maps have in common, whatever the photograph",
+        [{"maps": _name(path), **in_common(values)} for path, values in means],
+    )
+
+
+def in_common(maps: Tensor) -> dict[str, object]:
+    """Of standardised maps (N, H, W), the mean's share of their variance, and the mean itself in
+    eight strips from left to right.
+    """
+    centred = maps - maps.mean(dim=(1, 2), keepdim=True)
+    mean = (centred / centred.std(dim=(1, 2), keepdim=True)).mean(dim=0)
+    strips = [f"{float(strip.mean()):.2f}" for strip in mean.chunk(8, dim=1)]
+    return {"share": f"{float(mean.var()):.2f}", "left to right": " ".join(strips)}
 
 
 def _name(path: str) -> str:
