@@ -92,6 +92,10 @@ def test_a_ring_around_the_object_is_a_border() -> None:
     found = border_correlation(torch.stack([mean] * 3), torch.stack([ring, ramp, -ring]))
     assert found[0] > 0.9
     assert found[1].abs() < 0.1
+    step = torch.sigmoid(10 * torch.linspace(-1, 1, 41)).expand(41, 41)  # a vertical border
+    beside = (step * (1 - step)).contiguous()
+    assert border_correlation(step[None], beside[None]) > 0.9
+    assert border_correlation(step.T[None], beside.T[None]) > 0.9
     assert found[2] == pytest.approx(-float(found[0]))
 
 
