@@ -57,6 +57,10 @@ class VarSal(TrainedExplainer):
             classifier's features.
         taps: Layers that the readout encoder reads; None takes the last stage of each resolution.
         width: Channels of the readout encoder on its coarse grids.
+        mirror: Whether mean and deviation are those of the image and of its mirror image, turned
+            back, averaged: two passes. Trained encoders prefer a side, because what they keep is
+            then one piece; the average prefers none. For pictures whose mirror image is as good,
+            such as photographs, and not for digits.
         seed: Of samples, together with each image's key.
 
     Raises:
@@ -101,6 +105,7 @@ class VarSal(TrainedExplainer):
         encoder: Literal["paper", "readout"] = "paper",
         taps: Sequence[str] | None = None,
         width: int = WIDTH,
+        mirror: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(classifier, seed=seed)
@@ -109,7 +114,7 @@ class VarSal(TrainedExplainer):
             raise InputError(
                 f"taps are {list(taps)}, but the paper's encoder reads none; set encoder to readout"
             )
-        self.map, self.kind = map, encoder
+        self.map, self.kind, self.mirror = map, encoder, mirror
         made = (
             VarSalEncoder(channels, classifier.channels)
             if encoder == "paper"
@@ -156,6 +161,16 @@ class VarSal(TrainedExplainer):
             images: Normalised images (B, 3, H, W).
             features: What :meth:`features` gives for them, where it is known already.
         """
+        mean, deviation = self._seen(images, features)
+        if not self.mirror:
+            return mean, deviation
+        other = [part.flip(-1) for part in self._seen(images.flip(-1))]
+        return (mean + other[0]) / 2, (deviation + other[1]) / 2
+
+    def _seen(
+        self, images: Tensor, features: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The encoder's mean and standard deviation for the images as they are."""
         training = self.encoder.training
         if training:  # in which an image's result would depend on its batch
             self.encoder.eval()
@@ -206,12 +221,13 @@ class VarSal(TrainedExplainer):
     @property
     def record(self) -> dict[str, Any]:
         """How the encoder is built, what the heatmap is, and the seed."""
-        return {**self.shape, "map": self.map, "seed": self.seed}
+        return {**self.shape, "map": self.map, "mirror": self.mirror, "seed": self.seed}
 
     @classmethod
     def from_record(cls, classifier: FrozenClassifier, record: dict[str, Any]) -> VarSal:
         """See the base class."""
-        return cls(classifier, map=record["map"], seed=record["seed"], **encoder_shape(record))
+        own = {name: record[name] for name in ("map", "mirror", "seed") if name in record}
+        return cls(classifier, **own, **encoder_shape(record))
 
     def program_modules(self) -> dict[str, nn.Module]:
         """The encoder, and the classifier's layers up to the last one that it reads: none for the
@@ -263,7 +279,7 @@ class VarSal(TrainedExplainer):
             path: The checkpoint.
             classifier: The classifier that it was trained for; built from the checkpoint's own
                 record where None.
-            settings: ``map`` or ``seed``.
+            settings: ``map``, ``mirror`` or ``seed``.
 
         Raises:
             InputError: The file is missing, damaged or of another class; or it was trained for

@@ -12,9 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.stats import bootstrap, rankdata
 from torch import Tensor
+
+from lit_iba.metrics.sanity_check import rank_correlation
 
 Array = NDArray[np.float64]
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -35,6 +38,31 @@ def mean_deviation(mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
     return level, level / spread.clamp_min(1e-12)
 
 
+def doubt(log_probabilities: Tensor) -> tuple[Tensor, Tensor]:
+    """How unsure the classifier itself is, (B, K) to (B,) twice: what it costs nothing to know, and
+    what a map's uncertainty is therefore read against.
+
+    Returns:
+        Entropy of the prediction in nats, and 1 - the highest probability (least confidence).
+    """
+    log_p = log_probabilities.double()
+    p = log_p.exp()
+    return torch.special.entr(p).sum(dim=1), 1 - p.amax(dim=1)
+
+
+def border_correlation(mean: Tensor, deviation: Tensor) -> Tensor:
+    """Is a map less certain where it changes? (B, H, W) twice to (B,).
+
+    VarSal 4.5 sees the uncertainty "at the borderline of the object".
+
+    Returns:
+        Spearman's correlation over the pixels of the deviation and the size of the mean map's
+        gradient (central differences).
+    """
+    down, right = torch.gradient(mean.double(), dim=(1, 2))
+    return rank_correlation(deviation.double(), torch.hypot(down, right))
+
+
 @dataclass(frozen=True)
 class Correlation:
     """A correlation with its bootstrap interval; all None where a side is constant or images are
@@ -46,7 +74,14 @@ class Correlation:
     high: float | None
 
 
-def correlation(x: Array, y: Array, kind: str, resamples: int = 1000, seed: int = 0) -> Correlation:
+def correlation(
+    x: Array,
+    y: Array,
+    kind: str,
+    resamples: int = 1000,
+    seed: int = 0,
+    given: Array | None = None,
+) -> Correlation:
     """Correlation over all entries, with a 95 % percentile bootstrap over images.
 
     An image's conditions depend on each other, so that the bootstrap draws whole rows.
@@ -57,24 +92,28 @@ def correlation(x: Array, y: Array, kind: str, resamples: int = 1000, seed: int 
         kind: ``"pearson"`` or ``"spearman"``.
         resamples: Of the bootstrap.
         seed: Of the bootstrap.
+        given: The same shape: the correlation of what x and y have besides it (partial
+            correlation); None takes the plain one.
     """
-    x, y = x.reshape(len(x), -1), y.reshape(len(y), -1)
-    if len(x) < FEWEST or np.ptp(x) == 0 or np.ptp(y) == 0:
+    sides = [side.reshape(len(side), -1) for side in (x, y, given) if side is not None]
+    if len(x) < FEWEST or any(np.ptp(side) == 0 for side in sides):
         return Correlation(None, None, None)
 
     def of_rows(rows: NDArray[np.int64], axis: int = -1) -> Array:
         """(..., N) numbers of images to (...,)."""
-        pair = [side[rows].reshape(*rows.shape[:-1], -1) for side in (x, y)]
+        taken = [side[rows].reshape(*rows.shape[:-1], -1) for side in sides]
         if kind == "spearman":
-            pair = [rankdata(side, axis=-1) for side in pair]
-        a, b = (side - side.mean(axis=-1, keepdims=True) for side in pair)
+            taken = [rankdata(side, axis=-1) for side in taken]
+        a, b, *rest = (side - side.mean(axis=-1, keepdims=True) for side in taken)
+        for c in rest:  # what follows linearly from it is taken out of both
+            a, b = (side - _share(side, c)[..., None] * c for side in (a, b))
         size = np.sqrt((a * a).sum(axis=-1) * (b * b).sum(axis=-1))
         # A resample of one image many times over has no spread, and says nothing: 0.
         return np.divide((a * b).sum(axis=-1), size, out=np.zeros_like(size), where=size > 0)
 
     everyone = np.arange(len(x))
     value = float(of_rows(everyone))
-    at_once = max(1, 2_000_000 // x.size)
+    at_once = max(1, 2_000_000 // sides[0].size)
     interval = bootstrap(
         (everyone,),
         of_rows,
@@ -86,6 +125,14 @@ def correlation(x: Array, y: Array, kind: str, resamples: int = 1000, seed: int 
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return Correlation(value, float(interval.low), float(interval.high))
+
+
+def _share(side: Array, given: Array) -> Array:
+    """The slope of a centred side on a centred given, over the last axis; 0 where that is
+    constant.
+    """
+    size = (given * given).sum(axis=-1)
+    return np.divide((side * given).sum(axis=-1), size, out=np.zeros_like(size), where=size > 0)
 
 
 def band_ranks(outcomes: Array, tested: Array) -> Array:

@@ -21,6 +21,7 @@ from lit_iba.report.pictures import photograph_uri, picture_uri, png_uri
 from lit_iba.report.run_folder import RESULTS, RunFolder
 from lit_iba.report.templates import render
 from lit_iba.varsal.uncertainty_plots import (
+    CONTROLS,
     MEASURES,
     abstain_figure,
     calibration_figure,
@@ -42,12 +43,16 @@ READING = {
     "severity": (
         "What corruption does to the uncertainty and to the error. The error of a map is the KL"
         " divergence from the image's own prediction without the k % least salient pixels, averaged"
-        " over k; the prediction is that of the corrupted image."
+        " over k; the prediction is that of the corrupted image. Border: Spearman's correlation"
+        " over the pixels of the deviation and the size of the mean map's gradient; above 0, a map"
+        " is less certain where it changes."
     ),
     "relation": (
         "Do uncertain maps err more? A point is an image under a condition. The scale of a map is"
         " free, so that the deviation divided by the spread of the mean map over the pixels stands"
-        " beside it. Intervals: 95 % bootstrap over images."
+        " beside it. The control is what the classifier's own prediction says of its doubt; the"
+        " last column is the rank correlation that is left given its entropy: what the deviation"
+        " knows besides. Intervals: 95 % bootstrap over images."
     ),
     "calibration": (
         "How often the error of the mean map lies in the central band of the errors of maps sampled"
@@ -121,6 +126,7 @@ def condition_table(results: Results) -> tuple[list[str], list[list[str]]]:
         "deviation",
         "× clean",
         "standardised",
+        "border",
         "low-k KL",
         "Spearman",
         "Pearson",
@@ -131,7 +137,13 @@ def condition_table(results: Results) -> tuple[list[str], list[list[str]]]:
     for found in results["conditions"]:
         parts = [
             _with_error(found[key])
-            for key in ("deviation", "deviation_over_clean", "standardized_deviation", "error")
+            for key in (
+                "deviation",
+                "deviation_over_clean",
+                "standardized_deviation",
+                "border",
+                "error",
+            )
         ]
         name = condition_label(found["corruption"], found["severity"])
         table.append([name, str(found["images"]), *parts, *_correlations(found)])
@@ -139,10 +151,24 @@ def condition_table(results: Results) -> tuple[list[str], list[list[str]]]:
         [
             "all",
             str(results["conditions"][0]["images"]),
-            *[ABSENT] * 4,
+            *[ABSENT] * 5,
             *_correlations(results["all"]),
         ]
     )
+    return heads, table
+
+
+def relation_table(results: Results) -> tuple[list[str], list[list[str]]]:
+    """Heads and cells: correlations with the error, of the uncertainties and of their controls."""
+    heads = ["maps", "measure", "Spearman", "Pearson", "Spearman given entropy"]
+    table = []
+    for part, found in (("clean", results["conditions"][0]), ("all conditions", results["all"])):
+        for measure, relations in found["correlation"].items():
+            cells = [
+                _interval(relations[kind]) if kind in relations else ABSENT
+                for kind in ("spearman", "pearson", "spearman_given_entropy")
+            ]
+            table.append([part, (MEASURES | CONTROLS)[measure], *cells])
     return heads, table
 
 
@@ -155,7 +181,11 @@ def abstain_table(results: Results) -> tuple[list[str], list[list[str]]]:
             numbers = [curve[key] for key in ("area", "oracle_area", "random", "gain")]
             cells = [ABSENT if value is None else number(value) for value in numbers]
             table.append(
-                ["clean" if part == "clean" else "all conditions", MEASURES[measure], *cells]
+                [
+                    "clean" if part == "clean" else "all conditions",
+                    (MEASURES | CONTROLS)[measure],
+                    *cells,
+                ]
             )
     return heads, table
 
@@ -173,7 +203,12 @@ def calibration_table(results: Results) -> tuple[list[str], list[list[str]]]:
     return heads, table
 
 
-TABLES = {"severity": condition_table, "calibration": calibration_table, "abstain": abstain_table}
+TABLES = {
+    "severity": condition_table,
+    "relation": relation_table,
+    "calibration": calibration_table,
+    "abstain": abstain_table,
+}
 NAMES = {
     "figure_7": "Figure 7",
     "severity": "Corruption",
@@ -192,14 +227,15 @@ def _correlations(found: Mapping[str, Any]) -> list[str]:
     cells = []
     for measure in MEASURES:
         for kind in ("spearman", "pearson"):
-            one = found["correlation"][measure][kind]
-            text = (
-                ABSENT
-                if one["value"] is None
-                else f"{one['value']:.2f} [{one['low']:.2f}, {one['high']:.2f}]"
-            )
-            cells.append(text)
+            cells.append(_interval(found["correlation"][measure][kind]))
     return cells
+
+
+def _interval(one: Mapping[str, float | None]) -> str:
+    """A correlation with its bootstrap interval."""
+    if one["value"] is None:
+        return ABSENT
+    return f"{one['value']:.2f} [{one['low']:.2f}, {one['high']:.2f}]"
 
 
 def _png(figure: Figure) -> bytes:

@@ -20,6 +20,11 @@ MEASURES = {
     "standardized_deviation": "deviation / spread of the mean map",
 }
 
+CONTROLS = {  # of the classifier's own prediction
+    "entropy": "entropy of the prediction",
+    "least_confidence": "1 - highest probability",
+}
+
 Results = Mapping[str, Any]
 
 
@@ -123,8 +128,8 @@ def abstain_figure(results: Results) -> Figure:
     """Error of the maps kept over the share kept, with blind choice and an oracle."""
     figure, axes = _figure(len(results["abstain"]))
     for one, (part, curves) in zip(axes, results["abstain"].items(), strict=True):
-        for place, (measure, label) in enumerate(MEASURES.items()):
-            curve = curves[measure]
+        for place, (measure, curve) in enumerate(curves.items()):
+            label = (MEASURES | CONTROLS)[measure]
             one.plot(curve["kept"], curve["error"], color=COLORS_LIGHT[place], label=f"by {label}")
         one.axhline(curve["random"], color="grey", linewidth=0.8, label="random")
         one.plot(

@@ -19,7 +19,12 @@ from lit_iba.varsal.uncertainty import (
     correlation,
     coverage,
 )
-from lit_iba.varsal.uncertainty_run import MEASURES, Measurements, UncertaintySettings
+from lit_iba.varsal.uncertainty_run import (
+    CONTROLS,
+    MEASURES,
+    Measurements,
+    UncertaintySettings,
+)
 
 CURVE_POINTS = 200  # of an abstain curve
 PARTS = {"clean": slice(0, 1), "all": slice(None)}  # columns: the clean images, or every condition
@@ -31,8 +36,10 @@ def results_of(measured: Measurements, settings: UncertaintySettings) -> dict[st
     Returns:
         What the measurements are ``about``, and ``settings``; ``conditions``: for each, mean and
         standard error of the uncertainties and of the error, of the ratio of an image's deviation
-        to its own when clean, and the correlations of uncertainty and error; ``all``: those
-        correlations over all conditions; ``abstain``: curves for the clean images and for all;
+        to its own when clean, and the correlations of uncertainty and error: for each measure and
+        control ``spearman`` and ``pearson``, and for each measure ``spearman_given_entropy``, the
+        partial correlation; ``all``: those correlations over all conditions; ``abstain``: curves
+        for the clean images and for all;
         ``calibration``: for each calibrated condition, how often the outcome of the mean map (and
         of a held-out sample) lies in the band of the sampled maps' outcomes, see
         :func:`lit_iba.varsal.uncertainty.coverage`. The held-out sample is drawn
@@ -51,7 +58,8 @@ def results_of(measured: Measurements, settings: UncertaintySettings) -> dict[st
                 "severity": severity,
                 "images": len(error),
                 **{
-                    which: _mean_and_error(rows[which][:, column]) for which in (*MEASURES, "error")
+                    which: _mean_and_error(values[:, column])
+                    for which, values in _per_condition(rows).items()
                 },
                 "deviation_over_clean": _mean_and_error(
                     rows["deviation"][:, column] / np.maximum(clean[:, 0], 1e-12)
@@ -89,7 +97,7 @@ def results_of(measured: Measurements, settings: UncertaintySettings) -> dict[st
                 measure: _curve(
                     abstain_curve(error[:, part].ravel(), rows[measure][:, part].ravel())
                 )
-                for measure in MEASURES
+                for measure in _measures(rows)
             }
             for which, part in PARTS.items()
         },
@@ -100,7 +108,7 @@ def table_rows(measured: Measurements, settings: UncertaintySettings) -> list[di
     """A row for each image and condition."""
     return [
         {"key": key, "corruption": name, "severity": severity}
-        | {which: float(measured.rows[which][i, column]) for which in (*MEASURES, "error")}
+        | {which: float(v[i, column]) for which, v in _per_condition(measured.rows).items()}
         for i, key in enumerate(measured.keys)
         for column, (name, severity) in enumerate(settings.conditions)
     ]
@@ -109,14 +117,30 @@ def table_rows(measured: Measurements, settings: UncertaintySettings) -> list[di
 def _relations(
     rows: Mapping[str, Array], columns: slice, settings: UncertaintySettings
 ) -> dict[str, Any]:
-    def between(measure: str, kind: str) -> dict[str, float | None]:
+    def between(measure: str, kind: str, given: Array | None = None) -> dict[str, float | None]:
         sides = rows[measure][:, columns], rows["error"][:, columns]
-        return asdict(correlation(*sides, kind, settings.resamples, settings.seed))
+        return asdict(correlation(*sides, kind, settings.resamples, settings.seed, given))
 
-    return {
+    found = {
         measure: {kind: between(measure, kind) for kind in ("spearman", "pearson")}
-        for measure in MEASURES
+        for measure in _measures(rows)
     }
+    if "entropy" in rows:
+        for measure in MEASURES:
+            found[measure]["spearman_given_entropy"] = between(
+                measure, "spearman", rows["entropy"][:, columns]
+            )
+    return found
+
+
+def _measures(rows: Mapping[str, Array]) -> list[str]:
+    """Of the uncertainties and their controls, those that were measured."""
+    return [name for name in (*MEASURES, *CONTROLS) if name in rows]
+
+
+def _per_condition(rows: Mapping[str, Array]) -> dict[str, Array]:
+    """The rows with one number for each image and condition."""
+    return {name: values for name, values in rows.items() if name != "outcomes"}
 
 
 def _curve(curve: AbstainCurve) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from lit_iba.errors import InputError
 from lit_iba.explainer import build_explainer
 from lit_iba.files import FolderLock
 from lit_iba.metrics.low_k_perturbation import LowKPerturbation, low_k_divergences
+from lit_iba.objectives import Classification
 from lit_iba.randomness import sample_generators
 from lit_iba.report.run_folder import RunFolder
 from lit_iba.resumable.content import with_content
@@ -34,11 +35,13 @@ from lit_iba.resumable.progress import EvaluationProgress
 from lit_iba.resumable.selection import SelectedImages, Selection
 from lit_iba.resumable.store import ShardStore, sweep_abandoned
 from lit_iba.varsal.corruptions import STRENGTHS, check_corruption, corrupt_images
-from lit_iba.varsal.uncertainty import Array, mean_deviation
+from lit_iba.varsal.explainer import sample_map
+from lit_iba.varsal.uncertainty import Array, border_correlation, doubt, mean_deviation
 
 CLEAN = ("clean", 0)
 GROUP = "measured"
 MEASURES = ("deviation", "standardized_deviation")
+CONTROLS = ("entropy", "least_confidence")  # of the classifier's prediction, where it is of classes
 
 
 @runtime_checkable
@@ -145,7 +148,9 @@ class Measurements:
     """What was measured, images by conditions.
 
     Args:
-        rows: ``deviation``, ``standardized_deviation`` and ``error``, float64 (N, conditions); and
+        rows: ``deviation``, ``standardized_deviation``, ``border`` (see
+            :func:`lit_iba.varsal.uncertainty.border_correlation`), ``error``, and for classes
+            ``entropy`` and ``least_confidence`` of the prediction, float64 (N, conditions); and
             ``outcomes``, the errors of sampled maps, float64 (N, calibrated conditions, samples +
             1), of which the last is held out.
         keys: Names of the images.
@@ -212,6 +217,7 @@ def run_uncertainty(
             "preprocessing": classifier.preprocessing.to_dict(),
             "explainer": explainer_identity(explainer, explainer_settings),
             "settings": settings.identity(),
+            "rows": measured_rows(classifier),
         }
         pictures: list[Tensor] = []
         keys: list[str] = []
@@ -254,6 +260,12 @@ def run_uncertainty(
         lock.release()
 
 
+def measured_rows(classifier: FrozenClassifier) -> list[str]:
+    """Names of what is measured of an image under each condition."""
+    controls = CONTROLS if isinstance(classifier.objective, Classification) else ()
+    return [*MEASURES, *controls, "border", "error"]
+
+
 @torch.no_grad()
 def _measure(
     classifier: FrozenClassifier,
@@ -266,8 +278,8 @@ def _measure(
     """The rows of a shard's images, see :class:`Measurements`."""
     conditions, calibrated = settings.conditions, settings.calibrated
     rows = {
-        m: torch.zeros(len(chosen), len(conditions), dtype=torch.float64)
-        for m in (*MEASURES, "error")
+        name: torch.zeros(len(chosen), len(conditions), dtype=torch.float64)
+        for name in measured_rows(classifier)
     }
     rows["outcomes"] = torch.zeros(
         len(chosen), len(calibrated), settings.samples + 1, dtype=torch.float64
@@ -283,11 +295,17 @@ def _measure(
                 generators = sample_generators(
                     settings.seed, [f"{k}/{condition}/samples" for k in keys], images.device
                 )
-                maps += [_sampled(mean, deviation, generators) for _ in range(settings.samples + 1)]
-            error = errors(classifier, changed, torch.stack(maps, dim=1), settings).cpu()
-            for measure, value in zip(MEASURES, mean_deviation(mean, deviation), strict=True):
-                rows[measure][which, column] = value.cpu()
-            rows["error"][which, column] = error[:, 0]
+                maps += [
+                    sample_map(mean, deviation, generators) for _ in range(settings.samples + 1)
+                ]
+            reference = reference_of(classifier, changed, settings)
+            error = errors(classifier, changed, torch.stack(maps, dim=1), settings, reference).cpu()
+            found = dict(zip(MEASURES, mean_deviation(mean, deviation), strict=True))
+            if CONTROLS[0] in rows:
+                found |= dict(zip(CONTROLS, doubt(reference), strict=True))
+            found |= {"border": border_correlation(mean, deviation), "error": error[:, 0]}
+            for measure, value in found.items():
+                rows[measure][which, column] = value.double().cpu()
             if condition in calibrated:
                 rows["outcomes"][which, calibrated.index(condition)] = error[:, 1:]
             progress.advance(len(which), f"{name} {condition[0]} {condition[1] or ''}".strip())
@@ -310,23 +328,28 @@ def changed_images(
     return corrupt_images(images, *condition, generators, classifier.preprocessing)
 
 
+def reference_of(
+    classifier: FrozenClassifier, images: Tensor, settings: UncertaintySettings
+) -> Tensor:
+    """What the objective has to know of the images, (B, ...): log-probabilities for classes."""
+    metric = LowKPerturbation(settings.percentages, settings.forward_batch_size)
+    return metric.shared_scores(classifier, images, torch.zeros(len(images), dtype=torch.int64))
+
+
 def errors(
-    classifier: FrozenClassifier, images: Tensor, maps: Tensor, settings: UncertaintySettings
+    classifier: FrozenClassifier,
+    images: Tensor,
+    maps: Tensor,
+    settings: UncertaintySettings,
+    reference: Tensor | None = None,
 ) -> Tensor:
     """Low-k perturbation scores of D maps per image: (B, D, H, W) to float64 (B, D)."""
-    metric = LowKPerturbation(settings.percentages, settings.forward_batch_size)
-    reference = metric.shared_scores(
-        classifier, images, torch.zeros(len(images), dtype=torch.int64)
-    )
+    if reference is None:
+        reference = reference_of(classifier, images, settings)
     kl = low_k_divergences(
         classifier, images, reference, maps, settings.percentages, settings.forward_batch_size
     )
     return kl.double().mean(dim=2)
-
-
-def _sampled(mean: Tensor, deviation: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    noise = [torch.randn(mean.shape[1:], generator=g, device=mean.device) for g in generators]
-    return mean + deviation * torch.stack(noise)
 
 
 @torch.no_grad()

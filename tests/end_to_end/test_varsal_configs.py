@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from test_configs import ABLATIONS, CONFIGS, judged_little
 
 from lit_iba.cli.main import main
@@ -101,3 +102,10 @@ def test_the_readout_configs_of_varsal_take_a_step(
     saved = torch.load(f"runs/varsal_readout_{network}/checkpoints/last.ckpt", weights_only=True)
     assert saved["hyper_parameters"]["taps"] == ["relu", "layer1", "layer2", "layer3", "layer4"]
     assert int(saved["state_dict"]["average.n_averaged"]) == saved["global_step"] == 2
+
+
+def test_configs_that_count_steps_are_not_ended_by_the_default_of_epochs() -> None:
+    """Ten epochs of a small data set are fewer steps, and the schedule would end with them."""
+    for path in CONFIGS.rglob("*.yaml"):
+        trainer = yaml.safe_load(path.read_text()).get("trainer", {})
+        assert "max_steps" not in trainer or trainer["max_epochs"] == -1, path.name

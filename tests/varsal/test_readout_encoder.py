@@ -297,3 +297,20 @@ def test_an_export_holds_the_layers_that_are_read(
     loaded = load_exported(report.folder)
     assert loaded.taps == explainer.taps
     assert torch.equal(loaded.attribute(IMAGES).values, expected[0])
+
+
+def test_mirrored_maps_prefer_no_side(classifier: FrozenClassifier) -> None:
+    images, _ = coloured_patches(3, seed=1)
+    plain = VarSal(classifier, encoder="readout", width=8)
+    mirrored = VarSal.from_record(classifier, plain.record | {"mirror": True})
+    mirrored.encoder.load_state_dict(plain.encoder.state_dict())
+    with torch.no_grad():
+        for part, turned in zip(
+            mirrored.posterior(images), mirrored.posterior(images.flip(-1)), strict=True
+        ):
+            torch.testing.assert_close(part, turned.flip(-1))
+        mean, _ = plain.posterior(images)
+        assert (mean - plain.posterior(images.flip(-1))[0].flip(-1)).abs().max() > 1e-3
+        both = (mean + plain.posterior(images.flip(-1))[0].flip(-1)) / 2
+    torch.testing.assert_close(mirrored.attribute(images).values, both)
+    assert mirrored.record["mirror"]

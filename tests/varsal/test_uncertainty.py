@@ -3,14 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from scipy.stats import pearsonr, spearmanr
+from scipy.stats import pearsonr, rankdata, spearmanr
 
 from lit_iba.varsal.uncertainty import (
     LEVELS,
     abstain_curve,
     band_ranks,
+    border_correlation,
     correlation,
     coverage,
+    doubt,
     mean_deviation,
 )
 
@@ -53,6 +55,48 @@ def _bootstrap(x: np.ndarray, y: np.ndarray, peer: object, seed: int) -> tuple[f
 def test_correlation_of_what_does_not_vary_is_none() -> None:
     assert correlation(np.ones(9), np.arange(9.0), "pearson").value is None
     assert correlation(np.arange(3.0), np.arange(3.0), "spearman").value is None
+
+
+def test_partial_correlation_is_that_of_the_residuals() -> None:
+    generator = np.random.default_rng(0)
+    given = generator.normal(size=80)
+    x, y = given + 0.5 * generator.normal(size=(2, 80))
+    y += 0.3 * x
+    for kind, scale in (("pearson", np.asarray), ("spearman", rankdata)):
+        a, b = (
+            np.polynomial.Polynomial.fit(scale(given), scale(side), 1)(scale(given)) - scale(side)
+            for side in (x, y)
+        )
+        found = correlation(x, y, kind, given=given)
+        assert found.value == pytest.approx(float(pearsonr(a, b).statistic))
+        assert found.low < found.value < found.high
+    # Nothing is left of what follows from the given alone.
+    z = given + 0.5 * generator.normal(size=80)
+    assert correlation(given, z, "spearman").value > 0.7
+    alone = correlation(given + 0.5 * generator.normal(size=80), z, "spearman", given=given)
+    assert alone.low < 0 < alone.high
+    assert correlation(x, y, "pearson", given=np.ones(80)).value is None
+
+
+def test_doubt_of_a_prediction() -> None:
+    p = torch.tensor([[0.5, 0.25, 0.25], [1.0, 0.0, 0.0]])
+    entropy, least = doubt(p.log())
+    assert entropy.tolist() == pytest.approx([1.5 * np.log(2), 0])
+    assert least.tolist() == pytest.approx([0.5, 0])
+
+
+def test_a_ring_around_the_object_is_a_border() -> None:
+    far = torch.linspace(-1, 1, 41)[:, None].hypot(torch.linspace(-1, 1, 41))
+    mean = torch.sigmoid(-20 * (far - 0.5))
+    ring, ramp = torch.exp(-20 * (far - 0.5).abs()), torch.linspace(0, 1, 41).expand(41, 41)
+    found = border_correlation(torch.stack([mean] * 3), torch.stack([ring, ramp, -ring]))
+    assert found[0] > 0.9
+    assert found[1].abs() < 0.1
+    step = torch.sigmoid(10 * torch.linspace(-1, 1, 41)).expand(41, 41)  # a vertical border
+    beside = (step * (1 - step)).contiguous()
+    assert border_correlation(step[None], beside[None]) > 0.9
+    assert border_correlation(step.T[None], beside.T[None]) > 0.9
+    assert found[2] == pytest.approx(-float(found[0]))
 
 
 def test_outcomes_of_the_same_distribution_are_covered_at_every_level() -> None:

@@ -19,7 +19,8 @@ from lit_iba.data import ShardIndex, shard_batches
 from lit_iba.data.quickstart import QuickstartSettings, make_quickstart
 from lit_iba.metrics.low_k_perturbation import LowKPerturbation
 from lit_iba.varsal import uncertainty_run
-from lit_iba.varsal.uncertainty import LEVELS
+from lit_iba.varsal.explainer import sample_map
+from lit_iba.varsal.uncertainty import LEVELS, border_correlation, correlation
 from lit_iba.varsal.uncertainty_results import results_of, table_rows
 from lit_iba.varsal.uncertainty_run import (
     UncertaintySettings,
@@ -86,6 +87,14 @@ def test_the_run_is_the_loop_over_images(
             assert found.rows["deviation"][i, column] == pytest.approx(
                 float(deviation.mean()), rel=1e-4
             )
+            p = classifier(changed).detach().double().softmax(dim=1)
+            entropy = float(-(p * p.log()).sum())
+            assert found.rows["entropy"][i, column] == pytest.approx(entropy, rel=1e-4)
+            assert found.rows["least_confidence"][i, column] == pytest.approx(
+                1 - float(p.max()), rel=1e-4
+            )
+            border = float(border_correlation(mean, deviation))
+            assert found.rows["border"][i, column] == pytest.approx(border, abs=1e-3)
             ratio = float(deviation.mean() / mean.std(correction=0))
             assert found.rows["standardized_deviation"][i, column] == pytest.approx(ratio, rel=1e-4)
     assert SETTINGS.calibrated == [("clean", 0), ("brightness", 5), ("gaussian_noise", 5)]
@@ -94,7 +103,7 @@ def test_the_run_is_the_loop_over_images(
 
 def test_sampled_maps_have_the_posterior_s_mean_and_deviation(classifier: FrozenClassifier) -> None:
     mean, deviation = torch.full((1, 60, 60), 3.0), torch.full((1, 60, 60), 0.5)
-    drawn = uncertainty_run._sampled(mean, deviation, [torch.Generator().manual_seed(0)])
+    drawn = sample_map(mean, deviation, [torch.Generator().manual_seed(0)])
     assert [float(drawn.mean()), float(drawn.std())] == pytest.approx([3, 0.5], abs=0.03)
 
 
@@ -121,6 +130,12 @@ def test_results_follow_from_the_rows(
     assert ratio.mean() > 1.2  # noise makes the toy unsure
     one = np.corrcoef(found.rows["deviation"].ravel(), found.rows["error"].ravel())[0, 1]
     assert results["all"]["correlation"]["deviation"]["pearson"]["value"] == pytest.approx(one)
+    clean = {name: found.rows[name][:, 0] for name in ("deviation", "error", "entropy")}
+    given = correlation(clean["deviation"], clean["error"], "spearman", 50, given=clean["entropy"])
+    relations = results["conditions"][0]["correlation"]
+    assert relations["deviation"]["spearman_given_entropy"]["value"] == given.value
+    assert set(relations["entropy"]) == {"spearman", "pearson"}
+    assert set(results["abstain"]["clean"]) == set(relations)
     share = results["calibration"][1]["mean_map"]["coverage"][LEVELS.index(0.7)]
     outcomes, error = (
         found.rows["outcomes"][:, 1, :3],
@@ -209,6 +224,8 @@ def test_the_command_writes_tables_plots_and_a_page(
         "brightness",
         "motion_blur",
     ]
+    text = (tmp_path / "uncertainty.md").read_text()
+    assert re.search(r"\| clean \| entropy of the prediction \| -?\d\.\d\d \[", text)
     rows = list(csv.DictReader((tmp_path / "uncertainty.csv").read_text().splitlines()))
     assert len(rows) == 24
     assert float(rows[0]["error"]) >= 0
