@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-from timing import report
+from timing import show
 
 from lit_iba.report.run_folder import read_run, score_rows
 from lit_iba.report.significance import signed_rank_test
@@ -32,7 +32,7 @@ def main() -> None:
                 pair = (np.array([values[k] for k in keys]) for values in (rows[method], theirs))
                 line[method] = "" if method == other else f"{signed_rank_test(*pair)[0]:.2g}"
             lines.append(line)
-        report(f"{metric}: p of", lines)
+        show(f"{metric}: p of", lines)
 
 
 if __name__ == "__main__":

@@ -65,16 +65,21 @@ def has_native_bf16() -> bool:
     )
 
 
-def report(name: str, lines: Sequence[dict[str, object]]) -> None:
-    """Print a table and keep it as JSON in benchmarks/results/."""
+def show(title: str, lines: Sequence[dict[str, object]]) -> None:
+    """Print a table."""
     columns = list(lines[0])
     cells = [
         [f"{v:.3g}" if isinstance(v, float) else str(v) for v in line.values()] for line in lines
     ]
     widths = [max(len(c), *(len(row[i]) for row in cells)) for i, c in enumerate(columns)]
-    print(f"\n{name}")
+    print(f"\n{title}")
     for row in [columns, *cells]:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
+
+
+def report(name: str, lines: Sequence[dict[str, object]]) -> None:
+    """Print a table and keep it as benchmarks/results/<name>.json."""
+    show(name, lines)
     machine = {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),

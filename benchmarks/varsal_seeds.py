@@ -71,12 +71,12 @@ def main() -> None:
         for path, values in zip(given.checkpoints, of, strict=True):
             line = {"of": part, "maps": f"{_name(path)}, the next photograph's"}
             lines.append(line | similarities(values, values.roll(1, 0)))
-    report("Encoders of one network, trained with other seeds", lines)
+    report("varsal_other_seeds", lines)
     means = zip(
         given.checkpoints, (torch.cat([p[0] for p in found]) for found in maps), strict=True
     )
     report(
-        "What an encoder's maps have in common, whatever the photograph",
+        "varsal_maps_in_common",
         [{"maps": _name(path), **in_common(values)} for path, values in means],
     )
 

@@ -8,16 +8,21 @@ salient pixels of x_k are zero. The random control of the figure is the explaine
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lit_iba.checks import check_counts
+from lit_iba.checks import check_counts, check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.metrics.base import HeatmapMetric, Result, curve, mean_and_error
 from lit_iba.metrics.judged import Judged
 from lit_iba.perturbation import in_double, removal_curves, removal_ranks
+from lit_iba.randomness import content_keys, generator_for
+
+# Beyond a half, what is left of most pictures is told by its being in one piece.
+HALF, UP_TO_HALF = 50, "up_to_50_percent"
 
 
 def low_k_divergences(
@@ -27,6 +32,7 @@ def low_k_divergences(
     maps: Tensor,
     percentages: Sequence[float],
     forward_batch_size: int,
+    tie_keys: Sequence[str] | None = None,
 ) -> Tensor:
     """KL divergence from the prediction without the k % least salient pixels of each of an image's
     maps.
@@ -39,13 +45,23 @@ def low_k_divergences(
         maps: D of each image, (B, D, H, W).
         percentages: The K values of k.
         forward_batch_size: Images per forward pass, across images, maps and k alike.
+        tie_keys: Names of the images, from which the order of equal pixels follows; None for
+            reading order.
 
     Returns:
         Nats, float32 (B, D, K).
     """
     values = maps.flatten(2)
     gone = (torch.tensor(percentages, dtype=torch.float64) / 100 * values.shape[2]).round().long()
-    ranks = removal_ranks(values.flatten(0, 1), False).view_as(values)
+    if tie_keys is None:
+        ranks = removal_ranks(values.flatten(0, 1), False).view_as(values)
+    else:
+        ranks = torch.stack(
+            [
+                _ranks_of_shuffled(maps_of_one, generator_for("ties", key))
+                for maps_of_one, key in zip(values, tie_keys, strict=True)
+            ]
+        )
 
     def divergence(outputs: Tensor, some: Tensor) -> Tensor:
         found = classifier.objective.divergence(in_double(outputs), in_double(some))
@@ -63,6 +79,15 @@ def low_k_divergences(
     )
 
 
+def _ranks_of_shuffled(values: Tensor, generator: torch.Generator) -> Tensor:
+    """Ranks of maps (D, pixels) in which equal pixels go in an order of their own, the same in all
+    maps.
+    """
+    order = torch.randperm(values.shape[1], generator=generator).to(values.device)
+    shuffled = removal_ranks(values[:, order], False)
+    return torch.empty_like(shuffled).index_copy_(1, order, shuffled)
+
+
 class LowKPerturbation(HeatmapMetric):
     """KL divergence from the prediction without the k % least salient pixels, averaged over k;
     lower is better.
@@ -70,6 +95,10 @@ class LowKPerturbation(HeatmapMetric):
     Args:
         percentages: The k, in percent of the pixels.
         forward_batch_size: Images per forward pass.
+        ties: Which of equally salient pixels go first: in ``"reading_order"``, which makes a
+            constant map a ramp, of which one whole piece is left; or in an order that is
+            ``"random"``, which makes it a random map.
+        seed: Of the random order, together with the sample's key.
 
     Raises:
         InputError: A percentage outside [0, 100], or not in increasing order.
@@ -92,8 +121,12 @@ class LowKPerturbation(HeatmapMetric):
         self,
         percentages: Sequence[float] = (10, 20, 30, 40, 50, 60, 70, 80, 90),
         forward_batch_size: int = 16,
+        ties: Literal["reading_order", "random"] = "reading_order",
+        seed: int = 0,
     ) -> None:
+        check_literals(LowKPerturbation.__init__, locals())
         check_counts(forward_batch_size=forward_batch_size)
+        check_counts(0, seed=seed)
         percentages = list(percentages)
         if (
             not percentages
@@ -103,14 +136,22 @@ class LowKPerturbation(HeatmapMetric):
             raise InputError(
                 f"percentages are {percentages!r}; give increasing numbers from 0 to 100"
             )
-        super().__init__({"percentages": percentages, "forward_batch_size": forward_batch_size})
+        chosen = {} if ties == "reading_order" else {"ties": ties, "seed": seed}
+        plain = {"percentages": percentages, "forward_batch_size": forward_batch_size}
+        super().__init__(plain | chosen)
         self.percentages, self.forward_batch_size = percentages, forward_batch_size
+        self.ties, self.seed = ties, seed
 
     @property
     def definition(self) -> str:
+        order = (
+            "reading order"
+            if self.ties == "reading_order"
+            else f"random order (seed {self.seed} and the sample's key)"
+        )
         return (
             f"{self.objective.divergence_is} for the image and for the image whose k % pixels of"
-            " least attribution, equal ones in reading order, are zero"
+            f" least attribution, equal ones in {order}, are zero"
             " after normalisation (the data set's mean colour); mean over k in"
             f" {self.percentages} %"
         )
@@ -133,6 +174,7 @@ class LowKPerturbation(HeatmapMetric):
 
     def score_rows(self, classifier: FrozenClassifier, judged: Judged) -> dict[str, Tensor]:
         """KL divergence at each k, (B, K)."""
+        keys = [f"{self.seed}/{key}" for key in judged.keys or content_keys(judged.images)]
         kl = low_k_divergences(
             classifier,
             judged.images,
@@ -140,22 +182,29 @@ class LowKPerturbation(HeatmapMetric):
             judged.heatmaps[:, None],
             self.percentages,
             self.forward_batch_size,
+            None if self.ties == "reading_order" else keys,
         )
         return {"kl": kl[:, 0]}
 
     def scores(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Per image: the mean over k."""
-        return {"score": in_double(rows["kl"]).mean(dim=1)}
+        """Per image: the mean over k, and over those up to 50 % where there are others."""
+        kl, low = in_double(rows["kl"]), [k <= HALF for k in self.percentages]
+        half = (
+            {} if all(low) or not any(low) else {UP_TO_HALF: kl[:, torch.tensor(low)].mean(dim=1)}
+        )
+        return {"score": kl.mean(dim=1), **half}
 
     def summarize(self, rows: dict[str, Tensor]) -> Result:
         """Mean over k and images, and the curve over k."""
         if not len(rows["kl"]):
             return Result(float("nan"), float("nan"), 0)
-        score, error = mean_and_error(self.scores(rows)["score"])
+        scores = self.scores(rows)
+        score, error = mean_and_error(scores.pop("score"))
         return Result(
             score=float(score),
             standard_error=float(error),
             n=len(rows["kl"]),
+            extra={name: float(values.mean()) for name, values in scores.items()},
             curves={"kl": curve(torch.tensor(self.percentages, dtype=torch.float64), rows["kl"])},
             x_label="least salient pixels removed, %",
             y_label="KL divergence from the original's prediction, nats",

@@ -41,6 +41,42 @@ def test_score_equals_the_loop_over_percentages(given):
     assert result.score == pytest.approx(sum(means) / 4, rel=1e-3)
     assert metric.scores(metric.rows())["score"].tolist() == pytest.approx(means, rel=1e-3)
     assert result.curves["kl"]["x"] == percentages
+    half = [k <= 50 for k in percentages]
+    halves = [sum(v for v, low in zip(row, half, strict=True) if low) / sum(half) for row in wanted]
+    assert result.extra["up_to_50_percent"] == pytest.approx(sum(halves) / 4, rel=1e-3)
+    assert metric.scores(metric.rows())["up_to_50_percent"].tolist() == pytest.approx(
+        halves, rel=1e-3
+    )
+
+
+def test_the_mean_to_a_half_is_left_out_where_it_is_the_score_or_nothing():
+    classifier, (images, targets, heatmaps) = curved(), sample(1)
+    for percentages in ([10, 50], [60, 90]):
+        metric = build_metric("low_k_perturbation", {"percentages": percentages})
+        metric.update(classifier, images, targets, heatmaps)
+        assert metric.compute().extra == {}
+
+
+def test_random_ties_make_a_constant_map_a_random_one_and_belong_to_the_sample():
+    classifier, (images, targets, heatmaps) = curved(), sample(3)
+    constant = torch.ones_like(heatmaps)
+
+    def rows(maps, keys=("a", "b", "c"), which=slice(None), **settings):
+        metric = build_metric("low_k_perturbation", settings)
+        kept = list(keys)[which]
+        return metric.judge(classifier, images[which], targets[which], maps[which], keys=kept)["kl"]
+
+    ramp = torch.arange(constant[0].numel(), dtype=torch.float32).view_as(constant[0])
+    ramp = ramp.expand_as(constant)
+    assert torch.equal(rows(constant), rows(ramp))
+    shuffled = rows(constant, ties="random")
+    assert (shuffled != rows(constant)).any(dim=1).all()
+    for i in range(3):  # the order is the key's, whatever the batch
+        alone = rows(constant, which=slice(i, i + 1), ties="random")
+        torch.testing.assert_close(shuffled[i : i + 1], alone, rtol=1e-3, atol=1e-6)
+    assert not torch.allclose(shuffled, rows(constant, ties="random", seed=1))
+    assert not torch.allclose(shuffled, rows(constant, keys="xyz", ties="random"))
+    assert torch.equal(rows(heatmaps, ties="random"), rows(heatmaps))  # nothing is equal
 
 
 def test_targets_do_not_matter_and_shared_predictions_change_nothing():
