@@ -61,6 +61,7 @@ def view(
     from lit_iba.checks import check_counts
     from lit_iba.cli.devices import device_named
     from lit_iba.cli.explain_photographs import stored_statistics
+    from lit_iba.data.examples import EXAMPLES
     from lit_iba.view import ExplorerSession, serve
 
     check_counts(batch_size=batch_size, statistics_images=statistics_images)
@@ -77,6 +78,11 @@ def view(
         )
         session = ExplorerSession.of_run(folder, classifier, device_named(device), stored)
     else:
+        if len(what) == 1 and not folder.exists() and what[0] not in EXAMPLES:
+            raise InputError(
+                f"{folder} is neither a run folder nor a photograph; check the path, or try one of"
+                f" the examples ({', '.join(EXAMPLES)})"
+            )
         stored = stored_statistics(
             Path("outputs/explain/statistics"),
             statistics_data,
