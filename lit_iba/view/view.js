@@ -21,7 +21,7 @@ function drawing(name, attributes = {}, ...children) {
   return made;
 }
 const colour = number => number < 0 ? "cx" : `c${number % 12}`;
-const percent = p => p >= 0.0995 ? `${(100 * p).toFixed(0)} %` : `${(100 * p).toFixed(1)} %`;
+const percent = p => p >= 0.0995 ? `${(100 * p).toFixed(0)} %` : p >= 5e-4 ? `${(100 * p).toFixed(1)} %` : "< 0.1 %";
 const rounded = v => Math.abs(v) >= 1e-3 || v === 0 ? String(+v.toPrecision(3)) : v.toExponential(1);
 
 async function get(path) {
@@ -133,8 +133,8 @@ function panel(name, map) {
   stage.style.aspectRatio = `${width} / ${height}`;
   pointers(stage);
   const caption = element("figcaption", {},
-    element("b", {class: "name"}, element("span", {class: `swatch ${colour(one.color)}`}), one.label), element("div", {class: "how"}),
-    element("div", {class: "scale"}), element("div", {class: "here"}), element("div", {class: "top5"}), element("div", {class: "trail"}));
+    element("b", {class: "name"}, element("span", {class: `swatch ${colour(one.color)}`}), one.label), element("div", {class: "here"}),
+    element("div", {class: "top5"}), element("div", {class: "trail"}), element("div", {class: "how"}), element("div", {class: "scale"}));
   const figure = element("figure", {"data-method": name}, stage, caption);
   figure.map = map;
   return figure;
@@ -184,14 +184,11 @@ function trail(into, name) {
   const points = [...(state.trails.get(trailKey(name)) ?? new Map())].sort((a, b) => a[0] - b[0]);
   if (points.length < 2) return into.replaceChildren();
   const at = ([f, p]) => `${(4 + 192 * f).toFixed(1)} ${(46 - 42 * p).toFixed(1)}`;
-  const svg = drawing("svg", {viewBox: "0 0 200 60", class: colour(method(name).color), role: "img", "aria-label": "Probability of the target as pixels go"},
+  const svg = drawing("svg", {viewBox: "0 0 200 50", class: colour(method(name).color), role: "img", "aria-label": "Probability of the target as pixels go"},
     drawing("line", {class: "grid", x1: 4, x2: 196, y1: 46, y2: 46}), drawing("line", {class: "grid", x1: 4, x2: 196, y1: 4, y2: 4}),
     drawing("line", {class: "asked-at", x1: 4 + 1.92 * $("fraction").value, x2: 4 + 1.92 * $("fraction").value, y1: 4, y2: 46}),
     drawing("path", {class: "line", d: `M${points.map(at).join("L")}`}));
-  const text = drawing("text", {x: 4, y: 57});
-  text.textContent = `probability of ${state.session.pictures[state.picture].target}, by the share removed`;
-  svg.append(text);
-  into.replaceChildren(svg);
+  into.replaceChildren(svg, `probability of ${state.session.pictures[state.picture].target}, by the share removed`);
 }
 
 // Asking the classifier: one question at a time from here, always the newest.
@@ -244,7 +241,7 @@ async function play() {
     await ask();
   }
   playing = false;
-  $("play").textContent = "Remove all, step by step";
+  $("play").textContent = "Step by step";
 }
 
 // Maps that take time: progress comes as server-sent events.
@@ -272,7 +269,7 @@ function optimise() {
       text(`Done: ${layer}, β ${beta}; ${found.caption}.${statistics}`);
       if (number !== state.picture) return;
       const before = state.own?.name;
-      state.own = {name: found.name, label: `IBA, yours (${layer}, β ${beta})`, color: -1, unit: found.unit, settings: `layer = ${layer}, beta = ${beta}`};
+      state.own = {name: found.name, label: `IBA, yours (${layer}, β ${beta})`, color: state.session.methods.length, unit: found.unit, settings: `layer = ${layer}, beta = ${beta}`};
       state.maps.set(key(found.name), Promise.resolve(found));
       state.shown = [...state.shown.filter(name => name !== before && name !== found.name), found.name];
       listMethods();

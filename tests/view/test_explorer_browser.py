@@ -52,12 +52,14 @@ TOP = "document.querySelector('#panels figure .top5 b')?.textContent"
 SET = "((id, value) => { $(id).value = value; $(id).dispatchEvent(new Event('input')); })"
 
 
-def test_the_page_asks_and_shows_without_a_complaint(address: str) -> None:
+def test_the_page_asks_and_shows_without_a_complaint(
+    address: str, session: ExplorerSession
+) -> None:
     with Browser(1280) as browser:
         browser.open(address)
         whole = until(browser, TOP)
         assert browser.evaluate("document.querySelectorAll('#panels figure').length") == 2
-        assert browser.evaluate("document.querySelectorAll('#pictures img').length") == 4
+        until(browser, f"document.querySelectorAll('#pictures img').length === {len(session.keys)}")
 
         # The slider removes pixels: what is shown and what the classifier says change.
         before = browser.evaluate("document.querySelector('#panels .base').src")
