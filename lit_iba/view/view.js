@@ -208,7 +208,7 @@ async function answered(mine) {
   const question = {
     picture: state.picture, methods: names, order: $("order").value, fraction, fill: $("fill").value, tile: +$("tile").value,
   };
-  $("removal").classList.add("asking");
+  $("hand").classList.add("asking");
   try {
     const answer = await fetch("ask", {method: "POST", body: JSON.stringify(question)});
     const found = await answer.json();
@@ -226,7 +226,7 @@ async function answered(mine) {
   } catch (error) {
     say("The server has gone; start lit-iba view again.");
   } finally {
-    $("removal").classList.remove("asking");
+    $("hand").classList.remove("asking");
   }
 }
 function say(text) { $("said").textContent = text; }
@@ -397,7 +397,7 @@ async function start() {
   state.session = await get("session");
   const {live, layers, methods: given} = state.session;
   state.shown = given.slice(0, innerWidth < 640 ? 2 : 3).map(one => one.name);
-  $("removal").hidden = !live;
+  $("removal").hidden = $("hand").hidden = !live;
   $("iba").hidden = !live || !layers.length;
   $("layer").append(...layers.map(layer => element("option", {value: layer}, layer)));
   $("layer").value = state.session.layer;
