@@ -44,6 +44,8 @@ def map_asked_for(session: ExplorerSession, given: dict[str, str]) -> WantedMap:
     picture = session.picture(int(_number(given.get("picture"), "picture")))
     if "method" in given:
         method = session.method(given["method"])
+        if not method.deviates:
+            raise InputError(f"{method.label} knows no deviation of its maps")
         settings = dict(method.info.settings)
         return WantedMap(session.live, picture, method.name, method.info.cls, settings)
     layer, beta = given.get("layer", ""), _number(given.get("beta"), "beta")

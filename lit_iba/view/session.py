@@ -20,6 +20,7 @@ from lit_iba.errors import InputError
 from lit_iba.evaluation.surroundings import StoredStatistics
 from lit_iba.explainer import EXPLAINERS, explainer_class
 from lit_iba.heatmap import Heatmap
+from lit_iba.objectives.base import OBJECTIVES, named_settings
 from lit_iba.report.curves import colors_of
 from lit_iba.report.explanations import label_of
 from lit_iba.report.naming import bits, method_labels, settings_text, unit_text
@@ -233,6 +234,7 @@ class ExplorerSession:
             "width": width,
             "height": height,
             "pixels": pixelated(height, width),
+            "boxes": bool(self.object_mask.any()),
             "pictures": [
                 {"key": key, "title": title or key, "target": asked[i] if asked else ""}
                 for i, (key, title) in enumerate(zip(self.keys, self.titles, strict=True))
@@ -312,7 +314,7 @@ def finite_values(values: Tensor) -> Tensor:
 def _live(
     run: RunFolder, given: dict[str, Any], device: str, stored: StoredStatistics
 ) -> LiveClassifier:
-    arguments = {**run.network, **given}
+    arguments = {**_only_names(run.network, given), **given}
     if not arguments.get("model"):
         raise InputError("this run does not say how its classifier is made")
     assert run.gallery is not None
@@ -325,6 +327,20 @@ def _live(
         targets = classifier.objective.of_labels(torch.tensor(run.gallery.classes))
     pictures = run.gallery.pictures[:, : classifier.channels]
     return LiveClassifier(classifier, pictures, run.gallery.keys, targets, stored)
+
+
+def _only_names(network: Mapping[str, Any], given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What makes a run's classifier again, if it is all data: what a file names is never imported.
+
+    Raises:
+        InputError: Code of the user's own is named, and not by the user.
+    """
+    if "model" not in given and ":" in str(network.get("model", "")):
+        raise InputError(f"{network['model']} is a function of your own, to be named again")
+    objective = named_settings(network.get("objective") or "classification").get("name")
+    if "objective" not in given and objective not in (OBJECTIVES.keys() - {"custom"}):
+        raise InputError(f"the objective {objective!r} is code of your own, to be named again")
+    return network
 
 
 def _off(error: Exception) -> str:

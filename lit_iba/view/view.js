@@ -398,6 +398,7 @@ async function start() {
   const {live, layers, methods: given} = state.session;
   state.shown = given.slice(0, innerWidth < 640 ? 2 : 3).map(one => one.name);
   $("removal").hidden = $("hand").hidden = !live;
+  $("boxes-choice").hidden = !state.session.boxes;
   $("iba").hidden = !live || !layers.length;
   $("layer").append(...layers.map(layer => element("option", {value: layer}, layer)));
   $("layer").value = state.session.layer;

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 import torch
+from explorer_toys import Unsure
 
 from lit_iba import InputError
 from lit_iba.cli.main import main
@@ -174,11 +175,11 @@ def test_a_newer_question_ends_an_optimisation_at_its_next_step(
             query = {"picture": 0, "layer": "layer1", "beta": 77}
             slow = asyncio.create_task(page.get("explain", params=query))
             await asyncio.to_thread(first_step.wait, 10)
+            before = worker._newest
             question = {"picture": 0, "methods": ["random"], "fraction": 0.5}
             quick = asyncio.create_task(page.post("ask", json=question))
-            while not worker._newest or worker._newest.answer.running() or len(steps) < 1:
+            while worker._newest is before:
                 await asyncio.sleep(0.01)
-            await asyncio.sleep(0.05)
             asked.set()
             return await slow, await quick
 
@@ -206,6 +207,26 @@ def test_of_questions_that_wait_only_the_newest_is_worked_on(worker: Worker) -> 
         with pytest.raises(Superseded):
             old.answer.result(10)
     assert done == [2]
+
+
+def test_an_uncertainty_comes_with_its_map_or_when_it_is_asked_for(
+    session: ExplorerSession, worker: Worker
+) -> None:
+    live = session.live
+    assert live is not None
+    heatmap = Unsure(live.classifier).attribute(live.classifier.images(live.pictures))
+    assert heatmap.uncertainty is not None
+    explainers = {"unsure": ("explorer_toys.Unsure", {})}
+    made = ExplorerSession.of_photographs(
+        live, session.keys, session.titles, {"unsure": heatmap}, explainers
+    )
+    assert made.described()["methods"][0]["deviates"]
+    with_map = answered(made, worker, "GET", "maps/2/unsure").json()
+    query = {"picture": 2, "method": "unsure"}
+    asked = events(answered(made, worker, "GET", "explain", params=query).text)[-1][1]
+    for found in (with_map, asked):
+        assert torch.allclose(values(found["deviation"]), heatmap.uncertainty[2].flatten())
+        assert torch.allclose(values(found), heatmap.values[2].flatten())
 
 
 def test_a_pictures_place_is_counted_among_all_images(
@@ -265,6 +286,27 @@ def test_a_run_whose_weights_are_gone_is_still_shown(
     assert live.live is not None
     with pytest.raises(InputError, match="load the classifier that it was made with"):
         ExplorerSession.of_run(tmp_path, {"model": "resnet8", "weights": "random"})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": "planted:network"},
+        {"objective": "planted.Objective"},
+        {"objective": {"name": "custom", "function": "planted.loss"}},
+    ],
+)
+def test_code_that_a_run_names_is_not_imported(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    (tmp_path / "planted.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    results = json.loads((run / "results.json").read_text())
+    results["network"] |= change
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    (tmp_path / "gallery.safetensors").symlink_to(run / "gallery.safetensors")
+    (notice,) = ExplorerSession.of_run(tmp_path).notices
+    assert "to be named again" in notice
 
 
 def test_bad_input_is_one_sentence(

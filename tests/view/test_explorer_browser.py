@@ -48,7 +48,7 @@ def address(session: ExplorerSession) -> Any:
     where.close()
 
 
-TOP = "document.querySelector('#panels figure .top5 b')?.textContent"
+TOP = "document.querySelector('#panels figure .top5')?.textContent"
 SET = "((id, value) => { $(id).value = value; $(id).dispatchEvent(new Event('input')); })"
 
 
