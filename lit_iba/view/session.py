@@ -68,7 +68,7 @@ class ExplorerSession:
         >>> from lit_iba.view import ExplorerSession
         >>> session = ExplorerSession.of_run("runs/digits")
         >>> [method.label for method in session.methods], session.live is not None
-        (['Saliency', 'Random map'], True)
+        (['Saliency', 'Random'], True)
     """
 
     title: str
