@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lit_iba.errors import InputError
-
-if TYPE_CHECKING:
-    from lit_iba.view import ExplorerSession
 
 ARGUMENTS = [
     ("what", "+", "the folder of a benchmark; or photographs, with --classifier.model and .weights")
@@ -61,6 +57,7 @@ def view(
     from lit_iba.checks import check_counts
     from lit_iba.cli.devices import device_named
     from lit_iba.cli.explain_photographs import stored_statistics
+    from lit_iba.cli.view_photographs import photograph_session
     from lit_iba.data.examples import EXAMPLES
     from lit_iba.view import ExplorerSession, serve
 
@@ -90,7 +87,7 @@ def view(
             statistics_folder,
         )
         names = explainer.split(",") if isinstance(explainer, str) else list(explainer or [])
-        session = _of_photographs(
+        session = photograph_session(
             what, names or EXPLAINERS, classifier, settings, target, stored, batch_size, device
         )
     serve(session, port, _announce)
@@ -99,45 +96,3 @@ def view(
 
 def _announce(address: str) -> None:
     print(f"open {address}\nCtrl-C ends it.", flush=True)
-
-
-def _of_photographs(
-    paths: list[str],
-    names: list[str],
-    classifier: Mapping[str, Any] | None,
-    settings: dict[str, Any] | None,
-    target: str | None,
-    stored: Any,
-    batch_size: int,
-    device: str,
-) -> ExplorerSession:
-    import torch
-    from rich.progress import Progress
-
-    from lit_iba.cli.classifier import classifier_from
-    from lit_iba.cli.explain import settings_of
-    from lit_iba.cli.explain_photographs import OWN, PhotographRun, asked_of
-    from lit_iba.cli.photographs import asked_target, distinct_stems, load_picture
-    from lit_iba.view import ExplorerSession, LiveClassifier
-
-    explainers = settings_of(names, dict(settings or {}))
-    record = None if classifier is None else dict(classifier)
-    network = classifier_from(record, next(iter(explainers.values())), device)
-    files = [Path(path) for path in paths]
-    pictures = torch.stack([load_picture(path, network) for path in files])
-    wanted = None if target is None else asked_target(target, network)
-    targets, probabilities = asked_of(network, pictures, wanted, batch_size)
-    heatmaps, made, notices, own = {}, {}, [], False
-    with Progress(transient=True) as bar:
-        for name, given in explainers.items():
-            run = PhotographRun(name, given, network, stored, bar)
-            heatmaps[name] = run.heatmaps(pictures, targets, batch_size)
-            made[name] = run.cls, run.settings
-            notices += run.chosen_layer(several=len(explainers) > 1)
-            own = own or run.own
-    live = LiveClassifier(network, pictures, None, targets, stored)
-    titles = [f"{live.described(i)} {float(p):.0%}" for i, p in enumerate(probabilities.tolist())]
-    notices += [OWN] if own else []
-    return ExplorerSession.of_photographs(
-        live, distinct_stems(files), titles, heatmaps, made, notices
-    )

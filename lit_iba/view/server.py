@@ -270,6 +270,7 @@ def listening(port: int | None) -> socket.socket:
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         made.bind((HOST, port or 0))
+        made.listen()  # who opens the address early waits
     except (OSError, OverflowError) as error:
         made.close()
         reason = getattr(error, "strerror", None) or error

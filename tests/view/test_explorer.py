@@ -4,6 +4,8 @@ import asyncio
 import base64
 import json
 import math
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +15,13 @@ import httpx
 import pytest
 import torch
 from explorer_toys import Unsure
+from PIL import Image
 
 from lit_iba import InputError
 from lit_iba.cli.main import main
+from lit_iba.cli.view_photographs import photograph_session
 from lit_iba.report import read_run
-from lit_iba.view import ExplorerSession, LiveClassifier, explorer_app
+from lit_iba.view import ExplorerSession, LiveClassifier, explorer_app, serve
 from lit_iba.view.server import listening
 from lit_iba.view.worker import Superseded, Worker
 
@@ -239,6 +243,36 @@ def test_a_pictures_place_is_counted_among_all_images(
     own, finite = scores[session.keys[1]], [s for s in scores.values() if math.isfinite(s)]
     assert found["images"] == sum(found["counts"]) == len(finite)
     assert found["place"] == 1 + sum(score > own for score in finite)
+
+
+def test_photographs_are_explained_and_can_be_explained_again(tmp_path: Path) -> None:
+    path = tmp_path / "noise.png"
+    Image.effect_noise((64, 64), 60).convert("RGB").save(path)
+    settings = {"layer": "layer2", "steps": 2, "copies": 2}
+    network = {"model": "small_cnn", "weights": "random"}
+    session = photograph_session(
+        [str(path)], ["per_sample_iba"], network, settings, "3", None, 8, "cpu"
+    )
+    assert session.titles[0].startswith("3 ")  # the class that was asked for
+    assert session.live is not None
+    again, own = session.live.explained(0, "per_sample_iba", settings, lambda *_: None)
+    assert own
+    assert torch.allclose(again.values[0], session.maps["per_sample_iba"][0])
+
+
+def test_ctrl_c_ends_the_server(session: ExplorerSession) -> None:
+    seen = []
+
+    def ready(address: str) -> None:
+        threading.Thread(target=visit, args=(address,)).start()
+
+    def visit(address: str) -> None:
+        seen.append(httpx.get(address).status_code)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    serve(session, ready=ready)
+    assert seen == [200]
+    assert not [thread for thread in threading.enumerate() if "classifier" in thread.name]
 
 
 @pytest.mark.parametrize(
