@@ -34,6 +34,7 @@ ROOMS = (
     *("lit_iba", "lit_iba.classifier", "lit_iba.iba", "lit_iba.input_iba", "lit_iba.varsal"),
     *("lit_iba.activity", "lit_iba.baselines", "lit_iba.metrics", "lit_iba.evaluation"),
     *("lit_iba.data", "lit_iba.training", "lit_iba.report", "lit_iba.export", "lit_iba.text"),
+    "lit_iba.view",
 )
 LINK = re.compile(r"(\]\()([^)#\s]+)(#[^)]*)?(\))")
 

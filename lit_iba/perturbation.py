@@ -101,6 +101,20 @@ def removal_ranks(values: Tensor, most_first: bool) -> Tensor:
     return torch.empty_like(step.contiguous()).scatter_(1, order, step)
 
 
+def with_tiles_removed(images: Tensor, fill: Tensor, gone: Tensor, tile: int) -> Tensor:
+    """Images with some of their tiles replaced, (B, C, H, W).
+
+    Args:
+        images: Originals (B, C, H, W).
+        fill: What removed pixels become, broadcastable to the images.
+        gone: Which tiles are removed, bool (B, tiles).
+        tile: Side of a tile in pixels.
+    """
+    index = tile_index((images.shape[-2], images.shape[-1]), tile, images.device).flatten()
+    removed = gone[:, index].view(len(images), 1, *images.shape[-2:])  # (B, 1, H, W)
+    return torch.where(removed, fill, images)
+
+
 @torch.inference_mode()
 def score_jobs(
     network: Callable[[Tensor], Tensor],
@@ -129,17 +143,14 @@ def score_jobs(
     Returns:
         float32 (J,).
     """
-    index = tile_index((images.shape[-2], images.shape[-1]), tile, images.device).flatten()
     fill = fill.expand(len(images), -1, -1, -1)
     scores = images.new_zeros(len(picture), dtype=torch.float32)
     for jobs in torch.arange(len(picture), device=images.device).split(forward_batch_size):
         which = picture[jobs]
-        gone = removed(jobs)[:, index].view(len(jobs), 1, *images.shape[-2:])  # (c, 1, H, W)
         # Every version is made from its original: that costs about 1 % of the forward pass
         # (benchmarks/metrics.py).
-        scores[jobs] = score(network(torch.where(gone, fill[which], images[which])), which).to(
-            scores
-        )
+        changed = with_tiles_removed(images[which], fill[which], removed(jobs), tile)
+        scores[jobs] = score(network(changed), which).to(scores)
     return scores
 
 

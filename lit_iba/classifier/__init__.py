@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lit_iba.classifier.split import repeat_carried as repeat_carried
     from lit_iba.classifier.stages import feature_maps as feature_maps
     from lit_iba.classifier.stages import last_feature_map as last_feature_map
+    from lit_iba.classifier.stages import passed_feature_maps as passed_feature_maps
     from lit_iba.classifier.stages import usual_layer as usual_layer
     from lit_iba.classifier.traced import TracedNetwork as TracedNetwork
     from lit_iba.classifier.weights import read_weights as read_weights
@@ -40,7 +41,12 @@ else:
             "lit_iba.classifier.recorded": ["recorded_classifier"],
             "lit_iba.classifier.small_cnn": ["SmallCNN"],
             "lit_iba.classifier.split": ["Carried", "Split", "repeat_carried"],
-            "lit_iba.classifier.stages": ["feature_maps", "last_feature_map", "usual_layer"],
+            "lit_iba.classifier.stages": [
+                "feature_maps",
+                "last_feature_map",
+                "passed_feature_maps",
+                "usual_layer",
+            ],
             "lit_iba.classifier.traced": ["TracedNetwork"],
             "lit_iba.classifier.weights": ["read_weights", "save_weights"],
         },

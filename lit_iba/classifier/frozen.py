@@ -184,6 +184,21 @@ class FrozenClassifier(FrozenNetwork):
         given: dict[str, Any] = {} if self.output is None else {"output": self.output}
         return given | ({"objective": self._given_objective} if "objective" in self.asked else {})
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Plain values that make such a classifier again, ``FrozenClassifier(**arguments)``, where
+        it was made of a name and weights that are still there.
+        """
+        return {
+            "model": self.name,
+            "weights": self.weights,
+            # A function of the user's own need not take it.
+            "num_classes": None if ":" in self.name else self.num_classes or None,
+            "preprocessing": self.preprocessing.to_dict(),
+            "class_names": list(self.class_names) or None,
+            **self.given,
+        }
+
     def images(self, pictures: Tensor) -> Tensor:
         """Pictures, uint8 (B, C, H, W), to the classifier's images on its device."""
         images = self.preprocessing.normalize(pictures.to(self.device, non_blocking=True))

@@ -132,6 +132,24 @@ def _coarsest_first(classifier: FrozenClassifier, names: list[str]) -> list[str]
     return sorted(left, key=lambda name: layouts[name].height * layouts[name].width)
 
 
+def passed_feature_maps(classifier: FrozenClassifier) -> dict[str, Layout]:
+    """Of :func:`feature_maps`, those that the whole picture passes: where a bottleneck can stand.
+
+    Example:
+        >>> from lit_iba.classifier import passed_feature_maps
+        >>> "layer3" in passed_feature_maps(classifier)
+        True
+    """
+    known = set(classifier.layers())
+    names = [
+        name
+        for name, module in classifier.model.named_modules()
+        if name in known and not isinstance(module, POOLING) and _takes_all(classifier, name)
+    ]
+    found = feature_maps(classifier, names)
+    return {name: layout for name, layout in found.items() if not _has_logits(classifier, name)}
+
+
 def usual_layer(classifier: FrozenClassifier, layer: str | None = None) -> str:
     """Where a bottleneck goes: the layer given, or the papers' for the networks that they explain,
     or else the one that is most like theirs.
@@ -150,16 +168,9 @@ def usual_layer(classifier: FrozenClassifier, layer: str | None = None) -> str:
     """
     if layer is not None or classifier.name in PAPER_LAYERS:
         return layer or PAPER_LAYERS[classifier.name]
-    known = set(classifier.layers())
-    names = [
-        name
-        for name, module in classifier.model.named_modules()
-        if name in known and not isinstance(module, POOLING) and _takes_all(classifier, name)
-    ]
     sizes = {
         name: math.sqrt(layout.height * layout.width)
-        for name, layout in feature_maps(classifier, names).items()
-        if not _has_logits(classifier, name)
+        for name, layout in passed_feature_maps(classifier).items()
     }
     if sizes:
         wanted = math.sqrt(math.prod(classifier.preprocessing.size)) / PIXELS_A_POSITION

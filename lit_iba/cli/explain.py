@@ -102,7 +102,7 @@ def explain(
     from lit_iba.cli.classifier import classifier_from
     from lit_iba.cli.explain_photographs import explain_photographs
 
-    explainers = _settings_of(names or ["per_sample_iba"], dict(settings or {}))
+    explainers = settings_of(names or ["per_sample_iba"], dict(settings or {}))
     explain_photographs(
         images,
         explainers,
@@ -122,7 +122,7 @@ def _only(names: list[str]) -> str:
     return names[0] if names else ""
 
 
-def _settings_of(names: list[str], settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def settings_of(names: list[str], settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The settings of each explainer by name."""
     names = [name.strip() for name in names]
     if len(set(names)) < len(names) or not all(names):

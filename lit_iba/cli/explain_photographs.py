@@ -63,17 +63,14 @@ def explain_photographs(
     files = [Path(path) for path in paths]
     pictures = torch.stack([load_picture(path, classifier) for path in files])
     names = distinct_stems(files)
-    stored: StoredStatistics | None = None
-    kept = Path(statistics_folder or folder / "statistics")
-    if statistics_data is not None or statistics_folder is not None or kept.is_dir():
-        data = None if statistics_data is None else ShardIndex.load(statistics_data)
-        stored = StoredStatistics(kept, data, statistics_images)
+    kept = folder / "statistics"
+    stored = stored_statistics(kept, statistics_data, statistics_images, statistics_folder)
     wanted = None if target is None else asked_target(target, classifier)
-    targets, probabilities = _asked(classifier, pictures, wanted, batch_size)
+    targets, probabilities = asked_of(classifier, pictures, wanted, batch_size)
     heatmaps, own, notes = {}, False, []
     with Progress(transient=True) as bar:
         for name, settings in explainers.items():
-            run = _Run(name, settings, classifier, stored, bar)
+            run = PhotographRun(name, settings, classifier, stored, bar)
             heatmaps[name] = run.heatmaps(pictures, targets, batch_size)
             own = own or run.own
             notes += run.chosen_layer(several=len(explainers) > 1)
@@ -107,7 +104,19 @@ def explain_photographs(
     print(f"wrote {folder}; see {folder / PAGE}")
 
 
-class _Run:
+def stored_statistics(
+    usual: Path, data: str | list[str] | None, images: int, folder: str | None
+) -> StoredStatistics | None:
+    """Statistics of a data set, where one or a folder of them is given, or the usual folder is
+    there; else None.
+    """
+    kept = usual if folder is None else Path(folder)
+    if data is None and folder is None and not kept.is_dir():
+        return None
+    return StoredStatistics(kept, None if data is None else ShardIndex.load(data), images)
+
+
+class PhotographRun:
     """One explainer on all photographs.
 
     Where no statistics of a data set are to be had, each photograph has its own, so that what is
@@ -186,7 +195,7 @@ def joined(parts: list[Heatmap]) -> Heatmap:
 
 
 @torch.no_grad()
-def _asked(
+def asked_of(
     classifier: FrozenClassifier, pictures: Tensor, wanted: float | None, size: int
 ) -> tuple[Tensor, Tensor]:
     """What is asked about each picture, (N, ...), and its probability, (N,)."""

@@ -49,6 +49,10 @@ EVALUATION = {
         " images; resumable"
     ),
     "report": "a self-contained HTML page, Markdown and LaTeX tables of a benchmark's folder",
+    "view": (
+        "a local page of a benchmark's folder, or of photographs: maps side by side, and what the"
+        " classifier sees as pixels are removed"
+    ),
     "export": "a trained explainer as .pt2, ONNX or safetensors",
 }
 WEIGHTS = {

@@ -268,6 +268,7 @@ class Benchmark:
         left_out = {"min_probability": below, "images": len(unsure), "probabilities": unsure}
         content = RunFolder.heading() | {
             "classifier": plan.classifier.identity,
+            "network": plan.classifier.arguments,
             "data": {
                 "source": self.source,
                 "images": plan.data.total,

@@ -202,7 +202,12 @@ class PerSampleIBA(Explainer):
             plain = _Problem(self, r, carried, targets, noise, layout)
             plain.generators = generators
             return plain, lambda: optimise_mask(
-                start, plain.loss, plain.draw, steps=steps, learning_rate=s.learning_rate
+                start,
+                plain.loss,
+                plain.draw,
+                steps=steps,
+                learning_rate=s.learning_rate,
+                on_step=lambda done: self._told(done, steps),
             )
         if r.device.type != "cuda":
             raise InputError(
@@ -223,6 +228,10 @@ class PerSampleIBA(Explainer):
         problem.load(r, carried, targets)
         problem.generators = generators
         return problem, lambda: graphed.run(start, steps)
+
+    def _told(self, done: int, steps: int) -> None:
+        if self.on_step is not None:
+            self.on_step(f"bottleneck at {self.layer}", done, steps)
 
     def _to_pixels(self, bits: Tensor, images: Tensor) -> Tensor:
         maps = resize_keeping_total(

@@ -117,7 +117,8 @@ class Degradation(HeatmapMetric):
             " degraded images, both over the data set and taken as given in the standard error"
         )
 
-    def _fill(self, images: Tensor) -> Tensor:
+    def fill(self, images: Tensor) -> Tensor:
+        """What removed tiles become: (1, C, 1, 1), or (B, C, 1, 1) for images (B, C, H, W)."""
         if self.baseline == "mean_of_image":
             return images.mean(dim=(2, 3), keepdim=True)
         return torch.zeros_like(images[:1, :, :1, :1])
@@ -132,7 +133,7 @@ class Degradation(HeatmapMetric):
         """Target, its probability on the original and on the fully degraded image, which are the
         ends of both curves, and the highest probability on the original, see :func:`end_points`.
         """
-        return end_points(classifier, images, targets, self._fill(images), self.forward_batch_size)
+        return end_points(classifier, images, targets, self.fill(images), self.forward_batch_size)
 
     def score_rows(self, classifier: FrozenClassifier, judged: Judged) -> dict[str, Tensor]:
         """Probability of the target along both curves, (B, K)."""
@@ -143,7 +144,7 @@ class Degradation(HeatmapMetric):
             classifier,
             images,
             judged.targets,
-            self._fill(images),
+            self.fill(images),
             ranks,
             curve_steps(tiles, self.points)[1:-1],
             tile=self.tile,

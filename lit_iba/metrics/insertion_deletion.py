@@ -179,7 +179,8 @@ class PixelExchange(HeatmapMetric):
             else exchanged
         )
 
-    def _fill(self, images: Tensor) -> Tensor:
+    def fill(self, images: Tensor) -> Tensor:
+        """What pixels are exchanged with, (B, C, H, W) to the same."""
         return blurred(images, *self.blur) if self.baseline == "blur" else torch.zeros_like(images)
 
     @property
@@ -197,13 +198,13 @@ class PixelExchange(HeatmapMetric):
         :func:`end_points`.
         """
         given = targets if self.target == "given" else None
-        return end_points(classifier, images, given, self._fill(images), self.forward_batch_size)
+        return end_points(classifier, images, given, self.fill(images), self.forward_batch_size)
 
     def score_rows(self, classifier: FrozenClassifier, judged: Judged) -> dict[str, Tensor]:
         """Probability at each point, (B, K)."""
         images, heatmaps, ends = judged.images, judged.heatmaps, judged.needed("shared")
         pixels = heatmaps[0].numel() if len(heatmaps) else 0
-        baseline = self._fill(images)
+        baseline = self.fill(images)
         start, finish = (baseline, images) if self.inserts else (images, baseline)
         points = self._points(pixels)
         between = points.unique()

@@ -17,7 +17,7 @@ from lit_iba.heatmap import Heatmap
 from lit_iba.report.curves import colors_of
 from lit_iba.report.gallery import Gallery
 from lit_iba.report.page import document
-from lit_iba.report.page_gallery import GalleryMethod, gallery_of
+from lit_iba.report.page_gallery import GalleryMethod, gallery_of, kind_of
 
 
 def write_explanations(
@@ -42,7 +42,7 @@ def write_explanations(
     """
     colors = colors_of(list(heatmaps))
     methods = [
-        GalleryMethod(name, label_of(name), colors[name], _kind(heatmap))
+        GalleryMethod(name, label_of(name), colors[name], kind_of(heatmap.unit, heatmap.signed))
         for name, heatmap in heatmaps.items()
     ]
     gallery = Gallery(
@@ -62,7 +62,3 @@ def label_of(name: str) -> str:
         return name
     cls = explainer_class(name)
     return cls.label or cls.name or cls.__name__
-
-
-def _kind(heatmap: Heatmap) -> str:
-    return "signed" if heatmap.signed else "bits" if heatmap.unit == "bits" else "plain"

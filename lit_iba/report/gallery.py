@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ class Gallery:
         heatmaps: Per method, float (G, H, W).
         keys: Name of each picture.
         labels: Class name of each picture, or its number, or an empty string.
+        classes: Number of each picture's class, -1 where it has none; empty where nobody asks.
     """
 
     pictures: Tensor
@@ -34,6 +35,7 @@ class Gallery:
     heatmaps: Mapping[str, Tensor]
     keys: list[str]
     labels: list[str]
+    classes: list[int] = field(default_factory=list)
 
 
 def read_gallery(path: Path) -> Gallery | None:
@@ -83,6 +85,7 @@ def read_gallery(path: Path) -> Gallery | None:
         heatmaps=heatmaps,
         keys=[keys[i] if i < len(keys) else str(i) for i in range(count)],
         labels=[_label(label, i, count, class_names) for i, label in enumerate(labels)],
+        classes=labels,
     )
 
 

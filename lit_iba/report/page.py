@@ -83,7 +83,7 @@ def document(
     made = render(
         "report/page.html",
         title=title,
-        colors=_color_rules(),
+        colors=color_rules(),
         style=own_text("report/page.css"),
         script=own_text("report/page.js"),
         facts=facts,
@@ -94,7 +94,7 @@ def document(
     return str(made)  # a file's content: what is joined to it is not escaped any more
 
 
-def _color_rules() -> Markup:
+def color_rules() -> Markup:
     """One class per colour, and the dark values both for the system's wish and for the reader's."""
 
     def rules(colors: tuple[str, ...], grey: str, scope: str) -> str:

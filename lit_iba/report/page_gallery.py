@@ -136,7 +136,7 @@ def gallery_of(
     return render(
         "report/gallery.html",
         methods=[_as_drawn(method, gallery.heatmaps[method.name][pictures]) for method in methods],
-        ramps={signed: _ramp(signed) for signed in (False, True)},
+        ramps={signed: ramp(signed) for signed in (False, True)},
         metrics=[(label, label in worse_higher) for label in rows],
         figures=[_figure(gallery, i, methods, rows) for i in pictures],
         total=len(gallery.pictures),
@@ -154,12 +154,17 @@ def _finite(values: torch.Tensor) -> torch.Tensor:
     return torch.nan_to_num(values.float(), nan=0.0, posinf=0.0, neginf=0.0)
 
 
+def kind_of(unit: str, signed: bool) -> str:
+    """How maps are drawn, see :class:`GalleryMethod`."""
+    return "signed" if signed else "bits" if unit == "bits" else "plain"
+
+
 def _kind(run: RunFolder, name: str) -> str:
     info = run.explainers.get(name)
-    return "signed" if info and info.signed else "bits" if info and info.unit == "bits" else "plain"
+    return kind_of(info.unit, info.signed) if info else "plain"
 
 
-def _ramp(signed: bool) -> str:
+def ramp(signed: bool) -> str:
     """The heatmap's own colours as a CSS gradient."""
     values = torch.linspace(-1 if signed else 0, 1, 9)[None, None]
     colors = Heatmap(values, signed=signed).colored()[0, :, 0].T.tolist()
@@ -178,7 +183,7 @@ def _figure(
     for method in methods:
         values = gallery.heatmaps[method.name][index]
         scores = {metric: rows[metric].get(method.name, {}).get(key) for metric in rows}
-        low, high = _ends(values, method.kind)
+        low, high = scale_ends(values, method.kind)
         shown = layer_uri(values, method.kind == "signed")
         caption = _caption(values, method.kind, scores)
         numbers = " ".join("-" if score is None else f"{score:.6g}" for score in scores.values())
@@ -195,7 +200,8 @@ def _figure(
     )
 
 
-def _ends(values: torch.Tensor, kind: str) -> tuple[str, str]:
+def scale_ends(values: torch.Tensor, kind: str) -> tuple[str, str]:
+    """What the colours of a map (H, W) begin and end with; empty where it has no bits."""
     if kind != "bits" or not torch.isfinite(values).all():
         return "", ""
     shown = Heatmap(values[None]).drawn()

@@ -95,6 +95,7 @@ class RunFolder:
     command: str
     config: str
     classifier: Mapping[str, Any]
+    network: Mapping[str, Any]  # what makes the classifier again; empty where a run does not say
     data: Mapping[str, Any]
     explainers: Mapping[str, ExplainerInfo]
     metrics: Mapping[str, MetricInfo]
@@ -195,7 +196,9 @@ def read_run(folder: str | Path) -> RunFolder:
             for metric, methods in document["results"].items()
         }
         command = _read_text(folder / COMMAND) or str(document.get("command", ""))
-        classifier, data = dict(document.get("classifier") or {}), dict(document.get("data") or {})
+        classifier, network, data = (
+            dict(document.get(name) or {}) for name in ("classifier", "network", "data")
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         said = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise InputError(
@@ -211,6 +214,7 @@ def read_run(folder: str | Path) -> RunFolder:
         command=command.strip(),
         config=_read_text(folder / CONFIG),
         classifier=classifier,
+        network=network,
         data=data,
         explainers=explainers,
         metrics=metrics,

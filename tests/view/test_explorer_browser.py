@@ -1,0 +1,105 @@
+"""The explorer in a real browser: it loads, the slider asks the classifier, methods and maps of
+one's own appear, and nothing complains.
+"""
+
+import threading
+import time
+from queue import Queue
+from typing import Any
+
+import pytest
+import uvicorn
+from browser import CHROMIUM, Browser
+
+from lit_iba.view import ExplorerSession, explorer_app
+from lit_iba.view.server import listening
+from lit_iba.view.worker import Worker
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
+]
+
+
+def until(browser: Browser, script: str, seconds: float = 20) -> Any:
+    """The script's value, once it is true."""
+    end = time.monotonic() + seconds
+    while not (found := browser.evaluate(script)):
+        assert time.monotonic() < end, f"{script} stays {found}"
+        time.sleep(0.02)
+    return found
+
+
+@pytest.fixture
+def address(session: ExplorerSession) -> Any:
+    """Where the page is served, by the same server as ever, in a thread."""
+    worker, where, ready = Worker(), listening(None), Queue[str]()
+    config = uvicorn.Config(
+        explorer_app(session, "token", worker), log_level="error", ws="none", lifespan="off"
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [where]})
+    thread.start()
+    ready.put(f"http://127.0.0.1:{where.getsockname()[1]}/token/")
+    yield ready.get()
+    server.should_exit = True
+    thread.join()
+    worker.close()
+    where.close()
+
+
+TOP = "document.querySelector('#panels figure .top5')?.textContent"
+SET = "((id, value) => { $(id).value = value; $(id).dispatchEvent(new Event('input')); })"
+
+
+def test_the_page_asks_and_shows_without_a_complaint(
+    address: str, session: ExplorerSession
+) -> None:
+    with Browser(1280) as browser:
+        browser.open(address)
+        whole = until(browser, TOP)
+        assert browser.evaluate("document.querySelectorAll('#panels figure').length") == 2
+        until(browser, f"document.querySelectorAll('#pictures img').length === {len(session.keys)}")
+
+        # The slider removes pixels: what is shown and what the classifier says change.
+        before = browser.evaluate("document.querySelector('#panels .base').src")
+        browser.evaluate(f"{SET}('fraction', 60)")
+        until(browser, f"document.querySelector('#panels .base').src !== {before!r}")
+        assert browser.evaluate("$('said').textContent").startswith("154 of 256 pixels are gone")
+        assert until(browser, TOP) != whole
+        until(browser, "document.querySelector('#panels .trail path') !== null")
+
+        # A method goes when its button is pressed, and comes back.
+        button = "document.querySelector('#methods button[data-method=random]')"
+        for count in (1, 2):
+            browser.evaluate(f"{button}.click()")
+            until(browser, f"document.querySelectorAll('#panels figure').length === {count}")
+
+        # Zoom is shared; the cursor reads every map.
+        browser.evaluate("$('zoom-in').click()")
+        moved = browser.evaluate(
+            "[...new Set([...document.querySelectorAll('.sheet')].map(e => e.style.transform))]"
+        )
+        assert len(moved) == 1
+        assert "scale(1.5)" in moved[0]
+        place = browser.evaluate(
+            "(r => [r.x + r.width / 2, r.y + r.height / 2])"
+            "(document.querySelector('#panels .stage').getBoundingClientRect())"
+        )
+        browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=place[0], y=place[1])
+        until(browser, "$('cursor').textContent === 'x 8, y 8'")
+        read = browser.evaluate("[...document.querySelectorAll('.here')].map(e => e.textContent)")
+        assert read[0].endswith("bits in this pixel")
+        assert read[1].endswith("(no unit: order only)")
+
+        # A bottleneck of one's own comes with progress, as a third panel.
+        browser.evaluate("$('optimise').click()")
+        until(browser, "document.querySelectorAll('#panels figure').length === 3")
+        assert browser.evaluate("$('iba-said').textContent").startswith("Done: layer2, β 5")
+        assert browser.evaluate("$('progress').hidden")
+
+        browser.evaluate("document.querySelectorAll('#pictures button')[1].click()")
+        until(browser, "document.querySelectorAll('#panels figure').length === 2")
+        assert browser.evaluate("document.querySelectorAll('#places .place').length") == 4
+        assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert browser.complaints == []
