@@ -7,6 +7,8 @@ it, where fsspec asks for its size first and then for one range after the other.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +29,19 @@ _NO_CREDENTIALS = {
     "ClientAuthenticationError",
 }
 
+
 Copy = Callable[[Callable[[int], bytes], BinaryIO, int, str], int]
+
+
+def _own_thread() -> None:
+    """A forked process has no copy of the thread in which drivers work. Older fsspec waits for it
+    without end, and newer keeps its lock as it was: it is told to start anew.
+    """
+    if "fsspec.asyn" in sys.modules:
+        sys.modules["fsspec.asyn"].reset_lock()
+
+
+os.register_at_fork(after_in_child=_own_thread)
 
 
 def fetch_rest(

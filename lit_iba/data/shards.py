@@ -14,7 +14,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +102,13 @@ class ShardIndex:
             'json.synset'
         """
         names = self.class_names if class_names is None else list(class_names)
-        rule = None if label == USUAL else LabelRule(label, tuple(names or ()))
-        shards = tuple(replace(shard, label=rule) for shard in self.shards)
-        return ShardIndex(shards, names, label)
+        rule = ShardIndex((), names, label).rule
+        return ShardIndex(tuple(replace(s, label=rule) for s in self.shards), names, label)
+
+    @property
+    def rule(self) -> LabelRule | None:
+        """What ``label`` and ``class_names`` say of a shard; None for its ``cls`` members."""
+        return None if self.label == USUAL else LabelRule(self.label, tuple(self.class_names or ()))
 
     @property
     def total(self) -> int:
@@ -139,11 +143,14 @@ class ShardIndex:
                 )
 
     def identity(self) -> str:
-        """SHA-256 over the shards' names, counts, sizes and hashes: equal for equal data, wherever
-        it lies.
+        """SHA-256 over the shards' names, counts, sizes and hashes, and where their classes stand:
+        equal for equal data, wherever it lies.
         """
         described = [[shard.name, shard.count, shard.bytes, shard.sha256] for shard in self.shards]
-        label = [] if self.label == USUAL else [self.label]
+        label: list[Any] = [] if self.label == USUAL else [self.label]
+        rules = [shard.label for shard in self.shards]
+        if any(rule != self.rule for rule in rules):  # of several indices
+            label.append([rule and asdict(rule) for rule in rules])
         content = json.dumps([described, self.class_names, *label])
         return hashlib.sha256(content.encode()).hexdigest()
 
@@ -277,19 +284,18 @@ def _checked_names(names: object) -> list[str] | None:
 
 def _gather(tars: list[Path]) -> ShardIndex:
     """Shards from the indices that lie beside them; those in no index are counted."""
-    known: dict[Path, Shard] = {}
-    indices: list[ShardIndex] = []
-    for folder in dict.fromkeys(tar.parent for tar in tars):
-        index = (
-            _read_index(folder / INDEX_NAME) if (folder / INDEX_NAME).exists() else ShardIndex(())
-        )
-        known.update({shard.path: shard for shard in index.shards})
-        indices.append(index)
+    indices = {
+        folder: _read_index(folder / INDEX_NAME)
+        if (folder / INDEX_NAME).exists()
+        else ShardIndex(())
+        for folder in dict.fromkeys(tar.parent for tar in tars)
+    }
+    known = {shard.path: shard for index in indices.values() for shard in index.shards}
     uncounted = [tar for tar in tars if tar not in known]
     start = time.monotonic()
     keys: set[str] = set()
     for tar in dict.fromkeys(uncounted):
-        known[tar] = counted(tar, others=keys)
+        known[tar] = replace(counted(tar, others=keys), label=indices[tar.parent].rule)
     if uncounted:
         _log.info(
             "counted %d shards without an index in %.1f s; ShardIndex.save keeps it",
@@ -299,8 +305,8 @@ def _gather(tars: list[Path]) -> ShardIndex:
     _say_packed(tars)
     return ShardIndex(
         tuple(known[tar] for tar in tars),
-        _common([index.class_names for index in indices]),
-        _common([index.label for index in indices]) or USUAL,
+        _common([index.class_names for index in indices.values()]),
+        _common([index.label for index in indices.values()]) or USUAL,
     )
 
 
@@ -346,5 +352,7 @@ def remote_index(source: str, remote: Remote) -> ShardIndex:
             _log.warning(
                 "no index beside %s (%s): its shards are fetched once to count them", urls[0], error
             )
-    shards = tuple(known[url] if url in known else counted(url, remote) for url in urls)
+    shards = tuple(
+        known.get(url) or replace(counted(url, remote), label=index.rule) for url in urls
+    )
     return ShardIndex(shards, index.class_names, index.label)

@@ -1,12 +1,13 @@
 """Shards in buckets: in memory, in one that fails on purpose, and behind a real S3 server."""
 
+import os
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-import fsspec
+import fsspec.asyn
 import pytest
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
@@ -152,6 +153,16 @@ def test_another_file_than_indexed_is_refused(bucket: str) -> None:
     system.pipe_file(f"{place}/x-000001.tar", bytes(content) + b"0")
     with pytest.raises(InputError, match=r"more than the .* bytes"):
         keys(index)
+
+
+def test_a_forked_process_waits_for_no_thread_of_its_parent() -> None:
+    fsspec.asyn.get_loop()
+    with fsspec.asyn.get_lock():
+        child = os.fork()
+        if not child:
+            inherited = fsspec.asyn.get_lock().locked() or fsspec.asyn.iothread[0] is not None
+            os._exit(int(inherited))
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_workers_train_from_s3_and_share_a_cache(

@@ -166,9 +166,35 @@ def test_an_index_beside_published_shards_says_it_all(
     assert (index.class_names, index.label) == (sorted(SYNSETS), "json.synset")
     assert read(index) == read(plain)  # whose labels are numbers
     index.verify(hashes=True)
-    named = replace(index, label="cls")
+    named = index.labelled("cls")
     assert len({plain.identity(), named.identity(), index.identity()}) == 3
     assert ShardIndex.load(index.save(folder)) == index
+
+
+def test_a_shard_that_an_index_leaves_out_is_labelled_as_those_in_it(
+    tmp_path: Path, bucket: str
+) -> None:
+    """In a folder here and in a bucket; their ``cls`` members have another order of classes."""
+    system: Any = fsspec.filesystem("memory")
+    folder = str(tmp_path / "there")
+    index = index_shards(folder, None, "json.synset", SYNSETS, progress=False)
+    whole = read(index)
+    index = replace(index, shards=index.shards[:1])
+    index.save(folder)
+    system.pipe_file(f"{bucket.removeprefix('memory:/')}/index.json", index.text().encode())
+    for source in (folder, bucket):
+        assert read(ShardIndex.load(f"{source}/imagenet1k-train-{{0000..0001}}.tar")) == whole
+
+
+def test_where_the_classes_of_some_shards_stand_is_in_the_identity(tmp_path: Path) -> None:
+    """Two folders, of which one has an index that says it: the whole has no common label."""
+    plain = publish(tmp_path / "a", "timm"), publish(tmp_path / "b", "clip_benchmark")
+    before = ShardIndex.load(list(plain))
+    index_shards(plain[0], label="json.label", progress=False)
+    after = ShardIndex.load(list(plain))
+    assert (before.label, after.label) == ("cls", "cls")
+    known = [replace(s, sha256=None) for s in after.shards]
+    assert replace(after, shards=tuple(known)).identity() != before.identity()
 
 
 @pytest.fixture
