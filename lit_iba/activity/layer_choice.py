@@ -49,7 +49,11 @@ class LayerChoice:
         identity: Of the classifier and the images, and the settings.
 
     Attributes:
-        count: How many layers from the top have the largest mean; of equals the fewest.
+        best: How many layers from the top have the largest mean; of equals the fewest.
+        ahead: By how much these are better than all layers, image by image, and the standard error
+            of that.
+        count: How many layers to average: the best, if ``ahead`` is more than twice its error;
+            else all of them, as for a network of which nothing is known.
 
     Example:
         >>> from lit_iba.activity import ActivityAttribution, LayerChoice
@@ -61,16 +65,23 @@ class LayerChoice:
 
     def __init__(self, layers: Sequence[str], scores: Tensor, identity: dict[str, Any]) -> None:
         self.layers, self.scores, self.identity = list(layers), scores, identity
-        self.count = 1 + int(scores.nanmean(dim=1).argmax())
+        self.best = 1 + int(scores.nanmean(dim=1).argmax())
+        ahead, error = mean_and_error(self._known(self.best) - self._known(len(self.layers)))
+        self.ahead = float(ahead), float(error)
+        self.count = self.best if self.ahead[0] > 2 * self.ahead[1] else len(self.layers)
 
     def __str__(self) -> str:
-        best, error = mean_and_error(self._known(self.count))
-        ahead, of_ahead = mean_and_error(self._known(self.count) - self._known(len(self.layers)))
-        return (
-            f"the top {self.count} of {len(self.layers)} layers have the largest delta e-,"
-            f" {best:.3f} ± {error:.3f} on {self.scores.shape[1]} images; that of all layers is"
-            f" smaller by {ahead:.3f} ± {of_ahead:.3f}, image by image"
+        best, error = mean_and_error(self._known(self.best))
+        said = (
+            f"the top {self.best} of {len(self.layers)} layers have the largest delta e-,"
+            f" {best:.3f} ± {error:.3f} on {self.scores.shape[1]} images"
         )
+        if self.best == len(self.layers):
+            return said
+        ahead = f"by {self.ahead[0]:.3f} ± {self.ahead[1]:.3f}, image by image"
+        if self.count == self.best:
+            return f"{said}, more than all of them {ahead}"
+        return f"{said}; it is not separated from that of all layers ({ahead}), which are averaged"
 
     def _known(self, count: int) -> Tensor:
         """Scores of an aggregate, without those of pictures that have nothing to lose."""

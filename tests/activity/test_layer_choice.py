@@ -57,14 +57,24 @@ def test_every_aggregate_scores_what_the_metric_says(
     assert len({round(float(score), 4) for score in choice.scores.mean(dim=1)}) == 3
 
 
-def test_the_largest_mean_is_chosen_and_of_equals_the_fewest_layers() -> None:
+def test_the_largest_mean_is_chosen_where_it_is_separated_from_all_layers() -> None:
     nothing = float("nan")  # a picture without anything to lose
-    scores = torch.tensor([[0.1, nothing, 0.1], [0.3, nothing, 0.1], [0.1, nothing, 0.3]])
-    choice = LayerChoice(["a", "b", "c"], scores, {})
-    assert choice.count == 2
-    assert "top 2 of 3 layers" in str(choice)
-    assert "0.200 ± 0.100 on 3 images" in str(choice)
-    assert "smaller by 0.000 ± 0.200, image by image" in str(choice)
+    few, all_layers = [0.3, nothing, 0.2, 0.3], [0.1, nothing, 0.1, 0.1]
+    choice = LayerChoice(["a", "b", "c"], torch.tensor([few, few, all_layers]), {})
+    assert choice.best == choice.count == 1  # of equals the fewest
+    assert choice.ahead == pytest.approx((0.5 / 3, (0.01 / 3) ** 0.5 / 3**0.5))
+    assert str(choice).startswith("the top 1 of 3 layers have the largest delta e-, 0.267 ± 0.033")
+    assert str(choice).endswith(
+        "on 4 images, more than all of them by 0.167 ± 0.033, image by image"
+    )
+    unsure = LayerChoice(
+        ["a", "b", "c"], torch.tensor([few, [0.5, nothing, 0.5, 0], all_layers]), {}
+    )
+    assert (unsure.best, unsure.count) == (2, 3)
+    assert "not separated from that of all layers (by 0.233 ±" in str(unsure)
+    whole = LayerChoice(["a", "b"], torch.tensor([all_layers, few]), {})
+    assert whole.best == whole.count == 2
+    assert str(whole).endswith("on 4 images")
 
 
 def test_images_are_drawn_alike_from_batches_of_any_size(

@@ -60,7 +60,7 @@ def uncertainty_run_page(make_run: Callable[..., Path]) -> str:
         "correlation": correlation,
     }
     condition |= dict.fromkeys(
-        ("deviation", "deviation_over_clean", "standardized_deviation", "error"), known
+        ("deviation", "deviation_over_clean", "standardized_deviation", "border", "error"), known
     )
     results = {
         "created": EVIL,
@@ -108,7 +108,7 @@ def test_hostile_names_keys_and_classes_stay_text(
 
 def test_no_template_switches_escaping_off_and_each_one_compiles() -> None:
     names = environment().list_templates(extensions=["html"])
-    assert {name.split("/")[0] for name in names} == {"report", "text", "varsal"}
+    assert {name.split("/")[0] for name in names} == {"report", "text", "varsal", "view"}
     for name in names:
         source = environment().loader.get_source(environment(), name)[0]  # type: ignore[union-attr]
         assert not re.search(r"\|\s*safe\b|autoescape|Markup", source), name
