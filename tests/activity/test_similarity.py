@@ -96,3 +96,10 @@ def test_a_constant_map_correlates_with_nothing() -> None:
     flat, map_ = torch.full((1, 4, 4), 0.3), torch.rand(1, 4, 4)
     assert map_correlation(flat, map_).isnan().all()
     assert map_correlation(map_[:, :1, :1], map_[:, :1, :1]).isnan().all()
+
+
+def test_small_differences_on_a_high_level_correlate_and_rounding_does_not() -> None:
+    noise = torch.randn(1, 6, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    assert float(map_correlation(noise, 100 + 1e-3 * noise)) == pytest.approx(1, abs=1e-6)
+    constant = torch.full((1, 6, 6), 0.1) + 1e-9 * noise
+    assert map_correlation(noise, constant).isnan().all()

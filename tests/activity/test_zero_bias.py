@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from activity_toys import with_biases
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_iba import FrozenClassifier, InputError
 from lit_iba.activity.bias_decay import BiasDecay
 from lit_iba.activity.zero_bias import bias_tensors, check_zero_bias, scale_biases, without_biases
 from lit_iba.activity.zero_bias_training import ZeroBiasTraining, distillation_loss
+from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.classifier.small_cnn import SmallCNN
 from lit_iba.classifier.weights import read_weights, save_weights
 from lit_iba.cli.main import main
@@ -140,6 +141,20 @@ def test_the_loss_has_the_gradient_of_cross_entropy_at_the_temperature() -> None
     assert torch.allclose(loss, difference.var(dim=1, unbiased=False) / 2, rtol=0.05)
 
 
+@pytest.mark.parametrize("layer", ["a convolution", "a batch norm"])
+def test_the_largest_bias_is_told_among_zeros(layer: str) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten())
+    network.append(nn.Linear(4 * 36, 2, bias=False))
+    network[0].bias.data.zero_()
+    network[1].weight.data.fill_(4)
+    if layer == "a convolution":  # one of four, the others stay zero
+        network[0].bias.data[2] = -0.25
+    else:  # whose mean, scaled, is its bias
+        network[1].running_mean[2] = 0.0625
+    classifier = FrozenClassifier(network, preprocessing=Preprocessing(resize=None, crop=8))
+    assert check_zero_bias(classifier).largest_bias == pytest.approx(0.25, rel=1e-4)
+
+
 @pytest.mark.slow
 def test_the_result_is_an_ordinary_state_dict_without_biases(folder: Path, finished: Path) -> None:
     state, settings = read_weights(finished / "zero.safetensors")
@@ -220,7 +235,7 @@ def test_what_does_not_fit_is_refused(
     assert "resume with the same" in capsys.readouterr().err
     with pytest.raises(InputError, match="works with ZeroBiasTraining"):
         BiasDecay().setup(None, torch.nn.Linear(1, 1), "fit")
-    for settings in ({"decay_steps": 0}, {"shape": "cubic"}, {"end": 1.0}):
+    for settings in ({"decay_steps": 0}, {"shape": "cubic"}, {"end": 1.0}, {"end": 0.0}):
         with pytest.raises(InputError):
             BiasDecay(**settings)
     small = {"model": "small_cnn", "weights": "random"}
