@@ -17,6 +17,7 @@ from typing import Any
 import safetensors
 import torch
 from lightning.pytorch.utilities import rank_zero_info
+from rich.progress import track
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -99,6 +100,7 @@ class LayerChoice:
         gates: Gates = "differentiated",
         forward_batch_size: int = 16,
         data: str = "",
+        progress: bool = False,
     ) -> LayerChoice:
         """Judge every aggregate of unsigned maps, for the classes that the classifier predicts.
 
@@ -113,6 +115,7 @@ class LayerChoice:
             gates: See there.
             forward_batch_size: Images per forward pass.
             data: What to call the images.
+            progress: Whether to show a bar.
 
         Raises:
             InputError: There are fewer than two images, or the network cannot be traced.
@@ -140,7 +143,9 @@ class LayerChoice:
         )
         scores = [
             _delta_e_minus(classifier, drawn, targets, decisions, of_count, forward_batch_size)
-            for of_count in maps.unbind(dim=1)
+            for of_count in track(
+                maps.unbind(dim=1), "aggregates of layers", transient=True, disable=not progress
+            )
         ]
         settings = {"network_layers": known.names, "upsampling": upsampling, "gates": gates}
         identity = {**classifier.identity, "data": data, "images": images, "settings": settings}
@@ -194,7 +199,9 @@ def chosen_once(
         classifier,
         "activity_layers" + suffix,
         lambda path: LayerChoice.load(path, classifier),
-        lambda batches, data: LayerChoice.estimate(classifier, batches, data=data, **settings),
+        lambda batches, data: LayerChoice.estimate(
+            classifier, batches, data=data, progress=True, **settings
+        ),
     )
     rank_zero_info(f"{classifier.name}: {choice}")
     return choice
