@@ -53,7 +53,7 @@ wheel: $(VENV)/.installed
 	rm -rf dist
 	$(PY) -m build --outdir dist > /dev/null
 	$(PY) -m venv --clear $(VENV)-wheel
-	for wheel in dist/*.whl; do $(VENV)-wheel/bin/python -m pip install --quiet "$$wheel[export]"; done
+	for wheel in dist/*.whl; do $(VENV)-wheel/bin/python -m pip install --quiet "$$wheel[export,view]"; done
 	.ci/smoke $(VENV)-wheel
 
 # Run the notebooks and save what they give, in an empty folder each.
