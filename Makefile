@@ -34,7 +34,7 @@ quickstart: $(VENV)/.installed
 
 # A file of tests stays in one process, with its fixtures; the longest come first (tests/conftest.py).
 PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
-# What a change is tried with in some minutes; what takes more than three seconds of processor time is in `slow`.
+# What a change is tried with in some minutes; what takes more than two seconds of processor time is in `slow`.
 test: $(VENV)/.installed
 	$(PY) $(PYTEST) -m "not slow"
 

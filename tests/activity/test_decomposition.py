@@ -31,6 +31,7 @@ def own(model: nn.Module) -> FrozenClassifier:
     ).double()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "layers"),
     [
@@ -169,6 +170,7 @@ def test_weights_that_change_later_count() -> None:
     assert not torch.allclose(first.bias["bn1"].total, second.bias["bn1"].total)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

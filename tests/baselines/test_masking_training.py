@@ -64,6 +64,7 @@ def little_data(folder: Path, batch_size: int = 16) -> QuickstartDataModule:
     return data
 
 
+@pytest.mark.slow
 def test_both_phases_are_logged_and_the_rate_decays_within_each(run: Path) -> None:
     log = EventAccumulator(str(run / "tensorboard"), size_guidance={"images": 0})
     log.Reload()
@@ -196,6 +197,7 @@ def test_a_step_does_not_depend_on_the_batch_nor_on_undecodable_samples(
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(gradients, after, strict=True))
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused_in_one_sentence(
     folder: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

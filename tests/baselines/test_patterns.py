@@ -71,6 +71,7 @@ def test_the_linear_estimator_is_a_regression_of_the_input_on_the_output() -> No
         PatternStream(classifier, "best")
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 50), sizes=st.lists(st.integers(1, 4), min_size=1, max_size=4))
 @settings(max_examples=15, deadline=None)
 def test_streams_can_be_cut_and_merged_anywhere(seed: int, sizes: list[int]) -> None:

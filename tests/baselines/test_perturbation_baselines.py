@@ -10,6 +10,7 @@ from lit_iba.baselines.perturbation import SmoothGrad
 from lit_iba.randomness import sample_generators
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tile", [4, 5])
 def test_occlusion_agrees_with_captum(
     small_classifier: FrozenClassifier, images: Tensor, tile: int

@@ -29,6 +29,7 @@ def test_a_classifier_stays_frozen() -> None:
     assert all(torch.equal(before[name], value) for name, value in classifier.state_dict().items())
 
 
+@pytest.mark.slow
 def test_the_folded_network_is_the_same_function_with_the_same_gradient() -> None:
     classifier = FrozenClassifier("resnet18", "random").double()
     before = copy.deepcopy(classifier.state_dict())

@@ -59,6 +59,7 @@ def random_images(count: int) -> Tensor:
     return torch.randn(count, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "bottleneck", "last"),
     [

@@ -77,6 +77,7 @@ trainer: {{default_root_dir: {root}, max_epochs: 1, accelerator: cpu, logger: fa
 """
 
 
+@pytest.mark.slow
 def test_a_run_without_checkpoints_writes_none_and_says_nothing_of_srun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
@@ -91,6 +92,7 @@ def test_a_run_without_checkpoints_writes_none_and_says_nothing_of_srun(
     assert not [w for w in recwarn if "srun" in str(w.message)]
 
 
+@pytest.mark.slow
 def test_a_run_in_a_thread_trains_and_leaves_signals_alone(tmp_path: Path) -> None:
     config = ["fit", "--config", str(prepare(tmp_path, CONFIG) / "config.yaml")]
     before = signal.getsignal(signal.SIGTERM)

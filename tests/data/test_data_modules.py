@@ -101,6 +101,7 @@ def test_validation_sees_everything_once_each_time(tmp_path: Path, make_shards: 
     assert model.validated == every[:8] + every + every
 
 
+@pytest.mark.slow
 def test_a_finished_run_leaves_no_worker_and_can_go_on(
     tmp_path: Path, make_shards: MakeShards
 ) -> None:

@@ -53,6 +53,7 @@ def test_every_sample_comes_exactly_once_in_equal_steps(
         ]
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(counts=shard_counts, arrangements=st.lists(shapes, min_size=2, max_size=4), data=st.data())
 def test_an_epoch_shared_out_anew_in_its_middle_repeats_and_loses_nothing(

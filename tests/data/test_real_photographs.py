@@ -49,6 +49,7 @@ def test_boxes_cover_less_than_a_third_of_279_photographs() -> None:
     assert small == 279
 
 
+@pytest.mark.slow
 def test_training_on_photographs_is_reproducible_and_augmented() -> None:
     def loader() -> list[dict[str, torch.Tensor]]:
         data = ShardDataModule(

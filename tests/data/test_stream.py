@@ -111,6 +111,7 @@ def test_order_depends_on_lanes_and_not_on_workers(make_shards: MakeShards) -> N
     assert all(order == orders[0] for order in orders)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rank", "world", "workers"), [(0, 1, 0), (1, 2, 0), (0, 1, 2)])
 def test_a_resumed_epoch_is_the_rest_of_it_at_every_step(
     make_shards: MakeShards, rank: int, world: int, workers: int

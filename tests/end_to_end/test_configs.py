@@ -102,6 +102,7 @@ def test_every_config_has_its_test() -> None:
     } == tested | evaluation
 
 
+@pytest.mark.slow
 def test_photographs_are_explained_by_every_method_of_the_quickstart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +120,7 @@ def test_photographs_are_explained_by_every_method_of_the_quickstart(
         assert name in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("figure", ["figure1", "figure2"])
 def test_a_figure_of_one_photograph_is_a_row_of_maps(
     figure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

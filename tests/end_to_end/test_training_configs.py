@@ -81,6 +81,7 @@ def test_the_masking_config_takes_a_step_of_each_phase(
     assert main(["fit", *config, *small, *step], "train.py") == 0
 
 
+@pytest.mark.slow
 def test_the_amortised_input_iba_config_takes_a_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,6 +113,7 @@ def test_the_amortised_input_iba_config_takes_a_batch(
     assert saved["global_step"] == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["resnet50", "vgg16"])
 def test_the_zero_bias_configs_take_a_step(
     network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -75,6 +75,7 @@ def all_images(data):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METRICS)
 def test_results_are_those_of_explaining_and_judging_by_hand(finished, data, name):
     results, out = finished

@@ -143,6 +143,7 @@ def test_a_killed_run_ends_where_one_in_peace_does(folder: Path, tmp_path: Path)
     assert [step for step, *_ in one["history"]["mine"]] == [3, 6, 9, 12]
 
 
+@pytest.mark.slow
 def test_checkpoints_and_the_end_follow_a_score(folder: Path, tmp_path: Path) -> None:
     evaluation = EvaluationMetrics(METRICS, ["grad_cam"], images=6, every_n_epochs=2)
     best = ModelCheckpoint(tmp_path, monitor="val/bounding_box", mode="max", filename="best")

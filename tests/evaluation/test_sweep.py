@@ -92,6 +92,7 @@ def test_the_search_spaces_are_those_of_the_papers_tables() -> None:
             assert f"/{beta_name}/" in settings["checkpoint"]
 
 
+@pytest.mark.slow
 def test_a_sweep_is_judged_and_drawn(digits: Path, tmp_path: Path) -> None:
     config = {
         "classifier": {"model": "small_cnn", "weights": "random"},

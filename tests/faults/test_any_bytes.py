@@ -132,6 +132,7 @@ ARRAYS = st.builds(
 )
 
 
+@pytest.mark.slow
 @fuzz
 @given(IHDR.map(png_of) | st.binary(max_size=8).map(jpeg_of) | ARRAYS)
 def test_a_picture_of_any_header_is_decoded_or_refused(data: bytes) -> None:

@@ -72,6 +72,7 @@ def test_the_search_finds_the_largest_weight_that_keeps_it() -> None:
     assert beta[4] == pytest.approx(1000 / within, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_wanted_probability_is_kept_and_hardly_more(
     sure: FrozenClassifier, measured: FeatureStatistics, images: Tensor, targets: Tensor
 ) -> None:
@@ -93,6 +94,7 @@ def test_the_wanted_probability_is_kept_and_hardly_more(
     assert (more.nats.flatten(1).sum(1) > less.nats.flatten(1).sum(1)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read_after", ["T", "T-1"])
 def test_the_map_is_that_of_the_weight_found_in_any_batch(
     sure: FrozenClassifier,

@@ -156,6 +156,7 @@ def test_dead_units_and_another_image_size_stay_finite(
     assert "interpolated" in caplog.text
 
 
+@pytest.mark.slow
 def test_bf16_gives_nearly_the_same_map(
     small_classifier: FrozenClassifier, statistics: FeatureStatistics, images: Tensor
 ) -> None:

@@ -139,6 +139,7 @@ def test_what_is_missing_is_named(small_classifier: FrozenClassifier, images: Te
         ReadoutIBA(small_classifier, "layer2", TAPS, hiden=(1, 2))
 
 
+@pytest.mark.slow
 def test_the_papers_layers_are_the_default() -> None:
     explainer = ReadoutIBA(FrozenClassifier("resnet50", "random"), hidden=(8, 8))
     assert (explainer.layer, explainer.taps) == (

@@ -100,6 +100,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(folder: Path, run: P
     )
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused_in_one_sentence(
     folder: Path, run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

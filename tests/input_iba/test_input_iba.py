@@ -104,6 +104,7 @@ def test_the_last_stage_is_a_plain_loop_over_steps(build: Build, images: Tensor)
     assert nearly_everywhere(heatmap.values[0], expected.sum(dim=0), 2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings", [{"gan": "wgan"}, {"gan": "wgan", "step_size": "element"}, {"gan": "none"}]
 )
@@ -249,6 +250,7 @@ def test_saturated_masks_give_finite_bits(
     assert torch.isfinite(found.mask.alpha).all()
 
 
+@pytest.mark.slow
 def test_the_reference_preset_is_what_the_published_code_does(build: Build, images: Tensor) -> None:
     explainer = build(preset="reference")
     latent, critics = explainer.settings.latent, explainer.settings.critics

@@ -30,6 +30,7 @@ def measured(explainer, images, targets, **settings):
     return metric
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "vit_b_32"])
 def test_operations_are_those_of_torchs_own_counter(name):
     classifier = FrozenClassifier(name, "random")

@@ -114,6 +114,7 @@ def test_the_readouts_loss_is_the_objectives(target: Any, kept: list[float] | No
     torch.testing.assert_close(step["objective_loss"], off.square() / 2)
 
 
+@pytest.mark.slow
 def test_other_trainings_ask_the_objective_too(digits: Path) -> None:
     number = VarSalTraining(NUMBER, channels=[4, 4])
     trainer = fitted(number, digits)

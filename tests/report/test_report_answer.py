@@ -95,6 +95,7 @@ def test_what_makes_a_comparison_unfair_is_said_and_nothing_else(
         assert "has 17 points" in text
 
 
+@pytest.mark.slow
 def test_failures_and_successes_are_the_extremes_of_the_gallery(
     make_run: Callable[..., Path],
 ) -> None:

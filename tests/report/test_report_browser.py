@@ -24,6 +24,7 @@ STICKS_OUT = """[...document.querySelectorAll("body *")].filter(e =>
   ).map(e => e.outerHTML.slice(0, 80))"""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 390])
 def test_page_works_without_a_complaint(make_run: Callable[..., Path], width: int) -> None:
     run = make_run()

@@ -111,6 +111,7 @@ def test_every_number_of_the_tables_is_the_one_of_results_json(
     assert text.count(f"{results['bounding_box']['grad_cam']['score']:.3f}") >= 3
 
 
+@pytest.mark.slow
 def test_published_numbers_stand_beside_ours_and_are_marked(make_run: Callable[..., Path]) -> None:
     run = make_run()
     write_report(run)
@@ -122,6 +123,7 @@ def test_published_numbers_stand_beside_ours_and_are_marked(make_run: Callable[.
     assert "*0.572* (ResNet-50, Schulz et al. 2020, Table 1)" in (run / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_markdown_shows_plots_that_exist(make_run: Callable[..., Path]) -> None:
     run = make_run()
     files = write_report(run, title="A title")

@@ -55,6 +55,7 @@ def build(
     return build_text_explainer(name, classifier, METHODS[method] | more, Given(statistics))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method", ["input_iba", "input_iba_without_gan", "integrated_gradients", "lime"]
 )

@@ -61,6 +61,7 @@ def problems(draw: st.DrawFn) -> tuple[Tensor, float, float]:
     )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200)
 @given(problems(), st.randoms(use_true_random=False))
 def test_any_mask_sums_to_k_and_keeps_the_order(

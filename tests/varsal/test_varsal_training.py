@@ -247,6 +247,7 @@ def test_a_step_in_bfloat16_is_close_to_one_in_float32(folder: Path) -> None:
     assert torch.allclose(rounded["prior_kl"], exact["prior_kl"], rtol=0.02)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused_in_one_sentence(
     folder: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
