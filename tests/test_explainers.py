@@ -41,6 +41,7 @@ def test_it_is_copied_and_pickled_and_takes_no_images(name: str) -> None:
         assert nothing.unit == explainer.unit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_network_in_another_precision_has_the_same_map(name: str) -> None:
     images = narrow().images(pictures(3))

@@ -57,6 +57,7 @@ def explained(name: str, world: World) -> Tensor:
     return explainer.attribute(world.images, world.targets).values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAST)
 @pytest.mark.parametrize("world", WORLDS)
 def test_a_map_finds_the_planted_object(world: str, name: str) -> None:
