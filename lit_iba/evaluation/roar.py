@@ -75,9 +75,8 @@ class Roar:
         batch_size: Pictures explained together.
         max_train: At most so many training pictures.
         max_test: At most so many test pictures.
-        target: ``"predicted"`` or ``"label"``: the class that is explained. With ``"label"`` the
-            shape of what is removed from a test picture tells its label, and the retrained network
-            reads it.
+        target: The class that is explained, ``"predicted"`` or ``"label"``; with ``"label"`` the
+            shape of what is removed from a test picture tells the retrained network its label.
         statistics_images: How many training pictures feature statistics are estimated from.
         gallery: Test pictures kept for the report.
         fresh: Whether to delete what an earlier run left in ``out``.

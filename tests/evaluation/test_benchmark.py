@@ -17,10 +17,8 @@ from benchmark_toys import EXPLAINERS, METRICS, benchmark, classifier, make_data
 from lightning import Fabric
 from run_folder_toys import read_or_refused
 
-from lit_iba.classifier import FrozenClassifier
 from lit_iba.data import ShardIndex
 from lit_iba.errors import InputError
-from lit_iba.evaluation import Benchmark
 from lit_iba.evaluation.pool import HeatmapPool
 from lit_iba.explainer import build_explainer
 from lit_iba.metrics import build_metric
@@ -377,35 +375,3 @@ def test_labels_that_the_classifier_does_not_know_are_refused(tmp_path):
     few.plan.classifier.num_classes = 2
     with pytest.raises(InputError, match=r"has label 2, but the classifier knows 0\.\.1"):
         few.run(Fabric(accelerator="cpu", devices=1))
-
-
-@pytest.mark.realdata
-@pytest.mark.slow
-def test_grad_cam_beats_chance_on_real_photographs(tmp_path):
-    root = Path(
-        os.environ.get("LIT_IBA_REALDATA", Path(__file__).parents[3] / "shared" / "realdata")
-    )
-    shards, weights = (
-        root / "imagenet_val_boxes-000000.tar",
-        root / "weights" / "resnet18_pqf.safetensors.xz",
-    )
-    if not (shards.exists() and weights.exists()):
-        pytest.skip(f"no real data at {root}")
-    results = Benchmark(
-        FrozenClassifier("resnet18", str(weights)),
-        str(shards),
-        {"random": {}, "grad_cam": {"layer": "layer4"}},
-        {
-            "degradation_32": {"metric": "degradation", "tile": 32, "points": 6},
-            "bounding_box": {},
-            "sensitivity_n": {"tile": 32, "points": 2, "masks": 8},
-        },
-        tmp_path,
-        max_images=5,
-        max_box_fraction=0.33,
-    ).run(Fabric(accelerator="cpu", devices=1))
-    for metric, found in results["results"].items():
-        assert found["grad_cam"]["score"] > found["random"]["score"] + 0.1, metric
-    # A random map finds what chance finds.
-    box = results["results"]["bounding_box"]["random"]
-    assert box["score"] == pytest.approx(box["extra"]["chance"], abs=0.03)

@@ -9,19 +9,10 @@ from typing import Any
 
 import fsspec
 import pytest
-from export_toys import trained_like
 
-from lit_iba.classifier import FrozenClassifier
 from lit_iba.cli.main import main
 from lit_iba.errors import InputError
-from lit_iba.export import check_export, export_explainer, load_exported, pull_export, push_export
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    explainer = trained_like(FrozenClassifier("small_cnn", "random"), "layer1", ["layer1"])
-    folder = tmp_path_factory.mktemp("exchange") / "export"
-    return export_explainer(explainer, folder, ["safetensors"], progress=False).folder
+from lit_iba.export import check_export, load_exported, pull_export, push_export
 
 
 @pytest.fixture

@@ -7,25 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from export_toys import trained_like
 from hub_server import Hub, hub_of
 
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.cli.main import main
-from lit_iba.export import export_explainer, load_exported
+from lit_iba.export import load_exported
 
 constants = pytest.importorskip("huggingface_hub.constants")
 pytestmark = pytest.mark.filterwarnings(  # huggingface_hub's own call of httpx
     "ignore:Use 'content=<...>' to upload:DeprecationWarning"
 )
 HERE = "hf://someone/readout"
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    explainer = trained_like(FrozenClassifier("small_cnn", "random"), "layer1", ["layer1"])
-    folder = tmp_path_factory.mktemp("hub") / "export"
-    return export_explainer(explainer, folder, ["safetensors"], progress=False).folder
 
 
 @pytest.fixture
