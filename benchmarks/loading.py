@@ -1,14 +1,15 @@
-"""How fast shards are read, against bare decoding of the same bytes: Pillow's JPEG decoder,
-torchvision's Resize and CenterCrop.
+"""How fast shards are read, against bare decoding of the same bytes (Pillow's JPEG decoder,
+torchvision's Resize and CenterCrop), and against what one uses otherwise: webdataset's own pipeline
+on the same shards, and torchvision's ImageFolder with torch's DataLoader on the same pictures as
+files.
 
-Both sides use the same number of processes and the same pictures, in turn, several times; the
-median of the rounds' ratios is what to look at. Above 1.0 the loader resizes only what the crop
-keeps and spends less than it saved on reading, ordering, boxes and batching. Run it as
+All sides use the same number of processes and the same pictures, in turn, several times; the
+median of the rounds' ratios is what to look at. Bare decoding neither reads, orders, nor hands
+anything over; the two others hand over batches of pictures and labels, without boxes. Run it as
 
-    python benchmarks/loading.py                              # on the embedded digits python
-    benchmarks/loading.py path/to/shards --workers 8   # on any folder, index or pattern of shards
-    python benchmarks/loading.py path/to/shards --longer-side 500   # the same photographs at
-    ImageNet's usual size
+    python benchmarks/loading.py                              # on the embedded digits
+    python benchmarks/loading.py path/to/shards --workers 8   # any folder, index or pattern
+    python benchmarks/loading.py path/to/shards --longer-side 500   # also at ImageNet's usual size
 """
 
 from __future__ import annotations
@@ -19,19 +20,22 @@ import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import torch
+import webdataset as wds
 from PIL import Image
 from timing import report
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
 from torchvision.transforms import CenterCrop, Compose, PILToTensor, Resize
 from tqdm.auto import tqdm
 
 from lit_iba.classifier.preprocessing import Preprocessing
-from lit_iba.data import SampleLoader, ShardIndex, shard_loader, write_shards
+from lit_iba.data import ShardIndex, shard_loader, write_shards
 from lit_iba.data.decode import PICTURE_EXTENSIONS, decode_photograph
 from lit_iba.data.import_folder import shards_from_quickstart
 from lit_iba.data.quickstart import QUICKSTART_PREPROCESSING
@@ -72,13 +76,16 @@ def enlarged(index: ShardIndex, folder: Path, longer: int) -> ShardIndex:
     return write_shards(samples(), folder, "enlarged", 200)
 
 
-def decode_all(pictures: list[bytes], preprocessing: Preprocessing, ready: Any, go: Any) -> None:
-    """What one writes first, without any reading, boxes or batching: decode, resize, crop, and
-    throw the result away.
-    """
-    torch.set_num_threads(1)
+def usual_transform(preprocessing: Preprocessing) -> Compose:
+    """What one writes first."""
     resize, crop = preprocessing.resize or preprocessing.crop, preprocessing.crop
-    transform = Compose([Resize(resize), CenterCrop(crop), PILToTensor()])
+    return Compose([Resize(resize), CenterCrop(crop), PILToTensor()])
+
+
+def decode_all(pictures: list[bytes], preprocessing: Preprocessing, ready: Any, go: Any) -> None:
+    """Decode, resize, crop, and throw the result away, without reading, boxes or batching."""
+    torch.set_num_threads(1)
+    transform = usual_transform(preprocessing)
     ready.release()
     go.wait()
     for encoded in pictures:
@@ -106,39 +113,89 @@ def bare_speed(pictures: list[bytes], preprocessing: Preprocessing, workers: int
     return len(pictures) / (time.perf_counter() - start)
 
 
-def epoch_speed(loader: SampleLoader) -> float:
-    """Pictures per second of the shard loader over one epoch."""
+def epoch_speed(loader: Iterable[Any], total: int) -> float:
+    """Pictures per second of a loader over one epoch."""
     start = time.perf_counter()
     for _ in loader:
         pass
-    return loader.plan.total / (time.perf_counter() - start)
+    return total / (time.perf_counter() - start)
+
+
+def webdataset_loader(
+    index: ShardIndex, preprocessing: Preprocessing, workers: int, batch_size: int
+) -> Iterable[Any]:
+    """The pipeline of webdataset's documentation: shuffled, decoded by Pillow, batched in the
+    workers.
+    """
+    transform = usual_transform(preprocessing)
+    dataset = (
+        wds.WebDataset([str(shard.path) for shard in index.shards], shardshuffle=100)
+        .shuffle(1000)
+        .decode("pilrgb")
+        .to_tuple("jpg;jpeg;png", "cls")
+        .map_tuple(transform, int)
+        .batched(batch_size)
+    )
+    return wds.WebLoader(
+        dataset, batch_size=None, num_workers=workers, persistent_workers=workers > 0
+    )
+
+
+def folder_loader(
+    pictures: list[bytes], preprocessing: Preprocessing, settings: tuple[int, int], folder: Path
+) -> Iterable[Any]:
+    """The same pictures as files, read by torchvision's ImageFolder."""
+    (folder / "one").mkdir(parents=True)
+    for number, encoded in enumerate(pictures):
+        (folder / "one" / f"{number:06d}.jpg").write_bytes(encoded)
+    workers, batch_size = settings
+    dataset = ImageFolder(str(folder), usual_transform(preprocessing))
+    return DataLoader(
+        dataset, batch_size, shuffle=True, num_workers=workers, persistent_workers=workers > 0
+    )
 
 
 def measure(
     index: ShardIndex, preprocessing: Preprocessing, workers: int, batch_size: int, rounds: int
 ) -> dict[str, Any]:
-    """Both speeds and their ratio; shards are repeated to 1,600 pictures, so that an epoch's ends
+    """All speeds and their ratios; shards are repeated to 1,600 pictures, so that an epoch's ends
     count little.
     """
     index = ShardIndex(index.shards * -(-1600 // index.total), index.class_names)
     pictures = pictures_of(index)
     width, height = Image.open(io.BytesIO(pictures[0])).size
     kilobytes = sum(map(len, pictures)) / len(pictures) / 1000
-    loader = shard_loader(index, preprocessing, batch_size, training=True, num_workers=workers)
-    epoch_speed(loader)  # starts the workers
-    pairs = [
-        (bare_speed(pictures, preprocessing, workers), epoch_speed(loader))
-        for _ in tqdm(range(rounds))
-    ]
-    ratios = sorted(ours / bare for bare, ours in pairs)
+    with tempfile.TemporaryDirectory() as folder:
+        loaders = {
+            "shard loader": shard_loader(
+                index, preprocessing, batch_size, training=True, num_workers=workers
+            ),
+            "webdataset": webdataset_loader(index, preprocessing, workers, batch_size),
+            "ImageFolder": folder_loader(
+                pictures, preprocessing, (workers, batch_size), Path(folder)
+            ),
+        }
+        for loader in loaders.values():
+            epoch_speed(loader, index.total)  # starts the workers
+        speeds: dict[str, list[float]] = {"decode and resize": [], **{n: [] for n in loaders}}
+        for _ in tqdm(range(rounds)):
+            speeds["decode and resize"].append(bare_speed(pictures, preprocessing, workers))
+            for name, loader in loaders.items():
+                speeds[name].append(epoch_speed(loader, index.total))
+    ours = speeds["shard loader"]
+    against = {
+        name: sorted(a / b for a, b in zip(ours, others, strict=True))
+        for name, others in speeds.items()
+        if others is not ours
+    }
     return {
         "pictures": f"{width} x {height}, {kilobytes:.0f} kB",
         "processes": workers,
-        "decode and resize, images/s": statistics.median(bare for bare, _ in pairs),
-        "shard loader, images/s": statistics.median(ours for _, ours in pairs),
-        "median ratio": statistics.median(ratios),
-        "lowest": ratios[0],
-        "highest": ratios[-1],
+        **{f"{name}, images/s": statistics.median(s) for name, s in speeds.items()},
+        **{
+            f"times {name}": f"{statistics.median(r):.2f} ({r[0]:.2f} to {r[-1]:.2f})"
+            for name, r in against.items()
+        },
     }
 
 

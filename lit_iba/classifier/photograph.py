@@ -24,6 +24,7 @@ class Photograph:
     Args:
         planes: One image in RGB, or one in grey for each channel: Pillow resizes no others without
             mixing their channels (of RGBA it multiplies the colours by the last one).
+        stored: The pixels instead, uint8 (H, W, 3), as a decoder may give them.
 
     Example:
         >>> import numpy as np
@@ -34,17 +35,21 @@ class Photograph:
         ((40, 24), (12, 20, 12))
     """
 
-    planes: tuple[Image.Image, ...]
+    planes: tuple[Image.Image, ...] = ()
+    stored: np.ndarray | None = None
 
     @classmethod
     def of(
-        cls, picture: Image.Image | np.ndarray, channels: int, name: str = "the picture"
+        cls,
+        picture: Image.Image | np.ndarray | Photograph,
+        channels: int,
+        name: str = "the picture",
     ) -> Photograph:
         """A picture with the channels of a classifier.
 
         Args:
             picture: An image of any usual kind, or an array, uint8 (C, H, W) or (H, W, C), for one
-                channel also (H, W).
+                channel also (H, W). A photograph stays as it is.
             channels: That the classifier takes. One is grey and three are RGB, whatever the image
                 is: transparent pixels are laid over white, 16-bit grey is scaled to 8 bits. Two are
                 grey with alpha and four RGBA, as they are stored; only arrays have others.
@@ -53,6 +58,8 @@ class Photograph:
         Raises:
             InputError: The picture has other channels.
         """
+        if isinstance(picture, Photograph):
+            return picture
         if isinstance(picture, np.ndarray):
             return cls(tuple(map(Image.fromarray, _bands(picture, channels, name))))
         if channels in (1, 3):
@@ -68,16 +75,21 @@ class Photograph:
     @property
     def size(self) -> tuple[int, int]:
         """(width, height) in pixels."""
-        return self.planes[0].size
+        if self.stored is None:
+            return self.planes[0].size
+        return self.stored.shape[1], self.stored.shape[0]
 
     def turned(self, turn: Callable[[Image.Image], Image.Image]) -> Photograph:
         """Every plane changed by the same function, such as ``ImageOps.exif_transpose``."""
-        return Photograph(tuple(map(turn, self.planes)))
+        return Photograph(tuple(map(turn, self._images())))
 
     def pixels(self, box: tuple[float, float, float, float] | None = None) -> np.ndarray:
         """All pixels, or those of a box of whole ones (left, top, right, bottom); uint8 (H, W,
         C).
         """
+        if self.stored is not None:
+            left, top, right, bottom = map(round, box or (0, 0, *self.size))
+            return self.stored[top:bottom, left:right]
         return _stacked(p if box is None else p.crop(box) for p in self.planes)
 
     def resized(
@@ -88,7 +100,10 @@ class Photograph:
     ) -> np.ndarray:
         """All of it, or a box (left, top, right, bottom), at a size (H, W); uint8 (H, W, C)."""
         kernel = _FILTERS[interpolation]
-        return _stacked(plane.resize(size[::-1], kernel, box=box) for plane in self.planes)
+        return _stacked(plane.resize(size[::-1], kernel, box=box) for plane in self._images())
+
+    def _images(self) -> tuple[Image.Image, ...]:
+        return self.planes if self.stored is None else (Image.fromarray(self.stored),)
 
 
 def _stacked(planes: object) -> np.ndarray:

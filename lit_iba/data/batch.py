@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
-from torch.utils.data import get_worker_info
 
 from lit_iba.classifier.photograph import Photograph
 from lit_iba.classifier.preprocessing import Preprocessing
@@ -28,6 +26,7 @@ from lit_iba.data.decode import (
     read_picture,
 )
 from lit_iba.data.tar_samples import DecodedSample, RawSample
+from lit_iba.data.transport import batch_memory
 from lit_iba.data.view import box_mask, central_centres, pixel_mask, random_view
 from lit_iba.errors import InputError
 from lit_iba.randomness import generator_for
@@ -92,24 +91,41 @@ class BatchMaker:
         impossible.
         """
         name = f"sample {sample.key!r} of {sample.shard}"
-        channels = self.preprocessing.channels
         try:
-            stored = _stored(sample, name, channels)
+            stored = self._stored(sample, name)
         except InputError as error:
             return Hole(sample.key, str(error))
-        photograph = Photograph.of(stored, channels, name)
+        photograph = Photograph.of(stored, self.preprocessing.channels, name)
         picture, centres = self._seen(photograph, sample.key, epoch)
         try:
-            mask = _object_mask(sample, photograph.size, centres, name)
+            _draw_object(rows.masks[i], sample, photograph.size, centres, name)
         except InputError as error:
             return Hole(sample.key, str(error))
         if "cls" in sample.members:
             rows.labels[i] = decode_label(sample.members["cls"], name, self.num_classes)
         rows.pictures[i] = picture
-        if mask is not None:
-            rows.masks[i] = mask
         rows.weights[i] = 1
         return None
+
+    def _stored(self, sample: RawSample, name: str) -> Image.Image | np.ndarray | Photograph:
+        """The picture as the sample has it."""
+        if isinstance(sample, DecodedSample):
+            return sample.picture
+        channels = self.preprocessing.channels
+        # An array beside a photograph is what a network of its own channels sees; beside a network
+        # of photographs it may be anything, such as an embedding.
+        order = PICTURE_EXTENSIONS if channels in (1, 3) else PICTURE_EXTENSIONS[::-1]
+        unscaled = self._unscaled if channels == 3 and not self.augment else None
+        for extension in order:
+            if extension in sample.members:
+                return read_picture(sample.members[extension], extension, name, unscaled)
+        raise InputError(
+            f"{name} has no picture, only {', '.join(sample.members)}; write it again with a .jpg,"
+            " .png or .npy"
+        )
+
+    def _unscaled(self, size: tuple[int, int]) -> bool:
+        return self.preprocessing.scaled_size(*size) == size
 
     def _seen(
         self, photograph: Photograph, key: str, epoch: int
@@ -128,8 +144,8 @@ class BatchMaker:
 
 
 class _Rows:
-    """A batch that is being filled; as arrays, because filling tensors one by one takes twice the
-    time.
+    """A batch that is being filled, its pictures and masks unset at first; as arrays, because
+    filling tensors one by one takes twice the time.
     """
 
     def __init__(self, count: int, preprocessing: Preprocessing) -> None:
@@ -137,7 +153,7 @@ class _Rows:
         # want them.
         (height, width), channels = preprocessing.size, preprocessing.channels
         area = count * height * width
-        memory = _zero_bytes((channels + 1) * area)
+        memory = batch_memory((channels + 1) * area)
         self._pictures = memory[: channels * area].view(count, height, width, channels)
         self._masks = memory[channels * area :].view(torch.bool).view(count, height, width)
         self.pictures, self.masks = self._pictures.numpy(), self._masks.numpy()
@@ -147,6 +163,8 @@ class _Rows:
         self.keys = [""] * count
 
     def batch(self) -> Batch:
+        empty = self.weights == 0
+        self.pictures[empty], self.masks[empty] = 0, False
         return {
             "picture": self._pictures.permute(0, 3, 1, 2),
             "label": torch.from_numpy(self.labels),
@@ -157,40 +175,18 @@ class _Rows:
         }
 
 
-def _zero_bytes(count: int) -> Tensor:
-    """In a loader's worker, in memory that the main process shares: what is filled there need not
-    be copied.
-    """
-    if get_worker_info() is None:
-        return torch.zeros(count, dtype=torch.uint8)
-    shared = torch.UntypedStorage._new_shared(count)  # the system gives it out as zeros
-    return torch.empty(0, dtype=torch.uint8).set_(shared, 0, (count,))  # type: ignore[call-overload]
-
-
-def _object_mask(
-    sample: RawSample, size: tuple[int, int], centres: tuple[np.ndarray, np.ndarray], name: str
-) -> np.ndarray | None:
-    """Which pixel centres lie in the sample's boxes, or else in its stored mask; None if it has
+def _draw_object(
+    mask: np.ndarray,
+    sample: RawSample,
+    size: tuple[int, int],
+    centres: tuple[np.ndarray, np.ndarray],
+    name: str,
+) -> None:
+    """Set which pixel centres lie in the sample's boxes, or else in its stored mask; none if it has
     neither.
     """
     boxes = decode_boxes(sample.members["json"], name) if "json" in sample.members else []
-    if boxes:
-        return box_mask(boxes, *centres)
-    if "mask.png" in sample.members:
-        return pixel_mask(decode_mask(sample.members["mask.png"], size, name), *centres)
-    return None
-
-
-def _stored(sample: RawSample, name: str, channels: int) -> Image.Image | np.ndarray:
-    if isinstance(sample, DecodedSample):
-        return sample.picture
-    # An array beside a photograph is what a network of its own channels sees; beside a network of
-    # photographs it may be anything, such as an embedding.
-    order = PICTURE_EXTENSIONS if channels in (1, 3) else PICTURE_EXTENSIONS[::-1]
-    for extension in order:
-        if extension in sample.members:
-            return read_picture(sample.members[extension], extension, name)
-    raise InputError(
-        f"{name} has no picture, only {', '.join(sample.members)}; write it again with a .jpg, .png"
-        " or .npy"
-    )
+    if boxes or "mask.png" not in sample.members:
+        box_mask(boxes, *centres, out=mask)
+    else:
+        mask[:] = pixel_mask(decode_mask(sample.members["mask.png"], size, name), *centres)

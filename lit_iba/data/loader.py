@@ -8,9 +8,6 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
-import torch
-
 from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.data.batch import Batch, BatchMaker, Hole
 from lit_iba.data.plan import SamplePlan
@@ -125,10 +122,7 @@ class SampleLoader:
         for item in self._items():
             if isinstance(item, Failure):
                 raise InputError(item.message)
-            small, lost = item
-            batch = {
-                k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in small.items()
-            }
+            batch, lost = item
             holes += lost
             valid += int(batch["weight"].sum())
             if len(holes) > self.max_corrupt_fraction * self.plan.total:

@@ -85,19 +85,11 @@ class BatchStream(IterableDataset[Any]):
         )
         try:
             for step in reading.steps:
-                batch, holes = self.make(reading.slots(step), epoch)
-                yield {name: _small(value) for name, value in batch.items()}, holes
+                yield self.make(reading.slots(step), epoch)
         except InputError as error:
             yield Failure(str(error))
         finally:
             reading.close()
-
-
-def _small(value: Any) -> Any:
-    """Small tensors as arrays: these go through the workers' queue without a shared file of their
-    own.
-    """
-    return value.numpy() if isinstance(value, torch.Tensor) and value.ndim == 1 else value
 
 
 class _Reading:

@@ -185,8 +185,7 @@ class TarSamples:
         """The header at the present position; None where the tar ends or is damaged."""
         self._file.seek(self._position)
         header = self._file.read(HEADER_BYTES)
-        packer = next((name for magic, name in PACKERS.items() if header.startswith(magic)), None)
-        if self._position == 0 and packer is not None:
+        if self._position == 0 and (packer := _packer(header)) is not None:
             self.damage = f"it is packed by {packer}, and a shard is a plain tar: {packer} -d"
         elif len(header) < HEADER_BYTES:
             self.damage = f"it ends at byte {self.size} without the mark that ends a tar"
@@ -195,6 +194,11 @@ class TarSamples:
                 return header
             self.damage = f"the tar header at byte {self._position} is corrupt"
         return None
+
+
+def _packer(beginning: bytes) -> str | None:
+    """What a file was packed by, from its first bytes."""
+    return next((name for magic, name in PACKERS.items() if beginning.startswith(magic)), None)
 
 
 def _unpacked(packed: BinaryIO, name: str) -> tuple[BinaryIO, str | None]:

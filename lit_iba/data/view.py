@@ -80,11 +80,14 @@ def pixel_mask(mask: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return mask[rows[:, None], columns[None, :]]
 
 
-def box_mask(boxes: Sequence[Sequence[float]], x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def box_mask(
+    boxes: Sequence[Sequence[float]], x: np.ndarray, y: np.ndarray, out: np.ndarray | None = None
+) -> np.ndarray:
     """Which of the points x (W',) and y (H',), in order along each axis, lie in any box (x0, y0,
-    x1, y1); (H', W').
+    x1, y1); (H', W'), in ``out`` where that is given.
     """
-    mask = np.zeros((len(y), len(x)), dtype=bool)
+    mask = np.empty((len(y), len(x)), dtype=bool) if out is None else out
+    mask[:] = False
     for x0, y0, x1, y1 in boxes:
         mask[_between(y, y0, y1), _between(x, x0, x1)] = True
     return mask
@@ -93,10 +96,10 @@ def box_mask(boxes: Sequence[Sequence[float]], x: np.ndarray, y: np.ndarray) -> 
 def _between(points: np.ndarray, low: float, high: float) -> slice:
     """Where low <= points < high; one run, because the points rise or fall."""
     if points[0] <= points[-1]:
-        return slice(*np.searchsorted(points, (low, high)))
+        return slice(*points.searchsorted((low, high)))
     # Falling points, from the other side: the first one below high, to the last one at or above
     # low.
-    begin, end = np.searchsorted(points[::-1], (low, high))
+    begin, end = points[::-1].searchsorted((low, high))
     return slice(len(points) - end, len(points) - begin)
 
 

@@ -23,6 +23,8 @@ from weakref import WeakSet, finalize
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from lit_iba.data.transport import Receiver, Sender
+
 # What a cluster, a terminal or a person sends to a whole group of processes.
 GROUP_SIGNALS = {
     signal.SIGTERM,
@@ -58,13 +60,13 @@ def stream_loader(
     process.
     """
     return DataLoader(
-        stream,
+        Sender(stream, num_workers) if num_workers else stream,
         batch_size=None,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         multiprocessing_context=start_method(multiprocessing_context) if num_workers else None,
         worker_init_fn=end_with_parent,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=not num_workers and torch.cuda.is_available(),  # else the receiver does it
     )
 
 
@@ -87,6 +89,8 @@ class WorkerWatch:
         if not loader.num_workers:
             yield from loader
             return
+        assert isinstance(loader.dataset, Sender)  # as stream_loader has made it
+        receiver = Receiver(loader.dataset, torch.cuda.is_available())
         self.expired = False
         self._over.clear()
         threading.Thread(target=self._watch, name="worker-watch", daemon=True).start()
@@ -107,7 +111,7 @@ class WorkerWatch:
                         item = next(iterator)
                     except StopIteration:
                         return
-                yield item
+                yield receiver.opened(item)
         finally:
             self._over.set()
 

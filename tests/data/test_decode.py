@@ -8,9 +8,18 @@ import zlib
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from lit_iba.data.decode import decode_boxes, decode_label, decode_mask, decode_photograph
+from lit_iba.classifier.photograph import Photograph
+from lit_iba.data.decode import (
+    decode_boxes,
+    decode_label,
+    decode_mask,
+    decode_photograph,
+    read_picture,
+)
 from lit_iba.errors import InputError
 
 RAMP = np.add.outer(np.arange(24) * 3, np.arange(32) * 4).astype(np.uint8)
@@ -114,6 +123,47 @@ def test_any_truncation_is_an_error_that_names_the_sample(kind: str) -> None:
 def test_other_bytes_are_no_photograph(data: bytes) -> None:
     with pytest.raises(InputError, match="cat_7"):
         decode_photograph(data, "cat_7")
+
+
+def jpegs() -> dict[str, bytes]:
+    rgb, grey = Image.fromarray(COLORS), Image.fromarray(RAMP)
+    return {
+        "usual": encoded(rgb, "JPEG"),
+        "progressive": encoded(rgb, "JPEG", progressive=True, quality=90),
+        "unsampled": encoded(rgb, "JPEG", subsampling=0),
+        "restarting": encoded(rgb, "JPEG", restart_marker_blocks=2),
+        "rgb": encoded(rgb, "JPEG", keep_rgb=True),
+        "grey": encoded(grey, "JPEG"),
+        "cmyk": encoded(rgb.convert("CMYK"), "JPEG"),
+        "png": encoded(rgb, "PNG"),
+    }
+
+
+def outcome(data: bytes, unscaled: bool) -> tuple[str, np.ndarray | None]:
+    try:
+        stored = read_picture(data, "jpg", "sample", lambda size: unscaled)
+    except InputError as error:
+        return str(error), None
+    return "", Photograph.of(stored, 3).pixels((3, 2, 30, 21))
+
+
+@pytest.mark.parametrize("kind", list(jpegs()))
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_the_faster_decoder_gives_the_same_pixels_and_errors(
+    kind: str, data: st.DataObject
+) -> None:
+    whole = jpegs()[kind]
+    stored = read_picture(whole, "jpg", "sample", lambda size: size == (32, 24))
+    assert isinstance(stored, Photograph) == (kind not in ("grey", "cmyk", "png"))
+    damaged = bytearray(whole)
+    for _ in range(data.draw(st.integers(0, 3))):
+        damaged[data.draw(st.integers(2, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    end = data.draw(st.just(len(whole)) | st.integers(2, len(whole)))
+    said, pixels = outcome(bytes(damaged[:end]), unscaled=True)
+    expected, by_pillow = outcome(bytes(damaged[:end]), unscaled=False)
+    assert (said, pixels is None) == (expected, by_pillow is None)
+    assert pixels is None or np.array_equal(pixels, by_pillow)
 
 
 def test_a_mask_must_fit_its_photograph() -> None:
