@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -35,6 +36,12 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             0o666 & ~_UMASK
         )  # some writers make private files, which others on a cluster could not read
         part.replace(path)
+    except Exception as error:
+        # safetensors has its own words for what the system says, in some versions without the path.
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
     finally:
         part.unlink(missing_ok=True)
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from lit_iba.data.batch import Hole
 from lit_iba.data.decode import ARRAY, FORMATS, PICTURE_EXTENSIONS
@@ -77,8 +77,10 @@ class FolderImage:
             with Image.open(self.path, formats=FORMATS) as image:
                 return image.size
         except (OSError, SyntaxError, ValueError) as error:
+            unknown = isinstance(error, UnidentifiedImageError)  # Pillow's words name the path too
+            reason = "it is neither JPEG, PNG nor WebP" if unknown else str(error)
             raise InputError(
-                f"{self.path} cannot be read as a picture ({error}); replace it or leave it out"
+                f"{self.path} cannot be read as a picture ({reason}); replace it or leave it out"
             ) from error
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 
 class Hub(ThreadingHTTPServer):
@@ -122,7 +122,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(200, [_entry(path, content) for path, content in sorted(files.items())])
 
     def paths(self, name: str, files: dict[str, bytes], body: bytes, *rest: str) -> None:
-        asked = json.loads(body)["paths"]
+        form = not body.startswith(b"{")  # as huggingface_hub sent it before version 2
+        asked = parse_qs(body.decode())["paths"] if form else json.loads(body)["paths"]
         self._answer(200, [_entry(path, files[path]) for path in asked if path in files])
 
     def preupload(self, name: str, files: dict[str, bytes], body: bytes, *rest: str) -> None:
