@@ -11,9 +11,14 @@ from lit_iba.files import whole_file
 def test_what_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "kept.txt"
     path.write_text("old")
-    with pytest.raises(ValueError, match="half way"), whole_file(path) as part:
-        part.write_text("new")
-        raise ValueError("half way")
+
+    def write_half() -> None:
+        with whole_file(path) as part:
+            part.write_text("new")
+            raise ValueError("half way")
+
+    with pytest.raises(ValueError, match="half way"):
+        write_half()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
