@@ -136,6 +136,7 @@ class HeatmapMetric(Metric):
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     needs_object_mask: ClassVar[bool] = False
     needs_subject: ClassVar[bool] = False  # the explainer itself: to time it, to build it again
+    less_other_maps: ClassVar[bool] = False  # whether the score is less that of other images' maps
     others_wanted: int = (
         0  # heatmaps of other images, by the same explainer, that each image is compared with
     )

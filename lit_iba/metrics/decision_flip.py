@@ -180,6 +180,7 @@ class DecisionFlip(HeatmapMetric):
     """
 
     name = "decision_flip"
+    less_other_maps = True
     label = "Decision flip"
     scalars = ("e_minus", "e_plus", "e_minus_noise", "e_plus_noise", "unflipped")
 

@@ -21,7 +21,8 @@ from lit_iba.report.run_folder import RunFolder
 from lit_iba.report.significance import SIGNIFICANCE
 from lit_iba.report.tables import MetricRow, MetricTable
 
-CONTROLS = ("constant", "ramp", "centre", "random")
+FIXED = ("constant", "ramp", "centre")  # the same map for every image
+CONTROLS = (*FIXED, "random")
 FEWEST_SEPARABLE = 6  # pairs; with fewer, no two-sided signed-rank test falls below 0.05
 PAPERS_SIDE = 224  # the shorter side of the pictures that default lengths are for
 SIDE_TOLERANCE = 0.2  # relative
@@ -152,7 +153,12 @@ def cautions(run: RunFolder, tables: Sequence[MetricTable]) -> list[str]:
         >>> [text for text in cautions(run, build_tables(run)) if "control" in text]
         []
     """
-    found = [_wrongly_predicted(run), _other_lengths(run), *_fewer_points(tables)]
+    found = [
+        _wrongly_predicted(run),
+        _other_lengths(run),
+        _own_noise(run, tables),
+        *_fewer_points(tables),
+    ]
     if run.explainers and not any(is_control(run, name) for name in run.explainers):
         found.append(
             "No control was run: nothing says what a map that knows nothing of the picture scores."
@@ -216,6 +222,27 @@ def _lengths(registry: Mapping[str, str], find: Any, cls: str, settings: Mapping
         if default is not inspect.Parameter.empty and settings.get(name, default) == default:
             found.append(f"{name} {default:g}")
     return ", ".join(found)
+
+
+def _own_noise(run: RunFolder, tables: Sequence[MetricTable]) -> str:
+    """Scores from which those of other images' maps are taken, beside maps that are always the
+    same.
+    """
+    labels = method_labels(run.explainers)
+    fixed = [
+        labels[name]
+        for name, info in run.explainers.items()
+        if canonical("explainers", info.cls) in FIXED
+    ]
+    known = [t for t in tables if t.info.cls in METRICS or t.info.cls.startswith("lit_iba.")]
+    taken = [t.label for t in known if getattr(metric_class(t.info.cls), "less_other_maps", False)]
+    if not fixed or not taken:
+        return ""
+    return (
+        f"In {listed(taken, 9)} the score of other images' maps is taken off, so that a map that is"
+        f" the same for every image scores 0 by definition ({listed(fixed, 9)}). Compare it in e-"
+        " itself: --pairs tests every quantity."
+    )
 
 
 def _fewer_points(tables: Sequence[MetricTable]) -> list[str]:

@@ -146,6 +146,21 @@ def test_runs_are_held_against_the_first(tmp_path: Path) -> None:
         assert "b/run against a/run, on 30 images" in (one / name).read_text()
 
 
+def test_maps_that_are_always_the_same_are_their_own_noise(make_run: Callable[..., Path]) -> None:
+    run = make_run(explainers={"saliency": (0.5, {}, 0.1), "centre": (0.3, {}, 0.1)})
+    edit(run, size=[224, 224], wrongly_predicted=0)
+    assert said(run).cautions == []
+    document = json.loads((run / "results.json").read_text())
+    document["metrics"]["degradation_8"] = {
+        **document["metrics"]["degradation_8"],
+        "class": "lit_iba.metrics.decision_flip.DecisionFlip",
+        "settings": {"noise_maps": 1},
+    }
+    (run / "results.json").write_text(json.dumps(document))
+    (caution,) = said(run).cautions
+    assert "0 by definition (Centre)" in caution
+
+
 @pytest.mark.parametrize("paths", [["x/a", "x/a"], ["x"]])
 def test_labels_of_runs_end_even_where_nothing_tells_them_apart(paths: list[str]) -> None:
     assert run_labels([Path(path) for path in paths]) == [Path(path).name for path in paths]
