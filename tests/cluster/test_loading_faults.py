@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from cluster_toys import ROOT, environment, finish, prepare
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.data import IterableDataset
 from warm import run, run_ranks
 
 from lit_iba.data import SampleLoader, SamplePlan, ShardIndex, shard_loader
@@ -18,6 +19,7 @@ from lit_iba.data.batch import BatchMaker
 from lit_iba.data.quickstart import QUICKSTART_PREPROCESSING, QuickstartSettings, make_quickstart
 from lit_iba.data.sources import ShardSource
 from lit_iba.data.stream import BatchStream
+from lit_iba.data.transport import Sender
 from lit_iba.data.workers import WorkerWatch
 from lit_iba.errors import InputError
 
@@ -112,6 +114,7 @@ class SlowStart:
     """A loader whose worker is started late, as on a busy machine, and then gives nothing."""
 
     num_workers = 1
+    dataset = Sender(IterableDataset(), 1)
 
     def __iter__(self) -> "SlowStart":
         time.sleep(1)  # longer than anybody waits for an answer
