@@ -186,7 +186,7 @@ class Receiver:
     """
 
     def __init__(self, sender: Sender, pinned: bool = False) -> None:
-        self._taken, self._pinned = sender.taken, pinned
+        self._taken, self._pinned = sender.taken.zero_(), pinned  # new workers count from 1 again
         self._memory: dict[tuple[int, int], np.ndarray] = {}
 
     def opened(self, item: Any) -> Any:

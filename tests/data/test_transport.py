@@ -3,6 +3,7 @@ same memory.
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from types import SimpleNamespace
 from typing import Any
 
@@ -135,3 +136,20 @@ def test_an_iteration_shares_each_slot_once() -> None:
                 parcels.append(parcel)
                 receiver.opened(parcel)
             assert [p.memory is not None for p in parcels[:-1]] == [True] + [False] * 19
+
+
+def test_new_workers_take_nothing_for_copied_because_old_ones_got_so_far() -> None:
+    old, new = (Sender(Numbers(20, "claimed"), 1) for _ in range(2))
+    new.taken = old.taken  # as of a loader whose workers are started again
+    worker = SimpleNamespace(id=0, num_workers=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transport, "get_worker_info", lambda: worker)
+        patch.setattr(torch.utils.data, "get_worker_info", lambda: worker)
+        patch.setattr(transport, "_sender", None)
+        receiver = Receiver(old)
+        for parcel in old:
+            receiver.opened(parcel)
+        receiver = Receiver(new)
+        for parcel in list(islice(new, 4)):  # all of them under way at once
+            batch, (number,) = receiver.opened(parcel)
+            assert same(batch, expected(number, "claimed"))
