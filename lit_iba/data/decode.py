@@ -60,14 +60,17 @@ def _reading(data: bytes, name: str) -> Iterator[Image.Image]:
     except InputError:
         raise
     except DAMAGE as error:
-        reason = (
-            "it is neither JPEG, PNG nor WebP"
-            if isinstance(error, UnidentifiedImageError)
-            else str(error)
-        )
         raise InputError(
-            f"{name} cannot be decoded ({reason}); replace the file or leave it out"
+            f"{name} cannot be decoded ({damage_of(error)}); replace the file or leave it out"
         ) from error
+
+
+def damage_of(error: BaseException) -> str:
+    """What is wrong with a picture that Pillow refuses; its own words of an unknown one name
+    Python's objects.
+    """
+    unknown = isinstance(error, UnidentifiedImageError)
+    return "it is neither JPEG, PNG nor WebP" if unknown else str(error)
 
 
 def _opened(data: bytes, name: str) -> Image.Image:

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from lit_iba.data.batch import Hole
-from lit_iba.data.decode import ARRAY, FORMATS, PICTURE_EXTENSIONS
+from lit_iba.data.decode import ARRAY, FORMATS, PICTURE_EXTENSIONS, damage_of
 from lit_iba.data.sources import Place
 from lit_iba.data.tar_samples import RawSample
 from lit_iba.errors import InputError
@@ -77,10 +77,9 @@ class FolderImage:
             with Image.open(self.path, formats=FORMATS) as image:
                 return image.size
         except (OSError, SyntaxError, ValueError) as error:
-            unknown = isinstance(error, UnidentifiedImageError)  # Pillow's words name the path too
-            reason = "it is neither JPEG, PNG nor WebP" if unknown else str(error)
             raise InputError(
-                f"{self.path} cannot be read as a picture ({reason}); replace it or leave it out"
+                f"{self.path} cannot be read as a picture ({damage_of(error)}); replace it or leave"
+                " it out"
             ) from error
 
 

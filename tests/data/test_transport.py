@@ -3,6 +3,7 @@ same memory.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from types import SimpleNamespace
 from typing import Any
@@ -71,6 +72,17 @@ class Numbers(IterableDataset[Any]):
         yield "the end"  # no tuple, such as a Failure
 
 
+@contextmanager
+def as_worker() -> Iterator[None]:
+    """This process as the only worker of a loader."""
+    worker = SimpleNamespace(id=0, num_workers=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transport, "get_worker_info", lambda: worker)
+        patch.setattr(torch.utils.data, "get_worker_info", lambda: worker)
+        patch.setattr(transport, "_sender", None)
+        yield
+
+
 LAYOUTS = ["plain", "claimed", "strided", "growing"]
 
 
@@ -104,11 +116,7 @@ def test_a_slot_is_filled_again_only_when_its_batch_was_copied(
 ) -> None:
     # In one process, with any number of parcels under way at any time.
     sender = Sender(Numbers(40, layout), 1)
-    worker = SimpleNamespace(id=0, num_workers=1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transport, "get_worker_info", lambda: worker)
-        patch.setattr(torch.utils.data, "get_worker_info", lambda: worker)
-        patch.setattr(transport, "_sender", None)
+    with as_worker():
         for _ in range(1 + again):
             receiver, parcels, waiting = Receiver(sender), iter(sender), []
             most = 0
@@ -125,11 +133,7 @@ def test_a_slot_is_filled_again_only_when_its_batch_was_copied(
 
 def test_an_iteration_shares_each_slot_once() -> None:
     sender = Sender(Numbers(20, "claimed"), 1)
-    worker = SimpleNamespace(id=0, num_workers=1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transport, "get_worker_info", lambda: worker)
-        patch.setattr(torch.utils.data, "get_worker_info", lambda: worker)
-        patch.setattr(transport, "_sender", None)
+    with as_worker():
         for _ in range(2):
             receiver, parcels = Receiver(sender), []
             for parcel in sender:
@@ -141,11 +145,7 @@ def test_an_iteration_shares_each_slot_once() -> None:
 def test_new_workers_take_nothing_for_copied_because_old_ones_got_so_far() -> None:
     old, new = (Sender(Numbers(20, "claimed"), 1) for _ in range(2))
     new.taken = old.taken  # as of a loader whose workers are started again
-    worker = SimpleNamespace(id=0, num_workers=1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transport, "get_worker_info", lambda: worker)
-        patch.setattr(torch.utils.data, "get_worker_info", lambda: worker)
-        patch.setattr(transport, "_sender", None)
+    with as_worker():
         receiver = Receiver(old)
         for parcel in old:
             receiver.opened(parcel)
