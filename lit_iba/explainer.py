@@ -287,7 +287,7 @@ EXPLAINERS: dict[str, str] = {
     "per_sample_iba": "lit_iba.iba.PerSampleIBA",
     "readout_iba": "lit_iba.iba.ReadoutIBA",
     "input_iba": "lit_iba.input_iba.InputIBA",
-    "amortised_input_iba": "lit_iba.input_iba.AmortisedInputIBA",
+    "readout_input_iba": "lit_iba.input_iba.ReadoutInputIBA",
     "random": "lit_iba.baselines.RandomMap",
     "constant": "lit_iba.baselines.Constant",
     "ramp": "lit_iba.baselines.Ramp",

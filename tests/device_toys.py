@@ -13,7 +13,7 @@ from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.classifier.small_cnn import SmallCNN
 from lit_iba.explainer import Explainer, build_explainer
 from lit_iba.iba.readout import ReadoutIBA
-from lit_iba.input_iba.amortised import AmortisedInputIBA
+from lit_iba.input_iba.readout import ReadoutInputIBA
 from lit_iba.statistics import FeatureStatistics, estimate_layers
 from lit_iba.varsal.explainer import VarSal
 
@@ -136,13 +136,13 @@ def _readout(classifier: FrozenClassifier) -> Explainer:
     )
 
 
-def _amortised(output: str) -> Callable[[FrozenClassifier], Explainer]:
+def _one_pass(gradients: bool) -> Callable[[FrozenClassifier], Explainer]:
     def build(classifier: FrozenClassifier) -> Explainer:
-        layers = ["layer2", "layer3", "fc"]
-        made = AmortisedInputIBA(classifier, "layer2", layers, (4, 8), output, steps=2, copies=2)
+        layers = ["layer1", "layer2", "layer3"]
+        made = ReadoutInputIBA(classifier, "layer2", layers, 8, gradients)
         of_images = FeatureStatistics.estimate(classifier, "input", Nearby().batches(classifier))
-        made.generator.set_statistics(Nearby().statistics(classifier, "layer2"), of_images)
-        made.generator.eval().requires_grad_(False)
+        made.network.set_statistics(Nearby().statistics(classifier, "layer2"), of_images)
+        made.network.eval().requires_grad_(False)
         return made
 
     return build
@@ -158,10 +158,10 @@ def _masking(classifier: FrozenClassifier) -> Explainer:
 
 TRAINED: dict[str, Callable[[FrozenClassifier], Explainer]] = {
     "readout_iba": _readout,
-    "amortised_input_iba": _amortised("bits"),
+    "readout_input_iba": _one_pass(gradients=True),
     "varsal": _varsal("mean"),
     "varsal (sampled)": _varsal("sampled"),
-    "amortised_input_iba (prior)": _amortised("prior_bits"),
+    "readout_input_iba (features)": _one_pass(gradients=False),
     "real_time_saliency": _masking,
 }
 

@@ -1,5 +1,5 @@
 """The critics of a Wasserstein GAN over feature maps: one for each of several images, evaluated
-together, or one for all images, which is told the image.
+together.
 
 Arjovsky et al., "Wasserstein GAN" (2017), and Gulrajani et al., "Improved Training of Wasserstein
 GANs" (2017), as InputIBA (Zhang et al., NeurIPS 2021, section 3.3) uses them. Plain torch: how the
@@ -171,59 +171,3 @@ def clip_weights(critic: nn.Module, limit: float) -> None:
     """Keep every parameter within [-limit, limit], as the original Wasserstein GAN does."""
     for parameter in critic.parameters():
         parameter.clamp_(-limit, limit)
-
-
-class ConditionalCritic(nn.Module):
-    """Scores samples of a feature map, given the image's own feature map and mask, and the
-    direction of the wrong mean.
-
-    A critic of one image alone that is linear ends up in the direction from the mean of f(Z_G) to
-    that of Z*, with norm 1. No network guesses that from the image, as the generator moves; so it
-    is given (see :func:`directions`). A network of the sample's deviation from the mean of Z*, and
-    of the image, sees any other difference. Its sum over n positions is divided by sqrt(n), so that
-    gradients are of the order of one, as the Lipschitz condition wants them.
-
-    Args:
-        channels: C of the feature maps.
-        width: Channels of the hidden layers.
-    """
-
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__()
-        self.condition = nn.Conv2d(2 * channels, width, 3, padding=1)
-        self.sample = nn.Conv2d(channels, width, 3, padding=1, bias=False)
-        self.hidden = nn.Conv2d(width, width, 3, padding=1)
-        self.score = nn.Conv2d(width, 1, 1, bias=False)
-
-    def forward(self, samples: Tensor, r: Tensor, keep: Tensor, direction: Tensor) -> Tensor:
-        """Scores (S, B).
-
-        Args:
-            samples: Standardised (S, B, C, h, w).
-            r: R, standardised (B, C, h, w).
-            keep: lambda* (B, C, h, w).
-            direction: As the samples.
-        """
-        deviation = samples - keep * r
-        linear = (direction * deviation).flatten(2).sum(dim=2)
-        told = self.condition(torch.cat([r, keep], dim=1))  # (B, width, h, w)
-        x = self.sample(deviation.flatten(0, 1)).unflatten(0, samples.shape[:2]) + told
-        x = F.leaky_relu(self.hidden(F.leaky_relu(x, SLOPE).flatten(0, 1)), SLOPE)
-        scores: Tensor = self.score(x).flatten(1).sum(dim=1) / x[0, 0].numel() ** 0.5
-        return linear + scores.unflatten(0, samples.shape[:2])
-
-
-@torch.no_grad()
-def directions(fakes: Tensor, mean: Tensor) -> Tensor:
-    """For each draw of f(Z_G), the unit direction to the mean of Z* (B, C, h, w) from that of the
-    image's other draws.
-
-    A draw's own noise must not point its direction: that would reward less noise.
-
-    Args:
-        fakes: (S, B, C, h, w), at least two draws.
-        mean: (B, C, h, w).
-    """
-    others = (fakes.sum(dim=0) - fakes) / (len(fakes) - 1)
-    away = mean - others
-    return away / away.flatten(2).norm(dim=2).clamp_min(1e-12)[..., None, None, None]

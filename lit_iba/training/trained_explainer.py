@@ -23,7 +23,7 @@ TRAINED_EXPLAINERS: dict[str, str] = {
     "ReadoutTraining": "lit_iba.iba.ReadoutIBA",
     "MaskingTraining": "lit_iba.baselines.RealTimeSaliency",
     "VarSalTraining": "lit_iba.varsal.VarSal",
-    "InputIBATraining": "lit_iba.input_iba.AmortisedInputIBA",
+    "InputIBATraining": "lit_iba.input_iba.ReadoutInputIBA",
 }
 
 

@@ -22,14 +22,15 @@ from lit_iba.classifier.weights import fingerprint
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Surroundings
 from lit_iba.randomness import content_keys, sample_generators
+from lit_iba.training.averaged import AVERAGE
 from lit_iba.training.checkpoint import CLASSIFIER_KEY, classifier_of, entries_of, read_checkpoint
+from lit_iba.training.feature_pyramid import WIDTH
+from lit_iba.training.taps import check_taps, grids
 from lit_iba.training.trained_explainer import Output, TrainedExplainer, load_trained, single
 from lit_iba.varsal.encoder import PAPER_CHANNELS, VarSalEncoder
-from lit_iba.varsal.readout_encoder import WIDTH, ReadoutEncoder
-from lit_iba.varsal.taps import check_taps, grids
+from lit_iba.varsal.readout_encoder import ReadoutEncoder
 
 Encoder = VarSalEncoder | ReadoutEncoder
-AVERAGE = "average.module."  # where a checkpoint has the averaged encoder, if its training averaged
 
 
 def sample_map(mean: Tensor, deviation: Tensor, generators: Sequence[torch.Generator]) -> Tensor:

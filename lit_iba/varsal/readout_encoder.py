@@ -1,9 +1,7 @@
-"""VarSal's encoder over the frozen classifier's own features: from the deepest up to the picture's
-size.
+"""VarSal's encoder over the frozen classifier's own features, and the picture.
 
 Not the paper's, whose encoder (encoder.py) sees the picture alone and so can only guess what the
-classifier looks at. A feature pyramid (Lin et al., CVPR 2017) that ends in the picture; its outputs
-are those of VarSal (ICLR 2021 submission, 3.3).
+classifier looks at. Its outputs are those of VarSal (ICLR 2021 submission, 3.3).
 """
 
 from __future__ import annotations
@@ -11,35 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from lit_iba.checks import check_counts
+from lit_iba.training.feature_pyramid import WIDTH, FeaturePyramid
 from lit_iba.varsal.encoder import bounded_posterior, raw_for_deviation
 
-# channels on the coarse grids; a half of it on the finest grid and the picture's own, a quarter for
-# the picture
-WIDTH = 32
 
-
-def _block(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
-    )
-
-
-class ReadoutEncoder(nn.Module):
-    """Features of the taps, and the picture, to mean and log variance of every pixel's saliency.
-
-    Each tap goes through a batch norm without parameters (features of different layers differ in
-    scale by orders of magnitude) and a 1x1 convolution. From the deepest up, maps are resized
-    bilinearly, added, and mixed by a 3x3 convolution. The finest tap joins with fewer channels; the
-    picture joins at its own size, for borders that no feature has.
+class ReadoutEncoder(FeaturePyramid):
+    """Mean and log variance of every pixel's saliency, of a :class:`FeaturePyramid`.
 
     Args:
-        taps: Channels of every tap by name, from the finest to the deepest (see
-            :func:`lit_iba.varsal.taps.check_taps`).
-        width: Channels on the coarse grids; the finer ones have a half and a quarter of it.
+        taps: Channels of every tap by name, from the finest to the deepest.
+        width: Channels on the coarse grids.
         image_channels: Of the images.
 
     Raises:
@@ -49,56 +30,13 @@ class ReadoutEncoder(nn.Module):
     def __init__(
         self, taps: Mapping[str, int], width: int = WIDTH, image_channels: int = 3
     ) -> None:
-        super().__init__()
-        check_counts(**{"width / 4": width // 4})
-        self.taps, self.width = tuple(taps), width
-        fine, picture = width // 2, width // 4
-        # The finest tap has its own way in; a single tap is finest and deepest at once.
-        self.coarse = self.taps[1:] or self.taps
-        self.scale = nn.ModuleList(
-            nn.BatchNorm2d(channels, affine=False) for channels in taps.values()
-        )
-        self.lateral = nn.ModuleList(nn.Conv2d(taps[name], width, 1) for name in self.coarse)
-        self.merge = nn.ModuleList(_block(width, width) for _ in self.coarse)
-        self.fine = _block(width, fine)
-        self.stem = nn.Conv2d(taps[self.taps[0]], fine, 1)
-        self.picture = _block(image_channels, picture)
-        self.last = _block(fine + picture, fine)
-        self.out = nn.Conv2d(fine, 2, 3, padding=1)
-        self.to(memory_format=torch.channels_last)
+        super().__init__(taps, 2, width, image_channels)
 
     def forward(self, images: Tensor, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of every pixel.
-
-        Args:
-            images: (B, C, H, W).
-            features: The taps' outputs for them, each (B, C, h, w) (see
-                :func:`lit_iba.varsal.taps.grids`).
-
-        Returns:
-            Float32 (B, H, W) each.
-        """
-        images = images.contiguous(memory_format=torch.channels_last)
-        scaled = {
-            name: scale(features[name]) for name, scale in zip(self.taps, self.scale, strict=True)
-        }
-        hidden: Tensor | None = None
-        for name, lateral, merge in reversed(
-            list(zip(self.coarse, self.lateral, self.merge, strict=True))
-        ):
-            read = lateral(scaled[name])  # (B, width, h, w)
-            hidden = merge(read if hidden is None else read + _resized(hidden, read))
-        assert hidden is not None
-        finest = scaled[self.taps[0]]
-        hidden = self.fine(_resized(hidden, finest)) + self.stem(finest)
-        joined = torch.cat([_resized(hidden, images), self.picture(images)], dim=1)
-        return bounded_posterior(self.out(self.last(joined)))
+        """Mean and log variance, float32 (B, H, W) each; see :meth:`FeaturePyramid.read`."""
+        return bounded_posterior(self.read(images, features))
 
     @torch.no_grad()
     def start_near(self, deviation: float) -> None:
         """As :meth:`lit_iba.varsal.VarSalEncoder.start_near`."""
         self.out.bias[1] = raw_for_deviation(deviation)  # type: ignore[index]
-
-
-def _resized(values: Tensor, like: Tensor) -> Tensor:
-    return F.interpolate(values, size=like.shape[-2:], mode="bilinear")

@@ -8,7 +8,6 @@ perturbed image's, back to its input.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, ClassVar, Literal, NamedTuple, cast
@@ -16,8 +15,6 @@ from typing import Any, ClassVar, Literal, NamedTuple, cast
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchmetrics import MeanMetric
 
 from lit_iba.baselines.gradient import RandomMap
@@ -26,12 +23,12 @@ from lit_iba.errors import InputError
 from lit_iba.heatmap import Heatmap
 from lit_iba.metrics.low_k_perturbation import LowKPerturbation
 from lit_iba.randomness import content_keys, sample_generators
-from lit_iba.training.frozen import TrainingWithFrozenClassifier
+from lit_iba.training.averaged import AveragedTraining
+from lit_iba.training.feature_pyramid import WIDTH
 from lit_iba.varsal.baselines import DEFAULT_STRENGTHS, BaselineStrengths, draw_baselines, perturb
 from lit_iba.varsal.encoder import PAPER_CHANNELS
 from lit_iba.varsal.explainer import Encoder, VarSal, sample_map
 from lit_iba.varsal.prior import SoftTVPrior, StandardNormalPrior
-from lit_iba.varsal.readout_encoder import WIDTH
 from lit_iba.varsal.soft_top_k import soft_top_k, standardize
 from lit_iba.varsal.strata import golden_uniform
 
@@ -49,7 +46,7 @@ class Perturbed(NamedTuple):
     images: Tensor  # (B, 3, H, W)
 
 
-class VarSalTraining(TrainingWithFrozenClassifier):
+class VarSalTraining(AveragedTraining):
     """Trains a :class:`VarSal` for one classifier.
 
     Args:
@@ -134,23 +131,13 @@ class VarSalTraining(TrainingWithFrozenClassifier):
                 f"beta is {beta} and temperature {temperature}; beta must be at least 0,"
                 " temperature above 0"
             )
-        if warmup_steps < 0 or not (ema_decay is None or 0 <= ema_decay < 1):
-            raise InputError(
-                f"warmup_steps is {warmup_steps} and ema_decay {ema_decay}; the first must be at"
-                " least 0, the second null or in [0, 1)"
-            )
         rows, columns = self.classifier.preprocessing.size
         self.beta = 1 / (10 * rows * columns) if beta is None else beta
         smooth = {"alpha": alpha} if prior == "soft_tv" else {}
         self.prior = PRIORS[prior](rows, columns, **smooth)
         self.map, self.k, self.strengths = map, k, strengths
-        self.temperature, self.baselines, self.seed, self.optimizer = (
-            temperature,
-            tuple(baselines),
-            seed,
-            optimizer,
-        )
-        self.warmup_steps, self.schedule, self.processes = warmup_steps, schedule, 1
+        self.temperature, self.baselines, self.seed = temperature, tuple(baselines), seed
+        self.processes = 1
         self.explainer = VarSal(
             self.classifier,
             channels or PAPER_CHANNELS,
@@ -161,15 +148,8 @@ class VarSalTraining(TrainingWithFrozenClassifier):
         )
         self.encoder = self.explainer.encoder
         self.encoder.start_near(initial_deviation)
-        self.average: AveragedModel | None = None
-        if ema_decay is not None:
-            # Of the batch norms' statistics too: they belong to the weights that they were measured
-            # with.
-            averaging = get_ema_multi_avg_fn(ema_decay)
-            self.average = AveragedModel(
-                self.encoder, multi_avg_fn=averaging, use_buffers=True
-            ).requires_grad_(False)
-            self.explainer.encoder = cast(Encoder, self.average.module)
+        averaged = self.train_network(self.encoder, optimizer, warmup_steps, schedule, ema_decay)
+        self.explainer.encoder = cast(Encoder, averaged)
         self.low_k, self.random = LowKPerturbation(low_k), RandomMap(self.classifier, seed=seed)
         self.save_hyperparameters(
             {
@@ -265,11 +245,7 @@ class VarSalTraining(TrainingWithFrozenClassifier):
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         """One step of equation 5 on a batch."""
-        weight, images = batch["weight"], self.images_of(batch)
-        # Empty slots would enter batch norm's statistics: a picture of the batch stands in for
-        # them, with weight 0.
-        slots = torch.arange(len(weight), device=weight.device)
-        images = images[torch.where(weight > 0, slots, (weight > 0).int().argmax())]
+        weight, images = batch["weight"], self.without_empty_slots(batch)
         uniform = (
             self._stratified(len(weight), batch_index, images.device)
             if self.k == "stratified"
@@ -320,49 +296,7 @@ class VarSalTraining(TrainingWithFrozenClassifier):
         seen = self.classifier.preprocessing.denormalize(perturbed.cpu())
         return [heatmap.colored(), heatmap.deviation().colored(), grey, seen]
 
-    def configure_optimizers(self) -> Any:
-        """The optimiser over the encoder alone, and the schedule of its learning rate, if there is
-        one.
-        """
-        optimizer = self.optimizer(self.encoder.parameters())
-        if self.schedule == "constant" and not self.warmup_steps:
-            return optimizer
-        steps = math.inf if self.schedule == "constant" else self.trainer.estimated_stepping_batches
-        if self.schedule == "cosine" and not math.isfinite(steps):
-            raise InputError(
-                "schedule cosine needs to know where the run ends; set trainer.max_epochs or"
-                " max_steps"
-            )
-        schedule = LambdaLR(
-            optimizer, lambda step: learning_rate_share(step, self.warmup_steps, steps)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """A step, and the average moves after it; here, because checkpoints are written when the
-        batch ends.
-        """
-        super().optimizer_step(*args, **kwargs)
-        if self.average is not None:
-            self.average.update_parameters(self.encoder)
-
     def on_fit_start(self) -> None:
         """Check the disk, and count the processes."""
         self.check_disk()
         self.processes = self.trainer.world_size
-
-
-def learning_rate_share(step: int, warmup_steps: int, steps: float) -> float:
-    """The learning rate of a step, counted from 0, as a share of the optimiser's: a linear rise,
-    then half a cosine to 0.
-
-    Args:
-        step: Steps taken before.
-        warmup_steps: Length of the rise.
-        steps: Of the whole run; infinite for a rate that stays. A run that goes on longer has the
-            rate 0.
-    """
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    done = 0.0 if math.isinf(steps) else (step - warmup_steps) / max(steps - warmup_steps, 1)
-    return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))

@@ -204,8 +204,8 @@ def test_the_quickstart_chain(
     ]
     assert main([*uncertainty, "--resamples", "20", "--device", "cpu"], "evaluate.py") == 0
     assert "Figure 7" in Path("runs/quickstart/uncertainty/uncertainty.html").read_text()
-    amortised = ["fit", "--config", str(quickstart / "input_iba.yaml"), *ONE_EPOCH, *LITTLE]
-    assert main([*amortised, "--model.statistics_images", "40"], "train.py") == 0
+    one_pass = ["fit", "--config", str(quickstart / "input_iba.yaml"), *ONE_EPOCH, *LITTLE]
+    assert main([*one_pass, "--model.statistics_images", "40"], "train.py") == 0
     examples = [str(path) for path in Path("data/quickstart/examples").glob("*.jpg")]
     assert (
         main(["explain", *examples, "--config", str(quickstart / "explain.yaml")], "evaluate.py")

@@ -178,9 +178,7 @@ def test_the_other_trainings_take_them(kind: str, channels: int) -> None:
         "varsal_readout": lambda: VarSalTraining(
             made, encoder="readout", taps=["see", "find"], width=8
         ),
-        "input_iba": lambda: InputIBATraining(
-            made, "find", widths=[4, 8], settings={"feature_steps": 2, "feature_copies": 2}
-        ),
+        "input_iba": lambda: InputIBATraining(made, "find", ["see", "find"], width=8),
         "real_time_saliency": lambda: MaskingTraining(
             made, ["see", "find"], masking={"widths": [8]}
         ),

@@ -81,8 +81,8 @@ def training(kind: str, objective: str) -> Any:
         images = module.images_of(batch())
         module.network.set_statistics(estimate_layers(module.classifier, {layer, *taps}, images))
     else:
-        settings = {"target": "predicted", "settings": {"feature_steps": 2, "feature_copies": 2}}
-        module = InputIBATraining(classifier, layer, widths=[4, 8], **settings)
+        taps = taps if objective == "segmentation" else [layer, "layer3"]
+        module = InputIBATraining(classifier, taps[-1], taps, width=8)
         module.measure(iter([module.images_of(batch())]))
     return module
 

@@ -19,9 +19,9 @@ from lit_iba.metrics.judged import Subject
 from lit_iba.metrics.low_k_perturbation import LowKPerturbation
 from lit_iba.metrics.sanity_check import SanityCheck
 from lit_iba.perturbation import gaussian_blur
+from lit_iba.training.taps import check_taps
 from lit_iba.varsal.explainer import VarSal
 from lit_iba.varsal.readout_encoder import ReadoutEncoder
-from lit_iba.varsal.taps import check_taps
 from lit_iba.varsal.varsal_training import VarSalTraining
 
 IMAGES = torch.randn(5, 3, 64, 64, generator=torch.Generator().manual_seed(0))

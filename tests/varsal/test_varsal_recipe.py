@@ -17,10 +17,11 @@ from training_toys import prepare
 
 from lit_iba import InputError
 from lit_iba.cli.main import main
+from lit_iba.training.averaged import learning_rate_share
 from lit_iba.varsal.baselines import BaselineStrengths
 from lit_iba.varsal.explainer import VarSal
 from lit_iba.varsal.strata import golden_uniform
-from lit_iba.varsal.varsal_training import VarSalTraining, learning_rate_share
+from lit_iba.varsal.varsal_training import VarSalTraining
 
 TINY = {"preprocessing": {**PREPROCESSING, "crop": 16}}
 CPU = torch.device("cpu")

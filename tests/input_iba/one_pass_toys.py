@@ -1,4 +1,4 @@
-"""A small classifier, and trainings of amortised InputIBA's generator on the embedded digits."""
+"""A small classifier, and trainings of InputIBA in one pass on the embedded digits."""
 
 from pathlib import Path
 from typing import Any
@@ -8,16 +8,8 @@ from torch import Tensor
 
 from lit_iba import FrozenClassifier
 from lit_iba.data import QuickstartDataModule
-from lit_iba.input_iba.amortised_training import InputIBATraining
+from lit_iba.input_iba.readout_training import InputIBATraining
 
-QUICK = {
-    "feature_steps": 2,
-    "feature_copies": 2,
-    "samples": 2,
-    "critic_steps": 2,
-    "steps": 4,
-    "copies": 2,
-}
 CONFIG = """
 seed_everything: 0
 model:
@@ -25,15 +17,12 @@ model:
   init_args:
     classifier: {{model: small_cnn, weights: {weights}}}
     layer: layer2
-    taps: [layer2, fc]
-    widths: [4, 6]
-    critic_width: 4
-    start_batches: 2
-    settings: {{feature_steps: 2, feature_copies: 2, samples: 2, critic_steps: 2, steps: 4,
-        copies: 2}}
+    width: 8
+    beta_warmup_steps: 4
     statistics_images: 32
-    optimizer: {{class_path: torch.optim.RMSprop, init_args: {{lr: 0.001}}}}
-    critic_optimizer: {{class_path: torch.optim.RMSprop, init_args: {{lr: 0.001}}}}
+    warmup_steps: 2
+    schedule: cosine
+    ema_decay: 0.9
 data:
   class_path: lit_iba.data.QuickstartDataModule
   init_args: {{folder: {folder}, train_samples: 32, val_samples: 12, test_samples: 10,
@@ -51,18 +40,8 @@ def own_classifier(folder: Path) -> FrozenClassifier:
 def module_of(folder: Path, **changes: Any) -> InputIBATraining:
     """A module with statistics."""
     torch.manual_seed(0)
-    given: dict[str, Any] = {
-        "layer": "layer2",
-        "taps": ["layer2", "fc"],
-        "widths": [4, 6],
-        "critic_width": 4,
-        "start_batches": 0,
-        "settings": QUICK,
-        **changes,
-    }
-    module = InputIBATraining(
-        {"model": "small_cnn", "weights": str(folder / "classifier.safetensors")}, **given
-    )
+    classifier = {"model": "small_cnn", "weights": str(folder / "classifier.safetensors")}
+    module = InputIBATraining(classifier, **{"layer": "layer2", "width": 8, **changes})
     module.measure(iter(pictures(64, seed=5).split(16)))
     return module
 

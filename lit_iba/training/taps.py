@@ -1,9 +1,9 @@
-"""Which of a classifier's layers the readout encoder reads: the last stage of each resolution, for
+"""Which of a classifier's layers a feature pyramid reads: the last stage of each resolution, for
 any network.
 
 A convolutional network has a handful of resolutions, and the last features of each are the most
 processed ones that still lie on that grid; feature pyramids take the same (Lin et al., "Feature
-Pyramid Networks", CVPR 2017, section 3). Not from VarSal's paper, whose encoder reads no features.
+Pyramid Networks", CVPR 2017, section 3).
 """
 
 from __future__ import annotations
