@@ -9,35 +9,51 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from lit_iba.iba.noise import NoiseModel
 from lit_iba.statistics import FeatureStatistics
 from lit_iba.training.feature_pyramid import WIDTH, FeaturePyramid
 
 # Logits are so many times what the last convolutions give, so that few steps reach sharp masks; and
 # Lambda starts near 0.95, where everything passes and both terms of the loss have a gradient.
 GAIN, START = 4.0, 3.0
+MIN_STD, ACTIVE = 0.01, 0.01  # as :class:`NoiseModel`'s
 
 
-class StoredStatistics(nn.Module):
-    """Statistics of a feature map as buffers, so that a checkpoint holds them; float32 (*shape)
-    each.
+class StoredNoise(nn.Module):
+    """What takes the place of a feature map's elements, as :class:`NoiseModel`, in buffers: a
+    checkpoint holds it, and an export traces it.
+
+    Args:
+        shape: Of the feature map.
+        active_threshold: An element that is non-zero in at most this share of the images carries no
+            information; None where all do.
     """
 
-    def __init__(self, shape: Sequence[int]) -> None:
+    def __init__(self, shape: Sequence[int], active_threshold: float | None) -> None:
         super().__init__()
+        self.active_threshold = active_threshold
         self.mean: Tensor
         self.std: Tensor
-        self.active: Tensor
         self.count: Tensor
-        for name in ("mean", "std", "active"):
-            self.register_buffer(name, torch.zeros(tuple(shape)))
+        self.register_buffer("mean", torch.zeros(tuple(shape)))
+        self.register_buffer("std", torch.ones(tuple(shape)))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+        self.active: Tensor | None
+        known = None if active_threshold is None else torch.ones(tuple(shape), dtype=torch.bool)
+        self.register_buffer("active", known)
 
     def store(self, statistics: FeatureStatistics) -> None:
-        """Keep them."""
+        """Keep what these statistics say."""
         self.mean.copy_(statistics.mean)
-        self.std.copy_(statistics.std)
-        self.active.copy_(statistics.active)
+        self.std.copy_(statistics.std.clamp_min(MIN_STD))
         self.count.fill_(statistics.count)
+        if self.active is not None and self.active_threshold is not None:
+            self.active.copy_(statistics.active > self.active_threshold)
+
+    def model(self) -> NoiseModel:
+        """As a noise model."""
+        active = torch.ones_like(self.mean) if self.active is None else self.active.to(self.mean)
+        return NoiseModel(self.mean, self.std, active, self.mean)
 
 
 class MaskNetwork(FeaturePyramid):
@@ -68,13 +84,13 @@ class MaskNetwork(FeaturePyramid):
         super().__init__(taps, 1, width, picture_channels)
         self.layer = layer
         self.at_layer = nn.Conv2d(width, 1, 1)
-        self.feature_statistics = StoredStatistics(feature_shape)
-        self.input_statistics = StoredStatistics(image_shape)
+        self.feature_noise = StoredNoise(feature_shape, ACTIVE)
+        self.input_noise = StoredNoise(image_shape, None)
 
     def set_statistics(self, features: FeatureStatistics, images: FeatureStatistics) -> None:
-        """Store the statistics of the bottleneck's layer and of the images."""
-        self.feature_statistics.store(features)
-        self.input_statistics.store(images)
+        """Store what the statistics of the bottleneck's layer and of the images say."""
+        self.feature_noise.store(features)
+        self.input_noise.store(images)
 
     def forward(self, picture: Tensor, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Logits of lambda (B, 1, h, w) and of Lambda (B, 1, H, W), float32, from what is read at

@@ -32,7 +32,7 @@ from lit_iba.iba.bottleneck import (
 )
 from lit_iba.iba.noise import NoiseModel
 from lit_iba.input_iba.bottleneck import input_information_bits
-from lit_iba.input_iba.mask_network import MaskNetwork, StoredStatistics
+from lit_iba.input_iba.mask_network import MaskNetwork
 from lit_iba.input_iba.observed import Observed, observe_features, observe_gradients
 from lit_iba.training.averaged import AVERAGE
 from lit_iba.training.checkpoint import entries_of
@@ -45,7 +45,6 @@ ReadoutOutput = Literal["passed", "mask", "prior_mask", "bits"]
 # background through. Logits from -2, where there is no information, to 4.
 PRIOR_SHIFT, PRIOR_CAP = -2.0, 6.0
 SMOOTHING = 1.0  # blur of lambda in positions, and of Lambda in pixels, as in the fit to one image
-MIN_STD = 0.01  # floor of standard deviations, as elsewhere
 
 
 @dataclass(frozen=True)
@@ -177,7 +176,7 @@ class ReadoutInputIBA(TrainedExplainer):
         logits, alpha = network(seen.picture, seen.read)
         r = single(seen.taps[self.layer])
         layout = self.classifier.layout_of(self.layer, r.shape, size)
-        noise = _noise(network.feature_statistics, 0.01).fit_to(r, layout)
+        noise = network.feature_noise.model().fit_to(r, layout)
         with torch.autocast(images.device.type, enabled=False):  # logarithms need float32
             grid = Layout("BCHW", *logits.shape[-2:])
             keep, drop = (
@@ -193,7 +192,7 @@ class ReadoutInputIBA(TrainedExplainer):
     def input_noise(self, images: Tensor) -> NoiseModel:
         """What replaces a picture's pixels, as training's pictures have them."""
         layout = Layout("BCHW", images.shape[-2], images.shape[-1])
-        return _noise(self.network.input_statistics, -1.0).fit_to(images, layout)
+        return self.network.input_noise.model().fit_to(images, layout)
 
     def drawn(self, images: Tensor, found: Predicted) -> Tensor:
         """The map (B, H, W) that ``output`` asks for."""
@@ -213,7 +212,7 @@ class ReadoutInputIBA(TrainedExplainer):
             InputError: There are no statistics yet.
         """
         # Asked until it is so, for the question makes the host wait.
-        self._measured = self._measured or bool(int(self.network.input_statistics.count))
+        self._measured = self._measured or bool(int(self.network.input_noise.count))
         if not self._measured:
             raise InputError(
                 "this mask network has no statistics yet; train it, or load a checkpoint"
@@ -292,12 +291,6 @@ class ReadoutInputIBA(TrainedExplainer):
             averaged = any(name.startswith(AVERAGE) for name in state)
             load_trained(explainer.network, state, AVERAGE if averaged else "network.", str(path))
             return explainer
-
-
-def _noise(stored: StoredStatistics, active_threshold: float) -> NoiseModel:
-    """As :meth:`NoiseModel.from_statistics`, of tensors alone: an export traces it."""
-    active = (stored.active > active_threshold).float()
-    return NoiseModel(stored.mean, stored.std.clamp_min(MIN_STD), active, stored.mean)
 
 
 def _over_features(mask: Tensor, layout: Layout, r: Tensor) -> Tensor:

@@ -224,13 +224,11 @@ class InputIBATraining(AveragedTraining):
     def on_fit_start(self) -> None:
         """Check the disk, and measure the statistics unless a checkpoint brought them."""
         self.check_disk()
-        if int(self.network.input_statistics.count):
+        if int(self.network.input_noise.count):
             return
         self.classifier.to(self.trainer.strategy.root_device)
         self.measure(self.images_to_measure(self.statistics_images), self.data_name)
-        rank_zero_info(
-            f"statistics measured over {int(self.network.input_statistics.count)} images"
-        )
+        rank_zero_info(f"statistics measured over {int(self.network.input_noise.count)} images")
 
     def measure(self, batches: Iterator[Tensor], data: str = "") -> None:
         """Measure and keep the statistics of features and images, over all processes' batches (B,

@@ -88,7 +88,7 @@ def test_every_config_has_its_test() -> None:
         "quickstart/uncertainty.yaml",
         "evaluate/varsal_figure7_vgg16.yaml",
         "quickstart/input_iba.yaml",
-        "train/input_iba_vgg16.yaml",
+        "train/input_iba_resnet18.yaml",
         "train/varsal_readout_resnet18.yaml",
         "train/varsal_readout_resnet50.yaml",
         "train/varsal_resnet50.yaml",

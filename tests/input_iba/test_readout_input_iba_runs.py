@@ -68,7 +68,7 @@ def test_a_checkpoint_holds_the_network_and_its_average_alone(folder: Path, last
     checkpoint = torch.load(last, weights_only=True)
     assert {n.partition(".")[0] for n in checkpoint["state_dict"]} == {"network", "average"}
     for name in ("network", "average.module"):
-        assert int(checkpoint["state_dict"][f"{name}.input_statistics.count"]) == 32
+        assert int(checkpoint["state_dict"][f"{name}.input_noise.count"]) == 32
     images = pictures(2)
     found = build_explainer("readout_input_iba", own_classifier(folder), {"checkpoint": str(last)})
     loaded = ReadoutInputIBA.load(last)

@@ -8,8 +8,8 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from coloured_toys import PREPROCESSING, coloured_patches
 from export_toys import Untraceable, tiny_transformer
-from readout_toys import PREPROCESSING, coloured_patches
 from torch import nn
 
 from lit_iba import FrozenClassifier, InputError, build_explainer
@@ -25,7 +25,7 @@ from lit_iba.varsal.readout_encoder import ReadoutEncoder
 from lit_iba.varsal.varsal_training import VarSalTraining
 
 IMAGES = torch.randn(5, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-TOY = {"model": "readout_toys:colour_cnn", "weights": "random", "preprocessing": PREPROCESSING}
+TOY = {"model": "coloured_toys:colour_cnn", "weights": "random", "preprocessing": PREPROCESSING}
 
 
 def write_checkpoint(path: Path, **settings: object) -> Path:
