@@ -191,6 +191,30 @@ class MaskingNetwork(nn.Module):
         return mask_from_pair(a, b)
 
 
+def class_weights(classifier: FrozenClassifier, channels: int) -> Tensor:
+    """The classifier's own class embedding, (classes, channels): the weights of its last linear
+    layer, where that reads as many channels as the deepest tap has.
+
+    With average pooling in between, the evidence of a position is then its part of the class's
+    logit (Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016).
+
+    Raises:
+        InputError: There is no such layer.
+    """
+    heads = [
+        module.weight
+        for module in classifier.model.modules()
+        if isinstance(module, nn.Linear)
+        and (module.out_features, module.in_features) == (classifier.num_classes, channels)
+    ]
+    if not heads:
+        raise InputError(
+            f"{classifier.name} has no linear layer from the deepest tap's {channels} channels to"
+            f" its {classifier.num_classes} classes; set embedding to trained"
+        )
+    return heads[-1].detach().float()
+
+
 def _check_pyramid(taps: Sequence[str], layouts: dict[str, Layout]) -> None:
     if len(taps) < 2 or len(set(taps)) < len(taps):
         raise InputError(

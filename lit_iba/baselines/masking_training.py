@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
-from lit_iba.baselines.masking import RealTimeSaliency, at_size
+from lit_iba.baselines.masking import RealTimeSaliency, at_size, class_weights
 from lit_iba.baselines.masking_objective import (
     PRESETS,
     ObjectiveSettings,
@@ -49,6 +49,9 @@ class MaskingTraining(TrainingWithFrozenClassifier):
         masking: Any of ``MaskingSettings``, such as ``{"widths": [32, 16]}``.
         preset: Objective: ``"default"`` (the paper's) or ``"reference"`` (the authors' code's).
         objective: Any of ``ObjectiveSettings``, in place of the preset's.
+        embedding: Where the class embedding comes from: ``"trained"`` in the first phase, as
+            published, or the ``"classifier"``'s own last layer (see :func:`class_weights`), which
+            needs no first phase.
         embedding_steps: Steps of the first phase, in which only the class embedding is trained, to
             tell whether the image shows the class asked for; the decoder is trained in the steps
             after them. 8,500 of 128 images in the authors' code, then 3,000 of 64.
@@ -76,6 +79,7 @@ class MaskingTraining(TrainingWithFrozenClassifier):
         masking: dict[str, Any] | None = None,
         preset: str = "default",
         objective: dict[str, Any] | None = None,
+        embedding: Literal["trained", "classifier"] = "trained",
         embedding_steps: int = 8500,
         embedding_fake_probability: float = 0.5,
         decay_steps: int = 4000,
@@ -97,6 +101,14 @@ class MaskingTraining(TrainingWithFrozenClassifier):
         masking, self.objective = dict(masking or {}), _objective(preset, objective or {})
         self.explainer = RealTimeSaliency(self.classifier, taps, seed=seed, **masking)
         self.network = self.explainer.network
+        if embedding == "classifier":
+            if embedding_steps:
+                raise InputError(
+                    f"embedding is classifier and embedding_steps {embedding_steps}; what is given"
+                    " is not trained: set embedding_steps to 0"
+                )
+            weights = class_weights(self.classifier, self.network.embedding.embedding_dim)
+            self.network.embedding.weight.data.copy_(weights)
         self.embedding_steps, self.embedding_fake_probability = (
             embedding_steps,
             embedding_fake_probability,
@@ -114,6 +126,7 @@ class MaskingTraining(TrainingWithFrozenClassifier):
                 "masking": masking,
                 "preset": preset,
                 "objective": dict(objective or {}),
+                "embedding": embedding,
                 "embedding_steps": embedding_steps,
                 "embedding_fake_probability": embedding_fake_probability,
                 "decay_steps": decay_steps,

@@ -46,6 +46,14 @@ ReadoutOutput = Literal["passed", "mask", "prior_mask", "bits"]
 PRIOR_SHIFT, PRIOR_CAP = -2.0, 6.0
 SMOOTHING = 1.0  # blur of lambda in positions, and of Lambda in pixels, as in the fit to one image
 
+MEANINGS: dict[str, str] = {
+    "passed": "Share of each pixel, 0 to 1, that passes both bottlenecks, in the features and at "
+    "the pixels, and with which the classifier still predicts the same.",
+    "mask": "Share of each pixel, 0 to 1, that passes the bottleneck at the pixels.",
+    "prior_mask": "Share of each pixel, 0 to 1, that the bottleneck in the features lets pass.",
+    "bits": "Information in bits that each pixel adds to what the features' bottleneck tells.",
+}
+
 
 @dataclass(frozen=True)
 class Predicted:
@@ -58,7 +66,6 @@ class Predicted:
         feature_drop: 1 - lambda.
         feature_nats: Information in the features, nats per element (B, *R).
         prior_logits: Of lambda_G, (B, 1, H, W).
-        alpha: Logits of Lambda before its blur, (B, 1, H, W).
         keep: Lambda, (B, 1, H, W).
         drop: 1 - Lambda.
     """
@@ -69,7 +76,6 @@ class Predicted:
     feature_drop: Tensor
     feature_nats: Tensor
     prior_logits: Tensor
-    alpha: Tensor
     keep: Tensor
     drop: Tensor
 
@@ -105,14 +111,7 @@ class ReadoutInputIBA(TrainedExplainer):
     label: ClassVar[str] = "InputIBA in one pass"
     training = "InputIBATraining"
     config = "configs/train/input_iba_resnet18.yaml"
-    outputs = (
-        Output(
-            "heatmap",
-            "1",
-            "Share of each pixel, 0 to 1, that passes the bottlenecks in the features and at the "
-            "pixels and with which the classifier still predicts the same.",
-        ),
-    )
+    outputs = (Output("heatmap", "1", MEANINGS["passed"]),)
 
     def __init__(
         self,
@@ -130,6 +129,7 @@ class ReadoutInputIBA(TrainedExplainer):
         self.layer, self.output = usual_layer(classifier, layer), output
         self.gradients = self.asks = gradients
         self.unit = "bits" if output == "bits" else "1"
+        self.outputs = (Output("heatmap", self.unit, MEANINGS[output]),)  # type: ignore[misc]
         named = taps or {**dict.fromkeys(last_of_each_resolution(classifier)), self.layer: None}
         found = check_taps(classifier, list(named))
         self.taps = list(found)
@@ -187,7 +187,7 @@ class ReadoutInputIBA(TrainedExplainer):
             bits, _ = bits_per_position(nats / NATS_PER_BIT, layout)
             prior = PRIOR_SHIFT + resize_keeping_total(bits, size).clamp_max(PRIOR_CAP)[:, None]
             pixels = mask_from_logits(alpha, SMOOTHING, Layout("BCHW", *size))
-        return Predicted(r, noise, keep, drop, nats, prior, alpha, *pixels)
+        return Predicted(r, noise, keep, drop, nats, prior, *pixels)
 
     def input_noise(self, images: Tensor) -> NoiseModel:
         """What replaces a picture's pixels, as training's pictures have them."""
@@ -223,9 +223,13 @@ class ReadoutInputIBA(TrainedExplainer):
     ) -> Attribution:
         """One pass, and one back where gradients are read."""
         self.check_trained()
-        with torch.no_grad():
-            seen = self.observe(images, targets)
-            return Attribution(self.drawn(images, self.predict(images, seen)))
+        seen, training = self.observe(images, targets), self.network.training
+        self.network.eval()  # or an image's result would depend on its batch
+        try:
+            with torch.no_grad():
+                return Attribution(self.drawn(images, self.predict(images, seen)))
+        finally:
+            self.network.train(training)
 
     @property
     def trained(self) -> nn.Module:

@@ -168,6 +168,47 @@ def test_each_phase_trains_its_own_part_and_nothing_of_the_classifier(folder: Pa
     )
 
 
+def test_the_classifiers_own_embedding_is_its_class_activation_map(folder: Path) -> None:
+    """With average pooling behind the deepest tap, the evidence's mean is the logit without its
+    bias; and no step moves it.
+    """
+    given = {"preprocessing": {"resize": None, "crop": 32}}
+    module = MaskingTraining(
+        {"model": "resnet8", "weights": "random", **given},
+        ["layer1", "layer2", "layer3"],
+        {"widths": [8, 4]},
+        embedding="classifier",
+        embedding_steps=0,
+    ).train()
+    classifier, explainer = module.classifier, module.explainer
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    _, _, taps = explainer.split.observe(images)
+    layouts, classes = classifier.layouts_of(taps, (32, 32)), torch.tensor([1, 7, 3])
+    evidence = module.network.evidence(taps, layouts, classes)
+    logits = classifier(images) - classifier.model.fc.bias
+    expected = logits.gather(1, classes[:, None])[:, 0]
+    torch.testing.assert_close(evidence.mean(dim=(1, 2)), expected, rtol=1e-4, atol=1e-5)
+    before = module.network.embedding.weight.clone()
+    batch = next(iter(little_data(folder).train_dataloader()))
+    batch["picture"] = batch["picture"][..., :32, :32]
+    module.log = lambda *_args, **_kwargs: None  # type: ignore[method-assign]
+    optimizer = module.configure_optimizers()["optimizer"]
+    module.training_step(batch, 0).backward()
+    optimizer.step()
+    assert torch.equal(module.network.embedding.weight, before)
+    with pytest.raises(InputError, match="set embedding_steps to 0"):
+        MaskingTraining(
+            {"model": "resnet8", "weights": "random"}, ["layer1", "layer3"], embedding="classifier"
+        )
+    with pytest.raises(InputError, match="no linear layer from the deepest tap's 128 channels"):
+        MaskingTraining(
+            {"model": "resnet8", "weights": "random"},
+            ["layer1", "layer2"],
+            embedding="classifier",
+            embedding_steps=0,
+        )
+
+
 @pytest.mark.parametrize("preset", ["default", "reference"])
 def test_a_step_does_not_depend_on_the_batch_nor_on_undecodable_samples(
     folder: Path, preset: str

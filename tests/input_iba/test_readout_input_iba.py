@@ -102,6 +102,9 @@ def test_a_heatmap_depends_on_nothing_but_its_image_and_target(
     assert torch.allclose(torch.cat(parts), whole, atol=1e-4)
     assert torch.equal(images, before)
     assert explainer.attribute(images[:, :, :45, :50], 0).values.shape == (5, 45, 50)
+    explainer.network.train()  # as in the middle of training
+    assert torch.equal(explainer.attribute(images, torch.arange(5)).values, whole)
+    assert explainer.network.training
     other = explainer.attribute(images, torch.arange(5).flip(0)).values
     changed = (other != whole).flatten(1).any(dim=1)
     assert changed.tolist() == [gradients, gradients, False, gradients, gradients]

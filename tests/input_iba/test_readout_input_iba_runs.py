@@ -167,6 +167,8 @@ def test_what_is_exported(folder: Path, tmp_path: Path, gradients: bool) -> None
         assert len(errors) == 9  # three formats, three sizes of batch
         assert max(errors) < 1e-4
     assert torch.equal(load_exported(tmp_path / "out").attribute(images, 2).values, expected)
+    bits = ReadoutInputIBA.load(tmp_path / "last.ckpt", output="bits")
+    assert bits.outputs[0].unit == bits.attribute(images, 2).unit == "bits"
 
 
 def test_what_does_not_fit_is_refused_in_one_sentence(
