@@ -81,6 +81,7 @@ benchmark: $(VENV)/.installed
 	$(PY) benchmarks/input_iba.py --side 128
 	$(PY) benchmarks/loading.py
 	$(PY) benchmarks/metrics.py
+	$(PY) benchmarks/one_pass.py
 	$(PY) benchmarks/per_sample_iba.py
 	$(PY) benchmarks/readout_training.py
 	$(PY) benchmarks/scaling.py
