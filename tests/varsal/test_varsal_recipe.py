@@ -12,7 +12,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from readout_toys import PREPROCESSING
+from coloured_toys import PREPROCESSING
 from training_toys import prepare
 
 from lit_iba import InputError
