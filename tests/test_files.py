@@ -1,11 +1,14 @@
 """A file appears whole or not at all, and whoever fails to write it names it."""
 
 import errno
+import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save
 
-from lit_iba.files import whole_file
+from lit_iba.files import sha256_of, sha256_of_content, whole_file
 
 
 def test_what_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
@@ -29,3 +32,34 @@ def test_the_systems_refusal_in_a_librarys_words_names_the_file(tmp_path: Path) 
         raise RuntimeError("I/O error: No space left on device (os error 28)")
     assert (refused.value.errno, refused.value.filename) == (errno.ENOSPC, str(path))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_content_of_tensors_does_not_depend_on_the_order_of_its_header(tmp_path: Path) -> None:
+    tensors = {"a": torch.arange(6.0), "b": torch.ones(2, 3)}
+    told = {"data": "x", "layer": "y", "version": "1"}
+    path = tmp_path / "kept.safetensors"
+
+    def written(content: bytes) -> tuple[str, str]:
+        path.write_bytes(content)
+        return sha256_of(path), sha256_of_content(path)
+
+    whole = save(tensors, told)
+    length = int.from_bytes(whole[:8], "little")
+    header, body = json.loads(whole[8 : 8 + length]), whole[8 + length :]
+    orders = []
+    for backwards in (False, True):
+        names = sorted(header["__metadata__"], reverse=backwards)
+        turned = {**header, "__metadata__": {n: header["__metadata__"][n] for n in names}}
+        said = json.dumps(turned).encode()
+        orders.append(written(len(said).to_bytes(8, "little") + said + body))
+    assert orders[0][0] != orders[1][0]
+    assert orders[0][1] == orders[1][1] == written(whole)[1]
+    others = [
+        save({**tensors, "b": torch.zeros(2, 3)}, told),
+        save({"a": tensors["a"], "c": tensors["b"]}, told),
+        save(tensors, {**told, "layer": "z"}),
+    ]
+    assert len({orders[0][1], *(written(other)[1] for other in others)}) == 4
+    for other in (b"", b"no header at all", whole[:20]):  # what is no such file is its bytes
+        found = written(other)
+        assert found[0] == found[1]

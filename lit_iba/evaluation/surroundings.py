@@ -19,7 +19,7 @@ from lit_iba.classifier import FrozenClassifier
 from lit_iba.data import ShardIndex, shard_batches
 from lit_iba.errors import InputError
 from lit_iba.explainer import E
-from lit_iba.files import sha256_of
+from lit_iba.files import sha256_of_content
 from lit_iba.resumable.heartbeat import Heartbeat
 from lit_iba.resumable.selection import Selection
 from lit_iba.statistics import FeatureStatistics
@@ -210,7 +210,7 @@ class StoredStatistics:
             elif self.company is not None:
                 self.company.wait_for(path.is_file, 0, what)
         found = load(path)
-        self._used[path.name] = sha256_of(path)
+        self._used[path.name] = sha256_of_content(path)
         if measured_on and found.identity.get("data") != measured_on:
             raise InputError(
                 f"{path} was measured on {found.identity.get('data') or 'unnamed data'}, not on"

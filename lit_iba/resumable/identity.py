@@ -12,7 +12,7 @@ from typing import Any
 
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.explainer import explainer_class
-from lit_iba.files import sha256_of
+from lit_iba.files import sha256_of, sha256_of_content
 
 NOT_THE_USERS = ("lit_iba", "torch", "torchvision", "timm", "builtins")
 
@@ -70,7 +70,7 @@ def _source(maker: Any) -> str | None:
 
 def _hashes_of_files(settings: Mapping[str, Any]) -> dict[str, str]:
     return {
-        k: sha256_of(v)
+        k: sha256_of_content(v)
         for k, v in settings.items()
         if isinstance(v, str | Path) and Path(v).is_file()
     }

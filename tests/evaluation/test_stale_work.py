@@ -105,6 +105,23 @@ def test_other_statistics_in_the_same_folder_are_noticed(tmp_path):
         run(data, tmp_path / "later", **settings)
 
 
+def test_the_same_statistics_measured_again_are_the_same(tmp_path):
+    """A safetensors file's metadata have another order each time it is written."""
+    data, kept = str(tmp_path / "data"), tmp_path / "statistics"
+    make_data(tmp_path / "data", count=3, corrupt=())
+    settings = {"explainers": STATISTICS, "statistics_folder": kept}
+    run(data, tmp_path / "out", **settings)
+    (file,) = kept.glob("*.safetensors")
+    first = file.read_bytes()
+    for _ in range(40):
+        file.unlink()
+        run(data, tmp_path / "out", **settings)
+        if file.read_bytes() != first:
+            break
+    else:
+        pytest.skip("the library wrote the same bytes forty times")
+
+
 def test_another_version_is_noticed(tmp_path, monkeypatch):
     make_data(tmp_path / "data", count=2, corrupt=())
     run(str(tmp_path / "data"), tmp_path / "out")
