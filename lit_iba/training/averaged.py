@@ -26,11 +26,10 @@ class AveragedTraining(TrainingWithFrozenClassifier):
     """Base of trainings with a schedule and an average; :meth:`train_network` says what is trained.
 
     Attributes:
-        trained: The network whose parameters the optimiser moves.
-        average: Its exponential moving average, batch norms' statistics included; None without.
+        average: The exponential moving average of what is trained, batch norms' statistics
+            included; None without.
     """
 
-    trained: nn.Module
     average: AveragedModel | None
 
     def train_network(

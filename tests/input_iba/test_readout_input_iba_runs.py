@@ -80,18 +80,6 @@ def test_a_checkpoint_holds_the_network_and_its_average_alone(folder: Path, last
     assert not torch.equal(average, checkpoint["state_dict"]["network.out.weight"])
 
 
-class SignalAt(L.Callback):
-    """Sends this process SIGTERM before it trains a batch, counted over all epochs."""
-
-    def __init__(self, batch: int) -> None:
-        self.left = batch
-
-    def on_train_batch_start(self, *_: Any) -> None:
-        self.left -= 1
-        if self.left == 0:
-            signal.raise_signal(signal.SIGTERM)
-
-
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(folder: Path, last: Path) -> None:
     """Stopped by a signal within the first epoch, and within the second."""
     expected, before = torch.load(last, weights_only=True), signal.getsignal(signal.SIGTERM)
@@ -99,7 +87,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(folder: Path, last: 
         half = folder / f"half_{batch}"
         config = ["fit", "--config", str(folder / "config.yaml")]
         config += ["--trainer.default_root_dir", str(half)]
-        callback = {"class_path": f"{__name__}.SignalAt", "init_args": {"batch": batch}}
+        callback = {"class_path": "training_toys.SignalAt", "init_args": {"batch": batch}}
         try:
             assert main([*config, "--trainer.callbacks", json.dumps([callback])], "train.py") == 75
         finally:

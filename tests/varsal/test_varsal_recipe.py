@@ -9,7 +9,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import pytest
 import torch
 from coloured_toys import PREPROCESSING
@@ -201,18 +200,6 @@ def last(folder: Path) -> Path:
     return folder / "run" / "checkpoints" / "last.ckpt"
 
 
-class SignalAt(L.Callback):
-    """Sends this process SIGTERM before it trains a batch, counted over all epochs."""
-
-    def __init__(self, batch: int) -> None:
-        self.left = batch
-
-    def on_train_batch_start(self, *_: Any) -> None:
-        self.left -= 1
-        if self.left == 0:
-            signal.raise_signal(signal.SIGTERM)
-
-
 @pytest.mark.slow
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(folder: Path, last: Path) -> None:
     """Stopped by a signal within the second epoch: weights, average, optimiser and schedule are the
@@ -227,7 +214,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(folder: Path, last: 
         "--trainer.default_root_dir",
         str(half),
     ]
-    stop = json.dumps([{"class_path": f"{__name__}.SignalAt", "init_args": {"batch": 6}}])
+    stop = json.dumps([{"class_path": "training_toys.SignalAt", "init_args": {"batch": 6}}])
     try:
         assert main([*config, "--trainer.callbacks", stop], "train.py") == 75
         assert torch.load(half / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
