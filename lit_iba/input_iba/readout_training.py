@@ -24,7 +24,6 @@ from lit_iba.iba.bottleneck import channels_last, mix
 from lit_iba.iba.noise import noise_like
 from lit_iba.input_iba.bottleneck import input_information_nats
 from lit_iba.input_iba.mask_network import MaskNetwork
-from lit_iba.input_iba.natural_noise import natural_noise
 from lit_iba.input_iba.readout import ReadoutInputIBA
 from lit_iba.randomness import content_keys, normal, sample_generators
 from lit_iba.statistics import INPUT, estimate_layers
@@ -49,9 +48,6 @@ class InputIBATraining(AveragedTraining):
             and pixels. 20 in a fit to one image; here that leaves empty masks.
         beta_warmup_steps: Over which both weights rise from 0. Without, the prices empty the masks
             before the network knows what it needs.
-        noise: What takes a pixel's place, of the same distribution either way: ``"natural"``, like
-            that of its neighbours (see :func:`natural_noise`), or ``"white"``, as in a fit to one
-            image.
         target: What is to be kept: the data set's ``"label"``, or what is ``"predicted"``.
         statistics_images: How many images the statistics are measured over before training.
         warmup_steps: Steps over which the learning rate rises to its value.
@@ -82,7 +78,6 @@ class InputIBATraining(AveragedTraining):
         beta_feat: float = 10.0,
         beta_input: float = 10.0,
         beta_warmup_steps: int = 0,
-        noise: Literal["natural", "white"] = "natural",
         target: Literal["label", "predicted"] = "predicted",
         statistics_images: int = 1000,
         warmup_steps: int = 0,
@@ -103,7 +98,7 @@ class InputIBATraining(AveragedTraining):
         self.network = self.explainer.network
         self.beta_feat, self.beta_input = beta_feat, beta_input
         self.beta_warmup_steps, self.target, self.seed = beta_warmup_steps, target, seed
-        self.statistics_images, self.noise = statistics_images, noise
+        self.statistics_images = statistics_images
         averaged = self.train_network(self.network, optimizer, warmup_steps, schedule, ema_decay)
         self.explainer.network = cast(MaskNetwork, averaged)
         self.save_hyperparameters(
@@ -116,7 +111,6 @@ class InputIBATraining(AveragedTraining):
                 "beta_feat": beta_feat,
                 "beta_input": beta_input,
                 "beta_warmup_steps": beta_warmup_steps,
-                "noise": noise,
                 "target": target,
                 "statistics_images": statistics_images,
                 "warmup_steps": warmup_steps,
@@ -154,7 +148,7 @@ class InputIBATraining(AveragedTraining):
         unit_noise = noise_like(found.r, generators)
         z = found.noise.restrict(found.r, found.feature_keep, found.feature_drop, unit_noise)
         seen = self.split.folded_tail(channels_last(z), carried).float()
-        noise, unit_noise = explainer.input_noise(images), self._draw(generators, images)
+        noise, unit_noise = explainer.input_noise(images), normal(generators, *images.shape[1:])
         z = mix(images, found.keep, found.drop, noise.mean, noise.std, unit_noise)
         kept = folded(channels_last(z)).float()
         with torch.autocast(images.device.type, enabled=False):
@@ -171,12 +165,6 @@ class InputIBATraining(AveragedTraining):
                 "input_nats": nats.flatten(1).mean(dim=1),
                 "kept": found.keep.detach().flatten(1).mean(dim=1),
             }
-
-    def _draw(self, generators: list[torch.Generator], images: Tensor) -> Tensor:
-        """Standard normal noise for every pixel, (B, C, H, W)."""
-        if self.noise == "natural":
-            return natural_noise(generators, images.shape[1:])
-        return normal(generators, *images.shape[1:])
 
     def _loss(self, step: dict[str, Tensor], grown: float) -> Tensor:
         """Of each image, (B,)."""
@@ -214,7 +202,7 @@ class InputIBATraining(AveragedTraining):
             found = self.explainer.predict(images)
             noise = self.explainer.input_noise(images)
             generators = sample_generators(self.seed, content_keys(images), images.device)
-            unit_noise = self._draw(generators, images)
+            unit_noise = normal(generators, *images.shape[1:])
             z = mix(images, found.keep, found.drop, noise.mean, noise.std, unit_noise)
         masks = (found.keep, torch.sigmoid(found.prior_logits))
         grey = [(mask.cpu() * 255).round().to(torch.uint8).expand(-1, 3, -1, -1) for mask in masks]

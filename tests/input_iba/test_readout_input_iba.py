@@ -8,15 +8,12 @@ import pytest
 import torch
 from coloured_toys import PREPROCESSING, coloured_patches
 from export_toys import tiny_transformer
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from one_pass_toys import CONFIG, little_batch, module_of, own_classifier, pictures
 from torch.distributions import Normal, kl_divergence
 from torch.utils.data import DataLoader
 from training_toys import prepare
 
 from lit_iba import FrozenClassifier, InputError, build_explainer
-from lit_iba.input_iba.natural_noise import natural_noise
 from lit_iba.input_iba.readout import ReadoutInputIBA
 from lit_iba.input_iba.readout_training import InputIBATraining
 from lit_iba.metrics.bounding_box import share_inside
@@ -38,10 +35,6 @@ def lively(module: InputIBATraining) -> ReadoutInputIBA:
         network.out.weight.mul_(3)
         network.at_layer.weight.mul_(3)
     return module.eval().explainer
-
-
-def generators(count: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in range(count)]
 
 
 def test_information_is_that_of_the_distributions(folder: Path) -> None:
@@ -201,45 +194,6 @@ def test_undecodable_samples_change_nothing_and_the_classifier_stays(
         assert {n for n, p in module.named_parameters() if p.requires_grad} <= moved
         assert not any("_noise" in name for name in moved)
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-    st.integers(1, 4),
-    st.integers(5, 70),
-    st.integers(5, 70),
-    st.lists(st.integers(0, 99), min_size=1, max_size=3),
-)
-def test_natural_noise_is_standard_and_each_images_own(
-    channels: int, height: int, width: int, seeds: list[int]
-) -> None:
-    made = [torch.Generator().manual_seed(seed) for seed in seeds]
-    together = natural_noise(made, (channels, height, width))
-    assert together.shape == (len(seeds), channels, height, width)
-    for seed, one in zip(seeds, together, strict=True):
-        alone = natural_noise([torch.Generator().manual_seed(seed)], (channels, height, width))
-        assert torch.allclose(alone[0], one, atol=1e-5)
-
-
-def test_natural_noise_has_the_contrast_of_photographs() -> None:
-    """Each pixel is standard normal over pictures; neighbours and colours go together; and the
-    power in an octave is about the same at every scale, where white noise loses three quarters of
-    it with each.
-    """
-    noise = natural_noise(generators(400), (3, 64, 64))
-    assert float(noise.mean(dim=0).abs().max()) < 0.3
-    assert float(noise.std(dim=0).mean()) == pytest.approx(1, abs=0.02)
-    kurtosis = noise.double().pow(4).mean() / noise.double().square().mean() ** 2
-    assert float(kurtosis) == pytest.approx(3, abs=0.15)
-    colours = (noise[:, 0] * noise[:, 1]).mean()
-    assert float(colours) == pytest.approx(0.9, abs=0.02)
-    assert float((noise[..., 1:] * noise[..., :-1]).mean()) > 0.6
-    coarse = torch.nn.functional.avg_pool2d(noise, 2)
-    bands = [float((noise - torch.nn.functional.interpolate(coarse, scale_factor=2)).var())]
-    for _ in range(3):
-        finer, coarse = coarse, torch.nn.functional.avg_pool2d(coarse, 2)
-        bands.append(float((finer - torch.nn.functional.interpolate(coarse, scale_factor=2)).var()))
-    assert max(bands) < 3 * min(bands)
 
 
 def test_it_is_built_by_name_and_refuses_before_training(folder: Path) -> None:

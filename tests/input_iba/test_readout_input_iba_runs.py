@@ -170,7 +170,6 @@ def test_what_does_not_fit_is_refused_in_one_sentence(
     fit += ["--trainer.default_root_dir", str(tmp_path / "run")]
     for message, changes in {
         "target is 'x'": ["--model.target", "x"],
-        "noise is 'pink'": ["--model.noise", "pink"],
         "beta_feat is -1": ["--model.beta_feat", "-1"],
         "beta_warmup_steps is -1": ["--model.beta_warmup_steps", "-1"],
         "width / 4 is 0": ["--model.width", "3"],
