@@ -34,3 +34,10 @@ def test_a_blur_keeps_a_plain_colour_however_small_the_picture(
     plain = torch.full((1, 2, height, width), 0.7)
     for border in ("reflect", "replicate"):
         torch.testing.assert_close(gaussian_blur(plain, sigma, border), plain)  # type: ignore[arg-type]
+
+
+def test_a_blur_keeps_its_digits_under_autocast() -> None:
+    images = torch.randn(2, 3, 20, 24, generator=torch.Generator().manual_seed(0))
+    expected = gaussian_blur(images, 2.0, "reflect")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(gaussian_blur(images, 2.0, "reflect"), expected)
