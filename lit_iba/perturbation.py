@@ -88,8 +88,8 @@ def gaussian_blur(
     channels = images.shape[1]
     row = gaussian_kernel(sigma, width, images.device).to(images).view(1, 1, 1, -1)
     column = gaussian_kernel(sigma, height, images.device).to(images).view(1, 1, -1, 1)
-    # bfloat16 has too few digits for it, and on a CPU that has it, torch 2.14's convolution does not
-    # come back from some of these shapes (3 channels in channels_last, 27 taps, 82 pixels).
+    # bfloat16 has too few digits for it; and on a CPU that has it, torch 2.14's convolution does
+    # not come back from some of these shapes (3 channels in channels_last, 27 taps, 82 pixels).
     with torch.autocast(images.device.type, enabled=False):
         rows = F.conv2d(padded, row.expand(channels, 1, 1, -1), groups=channels)
         return F.conv2d(rows, column.expand(channels, 1, -1, 1), groups=channels)
