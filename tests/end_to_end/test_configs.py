@@ -84,6 +84,7 @@ def test_every_config_has_its_test() -> None:
         "evaluate/imdb_distilbert.yaml",  # in tests/text
         "quickstart/real_time_saliency.yaml",
         "train/real_time_saliency_resnet50.yaml",
+        "train/real_time_saliency_resnet18.yaml",
         "quickstart/varsal.yaml",
         "quickstart/uncertainty.yaml",
         "evaluate/varsal_figure7_vgg16.yaml",

@@ -81,16 +81,24 @@ def test_the_masking_config_takes_a_step_of_each_phase(
 
 
 @pytest.mark.slow
-def test_the_config_of_input_iba_in_one_pass_takes_a_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "fewer"),
+    [
+        ("input_iba_resnet18", ["--model.statistics_images", "4"]),
+        ("real_time_saliency_resnet18", []),
+    ],
+)
+def test_the_configs_for_resnet18_take_a_step(
+    name: str, fewer: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     make_quickstart("data/imagenet", QuickstartSettings(6, 4, 2, shard_size=4))
-    classifier = {"model": "resnet18", "weights": "random"}
-    config = ["--config", str(CONFIGS / "train" / "input_iba_resnet18.yaml")]
-    small = ["--model.classifier", json.dumps(classifier), "--model.statistics_images", "4"]
-    step = [*judged_little("input_iba_resnet18.yaml"), *batches_of_two(1)]
-    assert main(["fit", *config, *small, *step], "train.py") == 0
+    small = {"resize": 64, "crop": 64}
+    classifier = {"model": "resnet18", "weights": "random", "preprocessing": small}
+    config = ["--config", str(CONFIGS / "train" / f"{name}.yaml")]
+    config += ["--model.classifier", json.dumps(classifier)]
+    step = [*judged_little(f"{name}.yaml"), *batches_of_two(1)]
+    assert main(["fit", *config, *fewer, *step], "train.py") == 0
 
 
 @pytest.mark.slow
