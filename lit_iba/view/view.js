@@ -68,8 +68,7 @@ function listPictures() {
 
 async function choosePicture(number) {
   state.picture = number;
-  state.source?.close();
-  $("progress").hidden = true;
+  stopListening();
   const picture = state.session.pictures[number];
   [...$("pictures").children].forEach((button, i) => button.setAttribute("aria-pressed", String(i === number)));
   $("heading").textContent = picture.title === picture.key ? picture.key : `${picture.title} · ${picture.key}`;
@@ -81,7 +80,7 @@ async function choosePicture(number) {
   zoomTo(1, 0, 0);
   showPlaces();
   await showPanels();
-  ask();
+  askAgain();
 }
 function dropOwn() {
   state.shown = state.shown.filter(name => name !== state.own.name);
@@ -108,7 +107,7 @@ async function toggle(name) {
   listMethods();
   await showPanels();
   showPlaces();
-  ask();
+  askAgain();
 }
 
 // Panels: a map each, zoomed and moved together.
@@ -203,6 +202,10 @@ async function ask() {
   await waiting;
   waiting = null;
 }
+// For new panels: not while a map is being made, which a newer question would stop, and which asks when it is there.
+function askAgain() {
+  if ($("progress").hidden) ask();
+}
 async function answered(mine) {
   const names = [...state.shown], keys = new Map(names.map(name => [name, trailKey(name)])), fraction = $("fraction").value / 100;
   const question = {
@@ -245,8 +248,13 @@ async function play() {
 }
 
 // Maps that take time: progress comes as server-sent events.
-function listen(query, on) {
+function stopListening() {
   state.source?.close();
+  if (!$("progress").hidden) $("iba-said").textContent = "Stopped: a newer question came first.";
+  $("progress").hidden = true;
+}
+function listen(query, on) {
+  stopListening();
   const source = state.source = new EventSource(`explain?${new URLSearchParams(query)}`);
   const ends = (kind, does) => source.addEventListener(kind, event => { source.close(); does(JSON.parse(event.data)); });
   source.addEventListener("progress", event => on.progress?.(JSON.parse(event.data)));
@@ -258,11 +266,10 @@ function listen(query, on) {
 function optimise() {
   const number = state.picture, layer = $("layer").value, beta = +Number(10 ** $("beta").value).toPrecision(3);
   const text = said => { $("progress").hidden = true; $("iba-said").textContent = said; };
-  $("progress").hidden = false;
-  $("progress").value = 0;
-  $("iba-said").textContent = "Preparing the layer…";
+  state.asking++;  // a question that still waits to be asked would stop this one; it is asked again afterwards
+  playing = false;
   listen({picture: number, layer, beta}, {
-    text,
+    text: said => { text(said); if (number === state.picture) ask(); },
     progress: ({stage, done, total}) => { $("progress").value = done / total; $("iba-said").textContent = `${stage}: step ${done} of ${total}`; },
     map: found => {
       const statistics = found.own_statistics ? " Bits are relative to this picture's own features, for want of a data set's." : "";
@@ -276,6 +283,9 @@ function optimise() {
       showPanels().then(ask);
     },
   });
+  $("progress").hidden = false;
+  $("progress").value = 0;
+  $("iba-said").textContent = "Preparing the layer…";
 }
 function askDeviation(name) {
   const number = state.picture;

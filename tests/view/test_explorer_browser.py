@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 from browser import CHROMIUM, Browser
 
-from lit_iba.view import ExplorerSession, explorer_app
+from lit_iba.view import ExplorerSession, LiveClassifier, explorer_app
 from lit_iba.view.server import listening
 from lit_iba.view.worker import Worker
 
@@ -102,4 +102,35 @@ def test_the_page_asks_and_shows_without_a_complaint(
         until(browser, "document.querySelectorAll('#panels figure').length === 2")
         assert browser.evaluate("document.querySelectorAll('#places .place').length") == 4
         assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert browser.complaints == []
+
+
+def test_what_the_page_asks_by_itself_does_not_stop_the_map_that_a_reader_asked_for(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed, explained = LiveClassifier.removed, LiveClassifier.explained
+
+    def slowly(answer: Any) -> Any:
+        def answered(*given: Any) -> Any:
+            time.sleep(0.4)
+            return answer(*given)
+
+        return answered
+
+    monkeypatch.setattr(LiveClassifier, "removed", slowly(removed))
+    monkeypatch.setattr(LiveClassifier, "explained", slowly(explained))
+    button = "document.querySelector('#methods button[data-method=random]')"
+    with Browser(1280) as browser:
+        browser.open(address)
+        until(browser, TOP)
+        # The first click asks; the second has a question that waits; a third has its panel to load.
+        browser.evaluate(f"{button}.click()")
+        until(browser, "document.querySelectorAll('#panels figure').length === 1")
+        browser.evaluate(f"{button}.click()")
+        until(browser, "document.querySelectorAll('#panels figure').length === 2")
+        browser.evaluate("$('optimise').click()")
+        browser.evaluate(f"{button}.click()")
+        until(browser, "document.querySelectorAll('#panels figure').length === 2")
+        until(browser, "$('iba-said').textContent.startsWith('Done')")
+        until(browser, "[...document.querySelectorAll('.top5')].every(e => e.textContent)")
         assert browser.complaints == []
