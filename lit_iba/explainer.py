@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, TypeVar
@@ -194,6 +194,13 @@ class Explainer(ABC):
         this.
         """
         return cls(classifier, **settings)
+
+    @classmethod
+    def content(cls, settings: Mapping[str, Any]) -> dict[str, str]:
+        """SHA-256 of what the maps of these settings depend on, where the settings do not name it
+        as a file; by a name of its own.
+        """
+        return {}
 
     @abstractmethod
     def explain(

@@ -8,6 +8,7 @@ from lit_iba.classifier import FrozenClassifier
 from lit_iba.cli.devices import device_named
 from lit_iba.errors import InputError
 from lit_iba.training.checkpoint import classifier_of, read_checkpoint
+from lit_iba.training.exported import classifier_of_export, is_export, read_exported
 
 
 def classifier_from(
@@ -23,7 +24,11 @@ def classifier_from(
                 "name the classifier: --classifier.model resnet50 --classifier.weights DEFAULT (or"
                 " a file)"
             )
-        return classifier_of(read_checkpoint(checkpoint), checkpoint).to(device_named(device))
+        if is_export(checkpoint):
+            found = classifier_of_export(read_exported(checkpoint)[0], checkpoint, None)
+        else:
+            found = classifier_of(read_checkpoint(checkpoint), checkpoint)
+        return found.to(device_named(device))
     try:
         return FrozenClassifier(**record).to(device_named(device))
     except TypeError as error:

@@ -27,6 +27,7 @@ from lit_iba.files import whole_file
 from lit_iba.heatmap import Heatmap, save_picture
 from lit_iba.report.explanations import label_of, write_explanations
 from lit_iba.report.side_by_side import save_side_by_side
+from lit_iba.training.trained_explainer import TrainedExplainer
 
 PAGE = "explanations.html"
 OWN = (
@@ -149,7 +150,7 @@ class PhotographRun:
 
     def chosen_layer(self, several: bool) -> list[str]:
         """A sentence on the layer, if nobody named one and it was chosen."""
-        if self.layer is None or {"layer", "checkpoint"} & set(self.settings):
+        if self.layer is None or "layer" in self.settings:
             return []
         setting = f"--settings.{self.name}.layer" if several else "--settings.layer"
         return [f"{self.name}: layer {self.layer} was chosen by default; {setting} names another."]
@@ -169,7 +170,8 @@ class PhotographRun:
 
     def _built(self, surroundings: OwnStatistics | StoredStatistics) -> Explainer:
         explainer = build_explainer(self.cls, self.classifier, self.settings, surroundings)
-        self.layer = getattr(explainer, "layer", None)
+        trained = isinstance(explainer, TrainedExplainer)  # for the layer that it has
+        self.layer = None if trained else getattr(explainer, "layer", None)
         # A second bar appears once an explainer tells of its steps: InputIBA takes long enough.
         stages = self.bar.add_task("", visible=False)
         explainer.on_step = lambda stage, done, total: self.bar.update(

@@ -21,15 +21,17 @@ from lit_iba.export.artefact import (
     DOCUMENTS,
     FILES,
     as_text,
-    check_description,
-    check_export,
     check_folder,
     hashes,
-    read_description,
 )
-from lit_iba.export.program import METADATA_FILE
 from lit_iba.export.readme import README_FILE
 from lit_iba.files import read_text, sha256_of, whole_file, write_text
+from lit_iba.training.exported import (
+    METADATA_FILE,
+    check_description,
+    check_export,
+    read_description,
+)
 
 _MOST = 1 << 26  # bytes of an explainer.json
 

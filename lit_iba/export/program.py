@@ -23,10 +23,9 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from lit_iba.errors import InputError
+from lit_iba.training.exported import METADATA_FILE, METADATA_KEY
 from lit_iba.training.trained_explainer import TrainedExplainer
 
-METADATA_KEY = "lit_iba"  # of ONNX's metadata_props and of safetensors' metadata
-METADATA_FILE = "explainer.json"  # beside the files, and among the extra files inside a .pt2
 # bytes of weights; a protobuf message ends at 2 GiB, and the graph needs some of it
 ONNX_FILE_LIMIT = 2_000_000_000
 

@@ -34,15 +34,11 @@ from lit_iba.export.artefact import (
     check_folder,
     describe,
     hashes,
-    is_whole,
     load_exported,
     plain_values,
-    read_description,
 )
 from lit_iba.export.card import CARD_FILE, card
 from lit_iba.export.program import (
-    METADATA_FILE,
-    METADATA_KEY,
     Results,
     largest_errors,
     require_onnx,
@@ -57,6 +53,7 @@ from lit_iba.export.run_facts import run_facts
 from lit_iba.files import sha256_of, whole_file, write_text
 from lit_iba.registry import class_named
 from lit_iba.training.checkpoint import read_checkpoint
+from lit_iba.training.exported import METADATA_FILE, METADATA_KEY, is_whole, read_description
 from lit_iba.training.trained_explainer import TRAINED_EXPLAINERS, TrainedExplainer
 
 FORMATS = ("pt2", "onnx", "safetensors")

@@ -26,8 +26,9 @@ def explainer_identity(name: str, settings: dict[str, Any]) -> dict[str, Any]:
         >>> explainer_identity("saliency", {})["class"]
         'saliency'
     """
-    files = _hashes_of_files(settings)
-    return {"class": name, "settings": settings, "files": files, **source_of(explainer_class(name))}
+    cls = explainer_class(name)
+    files = {**_hashes_of_files(settings), **cls.content(settings)}
+    return {"class": name, "settings": settings, "files": files, **source_of(cls)}
 
 
 def classifier_identity(classifier: FrozenClassifier) -> dict[str, Any]:

@@ -5,6 +5,7 @@ of it computes.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -13,10 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from lit_iba.classifier import FrozenClassifier
-from lit_iba.classifier.weights import load_into
+from lit_iba.classifier.weights import fingerprint, load_into
 from lit_iba.errors import InputError
 from lit_iba.explainer import Explainer, Surroundings
+from lit_iba.files import sha256_of
 from lit_iba.training.checkpoint import CLASSIFIER_KEY, classifier_of, entries_of, read_checkpoint
+from lit_iba.training.exported import (
+    METADATA_FILE,
+    classifier_of_export,
+    is_export,
+    read_exported,
+)
+from lit_iba.training.shipped import shipped, shipped_classifiers, shipped_hashes
 
 # By the name of the training module that writes their checkpoints.
 TRAINED_EXPLAINERS: dict[str, str] = {
@@ -142,14 +151,77 @@ class TrainedExplainer(Explainer):
         settings: dict[str, Any],
         surroundings: Surroundings | None = None,
     ) -> Self:
-        """Build from a config: ``checkpoint`` is the file that training wrote."""
-        if "checkpoint" not in settings:
+        """Build from a config: ``checkpoint`` is the file that training wrote, or an export;
+        without one it is what comes with the package for this classifier.
+        """
+        settings = dict(settings)
+        path = settings.pop("checkpoint", None) or shipped(cls.name, classifier)
+        if path is None:
             raise InputError(
                 f"{cls.name} needs a checkpoint; train one with: python train.py fit --config"
-                f" {cls.config}"
+                f" {cls.config} (trained ones come with the package for"
+                f" {', '.join(shipped_classifiers(cls.name)) or 'no classifier'})"
             )
-        settings = dict(settings)
-        return cls.load(settings.pop("checkpoint"), classifier, **settings)
+        made = cls.of_export if is_export(path) else cls.load
+        return made(path, classifier, **settings)
+
+    @classmethod
+    def content(cls, settings: Mapping[str, Any]) -> dict[str, str]:
+        """An export is a folder; without a checkpoint, maps depend on what comes with the
+        package.
+        """
+        path = settings.get("checkpoint")
+        if path is None:
+            return shipped_hashes(cls.name)
+        described = Path(path) / METADATA_FILE if isinstance(path, str | Path) else None
+        return {"checkpoint": sha256_of(described)} if described and described.is_file() else {}
+
+    @classmethod
+    def pretrained(cls, classifier: FrozenClassifier, **settings: Any) -> Self:
+        """The trained explainer that comes with the package for a classifier.
+
+        Args:
+            classifier: One that such an explainer comes for, such as ``efficientnet_lite0``.
+            settings: Of the explainer, where they are to differ from training's.
+
+        Raises:
+            InputError: None comes for it, or there is no such setting.
+        """
+        return cls.from_settings(classifier, settings)
+
+    @classmethod
+    def of_export(
+        cls, path: str | Path, classifier: FrozenClassifier | None = None, **settings: Any
+    ) -> Self:
+        """A trained explainer from the ``.safetensors`` of an export.
+
+        Args:
+            path: The export's folder, or its ``explainer.safetensors``.
+            classifier: The classifier that it was trained for; built from the export's own record
+                where None.
+            settings: Of the explainer, where they are to differ from training's.
+
+        Raises:
+            InputError: The file is missing, damaged, changed or of another explainer, the
+                classifier is another one, or there is no such setting.
+        """
+        description, state = read_exported(path)
+        facts = description["explainer"]
+        if facts["name"] != cls.name:
+            raise InputError(f"{path} holds an explainer {facts['name']!r}, not {cls.name!r}")
+        if unknown := settings.keys() - facts["settings"].keys():
+            raise InputError(
+                f"{path} has no setting {', '.join(sorted(unknown))}; it has"
+                f" {', '.join(facts['settings'])}"
+            )
+        classifier = classifier_of_export(description, path, classifier)
+        explainer = cls.rebuild(classifier, facts["settings"] | settings, state, str(path))
+        if fingerprint(explainer.trained) != facts["sha256"]:
+            raise InputError(
+                f"the tensors in {path} are not those that were exported (their sha256 differs);"
+                " export it again"
+            )
+        return explainer
 
     @classmethod
     @abstractmethod

@@ -1,0 +1,72 @@
+"""Exports in place of checkpoints, and those that come with the package."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from export_toys import random_images
+
+from lit_iba import ReadoutIBA
+from lit_iba.classifier import FrozenClassifier
+from lit_iba.cli.classifier import classifier_from
+from lit_iba.errors import InputError
+from lit_iba.explainer import build_explainer
+from lit_iba.export import load_exported
+from lit_iba.resumable import explainer_identity
+from lit_iba.training import shipped
+
+
+@pytest.fixture
+def comes_with_the_package(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(exported, tmp_path / "readout_of_small_cnn")
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path)
+
+
+def test_an_export_stands_in_place_of_a_checkpoint(exported: Path) -> None:
+    expected = load_exported(exported)
+    images = random_images(2, expected.classifier.preprocessing.crop)
+    for path in (exported, exported / "explainer.safetensors"):
+        settings = {"checkpoint": str(path), "seed": 3}
+        classifier = classifier_from(None, settings, "cpu")
+        made = build_explainer("readout_iba", classifier, settings)
+        torch.testing.assert_close(
+            made.attribute(images).values, expected.attribute(images).values, rtol=0, atol=0
+        )
+        assert made.seed == 3
+
+
+def test_an_export_that_does_not_fit_is_refused(exported: Path) -> None:
+    classifier = load_exported(exported).classifier
+    for name, settings, said in [
+        ("readout_iba", {"copies": 3}, "has no setting copies; it has layer, taps, seed, readout"),
+        ("readout_input_iba", {}, "holds an explainer 'readout_iba', not 'readout_input_iba'"),
+    ]:
+        with pytest.raises(InputError, match=said):
+            build_explainer(name, classifier, {"checkpoint": str(exported), **settings})
+
+
+def test_results_depend_on_the_content_of_an_export(exported: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(exported, tmp_path / "copy")
+    identities = [explainer_identity("readout_iba", {"checkpoint": str(copy)})["files"]]
+    (copy / "explainer.json").write_text((copy / "explainer.json").read_text() + "\n")
+    identities.append(explainer_identity("readout_iba", {"checkpoint": str(copy)})["files"])
+    assert identities[0] != identities[1]
+
+
+@pytest.mark.usefixtures("comes_with_the_package")
+def test_what_comes_with_the_package_needs_no_checkpoint(exported: Path) -> None:
+    expected = load_exported(exported)
+    images = random_images(2, expected.classifier.preprocessing.crop)
+    made = ReadoutIBA.pretrained(expected.classifier)
+    torch.testing.assert_close(
+        made.attribute(images).values, expected.attribute(images).values, rtol=0, atol=0
+    )
+    assert list(explainer_identity("readout_iba", {})["files"]) == ["readout_of_small_cnn"]
+    assert explainer_identity("saliency", {})["files"] == {}
+
+    other = FrozenClassifier("small_cnn", "random", num_classes=7)
+    with pytest.raises(InputError, match=r"needs a checkpoint; .*for small_cnn\)"):
+        ReadoutIBA.pretrained(other)
+    with pytest.raises(InputError, match=r"needs a checkpoint; .*for no classifier\)"):
+        build_explainer("varsal", expected.classifier)
