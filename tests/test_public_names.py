@@ -14,7 +14,7 @@ import pytest
 import lit_iba
 from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.explainer import EXPLAINERS, Explainer, explainer_class
-from lit_iba.metrics.base import METRICS, metric_class
+from lit_iba.metrics.registered import METRICS, metric_class
 from lit_iba.registry import class_named
 from lit_iba.training.trained_explainer import TRAINED_EXPLAINERS, TrainedExplainer
 
@@ -97,3 +97,13 @@ def test_importing_the_package_and_its_rooms_imports_nothing_heavy() -> None:
         " 'lightning'}))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_explaining_a_photograph_does_not_wait_for_what_only_judging_needs() -> None:
+    code = (
+        "import sys, lit_iba.cli.explain_photographs; found = sys.modules.keys() & {'torchmetrics',"
+        " 'scipy.stats', 'lightning', 'captum', 'kornia'}; print(*found);"
+        " sys.exit(bool(found))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout

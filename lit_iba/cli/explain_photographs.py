@@ -20,7 +20,7 @@ from lit_iba.classifier.preprocessing import drawn
 from lit_iba.cli.photographs import asked_target, distinct_stems, load_picture, open_photograph
 from lit_iba.data.shards import ShardIndex
 from lit_iba.errors import InputError
-from lit_iba.evaluation.plan import class_and_settings
+from lit_iba.evaluation.entries import class_and_settings
 from lit_iba.evaluation.surroundings import OwnStatistics, StoredStatistics
 from lit_iba.explainer import Explainer, build_explainer
 from lit_iba.files import whole_file

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lit_iba.metrics.base import METRICS, metric_class
+from lit_iba.metrics.registered import METRICS, metric_class
 
 CARD_FILE = "explainer.md"
 _NO_CHECKPOINT = "Unknown: the explainer was exported from memory, without a checkpoint."

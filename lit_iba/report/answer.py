@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lit_iba.explainer import EXPLAINERS, explainer_class
-from lit_iba.metrics.base import METRICS, metric_class
+from lit_iba.metrics.registered import METRICS, metric_class
 from lit_iba.report.naming import listed, method_labels, metric_labels, number, p_value
 from lit_iba.report.published import all_published, canonical
 from lit_iba.report.run_folder import RunFolder

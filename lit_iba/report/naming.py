@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lit_iba.explainer import EXPLAINERS, explainer_class
-from lit_iba.metrics.base import METRICS, metric_class
+from lit_iba.metrics.registered import METRICS, metric_class
 from lit_iba.report.published import Published, canonical, squeezed
 from lit_iba.report.run_folder import ExplainerInfo, MetricInfo, RunFolder
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 
 import numpy as np
-from scipy.stats import bootstrap, kendalltau, rankdata, spearmanr, wilcoxon
+import scipy  # its submodules are imported on first use, which takes half a second
 
 SIGNIFICANCE = 0.05
 CONFIDENCE = 0.95
@@ -68,12 +68,12 @@ def signed_rank_test(first: np.ndarray, second: np.ndarray) -> tuple[float, floa
     difference = difference[np.isfinite(difference) & (difference != 0)]
     if len(difference) == 0:
         return 1.0, 0.0
-    signed = float((np.sign(difference) * rankdata(np.abs(difference))).sum())
+    signed = float((np.sign(difference) * scipy.stats.rankdata(np.abs(difference))).sum())
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"
         )  # small samples and ties are judged by the p-value, not by a message
-        p_value = float(wilcoxon(difference).pvalue)
+        p_value = float(scipy.stats.wilcoxon(difference).pvalue)
     return (1.0 if math.isnan(p_value) else p_value), signed
 
 
@@ -169,7 +169,7 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tu
     data = data[np.isfinite(data)]
     if len(data) < 2:
         return math.nan, math.nan
-    found = bootstrap(
+    found = scipy.stats.bootstrap(
         (data,),
         np.mean,
         n_resamples=RESAMPLES,
@@ -203,7 +203,7 @@ def rank_agreement(ours: Sequence[float], published: Sequence[float]) -> Agreeme
     if len(set(first)) == 1 or len(set(second)) == 1:
         return Agreement(math.nan, math.nan, len(pairs))
     return Agreement(
-        float(spearmanr(first, second).statistic),
-        float(kendalltau(first, second).statistic),
+        float(scipy.stats.spearmanr(first, second).statistic),
+        float(scipy.stats.kendalltau(first, second).statistic),
         len(pairs),
     )

@@ -10,7 +10,7 @@ from lightning import Fabric
 from same_draws import SameDraws
 
 from lit_iba.metrics import build_metric
-from lit_iba.metrics.base import METRICS, metric_class
+from lit_iba.metrics.registered import METRICS, metric_class
 
 JUDGING = sorted(name for name in METRICS if not metric_class(name).needs_subject)
 SETTINGS = {

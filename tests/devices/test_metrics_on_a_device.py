@@ -8,8 +8,9 @@ from device_toys import SETTINGS, Nearby, build, narrow, pictures
 from torch import Tensor
 
 from lit_iba.metrics import build_metric
-from lit_iba.metrics.base import METRICS, Result
+from lit_iba.metrics.base import Result
 from lit_iba.metrics.judged import Subject
+from lit_iba.metrics.registered import METRICS
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "degradation": ("degradation", {"points": 4}),

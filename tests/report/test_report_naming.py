@@ -1,7 +1,7 @@
 """One place a name: what a report calls a method or a metric stands on its class."""
 
 from lit_iba.explainer import EXPLAINERS, explainer_class
-from lit_iba.metrics.base import METRICS, metric_class
+from lit_iba.metrics.registered import METRICS, metric_class
 from lit_iba.report.naming import method_labels
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from lit_iba.explainer import EXPLAINERS
 from lit_iba.input_iba.settings import flat, settings_from, smooth_of
-from lit_iba.metrics.base import METRICS, build_metric
+from lit_iba.metrics.registered import METRICS, build_metric
 from lit_iba.registry import class_named
 from lit_iba.report.published import (
     _canonical_names,
