@@ -45,6 +45,7 @@ HEADERS = {
     "referrer-policy": "no-referrer",  # the address has the token
     "x-content-type-options": "nosniff",
 }
+SCRIPTS = ("zoom", "view")
 SUPERSEDED = 409
 MOST_METHODS = 32  # of one question
 
@@ -108,7 +109,7 @@ def explorer_app(session: ExplorerSession, token: str, worker: Worker) -> ASGIAp
     routes = [
         Route("/", pages.page),
         Route("/page.css", pages.style),
-        Route("/view.js", pages.script),
+        Route("/{name}.js", pages.script),
         Route("/session", pages.session),
         Route("/pictures/{picture:int}", pages.picture),
         Route("/maps/{picture:int}/{method}", pages.map),
@@ -147,7 +148,10 @@ class _Pages:
         return Response("\n".join(sheets), media_type="text/css")
 
     async def script(self, request: Request) -> Response:
-        return Response(own_text("view/view.js"), media_type="text/javascript")
+        name = request.path_params["name"]
+        if name not in SCRIPTS:
+            raise HTTPException(404)
+        return Response(own_text(f"view/{name}.js"), media_type="text/javascript")
 
     async def session(self, request: Request) -> Response:
         return JSONResponse(self.shown.described())

@@ -89,7 +89,8 @@ def test_strangers_are_refused(
 def test_the_page_loads_nothing_from_elsewhere(
     session: ExplorerSession, worker: Worker, host: str
 ) -> None:
-    for path in ("", "page.css", "view.js"):
+    assert answered(session, worker, "GET", "session.js").status_code == 404
+    for path in ("", "page.css", "view.js", "zoom.js"):
         found = answered(session, worker, "GET", path, headers={"host": host})
         assert found.status_code == 200
         assert "default-src 'none'" in found.headers["content-security-policy"]
