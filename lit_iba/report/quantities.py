@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -30,13 +30,16 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True)
 class Spread:
-    """A quantity of one method over ``images``, those without a number left out."""
+    """A quantity of one method over ``images``, those without a number left out;
+    ``standard_error`` is its mean's.
+    """
 
     metric: str
     explainer: str
     quantity: str
     images: int
     mean: float
+    standard_error: float
     lower_quartile: float
     median: float
     upper_quartile: float
@@ -58,6 +61,7 @@ class Paired:
     second: str
     images: int
     mean_difference: float
+    standard_error: float
     median_difference: float
     share: float
     p_value: float
@@ -80,8 +84,10 @@ def spreads(run: RunFolder) -> list[Spread]:
         numbers = np.array([v for v in values.values() if math.isfinite(v)])
         if len(numbers):
             low, middle, high = (float(q) for q in np.quantile(numbers, QUARTILES))
-            mean = float(numbers.mean())
-            found.append(Spread(metric, explainer, quantity, len(numbers), mean, low, middle, high))
+            mean = float(numbers.mean()), _standard_error(numbers)
+            found.append(
+                Spread(metric, explainer, quantity, len(numbers), *mean, low, middle, high)
+            )
     return found
 
 
@@ -182,6 +188,11 @@ def _columns(run: RunFolder) -> Iterator[tuple[str, str, str, Mapping[str, float
                 yield metric, explainer, quantity, values
 
 
+def _standard_error(values: np.ndarray[Any, Any]) -> float:
+    """Of a mean of images; not a number for one."""
+    return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
 def _tested(
     metric: str,
     quantity: str,
@@ -202,7 +213,8 @@ def _tested(
             found.append(
                 (
                     *(first, second, len(both)),
-                    *(float(difference.mean()), float(np.median(difference))),
+                    *(float(difference.mean()), _standard_error(difference)),
+                    float(np.median(difference)),
                     float((apart > 0).mean()) if len(apart) else math.nan,
                     signed_rank_test(both[:, 0], both[:, 1])[0],
                 )

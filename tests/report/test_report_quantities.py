@@ -79,6 +79,7 @@ def test_every_quantity_has_its_mean_median_and_quartiles(tmp_path: Path) -> Non
             (low, middle, high)
         )
         assert spread.mean == pytest.approx(statistics.mean(values))
+        assert spread.standard_error == pytest.approx(statistics.stdev(values) / 3)
         assert spread.images == 9
 
 
@@ -94,6 +95,7 @@ def test_two_networks_are_compared_image_by_image_on_those_that_both_have(tmp_pa
     assert (one.images, one.share) == (7, 0)
     assert one.mean_difference == pytest.approx(difference.mean())
     assert one.median_difference == pytest.approx(np.median(difference))
+    assert one.standard_error == pytest.approx(statistics.stdev(difference) / 7**0.5)
     assert one.p_value == pytest.approx(wilcoxon(difference[difference != 0]).pvalue)
     assert one.adjusted == pytest.approx(min(1, 4 * one.p_value))  # Holm over four methods
 
