@@ -28,12 +28,13 @@ def shipped(explainer: str, classifier: FrozenClassifier) -> Path | None:
         >>> shipped("readout_iba", classifier) is None  # a small network of no name
         True
     """
-    for folder, description in _exports(explainer):
-        known = description["classifier"]
-        # The hash takes time, and is asked for where the name fits alone.
-        if known["model"] == classifier.name and known["sha256"] == classifier.identity["sha256"]:
-            return folder
-    return None
+    own = classifier.identity["sha256"]
+    found = [
+        folder
+        for folder, description in _exports(explainer)
+        if description["classifier"]["sha256"] == own
+    ]
+    return found[0] if found else None
 
 
 def shipped_classifiers(explainer: str) -> list[str]:
