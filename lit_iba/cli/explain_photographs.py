@@ -31,8 +31,8 @@ from lit_iba.training.trained_explainer import TrainedExplainer
 
 PAGE = "explanations.html"
 OWN = (
-    "Bits are relative to the photograph itself: each channel's mean and deviation over the "
-    "positions of this one photograph. Give statistics_data for those of a data set."
+    "{}: bits are relative to the photograph itself, each channel's mean and deviation over the "
+    "positions of this one photograph; statistics_data gives those of a data set."
 )
 
 
@@ -68,19 +68,17 @@ def explain_photographs(
     stored = stored_statistics(kept, statistics_data, statistics_images, statistics_folder)
     wanted = None if target is None else asked_target(target, classifier)
     targets, probabilities = asked_of(classifier, pictures, wanted, batch_size)
-    heatmaps, own, notes = {}, False, []
+    heatmaps, notes = {}, []
     with Progress(transient=True) as bar:
         for name, settings in explainers.items():
             run = PhotographRun(name, settings, classifier, stored, bar)
             heatmaps[name] = run.heatmaps(pictures, targets, batch_size)
-            own = own or run.own
-            notes += run.chosen_layer(several=len(explainers) > 1)
+            notes += run.notes(several=len(explainers) > 1)
     for i, (path, name) in enumerate(zip(files, names, strict=True)):
         for explainer, heatmap in heatmaps.items():
             stem = folder / f"{name}.{explainer.rpartition('.')[2]}"
             _write(heatmap[i], pictures[i], stem)
             _write_photograph(heatmap[i], path, classifier, stem)
-    notes += [OWN] if own else []
     said = [
         f"{classifier.objective.described(asked, classifier.class_names)} {float(p):.1%}"
         for p, asked in zip(probabilities, targets, strict=True)
@@ -148,12 +146,14 @@ class PhotographRun:
             self.bar.update(done, completed=part.stop)
         return joined(found)
 
-    def chosen_layer(self, several: bool) -> list[str]:
-        """A sentence on the layer, if nobody named one and it was chosen."""
-        if self.layer is None or "layer" in self.settings:
-            return []
+    def notes(self, several: bool) -> list[str]:
+        """A sentence on the layer, if nobody named one and it was chosen, and one on what bits are
+        relative to, if on the photograph alone.
+        """
         setting = f"--settings.{self.name}.layer" if several else "--settings.layer"
-        return [f"{self.name}: layer {self.layer} was chosen by default; {setting} names another."]
+        chosen = f"{self.name}: layer {self.layer} was chosen by default; {setting} names another."
+        unnamed = self.layer is not None and "layer" not in self.settings
+        return [chosen] * unnamed + [OWN.format(self.name)] * self.own
 
     def _parts(self, pictures: Tensor, size: int) -> Iterator[tuple[slice, Explainer]]:
         explainer: Explainer | None = None if self.stored is None else self._built(self.stored)
