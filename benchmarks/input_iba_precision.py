@@ -93,7 +93,7 @@ def main(a: argparse.Namespace) -> None:
             row[name] = float(values.mean())
             row[f"{name} ±"] = float(values.std()) / len(values) ** 0.5
         rows.append(row)
-    report("input_iba_precision", rows)
+    report(f"input_iba_precision{'' if a.side == 112 else f'_{a.side}'}", rows)
 
 
 if __name__ == "__main__":
