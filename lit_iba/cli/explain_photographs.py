@@ -26,7 +26,6 @@ from lit_iba.explainer import Explainer, build_explainer
 from lit_iba.files import whole_file
 from lit_iba.heatmap import Heatmap, save_picture
 from lit_iba.report.explanations import label_of, write_explanations
-from lit_iba.report.side_by_side import save_side_by_side
 from lit_iba.training.trained_explainer import TrainedExplainer
 
 PAGE = "explanations.html"
@@ -85,6 +84,8 @@ def explain_photographs(
     ]
     colours = drawn(pictures)
     if len(heatmaps) > 1:
+        from lit_iba.report.side_by_side import save_side_by_side  # half a second of pyplot
+
         for i, name in enumerate(names):
             maps = {label_of(explainer): heatmap[i] for explainer, heatmap in heatmaps.items()}
             save_side_by_side(folder / f"{name}.panel.png", colours[i], said[i], maps)
