@@ -27,7 +27,8 @@ from lit_iba.data import Shard, ShardIndex
 from lit_iba.data.patterns import Source
 from lit_iba.data.sources import SampleSource, ShardSource
 from lit_iba.errors import InputError
-from lit_iba.evaluation.plan import EvaluationPlan, Named, NamedExplainers
+from lit_iba.evaluation.entries import Named
+from lit_iba.evaluation.plan import EvaluationPlan, NamedExplainers
 from lit_iba.evaluation.results import Gallery, extremes, spread, summarize_metrics, summary_table
 from lit_iba.evaluation.surroundings import StoredStatistics
 from lit_iba.evaluation.worker import ShardWorker

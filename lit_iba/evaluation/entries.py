@@ -8,6 +8,8 @@ from typing import Any
 
 from lit_iba.errors import InputError
 
+Named = Mapping[str, Mapping[str, Any] | None]
+
 
 def class_and_settings(
     kind: str, name: str, given: Mapping[str, Any] | None

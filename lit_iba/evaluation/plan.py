@@ -14,7 +14,7 @@ from lit_iba.classifier import FrozenClassifier
 from lit_iba.data import Shard, ShardIndex
 from lit_iba.errors import InputError
 from lit_iba.evaluation.built import class_of, described, subject_of
-from lit_iba.evaluation.entries import class_and_settings
+from lit_iba.evaluation.entries import Named, class_and_settings
 from lit_iba.evaluation.scoring import Scorer
 from lit_iba.explainer import Explainer, Surroundings, build_explainer, explainer_class
 from lit_iba.metrics import HeatmapMetric, build_metric
@@ -23,7 +23,6 @@ from lit_iba.resumable.identity import classifier_identity, explainer_identity, 
 from lit_iba.resumable.selection import SelectedImages, Selection
 from lit_iba.resumable.store import ShardStore, plain
 
-Named = Mapping[str, Mapping[str, Any] | None]
 NamedExplainers = Mapping[str, Mapping[str, Any] | Explainer | None]  # or one that is built already
 
 

@@ -36,8 +36,7 @@ from lit_iba.data import ShardIndex
 from lit_iba.data.patterns import Source
 from lit_iba.errors import InputError
 from lit_iba.evaluation.benchmark import Benchmark
-from lit_iba.evaluation.entries import class_and_settings
-from lit_iba.evaluation.plan import Named
+from lit_iba.evaluation.entries import Named, class_and_settings
 from lit_iba.evaluation.results import summary_table
 from lit_iba.evaluation.roar_pictures import colours_of, labelled_pictures, maps_of
 from lit_iba.evaluation.roar_ranks import most_relevant, relevance_ranks

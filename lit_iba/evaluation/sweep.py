@@ -18,7 +18,7 @@ from lit_iba.checks import check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.evaluation.benchmark import Benchmark
-from lit_iba.evaluation.plan import Named
+from lit_iba.evaluation.entries import Named
 from lit_iba.files import read_text, write_text
 from lit_iba.report.sweep import SWEEP
 

@@ -23,8 +23,8 @@ from lit_iba.evaluation.built import class_of, subject_of
 from lit_iba.evaluation.callbacks.chosen_images import choose
 from lit_iba.evaluation.callbacks.judging import Judging, Scored
 from lit_iba.evaluation.callbacks.logged import log_evaluation
-from lit_iba.evaluation.entries import class_and_settings
-from lit_iba.evaluation.plan import Named, named_metrics
+from lit_iba.evaluation.entries import Named, class_and_settings
+from lit_iba.evaluation.plan import named_metrics
 from lit_iba.evaluation.processes import TrainerProcesses
 from lit_iba.explainer import Explainer, build_explainer, explainer_class
 from lit_iba.metrics.judged import Subject

@@ -16,7 +16,8 @@ from lit_iba.errors import InputError
 from lit_iba.evaluation.benchmark import Benchmark, shards_of
 from lit_iba.evaluation.built import class_of
 from lit_iba.evaluation.callbacks.evaluation_metrics import carried
-from lit_iba.evaluation.plan import EvaluationPlan, Named
+from lit_iba.evaluation.entries import Named
+from lit_iba.evaluation.plan import EvaluationPlan
 from lit_iba.evaluation.processes import TrainerProcesses
 from lit_iba.evaluation.scoring import Explained, Scorer, TargetedImages
 
