@@ -73,6 +73,10 @@ def test_the_names_that_examples_use() -> None:
 def test_every_trained_explainer_is_exportable_and_named_by_its_training() -> None:
     registered = {explainer_class(name) for name in EXPLAINERS}
     trained = {cls for cls in registered if issubclass(cls, TrainedExplainer)}
+    for cls in trained:
+        assert (Path(lit_iba.__file__).parents[1] / cls.config).is_file(), (
+            "refusing to go on without a checkpoint names it"
+        )
     found = {
         training: class_named(training, "explainer", TRAINED_EXPLAINERS, Explainer)
         for training in TRAINED_EXPLAINERS

@@ -262,6 +262,7 @@ class RealTimeSaliency(TrainedExplainer):
     name: ClassVar[str] = "real_time_saliency"
     label: ClassVar[str] = "Real-time saliency"
     training = "MaskingTraining"
+    config = "configs/train/real_time_saliency_resnet18.yaml"
     outputs = (
         Output(
             "heatmap",

@@ -86,6 +86,7 @@ class ReadoutIBA(TrainedExplainer):
     name: ClassVar[str] = "readout_iba"
     label: ClassVar[str] = "IBA Readout"
     training = "ReadoutTraining"
+    config = "configs/train/readout_resnet50.yaml"
     unit = "bits"
     asks = False
     outputs = (

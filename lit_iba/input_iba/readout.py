@@ -111,6 +111,7 @@ class ReadoutInputIBA(TrainedExplainer):
     label: ClassVar[str] = "InputIBA in one pass"
     training = "InputIBATraining"
     config = "configs/train/input_iba_resnet18.yaml"
+    changeable = ("output", "seed")
     outputs = (Output("heatmap", "1", MEANINGS["passed"]),)
 
     def __init__(

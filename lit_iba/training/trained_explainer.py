@@ -63,6 +63,7 @@ class TrainedExplainer(Explainer):
     Attributes:
         training: Name of the training module whose checkpoints it takes.
         config: The config that trains one, for the message where no checkpoint is given.
+        changeable: Settings that may differ from training's; the others are what was trained.
         outputs: What an exported program returns, in order; a single one is returned as a tensor,
             several as a tuple.
 
@@ -75,7 +76,8 @@ class TrainedExplainer(Explainer):
     """
 
     training: ClassVar[str]
-    config: ClassVar[str] = "configs/train/..."
+    config: ClassVar[str]
+    changeable: ClassVar[tuple[str, ...]] = ("seed",)
     outputs: ClassVar[tuple[Output, ...]]
 
     def __init__(self, classifier: FrozenClassifier, *, seed: int = 0) -> None:
@@ -157,10 +159,11 @@ class TrainedExplainer(Explainer):
         settings = dict(settings)
         path = settings.pop("checkpoint", None) or shipped(cls.name, classifier)
         if path is None:
+            known = ", ".join(shipped_classifiers(cls.name))
             raise InputError(
                 f"{cls.name} needs a checkpoint; train one with: python train.py fit --config"
-                f" {cls.config} (trained ones come with the package for"
-                f" {', '.join(shipped_classifiers(cls.name)) or 'no classifier'})"
+                f" {cls.config}"
+                + (f" (trained ones come with the package for {known})" if known else "")
             )
         made = cls.of_export if is_export(path) else cls.load
         return made(path, classifier, **settings)
@@ -209,10 +212,10 @@ class TrainedExplainer(Explainer):
         facts = description["explainer"]
         if facts["name"] != cls.name:
             raise InputError(f"{path} holds an explainer {facts['name']!r}, not {cls.name!r}")
-        if unknown := settings.keys() - facts["settings"].keys():
+        if fixed := settings.keys() - set(cls.changeable):
             raise InputError(
-                f"{path} has no setting {', '.join(sorted(unknown))}; it has"
-                f" {', '.join(facts['settings'])}"
+                f"{path} does not take {', '.join(sorted(fixed))}, for it is trained; it takes"
+                f" {', '.join(cls.changeable)}"
             )
         classifier = classifier_of_export(description, path, classifier)
         explainer = cls.rebuild(classifier, facts["settings"] | settings, state, str(path))

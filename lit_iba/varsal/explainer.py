@@ -79,6 +79,8 @@ class VarSal(TrainedExplainer):
     name: ClassVar[str] = "varsal"
     label: ClassVar[str] = "VarSal"
     training = "VarSalTraining"
+    config = "configs/train/varsal_readout_resnet50.yaml"
+    changeable = ("map", "mirror", "seed")
     signed = True
     asks = False
     outputs = (
