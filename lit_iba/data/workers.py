@@ -3,6 +3,10 @@
 Workers never answer a signal that is meant for the run: SLURM, Ctrl-C and a closed terminal signal
 every process of a group, and a run that loses its workers cannot take the step after which it
 saves. They end with the process that started them, however it ends.
+
+Torch tells of a killed worker by an error that its signal handler raises in whatever the main
+thread is doing, where others take it for an error of their own: who saves a checkpoint for a full
+disk, who decodes for a damaged picture. Here only who waits for a batch is told.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from types import FrameType
 from typing import Any
 from weakref import WeakSet, finalize
 
@@ -37,6 +42,7 @@ GROUP_SIGNALS = {
 WORKER_TIMEOUT = 500.0  # seconds; less than the 600 that NCCL waits before it ends a group
 _PRELOADED = ["__main__", "lit_iba.data.modules"]  # imported once, for all workers of a forkserver
 _started: WeakSet[BaseProcess] = WeakSet()
+_asking = False  # whether the main thread waits for a batch
 
 
 def start_method(wanted: str | None) -> str | None:
@@ -100,6 +106,7 @@ class WorkerWatch:
                 iterator = iter(loader)
                 new = set(multiprocessing.active_children()) - before
             self._workers |= new
+            _tell_who_asks()
             _started.update(new)
             if new:
                 # A collector finalises a loader's queues before its iterator may speak through
@@ -107,6 +114,9 @@ class WorkerWatch:
                 finalize(loader, end_workers, new).atexit = False
             while True:
                 with self._waiting():
+                    for worker in self._workers:
+                        if worker.exitcode:  # it came to its end while nobody asked
+                            raise RuntimeError(killed_as_torch_says(worker))
                     try:
                         item = next(iterator)
                     except StopIteration:
@@ -118,13 +128,18 @@ class WorkerWatch:
     def end(self) -> None:
         """End the workers that were started here."""
         end_workers(self._workers)
+        self._workers.clear()
 
     @contextmanager
     def _waiting(self) -> Iterator[None]:
+        global _asking
+        main = threading.current_thread() is threading.main_thread()
         self._since = time.monotonic()
+        _asking = _asking or main
         try:
             yield
         finally:
+            _asking = _asking and not main
             self._since = None
 
     def _watch(self) -> None:
@@ -187,6 +202,35 @@ def end_workers(which: Iterable[BaseProcess] | None = None) -> None:
 
 
 atexit.register(end_workers)
+
+
+def _tell_who_asks() -> None:
+    """Have torch's handler, which its first loader with workers has set, raise only while the main
+    thread waits for a batch.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    if not callable(before) or getattr(before, "tells_who_asks", False):
+        return
+
+    def tell(number: int, frame: FrameType | None) -> None:
+        try:
+            before(number, frame)
+        except RuntimeError as error:
+            ours = any(f"(pid {worker.pid})" in str(error) for worker in _started)
+            if _asking or not ours:
+                raise
+
+    tell.tells_who_asks = True  # type: ignore[attr-defined]
+    signal.signal(signal.SIGCHLD, tell)
+
+
+def killed_as_torch_says(worker: BaseProcess) -> str:
+    """Torch's own sentence about a worker that has ended by itself."""
+    code = worker.exitcode or 0
+    how = f"killed by signal: {signal.strsignal(-code)}" if code < 0 else f"gone with code {code}"
+    return f"DataLoader worker (pid {worker.pid}) is {how}"
 
 
 def worker_killed(error: BaseException) -> bool:

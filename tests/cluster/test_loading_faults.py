@@ -70,6 +70,73 @@ def test_a_killed_worker_ends_the_run_with_a_reason(tmp_path: Path) -> None:
     assert "worker process of the loader was killed" in done.stderr
 
 
+SAVED = """
+import os, signal, sys, time
+import torch
+from lit_iba.data.workers import WorkerWatch, stream_loader, worker_killed
+from lit_iba.training import DurableCheckpointIO
+
+class Numbers(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter(range(1000))
+
+watch = WorkerWatch(60)
+batches = watch.batches(stream_loader(Numbers(), 2, None))
+next(batches)
+write = torch.save
+
+def killed_meanwhile(content, path):
+    victim = next(iter(watch._workers))
+    os.kill(victim.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, victim.pid, os.WEXITED | os.WNOWAIT)
+    for _ in range(100):  # where Python runs a handler
+        time.sleep(0.001)
+    write(content, path)
+
+torch.save = killed_meanwhile
+DurableCheckpointIO().save_checkpoint({"step": 3}, sys.argv[1])
+print("saved", flush=True)
+try:
+    next(batches)
+except RuntimeError as error:
+    assert worker_killed(error) and "Killed" in str(error), error
+    print("told", flush=True)
+"""
+
+
+def test_who_saves_a_checkpoint_is_not_told_of_a_killed_worker(tmp_path: Path) -> None:
+    """Torch's error for it would pass for one of a disk that is full, and the file be lost."""
+    done = run(["-c", SAVED, str(tmp_path / "last.ckpt")], environment())
+    assert done.stdout.split() == ["saved", "told"], done.stderr
+
+
+FOREIGN = """
+import os, signal, time
+import torch
+from lit_iba.data.workers import WorkerWatch, stream_loader
+
+class Numbers(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter(range(1000))
+
+ours = WorkerWatch(60).batches(stream_loader(Numbers(), 1, None))
+next(ours)
+theirs = iter(torch.utils.data.DataLoader(Numbers(), num_workers=1))
+next(theirs)
+try:
+    os.kill(theirs._workers[0].pid, signal.SIGKILL)
+    for _ in range(1000):
+        time.sleep(0.01)
+except RuntimeError as error:
+    print("told", flush=True)
+"""
+
+
+def test_loaders_of_others_keep_torchs_way() -> None:
+    done = run(["-c", FOREIGN], environment())
+    assert done.stdout.split() == ["told"], done.stderr
+
+
 def test_a_shard_replaced_while_running_is_noticed_before_it_is_read(shards: ShardIndex) -> None:
     path = shards.shards[-1].path
     whole = path.read_bytes()
