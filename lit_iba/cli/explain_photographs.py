@@ -67,12 +67,10 @@ def explain_photographs(
     stored = stored_statistics(kept, statistics_data, statistics_images, statistics_folder)
     wanted = None if target is None else asked_target(target, classifier)
     targets, probabilities = asked_of(classifier, pictures, wanted, batch_size)
-    heatmaps, notes = {}, []
     with Progress(transient=True) as bar:
-        for name, settings in explainers.items():
-            run = PhotographRun(name, settings, classifier, stored, bar)
-            heatmaps[name] = run.heatmaps(pictures, targets, batch_size)
-            notes += run.notes(several=len(explainers) > 1)
+        runs = photograph_runs(explainers, classifier, pictures, stored, bar)
+        heatmaps = {run.name: run.heatmaps(targets, batch_size) for run in runs}
+    notes = [note for run in runs for note in run.notes(several=len(runs) > 1)]
     for i, (path, name) in enumerate(zip(files, names, strict=True)):
         for explainer, heatmap in heatmaps.items():
             stem = folder / f"{name}.{explainer.rpartition('.')[2]}"
@@ -116,8 +114,24 @@ def stored_statistics(
     return StoredStatistics(kept, None if data is None else ShardIndex.load(data), images)
 
 
+def photograph_runs(
+    explainers: Mapping[str, dict[str, Any]],
+    classifier: FrozenClassifier,
+    pictures: Tensor,
+    stored: StoredStatistics | None,
+    bar: Progress,
+) -> list[PhotographRun]:
+    """All explainers on the same pictures; one that does not fit the classifier is refused here,
+    before another has worked.
+    """
+    return [
+        PhotographRun(name, settings, classifier, pictures, stored, bar)
+        for name, settings in explainers.items()
+    ]
+
+
 class PhotographRun:
-    """One explainer on all photographs.
+    """One explainer on all photographs, uint8 (N, C, H, W).
 
     Where no statistics of a data set are to be had, each photograph has its own, so that what is
     said of one does not depend on the others.
@@ -128,21 +142,27 @@ class PhotographRun:
         name: str,
         settings: dict[str, Any],
         classifier: FrozenClassifier,
+        pictures: Tensor,
         stored: StoredStatistics | None,
         bar: Progress,
     ) -> None:
-        self.name, self.classifier = name, classifier
+        self.name, self.classifier, self.pictures = name, classifier, pictures
         self.cls, self.settings = class_and_settings("explainer", name, settings)
-        self.stored, self.bar = stored, bar
-        self.own = False  # whether statistics of the photograph itself were needed
-        self.layer: str | None = None  # where the explainer looks, or has its bottleneck
+        self.bar = bar
+        own = OwnStatistics(classifier.images(pictures[:1]))
+        self._first = self._built(own if stored is None else stored)
+        # Whether statistics of the photograph itself are needed.
+        self.own = stored is None and bool(own.layers)
+        # Where the explainer looks, or has its bottleneck, unless a training has settled it.
+        trained = isinstance(self._first, TrainedExplainer)
+        self.layer: str | None = None if trained else getattr(self._first, "layer", None)
 
-    def heatmaps(self, pictures: Tensor, targets: Tensor, batch_size: int) -> Heatmap:
-        """The maps of all pictures, uint8 (N, C, H, W), on the CPU."""
-        done = self.bar.add_task(self.name, total=len(pictures))
+    def heatmaps(self, targets: Tensor, batch_size: int) -> Heatmap:
+        """The maps of all pictures, on the CPU."""
+        done = self.bar.add_task(self.name, total=len(self.pictures))
         found = []
-        for part, explainer in self._parts(pictures, batch_size):
-            images = self.classifier.images(pictures[part])
+        for part, explainer in self._parts(1 if self.own else batch_size):
+            images = self.classifier.images(self.pictures[part])
             found.append(explainer.attribute(images, target=targets[part].to(images.device)).cpu())
             self.bar.update(done, completed=part.stop)
         return joined(found)
@@ -156,23 +176,15 @@ class PhotographRun:
         unnamed = self.layer is not None and "layer" not in self.settings
         return [chosen] * unnamed + [OWN.format(self.name)] * self.own
 
-    def _parts(self, pictures: Tensor, size: int) -> Iterator[tuple[slice, Explainer]]:
-        explainer: Explainer | None = None if self.stored is None else self._built(self.stored)
-        start = 0
-        while start < len(pictures):
-            own = None
-            if explainer is None or self.own:
-                own = OwnStatistics(self.classifier.images(pictures[start : start + 1]))
-                explainer = self._built(own)
-                self.own = bool(own.layers)
-            stop = min(len(pictures), start + (1 if self.own else size))
-            yield slice(start, stop), explainer
-            start = stop
+    def _parts(self, size: int) -> Iterator[tuple[slice, Explainer]]:
+        for start in range(0, len(self.pictures), size):
+            part, explainer = slice(start, min(start + size, len(self.pictures))), self._first
+            if self.own and start:
+                explainer = self._built(OwnStatistics(self.classifier.images(self.pictures[part])))
+            yield part, explainer
 
     def _built(self, surroundings: OwnStatistics | StoredStatistics) -> Explainer:
         explainer = build_explainer(self.cls, self.classifier, self.settings, surroundings)
-        trained = isinstance(explainer, TrainedExplainer)  # for the layer that it has
-        self.layer = None if trained else getattr(explainer, "layer", None)
         # A second bar appears once an explainer tells of its steps: InputIBA takes long enough.
         stages = self.bar.add_task("", visible=False)
         explainer.on_step = lambda stage, done, total: self.bar.update(

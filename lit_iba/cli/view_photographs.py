@@ -10,7 +10,7 @@ from rich.progress import Progress
 
 from lit_iba.cli.classifier import classifier_from
 from lit_iba.cli.explain import settings_of
-from lit_iba.cli.explain_photographs import PhotographRun, asked_of
+from lit_iba.cli.explain_photographs import asked_of, photograph_runs
 from lit_iba.cli.photographs import asked_target, distinct_stems, load_picture
 from lit_iba.evaluation.surroundings import StoredStatistics
 from lit_iba.view import ExplorerSession, LiveClassifier
@@ -37,13 +37,11 @@ def photograph_session(
     pictures = torch.stack([load_picture(path, network) for path in files])
     wanted = None if target is None else asked_target(target, network)
     targets, probabilities = asked_of(network, pictures, wanted, batch_size)
-    heatmaps, made, notices = {}, {}, []
     with Progress(transient=True) as bar:
-        for name, given in explainers.items():
-            run = PhotographRun(name, given, network, stored, bar)
-            heatmaps[name] = run.heatmaps(pictures, targets, batch_size)
-            made[name] = run.cls, run.settings
-            notices += run.notes(several=len(explainers) > 1)
+        runs = photograph_runs(explainers, network, pictures, stored, bar)
+        heatmaps = {run.name: run.heatmaps(targets, batch_size) for run in runs}
+    made = {run.name: (run.cls, run.settings) for run in runs}
+    notices = [note for run in runs for note in run.notes(several=len(runs) > 1)]
     live = LiveClassifier(network, pictures, None, targets, stored)
     titles = [f"{live.described(i)} {float(p):.0%}" for i, p in enumerate(probabilities.tolist())]
     return ExplorerSession.of_photographs(

@@ -1,4 +1,5 @@
-"""Photographs that ship with scikit-image and scikit-learn, by name, to try things on."""
+"""Photographs that ship with scikit-image, scikit-learn and matplotlib, by name, to try things on.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +13,8 @@ EXAMPLES = {
     "china": ("sklearn", "datasets/images/china.jpg"),
     "coffee": ("skimage", "data/coffee.png"),
     "flower": ("sklearn", "datasets/images/flower.jpg"),
+    "hopper": ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
+    "motorcycle": ("skimage", "data/motorcycle_left.png"),
     "rocket": ("skimage", "data/rocket.jpg"),
 }
 

@@ -10,6 +10,7 @@ from PIL import Image
 from lit_iba import FrozenClassifier
 from lit_iba.classifier import usual_layer
 from lit_iba.cli.main import main
+from lit_iba.explainer import Explainer
 
 CLASSIFIER = ["--classifier.model", "small_cnn", "--classifier.weights", "random"]
 IBA = ["--settings.per_sample_iba.layer", "layer2", "--settings.per_sample_iba.steps", "2"]
@@ -87,6 +88,24 @@ def test_a_layer_that_nobody_named_is_said_to_be_chosen(
     assert "was chosen" not in capsys.readouterr().out
     explain(photographs[:1], tmp_path, "grad_cam")
     assert "was chosen by default; --settings.layer names another." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["explain", "view"])
+def test_a_method_that_does_not_fit_is_refused_before_another_has_worked(
+    command: str,
+    photographs: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    worked: list[str] = []
+    monkeypatch.setattr(Explainer, "attribute", lambda self, *_, **__: worked.append(str(self)))
+    arguments = [command, *photographs, *CLASSIFIER, "--explainer", "saliency,grad_cam"]
+    out = ["--out", str(tmp_path / "out")] if command == "explain" else []
+    assert main([*arguments, "--settings.grad_cam.layer=nowhere", *out], "evaluate.py") == 2
+    assert "nowhere" in capsys.readouterr().err
+    assert not worked
+    assert not (tmp_path / "out").exists()
 
 
 def test_overlays_at_the_photographs_own_size_are_upright(
