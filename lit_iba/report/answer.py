@@ -26,6 +26,8 @@ CONTROLS = (*FIXED, "random")
 FEWEST_SEPARABLE = 6  # pairs; with fewer, no two-sided signed-rank test falls below 0.05
 PAPERS_SIDE = 224  # the shorter side of the pictures that default lengths are for
 SIDE_TOLERANCE = 0.2  # relative
+CONTROL = "ssim_of_control"  # of the sanity check: the intact network with another seed
+ALIKE = 0.9
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,7 @@ def cautions(run: RunFolder, tables: Sequence[MetricTable]) -> list[str]:
         _wrongly_predicted(run),
         _other_lengths(run),
         _own_noise(run, tables),
+        *_unlike_themselves(run, tables),
         *_fewer_points(tables),
     ]
     if run.explainers and not any(is_control(run, name) for name in run.explainers):
@@ -243,6 +246,24 @@ def _own_noise(run: RunFolder, tables: Sequence[MetricTable]) -> str:
         f" the same for every image scores 0 by definition ({listed(fixed, 9)}). Compare it in e-"
         " itself: --pairs tests every quantity."
     )
+
+
+def _unlike_themselves(run: RunFolder, tables: Sequence[MetricTable]) -> list[str]:
+    """Methods whose maps change with the seed alone, in a metric that calls change good."""
+    found = []
+    for table in tables:
+        alike = {
+            row.label: row.result.extra[CONTROL]
+            for row in table.rows
+            if row.result.extra.get(CONTROL, 1.0) < ALIKE and not is_control(run, row.name)
+        }
+        if alike:
+            named = [f"{number(value)} ({label})" for label, value in alike.items()]
+            found.append(
+                f"{table.label}: two seeds on the intact network give maps of similarity"
+                f" {listed(named, 9)}. Below that, and not below 1, the network shows in the score."
+            )
+    return found
 
 
 def _fewer_points(tables: Sequence[MetricTable]) -> list[str]:

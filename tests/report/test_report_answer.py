@@ -161,6 +161,23 @@ def test_maps_that_are_always_the_same_are_their_own_noise(make_run: Callable[..
     assert "0 by definition (Centre)" in caution
 
 
+def test_maps_that_another_seed_changes_are_named_in_a_sanity_check(
+    make_run: Callable[..., Path],
+) -> None:
+    run = make_run(explainers={"smoothgrad": (0.1, {}, 0.1), "grad_cam": (0.4, {}, 0.1)})
+    edit(run, size=[224, 224], wrongly_predicted=0)
+    document = json.loads((run / "results.json").read_text())
+    rows = document["results"]["degradation_8"]
+    rows["smoothgrad"]["extra"]["ssim_of_control"] = 0.298
+    rows["grad_cam"]["extra"]["ssim_of_control"] = 0.998
+    (run / "results.json").write_text(json.dumps(document))
+    (caution,) = (text for text in said(run).cautions if "seeds" in text)
+    assert "two seeds on the intact network give maps of similarity 0.298 (SmoothGrad)." in caution
+    rows["smoothgrad"]["extra"]["ssim_of_control"] = 0.95
+    (run / "results.json").write_text(json.dumps(document))
+    assert not [text for text in said(run).cautions if "seeds" in text]
+
+
 @pytest.mark.parametrize("paths", [["x/a", "x/a"], ["x"]])
 def test_labels_of_runs_end_even_where_nothing_tells_them_apart(paths: list[str]) -> None:
     assert run_labels([Path(path) for path in paths]) == [Path(path).name for path in paths]
