@@ -217,9 +217,14 @@ def asked_of(
     targets, probabilities = [], []
     for part in pictures.split(size):
         images = classifier.images(part)
-        targets.append(classifier.targets(images, wanted).cpu())
         outputs = classifier(images)
-        p = classifier.objective.probability(outputs, targets[-1].to(outputs.device))
+        asked = (
+            classifier.objective.predicted(outputs)
+            if wanted is None
+            else classifier.targets(images, wanted)
+        )
+        targets.append(asked.cpu())
+        p = classifier.objective.probability(outputs, asked.to(outputs.device))
         probabilities.append(p.cpu())
     if not all(torch.isfinite(p).all() for p in probabilities):
         raise InputError(
