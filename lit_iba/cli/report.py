@@ -21,7 +21,8 @@ def report(
             compared.
         title: Heading of the page.
         pairs: Two explainers each, tested against each other image by image, such as
-            [[top_02, top_03]].
+            [[top_02, top_03]]. A name with ``*``, ``?`` or ``[1-9]`` is the mean of all that match,
+            such as ["activity_*", "bias_*"].
     """
     from lit_iba.report import write_report
 

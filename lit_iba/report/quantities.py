@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
+from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 import numpy as np
@@ -100,7 +101,8 @@ def paired(
     Args:
         run: Has the first of each pair.
         pairs: Names of two explainers each; with other runs and without pairs, those that both runs
-            have.
+            have. A name with ``*``, ``?`` or ``[1-9]`` stands for all explainers that match, whose
+            mean is taken image by image: ``["activity_*", "bias_*"]`` compares over all layers.
         others: Each has the second, of another network for example.
 
     Raises:
@@ -140,8 +142,26 @@ def _check_pairs(pairs: Sequence[Sequence[str]], run: RunFolder, other: RunFolde
         if len(pair) != 2:
             raise InputError(f"{list(pair)} is no pair; give two names of explainers each")
         for name, where in zip(pair, (run, other), strict=True):
-            if name not in where.explainers:
+            if not _meant(name, where):
                 raise unknown_name("explainer of the run", name, where.explainers)
+
+
+def _meant(name: str, run: RunFolder) -> list[str]:
+    """The explainers that a name of a pair stands for."""
+    if name in run.explainers:
+        return [name]
+    return [explainer for explainer in run.explainers if fnmatchcase(explainer, name)]
+
+
+def _of_images(name: str, run: RunFolder, metric: str, quantity: str) -> dict[str, float]:
+    """The quantity of each image, as a mean over the explainers that the name stands for; images
+    that one of them has no number of are left out.
+    """
+    rows = run.rows.get(metric, {})
+    parts = [rows.get(explainer, {}).get(quantity, {}) for explainer in _meant(name, run)]
+    keys = set.intersection(*(set(part) for part in parts))
+    means = {key: sum(part[key] for part in parts) / len(parts) for key in keys}
+    return {key: value for key, value in means.items() if math.isfinite(value)}
 
 
 def over_layers(run: RunFolder) -> dict[tuple[str, str], dict[str, list[tuple[int, Spread]]]]:
@@ -203,10 +223,9 @@ def _tested(
 ) -> list[Paired]:
     found = []
     for first, second in pairs:
-        ours = run.rows[metric].get(first, {}).get(quantity, {})
-        theirs = other.rows.get(metric, {}).get(second, {}).get(quantity, {})
+        ours = _of_images(first, run, metric, quantity)
+        theirs = _of_images(second, other, metric, quantity)
         both = np.array([(ours[key], theirs[key]) for key in sorted(ours.keys() & theirs.keys())])
-        both = both[np.isfinite(both).all(axis=1)] if len(both) else both
         if len(both):
             difference = both[:, 0] - both[:, 1]
             apart = difference[difference != 0]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import shutil
 import statistics
 from pathlib import Path
@@ -115,6 +116,28 @@ def test_pairs_within_a_run_and_what_cannot_be_compared(tmp_path: Path) -> None:
     elsewhere = written(tmp_path / "two", images=range(20, 24))
     with pytest.raises(InputError, match="no image and quantity in common"):
         paired(run, others=[elsewhere])
+
+
+def test_a_pattern_is_the_mean_over_all_that_match_image_by_image(tmp_path: Path) -> None:
+    images = range(9)
+    run = written(tmp_path / "a")
+    (score, minus) = paired(run, [("activity_0[1-9]", "saliency")])
+    first = [
+        statistics.mean(value(e, "e_minus", i, 0) for e in ("activity_01", "activity_02"))
+        for i in images
+    ]
+    second = [value("saliency", "e_minus", i, 0) for i in images]
+    assert (minus.first, minus.second, minus.images) == ("activity_0[1-9]", "saliency", 9)
+    assert minus.mean_difference == pytest.approx(
+        statistics.mean(a - b for a, b in zip(first, second, strict=True))
+    )
+    assert minus.p_value == pytest.approx(wilcoxon(first, second).pvalue)
+    # An image that one of them has no number of is no pair.
+    del run.rows["flip"]["activity_02"]["score"]["im3"]  # type: ignore[attr-defined]
+    run.rows["flip"]["activity_01"]["score"]["im4"] = math.nan  # type: ignore[index]
+    assert paired(run, [("activity_0?", "saliency")])[0].images == 7
+    with pytest.raises(InputError, match=r"'bias_\*' is not a known explainer of the run"):
+        paired(run, [("activity_*", "bias_*")])
 
 
 def test_numbered_explainers_are_drawn_over_their_numbers(tmp_path: Path) -> None:
