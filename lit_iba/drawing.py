@@ -53,8 +53,7 @@ class Drawn:
 
 
 def fine_grained(maps: Tensor) -> Tensor:
-    """Whether single pixels make up a map: a small blur takes away most of the variance of its
-    absolute values.
+    """Whether single pixels make up a map: a small blur takes away most of its variance.
 
     Args:
         maps: float (B, H, W).
@@ -62,8 +61,7 @@ def fine_grained(maps: Tensor) -> Tensor:
     Returns:
         bool (B,).
     """
-    sizes = maps.abs()
-    before, after = (values.flatten(1).var(dim=1, correction=0) for values in (sizes, _blur(sizes)))
+    before, after = (values.flatten(1).var(dim=1, correction=0) for values in (maps, _blur(maps)))
     return after < FINE * before
 
 

@@ -29,6 +29,19 @@ def test_only_maps_of_single_pixels_are_fine_grained_whatever_is_in_the_batch() 
     assert [bool(fine_grained(one[None])) for one in both] == [True, False, True, False]
 
 
+def test_regions_of_two_signs_are_drawn_with_their_sign() -> None:
+    """Thin lines of zero between them, as VarSal's maps have, are no single pixels."""
+    rows, columns = torch.meshgrid(*[torch.linspace(0, 40, 112)] * 2, indexing="ij")
+    stripes = (2 * torch.sin(rows + 0.3 * columns)).clamp(-1, 1)[None]
+    alone, blurred = stripes.abs(), gaussian_blur(stripes.abs()[:, None], 1.0, "reflect")[:, 0]
+    assert float(blurred.var()) < 0.75 * float(alone.var())  # by sizes alone it would be one
+    signs = torch.where(pixels() > 0, 1.0, -1.0)
+    assert fine_grained(torch.cat([stripes, blob() * signs])).tolist() == [False, True]
+    drawn = Heatmap(stripes, signed=True).drawn()
+    assert (bool(drawn.fine), bool(drawn.signed)) == (False, True)
+    assert drawn.values.equal(stripes)
+
+
 @pytest.mark.parametrize("signed", [False, True])
 def test_a_fine_map_is_drawn_by_blurred_sizes_so_that_it_can_be_seen(signed: bool) -> None:
     values = pixels() if signed else pixels().abs()

@@ -1,5 +1,4 @@
-"""Photographs that ship with scikit-image, scikit-learn and matplotlib, by name, to try things on.
-"""
+"""Photographs that ship with scikit-image, scikit-learn and matplotlib, to try things on."""
 
 from __future__ import annotations
 

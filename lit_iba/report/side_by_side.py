@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import fill
 
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -14,6 +15,7 @@ from lit_iba.files import whole_file
 from lit_iba.heatmap import Heatmap
 
 INCH, DPI = 1.7, 150  # a picture's width; 255 pixels
+CHARACTERS = 32  # of a caption, that are as wide as a picture
 
 
 def save_side_by_side(
@@ -29,7 +31,7 @@ def save_side_by_side(
             stands its total.
     """
     columns, shape = len(heatmaps) + 1, picture.shape[-2] / picture.shape[-1]
-    figure = Figure(figsize=(INCH * columns, INCH * shape + 0.45), layout="constrained")
+    figure = Figure(figsize=(INCH * columns, INCH * shape + 0.55), layout="constrained")
     cells = figure.subplots(1, columns)
     shown = {title: picture} | {name: one.colored()[0] for name, one in heatmaps.items()}
     for axes, (name, colours) in zip(cells, shown.items(), strict=True):
@@ -40,7 +42,8 @@ def save_side_by_side(
         if name in heatmaps:
             one = heatmaps[name]
             said = [f"{float(one.total):,.0f} bits"] if one.unit == "bits" else []
-            axes.set_xlabel("\n".join(filter(None, said + one.how_drawn())), fontsize=7)
+            below = [fill(text, CHARACTERS) for text in filter(None, said + one.how_drawn())]
+            axes.set_xlabel("\n".join(below), fontsize=7)
     with whole_file(path) as part:
         figure.savefig(part, dpi=DPI, format="png")
     return path

@@ -8,10 +8,12 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from lit_iba.heatmap import Heatmap
@@ -22,8 +24,31 @@ from lit_iba.report.gallery import Gallery
 from lit_iba.report.page_gallery import GalleryMethod, gallery_of
 from lit_iba.report.pictures import backdrop_uri, layer_uri, outline
 from lit_iba.report.run_folder import read_run
+from lit_iba.report.side_by_side import save_side_by_side
 from lit_iba.report.svg import Frame, box_axis, box_strip
 from lit_iba.report.tables import build_tables
+
+
+def test_captions_side_by_side_stay_below_their_own_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[Figure] = []
+    write = Figure.savefig
+
+    def savefig(figure: Figure, *given: Any, **more: Any) -> None:
+        kept.append(figure)
+        write(figure, *given, **more)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    noise = torch.randn(1, 64, 64, generator=torch.Generator().manual_seed(0))
+    maps = {f"method {i}": Heatmap(noise, signed=True, unit="bits") for i in range(4)}
+    picture = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    save_side_by_side(tmp_path / "panel.png", picture, "Egyptian cat 73.5%", maps)
+    kept[0].draw_without_rendering()
+    for axes in kept[0].axes[1:]:
+        assert "98th percentile" in axes.get_xlabel().replace("\n", " ")
+        label, frame = axes.xaxis.label.get_window_extent(), axes.get_window_extent()
+        assert label.width <= frame.width
 
 
 def opened(uri: str) -> Image.Image:

@@ -121,7 +121,7 @@ def test_pairs_within_a_run_and_what_cannot_be_compared(tmp_path: Path) -> None:
 def test_a_pattern_is_the_mean_over_all_that_match_image_by_image(tmp_path: Path) -> None:
     images = range(9)
     run = written(tmp_path / "a")
-    (score, minus) = paired(run, [("activity_0[1-9]", "saliency")])
+    (_, minus) = paired(run, [("activity_0[1-9]", "saliency")])
     first = [
         statistics.mean(value(e, "e_minus", i, 0) for e in ("activity_01", "activity_02"))
         for i in images
