@@ -95,7 +95,8 @@ def _verdict(table: MetricTable, run: RunFolder) -> str:
     best = table.best
     assert best is not None
     scored = [row for row in table.rows if math.isfinite(row.result.score)]
-    images = f"{best.result.n:,} image{'' if best.result.n == 1 else 's'}".replace(",", "\u202f")
+    samples = table.samples if best.result.n != 1 else table.samples[:-1]
+    images = f"{best.result.n:,} {samples}".replace(",", "\u202f")
     parts = [f"{best.label} has the best mean, {number(best.result.score)}, on {images}."]
     controls = [row for row in scored if is_control(run, row.name)]
     others = [row for row in scored if row is not best]
@@ -167,11 +168,12 @@ def cautions(run: RunFolder, tables: Sequence[MetricTable]) -> list[str]:
             "No control was run: nothing says what a map that knows nothing of the picture scores."
             f" Add {listed(list(CONTROLS), 9)} to the explainers."
         )
-    tested = [min(t.comparison.pairs.values()) for t in tables if t.comparison.pairs]
-    if tested and min(tested) < FEWEST_SEPARABLE:
+    tested = [(min(t.comparison.pairs.values()), t.samples) for t in tables if t.comparison.pairs]
+    few, samples = min(tested, default=(FEWEST_SEPARABLE, ""))
+    if few < FEWEST_SEPARABLE:
         found.append(
-            f"No paired test over {min(tested)} images can separate methods; take"
-            f" {FEWEST_SEPARABLE} or more."
+            f"No paired test over {few} {samples} can separate methods; take {FEWEST_SEPARABLE} or"
+            " more."
         )
     return [text for text in found if text]
 
@@ -181,9 +183,9 @@ def _wrongly_predicted(run: RunFolder) -> str:
     if not isinstance(wrong, int) or not isinstance(used, int) or not 0 < wrong <= used:
         return ""
     return (
-        f"Of {wrong} of the {used} images ({wrong / used:.0%}) the classifier predicts another"
-        " class than the one that is explained. What can be removed from these matters little;"
-        " min_probability leaves them out, and target: predicted explains what it says."
+        f"Of {wrong} of the {used} {run.samples} ({wrong / used:.0%}) the classifier predicts"
+        " another class than the one that is explained. What can be removed from these matters"
+        " little; min_probability leaves them out, and target: predicted explains what it says."
     )
 
 

@@ -11,10 +11,13 @@ import numpy as np
 
 from lit_iba.report.tables import MetricTable
 
-CAPTION = (
-    "One box a method: from the 25th to the 75th percentile of the images, a line at the median,"
-    " whiskers to the 5th and 95th percentile, a dot at the mean."
-)
+
+def caption(samples: str) -> str:
+    """What is drawn of each method, of scores of such samples."""
+    return (
+        f"One box a method: from the 25th to the 75th percentile of the {samples}, a line at the"
+        " median, whiskers to the 5th and 95th percentile, a dot at the mean."
+    )
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from lit_iba.report.tables import (
     agreement_note,
     overview_order,
     published_notes,
+    samples_of,
 )
 
 _SPECIAL = {
@@ -76,7 +77,8 @@ def _overview(run: RunFolder, tables: list[MetricTable], title: str) -> str:
         lines.append(" & ".join([latex_text(label), *(_cell(row) for row in found)]) + r" \\")
     model = str(run.classifier.get("model") or "")
     caption = (
-        f"{title}{'' if model in title else f', {model}'}. Mean ± standard error over the images; "
+        f"{title}{'' if model in title else f', {model}'}. Mean ± standard error over the "
+        f"{samples_of(run, tables)}; "
     )
     caption += "bold: best and separated from every other method "
     caption += "(paired Wilcoxon signed-rank test, Holm-corrected, p < 0.05)."

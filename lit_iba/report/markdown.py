@@ -25,13 +25,14 @@ from lit_iba.report.naming import (
 from lit_iba.report.run_folder import RunFolder
 from lit_iba.report.runs import compare_runs
 from lit_iba.report.tables import (
-    INTERVAL,
-    RULE,
     MetricRow,
     MetricTable,
     agreement_note,
+    interval_note,
     overview_order,
     published_notes,
+    rule_note,
+    samples_of,
     shortfalls,
 )
 
@@ -53,7 +54,7 @@ def markdown(
         others: Runs that this one is compared with.
     """
     parts = [f"# {plain(title)}", *(f"> {plain(text)}" for text in shortfalls(run))]
-    said = answer(run, tables)
+    said, samples = answer(run, tables), samples_of(run, tables)
     parts += [f"**{plain(said.headline)}**"] if said.headline else []
     parts += [f"- {plain(tables[i].label)}: {plain(sentence)}" for i, sentence in said.verdicts]
     parts += ["Before you compare:"] if said.cautions else []
@@ -62,7 +63,7 @@ def markdown(
     parts += [
         "## Results",
         _overview(run, tables),
-        f"Mean ± standard error over the images. {plain(RULE)}",
+        f"Mean ± standard error over the {samples}. {plain(rule_note(samples))}",
     ]
     for table in tables:
         parts += _metric(table, run, plots.get(table.name, []))
@@ -127,7 +128,7 @@ def _overview(run: RunFolder, tables: list[MetricTable]) -> str:
     heads = [
         "Method",
         *(f"{plain(table.label)} {_arrow(table)}" for table in tables),
-        "Time per image",
+        f"Time per {run.samples[:-1]}",
     ]
     rows = []
     for name, label in overview_order(run, tables):
@@ -149,7 +150,7 @@ def _metric(table: MetricTable, run: RunFolder, plots: list[Path]) -> list[str]:
         "Published (not ours)",
         "p against the best",
         "n",
-        "Time per image",
+        f"Time per {run.samples[:-1]}",
     ]
     rows = [
         [
@@ -169,7 +170,10 @@ def _metric(table: MetricTable, run: RunFolder, plots: list[Path]) -> list[str]:
         _rows(heads, rows),
     ]
     parts += [plain(agreement_note(table))] if agreement_note(table) else []
-    parts += [plain(f"{RULE} {INTERVAL}"), *(plain(note) for note in published_notes(table, run))]
+    parts += [
+        plain(f"{rule_note(table.samples)} {interval_note(table.samples)}"),
+        *(plain(note) for note in published_notes(table, run)),
+    ]
     parts += [f"![{plain(table.label)}]({path.relative_to(run.path).as_posix()})" for path in plots]
     extras = list(dict.fromkeys(name for row in table.rows for name in row.result.extra))
     if extras:

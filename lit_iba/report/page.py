@@ -17,7 +17,7 @@ from lit_iba.report.page_metrics import metric_section
 from lit_iba.report.page_provenance import guide_section, methods_section, reproduction_section
 from lit_iba.report.run_folder import RunFolder
 from lit_iba.report.runs import compare_runs, runs_section
-from lit_iba.report.tables import RULE, MetricTable, overview_order, shortfalls
+from lit_iba.report.tables import MetricTable, overview_order, rule_note, samples_of, shortfalls
 from lit_iba.report.templates import Markup, own_text, render
 
 
@@ -58,7 +58,7 @@ def page(
     )
     sections += [
         ("methods", "Methods", methods_section(run, colors)),
-        ("guide", "How to read", guide_section()),
+        ("guide", "How to read", guide_section(samples_of(run, tables))),
         ("reproduce", "Reproduce", reproduction_section(run)),
     ]
     return document(title, _facts(run), sections, run.created, shortfalls(run))
@@ -122,7 +122,7 @@ def _facts(run: RunFolder) -> list[tuple[str, object]]:
         ("weights", run.classifier.get("weights")),
     ]
     facts += [
-        ("images", run.data.get("used", run.data.get("images"))),
+        (run.samples, run.data.get("used", run.data.get("images"))),
         ("data", run.data.get("source")),
     ]
     facts += [("methods", len(run.explainers)), ("metrics", len(run.results))]
@@ -142,6 +142,8 @@ def _results(
         tables=tables,
         colors=colors,
         overview=overview,
-        rule=RULE,
+        rule=rule_note(samples_of(run, tables)),
+        samples=samples_of(run, tables),
+        sample=run.samples[:-1],
         shown=shown.methods,
     )

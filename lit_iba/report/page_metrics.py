@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lit_iba.report.box_plots import CAPTION, box_plots, box_range
+from lit_iba.report.box_plots import box_plots, box_range, caption
 from lit_iba.report.curves import area_panels, bounds, line_charts
 from lit_iba.report.page_gallery import Shown
 from lit_iba.report.published import Published
@@ -16,12 +16,12 @@ from lit_iba.report.run_folder import RunFolder
 from lit_iba.report.significance import SIGNIFICANCE
 from lit_iba.report.svg import area_panel, box_axis, box_strip, line_chart, strip, strip_range
 from lit_iba.report.tables import (
-    INTERVAL,
-    RULE,
     MetricTable,
     agreement_note,
+    interval_note,
     published_for,
     published_notes,
+    rule_note,
 )
 from lit_iba.report.telling import telling_cases
 from lit_iba.report.templates import Markup, render
@@ -35,12 +35,14 @@ def metric_section(
     shown: Shown,
 ) -> Markup:
     """The inside of the section of one metric, ``number`` among those of the page."""
-    notes = [agreement_note(table), f"{RULE} {INTERVAL}", *published_notes(table, run)]
+    how = f"{rule_note(table.samples)} {interval_note(table.samples)}"
+    notes = [agreement_note(table), how, *published_notes(table, run)]
     scale = strip_range(table.rows)
     return render(
         "report/metric.html",
         metric=number,
         table=table,
+        sample=run.samples[:-1],
         colors=colors,
         shown=shown.methods,
         telling=telling_cases(table, run, shown.pictures),
@@ -64,7 +66,7 @@ def _boxes(table: MetricTable, colors: Mapping[str, int]) -> dict[str, Any]:
         return {"boxes": []}
     low, high = box_range(boxes)
     drawn = [(box, box_strip(box, low, high)) for box in boxes]
-    return {"boxes": drawn, "box_caption": CAPTION, "axis": box_axis(low, high)}
+    return {"boxes": drawn, "box_caption": caption(table.samples), "axis": box_axis(low, high)}
 
 
 @dataclass(frozen=True)

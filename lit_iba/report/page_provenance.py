@@ -11,14 +11,14 @@ from lit_iba.report.templates import Markup, render
 GUIDE = (
     (
         "Mean ± standard error",
-        "Every score is the mean over n images; ± is one standard error of that mean.",
+        "Every score is the mean over n {samples}; ± is one standard error of that mean.",
     ),
     (
         "Bold and ≈",
         (
-            "Bold is given only where the best method beats every other one image by image (paired"
-            " Wilcoxon test, Holm-corrected). ≈ marks methods that the data cannot tell from the"
-            " best."
+            "Bold is given only where the best method beats every other one in pairs of {samples}"
+            " (paired Wilcoxon test, Holm-corrected). ≈ marks methods that the data cannot tell"
+            " from the best."
         ),
     ),
     (
@@ -50,9 +50,10 @@ GUIDE = (
 )
 
 
-def guide_section() -> Markup:
-    """How to read this page."""
-    return render("report/guide.html", guide=GUIDE)
+def guide_section(samples: str) -> Markup:
+    """How to read this page, of scores of such samples."""
+    guide = [(term, text.replace("{samples}", samples)) for term, text in GUIDE]
+    return render("report/guide.html", guide=guide)
 
 
 def methods_section(run: RunFolder, colors: Mapping[str, int]) -> Markup:
@@ -70,7 +71,7 @@ def methods_section(run: RunFolder, colors: Mapping[str, int]) -> Markup:
         }
         for name, info in run.explainers.items()
     ]
-    return render("report/methods.html", methods=methods)
+    return render("report/methods.html", methods=methods, sample=run.samples[:-1])
 
 
 def reproduction_section(run: RunFolder) -> Markup:

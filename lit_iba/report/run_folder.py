@@ -105,6 +105,11 @@ class RunFolder:
     ]  # metric, explainer, quantity, key
     gallery: Gallery | None
 
+    @property
+    def samples(self) -> str:
+        """What was explained: images or reviews."""
+        return "reviews" if self.data.get("kind") == "reviews" else "images"
+
     @staticmethod
     def heading() -> dict[str, Any]:
         """What ``results.json`` begins with: the schema, and when and by which command the run was

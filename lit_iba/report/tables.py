@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lit_iba.report.naming import listed, method_labels, metric_kind, metric_labels
@@ -23,15 +23,22 @@ from lit_iba.report.significance import (
     rank_agreement,
 )
 
-RULE = (
-    "Bold: best mean, and separated from every other method by a two-sided paired Wilcoxon"
-    " signed-rank test on the per-image scores, Holm-corrected over the methods (adjusted p <"
-    f" {SIGNIFICANCE}). ≈: not separated from the best mean."
-)
-INTERVAL = (
-    f"Interval: {CONFIDENCE:.0%} bootstrap interval of the mean (percentiles of {RESAMPLES:,}"
-    " resamples of the images)."
-).replace(",", " ")
+
+def rule_note(samples: str) -> str:
+    """What bold and ≈ mean in tables over images, reviews or trainings."""
+    return (
+        "Bold: best mean, and separated from every other method by a two-sided paired Wilcoxon"
+        f" signed-rank test over the {samples}, Holm-corrected over the methods (adjusted p <"
+        f" {SIGNIFICANCE}). ≈: not separated from the best mean."
+    )
+
+
+def interval_note(samples: str) -> str:
+    """How intervals were made."""
+    return (
+        f"Interval: {CONFIDENCE:.0%} bootstrap interval of the mean (percentiles of"
+        f" {RESAMPLES:,} resamples of the {samples})."
+    ).replace(",", " ")
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,7 @@ class MetricTable:
     name: str
     label: str
     kind: str
+    samples: str  # what its scores are of: images, reviews or trainings
     info: MetricInfo
     rows: list[MetricRow]
     comparison: Comparison
@@ -87,7 +95,7 @@ class MetricTable:
         if len(self.rows) == 1:
             return "The only method: nothing to compare it with."
         if not self.tested:
-            return "Not tested: there are no per-image rows of this score."
+            return f"Not tested: the score of single {self.samples} is not there."
         if self.comparison.clear:
             return "Separated from every other method."
         tied = [row.label for row in self.rows if row.tied]
@@ -150,7 +158,8 @@ def _build_table(run: RunFolder, metric: str, label: str) -> MetricTable:
         )
     pairs = compare_all({name: per_image.get(name, {}) for name in order}, info.better)
     printed = lookup(kind, info.settings, quantity=None)
-    return MetricTable(metric, label, kind, info, rows, comparison, tested, pairs, printed)
+    samples = "trainings" if kind == "roar" else run.samples
+    return MetricTable(metric, label, kind, samples, info, rows, comparison, tested, pairs, printed)
 
 
 def _interval(values: list[float], score: float) -> tuple[float, float]:
@@ -196,6 +205,12 @@ def overview_order(run: RunFolder, tables: list[MetricTable]) -> list[tuple[str,
     ]
 
 
+def samples_of(run: RunFolder, tables: Sequence[MetricTable]) -> str:
+    """What the scores of all tables are of, as one word."""
+    kinds = {table.samples for table in tables}
+    return kinds.pop() if len(kinds) == 1 else run.samples
+
+
 def shortfalls(run: RunFolder) -> list[str]:
     """What a reader must know before trusting the numbers: images that are missing, scores that are
     no numbers.
@@ -203,7 +218,7 @@ def shortfalls(run: RunFolder) -> list[str]:
     notices: list[str] = []
     images, used, corrupt = (run.data.get(name) for name in ("images", "used", "corrupt"))
     if isinstance(images, int) and isinstance(used, int) and used < images:
-        notices.append(f"{used} of {images} images were used.")
+        notices.append(f"{used} of {images} {run.samples} were used.")
     if isinstance(corrupt, int) and corrupt > 0:
         notices.append(
             f"{corrupt} could not be decoded and {'are' if corrupt > 1 else 'is'} not in the"

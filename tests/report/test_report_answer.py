@@ -178,6 +178,29 @@ def test_maps_that_another_seed_changes_are_named_in_a_sanity_check(
     assert not [text for text in said(run).cautions if "seeds" in text]
 
 
+@pytest.mark.parametrize("samples", ["reviews", "trainings"])
+def test_scores_of_no_images_are_not_called_so(make_run: Callable[..., Path], samples: str) -> None:
+    run = make_run(explainers={"grad_cam": (0.5, {}, 0.1), "saliency": (0.5, {}, 0.1)}, images=5)
+    document = json.loads((run / "results.json").read_text())
+    name = "degradation_8"
+    for part in ("metrics", "results"):
+        document[part] = {name: document[part][name]}
+    if samples == "reviews":
+        document["data"]["kind"] = samples
+    # Nothing is published of a metric of one's own.
+    document["metrics"][name]["class"] = "roar" if samples == "trainings" else "mine.Metric"
+    document["data"]["images"] = document["data"]["used"]
+    document["metrics"][name]["definition"] = ""
+    (run / "results.json").write_text(json.dumps(document))
+    (run / "gallery.safetensors").unlink()
+    write_report(run)
+    for report in ("report.html", "report.md", "report.tex"):
+        text = re.sub(r"<(style|script).*?</\1>|<[^>]*>|\n", " ", (run / report).read_text())
+        assert samples in text
+        said = re.findall(r"\b(?:over|the|of|n|\d) images?\b", text)
+        assert not said, (report, said)
+
+
 @pytest.mark.parametrize("paths", [["x/a", "x/a"], ["x"]])
 def test_labels_of_runs_end_even_where_nothing_tells_them_apart(paths: list[str]) -> None:
     assert run_labels([Path(path) for path in paths]) == [Path(path).name for path in paths]
