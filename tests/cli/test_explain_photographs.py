@@ -10,6 +10,8 @@ from PIL import Image
 from lit_iba import FrozenClassifier
 from lit_iba.classifier import usual_layer
 from lit_iba.cli.main import main
+from lit_iba.cli.photographs import load_picture
+from lit_iba.data.examples import EXAMPLES, example_photograph
 from lit_iba.explainer import Explainer
 
 CLASSIFIER = ["--classifier.model", "small_cnn", "--classifier.weights", "random"]
@@ -106,6 +108,15 @@ def test_a_method_that_does_not_fit_is_refused_before_another_has_worked(
     assert "nowhere" in capsys.readouterr().err
     assert not worked
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_every_example_is_there_and_can_be_explained(name: str) -> None:
+    path = example_photograph(name)
+    assert path is not None
+    picture = load_picture(path, FrozenClassifier("small_cnn", "random"))
+    assert picture.shape[0] == 3
+    assert float(picture.float().std()) > 10
 
 
 def test_overlays_at_the_photographs_own_size_are_upright(
