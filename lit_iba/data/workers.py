@@ -116,7 +116,7 @@ class WorkerWatch:
                 with self._waiting():
                     for worker in self._workers:
                         if worker.exitcode:  # it came to its end while nobody asked
-                            raise RuntimeError(killed_as_torch_says(worker))
+                            raise RuntimeError(_as_torch_says(worker))
                     try:
                         item = next(iterator)
                     except StopIteration:
@@ -226,7 +226,7 @@ def _tell_who_asks() -> None:
     signal.signal(signal.SIGCHLD, tell)
 
 
-def killed_as_torch_says(worker: BaseProcess) -> str:
+def _as_torch_says(worker: BaseProcess) -> str:
     """Torch's own sentence about a worker that has ended by itself."""
     code = worker.exitcode or 0
     how = f"killed by signal: {signal.strsignal(-code)}" if code < 0 else f"gone with code {code}"

@@ -128,7 +128,7 @@ def _overview(run: RunFolder, tables: list[MetricTable]) -> str:
     heads = [
         "Method",
         *(f"{plain(table.label)} {_arrow(table)}" for table in tables),
-        f"Time per {run.samples[:-1]}",
+        f"Time per {run.sample}",
     ]
     rows = []
     for name, label in overview_order(run, tables):
@@ -150,7 +150,7 @@ def _metric(table: MetricTable, run: RunFolder, plots: list[Path]) -> list[str]:
         "Published (not ours)",
         "p against the best",
         "n",
-        f"Time per {run.samples[:-1]}",
+        f"Time per {run.sample}",
     ]
     rows = [
         [

@@ -25,6 +25,12 @@ def method_labels(names: Iterable[str]) -> dict[str, str]:
     return {name: explainer_class(name).label if name in EXPLAINERS else name for name in names}
 
 
+def metric_samples(run: RunFolder, metric: str) -> str:
+    """What a metric's scores are of: images, reviews, or the trainings of ROAR."""
+    roar = metric_kind(metric, run.metrics[metric]) == "roar"
+    return "trainings" if roar else run.samples
+
+
 def metric_kind(name: str, info: MetricInfo) -> str:
     """The metric's canonical name, from its class or, failing that, from the name that the config
     gives it.

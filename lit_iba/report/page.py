@@ -144,6 +144,6 @@ def _results(
         overview=overview,
         rule=rule_note(samples_of(run, tables)),
         samples=samples_of(run, tables),
-        sample=run.samples[:-1],
+        sample=run.sample,
         shown=shown.methods,
     )

@@ -42,7 +42,7 @@ def metric_section(
         "report/metric.html",
         metric=number,
         table=table,
-        sample=run.samples[:-1],
+        sample=run.sample,
         colors=colors,
         shown=shown.methods,
         telling=telling_cases(table, run, shown.pictures),

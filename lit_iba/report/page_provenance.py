@@ -71,7 +71,7 @@ def methods_section(run: RunFolder, colors: Mapping[str, int]) -> Markup:
         }
         for name, info in run.explainers.items()
     ]
-    return render("report/methods.html", methods=methods, sample=run.samples[:-1])
+    return render("report/methods.html", methods=methods, sample=run.sample)
 
 
 def reproduction_section(run: RunFolder) -> Markup:

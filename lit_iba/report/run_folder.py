@@ -110,6 +110,11 @@ class RunFolder:
         """What was explained: images or reviews."""
         return "reviews" if self.data.get("kind") == "reviews" else "images"
 
+    @property
+    def sample(self) -> str:
+        """One of them."""
+        return self.samples.removesuffix("s")
+
     @staticmethod
     def heading() -> dict[str, Any]:
         """What ``results.json`` begins with: the schema, and when and by which command the run was

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lit_iba.report.naming import listed, method_labels, metric_labels
+from lit_iba.report.naming import listed, method_labels, metric_labels, metric_samples
 from lit_iba.report.run_folder import MethodResult, MetricInfo, RunFolder, score_rows
 from lit_iba.report.significance import SIGNIFICANCE, holm, signed_rank_test
 from lit_iba.report.templates import Markup, render
@@ -37,6 +37,7 @@ class ComparedMetric:
     """One metric: its methods, and a cell of each run, None where a run does not have it."""
 
     label: str
+    samples: str
     info: MetricInfo
     rows: list[tuple[str, list[Cell | None]]]
 
@@ -138,7 +139,7 @@ def _metric(metric: str, label: str, run: RunFolder, others: Sequence[RunFolder]
         ]
         if any(one is not None for one in cells):
             rows.append((text, cells))
-    return ComparedMetric(label, run.metrics[metric], rows)
+    return ComparedMetric(label, metric_samples(run, metric), run.metrics[metric], rows)
 
 
 def _tested(
@@ -155,16 +156,18 @@ def _tested(
 
 def _verdict(index: int, labels: Sequence[str], metrics: Sequence[ComparedMetric]) -> str:
     ways: dict[int, list[str]] = {1: [], -1: [], 0: []}
-    images: set[int] = set()
+    images, samples = set[int](), dict[str, None]()
     for metric in metrics:
         for method, cells in metric.rows:
             cell = cells[index]
             if cell is not None and cell.ahead is not None:
                 ways[cell.ahead].append(f"{method} in {metric.label}")
                 images.add(cell.images)
+                samples[metric.samples] = None
     if not images:
-        return f"{labels[index]} has no image and method in common with {labels[0]} to be tested."
+        return f"{labels[index]} has no method and row in common with {labels[0]} to be tested."
     shared = f"{min(images)}" + (f" to {max(images)}" if len(images) > 1 else "")
+    shared += f" {' or '.join(samples)}"
     parts = [
         f"{what}: {listed(found, 6)}"
         for what, found in (
@@ -174,7 +177,7 @@ def _verdict(index: int, labels: Sequence[str], metrics: Sequence[ComparedMetric
         )
         if found
     ]
-    return f"{labels[index]} against {labels[0]}, on {shared} images: {'; '.join(parts)}."
+    return f"{labels[index]} against {labels[0]}, on {shared}: {'; '.join(parts)}."
 
 
 def _differences(first: str, second: str, run: RunFolder, other: RunFolder) -> list[str]:
@@ -184,7 +187,7 @@ def _differences(first: str, second: str, run: RunFolder, other: RunFolder) -> l
         found.append(f"{first} and {second} explain different networks.")
     if run.data.get("identity") != other.data.get("identity"):
         found.append(
-            f"{first} and {second} are of different data; only images of the same key are compared."
+            f"{first} and {second} are of different data; only rows of the same key are compared."
         )
     if run.data.get("size") != other.data.get("size"):
         found.append(f"{first} and {second} have pictures of different sizes.")

@@ -7,7 +7,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lit_iba.report.naming import listed, method_labels, metric_kind, metric_labels
+from lit_iba.report.naming import (
+    listed,
+    method_labels,
+    metric_kind,
+    metric_labels,
+    metric_samples,
+)
 from lit_iba.report.published import Published, canonical, lookup
 from lit_iba.report.run_folder import MethodResult, MetricInfo, RunFolder, score_rows
 from lit_iba.report.significance import (
@@ -158,7 +164,7 @@ def _build_table(run: RunFolder, metric: str, label: str) -> MetricTable:
         )
     pairs = compare_all({name: per_image.get(name, {}) for name in order}, info.better)
     printed = lookup(kind, info.settings, quantity=None)
-    samples = "trainings" if kind == "roar" else run.samples
+    samples = metric_samples(run, metric)
     return MetricTable(metric, label, kind, samples, info, rows, comparison, tested, pairs, printed)
 
 

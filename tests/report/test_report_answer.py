@@ -193,7 +193,8 @@ def test_scores_of_no_images_are_not_called_so(make_run: Callable[..., Path], sa
     document["metrics"][name]["definition"] = ""
     (run / "results.json").write_text(json.dumps(document))
     (run / "gallery.safetensors").unlink()
-    write_report(run)
+    write_report(run, others=[run])
+    assert f"on 5 {samples}: " in (run / "report.md").read_text()
     for report in ("report.html", "report.md", "report.tex"):
         text = re.sub(r"<(style|script).*?</\1>|<[^>]*>|\n", " ", (run / report).read_text())
         assert samples in text
