@@ -1,8 +1,9 @@
 """A copy of a classifier in a form that propagation rules can be stated for.
 
 Every step is a module of its own, of few kinds: convolution, linear layer, ReLU, max and average
-pooling, flattening, addition, concatenation, and a multiple plus a constant. Nothing works in
-place, no module runs twice, batch norms are folded. Libraries that hook the user's modules instead
+pooling, flattening, addition, concatenation, a multiple plus a constant, an upper limit (a ReLU6 is
+a ReLU and a limit) and zeros around a picture. Nothing works in place, no module runs twice, batch
+norms are folded. Libraries that hook the user's modules instead
 are silently wrong on additions, in-place and reused ReLUs; here a network that does not fit is
 refused.
 """
@@ -19,8 +20,10 @@ import torch.fx as fx
 from torch import Tensor, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
+from lit_iba.baselines.steps import Add, Affine, Ceiling, Concatenate, GlobalMean
 from lit_iba.classifier import FrozenClassifier
-from lit_iba.classifier.folding import fold_batch_norms, graph_module
+from lit_iba.classifier.folding import called_batch_norm, fold_batch_norms, graph_module
+from lit_iba.classifier.same_padding import SamePadding
 from lit_iba.classifier.traced import TracedNetwork, works_in_place
 from lit_iba.errors import InputError
 
@@ -31,48 +34,6 @@ ELSEWHERE = (
     "use a method that treats the network as a whole, such as integrated_gradients, smoothgrad "
     "or occlusion"
 )
-
-
-class Add(nn.Module):
-    """Sum of two tensors of one shape."""
-
-    def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """Elementwise."""
-        return first + second
-
-
-class Concatenate(nn.Module):
-    """Tensors one after the other, along their channels."""
-
-    def forward(self, *parts: Tensor) -> Tensor:
-        """(B, C1, ...), (B, C2, ...) ... to (B, C1 + C2 + ..., ...)."""
-        return torch.cat(parts, dim=1)
-
-
-class GlobalMean(nn.Module):
-    """Mean over all positions: (B, C, h, w) to (B, C)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Each channel's mean."""
-        return x.mean(dim=(2, 3))
-
-
-class Affine(nn.Module):
-    """A multiple plus a constant, each a number or one per channel: what is left of a batch norm
-    that follows no convolution.
-    """
-
-    def __init__(self, scale: Tensor, shift: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("scale", scale)
-        self.register_buffer("shift", shift)
-        self.scale: Tensor
-        self.shift: Tensor
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Elementwise."""
-        shape = (-1, *[1] * (x.ndim - 2))
-        return x * self.scale.view(shape) + self.shift.view(shape)
 
 
 @torch.inference_mode(False)
@@ -102,7 +63,7 @@ def canonical(classifier: FrozenClassifier) -> fx.GraphModule:
     probe = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     probe = probe.to(next(classifier.model.parameters(), probe))
     try:
-        traced = TracedNetwork(classifier.model, classifier.name)
+        traced = TracedNetwork(classifier.model, classifier.name, leaves=[SamePadding])
         network = graph_module(classifier.model, traced.graph)
         with torch.no_grad():
             ShapeProp(network).propagate(probe.clone())
@@ -172,10 +133,13 @@ class _Translation:
 
     def _translated(self, node: fx.Node) -> fx.Node:
         inputs = [source for source in _sources(node) if _shape(source) is not None]
+        step: nn.Module | None
         if node.op == "call_module":
             module = self.traced.model.get_submodule(str(node.target))
             kind = type(module).__name__
             step = MODULES[type(module)](module) if type(module) in MODULES else None
+        elif norm := called_batch_norm(self.traced.model, node):
+            kind, step, inputs = "batch_norm", _copied(norm), inputs[:1]
         else:
             kind = (
                 node.target
@@ -193,10 +157,13 @@ class _Translation:
             return self.found[inputs[0]]
         if isinstance(step, nn.Flatten) and _shape(node) == _shape(inputs[0]):
             return self.found[inputs[0]]
-        self.modules[node.name] = step
-        return self.graph.create_node(
-            "call_module", node.name, tuple(self.found[source] for source in inputs), name=node.name
-        )
+        made = tuple(self.found[source] for source in inputs)
+        for number, part in enumerate(step if isinstance(step, nn.Sequential) else [step]):
+            name = node.name if number == 0 else f"{node.name}_part_{number}"
+            made = (self.graph.create_node("call_module", name, made, name=name),)
+            made[0].target = made[0].name  # torch.fx changes a name that there is already
+            self.modules[made[0].name] = part
+        return made[0]
 
 
 def _shape(node: fx.Node) -> torch.Size | None:
@@ -252,12 +219,26 @@ def _flatten_module(module: nn.Module) -> nn.Module | None:
     return nn.Flatten() if axes in ((1, -1), (1, 3)) else None
 
 
+def _clipped(module: nn.Module) -> nn.Module | None:
+    low, high = float(module.min_val), float(module.max_val)  # type: ignore[arg-type]
+    return nn.Sequential(nn.ReLU(), Ceiling(high)) if low == 0 < high else None
+
+
+def _zeros(module: nn.Module) -> nn.Module | None:
+    return _copied(module) if getattr(module, "value", 0) == 0 else None
+
+
 MODULES: dict[type[nn.Module], Callable[[nn.Module], nn.Module | None]] = {
     nn.Conv2d: _convolution,
     nn.Linear: _copied,
     nn.BatchNorm1d: _batch_norm,
     nn.BatchNorm2d: _batch_norm,
     nn.ReLU: lambda _: nn.ReLU(),
+    nn.ReLU6: _clipped,
+    nn.Hardtanh: _clipped,
+    nn.ZeroPad2d: _copied,
+    nn.ConstantPad2d: _zeros,
+    SamePadding: _copied,
     nn.MaxPool2d: _max_pool,
     nn.AdaptiveMaxPool2d: _max_pool,
     nn.AvgPool2d: _copied,
@@ -329,6 +310,16 @@ def _mean(node: fx.Node) -> nn.Module | None:
     return nn.AdaptiveAvgPool2d(1) if settings.get("keepdim") else GlobalMean()
 
 
+def _padding(node: fx.Node) -> nn.Module | None:
+    settings = dict(zip(("pad", "mode", "value"), node.args[1:], strict=False)) | node.kwargs
+    amounts = settings["pad"]
+    if not isinstance(amounts, list | tuple) or len(amounts) != 4:
+        return None
+    numbers = [amount for amount in amounts if isinstance(amount, int)]
+    zeros = settings.get("mode", "constant") == "constant" and not settings.get("value")
+    return nn.ZeroPad2d(tuple(numbers)) if zeros and len(numbers) == 4 else None  # type: ignore[arg-type]
+
+
 def _pooling(kind: Callable[..., nn.Module], *names: str) -> Callable[[fx.Node], nn.Module | None]:
     def made(node: fx.Node) -> nn.Module | None:
         settings = dict(zip(names, node.args[1:], strict=False)) | dict(node.kwargs)
@@ -361,6 +352,8 @@ _AVERAGE = (
 )
 FUNCTIONS: dict[str, Callable[[fx.Node], nn.Module | None]] = {
     "relu": lambda _: nn.ReLU(),
+    "relu6": lambda _: nn.Sequential(nn.ReLU(), Ceiling(6.0)),
+    "pad": _padding,
     **dict.fromkeys(("add", "iadd"), _sum),
     **dict.fromkeys(("sub", "isub"), lambda node: _multiple(node, lambda number: (1.0, -number))),
     **dict.fromkeys(("mul", "imul"), _product),

@@ -25,6 +25,7 @@ from lit_iba.baselines.propagation import (
     transpose,
     winners,
 )
+from lit_iba.baselines.steps import Ceiling
 from lit_iba.checks import check_counts, check_images
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
@@ -32,13 +33,13 @@ from lit_iba.explainer import Attribution, Explainer, Surroundings, completeness
 from lit_iba.objectives.base import repeat_targets
 
 
-def relu_multiplier(x: Tensor, reference: Tensor) -> Tensor:
-    """(relu(x) - relu(reference)) / (x - reference), in [0, 1]; the derivative at x where the two
-    are equal.
+def multiplier(module: nn.ReLU | Ceiling, x: Tensor, reference: Tensor) -> Tensor:
+    """(f(x) - f(reference)) / (x - reference) of a ReLU or a limit, in [0, 1]; the derivative at x
+    where the two are equal.
     """
-    return torch.where(
-        x == reference, (x > 0).to(x.dtype), quotient(x.relu() - reference.relu(), x - reference)
-    )
+    is_open = module.is_open(x) if isinstance(module, Ceiling) else x > 0
+    gained = module(x) - module(reference)
+    return torch.where(x == reference, is_open.to(x.dtype), quotient(gained, x - reference))
 
 
 def max_pool_multipliers(
@@ -173,8 +174,9 @@ def _rescale(
     others = reference.steps[step.name].inputs
     pairs = len(arriving) // count
     inputs = [x if pairs == 1 else x.repeat(pairs, *[1] * (x.ndim - 1)) for x in step.inputs]
-    if isinstance(step.module, nn.ReLU):
-        return (arriving * relu_multiplier(inputs[0], others[0].repeat_interleave(count, dim=0)),)
+    if isinstance(step.module, nn.ReLU | Ceiling):
+        reference_inputs = others[0].repeat_interleave(count, dim=0)
+        return (arriving * multiplier(step.module, inputs[0], reference_inputs),)
     if isinstance(step.module, MAX_POOLINGS):
         return (
             max_pool_multipliers(

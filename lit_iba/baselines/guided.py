@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import copy
 import warnings
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
+import torch.fx as fx
+import torch.nn.functional as F
 from captum.attr import GuidedBackprop as CaptumGuidedBackprop
 from torch import Tensor, nn
 
@@ -20,40 +22,60 @@ from lit_iba.classifier.traced import TracedNetwork
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer
 
-RELU_FUNCTIONS = ("relu", "relu_")
+REPLACED = "relu_module_"
+GRADIENTS = ("ReluBackward", "HardtanhBackward")  # of a ReLU; of a ReLU6
+
+
+class GuidedReLU6(nn.ReLU):
+    """ReLU6 as a kind of ReLU, which is what Captum looks for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """min(max(x, 0), 6)."""
+        return F.relu6(x, self.inplace)
+
+
+FUNCTIONS = {"relu": nn.ReLU, "relu_": nn.ReLU, "relu6": GuidedReLU6}
 
 
 @torch.inference_mode(False)
 def with_relu_modules(classifier: FrozenClassifier) -> nn.Module:
-    """A copy in which every call of a ReLU function is a module, which hooks can see.
+    """A copy in which every ReLU and ReLU6 is a module that Captum finds, calls of functions too.
 
     Raises:
         InputError: There is no ReLU, or one that can be neither seen nor replaced because the
             network cannot be traced.
     """
-    found = _relu_counts(classifier)
-    if found["functions"] + found["modules"] == 0:
+    modules, functions = _relu_counts(classifier)
+    if not functions:
+        network = copy.deepcopy(classifier.model)
+    else:
+        try:
+            graph = TracedNetwork(classifier.model, classifier.name).graph
+        except Exception as error:
+            raise InputError(
+                f"{classifier.name} calls ReLU as a function and cannot be traced ({error}); use "
+                "nn.ReLU modules for guided backpropagation"
+            ) from error
+        network = _with_calls_replaced(copy.deepcopy(graph_module(classifier.model, graph)))
+    for name, module in list(network.named_modules()):
+        if type(module) is nn.ReLU6:
+            network.set_submodule(name, GuidedReLU6(module.inplace))
+    calls = any(name.startswith(REPLACED) for name, _ in network.named_children())
+    if not modules and not calls:
         raise InputError(
             f"guided backpropagation changes the gradient of ReLUs, of which {classifier.name} has "
             "none"
         )
-    if not found["functions"]:
-        return copy.deepcopy(classifier.model)
-    try:
-        graph = TracedNetwork(classifier.model, classifier.name).graph
-    except Exception as error:
-        raise InputError(
-            f"{classifier.name} calls ReLU as a function and cannot be traced ({error}); use "
-            "nn.ReLU modules for guided backpropagation"
-        ) from error
-    network = copy.deepcopy(graph_module(classifier.model, graph))
+    return network
+
+
+def _with_calls_replaced(network: fx.GraphModule) -> fx.GraphModule:
     for node in network.graph.nodes:
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-        if node.op in ("call_function", "call_method") and name in RELU_FUNCTIONS:
-            replaced = f"relu_module_{node.name}"
-            network.add_submodule(
-                replaced, nn.ReLU(inplace=name == "relu_" or bool(node.kwargs.get("inplace")))
-            )
+        if node.op in ("call_function", "call_method") and name in FUNCTIONS:
+            inplace = name.endswith("_") or bool(node.kwargs.get("inplace"))
+            replaced = f"{REPLACED}{node.name}"
+            network.add_submodule(replaced, FUNCTIONS[name](inplace))
             node.op, node.target, node.args, node.kwargs = (
                 "call_module",
                 replaced,
@@ -64,17 +86,15 @@ def with_relu_modules(classifier: FrozenClassifier) -> nn.Module:
     return network
 
 
-def _relu_counts(classifier: FrozenClassifier) -> dict[str, int]:
-    """How many ReLUs one forward pass runs, as ``"modules"`` and as ``"functions"``."""
-    network, modules = copy.deepcopy(classifier.model), 0
-
-    def count(*_: Any) -> None:
-        nonlocal modules
-        modules += 1
-
+def _relu_counts(classifier: FrozenClassifier) -> tuple[int, int]:
+    """How many ReLUs and ReLU6 one forward pass runs as modules, and how many calls of functions
+    have such a gradient.
+    """
+    network = copy.deepcopy(classifier.model)
+    run: list[nn.Module] = []
     for module in network.modules():
-        if isinstance(module, nn.ReLU):
-            module.register_forward_hook(count)
+        if isinstance(module, nn.ReLU | nn.Hardtanh):  # ReLU6 is one of the latter
+            module.register_forward_hook(lambda module, *_: run.append(module))
     with torch.enable_grad():
         logits = network(classifier.empty_images().requires_grad_().clone())
     seen, pending = set(), [logits.grad_fn]
@@ -83,8 +103,8 @@ def _relu_counts(classifier: FrozenClassifier) -> dict[str, int]:
         if function is not None and function not in seen:
             seen.add(function)
             pending += [source for source, _ in function.next_functions]
-    relus = sum(function.name().startswith("ReluBackward") for function in seen)
-    return {"modules": modules, "functions": relus - modules}
+    modules = sum(isinstance(module, nn.ReLU | nn.ReLU6) for module in run)
+    return modules, sum(f.name().startswith(GRADIENTS) for f in seen) - len(run)
 
 
 class GuidedBackprop(Explainer):

@@ -3,8 +3,8 @@ too.
 
 Relevance starts as the target's logit and is shared out, step by step, in proportion to what each
 input contributed. With the alpha-beta rule, additions and averages (which have no weights of both
-signs) share by their inputs' positive parts; a max pooling gives all to the winner; ReLUs and
-multiples pass on what arrives. IBA's comparison had no rule for additions, and left LRP out on
+signs) share by their inputs' positive parts; a max pooling gives all to the winner; ReLUs, limits
+and multiples pass on what arrives. IBA's comparison had no rule for additions, and left LRP out on
 ResNet.
 """
 
@@ -17,7 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lit_iba.baselines.canonical import Add, Affine, canonical
+from lit_iba.baselines.canonical import canonical
 from lit_iba.baselines.propagation import (
     MAX_POOLINGS,
     MEANS,
@@ -33,6 +33,7 @@ from lit_iba.baselines.propagation import (
     weighted_transpose,
     winners,
 )
+from lit_iba.baselines.steps import Add, Affine, Ceiling
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer, completeness_error
@@ -100,7 +101,7 @@ def step_without_weights(step: Step, r: Tensor) -> tuple[Tensor, ...]:
         return (positive * transpose(step.module, (x,), quotient(r, step.module(positive)))[0],)
     if isinstance(step.module, MAX_POOLINGS):
         return (to_positions(r, winners(step.module, x)[1], x.shape),)
-    if isinstance(step.module, nn.ReLU | Affine):
+    if isinstance(step.module, nn.ReLU | Ceiling | Affine):
         return (r,)
     return transpose(step.module, step.inputs, r)
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lit_iba.baselines.canonical import Add, Affine, canonical
+from lit_iba.baselines.canonical import canonical
 from lit_iba.baselines.patterns import Patterns, usual_estimator, weight_of
 from lit_iba.baselines.propagation import (
     MAX_POOLINGS,
@@ -23,6 +23,7 @@ from lit_iba.baselines.propagation import (
     weighted_transpose,
     winners,
 )
+from lit_iba.baselines.steps import Add, Affine, Ceiling
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer, Surroundings
@@ -32,9 +33,9 @@ class PatternAttribution(Explainer):
     """Signal of the target's logit, propagated through weight * pattern (section 4); summed over
     channels, signed.
 
-    ReLUs pass where they were open, a max pooling passes to the winner, averages and multiples
-    share evenly. An addition passes each branch the share of the signal that its pattern says; the
-    two add up to one in every channel.
+    ReLUs and limits pass where they were open, a max pooling passes to the winner, averages and
+    multiples share evenly. An addition passes each branch the share of the signal that its pattern
+    says; the two add up to one in every channel.
 
     Args:
         classifier: The network to explain.
@@ -121,6 +122,8 @@ class PatternAttribution(Explainer):
             return shares[0] * arriving, shares[1] * arriving
         if isinstance(module, nn.ReLU):
             return (arriving * (x > 0),)
+        if isinstance(module, Ceiling):
+            return (arriving * module.is_open(x),)
         if isinstance(module, MAX_POOLINGS):
             return (to_positions(arriving, winners(module, x)[1], x.shape),)
         if isinstance(module, Affine):

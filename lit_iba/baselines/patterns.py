@@ -27,7 +27,7 @@ import torch.fx as fx
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lit_iba.baselines.canonical import Add, canonical
+from lit_iba.baselines.canonical import canonical
 from lit_iba.baselines.propagation import (
     WEIGHTED,
     ForwardPass,
@@ -35,6 +35,7 @@ from lit_iba.baselines.propagation import (
     convolution_gradients,
     quotient,
 )
+from lit_iba.baselines.steps import Add
 from lit_iba.checks import check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError

@@ -16,7 +16,7 @@ import torch.fx as fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_iba.baselines.canonical import Add, Affine, Concatenate, GlobalMean
+from lit_iba.baselines.steps import Add, Affine, Concatenate, GlobalMean
 from lit_iba.objectives import Objective
 
 MAX_POOLINGS = (nn.MaxPool2d, nn.AdaptiveMaxPool2d)

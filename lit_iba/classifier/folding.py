@@ -5,9 +5,11 @@ passes over memory.
 from __future__ import annotations
 
 import copy
+import inspect
 
 import torch.fx as fx
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
@@ -27,7 +29,8 @@ def graph_module(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
 
 
 def fold_batch_norms(network: fx.GraphModule) -> fx.GraphModule:
-    """A graph module in which every convolution that only feeds a batch norm has taken it in.
+    """A graph module in which every convolution that only feeds a batch norm, a module or a call of
+    ``F.batch_norm``, has taken it in.
 
     The convolutions concerned are copied; everything else, the caller's modules above all, is
     shared and unchanged. Exact to float rounding in eval mode.
@@ -37,24 +40,73 @@ def fold_batch_norms(network: fx.GraphModule) -> fx.GraphModule:
     """
     folded = graph_module(network, copy.deepcopy(network.graph))
     for node in list(folded.graph.nodes):
-        if node.op != "call_module" or not isinstance(
-            folded.get_submodule(node.target), nn.BatchNorm2d
-        ):
+        batch_norm = _batch_norm(folded, node)
+        source = node.args[0] if node.args else None
+        if batch_norm is None or not isinstance(source, fx.Node):
             continue
-        source = node.args[0]
         if source.op != "call_module" or len(source.users) != 1:
             continue
-        convolution = folded.get_submodule(source.target)
-        batch_norm = folded.get_submodule(node.target)
-        if not (isinstance(convolution, nn.Conv2d) and isinstance(batch_norm, nn.BatchNorm2d)):
-            continue
-        if batch_norm.running_mean is None:
+        convolution = folded.get_submodule(str(source.target))
+        if not isinstance(convolution, nn.Conv2d):
             continue
         fused = fuse_conv_bn_eval(convolution, batch_norm).requires_grad_(False)
         name = f"folded_{node.name}"
         folded.add_submodule(name, fused)
         source.target = name
         node.replace_all_uses_with(source)
+        read = [other for other in node.all_input_nodes if other.op == "get_attr"]
         folded.graph.erase_node(node)
+        for tensor in read:
+            if not tensor.users:
+                folded.graph.erase_node(tensor)
     folded.recompile()
     return folded
+
+
+def _batch_norm(network: fx.GraphModule, node: fx.Node) -> nn.BatchNorm2d | None:
+    """The batch norm that a node is, if it has statistics; else None."""
+    if node.op == "call_module":
+        module = network.get_submodule(str(node.target))
+        known = isinstance(module, nn.BatchNorm2d) and module.running_mean is not None
+        return module if known else None  # type: ignore[return-value]
+    return called_batch_norm(network, node)
+
+
+def called_batch_norm(root: nn.Module, node: fx.Node) -> nn.BatchNorm2d | None:
+    """A module, in eval mode and on the same tensors, for a call of ``F.batch_norm`` on statistics
+    that are kept; None for any other node.
+
+    Networks of timm call it so: their batch norm and its activation are one module.
+
+    Args:
+        root: What the graph of the node reads its tensors from.
+        node: A node of a traced network.
+    """
+    if node.op != "call_function" or node.target is not F.batch_norm:
+        return None
+    given = inspect.signature(F.batch_norm).bind(*node.args, **node.kwargs)
+    given.apply_defaults()
+    tensors: dict[str, Tensor | None] = {}
+    for name in ("running_mean", "running_var", "weight", "bias"):
+        value = given.arguments[name]
+        if value is not None and not (isinstance(value, fx.Node) and value.op == "get_attr"):
+            return None  # computed by the network
+        tensors[name] = None if value is None else _tensor(root, str(value.target))
+    mean = tensors["running_mean"]
+    if mean is None or given.arguments["training"]:
+        return None
+    norm = nn.BatchNorm2d(len(mean), eps=given.arguments["eps"], device="meta").eval()
+    norm.num_batches_tracked = None
+    for name, tensor in tensors.items():
+        if name in norm._parameters:
+            kept = None if tensor is None else nn.Parameter(tensor, requires_grad=False)
+            norm.register_parameter(name, kept)
+        else:
+            norm.register_buffer(name, tensor)
+    return norm
+
+
+def _tensor(root: nn.Module, path: str) -> Tensor:
+    parent, _, name = path.rpartition(".")
+    found: Tensor = getattr(root.get_submodule(parent), name)
+    return found

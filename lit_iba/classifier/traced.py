@@ -27,8 +27,8 @@ class _Tracer(NodePathTracer):  # type: ignore[misc] # torchvision has no types
 
     proxy_buffer_attributes = True
 
-    def __init__(self) -> None:
-        super().__init__(leaf_modules=[])
+    def __init__(self, leaves: Sequence[type[nn.Module]]) -> None:
+        super().__init__(leaf_modules=list(leaves))
         self._thread = threading.get_ident()
 
     def call_module(
@@ -51,6 +51,7 @@ class TracedNetwork:
         model: The network.
         name: What it is called in errors.
         overwrites: Whether it writes into its images, which are then copied first.
+        leaves: Kinds of modules that stay one step each; those of ``torch.nn`` always do.
 
     Example:
         >>> from lit_iba.classifier import SmallCNN, TracedNetwork
@@ -63,10 +64,14 @@ class TracedNetwork:
     """
 
     def __init__(
-        self, model: nn.Module, name: str = "the classifier", overwrites: bool = False
+        self,
+        model: nn.Module,
+        name: str = "the classifier",
+        overwrites: bool = False,
+        leaves: Sequence[type[nn.Module]] = (),
     ) -> None:
         self.model, self.name, self.overwrites = model, name, overwrites
-        tracer = _Tracer()
+        tracer = _Tracer(leaves)
         with _TRACING:
             self.graph = tracer.trace(model)
         _read_what_was_written(model, self.graph)

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_iba import FrozenClassifier, Preprocessing
+from lit_iba.classifier.same_padding import SamePadding
 
 SIDE = 8
 
@@ -56,6 +57,30 @@ class Plain(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classifier(self.features(images).flatten(1))
+
+
+class Clipped(nn.Module):
+    """ReLU6 in place and as a function, some of it at its limit; a batch norm that is called, as
+    timm does; zeros around the picture in three forms.
+    """
+
+    def __init__(self, bias: bool = True) -> None:
+        super().__init__()
+        self.pad = SamePadding((3, 3), (2, 2))
+        self.conv1 = nn.Conv2d(3, 4, 3, stride=2, bias=False)
+        self.bn1 = nn.BatchNorm2d(4)
+        self.relu6 = nn.ReLU6(inplace=True)
+        self.around = nn.ZeroPad2d((0, 1, 1, 0))
+        self.conv2 = nn.Conv2d(4, 5, 2, bias=bias)
+        self.fc = nn.Linear(5, 5, bias=bias)
+        for convolution in (self.conv1, self.conv2):
+            convolution.weight.data.mul_(8)
+
+    def forward(self, images: Tensor) -> Tensor:
+        m, x = self.bn1, self.conv1(self.pad(images))
+        x = F.batch_norm(x, m.running_mean, m.running_var, m.weight, m.bias, False, 0.1, m.eps)
+        x = F.pad(self.around(self.relu6(x)), [1, 0, 0, 1])
+        return self.fc(F.relu6(self.conv2(x)).mean(dim=(2, 3)))
 
 
 def toy(network: type[nn.Module], seed: int = 0, **settings: bool) -> FrozenClassifier:

@@ -7,19 +7,20 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from propagation_toys import SIDE, Plain, Residual, toy, toy_images
+from propagation_toys import SIDE, Clipped, Plain, Residual, toy, toy_images
 from slim_networks import slim
 from torch import Tensor, nn
 
 from lit_iba import FrozenClassifier, InputError, Preprocessing
-from lit_iba.baselines.canonical import Add, Affine, canonical
+from lit_iba.baselines.canonical import canonical
+from lit_iba.baselines.steps import Add, Affine, Ceiling
 
 
 def wrapped(model: nn.Module) -> FrozenClassifier:
     return FrozenClassifier(model, preprocessing=Preprocessing(resize=None, crop=SIDE)).double()
 
 
-@pytest.mark.parametrize("network", [Plain, Residual])
+@pytest.mark.parametrize("network", [Plain, Residual, Clipped])
 def test_the_copy_computes_the_same(network: type[nn.Module]) -> None:
     classifier, images = toy(network), toy_images()
     made = canonical(classifier)
@@ -39,12 +40,28 @@ def test_batch_norms_are_folded_additions_and_relus_explicit() -> None:
     )  # the batch norm that follows a ReLU, the factor 2 and the offset
 
 
+def test_a_relu6_is_a_relu_and_a_limit_and_a_called_batch_norm_is_folded() -> None:
+    classifier, images = toy(Clipped), toy_images()
+    kinds = [type(module) for module in canonical(classifier).children()]
+    assert (kinds.count(nn.ReLU), kinds.count(Ceiling), kinds.count(Affine)) == (2, 2, 0)
+    clipped = [
+        x.amax() for x in canonical(classifier).conv2(torch.full((1, 4, 6, 6), 6.0).double())
+    ]
+    assert max(clipped) > 6, "the limit is reached"
+    assert torch.equal(classifier.model.bn1.weight, toy(Clipped).model.bn1.weight)
+    larger = torch.cat([images, images[:, :, :3]], dim=2)[..., :7]  # other amounts of padding
+    assert torch.allclose(canonical(classifier)(larger), classifier.model(larger), rtol=1e-12)
+
+
 NARROW = ("resnet", "squeezenet", "densenet", "mnasnet")
 
 
 @pytest.mark.parametrize(
     "name",
-    ["small_cnn", "resnet18", "squeezenet1_1", "densenet121", "mnasnet0_5", "regnet_x_400mf"],
+    [
+        *("small_cnn", "resnet18", "squeezenet1_1", "densenet121", "mnasnet0_5", "regnet_x_400mf"),
+        *("mobilenet_v2", "efficientnet_lite0"),
+    ],
 )
 def test_architectures_of_many_kinds_are_copied_exactly(name: str) -> None:
     network = slim(name) if name.startswith(NARROW) else name
@@ -129,6 +146,15 @@ class Scaled(nn.Module):
         return x * self.scale
 
 
+class Padded(nn.Module):
+    def __init__(self, mode: str, value: float | None = None) -> None:
+        super().__init__()
+        self.mode, self.value = mode, value
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x, (1, 1, 1, 1), self.mode, self.value)
+
+
 class Branches(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x if x.sum() > -1e9 else -x
@@ -138,7 +164,11 @@ class Branches(nn.Module):
     ("operation", "message"),
     [
         (nn.GELU(), "'GELU' at 'operation'"),
-        (nn.ReLU6(), "'ReLU6' at 'operation'"),
+        (nn.Hardswish(), "'Hardswish' at 'operation'"),
+        (nn.Hardtanh(-1, 1), "'Hardtanh' at 'operation'"),
+        (nn.ConstantPad2d(1, 0.5), "'ConstantPad2d' at 'operation'"),
+        (Padded("reflect"), "'pad' at 'operation"),
+        (Padded("constant", 1.0), "'pad' at 'operation"),
         (Attention(), "'softmax' at 'operation"),
         (Gate(), "'mul' at 'operation"),
         (Scaled(), "'mul' at 'operation"),

@@ -3,12 +3,13 @@
 import pytest
 import torch
 from captum.attr import DeepLift
-from propagation_toys import Plain, Residual, dense, toy, toy_images
+from propagation_toys import Clipped, Plain, Residual, dense, toy, toy_images
 from slim_networks import slim
 from torch import Tensor, nn
 
 from lit_iba import FrozenClassifier, InputError, Preprocessing
-from lit_iba.baselines.deep_shap import DeepSHAP, max_pool_multipliers
+from lit_iba.baselines.deep_shap import DeepSHAP, max_pool_multipliers, multiplier
+from lit_iba.baselines.steps import Ceiling
 
 
 def images_of(side: int, count: int = 2, seed: int = 3) -> Tensor:
@@ -157,3 +158,17 @@ def test_settings_are_checked() -> None:
         DeepSHAP(classifier, background=images_of(9)).attribute(toy_images(1), target=0)
     with pytest.raises(InputError, match="forward_batch_size is 0"):
         DeepSHAP(classifier, forward_batch_size=0)
+
+
+def test_the_multiplier_of_a_limit_is_its_gain_over_the_inputs_gain() -> None:
+    x = torch.tensor([5.0, 9.0, 9.0, 3.0, 7.0, 2.0])
+    reference = torch.tensor([3.0, 3.0, 7.0, 9.0, 7.0, 2.0])
+    wanted = torch.tensor([1.0, 3 / 6, 0.0, 3 / 6, 0.0, 1.0])
+    assert torch.allclose(multiplier(Ceiling(6.0), x, reference), wanted)
+
+
+def test_a_network_with_relu6_is_complete() -> None:
+    classifier, images = toy(Clipped), toy_images(6)
+    heatmap = DeepSHAP(classifier, background=toy_images(2, seed=7)).attribute(images, target=1)
+    assert heatmap.values.any()
+    assert heatmap.completeness.max() < 1e-9

@@ -5,7 +5,7 @@ with Grad-CAM.
 import pytest
 import torch
 import torch.nn.functional as F
-from propagation_toys import SIDE, Plain, Residual, toy, toy_images
+from propagation_toys import SIDE, Clipped, Plain, Residual, toy, toy_images
 from torch import Tensor, nn
 
 from lit_iba import FrozenClassifier, InputError, Preprocessing, build_explainer
@@ -25,7 +25,21 @@ class GuidedReLU(torch.autograd.Function):
         return gradient * (gradient > 0) * (x > 0)
 
 
-guided = GuidedReLU.apply
+class GuidedReLU6(torch.autograd.Function):
+    """The same below the limit, and nothing above it."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.clamp(0, 6)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return gradient * (gradient > 0) * (x > 0) * (x < 6)
+
+
+guided, guided_6 = GuidedReLU.apply, GuidedReLU6.apply
 
 
 def residual_by_hand(m: Residual, images: Tensor) -> Tensor:
@@ -41,8 +55,15 @@ def plain_by_hand(m: Plain, images: Tensor) -> Tensor:
     return m.classifier[2](guided(m.classifier[0](x)))
 
 
+def clipped_by_hand(m: Clipped, images: Tensor) -> Tensor:
+    x = guided_6(m.bn1(m.conv1(m.pad(images))))
+    x = guided_6(m.conv2(F.pad(x, (1, 1, 1, 1))))
+    return m.fc(x.mean(dim=(2, 3)))
+
+
 @pytest.mark.parametrize(
-    ("network", "by_hand"), [(Plain, plain_by_hand), (Residual, residual_by_hand)]
+    ("network", "by_hand"),
+    [(Plain, plain_by_hand), (Residual, residual_by_hand), (Clipped, clipped_by_hand)],
 )
 def test_every_relu_also_stops_what_is_negative(network, by_hand) -> None:
     classifier, images, targets = toy(network), toy_images(3), torch.tensor([0, 2, 4])
@@ -66,10 +87,11 @@ def test_guided_grad_cam_is_the_product(small_classifier: FrozenClassifier, imag
 class WithoutReLU(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.fc = nn.Linear(3, 5)
+        self.fc, self.never_called = nn.Linear(3, 5), nn.ReLU()
+        self.clipped = nn.Hardtanh()
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.fc(F.gelu(images.mean(dim=(2, 3))))
+        return F.hardtanh(self.clipped(self.fc(F.gelu(images.mean(dim=(2, 3))))))
 
 
 class Untraceable(nn.Module):

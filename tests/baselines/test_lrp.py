@@ -6,7 +6,7 @@ import pytest
 import torch
 from captum.attr import LRP as CaptumLRP
 from captum.attr._utils.lrp_rules import Alpha1_Beta0_Rule, EpsilonRule
-from propagation_toys import Plain, Residual, dense, toy, toy_images
+from propagation_toys import Clipped, Plain, Residual, dense, toy, toy_images
 from slim_networks import slim
 from torch import Tensor, nn
 
@@ -142,7 +142,7 @@ def test_captum_agrees_where_it_is_right() -> None:
         assert torch.allclose(found, wanted, rtol=1e-5, atol=1e-7 * float(wanted.abs().max()))
 
 
-@pytest.mark.parametrize("network", [Plain, Residual])
+@pytest.mark.parametrize("network", [Plain, Residual, Clipped])
 @pytest.mark.parametrize(("alpha", "beta"), [(1.0, 0.0), (2.0, 1.0)])
 def test_without_biases_the_logit_is_conserved(
     network: type[nn.Module], alpha: float, beta: float

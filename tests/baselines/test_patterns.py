@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from propagation_toys import SIDE, Plain, Residual, dense, toy, toy_images
+from propagation_toys import SIDE, Clipped, Plain, Residual, dense, toy, toy_images
 from torch import Tensor, nn
 
 from lit_iba import FrozenClassifier, InputError, Preprocessing, build_explainer
@@ -157,6 +157,17 @@ def test_the_attribution_is_propagated_by_hand() -> None:
     found = PatternAttribution(classifier, patterns).attribute(images[2:3], target=4)
     assert torch.allclose(found.values[0], r.sum(dim=0), rtol=1e-9, atol=1e-12)
     assert found.completeness is None
+
+
+def test_a_limit_that_is_reached_passes_nothing() -> None:
+    classifier, images = toy(Clipped), toy_images(20)
+    patterns = Patterns.estimate(classifier, images)
+    assert PatternAttribution(classifier, patterns).attribute(images, target=1).values.any()
+    classifier.model.conv2.bias.data.fill_(1e3)  # every output is above 6
+    closed = PatternAttribution(
+        classifier, Patterns(patterns.tensors, {"classifier": classifier.identity})
+    )
+    assert not closed.attribute(images, target=1).values.any()
 
 
 def _with(layer: nn.Module, weight: Tensor) -> nn.Module:

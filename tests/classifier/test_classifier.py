@@ -12,6 +12,8 @@ import torchvision
 from torch import nn
 
 from lit_iba import FrozenClassifier, InputError, Preprocessing
+from lit_iba.classifier import TracedNetwork
+from lit_iba.classifier.folding import fold_batch_norms
 from lit_iba.classifier.small_cnn import SmallCNN
 from lit_iba.classifier.weights import save_weights
 
@@ -44,6 +46,38 @@ def test_the_folded_network_is_the_same_function_with_the_same_gradient() -> Non
     assert not any(isinstance(m, nn.BatchNorm2d) for m in _modules_that_run(folded, images))
     assert all(torch.equal(before[name], value) for name, value in classifier.state_dict().items())
     assert copy.deepcopy(classifier).folded() is not folded
+
+
+class CallsItsNorm(nn.Module):
+    """A batch norm as a function, as timm's networks have it."""
+
+    def __init__(self, training: bool = False) -> None:
+        super().__init__()
+        self.norm, self.conv, self.on_the_batch = nn.BatchNorm2d(4), nn.Conv2d(3, 4, 3), training
+        self.norm.running_mean.normal_()
+        self.norm.running_var.uniform_(0.5, 2)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        n, x = self.norm, self.conv(images)
+        x = nn.functional.batch_norm(
+            x, n.running_mean, n.running_var, n.weight, n.bias, self.on_the_batch, 0.0, n.eps
+        )
+        return x.relu().mean(dim=(2, 3))
+
+
+@pytest.mark.parametrize("on_the_batch", [False, True])
+def test_a_batch_norm_that_is_called_is_folded_where_its_statistics_are_kept(
+    on_the_batch: bool,
+) -> None:
+    model = CallsItsNorm(on_the_batch).double().eval()
+    before = copy.deepcopy(model.state_dict())
+    images = torch.randn(4, 3, 8, 8, dtype=torch.float64)
+    folded = fold_batch_norms(TracedNetwork(model).whole())
+    torch.testing.assert_close(folded(images), model(images), rtol=1e-12, atol=1e-12)
+    calls = [node.target for node in folded.graph.nodes if node.op == "call_function"]
+    assert (nn.functional.batch_norm in calls) == on_the_batch
+    assert any(node.op == "get_attr" for node in folded.graph.nodes) == on_the_batch
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
 def _modules_that_run(function: object, images: torch.Tensor) -> list[nn.Module]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from timm.layers import Conv2dSame
 
-from lit_iba import FrozenClassifier, InputError
+from lit_iba import FrozenClassifier, InputError, build_explainer
 from lit_iba.classifier import TracedNetwork, efficientnet_lite
 from lit_iba.classifier.same_padding import unfold_same_padding
 from lit_iba.cli.photographs import load_picture
@@ -41,6 +41,16 @@ def test_it_sees_a_cat_and_can_be_traced(classifier: FrozenClassifier) -> None:
     assert isinstance(classifier.cuttable, TracedNetwork)
     split = classifier.split("blocks.2")
     assert split.tail(*split.head(images)).allclose(classifier(images), atol=1e-4)
+
+
+def test_its_decomposition_and_what_deep_shap_gives_are_complete(
+    classifier: FrozenClassifier,
+) -> None:
+    images = classifier.images(load_picture(Path("chelsea"), classifier)[None])
+    for name in ("activity", "deep_shap"):
+        heatmap = build_explainer(name, classifier).attribute(images, target=282)
+        assert heatmap.completeness is not None, name
+        assert float(heatmap.completeness) < 1e-5, name
 
 
 def test_another_file_under_its_name_is_refused(
