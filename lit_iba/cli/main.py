@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from lit_iba.cli.quick_start import import_torchvision
 from lit_iba.cli.refused import nothing_left_behind
 from lit_iba.cli.sentences import as_sentence, check_configs, complain
 from lit_iba.errors import unknown_name
@@ -174,6 +175,8 @@ def _run(command: str, arguments: list[str], program: str) -> None:
     for place in ("out", "statistics_folder"):
         if isinstance(settings.get(place), str):
             check_folder(settings[place], place)
+    if command in EVALUATION | WEIGHTS and command != "report":
+        import_torchvision()
     with ExitStack() as stack:
         if isinstance(settings.get("out"), str):
             stack.enter_context(nothing_left_behind(Path(settings["out"])))

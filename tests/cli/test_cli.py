@@ -58,6 +58,42 @@ for command in COMMANDS["lit-iba"]:
     assert done.returncode == 0, done.stderr
 
 
+def test_a_short_command_leaves_the_compiler_alone_and_torchvision_whole(
+    photograph: Path, weights: Path, tmp_path: Path
+) -> None:
+    arguments = ["explain", str(photograph), "--classifier.model", "small_cnn", "--explainer"]
+    arguments += ["saliency", "--classifier.weights", str(weights), "--out", str(tmp_path / "out")]
+    code = f"""
+import sys
+from lit_iba.cli.main import main
+assert main({arguments}) == 0
+assert not sys.modules.keys() & {{"torch._dynamo", "sympy"}}
+import torch, torchvision
+boxes = torch.tensor([[0.0, 0.0, 0.0, 4.0, 4.0]])
+assert float(torchvision.ops.roi_align(torch.ones(1, 1, 8, 8), boxes, 1)) == 1
+asked = sys.modules["torchvision.ops.roi_align"].is_compile_supported
+assert asked("cpu") == sys.modules["torch._dynamo.utils"].is_compile_supported("cpu")
+assert float(torch.compile(torch.square, backend="eager")(torch.tensor(3.0))) == 9
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_else_is_wanted_of_the_compiler_while_torchvision_is_imported_is_there() -> None:
+    code = """
+import sys
+from lit_iba.cli import quick_start
+sys.modules.update({name: quick_start._Later(name) for name in quick_start.NAMES})
+import torch._dynamo
+from torch._dynamo.utils import counters
+assert type(counters).__name__ == "defaultdict"
+assert torch._dynamo.config.cache_size_limit
+assert sys.modules["torch._dynamo.utils"].__spec__ is not None
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_explain_writes_picture_overlay_and_values(
     photograph: Path, weights: Path, tmp_path: Path
 ) -> None:
