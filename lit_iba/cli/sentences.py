@@ -135,6 +135,14 @@ def about_arguments(message: str, arguments: Sequence[str] = ()) -> str:
     if missing := re.search(r"the following arguments are required: (.*)", text):
         return f"{missing[1]} must be given; see --help, or give a --config that has them"
     if unknown := re.search(r"unrecognized arguments: (.*)", text):
+        first = unknown[1].split()[0]
+        before = list(arguments[: arguments.index(first)]) if first in arguments else []
+        options = [given for given in before if given.startswith("--")]
+        if options and not first.startswith("-"):
+            return (
+                f"{first} follows {options[-1]}, which takes one value; put commas between several,"
+                " and what has no name before all options"
+            )
         return f"there are no arguments such as {unknown[1]}; see --help for those there are"
     if problem := re.search(r"Problem with given class_path '([\w.]+)': (.*)", text):
         made, reason = problem.groups()
