@@ -197,6 +197,9 @@ def _from_timm(
                 f"timm could not make {name!r} with weights {weights!r} ({error}); download its "
                 "weights to a .safetensors file and give that file as weights"
             ) from error
+    if state and not state.keys() <= model.state_dict().keys():
+        # Saved from here, where a convolution with its padding is two modules.
+        model = unfold_same_padding(model)
     if state:
         load_into(model, state, weights)
     data = timm.data.config.resolve_model_data_config(model)

@@ -185,6 +185,22 @@ def test_settings_travel_with_our_own_weights(tmp_path: Path) -> None:
     assert classifier.preprocessing == preprocessing
 
 
+def test_weights_of_a_timm_network_with_same_padding_load_as_saved_from_here_and_by_timm(
+    tmp_path: Path,
+) -> None:
+    timm = pytest.importorskip("timm")
+    name = "tf_mobilenetv3_small_minimal_100"
+    theirs = timm.create_model(name).eval()
+    save_weights(tmp_path / "timms.safetensors", theirs.state_dict(), {})
+    first = FrozenClassifier(name, str(tmp_path / "timms.safetensors"))
+    assert first.model.state_dict().keys() != theirs.state_dict().keys()
+    save_weights(tmp_path / "ours.safetensors", first.model.state_dict(), {})
+    again = FrozenClassifier(name, str(tmp_path / "ours.safetensors"))
+    assert again.identity["sha256"] == first.identity["sha256"]
+    images = torch.randn(1, 3, 224, 224)
+    torch.testing.assert_close(again(images), theirs(images), rtol=1e-4, atol=1e-5)
+
+
 def test_timm_models_can_be_used() -> None:
     pytest.importorskip("timm")
     classifier = FrozenClassifier("resnet10t", "random")

@@ -1,6 +1,4 @@
-"""The classifier that pip installs: timm's function to the bit of rounding, traced, and known by
-its hash.
-"""
+"""The classifier that pip installs: timm's function, traced, and known by its hash."""
 
 import copy
 import subprocess
