@@ -3,9 +3,8 @@
 Every step is a module of its own, of few kinds: convolution, linear layer, ReLU, max and average
 pooling, flattening, addition, concatenation, a multiple plus a constant, an upper limit (a ReLU6 is
 a ReLU and a limit) and zeros around a picture. Nothing works in place, no module runs twice, batch
-norms are folded. Libraries that hook the user's modules instead
-are silently wrong on additions, in-place and reused ReLUs; here a network that does not fit is
-refused.
+norms are folded. Libraries that hook the user's modules instead are silently wrong on additions,
+in-place and reused ReLUs; here a network that does not fit is refused.
 """
 
 from __future__ import annotations

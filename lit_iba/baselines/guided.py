@@ -57,7 +57,7 @@ def with_relu_modules(classifier: FrozenClassifier) -> nn.Module:
                 "nn.ReLU modules for guided backpropagation"
             ) from error
         network = _with_calls_replaced(copy.deepcopy(graph_module(classifier.model, graph)))
-    for name, module in list(network.named_modules()):
+    for name, module in list(network.named_modules(remove_duplicate=False)):
         if type(module) is nn.ReLU6:
             network.set_submodule(name, GuidedReLU6(module.inplace))
     calls = any(name.startswith(REPLACED) for name, _ in network.named_children())

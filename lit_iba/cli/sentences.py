@@ -136,8 +136,8 @@ def about_arguments(message: str, arguments: Sequence[str] = ()) -> str:
         return f"{missing[1]} must be given; see --help, or give a --config that has them"
     if unknown := re.search(r"unrecognized arguments: (.*)", text):
         first = unknown[1].split()[0]
-        before = list(arguments[: arguments.index(first)]) if first in arguments else []
-        options = [given for given in before if given.startswith("--")]
+        last = max((at for at, given in enumerate(arguments) if given == first), default=0)
+        options = [given for given in arguments[:last] if given.startswith("--")]
         if options and not first.startswith("-"):
             return (
                 f"{first} follows {options[-1]}, which takes one value; put commas between several,"

@@ -75,6 +75,27 @@ def test_every_relu_also_stops_what_is_negative(network, by_hand) -> None:
     assert torch.allclose(found.values, gradient.abs().amax(dim=1), rtol=1e-9)
 
 
+class TwoNames(nn.Module):
+    """One ReLU6 under two names, the second of which is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
+        self.first = self.second = nn.ReLU6()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.second(self.conv(images)).mean(dim=(2, 3)))
+
+
+def test_a_relu6_under_two_names_is_guided_under_both() -> None:
+    classifier, images = toy(TwoNames), toy_images(3)
+    m, x = classifier.model, images.clone().requires_grad_()
+    logits = m.fc(guided_6(m.conv(x)).mean(dim=(2, 3)))
+    (gradient,) = torch.autograd.grad(logits[:, 2].sum(), x)
+    found = build_explainer("guided_backprop", classifier).attribute(images, target=2)
+    assert torch.allclose(found.values, gradient.abs().amax(dim=1), rtol=1e-9)
+
+
 def test_guided_grad_cam_is_the_product(small_classifier: FrozenClassifier, images: Tensor) -> None:
     maps = [
         build_explainer(name, small_classifier).attribute(images, target=3).values
