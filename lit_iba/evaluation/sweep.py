@@ -86,6 +86,11 @@ def _name(values: Mapping[str, Any]) -> str:
     return "+".join(f"{key.rpartition('.')[2]}-{written(v)}" for key, v in values.items())
 
 
+def _argument(value: Any) -> str:
+    """A value as ``fit`` reads it on its command line, where quotes would be a part of a word."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 class Sweep:
     """One explainer with many settings, over a data set.
 
@@ -151,7 +156,7 @@ class Sweep:
                 own["checkpoint"] = str(self._trained(name) / "checkpoints" / "best.ckpt")
                 self.trainings[name] = [
                     *(f"--config={config}" for config in train),
-                    *(f"--{k}={json.dumps(v)}" for k, v in every.items() if "." in k),
+                    *(f"--{k}={_argument(v)}" for k, v in every.items() if "." in k),
                     f"--trainer.default_root_dir={self._trained(name)}",
                 ]
             self.explainers[name] = {"explainer": explainer, **own}

@@ -198,6 +198,42 @@ def test_every_combination_is_trained_once_and_goes_on_where_it_stopped(
         sweep().train_all()
 
 
+def test_a_training_is_told_the_settings_as_they_are(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {
+        "model.init_args.classifier": {"model": "small_cnn", "weights": "random"},
+        "model.init_args.layer": "layer1",
+        "model.init_args.taps": ["layer3"],
+        "data.init_args.train": str(digits / "train"),
+        "trainer.precision": "32-true",
+        "trainer.callbacks": [],
+        "trainer.max_epochs": 2,
+        "trainer.limit_val_batches": None,
+    }
+    sweep = Sweep(
+        FrozenClassifier("small_cnn", "random"),
+        "readout_iba",
+        {"model.init_args.target": ["label", "predicted"]},
+        {"bounding_box": {}},
+        tmp_path / "out",
+        settings=settings,
+        combine="all",
+        train=[str(CONFIGS.parent / "train" / "readout_resnet50.yaml")],
+        fit=main,
+        data=digits / "test",
+    )
+    for target in ("label", "predicted"):
+        with pytest.raises(SystemExit, match="0"):
+            main(["fit", *sweep.trainings[f"target-{target}"], "--print_config"])
+        told = yaml.safe_load(capsys.readouterr().out)
+        for key, value in {**settings, "model.init_args.target": target}.items():
+            found = told
+            for part in key.split("."):
+                found = found[part]
+            assert found == value, key
+
+
 def test_a_setting_of_a_training_needs_one(digits: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"'model\.beta' is a setting of a training"):
         Sweep(
