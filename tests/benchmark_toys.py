@@ -5,8 +5,11 @@ that gets killed.
 import io
 import time
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -17,6 +20,7 @@ from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.data import ShardIndex, write_shards
 from lit_iba.evaluation import Benchmark
 from lit_iba.explainer import Attribution, Explainer, completeness_error
+from lit_iba.resumable import EvaluationProgress
 
 SIDE = 16
 EXPLAINERS = {
@@ -134,6 +138,18 @@ def benchmark(data: object, out: Path, **changes: object) -> Benchmark:
         "gallery": 4,
     } | changes
     return Benchmark(classifier(), data, out=out, **settings)
+
+
+def kept_bars(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> list[EvaluationProgress]:
+    """The progress bars that a module makes from now on."""
+    bars: list[EvaluationProgress] = []
+
+    def kept(*given: Any, **named: Any) -> EvaluationProgress:
+        bars.append(EvaluationProgress(*given, **named))
+        return bars[-1]
+
+    monkeypatch.setattr(module, "EvaluationProgress", kept)
+    return bars
 
 
 def numbers(results: dict) -> dict:

@@ -177,9 +177,10 @@ class Benchmark:
         """This process's shards, and a wait until the others' are done."""
         plan, world = self.plan, fabric.world_size
         mine = plan.data.shards[fabric.global_rank :: world]
-        total = sum(plan.quotas[shard.stem] for shard in mine) * plan.evaluations_an_image
+        images = sum(plan.quotas[shard.stem] for shard in mine)
+        planned = dict.fromkeys(plan.kinds(plan.metrics, explaining=True), images)
         rounds = len(mine) * (1 + plan.compares)
-        with EvaluationProgress(total, rounds, shown=fabric.global_rank == 0) as progress:
+        with EvaluationProgress(planned, rounds, shown=fabric.global_rank == 0) as progress:
             worker = ShardWorker(plan, explainers, progress, self.surroundings)
             for shard in mine:
                 worker.do(shard)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from lit_iba.explainer import Explainer, Surroundings, build_explainer, explaine
 from lit_iba.metrics import HeatmapMetric, build_metric
 from lit_iba.metrics.judged import Subject
 from lit_iba.resumable.identity import classifier_identity, explainer_identity, source_of
+from lit_iba.resumable.progress import EXPLAIN
 from lit_iba.resumable.selection import SelectedImages, Selection
 from lit_iba.resumable.store import ShardStore, plain
 
@@ -135,12 +136,12 @@ class EvaluationPlan:
         """Stems of the shards that give any image."""
         return {stem for stem, quota in self.quotas.items() if quota}
 
-    @property
-    def evaluations_an_image(self) -> int:
-        """How often each image is dealt with: explained by every explainer, each result judged by
-        every metric.
+    def kinds(self, metrics: Iterable[str], *, explaining: bool) -> list[str]:
+        """What each image goes through, by the kinds of an :class:`EvaluationProgress`: every
+        explainer, when ``explaining``, and for each explainer these metrics.
         """
-        return len(self.explainers) * (1 + len(self.metrics))
+        explained = [f"{EXPLAIN}: {name}" for name in self.explainers] if explaining else []
+        return explained + [f"{metric}: {name}" for metric in metrics for name in self.explainers]
 
     @property
     def compares(self) -> bool:

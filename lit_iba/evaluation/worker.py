@@ -19,7 +19,7 @@ from lit_iba.evaluation.pool import HeatmapPool
 from lit_iba.evaluation.scoring import Scorer, SharedPasses, TargetedImages, opened_together
 from lit_iba.explainer import Explainer, Surroundings
 from lit_iba.metrics.base import HeatmapMetric
-from lit_iba.resumable.progress import EvaluationProgress
+from lit_iba.resumable.progress import EXPLAIN, EvaluationProgress
 
 
 class ShardWorker:
@@ -68,14 +68,17 @@ class ShardWorker:
             [] if comparing else self._unexplained(shard),
             self._unjudged(shard, metrics),
         )
-        to_do = len(unexplained) + sum(len(names) for names in unjudged.values())
+        to_do = [f"{EXPLAIN}: {name}" for name in unexplained]
+        to_do += [f"{metric}: {name}" for metric, names in unjudged.items() for name in names]
         quota = self.plan.quotas[shard.stem]
-        evaluations = len(self.explainers) * (len(metrics) + (not comparing))
-        self.progress.stored(quota * (evaluations - to_do))
+        for kind in self.plan.kinds(metrics, explaining=not comparing):
+            if kind not in to_do:
+                self.progress.stored(quota, kind)
         if not to_do:
             return
         images = self.plan.selected(shard)
-        self.progress.shrink((quota - len(images)) * to_do)
+        for kind in to_do:
+            self.progress.shrink(quota - len(images), kind)
         work = self.scorer.targeted(images, str(shard.path))
         for name in unexplained:
             self._explain(work, shard, name)
@@ -133,12 +136,12 @@ class ShardWorker:
         return self._pools[explainer]
 
     def _explain(self, work: TargetedImages, shard: Shard, name: str) -> None:
-        self.progress.begin(f"explain: {name}")
+        self.progress.begin(f"{EXPLAIN}: {name}")
         found = self.scorer.explain(
             work,
             name,
             self.explainers[name],
-            lambda images: self.progress.advance(images, f"explain: {name}"),
+            lambda images: self.progress.advance(images, f"{EXPLAIN}: {name}"),
         )
         self.plan.heatmaps.write(
             name,

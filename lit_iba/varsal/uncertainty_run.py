@@ -221,17 +221,19 @@ def run_uncertainty(
         }
         pictures: list[Tensor] = []
         keys: list[str] = []
-        with EvaluationProgress(
-            sum(quotas) * len(settings.conditions), len(data.shards)
-        ) as progress:
+        times = len(settings.conditions)
+        with EvaluationProgress({GROUP: sum(quotas) * times}, len(data.shards)) as progress:
             for shard, quota in zip(data.shards, quotas, strict=True):
                 fingerprint = made_of | {
                     "shard": _identity(shard),
                     "selection": selection.identity(quota),
                 }
                 chosen = None
-                if not store.complete(GROUP, shard.stem, fingerprint):
+                if store.complete(GROUP, shard.stem, fingerprint):
+                    progress.stored(quota * times, GROUP)
+                else:
                     chosen = selection.select(shard, quota, classifier.preprocessing)
+                    progress.shrink((quota - len(chosen)) * times, GROUP)
                     rows = _measure(classifier, built, chosen, settings, progress, shard.stem)
                     store.write(GROUP, shard.stem, rows, fingerprint, {"keys": chosen.keys})
                 if len(keys) < settings.gallery:
@@ -308,7 +310,8 @@ def _measure(
                 rows[measure][which, column] = value.double().cpu()
             if condition in calibrated:
                 rows["outcomes"][which, calibrated.index(condition)] = error[:, 1:]
-            progress.advance(len(which), f"{name} {condition[0]} {condition[1] or ''}".strip())
+            what = f"{name} {condition[0]} {condition[1] or ''}".strip()
+            progress.advance(len(which), GROUP, what)
     return rows
 
 

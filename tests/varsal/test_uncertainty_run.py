@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from benchmark_toys import kept_bars, make_data
 from run_folder_toys import read_or_refused
 from uncertainty_toys import ToyPosterior
 
@@ -167,6 +168,21 @@ def test_a_stopped_run_goes_on(
         np.testing.assert_array_equal(second.rows[name], values)
     with pytest.raises(InputError, match="other settings"):
         measured(classifier, data, tmp_path, UncertaintySettings(**{**vars(SETTINGS), "seed": 1}))
+
+
+def test_the_bar_comes_to_its_end(
+    classifier: FrozenClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where pictures are damaged, and where half of it was done before."""
+    bars = kept_bars(monkeypatch, uncertainty_run)
+    damaged = make_data(tmp_path / "data", 8, corrupt=(1, 6))
+    for _ in range(2):
+        measured(classifier, damaged, tmp_path / "run")
+        min((tmp_path / "run" / "measured").iterdir()).unlink()
+    first, second = bars
+    assert (first.done, first.total, set(first._left.values())) == (30, 30, {0})
+    assert second.done == second.total
+    assert set(second._left.values()) == {0}
 
 
 def test_figure_7_shows_clean_and_the_highest_severity(classifier: FrozenClassifier) -> None:
