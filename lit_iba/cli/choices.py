@@ -5,10 +5,12 @@ it.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn, get_origin
+from unittest.mock import patch
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, _typehints
 
 from lit_iba.cli.sentences import about_arguments
 from lit_iba.errors import InputError
@@ -18,15 +20,60 @@ _REFUSED = re.compile(
 )
 
 
+def with_setting(settings: object, path: str, value: object) -> dict[str, Any]:
+    """A mapping with one setting changed below it, and all others kept.
+
+    Args:
+        settings: The mapping; anything else is taken for an empty one.
+        path: Where, with dots between the names.
+        value: What it becomes.
+
+    Example:
+        >>> from lit_iba.cli.choices import with_setting
+        >>> with_setting({"preprocessing": {"resize": 128}}, "preprocessing.crop", 112)
+        {'preprocessing': {'resize': 128, 'crop': 112}}
+    """
+    name, _, below = path.partition(".")
+    kept = dict(settings) if isinstance(settings, Mapping) else {}
+    if below:
+        return {**kept, name: with_setting(kept.get(name), below, value)}
+    return {**kept, name: value}
+
+
+@contextmanager
+def settings_kept() -> Iterator[None]:
+    """Arguments below a setting of a mapping leave its other settings as they are.
+
+    jsonargparse 4.53 does so for one level: ``--classifier.preprocessing.crop 112`` would drop the
+    ``resize`` that an argument before it, or a config, gave.
+    """
+    adapt = _typehints.adapt_typehints
+
+    def adapt_below(value: Any, kind: Any, *rest: Any, **named: Any) -> Any:
+        mapping = get_origin(kind) in (dict, Mapping) or kind is dict
+        if mapping and isinstance(value, _typehints.NestedArg) and "." in value.key:
+            name = value.key.partition(".")[0]
+            inner = adapt(value.val, Any)  # a number, where it is the text of one
+            value = with_setting(named.get("prev_val"), value.key, inner)
+            value = _typehints.NestedArg(name, value[name])
+        return adapt(value, kind, *rest, **named)
+
+    with patch.object(_typehints, "adapt_typehints", adapt_below):
+        yield
+
+
 class ChoicesInOneSentence(ArgumentParser):
-    """A parser whose word on a value that it refuses is one sentence."""
+    """A parser whose word on a value that it refuses is one sentence, and that keeps what it was
+    given.
+    """
 
     _given: Sequence[str] = ()
 
     def parse_args(self, args: Any = None, *rest: Any, **settings: Any) -> Any:
         """Keeps the arguments, to say which config it is that has an unknown setting."""
         self._given = list(args or ())
-        return super().parse_args(args, *rest, **settings)
+        with settings_kept():
+            return super().parse_args(args, *rest, **settings)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Refuse the arguments."""

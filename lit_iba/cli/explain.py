@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import yaml
-
 from lit_iba.errors import InputError
 
 ARGUMENTS: list[tuple[str, str | None, str]] = [
@@ -129,17 +127,10 @@ def settings_of(names: list[str], settings: dict[str, Any]) -> dict[str, dict[st
         raise InputError(f"explainers are {', '.join(names)}; name each once, with commas between")
     if len(names) == 1:
         return {names[0]: settings}
-    found: dict[str, dict[str, Any]] = {name: {} for name in names}
-    for key, value in settings.items():
-        # A command line writes "grad_cam.layer" where YAML has a mapping below "grad_cam", and
-        # its values are text still.
-        name, _, inner = key.partition(".")
-        given = {inner: value} if inner else value
+    for name, given in settings.items():
         if name not in names or not isinstance(given, dict):
             raise InputError(
-                f"the setting {key} could be of any of {', '.join(names)}; "
-                f"say of which, as in --settings.{names[0]}.{key}"
+                f"the setting {name} could be of any of {', '.join(names)}; "
+                f"say of which, as in --settings.{names[0]}.{name}"
             )
-        for setting, one in given.items():
-            found[name][setting] = yaml.safe_load(one) if isinstance(one, str) else one
-    return found
+    return {name: settings.get(name, {}) for name in names}

@@ -12,7 +12,7 @@ import os
 import select
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -155,7 +155,10 @@ def _command(command: str, arguments: list[str], program: str) -> int:
     return 0
 
 
-def _run(command: str, arguments: list[str], program: str) -> None:
+def _parsed(
+    command: str, arguments: list[str], program: str
+) -> tuple[Callable[..., object], dict[str, Any]]:
+    """What a command calls, and with which settings."""
     from lit_iba.cli.choices import ChoicesInOneSentence
 
     name = command.replace("-", "_")
@@ -172,6 +175,11 @@ def _run(command: str, arguments: list[str], program: str) -> None:
     parser.add_function_arguments(function, skip={argument.lstrip("-") for argument, _, _ in own})
     settings: dict[str, Any] = parser.parse_args(arguments).as_dict()
     settings.pop("config", None)
+    return function, settings
+
+
+def _run(command: str, arguments: list[str], program: str) -> None:
+    function, settings = _parsed(command, arguments, program)
     for place in ("out", "statistics_folder"):
         if isinstance(settings.get(place), str):
             check_folder(settings[place], place)
