@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lit_iba.evaluation.processes import Processes
 
 BASE = "base"
+SECTIONS = ("model", "data", "trainer", "optimizer", "lr_scheduler", "checkpoint", "resume")
 Combine = Literal["each", "all"]
 Fit = Callable[[list[str]], int]
 
@@ -86,6 +87,18 @@ def _name(values: Mapping[str, Any]) -> str:
     return "+".join(f"{key.rpartition('.')[2]}-{written(v)}" for key, v in values.items())
 
 
+def _with_dots(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Settings of a training by their whole names, where a mapping holds them."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        within = before or name in SECTIONS
+        if within and isinstance(value, Mapping) and value:
+            found |= _with_dots(value, f"{before}{name}.")
+        else:
+            found[f"{before}{name}"] = value
+    return found
+
+
 def _argument(value: Any) -> str:
     """A value as ``fit`` reads it on its command line, where quotes would be a part of a word."""
     return value if isinstance(value, str) else json.dumps(value)
@@ -94,8 +107,9 @@ def _argument(value: Any) -> str:
 class Sweep:
     """One explainer with many settings, over a data set.
 
-    Settings with a dot are arguments of a training, such as ``model.init_args.beta``: each
-    combination is then trained before it is judged, and its explainer gets the checkpoint.
+    Settings with a dot, or below ``model``, ``data`` or ``trainer``, are arguments of a training,
+    such as ``model.init_args.beta``: each combination is then trained before it is judged, and its
+    explainer gets the checkpoint.
 
     Args:
         classifier: The network that is explained.
@@ -137,7 +151,7 @@ class Sweep:
         **benchmark: Any,
     ) -> None:
         check_literals(combinations, {"vary": vary, "settings": settings, "combine": combine})
-        settings = settings or {}
+        settings = _with_dots(settings or {}) if train else settings or {}
         self.combinations = combinations(vary, settings, combine)
         self.classifier, self.out, self.train, self.fit = classifier, Path(out), list(train), fit
         self.vary, self.combine = list(vary), combine

@@ -211,18 +211,28 @@ def test_a_training_is_told_the_settings_as_they_are(
         "trainer.max_epochs": 2,
         "trainer.limit_val_batches": None,
     }
+    # As a command line gives them one by one; and one of the explainer.
+    below = {
+        "trainer": {"max_steps": 7},
+        "model": {"init_args": {"readout": {"hidden": [8]}}},
+        "seed": 3,
+    }
     sweep = Sweep(
         FrozenClassifier("small_cnn", "random"),
         "readout_iba",
         {"model.init_args.target": ["label", "predicted"]},
         {"bounding_box": {}},
         tmp_path / "out",
-        settings=settings,
+        settings=settings | below,
         combine="all",
         train=[str(CONFIGS.parent / "train" / "readout_resnet50.yaml")],
         fit=main,
         data=digits / "test",
     )
+    checkpoint = str(tmp_path / "out/trained/target-label/checkpoints/best.ckpt")
+    own = {"explainer": "readout_iba", "seed": 3, "checkpoint": checkpoint}
+    assert sweep.explainers["target-label"] == own
+    settings |= {"trainer.max_steps": 7, "model.init_args.readout.hidden": [8]}
     for target in ("label", "predicted"):
         with pytest.raises(SystemExit, match="0"):
             main(["fit", *sweep.trainings[f"target-{target}"], "--print_config"])
