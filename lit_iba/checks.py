@@ -4,8 +4,9 @@ sentence.
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -13,7 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import torch
 from torch import Tensor
 
-from lit_iba.errors import InputError
+from lit_iba.errors import InputError, unknown_name
 
 
 def check_counts(at_least: int = 1, /, **settings: int) -> None:
@@ -56,6 +57,50 @@ def literals_of(owner: Any) -> dict[str, tuple[Any, ...]]:
         ):
             found[name] = tuple(value for part in parts for value in get_args(part) or (None,))
     return {name: allowed for name, allowed in found.items() if allowed != (None,)}
+
+
+def named_in(call: Callable[..., Any]) -> list[str]:
+    """The arguments that a function names, such as a constructor.
+
+    Example:
+        >>> from lit_iba.checks import named_in
+        >>> from lit_iba.iba import PerSampleIBA
+        >>> named_in(PerSampleIBA.__init__)
+        ['classifier', 'layer', 'statistics', 'seed', 'preset']
+    """
+    parameters = inspect.signature(call).parameters.values()
+    several = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    return [one.name for one in parameters if one.name != "self" and one.kind not in several]
+
+
+def check_taken(
+    call: Callable[..., Any],
+    given: Collection[str],
+    of: str,
+    *,
+    also: Collection[str] = (),
+    never: Collection[str] = (),
+    keywords: Collection[str] | None = None,
+) -> None:
+    """Refuse settings that a function, such as a constructor, does not take.
+
+    Args:
+        call: The function; where it takes any setting, it checks them itself.
+        given: Names of settings.
+        of: What they are settings of.
+        also: Further names that are right.
+        never: Arguments of the function that are no settings.
+        keywords: What "any setting" is, where that is to be checked here.
+    """
+    parameters = inspect.signature(call).parameters.values()
+    if keywords is None and any(one.kind is one.VAR_KEYWORD for one in parameters):
+        return
+    known = [name for name in [*named_in(call), *also, *(keywords or ())] if name not in never]
+    for name in given:
+        if name not in known:
+            if not known:
+                raise InputError(f"{of} has no settings; leave {name!r} out")
+            raise unknown_name(f"setting of {of}", name, known)
 
 
 def check_kinds(hinted: Any, given: Mapping[str, object]) -> None:

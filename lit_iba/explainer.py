@@ -17,7 +17,14 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
-from lit_iba.checks import check_counts, check_finite, check_images, check_kinds, check_numbers
+from lit_iba.checks import (
+    check_counts,
+    check_finite,
+    check_images,
+    check_kinds,
+    check_numbers,
+    check_taken,
+)
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.heatmap import Heatmap
@@ -161,6 +168,8 @@ class Explainer(ABC):
 
     name: ClassVar[str] = ""
     label: ClassVar[str] = ""  # how it is called in print
+    # Settings of from_settings alone, where a class has its own.
+    config_only: ClassVar[tuple[str, ...] | None] = None
     lengths: ClassVar[tuple[str, ...]] = ()  # settings in pixels whose defaults are for 224 a side
     unit: str = "1"
     signed: bool = False
@@ -341,7 +350,8 @@ def explainer_class(name: str) -> type[Explainer]:
     return class_named(name, "explainer", EXPLAINERS, Explainer)  # type: ignore[type-abstract] # only to compare with
 
 
-_NO_SETTINGS = ("self", "classifier", "args", "kwargs")
+_NO_SETTINGS = ("classifier", "on_step")
+_plain_from_settings = Explainer.from_settings.__func__  # type: ignore[attr-defined]
 
 
 def build_explainer(
@@ -374,16 +384,18 @@ def build_explainer(
     """
     cls, given = explainer_class(name), dict(settings or {})
     check_kinds(cls.__init__, given)
-    taken = [n for n in inspect.signature(cls.__init__).parameters if n not in _NO_SETTINGS]
-    smooth = None if "smooth" in taken else given.pop("smooth", None)  # some have a default of it
+    own = "smooth" in inspect.signature(cls.__init__).parameters  # some have a default of it
+    smooth = None if own else given.pop("smooth", None)
     if smooth is not None:
         check_numbers(0, smooth=smooth)
+    inherited = getattr(cls.from_settings, "__func__", None) is _plain_from_settings
+    if inherited or cls.config_only is not None:  # or else the class knows what it takes
+        also = (*(cls.config_only or ()), "smooth")
+        check_taken(cls.__init__, given, name, also=also, never=_NO_SETTINGS)
     try:
         explainer = cls.from_settings(classifier, given, surroundings)
     except TypeError as error:
-        raise InputError(
-            f"the settings {settings} do not fit {name!r} ({error}); it takes {', '.join(taken)}"
-        ) from error
+        raise InputError(f"the settings {settings} do not fit {name!r}: {error}") from error
     if smooth is not None:
         explainer.smooth = float(smooth)
     return explainer

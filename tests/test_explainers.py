@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from typing import NoReturn
 
 import pytest
 import torch
@@ -39,6 +40,33 @@ def test_it_is_copied_and_pickled_and_takes_no_images(name: str) -> None:
         nothing = explainer.attribute(images[:0], target, keys=[])
         assert nothing.values.shape == (0, *images.shape[-2:])
         assert nothing.unit == explainer.unit
+
+
+class NothingYet:
+    """Surroundings in which nothing must be estimated."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AssertionError(f"{name} is asked for before the settings are known to be right")
+
+
+@pytest.mark.parametrize("name", sorted(EXPLAINERS))
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("layr", "'layr' is not a known setting of .*; (did you mean|known: )"),
+        ("sed", "'sed' is not a known setting of .*did you mean 'seed'"),
+    ],
+)
+def test_a_misspelt_setting_is_refused_before_anything_is_estimated(
+    name: str, wrong: str, said: str
+) -> None:
+    settings = {"captum": {"method": "Saliency"}}.get(name, {})
+    if name in ("readout_iba", "real_time_saliency"):  # a checkpoint says what they take
+        said = f"{name} needs a checkpoint"
+    if (name, wrong) == ("captum", "sed"):  # whose own settings are all that are left to it
+        said = "'sed' is not a known setting of Captum's Saliency"
+    with pytest.raises(InputError, match=said):
+        build_explainer(name, narrow(), {**settings, wrong: 3}, NothingYet())
 
 
 @pytest.mark.slow

@@ -130,6 +130,7 @@ class ActivityAttribution(LayerAggregate):
 
     name: ClassVar[str] = "activity"
     label: ClassVar[str] = "Activity attributions"
+    config_only: ClassVar[tuple[str, ...] | None] = ()
 
     def __init__(
         self,

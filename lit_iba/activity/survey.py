@@ -29,7 +29,7 @@ from lit_iba.activity.batch_norms import (
 )
 from lit_iba.activity.similarity import similarity_spread
 from lit_iba.activity.zero_bias import bias_tensors, without_biases
-from lit_iba.checks import check_counts, check_numbers
+from lit_iba.checks import check_counts, check_numbers, check_taken
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.data import ShardIndex
 from lit_iba.data.shard import is_file_name
@@ -135,6 +135,7 @@ def run_survey(
         try:
             given = {"model": name} | dict(record)
             weights = given.pop("decayed", None)
+            check_taken(FrozenClassifier.__init__, given, f"classifier {name}", also=["decayed"])
             classifier = FrozenClassifier(**given).to(device)
             decayed = (
                 None

@@ -85,6 +85,7 @@ class DeepSHAP(Explainer):
 
     name: ClassVar[str] = "deep_shap"
     label: ClassVar[str] = "DeepSHAP"
+    config_only: ClassVar[tuple[str, ...] | None] = ("background_images",)
     signed = True
 
     def __init__(

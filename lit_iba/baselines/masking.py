@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_iba.checks import check_counts
+from lit_iba.checks import check_counts, check_taken
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.layout import Layout
 from lit_iba.errors import InputError
@@ -287,11 +287,8 @@ class RealTimeSaliency(TrainedExplainer):
                 f"real_time_saliency knows no taps for {classifier.name}; name two or more of its "
                 "layers as taps, from the first to the deepest"
             )
-        try:
-            chosen = MaskingSettings(**settings)
-        except TypeError as error:
-            known = ", ".join(MaskingSettings.__dataclass_fields__)
-            raise InputError(f"real_time_saliency: {error}; its settings are {known}") from error
+        check_taken(MaskingSettings, settings, "real_time_saliency")
+        chosen = MaskingSettings(**settings)
         self.taps = list(taps or DEFAULT_TAPS[classifier.name])
         self.split = classifier.split(self.taps[-1], self.taps)
         size = classifier.preprocessing.size

@@ -27,7 +27,7 @@ from lit_iba.baselines.masking_objective import (
     mask_losses,
     mix,
 )
-from lit_iba.checks import check_counts, check_literals
+from lit_iba.checks import check_counts, check_literals, check_taken
 from lit_iba.classifier.layout import Layout
 from lit_iba.errors import InputError
 from lit_iba.heatmap import Heatmap
@@ -253,8 +253,5 @@ def _objective(preset: str, settings: dict[str, Any]) -> ObjectiveSettings:
             f"preset {preset!r} of MaskingTraining is unknown; it must be one of "
             f"{', '.join(PRESETS)}"
         )
-    try:
-        return replace(PRESETS[preset], **settings)
-    except TypeError as error:
-        known = ", ".join(vars(PRESETS[preset]))
-        raise InputError(f"objective: {error}; its settings are {known}") from error
+    check_taken(ObjectiveSettings, settings, "the objective of MaskingTraining")
+    return replace(PRESETS[preset], **settings)

@@ -57,6 +57,7 @@ class PatternAttribution(Explainer):
 
     name: ClassVar[str] = "pattern_attribution"
     label: ClassVar[str] = "PatternAttribution"
+    config_only: ClassVar[tuple[str, ...] | None] = ("estimator",)
     signed = True
 
     def __init__(

@@ -66,6 +66,7 @@ class PDA(Explainer):
 
     name: ClassVar[str] = "pda"
     label: ClassVar[str] = "PDA"
+    config_only: ClassVar[tuple[str, ...] | None] = ()
     lengths: ClassVar[tuple[str, ...]] = ("window",)
     signed = True
 

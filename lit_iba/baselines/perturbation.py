@@ -118,8 +118,18 @@ class Occlusion14(Occlusion):
     name: ClassVar[str] = "occlusion_14"
     label: ClassVar[str] = "Occlusion 14×14"
 
-    def __init__(self, classifier: FrozenClassifier, *, tile: int = 14, **settings: object) -> None:
-        super().__init__(classifier, tile=tile, **settings)  # type: ignore[arg-type]
+    def __init__(
+        self,
+        classifier: FrozenClassifier,
+        *,
+        tile: int = 14,
+        fill: Literal["mean", "zero"] = "mean",
+        forward_batch_size: int = 32,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            classifier, tile=tile, fill=fill, forward_batch_size=forward_batch_size, seed=seed
+        )
 
 
 class SmoothGrad(Explainer):

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from lit_iba.checks import check_counts, check_literals, check_numbers
+from lit_iba.checks import check_counts, check_literals, check_numbers, check_taken
 from lit_iba.classifier.photograph import Photograph
 from lit_iba.errors import InputError
 from lit_iba.limits import check_limit
@@ -189,6 +189,7 @@ class Preprocessing:
         known: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()
         }
+        check_taken(cls, known, "preprocessing")
         try:
             return cls(**known)
         except TypeError as error:

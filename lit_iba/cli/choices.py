@@ -47,18 +47,19 @@ def settings_kept() -> Iterator[None]:
     jsonargparse 4.53 does so for one level: ``--classifier.preprocessing.crop 112`` would drop the
     ``resize`` that an argument before it, or a config, gave.
     """
-    adapt = _typehints.adapt_typehints
+    library: Any = _typehints
+    adapt = library.adapt_typehints
 
     def adapt_below(value: Any, kind: Any, *rest: Any, **named: Any) -> Any:
         mapping = get_origin(kind) in (dict, Mapping) or kind is dict
-        if mapping and isinstance(value, _typehints.NestedArg) and "." in value.key:
+        if mapping and isinstance(value, library.NestedArg) and "." in value.key:
             name = value.key.partition(".")[0]
             inner = adapt(value.val, Any)  # a number, where it is the text of one
             value = with_setting(named.get("prev_val"), value.key, inner)
-            value = _typehints.NestedArg(name, value[name])
+            value = library.NestedArg(name, value[name])
         return adapt(value, kind, *rest, **named)
 
-    with patch.object(_typehints, "adapt_typehints", adapt_below):
+    with patch.object(library, "adapt_typehints", adapt_below):
         yield
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lit_iba.checks import check_taken
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.cli.devices import device_named
 from lit_iba.errors import InputError
@@ -29,6 +30,7 @@ def classifier_from(
         else:
             found = classifier_of(read_checkpoint(checkpoint), checkpoint)
         return found.to(device_named(device))
+    check_taken(FrozenClassifier.__init__, record, "classifier")
     try:
         return FrozenClassifier(**record).to(device_named(device))
     except TypeError as error:

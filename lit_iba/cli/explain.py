@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from lit_iba.errors import InputError
+from lit_iba.errors import InputError, unknown_name
 
 ARGUMENTS: list[tuple[str, str | None, str]] = [
     ("images", "*", "photographs to explain, unless texts are given"),
@@ -128,6 +128,8 @@ def settings_of(names: list[str], settings: dict[str, Any]) -> dict[str, dict[st
     if len(names) == 1:
         return {names[0]: settings}
     for name, given in settings.items():
+        if isinstance(given, dict) and name not in names:
+            raise unknown_name("explainer among those that are asked for", name, names)
         if name not in names or not isinstance(given, dict):
             raise InputError(
                 f"the setting {name} could be of any of {', '.join(names)}; "

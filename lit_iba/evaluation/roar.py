@@ -28,7 +28,7 @@ from rich.progress import (
 from torch import Tensor
 
 from lit_iba import __version__
-from lit_iba.checks import check_counts, check_literals
+from lit_iba.checks import check_counts, check_literals, check_taken
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.classifier.weights import save_weights
@@ -115,6 +115,8 @@ class Roar:
         gallery: int = 12,
         fresh: bool = False,
     ) -> None:
+        if not isinstance(recipe, Recipe):
+            check_taken(Recipe, recipe or {}, "the recipe")
         try:
             self.recipe = recipe if isinstance(recipe, Recipe) else Recipe(**(recipe or {}))
         except TypeError as error:

@@ -9,12 +9,14 @@ copies at once.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from lit_iba.checks import check_taken
 from lit_iba.classifier import FrozenClassifier, usual_layer
 from lit_iba.classifier.layout import Layout
 from lit_iba.classifier.split import Carried, repeat_carried
@@ -33,7 +35,7 @@ from lit_iba.iba.bottleneck import (
 from lit_iba.iba.masked_feature import MaskedFeature
 from lit_iba.iba.noise import NoiseModel
 from lit_iba.iba.optimise import GraphedSteps, autocast, optimise_mask
-from lit_iba.iba.per_sample_settings import settings_from
+from lit_iba.iba.per_sample_settings import PerSampleSettings, settings_from
 from lit_iba.objectives.base import repeat_targets
 from lit_iba.randomness import normal_copies
 from lit_iba.statistics import FeatureStatistics
@@ -112,6 +114,9 @@ class PerSampleIBA(Explainer):
         """Build from a config: without ``layer``, it is :func:`usual_layer`; without
         ``statistics``, they are estimated once on the run's own images.
         """
+        # Before anything is estimated, which may take minutes.
+        names = [field.name for field in fields(PerSampleSettings)]
+        check_taken(cls.__init__, settings, cls.name, never=["classifier"], keywords=names)
         layer = usual_layer(classifier, settings.get("layer"))
         settings = settings | {"layer": layer}
         if "statistics" not in settings:

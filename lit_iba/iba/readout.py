@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from lit_iba.checks import check_taken
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.layout import Layout
 from lit_iba.errors import InputError
@@ -125,12 +126,8 @@ class ReadoutIBA(TrainedExplainer):
                 f"preset {preset!r} of ReadoutIBA is unknown; it must be one of "
                 f"{', '.join(PRESETS)}"
             )
-        try:
-            chosen = ReadoutSettings(**{**vars(PRESETS[preset]), **settings})
-        except TypeError as error:
-            raise InputError(
-                f"ReadoutIBA: {error}; its settings are {', '.join(vars(PRESETS[preset]))}"
-            ) from error
+        check_taken(ReadoutSettings, settings, "readout_iba")
+        chosen = ReadoutSettings(**{**vars(PRESETS[preset]), **settings})
         if not taps:
             raise InputError("taps is empty; name the layers that the readout network reads")
         self.layer, self.taps, self._measured = layer, list(taps), False

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
+from lit_iba.checks import check_taken
 from lit_iba.classifier import FrozenClassifier, usual_layer
 from lit_iba.classifier.layout import Layout
 from lit_iba.errors import InputError
@@ -26,7 +27,7 @@ from lit_iba.iba.optimise import autocast, optimise_mask
 from lit_iba.iba.per_sample import PerSampleIBA
 from lit_iba.input_iba.bottleneck import input_information_bits, input_information_nats
 from lit_iba.input_iba.generator import InputPrior, fit_prior, starting_logits
-from lit_iba.input_iba.settings import settings_from, smooth_of, unit_of
+from lit_iba.input_iba.settings import InputIBASettings, flat, settings_from, smooth_of, unit_of
 from lit_iba.objectives.base import repeat_targets
 from lit_iba.randomness import normal_copies
 from lit_iba.statistics import INPUT, FeatureStatistics
@@ -163,13 +164,17 @@ class InputIBA(Explainer):
         images.
         """
         settings = dict(settings)
+        # Before anything is estimated, which may take minutes.
+        names = list(flat(InputIBASettings()))
+        check_taken(
+            cls.__init__, settings, cls.name, never=["classifier", "on_step"], keywords=names
+        )
+        own = {name: value for name, value in settings.items() if name in names}
+        wanted = settings_from(settings.get("preset", "default"), own)
         settings["layer"] = layer = usual_layer(classifier, settings.get("layer"))
         if surroundings is not None:
-            settings.setdefault("statistics", surroundings.statistics(classifier, layer))
-            wanted = settings_from(
-                settings.get("preset", "default"),
-                {k: settings[k] for k in ("input_noise",) if k in settings},
-            )
+            if "statistics" not in settings:
+                settings["statistics"] = surroundings.statistics(classifier, layer)
             if wanted.input.input_noise == "estimated" and "input_statistics" not in settings:
                 settings["input_statistics"] = surroundings.statistics(classifier, INPUT)
         return cls(classifier, **settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lit_iba.checks import check_taken
 from lit_iba.errors import InputError, unknown_name
 from lit_iba.registry import class_named
 
@@ -59,6 +60,7 @@ def build_metric(name: str, settings: dict[str, Any] | None = None) -> HeatmapMe
     """
     cls = metric_class(name)
     settings = dict(settings or {})
+    check_taken(cls.__init__, settings, name, also=["preset"] if cls.presets else [])
     preset = settings.pop("preset", None)
     if preset is not None:
         if preset not in cls.presets:

@@ -17,6 +17,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from lit_iba.checks import check_taken
 from lit_iba.errors import InputError
 from lit_iba.registry import class_named
 
@@ -209,6 +210,7 @@ def build_objective(given: str | Mapping[str, Any] | Objective) -> Objective:
             "settings as {'name': ..., ...}"
         )
     cls = class_named(name, "objective", OBJECTIVES, Objective)  # type: ignore[type-abstract] # only to compare with
+    check_taken(cls.__init__, settings, f"the objective {name}")
     try:
         return cls(**settings)
     except TypeError as error:

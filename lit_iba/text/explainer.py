@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from lit_iba.checks import check_counts, check_targets
+from lit_iba.checks import check_counts, check_taken, check_targets
 from lit_iba.errors import InputError
 from lit_iba.randomness import sample_generators
 from lit_iba.registry import class_named
@@ -232,6 +232,9 @@ TEXT_EXPLAINERS: dict[str, str] = {
 }
 
 
+_plain_from_settings = TextExplainer.from_settings.__func__  # type: ignore[attr-defined]
+
+
 def build_text_explainer(
     name: str,
     classifier: TextClassifier,
@@ -256,6 +259,8 @@ def build_text_explainer(
         torch.Size([4])
     """
     cls = class_named(name, "text explainer", TEXT_EXPLAINERS, TextExplainer)  # type: ignore[type-abstract]
+    if getattr(cls.from_settings, "__func__", None) is _plain_from_settings:
+        check_taken(cls.__init__, settings or {}, name, never=["classifier"])
     try:
         return cls.from_settings(classifier, dict(settings or {}), source)
     except TypeError as error:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lit_iba.checks import check_counts, check_literals
+from lit_iba.checks import check_counts, check_literals, check_taken
 from lit_iba.errors import InputError, unknown_name
 from lit_iba.metrics.base import Result, curve, mean_and_error
 from lit_iba.metrics.sensitivity_n import ROUNDING_OF_LOGITS, ROUNDING_OF_SUMS, correlation
@@ -322,6 +322,7 @@ def build_text_metric(name: str, settings: dict[str, Any] | None = None) -> Text
     """
     if name not in TEXT_METRICS:
         raise unknown_name("text metric", name, TEXT_METRICS)
+    check_taken(TEXT_METRICS[name].__init__, settings or {}, name)
     try:
         return TEXT_METRICS[name](**(settings or {}))
     except TypeError as error:

@@ -77,6 +77,7 @@ class TrainedExplainer(Explainer):
 
     training: ClassVar[str]
     config: ClassVar[str]
+    config_only: ClassVar[tuple[str, ...] | None] = ("checkpoint",)
     changeable: ClassVar[tuple[str, ...]] = ("seed",)
     outputs: ClassVar[tuple[Output, ...]]
 

@@ -156,7 +156,9 @@ def test_baselines_leave_no_trace_and_do_not_depend_on_the_batch(
 def test_names_and_settings_are_checked(small_classifier: FrozenClassifier) -> None:
     with pytest.raises(InputError, match="did you mean 'grad_cam'"):
         build_explainer("gradcam", small_classifier)
-    with pytest.raises(InputError, match="do not fit 'saliency'"):
+    with pytest.raises(
+        InputError, match="'steps' is not a known setting of saliency; known: channels"
+    ):
         build_explainer("saliency", small_classifier, {"steps": 3})
     with pytest.raises(InputError, match="is no Explainer"):
         build_explainer("torch.nn.Linear", small_classifier)

@@ -208,7 +208,9 @@ def test_what_does_not_fit_is_refused(small_classifier: FrozenClassifier) -> Non
         "at least 2 different layers": {"taps": ["layer1"]},
         "from the first to the deepest": {"taps": ["layer3", "layer1"]},
         "2 taps need 1": {"taps": ["layer1", "layer3"], "widths": (4, 4)},
-        "its settings are widths, confidence": {"width": (4, 4)},
+        "'width' is not a known setting of real_time_saliency; did you mean 'widths'": {
+            "width": (4, 4)
+        },
         "whole number of at least 1": {"widths": (4, 0)},
     }
     for message, settings in cases.items():

@@ -270,7 +270,10 @@ def test_what_does_not_fit_is_refused_in_one_sentence(
     ]
     for message, changes in {
         "must be one of default, reference": ["--model.preset", "papr"],
-        "its settings are terms, area": ["--model.objective", '{"aera": 1}'],
+        "setting of the objective of MaskingTraining; did you mean 'area'": [
+            "--model.objective",
+            '{"aera": 1}',
+        ],
         "area is -1": ["--model.objective", '{"area": -1}'],
         "terms is 'x'": ["--model.objective", '{"terms": "x"}'],
         "target is 'x'": ["--model.target", "x"],

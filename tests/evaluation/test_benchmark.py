@@ -355,7 +355,10 @@ def test_numbers_that_do_not_exist_are_null_in_json(data, tmp_path):
             {"explainers": {"undefined": {"explainer": "benchmark_toys.Undefined"}}},
             "Undefined gave NaN.*digit001",
         ),
-        ({"metrics": {"degradation_8": {"metric": "degradation", "tiles": 8}}}, "do not fit"),
+        (
+            {"metrics": {"degradation_8": {"metric": "degradation", "tiles": 8}}},
+            "did you mean 'tile'",
+        ),
         ({"target": "best"}, "'label', 'predicted'"),
         ({"batch_size": 0}, "batch_size"),
         ({"statistics_data": None}, "no statistics of layer 'conv'"),

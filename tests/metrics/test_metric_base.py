@@ -144,7 +144,11 @@ def test_bad_input_is_refused_by_name(name, change, message):
         ("no_such_package.Metric", {}, "cannot be imported"),
         ("lit_iba.heatmap.Heatmap", {}, "is no HeatmapMetric"),
         ("degradation", {"preset": "refrence"}, "did you mean 'reference'"),
-        ("bounding_box", {"tile": 8}, "do not fit"),
+        (
+            "bounding_box",
+            {"tile": 8},
+            "'tile' is not a known setting of bounding_box; known: max_box",
+        ),
     ],
 )
 def test_unknown_names_and_settings_are_refused_with_the_nearest(name, settings, message):

@@ -248,7 +248,7 @@ def test_what_is_wrong_is_said(
         ("iba", {"statistics": toy_statistics[2]}, "layer 4 is asked for"),
         ("iba", {"steps": 0}, "steps is 0"),
         ("lime", {"baseline": "mean"}, "baseline is 'mean'"),
-        ("integrated_gradients", {"points": 3}, "do not fit"),
+        ("integrated_gradients", {"points": 3}, "'points' is not a known setting"),
     ]
     for name, settings, message in cases:
         with pytest.raises(InputError, match=message):

@@ -127,7 +127,7 @@ def test_settings_are_checked() -> None:
         ("sensitivity_n", {"percents": [0]}, r"percents \[0\]"),
         ("insertion", {"baseline": "blur"}, "baseline is 'blur'"),
         ("deletion", {"points": 0}, "points is 0"),
-        ("deletion", {"steps": 3}, "do not fit"),
+        ("deletion", {"steps": 3}, "'steps' is not a known setting of deletion; known: base"),
     ]:
         with pytest.raises(InputError, match=message):
             build_text_metric(name, settings)
