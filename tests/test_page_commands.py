@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from pages import PAGES, ROOT
 
 from lit_iba import InputError
 from lit_iba.cli.explain import settings_of
@@ -26,12 +27,6 @@ from lit_iba.iba.per_sample_settings import settings_from
 from lit_iba.metrics import build_metric
 from lit_iba.training.trained_explainer import TrainedExplainer
 
-ROOT = Path(__file__).parents[1]
-PAGES = [
-    path
-    for pattern in ("*.md", "data/*.md", "docs/**/*.md", "lit_iba/*/README.md", "notebooks/*.md")
-    for path in sorted(ROOT.glob(pattern))
-]
 BEGINS = re.compile(r"\s*(python|lit-iba|make|for|export|[A-Z_0-9]+=)")
 SHELL = ("", "sh", "bash", "console")
 # Within a sentence: commands with a config or several options, that leave nothing out.

@@ -7,13 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pages import PAGES, ROOT
 
-ROOT = Path(__file__).parents[1]
-PAGES = [
-    path
-    for pattern in ("*.md", "data/*.md", "docs/**/*.md", "lit_iba/*/README.md", "notebooks/*.md")
-    for path in sorted(ROOT.glob(pattern))
-]
 ITEM = re.compile(r"(-|\d+\.) ")
 
 
