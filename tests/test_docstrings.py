@@ -134,8 +134,8 @@ THEIRS = {
     "_current_graph_task_id",
     "_data_fetcher",
     "_ddp_kwargs",
-    "_foreach_norm",
     "_exit",
+    "_foreach_norm",
     "_forward_hooks",
     "_forward_pre_hooks",
     "_modules",
@@ -146,6 +146,7 @@ THEIRS = {
     "_reversed_padding_repeated_twice",
     "_should_check_val_fx",
     "_typehint",
+    "_typehints",
     "_version",
 }
 

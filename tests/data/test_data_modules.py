@@ -129,7 +129,7 @@ def test_an_abandoned_loader_takes_its_workers_along_at_once(
     start = time.monotonic()
     gc.collect()
     assert set(active_children()) == before
-    assert time.monotonic() - start < 4  # torch waits for ten seconds a worker
+    assert time.monotonic() - start < 9  # torch waits for ten seconds a worker
 
 
 def test_a_thread_ends_its_workers_without_an_error_in_the_main_thread(
