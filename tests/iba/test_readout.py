@@ -135,7 +135,9 @@ def test_what_is_missing_is_named(small_classifier: FrozenClassifier, images: Te
         ReadoutIBA(small_classifier)
     with pytest.raises(InputError, match="did you mean 'layer3'"):
         ReadoutIBA(small_classifier, "layer2", ["layer1", "layer4"])
-    with pytest.raises(InputError, match="'hiden' is not a known setting of readout_iba; did you mean 'hidden'"):
+    with pytest.raises(
+        InputError, match="'hiden' is not a known setting of readout_iba; did you mean 'hidden'"
+    ):
         ReadoutIBA(small_classifier, "layer2", TAPS, hiden=(1, 2))
 
 
