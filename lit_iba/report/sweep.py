@@ -153,19 +153,22 @@ def _panel(run: RunFolder, found: Combinations, index: int) -> Figure:
         info = run.explainers[name]
         heatmap = Heatmap(torch.nan_to_num(maps[index].float())[None], info.unit, info.signed)
         drawn[name] = heatmap.with_color_bar(heatmap.overlay(picture[None]))[0]
+    # The picture and all maps at one scale, whatever their colour bars take.
     widest = max(one.shape[-1] for one in drawn.values())
+
+    def shown(one: torch.Tensor) -> Any:
+        return F.pad(one, (0, widest - one.shape[-1]), value=255).permute(1, 2, 0).numpy()
+
     columns = max(len(points) for *_, points in rows) + 1
     figure = Figure(figsize=(1.75 * columns, 1.5 * len(rows) + 0.3), layout="constrained")
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
     for (setting, rest, points), row in zip(rows, grid, strict=True):
-        row[0].imshow(picture.permute(1, 2, 0).numpy())
+        row[0].imshow(shown(picture))
         beside = rest if found.combine == "all" and rest else gallery.labels[index]
         row[0].set_title(plain_text(beside), fontsize=7, color=INK)
         for (value, name), axes in zip(points, row[1:], strict=False):
-            one = drawn[name]
-            one = F.pad(one, (0, widest - one.shape[-1]), value=255)  # all maps at one scale
-            axes.imshow(one.permute(1, 2, 0).numpy())
+            axes.imshow(shown(drawn[name]))
             axes.set_title(plain_text(f"{short(setting)} {value}"), fontsize=7, color=INK)
     return figure
