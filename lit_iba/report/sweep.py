@@ -160,7 +160,8 @@ def _panel(run: RunFolder, found: Combinations, index: int) -> Figure:
         return F.pad(one, (0, widest - one.shape[-1]), value=255).permute(1, 2, 0).numpy()
 
     columns = max(len(points) for *_, points in rows) + 1
-    figure = Figure(figsize=(1.75 * columns, 1.5 * len(rows) + 0.3), layout="constrained")
+    height = 1.75 * picture.shape[-2] / widest + 0.2  # of a row, in inches, its title included
+    figure = Figure(figsize=(1.75 * columns, height * len(rows) + 0.1), layout="constrained")
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
