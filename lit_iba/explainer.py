@@ -168,8 +168,7 @@ class Explainer(ABC):
 
     name: ClassVar[str] = ""
     label: ClassVar[str] = ""  # how it is called in print
-    # Settings of from_settings alone, where a class has its own.
-    config_only: ClassVar[tuple[str, ...] | None] = None
+    config_only: ClassVar[tuple[str, ...] | None] = None  # settings of from_settings alone
     lengths: ClassVar[tuple[str, ...]] = ()  # settings in pixels whose defaults are for 224 a side
     unit: str = "1"
     signed: bool = False
@@ -351,7 +350,6 @@ def explainer_class(name: str) -> type[Explainer]:
 
 
 _NO_SETTINGS = ("classifier", "on_step")
-_plain_from_settings = Explainer.from_settings.__func__  # type: ignore[attr-defined]
 
 
 def build_explainer(
@@ -388,7 +386,8 @@ def build_explainer(
     smooth = None if own else given.pop("smooth", None)
     if smooth is not None:
         check_numbers(0, smooth=smooth)
-    inherited = getattr(cls.from_settings, "__func__", None) is _plain_from_settings
+    plain = vars(Explainer)["from_settings"].__func__
+    inherited = getattr(cls.from_settings, "__func__", None) is plain
     if inherited or cls.config_only is not None:  # or else the class knows what it takes
         also = (*(cls.config_only or ()), "smooth")
         check_taken(cls.__init__, given, name, also=also, never=_NO_SETTINGS)

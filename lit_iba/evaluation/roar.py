@@ -117,12 +117,8 @@ class Roar:
     ) -> None:
         if not isinstance(recipe, Recipe):
             check_taken(Recipe, recipe or {}, "the recipe")
-        try:
-            self.recipe = recipe if isinstance(recipe, Recipe) else Recipe(**(recipe or {}))
-        except TypeError as error:
-            raise InputError(
-                f"the recipe {recipe} does not fit: {error}; it takes {', '.join(asdict(Recipe()))}"
-            ) from error
+            recipe = Recipe(**(recipe or {}))
+        self.recipe = recipe
         if not percents or not seeds or not all(0 < p < 100 for p in percents):
             raise InputError(
                 f"percents are {list(percents)} and seeds {list(seeds)}; give percents between 0"

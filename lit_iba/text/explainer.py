@@ -232,9 +232,6 @@ TEXT_EXPLAINERS: dict[str, str] = {
 }
 
 
-_plain_from_settings = TextExplainer.from_settings.__func__  # type: ignore[attr-defined]
-
-
 def build_text_explainer(
     name: str,
     classifier: TextClassifier,
@@ -259,7 +256,8 @@ def build_text_explainer(
         torch.Size([4])
     """
     cls = class_named(name, "text explainer", TEXT_EXPLAINERS, TextExplainer)  # type: ignore[type-abstract]
-    if getattr(cls.from_settings, "__func__", None) is _plain_from_settings:
+    plain = vars(TextExplainer)["from_settings"].__func__
+    if getattr(cls.from_settings, "__func__", None) is plain:
         check_taken(cls.__init__, settings or {}, name, never=["classifier"])
     try:
         return cls.from_settings(classifier, dict(settings or {}), source)

@@ -219,9 +219,7 @@ def run_uncertainty(
             "settings": settings.identity(),
             "rows": measured_rows(classifier),
         }
-        pictures: list[Tensor] = []
-        keys: list[str] = []
-        times = len(settings.conditions)
+        pictures, keys, times = list[Tensor](), list[str](), len(settings.conditions)
         with EvaluationProgress({GROUP: sum(quotas) * times}, len(data.shards)) as progress:
             for shard, quota in zip(data.shards, quotas, strict=True):
                 fingerprint = made_of | {
@@ -310,8 +308,7 @@ def _measure(
                 rows[measure][which, column] = value.double().cpu()
             if condition in calibrated:
                 rows["outcomes"][which, calibrated.index(condition)] = error[:, 1:]
-            what = f"{name} {condition[0]} {condition[1] or ''}".strip()
-            progress.advance(len(which), GROUP, what)
+            progress.advance(len(which), GROUP, f"{name} {condition[0]} {condition[1] or ''}")
     return rows
 
 
