@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lit_iba import FeatureStatistics, FrozenClassifier, InputError, PerSampleIBA, Preprocessing
 from lit_iba.heatmap import resize_keeping_total
+from lit_iba.iba import per_sample
 from lit_iba.iba.per_sample_settings import PRESETS
 from lit_iba.randomness import sample_generators
 
@@ -197,6 +198,33 @@ def test_tokens_are_explained_and_the_class_token_is_not_drawn() -> None:
     assert heatmap.undrawn is not None
     assert (heatmap.undrawn > 0).all()
     assert (heatmap.total > 0).all()
+
+
+def test_as_many_images_are_optimised_at_once_as_the_cache_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    classifier = FrozenClassifier(Network(), preprocessing=Preprocessing(resize=None, crop=32))
+    layer = "vit.encoder.layers.encoder_layer_0"
+    statistics = FeatureStatistics.estimate(classifier, layer, torch.randn(32, 3, 32, 32))
+    explainer = PerSampleIBA(classifier, layer, statistics, copies=2, steps=3, beta=0.01)
+    targets = torch.tensor([0, 1, 3])
+    images, seen, tail = torch.randn(3, 3, 32, 32), [], explainer.tail
+    keys = ["a", "b", "c"]
+    alone = [
+        explainer.attribute(images[i : i + 1], target=targets[i], keys=keys[i : i + 1])
+        for i in range(3)
+    ]
+    explainer.tail = lambda z, carried: seen.append(len(z)) or tail(z, carried)
+    # Two copies of the 17 tokens of 24 float32 are 3,264 bytes an image.
+    for held, expected in ((2 * 3264, [4] * 3 + [2] * 3), (100, [2] * 9), (3 * 3264, [6] * 3)):
+        monkeypatch.setattr(per_sample, "CACHED_BYTES", held)
+        seen.clear()
+        found = explainer.attribute(images, target=targets, keys=keys)
+        assert seen == expected
+        for values, undrawn, own in zip(found.values, found.undrawn, alone, strict=True):
+            torch.testing.assert_close(values, own.values[0], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(undrawn, own.undrawn[0], rtol=1e-4, atol=1e-5)
 
 
 def test_swin_tokens_are_explained() -> None:
