@@ -57,7 +57,7 @@ class FusedConv2d(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
         """(B, C, H, W), and a skip connection of the output's shape, to (B, C', H', W')."""
-        if not self._usable(x):
+        if not self._usable(x) or not (skip is None or self._adds(x, skip)):
             return self.plain(x, skip)
         dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
         x, skip = x.to(dtype), None if skip is None else skip.to(dtype)
@@ -89,6 +89,20 @@ class FusedConv2d(nn.Module):
                 or own._backward_pre_hooks
             )
         )
+
+    def _adds(self, x: Tensor, skip: Tensor) -> bool:
+        """Whether a skip connection has the output's shape: an addition also takes one that is
+        repeated, or one that the output is repeated for.
+        """
+        own = self.convolution
+        assert not isinstance(own.padding, str)  # see suits
+        sides = [
+            (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+            for size, padding, dilation, kernel, stride in zip(
+                x.shape[2:], own.padding, own.dilation, own.kernel_size, own.stride, strict=True
+            )
+        ]
+        return type(skip) is Tensor and skip.shape == (len(x), own.out_channels, *sides)
 
     def weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         """Weight and bias in a precision."""

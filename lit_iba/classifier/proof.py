@@ -68,8 +68,8 @@ def proven(
     """Try a network on two images of (H, W), together and alone.
 
     Raises:
-        InputError: It cannot take them, gives what the objective cannot be asked of, or what it
-            gives for an image depends on the other one or on chance.
+        InputError: It cannot take them, gives NaN or what the objective cannot be asked of, or
+            what it gives for an image depends on the other one or on chance.
     """
     images = probe_images(size, floating_parameter(model), channels)
     given = images.clone()
@@ -98,6 +98,11 @@ def proven(
         raise InputError(
             f"{name} gives {logits.dtype}, which has no gradient, where logits (B, K) are needed; "
             "leave out what turns its logits into a decision"
+        )
+    if bool(logits.isnan().any()):
+        raise InputError(
+            f"{name} gives NaN for ordinary images, so that no map of it means anything; its "
+            "weights are damaged or its training diverged: load others"
         )
     if torch.equal(logits[0], logits[1]):
         logger.warning(

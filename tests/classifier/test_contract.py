@@ -212,9 +212,17 @@ def quantized() -> nn.Module:
     return torch.ao.quantization.quantize_dynamic(net().eval(), {nn.Linear})
 
 
+def diverged() -> nn.Module:
+    made = net()
+    with torch.no_grad():
+        made.second.weight[0, 0, 0, 0] = torch.nan  # one is enough
+    return made
+
+
 REFUSED = [
     (OneOutput, "has one output, .*multilabel.*regression"),
     (Decision, "gives torch.int64, which has no gradient"),
+    (diverged, "gives NaN for ordinary images, .*diverged: load others"),
     (Noisy, "gives other logits each time"),
     (Coupled, "when another one is beside it, .*track_running_stats=True"),
     (

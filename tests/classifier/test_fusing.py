@@ -51,6 +51,20 @@ def test_what_can_be_fused_is() -> None:
     assert kinds(vgg) == [True] * 8
 
 
+@pytest.mark.parametrize("kernel", [1, 3, (2, 5)])
+@pytest.mark.parametrize("stride", [1, (2, 3)])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_only_a_skip_connection_of_the_outputs_shape_is_taken_in(
+    kernel: int, stride: int, dilation: int
+) -> None:
+    convolution = nn.Conv2d(3, 5, kernel, stride=stride, dilation=dilation, padding=2)
+    module = FusedConv2d(convolution.requires_grad_(False), relu=True)
+    x = torch.randn(2, 3, 17, 19)
+    y = torch.randn_like(convolution(x))
+    assert module._adds(x, y)
+    assert not any(module._adds(x, other) for other in (y[:1], y[:, :1], y[..., :1], y[0]))
+
+
 @pytest.mark.parametrize("relu", [True, False])
 @pytest.mark.parametrize("with_skip", [True, False])
 def test_gradients_are_those_of_the_operations_one_by_one(relu: bool, with_skip: bool) -> None:
