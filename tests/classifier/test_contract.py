@@ -208,6 +208,26 @@ class Coupled(nn.Module):
         return self.fc(self.norm(self.conv(images)).relu().mean(dim=(2, 3)))
 
 
+class LeavesOut(Net):
+    """Gives minus infinity for a class that it never chooses."""
+
+    noise = 0.0
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = super().forward(F.dropout(images, self.noise))
+        return torch.cat([logits[:, :3], torch.full_like(logits[:, 3:], -torch.inf)], dim=1)
+
+
+class LeavesOutAndDraws(LeavesOut):
+    noise = 0.5
+
+
+class LeavesOutOtherClasses(Net):
+    def forward(self, images: Tensor) -> Tensor:
+        logits, alone = super().forward(images), len(images) == 1
+        return logits.masked_fill(torch.arange(4) == int(alone), -torch.inf)
+
+
 def quantized() -> nn.Module:
     return torch.ao.quantization.quantize_dynamic(net().eval(), {nn.Linear})
 
@@ -224,6 +244,8 @@ REFUSED = [
     (Decision, "gives torch.int64, which has no gradient"),
     (diverged, "gives NaN for ordinary images, .*diverged: load others"),
     (Noisy, "gives other logits each time"),
+    (LeavesOutAndDraws, "gives other logits each time"),
+    (LeavesOutOtherClasses, "when another one is beside it"),
     (Coupled, "when another one is beside it, .*track_running_stats=True"),
     (
         lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(3, 3, 1)),
@@ -243,6 +265,14 @@ def test_what_breaks_the_contract_is_refused(model: Callable[[], Any], message: 
     torch.manual_seed(0)
     with pytest.raises(InputError, match=message):
         frozen(model())
+
+
+def test_a_class_may_be_left_out_by_minus_infinity() -> None:
+    torch.manual_seed(0)
+    classifier = frozen(LeavesOut())
+    assert classifier.targets(images(), None).max() < 3
+    saliency = build_explainer("saliency", classifier, {})
+    assert saliency.attribute(images(), target=1).values.amax() > 0
 
 
 @pytest.mark.parametrize("name", ["per_sample_iba", "activity", "saliency", "integrated_gradients"])
