@@ -10,7 +10,7 @@ from lit_iba.cli.declared import with_arguments_of
 @with_arguments_of("lit_iba.evaluation.benchmark.Benchmark", leave=("explainers",))
 def sweep(
     explainer: str,
-    vary: dict[str, list[Any]],
+    vary: dict[str, Any],
     settings: dict[str, Any] | None = None,
     combine: Literal["each", "all"] = "each",
     train: list[str] | None = None,
@@ -25,8 +25,8 @@ def sweep(
 
     Args:
         explainer: Name of an explainer, or a class path.
-        vary: Values by setting; one with dots, such as model.init_args.beta, is an argument of
-            the training.
+        vary: A list of values by setting; one such as model.init_args.beta is an argument of the
+            training.
         settings: What the settings are in all combinations, or while another one is varied.
         combine: each varies one setting at a time, all takes every combination.
         train: Configs of a training, which is run for each combination before it is judged.

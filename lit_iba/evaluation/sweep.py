@@ -32,7 +32,7 @@ Fit = Callable[[list[str]], int]
 
 
 def combinations(
-    vary: Mapping[str, Sequence[Any]], settings: Mapping[str, Any], combine: Combine
+    vary: Mapping[str, Any], settings: Mapping[str, Any], combine: Combine
 ) -> dict[str, dict[str, Any]]:
     """The varied settings of every combination, by its name.
 
@@ -114,7 +114,7 @@ class Sweep:
     Args:
         classifier: The network that is explained.
         explainer: A key of ``EXPLAINERS``, or a class path.
-        vary: Values by setting, see :func:`combinations`.
+        vary: Values by setting, see :func:`combinations`; mappings in it are as in ``settings``.
         metrics: As of :class:`Benchmark`.
         out: Folder of the run; trainings are in ``trained/<combination>``.
         settings: Of the explainer, and of the training, in all combinations.
@@ -140,7 +140,7 @@ class Sweep:
         self,
         classifier: FrozenClassifier,
         explainer: str,
-        vary: Mapping[str, Sequence[Any]],
+        vary: Mapping[str, Any],
         metrics: Named,
         out: str | Path,
         *,
@@ -151,7 +151,9 @@ class Sweep:
         **benchmark: Any,
     ) -> None:
         check_literals(combinations, {"vary": vary, "settings": settings, "combine": combine})
-        settings = _with_dots(settings or {}) if train else settings or {}
+        if train:
+            vary, settings = _with_dots(vary), _with_dots(settings or {})
+        settings = settings or {}
         self.combinations = combinations(vary, settings, combine)
         self.classifier, self.out, self.train, self.fit = classifier, Path(out), list(train), fit
         self.vary, self.combine = list(vary), combine

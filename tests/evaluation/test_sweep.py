@@ -220,7 +220,7 @@ def test_a_training_is_told_the_settings_as_they_are(
     sweep = Sweep(
         FrozenClassifier("small_cnn", "random"),
         "readout_iba",
-        {"model.init_args.target": ["label", "predicted"]},
+        {"model": {"init_args": {"target": ["label", "predicted"]}}},
         {"bounding_box": {}},
         tmp_path / "out",
         settings=settings | below,
