@@ -98,6 +98,8 @@ def paired(
     """Paired tests of every quantity: of the pairs of methods within a run, or, where others are
     given, of each method (or of the pairs) of this run with that of each other, image by image.
 
+    Within a run, quantities that are of the image alone, such as the share of a box, are left out.
+
     Args:
         run: Has the first of each pair.
         pairs: Names of two explainers each; with other runs and without pairs, those that both runs
@@ -126,6 +128,7 @@ def paired(
             row
             for metric in run.rows
             for quantity in dict.fromkeys(q for rows in run.rows[metric].values() for q in rows)
+            if others or quantity == "score" or _is_of_the_method(run, metric, quantity)
             for row in _tested(metric, quantity, wanted, run, other, label)
         ]
         if not tests and (wanted or others):
@@ -135,6 +138,12 @@ def paired(
             )
         found += tests
     return found
+
+
+def _is_of_the_method(run: RunFolder, metric: str, quantity: str) -> bool:
+    """Whether it differs between any two methods of the run."""
+    first, *rest = (rows.get(quantity) for rows in run.rows[metric].values())
+    return any(values != first for values in rest)
 
 
 def _check_pairs(pairs: Sequence[Sequence[str]], run: RunFolder, other: RunFolder) -> None:

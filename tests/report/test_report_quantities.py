@@ -109,6 +109,10 @@ def test_pairs_within_a_run_and_what_cannot_be_compared(tmp_path: Path) -> None:
     assert score.share == 1
     assert score.p_value == pytest.approx(2 / 2**9)  # all nine on one side
     assert paired(run) == []
+    for rows in run.rows["flip"].values():  # what is the image's alone is not compared
+        rows["box_fraction"] = {f"im{image}": 0.1 * image for image in range(9)}
+    assert paired(run, [("activity_02", "activity_01")]) == [score, minus]
+    assert len(paired(run, others=[run])) == 3 * len(EXPLAINERS)
     with pytest.raises(InputError, match="activity_2"):
         paired(run, [("activity_2", "saliency")])
     with pytest.raises(InputError, match="is no pair"):
