@@ -22,6 +22,7 @@ from lit_iba.cli.main import COMMANDS, TRAINING, _parsed, main
 from lit_iba.cli.recipes import with_recipes
 from lit_iba.cli.sentences import as_sentence
 from lit_iba.evaluation.entries import class_and_settings
+from lit_iba.evaluation.sweep import with_dots
 from lit_iba.explainer import explainer_class
 from lit_iba.iba.per_sample_settings import settings_from
 from lit_iba.metrics import build_metric
@@ -143,7 +144,9 @@ def check_settings(command: str, settings: dict[str, Any]) -> None:
         for name, given in settings["explainers"].items():
             check_explainer(*class_and_settings("explainer", name, given))
     if command == "sweep":
-        own = {**(settings["settings"] or {}), **{k: v[0] for k, v in settings["vary"].items()}}
+        whole = with_dots if settings["train"] else dict
+        varied = {k: v[0] for k, v in whole(settings["vary"]).items()}
+        own = {**whole(settings["settings"] or {}), **varied}
         check_explainer(settings["explainer"], {k: v for k, v in own.items() if "." not in k})
     if command == "explain" and settings["explainer"]:
         names = settings["explainer"]

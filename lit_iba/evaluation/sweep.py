@@ -87,13 +87,13 @@ def _name(values: Mapping[str, Any]) -> str:
     return "+".join(f"{key.rpartition('.')[2]}-{written(v)}" for key, v in values.items())
 
 
-def _with_dots(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+def with_dots(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     """Settings of a training by their whole names, where a mapping holds them."""
     found: dict[str, Any] = {}
     for name, value in settings.items():
         within = before or name in SECTIONS
         if within and isinstance(value, Mapping) and value:
-            found |= _with_dots(value, f"{before}{name}.")
+            found |= with_dots(value, f"{before}{name}.")
         else:
             found[f"{before}{name}"] = value
     return found
@@ -152,7 +152,7 @@ class Sweep:
     ) -> None:
         check_literals(combinations, {"vary": vary, "settings": settings, "combine": combine})
         if train:
-            vary, settings = _with_dots(vary), _with_dots(settings or {})
+            vary, settings = with_dots(vary), with_dots(settings or {})
         settings = settings or {}
         self.combinations = combinations(vary, settings, combine)
         self.classifier, self.out, self.train, self.fit = classifier, Path(out), list(train), fit
