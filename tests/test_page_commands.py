@@ -145,7 +145,7 @@ def check_settings(command: str, settings: dict[str, Any]) -> None:
             check_explainer(*class_and_settings("explainer", name, given))
     if command == "sweep":
         whole = with_dots if settings["train"] else dict
-        varied = {k: v[0] for k, v in whole(settings["vary"]).items()}
+        varied = {k: v[0] for k, v in with_dots(settings["vary"]).items()}
         own = {**whole(settings["settings"] or {}), **varied}
         check_explainer(settings["explainer"], {k: v for k, v in own.items() if "." not in k})
     if command == "explain" and settings["explainer"]:

@@ -151,9 +151,8 @@ class Sweep:
         **benchmark: Any,
     ) -> None:
         check_literals(combinations, {"vary": vary, "settings": settings, "combine": combine})
-        if train:
-            vary, settings = with_dots(vary), with_dots(settings or {})
-        settings = settings or {}
+        vary = with_dots(vary)
+        settings = with_dots(settings or {}) if train else settings or {}
         self.combinations = combinations(vary, settings, combine)
         self.classifier, self.out, self.train, self.fit = classifier, Path(out), list(train), fit
         self.vary, self.combine = list(vary), combine

@@ -244,12 +244,15 @@ def test_a_training_is_told_the_settings_as_they_are(
             assert found == value, key
 
 
-def test_a_setting_of_a_training_needs_one(digits: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("vary", [{"model.beta": [1]}, {"model": {"beta": [1]}}])
+def test_a_setting_of_a_training_needs_one(
+    vary: dict[str, Any], digits: Path, tmp_path: Path
+) -> None:
     with pytest.raises(InputError, match=r"'model\.beta' is a setting of a training"):
         Sweep(
             FrozenClassifier("small_cnn", "random"),
             "random",
-            {"model.beta": [1]},
+            vary,
             {"bounding_box": {}},
             tmp_path,
             combine="all",
