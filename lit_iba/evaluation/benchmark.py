@@ -176,7 +176,7 @@ class Benchmark:
     ) -> None:
         """This process's shards, and a wait until the others' are done."""
         plan, world = self.plan, fabric.world_size
-        mine = plan.data.shards[fabric.global_rank :: world]
+        mine = plan.share(fabric.global_rank, world)
         images = sum(plan.quotas[shard.stem] for shard in mine)
         planned = dict.fromkeys(plan.kinds(plan.metrics, explaining=True), images)
         rounds = len(mine) * (1 + plan.compares)

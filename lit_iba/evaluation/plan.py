@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,7 @@ from lit_iba.resumable.progress import EXPLAIN
 from lit_iba.resumable.selection import SelectedImages, Selection
 from lit_iba.resumable.store import ShardStore, plain
 
+_log = logging.getLogger(__name__)
 NamedExplainers = Mapping[str, Mapping[str, Any] | Explainer | None]  # or one that is built already
 
 
@@ -115,6 +117,21 @@ class EvaluationPlan:
         """At most so many images of each shard, by its stem."""
         counts = [shard.count for shard in self.data.shards]
         return dict(zip(self.stems, self.selection.quotas(counts), strict=True))
+
+    def share(self, rank: int, world_size: int) -> Sequence[Shard]:
+        """The shards of process ``rank``: whole ones, in turn. Where there are fewer than
+        processes, the first one says so: the others would cost their time for nothing.
+        """
+        shards = self.data.shards
+        if rank == 0 and world_size > len(shards):
+            _log.warning(
+                "%d of %d processes have nothing to do: a process does whole shards, and the data"
+                " have %d; write them in more (shards --shard_size), or start fewer processes",
+                world_size - len(shards),
+                world_size,
+                len(shards),
+            )
+        return shards[rank::world_size]
 
     def selected(self, shard: Shard) -> SelectedImages:
         """The images of a shard that are evaluated.

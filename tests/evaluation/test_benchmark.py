@@ -19,6 +19,7 @@ from run_folder_toys import read_or_refused
 
 from lit_iba.data import ShardIndex
 from lit_iba.errors import InputError
+from lit_iba.evaluation.callbacks.heatmap_writer import ShardBatches
 from lit_iba.evaluation.pool import HeatmapPool
 from lit_iba.explainer import build_explainer
 from lit_iba.metrics import build_metric
@@ -262,6 +263,28 @@ def test_two_processes_give_the_numbers_of_one(finished, hard_times):
     assert (hard_times / "together/rows.csv").read_bytes() == (
         finished[1] / "rows.csv"
     ).read_bytes()
+
+
+class Company:
+    """The first of so many processes, whose work is done already."""
+
+    device, global_rank = torch.device("cpu"), 0
+
+    def __init__(self, world_size):
+        self.world_size = world_size
+
+    def barrier(self):
+        pass
+
+
+@pytest.mark.parametrize(("processes", "said"), [(4, []), (6, ["2 of 6 processes have nothing"])])
+def test_processes_without_a_shard_are_spoken_of(finished, data, caplog, processes, said):
+    again = benchmark(data, finished[1])
+    again.run(Company(processes))
+    ShardBatches(again.plan, "slow", 0, processes)  # Trainer.predict's share
+    found = [r.getMessage() for r in caplog.records if "nothing to do" in r.getMessage()]
+    assert len(found) == 2 * len(said)
+    assert all(text.startswith(start) for text, start in zip(found, 2 * said, strict=True))
 
 
 def test_comparison_with_other_images_does_not_depend_on_how_they_are_sharded(finished, tmp_path):

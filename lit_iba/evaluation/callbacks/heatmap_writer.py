@@ -36,7 +36,7 @@ class ShardBatches:
         self.plan, self.scorer = plan, Scorer(plan.classifier, plan.batch_size, plan.target)
         self.missing = [
             shard
-            for shard in plan.data.shards[rank::world_size]
+            for shard in plan.share(rank, world_size)
             if not plan.heatmaps.complete(name, shard.stem, plan.fingerprint(shard, name))
         ]
 

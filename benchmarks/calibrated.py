@@ -1,0 +1,73 @@
+"""Box scores of a run as they would be of photographs whose boxes cover as much as the paper's,
+beside what the paper prints.
+
+    python benchmarks/calibrated.py RUN [--box_fraction 0.167]
+
+Larger boxes raise every score; that of a random map is their mean share of the picture, which
+the paper prints so. The calibrated mean is the survey statistician's regression estimate (Deville
+and Särndal 1992): weights linear in the share, under which ours has the paper's mean. Its standard
+error is of the weighted residuals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from timing import show
+
+from lit_iba.report import read_run
+from lit_iba.report.tables import published_for
+
+
+def calibrated(y: np.ndarray, known: np.ndarray, wanted: float) -> tuple[float, float]:
+    """Mean of ``y`` (N,) and its standard error, for a sample in which ``known`` (N,) has the mean
+    ``wanted``.
+    """
+    centred = known - known.mean()
+    spread = float((centred**2).sum())
+    weights = 1 / len(y) + centred * (wanted - known.mean()) / spread
+    left = y - y.mean() - centred * float((centred * y).sum()) / spread
+    error = math.sqrt(float((weights**2 * left**2).sum()) * len(y) / (len(y) - 2))
+    return float(weights @ y), error
+
+
+def numbers(quantities: Mapping[str, Mapping[str, float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and shares of the boxes of the images that have a score, each (N,)."""
+    scores, boxes = quantities["score"], quantities["box_fraction"]
+    keys = [key for key, value in scores.items() if math.isfinite(value)]
+    return np.array([scores[key] for key in keys]), np.array([boxes[key] for key in keys])
+
+
+def main() -> None:
+    """Print a table a metric that has boxes."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("run")
+    parser.add_argument("--box_fraction", type=float, default=0.167, help="the paper's mean share")
+    given = parser.parse_args()
+    run = read_run(given.run)
+    for metric, explainers in run.rows.items():
+        lines: list[dict[str, object]] = []
+        for name, quantities in explainers.items():
+            if "box_fraction" not in quantities:
+                continue
+            y, share = numbers(quantities)
+            mean, error = calibrated(y, share, given.box_fraction)
+            printed = published_for(run, metric, name)[0]
+            line = {
+                "explainer": name,
+                "images": len(y),
+                "all": f"{y.mean():.3f} ± {y.std(ddof=1) / len(y) ** 0.5:.3f}",
+                "calibrated": f"{mean:.3f} ± {error:.3f}",
+                "published": printed.value if printed else "",
+                "errors off": f"{(mean - printed.value) / error:+.1f}" if printed and error else "",
+            }
+            lines.append(line)
+        if lines:
+            show(metric, lines)
+
+
+if __name__ == "__main__":
+    main()
