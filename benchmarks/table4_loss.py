@@ -84,7 +84,7 @@ def measure(
                 classifier, layer, statistics, preset="reference_paper", read_after="T", beta=beta
             )
             paths = []
-            for part in track(some.split(4), f"{name}, beta {beta:g}"):
+            for part in track(some.split(1), f"{name}, beta {beta:g}"):
                 iba.path = []
                 generators = sample_generators(0, [keys[int(i)] for i in part], torch.device("cpu"))
                 iba.explain(classifier.images(pictures[part]), labels[part], generators)

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from matplotlib import colormaps
 from torch import Tensor
 
 from lit_iba.perturbation import gaussian_blur
@@ -50,6 +52,25 @@ class Drawn:
         # A constant map is nothing at all, also where rounding makes its percentile larger.
         scaled = ((self.values - low) / (high - low).clamp_min(1e-12)).clamp(-1, 1)
         return torch.where(self.signed[:, None, None], scaled, scaled.clamp_min(0))
+
+    def colored(self) -> Tensor:
+        """The maps alone as pictures, uint8 (B, 3, H, W)."""
+        scaled, signed = self.scaled.cpu().numpy(), self.signed.cpu().numpy()[:, None, None, None]
+        # Each map has one of the two colour maps, and most batches need one only.
+        both = [colormaps["RdBu_r"](scaled / 2 + 0.5)] if signed.any() else []
+        both += [] if signed.all() and len(signed) else [colormaps["inferno"](scaled)]
+        colors = both[0] if len(both) == 1 else np.where(signed, *both)
+        return torch.from_numpy((colors[..., :3] * 255).round().astype(np.uint8)).permute(
+            0, 3, 1, 2
+        )
+
+    def how(self, signed: bool) -> list[str]:
+        """What was done to see each map, in words; empty where it is drawn as it is. ``signed``
+        says whether the maps were, before that.
+        """
+        sizes = "absolute values, " if signed else ""
+        text = f"drawn: {sizes}blurred, up to the 98th percentile"
+        return [text if fine else "" for fine in self.fine.tolist()]
 
 
 def fine_grained(maps: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -188,13 +187,11 @@ class Heatmap:
 
     def how_drawn(self) -> list[str]:
         """What was done to see each map, in words; empty where it is drawn as it is."""
-        sizes = "absolute values, " if self.signed else ""
-        text = f"drawn: {sizes}blurred, up to the 98th percentile"
-        return [text if fine else "" for fine in self.drawn().fine.tolist()]
+        return self.drawn().how(self.signed)
 
     def colored(self) -> Tensor:
         """The heatmap alone as pictures, uint8 (B, 3, H, W)."""
-        return _colored(self.drawn())
+        return self.drawn().colored()
 
     def overlay(self, images: Tensor, strength: float = 0.85) -> Tensor:
         """Lay the heatmap over the images: strong attribution hides the image, weak attribution
@@ -231,7 +228,7 @@ class Heatmap:
         grey = pictures.float().mean(dim=1, keepdim=True) * 0.7 + 76.5 * 0.7
         drawn_values = self.drawn()
         opacity = (drawn_values.scaled.abs().cpu()[:, None] ** 0.7) * strength
-        colors = _colored(drawn_values).float()
+        colors = drawn_values.colored().float()
         return (grey * (1 - opacity) + colors * opacity).round().to(torch.uint8)
 
     def with_color_bar(self, pictures: Tensor) -> Tensor:
@@ -295,15 +292,6 @@ class Heatmap:
                 f' src="data:image/png;base64,{source}"><figcaption>{caption}</figcaption></figure>'
             )
         return "".join(figures)
-
-
-def _colored(shown: Drawn) -> Tensor:
-    scaled, signed = shown.scaled.cpu().numpy(), shown.signed.cpu().numpy()[:, None, None, None]
-    # Each map has one of the two colour maps, and most batches need one only.
-    both = [colormaps["RdBu_r"](scaled / 2 + 0.5)] if signed.any() else []
-    both += [] if signed.all() and len(signed) else [colormaps["inferno"](scaled)]
-    colors = both[0] if len(both) == 1 else np.where(signed, *both)
-    return torch.from_numpy((colors[..., :3] * 255).round().astype(np.uint8)).permute(0, 3, 1, 2)
 
 
 def _color_bar(height: int, ends: tuple[float, float], unit: str, signed: bool) -> Tensor:

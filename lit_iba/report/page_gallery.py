@@ -9,11 +9,18 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from lit_iba.drawing import fine_grained
+from lit_iba.drawing import Drawn, fine_grained
 from lit_iba.heatmap import Heatmap
 from lit_iba.report.gallery import Gallery
 from lit_iba.report.naming import bits, number
-from lit_iba.report.pictures import backdrop_uri, layer_uri, outline, photograph_uri, pixelated
+from lit_iba.report.pictures import (
+    backdrop_uri,
+    drawn_map,
+    layer_uri,
+    outline,
+    photograph_uri,
+    pixelated,
+)
 from lit_iba.report.run_folder import RunFolder, score_rows
 from lit_iba.report.tables import MetricTable, overview_order
 from lit_iba.report.telling import telling_pictures
@@ -183,11 +190,12 @@ def _figure(
     for method in methods:
         values = gallery.heatmaps[method.name][index]
         scores = {metric: rows[metric].get(method.name, {}).get(key) for metric in rows}
-        low, high = scale_ends(values, method.kind)
-        shown = layer_uri(values, method.kind == "signed")
-        caption = _caption(values, method.kind, scores)
+        shown = drawn_map(values, method.kind == "signed")
+        finite = bool(torch.isfinite(values).all())
+        low, high = scale_ends(shown) if method.kind == "bits" and finite else ("", "")
+        caption = _caption(values, method.kind, scores, shown)
         numbers = " ".join("-" if score is None else f"{score:.6g}" for score in scores.values())
-        layers.append(_Layer(method, caption, shown, low, high, numbers))
+        layers.append(_Layer(method, caption, layer_uri(shown), low, high, numbers))
     return _Figure(
         key=key,
         title=gallery.labels[index] or key,
@@ -200,15 +208,14 @@ def _figure(
     )
 
 
-def scale_ends(values: torch.Tensor, kind: str) -> tuple[str, str]:
-    """What the colours of a map (H, W) begin and end with; empty where it has no bits."""
-    if kind != "bits" or not torch.isfinite(values).all():
-        return "", ""
-    shown = Heatmap(values[None]).drawn()
+def scale_ends(shown: Drawn) -> tuple[str, str]:
+    """What the colours of a map begin and end with."""
     return f"{float(shown.low):.2g}", f"{float(shown.high):.2g}"
 
 
-def _caption(values: torch.Tensor, kind: str, scores: Mapping[str, float | None]) -> str:
+def _caption(
+    values: torch.Tensor, kind: str, scores: Mapping[str, float | None], shown: Drawn
+) -> str:
     """Bits of this heatmap where it has bits, and what each metric gives this very image."""
     parts = []
     if not torch.isfinite(values).all():
@@ -216,5 +223,5 @@ def _caption(values: torch.Tensor, kind: str, scores: Mapping[str, float | None]
     elif kind == "bits":
         parts.append(f"{bits(float(values.sum()))} bits")
     parts += [f"{metric} {number(score)}" for metric, score in scores.items() if score is not None]
-    parts += filter(None, Heatmap(_finite(values)[None], signed=kind == "signed").how_drawn())
+    parts += filter(None, shown.how(kind == "signed"))
     return "\n".join(parts)

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lit_iba.drawing import Drawn, drawn_maps
 from lit_iba.heatmap import Heatmap
 
 PIXELATED_BELOW = 128  # pixels a side: smaller pictures show their pixels instead of a blur
@@ -58,23 +59,23 @@ def backdrop_uri(picture: Tensor) -> str:
     return _uri(Image.fromarray(grey[0].numpy()), "JPEG", quality=90)
 
 
-def layer_uri(values: Tensor, signed: bool) -> str:
-    """One heatmap (H, W) as a transparent PNG of at most 256 colours; what is not a number counts
-    as zero.
-    """
-    heatmap = Heatmap(
-        torch.nan_to_num(values.float(), nan=0.0, posinf=0.0, neginf=0.0)[None], signed=signed
-    )
-    alpha = (heatmap.drawn().scaled[0].abs() ** 0.7).numpy()  # the exponent of Heatmap.overlay
-    colors = heatmap.colored()[0].permute(1, 2, 0).reshape(-1, 3).numpy()
+def drawn_map(values: Tensor, signed: bool) -> Drawn:
+    """One heatmap (H, W) as it is drawn; what is not a number counts as zero."""
+    finite = torch.nan_to_num(values.float(), nan=0.0, posinf=0.0, neginf=0.0)
+    return drawn_maps(finite[None], signed)
+
+
+def layer_uri(shown: Drawn) -> str:
+    """One heatmap as a transparent PNG of at most 256 colours."""
+    alpha = (shown.scaled[0].abs() ** 0.7).numpy()  # the exponent of Heatmap.overlay
+    colors = shown.colored()[0].permute(1, 2, 0).reshape(-1, 3).numpy()
     codes = colors.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
     _, first, index = np.unique(codes, return_index=True, return_inverse=True)
     palette, index = colors[first], index.reshape(-1)
     # The colour map has at most 256 steps, so a colour fixes its opacity up to half a step.
     opacity = np.bincount(index, alpha.reshape(-1)) / np.bincount(index)
-    picture = Image.frombytes(
-        "P", (values.shape[-1], values.shape[-2]), index.astype(np.uint8).tobytes()
-    )
+    height, width = alpha.shape
+    picture = Image.frombytes("P", (width, height), index.astype(np.uint8).tobytes())
     picture.putpalette(palette.tobytes())
     return _uri(
         picture, "PNG", optimize=True, transparency=bytes((opacity * 255).round().astype(np.uint8))

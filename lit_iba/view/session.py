@@ -25,7 +25,14 @@ from lit_iba.report.curves import colors_of
 from lit_iba.report.explanations import label_of
 from lit_iba.report.naming import bits, method_labels, settings_text, unit_text
 from lit_iba.report.page_gallery import kind_of, scale_ends
-from lit_iba.report.pictures import backdrop_uri, layer_uri, outline, photograph_uri, pixelated
+from lit_iba.report.pictures import (
+    backdrop_uri,
+    drawn_map,
+    layer_uri,
+    outline,
+    photograph_uri,
+    pixelated,
+)
 from lit_iba.report.run_folder import ExplainerInfo, RunFolder, read_run
 from lit_iba.report.tables import shortfalls
 from lit_iba.view.live import LiveClassifier
@@ -290,14 +297,15 @@ def shown(values: Tensor, unit: str, signed: bool) -> dict[str, Any]:
     and its values for the cursor, float32 in base64.
     """
     kind, finite = kind_of(unit, signed), finite_values(values)
-    low, high = scale_ends(finite, kind)
+    as_drawn = drawn_map(finite, signed)
+    low, high = scale_ends(as_drawn) if kind == "bits" else ("", "")
     notes = [f"{bits(float(finite.sum()))} bits"] if kind == "bits" else []
     if not torch.isfinite(values).all():
         notes.append("contains values that are no numbers, drawn as zero")
-    notes += filter(None, Heatmap(finite[None], signed=signed).how_drawn())
+    notes += filter(None, as_drawn.how(signed))
     plain = finite.contiguous().numpy().astype("<f4", copy=False)
     return {
-        "layer": layer_uri(finite, signed),
+        "layer": layer_uri(as_drawn),
         "low": low,
         "high": high,
         "unit": unit,

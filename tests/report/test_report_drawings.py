@@ -22,7 +22,7 @@ from lit_iba.report.curves import ticks
 from lit_iba.report.decomposition import read_decompositions
 from lit_iba.report.gallery import Gallery
 from lit_iba.report.page_gallery import GalleryMethod, gallery_of
-from lit_iba.report.pictures import backdrop_uri, layer_uri, outline
+from lit_iba.report.pictures import backdrop_uri, drawn_map, layer_uri, outline
 from lit_iba.report.run_folder import read_run
 from lit_iba.report.side_by_side import save_side_by_side
 from lit_iba.report.svg import Frame, box_axis, box_strip
@@ -71,7 +71,9 @@ def test_the_slider_shows_what_overlay_draws(signed: bool, strength: float) -> N
         .permute(1, 2, 0)
         .numpy()
     )
-    layer = np.asarray(opened(layer_uri(values, signed)).convert("RGBA"), dtype=np.float64)
+    layer = np.asarray(
+        opened(layer_uri(drawn_map(values, signed))).convert("RGBA"), dtype=np.float64
+    )
     grey = (
         Heatmap(torch.zeros(1, 40, 56))
         .overlay(picture[None], strength=0)[0]
@@ -90,7 +92,7 @@ def test_layers_bear_flat_maps_and_values_that_are_no_numbers() -> None:
         torch.full((8, 9), float("nan")),
         torch.full((8, 9), float("inf")),
     ):
-        assert opened(layer_uri(values, signed=False)).size == (9, 8)
+        assert opened(layer_uri(drawn_map(values, signed=False))).size == (9, 8)
     assert opened(backdrop_uri(torch.zeros(3, 8, 9, dtype=torch.uint8))).size == (9, 8)
 
 
