@@ -1,0 +1,99 @@
+"""Sensitivity-n of heatmaps that a run has stored, by the paper's text and by the authors' code.
+
+    python benchmarks/sensitivity_pooled.py RUN --weights FILE --data SHARDS
+
+By the text (equation 8), the Pearson correlation is of each image over its random sets, and the
+mean over images is reported. The authors' program prints one correlation over the sets of all
+images together, of maps that were scaled to [0, 1] before. It also depends on how an image's whole
+map and whole drop go together with those of other images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from rich.progress import track
+from timing import show
+from torch import Tensor
+
+from lit_iba import FrozenClassifier
+from lit_iba.data import ShardIndex, shard_batches
+from lit_iba.metrics import SensitivityN
+from lit_iba.metrics.sensitivity_n import correlation, set_sizes
+from lit_iba.perturbation import tile_sums
+from lit_iba.report import read_run
+from lit_iba.resumable.store import ShardStore
+
+
+def scaled(heatmaps: Tensor) -> Tensor:
+    """Each map (B, H, W) from 0 to 1."""
+    low, high = heatmaps.amin(dim=(1, 2), keepdim=True), heatmaps.amax(dim=(1, 2), keepdim=True)
+    return (heatmaps - low) / (high - low).clamp_min(1e-12)
+
+
+def stored(
+    run: Path, data: ShardIndex, names: list[str], classifier: FrozenClassifier
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Pictures (N, 3, H, W), labels (N,) and the maps (N, H, W) of each explainer."""
+    store, pictures, labels = ShardStore(run / "heatmaps"), [], []
+    maps: dict[str, list[Tensor]] = {name: [] for name in names}
+    for shard in data.shards:
+        found: dict[str, tuple[Tensor, Tensor]] = {}
+        for batch in shard_batches(shard, classifier.preprocessing):
+            found |= dict(
+                zip(batch["key"], zip(batch["picture"], batch["label"], strict=True), strict=True)
+            )
+        for name in names:
+            tensors, metadata = store.read(name, shard.stem)
+            maps[name].append(tensors["values"])
+        for key in json.loads(metadata["keys"]):
+            pictures.append(found[key][0])
+            labels.append(found[key][1])
+    return torch.stack(pictures), torch.stack(labels), {n: torch.cat(m) for n, m in maps.items()}
+
+
+def main() -> None:
+    """Print the correlation at each n, of the mean over images and of all images together."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--model", default="resnet50")
+    parser.add_argument("--weights", required=True)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--tile", type=int, default=8)
+    parser.add_argument("--points", type=int, default=10)
+    parser.add_argument("--masks", type=int, default=60)
+    given = parser.parse_args()
+    classifier = FrozenClassifier(given.model, given.weights)
+    names = list(read_run(given.run).explainers)
+    pictures, labels, maps = stored(given.run, ShardIndex.load(given.data), names, classifier)
+    metric = SensitivityN(tile=given.tile, points=given.points, masks=given.masks)
+    parts = track(list(zip(pictures.split(1), labels.split(1), strict=True)), "remove")
+    drops = torch.cat(
+        [metric.shared_scores(classifier, classifier.images(part), label) for part, label in parts]
+    ).double()
+    tiles = tile_sums(maps[names[0]][:1], given.tile).shape[1]
+    sizes = set_sizes(tiles, given.points, 0.0, 0.8).tolist()
+    sets = metric.sets(tiles).double()
+    zero = torch.zeros(1, dtype=torch.float64)
+    for title, together in (("mean over images", False), ("all images together", True)):
+        lines: list[dict[str, object]] = []
+        for name in names:
+            sums = tile_sums(scaled(maps[name].float()), given.tile)
+            found = []
+            for k in range(len(sizes)):
+                a, b = sums @ sets[k].T, drops[:, k]
+                one = correlation(a.flatten()[None], b.flatten()[None], zero, zero)
+                found.append(one if together else correlation(a, b, zero, zero))
+            rows = torch.stack(found, dim=1)  # (N or 1, K)
+            mean = rows.mean(dim=1)
+            error = f" ± {mean.std() / len(mean) ** 0.5:.3f}" if len(mean) > 1 else ""
+            at = {f"n = {n}": f"{r:.2f}" for n, r in zip(sizes, rows.mean(dim=0), strict=True)}
+            lines.append({"explainer": name, "mean over n": f"{mean.mean():.3f}{error}", **at})
+        show(title, lines)
+
+
+if __name__ == "__main__":
+    main()
