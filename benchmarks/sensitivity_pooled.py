@@ -34,6 +34,20 @@ def scaled(heatmaps: Tensor) -> Tensor:
     return (heatmaps - low) / (high - low).clamp_min(1e-12)
 
 
+def correlations(heatmaps: Tensor, drops: Tensor, sets: Tensor, tile: int) -> tuple[Tensor, Tensor]:
+    """Of maps (N, H, W), drops (N, K, masks) and sets (K, masks, tiles): the correlation at each n
+    of each image (N, K), and of all images together (K,).
+    """
+    sums = tile_sums(scaled(heatmaps.float()), tile)
+    zero = torch.zeros(1, dtype=torch.float64)
+    each, together = [], []
+    for k in range(len(sets)):
+        a, b = sums @ sets[k].double().T, drops[:, k].double()
+        each.append(correlation(a, b, zero, zero))
+        together.append(correlation(a.flatten(), b.flatten(), zero, zero)[0])
+    return torch.stack(each, dim=1), torch.stack(together)
+
+
 def stored(
     run: Path, data: ShardIndex, names: list[str], classifier: FrozenClassifier
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -56,7 +70,7 @@ def stored(
 
 
 def main() -> None:
-    """Print the correlation at each n, of the mean over images and of all images together."""
+    """Print the correlation at each n, as the mean over images and of all images together."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("--model", default="resnet50")
@@ -73,26 +87,22 @@ def main() -> None:
     parts = track(list(zip(pictures.split(1), labels.split(1), strict=True)), "remove")
     drops = torch.cat(
         [metric.shared_scores(classifier, classifier.images(part), label) for part, label in parts]
-    ).double()
+    )
     tiles = tile_sums(maps[names[0]][:1], given.tile).shape[1]
     sizes = set_sizes(tiles, given.points, 0.0, 0.8).tolist()
-    sets = metric.sets(tiles).double()
-    zero = torch.zeros(1, dtype=torch.float64)
-    for title, together in (("mean over images", False), ("all images together", True)):
-        lines: list[dict[str, object]] = []
-        for name in names:
-            sums = tile_sums(scaled(maps[name].float()), given.tile)
-            found = []
-            for k in range(len(sizes)):
-                a, b = sums @ sets[k].T, drops[:, k]
-                one = correlation(a.flatten()[None], b.flatten()[None], zero, zero)
-                found.append(one if together else correlation(a, b, zero, zero))
-            rows = torch.stack(found, dim=1)  # (N or 1, K)
-            mean = rows.mean(dim=1)
-            error = f" ± {mean.std() / len(mean) ** 0.5:.3f}" if len(mean) > 1 else ""
-            at = {f"n = {n}": f"{r:.2f}" for n, r in zip(sizes, rows.mean(dim=0), strict=True)}
-            lines.append({"explainer": name, "mean over n": f"{mean.mean():.3f}{error}", **at})
-        show(title, lines)
+    lines: dict[str, list[dict[str, object]]] = {"each image": [], "all images together": []}
+    for name in names:
+        each, together = correlations(maps[name], drops, metric.sets(tiles), given.tile)
+        mean = each.mean(dim=1)
+        error = f" ± {mean.std() / len(mean) ** 0.5:.3f}"
+        for title, found, shown in (
+            ("each image", each.mean(dim=0), f"{mean.mean():.3f}{error}"),
+            ("all images together", together, f"{together.mean():.3f}"),
+        ):
+            at = {f"n = {n}": f"{r:.2f}" for n, r in zip(sizes, found.tolist(), strict=True)}
+            lines[title].append({"explainer": name, "mean over n": shown, **at})
+    for title, rows in lines.items():
+        show(title, rows)
 
 
 if __name__ == "__main__":

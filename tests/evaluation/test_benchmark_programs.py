@@ -1,0 +1,120 @@
+"""The programs in benchmarks/ that a reproduction page takes numbers from, against an independent
+statement of each.
+"""
+
+import importlib
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from benchmark_toys import benchmark, classifier, make_data
+from lightning import Fabric
+from pages import ROOT
+
+from lit_iba.data import ShardIndex
+from lit_iba.iba import per_sample
+from lit_iba.metrics import Degradation, SensitivityN
+from lit_iba.report import read_run
+
+
+@pytest.fixture
+def program(monkeypatch):
+    """A program as a module."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    names = set(sys.modules)
+    yield importlib.import_module
+    for name in set(sys.modules) - names:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(ROOT / "benchmarks")):
+            del sys.modules[name]
+
+
+def test_a_calibrated_mean_is_the_regression_line_at_the_wanted_mean(program):
+    draw = np.random.default_rng(0)
+    share = draw.uniform(0, 0.33, 200)
+    exact = program("calibrated").calibrated(0.2 + 1.5 * share, share, 0.167)
+    assert exact == pytest.approx((0.2 + 1.5 * 0.167, 0.0), abs=1e-12)
+    found, error = zip(
+        *(
+            program("calibrated").calibrated(0.2 + 1.5 * share + noise, share, 0.1)
+            for noise in draw.normal(0, 0.3, (400, 200))
+        ),
+        strict=True,
+    )
+    line = np.polyval(np.polyfit(share, 0.2 + 1.5 * share + noise_of(1), 1), 0.1)
+    one = program("calibrated").calibrated(0.2 + 1.5 * share + noise_of(1), share, 0.1)[0]
+    assert one == pytest.approx(line, abs=1e-12)
+    assert np.mean(error) == pytest.approx(np.std(found), rel=0.1)  # the error is what it varies by
+
+
+def noise_of(seed):
+    return np.random.default_rng(seed).normal(0, 0.3, 200)
+
+
+@pytest.mark.parametrize("t1", ["target", "top1"])
+def test_a_mixture_is_the_degradation_of_a_set_so_composed(program, t1):
+    """Twelve images of one kind and four of another: the metric on all sixteen."""
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.rand(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    kinds = {
+        size: {"morf": draw(size, 5), "lerf": draw(size, 5), "tiles": torch.full((size,), 16)}
+        for size in (12, 4)
+    }
+    for rows in kinds.values():
+        rows["lerf"][:, 0], rows["lerf"][:, -1] = rows["morf"][:, 0], rows["morf"][:, -1]
+        rows["top1"] = rows["morf"][:, 0] * 1.2
+    metric = Degradation(points=5)
+    parts = []
+    for rows in kinds.values():
+        columns = metric.scores(rows)
+        run = SimpleNamespace(
+            rows={"d": {"e": {q: dict(enumerate(v.tolist())) for q, v in columns.items()}}},
+            results={"d": {"e": metric.summarize(rows)}},
+        )
+        parts.append(program("mixed_degradation").Part(run, "d", "e", None))
+    right, wrong = parts
+    if t1 == "top1":
+        right.whole = float(kinds[12]["top1"].mean())
+    whole = float(kinds[4]["top1"].mean()) if t1 == "top1" else None
+    found = program("mixed_degradation").mixed(right, wrong, 0.75, whole)[0]
+    both = {name: torch.cat([rows[name] for rows in kinds.values()]) for name in kinds[4]}
+    assert found == pytest.approx(Degradation(points=5, t1=t1).summarize(both).score, abs=1e-9)
+
+
+def test_correlations_of_each_image_are_the_metrics_and_of_all_are_numpys(program, tmp_path):
+    make_data(tmp_path / "shards")
+    settings = {"tile": 4, "points": 3, "masks": 20}
+    toy = benchmark(str(tmp_path / "shards"), tmp_path / "run", metrics={"sensitivity_n": settings})
+    toy.run(Fabric(accelerator="cpu", devices=1))
+    run, pooled = read_run(tmp_path / "run"), program("sensitivity_pooled")
+    names = ["random", "bottleneck"]
+    data, network = ShardIndex.load(str(tmp_path / "shards")), classifier()
+    pictures, labels, maps = pooled.stored(tmp_path / "run", data, names, network)
+    metric = SensitivityN(**settings)
+    drops = metric.shared_scores(network, network.images(pictures), labels)
+    for name in names:
+        each, together = pooled.correlations(maps[name], drops, metric.sets(16), 4)
+        wanted = run.results["sensitivity_n"][name].score
+        assert float(each.mean()) == pytest.approx(wanted, abs=1e-5)
+        low, high = (f(maps[name], dim=(1, 2), keepdim=True) for f in (torch.amin, torch.amax))
+        tiles = ((maps[name] - low) / (high - low)).unfold(1, 4, 4).unfold(2, 4, 4).sum(dim=(3, 4))
+        sums = tiles.flatten(1).double() @ metric.sets(16)[1].double().T
+        both = np.corrcoef(sums.flatten().numpy(), drops[:, 1].double().flatten().numpy())
+        assert float(together[1]) == pytest.approx(both[0, 1], abs=1e-5)
+
+
+def test_the_information_of_table_4_is_followed_image_by_image(program, tmp_path, monkeypatch):
+    monkeypatch.setattr(per_sample, "CACHED_BYTES", 1)  # images are optimised one by one
+    index = make_data(tmp_path, count=60, corrupt=())
+    followed = program("table4_loss")
+    one, two = (
+        followed.measure(classifier(), "conv", index, images, [0.1], 0.75) for images in (2, 3)
+    )
+    for rows in (one, two):
+        assert [row["target"] for row in rows] == ["wrong", "right", "mixed"]
+        for update in followed.UPDATES:
+            wrong, right, mixed = (float(str(r[f"after {update}"]).split()[0]) for r in rows)
+            assert mixed == pytest.approx(0.25 * wrong + 0.75 * right, abs=1.1e-3)  # as shown
+        first, last = (float(str(rows[0][f"after {n}"]).split()[0]) for n in (5, 10))
+        assert last < first  # each update takes information away
