@@ -175,8 +175,8 @@ def _of_images(name: str, run: RunFolder, metric: str, quantity: str) -> dict[st
 
 def over_layers(run: RunFolder) -> dict[tuple[str, str], dict[str, list[tuple[int, Spread]]]]:
     """What a chart over layers draws, by metric and quantity: a line for each group of two or more
-    explainers that are numbered (``activity_00``, ``activity_01``, ...), in the order of their
-    numbers.
+    explainers that are numbered (``activity_00``, ``activity_01``, ...) and of different layers, in
+    the order of their numbers. Other numbers, such as ``occlusion_8``'s, are of no layer.
 
     Example:
         >>> from lit_iba.report import read_run
@@ -187,18 +187,25 @@ def over_layers(run: RunFolder) -> dict[tuple[str, str], dict[str, list[tuple[in
     found: dict[tuple[str, str], dict[str, list[tuple[int, Spread]]]] = {}
     for row in spreads(run):
         match = NUMBERED.fullmatch(row.explainer)
-        if match:
+        drawn = row.quantity == "score" or _is_of_the_method(run, row.metric, row.quantity)
+        if match and drawn:
             groups = found.setdefault((row.metric, row.quantity), {})
             groups.setdefault(match[1], []).append((int(match[2]), row))
     lines = {
         key: {
             name: sorted(points, key=lambda point: point[0])
             for name, points in groups.items()
-            if len(points) > 1
+            if len(points) > 1 and _of_different_layers(run, [row for _, row in points])
         }
         for key, groups in found.items()
     }
     return {key: groups for key, groups in lines.items() if groups}
+
+
+def _of_different_layers(run: RunFolder, rows: Sequence[Spread]) -> bool:
+    settings = [run.explainers[row.explainer].settings for row in rows]
+    layers = [given.get("layers", given.get("layer")) for given in settings]
+    return None not in layers and len(set(map(str, layers))) == len(layers)
 
 
 def as_csv(rows: Sequence[Row], kind: type[Row]) -> str:

@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,12 @@ from lit_iba.report.quantities import over_layers, paired, spreads
 from lit_iba.report.run_folder import RunFolder
 
 EXPLAINERS = ("activity_01", "activity_02", "activity_10", "saliency")
+SETTINGS = {
+    "activity_01": {"layers": ["conv1"]},
+    "activity_02": {"layers": ["conv2"]},
+    "activity_10": {"layers": ["conv9"]},
+    "saliency": {},
+}
 QUANTITIES = ("score", "e_minus")
 
 
@@ -48,7 +55,7 @@ def written(folder: Path, network: int = 0, images: range = range(9)) -> RunFold
         "classifier": {"model": "resnet50"},
         "data": {"images": len(images), "used": len(images)},
         "explainers": {
-            name: {"class": name, "settings": {}, "unit": "1", "signed": False}
+            name: {"class": name, "settings": SETTINGS[name], "unit": "1", "signed": False}
             | {"seconds_per_image": 0.1}
             for name in EXPLAINERS
         },
@@ -155,6 +162,34 @@ def test_numbered_explainers_are_drawn_over_their_numbers(tmp_path: Path) -> Non
     assert list(line.get_ydata()) == pytest.approx(
         [statistics.median(column(e, "e_minus")) for e in EXPLAINERS[:3]]
     )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [[{"tile": 8}, {"tile": 14}], [{"layer": "conv1"}, {"layer": "conv1"}], [{"layers": 2}, {}]],
+)
+def test_numbers_that_are_of_no_layer_make_no_chart_over_layers(
+    tmp_path: Path, settings: list[dict[str, object]]
+) -> None:
+    """Table 1's occlusion_8 and occlusion_14 once did."""
+    run = written(tmp_path / "run")
+    infos = {
+        name: replace(run.explainers[f"activity_0{i + 1}"], settings=given)
+        for i, (name, given) in enumerate(
+            zip(("occlusion_8", "occlusion_14"), settings, strict=True)
+        )
+    }
+    rows = {name: run.rows["flip"][f"activity_0{i + 1}"] for i, name in enumerate(infos)}
+    assert over_layers(replace(run, explainers=infos, rows={"flip": rows})) == {}
+
+
+def test_what_is_of_the_image_alone_makes_no_chart_over_layers(tmp_path: Path) -> None:
+    run = written(tmp_path / "run")
+    rows = {
+        e: {**q, "box_fraction": run.rows["flip"]["saliency"]["score"]}
+        for e, q in run.rows["flip"].items()
+    }
+    assert [q for _, q in over_layers(replace(run, rows={"flip": rows}))] == ["score", "e_minus"]
 
 
 def test_the_command_writes_them(tmp_path: Path) -> None:
