@@ -56,11 +56,10 @@ def noise_of(seed):
 def test_a_mixture_is_the_degradation_of_a_set_so_composed(program, t1):
     """Twelve images of one kind and four of another: the metric on all sixteen."""
     generator = torch.Generator().manual_seed(0)
-    draw = lambda *shape: torch.rand(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
-    kinds = {
-        size: {"morf": draw(size, 5), "lerf": draw(size, 5), "tiles": torch.full((size,), 16)}
-        for size in (12, 4)
-    }
+    kinds = {}
+    for size in (12, 4):
+        morf, lerf = torch.rand(2, size, 5, generator=generator, dtype=torch.float64)
+        kinds[size] = {"morf": morf, "lerf": lerf, "tiles": torch.full((size,), 16)}
     for rows in kinds.values():
         rows["lerf"][:, 0], rows["lerf"][:, -1] = rows["morf"][:, 0], rows["morf"][:, -1]
         rows["top1"] = rows["morf"][:, 0] * 1.2
