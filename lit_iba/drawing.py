@@ -73,6 +73,11 @@ class Drawn:
         return [text if fine else "" for fine in self.fine.tolist()]
 
 
+def finite_values(maps: Tensor) -> Tensor:
+    """Maps in float32 with zeros where they have no numbers."""
+    return torch.nan_to_num(maps.detach().float(), nan=0.0, posinf=0.0, neginf=0.0)
+
+
 def fine_grained(maps: Tensor) -> Tensor:
     """Whether single pixels make up a map: a small blur takes away most of its variance.
 
@@ -95,7 +100,7 @@ def drawn_maps(maps: Tensor, signed: bool) -> Drawn:
     """What is drawn of maps.
 
     Args:
-        maps: (B, H, W), of finite values.
+        maps: (B, H, W). What is no number counts as zero.
         signed: Whether negative values speak against the target.
 
     Example:
@@ -105,7 +110,7 @@ def drawn_maps(maps: Tensor, signed: bool) -> Drawn:
         >>> bool(drawn_maps(noise, signed=True).fine), float(drawn_maps(noise, True).low) > 0
         (True, True)
     """
-    maps = maps.detach().float()
+    maps = finite_values(maps)
     fine = fine_grained(maps)
     values = torch.where(fine[:, None, None], _blur(maps.abs()), maps)
     with_sign = ~fine & signed

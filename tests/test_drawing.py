@@ -2,6 +2,8 @@
 true.
 """
 
+import math
+
 import pytest
 import torch
 
@@ -81,3 +83,17 @@ def test_other_maps_are_drawn_as_they_are_and_keep_their_sign() -> None:
     mixed = Heatmap(torch.cat([values, pixels()]), signed=True)
     alone = [Heatmap(one[None], signed=True).colored()[0] for one in mixed.values]
     assert mixed.colored().equal(torch.stack(alone))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("signed", [False, True])
+def test_what_is_no_number_is_drawn_as_zero(bad: float, signed: bool) -> None:
+    maps = torch.cat([blob(32), -blob(32)])
+    maps[0, 4:8, 4:8] = 0.0
+    damaged = maps.clone()
+    damaged[0, 4:8, 4:8] = bad
+    picture = torch.full((2, 3, 32, 32), 90, dtype=torch.uint8)
+    whole, other = (Heatmap(values, "bits", signed) for values in (maps, damaged))
+    assert other.overlay(picture).equal(whole.overlay(picture))
+    assert other.with_color_bar(picture).equal(whole.with_color_bar(picture))
+    assert damaged[0, 5, 5].isfinite().logical_not()  # the map itself stays

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from lit_iba.drawing import Drawn, fine_grained
+from lit_iba.drawing import Drawn, fine_grained, finite_values
 from lit_iba.heatmap import Heatmap
 from lit_iba.report.gallery import Gallery
 from lit_iba.report.naming import bits, number
@@ -152,13 +152,9 @@ def gallery_of(
 
 def _as_drawn(method: GalleryMethod, values: torch.Tensor) -> GalleryMethod:
     """A method whose signs no map shows, because all are fine-grained, has the colours of sizes."""
-    if method.kind != "signed" or not len(values) or not bool(fine_grained(_finite(values)).all()):
-        return method
-    return replace(method, kind="sizes")
-
-
-def _finite(values: torch.Tensor) -> torch.Tensor:
-    return torch.nan_to_num(values.float(), nan=0.0, posinf=0.0, neginf=0.0)
+    if method.kind == "signed" and len(values) and fine_grained(finite_values(values)).all():
+        return replace(method, kind="sizes")
+    return method
 
 
 def kind_of(unit: str, signed: bool) -> str:

@@ -60,9 +60,8 @@ def backdrop_uri(picture: Tensor) -> str:
 
 
 def drawn_map(values: Tensor, signed: bool) -> Drawn:
-    """One heatmap (H, W) as it is drawn; what is not a number counts as zero."""
-    finite = torch.nan_to_num(values.float(), nan=0.0, posinf=0.0, neginf=0.0)
-    return drawn_maps(finite[None], signed)
+    """One heatmap (H, W) as it is drawn."""
+    return drawn_maps(values[None], signed)
 
 
 def layer_uri(shown: Drawn) -> str:

@@ -151,7 +151,7 @@ def _panel(run: RunFolder, found: Combinations, index: int) -> Figure:
     picture, drawn = gallery.pictures[index], dict[str, torch.Tensor]()
     for name, maps in gallery.heatmaps.items():
         info = run.explainers[name]
-        heatmap = Heatmap(torch.nan_to_num(maps[index].float())[None], info.unit, info.signed)
+        heatmap = Heatmap(maps[index][None], info.unit, info.signed)
         drawn[name] = heatmap.with_color_bar(heatmap.overlay(picture[None]))[0]
     # The picture and all maps at one scale, whatever their colour bars take.
     widest = max(one.shape[-1] for one in drawn.values())

@@ -90,7 +90,7 @@ def _case(
     picture, key = gallery.pictures[number], gallery.keys[number]
     info = run.explainers.get(method)
     heatmap = Heatmap(
-        gallery.heatmaps[method][number].nan_to_num(0.0, 0.0, 0.0)[None],
+        gallery.heatmaps[method][number][None],
         signed=info is not None and info.signed,
     )
     height, width = picture.shape[-2:]

@@ -10,11 +10,12 @@ from typing import Any
 
 from torch import Tensor
 
+from lit_iba.drawing import finite_values
 from lit_iba.errors import InputError
 from lit_iba.explainer import OnStep
 from lit_iba.heatmap import Heatmap
 from lit_iba.view.live import LiveClassifier
-from lit_iba.view.session import IBA, ExplorerSession, finite_values, shown
+from lit_iba.view.session import IBA, ExplorerSession, shown
 
 OWN = "own"  # the name of the map that a reader sets
 KEPT = 64  # maps

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.preprocessing import drawn
+from lit_iba.drawing import finite_values
 from lit_iba.errors import InputError
 from lit_iba.evaluation.surroundings import StoredStatistics
 from lit_iba.explainer import EXPLAINERS, explainer_class
@@ -312,11 +313,6 @@ def shown(values: Tensor, unit: str, signed: bool) -> dict[str, Any]:
         "caption": "; ".join(notes),
         "values": base64.b64encode(np.ascontiguousarray(plain).tobytes()).decode(),
     }
-
-
-def finite_values(values: Tensor) -> Tensor:
-    """A map in float32 with zeros where it has no numbers."""
-    return torch.nan_to_num(values.float(), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _live(
