@@ -9,21 +9,22 @@ import argparse
 import tarfile
 from pathlib import Path
 
-from rightly_classified import rightly_classified
+from rightly_classified import right_and_wrong
+from webdataset.tariterators import base_plus_ext
 
 from lit_iba import FrozenClassifier
 from lit_iba.data import ShardIndex
 
 
-def copy_without(left_out: set[str], shards: list[Path], out: Path, images: int) -> int:
-    """Copy the samples that are not left out, at most ``images``; returns how many there are."""
+def copy_samples(keys: set[str], shards: list[Path], out: Path, images: int) -> int:
+    """Copy the samples of these keys, at most ``images``; returns how many there are."""
     copied: set[str] = set()
     with tarfile.open(out, "w") as written:
         for shard in shards:
             with tarfile.open(shard) as tar:
                 for member in tar:
-                    key = member.name.split(".")[0]
-                    if key in left_out or (len(copied) == images and key not in copied):
+                    key = base_plus_ext(member.name)[0]
+                    if key not in keys or (len(copied) == images and key not in copied):
                         continue
                     copied.add(key)
                     written.addfile(member, tar.extractfile(member))
@@ -40,9 +41,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10**9, help="at most")
     given = parser.parse_args()
     data = ShardIndex.load(given.data)
-    right = rightly_classified(FrozenClassifier(given.model, given.weights), data)
+    _, wrong = right_and_wrong(FrozenClassifier(given.model, given.weights), data)
     shards = [Path(shard.path) for shard in data.shards]
-    print(copy_without(right, shards, given.out, given.images), "photographs in", given.out)
+    print(copy_samples(wrong, shards, given.out, given.images), "photographs in", given.out)
 
 
 if __name__ == "__main__":

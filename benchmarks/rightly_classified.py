@@ -24,15 +24,18 @@ SHOWN = ("quantity", "first", "second", "images", "mean_difference", "standard_e
 
 
 @torch.inference_mode()
-def rightly_classified(classifier: FrozenClassifier, data: ShardIndex) -> set[str]:
-    """Keys of the images whose label is predicted."""
-    found = set[str]()
+def right_and_wrong(classifier: FrozenClassifier, data: ShardIndex) -> tuple[set[str], set[str]]:
+    """Keys of the images whose label is predicted, and of those whose label is not; what cannot
+    be decoded is neither.
+    """
+    right, wrong = set[str](), set[str]()
     for shard in track(data.shards, "predict"):
         for batch in shard_batches(shard, classifier.preprocessing):
             predicted = classifier(classifier.images(batch["picture"])).argmax(dim=1).cpu()
-            hits = predicted == batch["label"]
-            found |= {key for key, hit in zip(batch["key"], hits.tolist(), strict=True) if hit}
-    return found
+            for i, key in enumerate(batch["key"]):
+                if batch["weight"][i]:
+                    (right if predicted[i] == batch["label"][i] else wrong).add(key)
+    return right, wrong
 
 
 def main() -> None:
@@ -46,9 +49,8 @@ def main() -> None:
     parser.add_argument("--quantities", nargs="+", default=["e_minus", "delta_e_minus"])
     given = parser.parse_args()
     run = read_run(given.run)
-    right = rightly_classified(
-        FrozenClassifier(given.model, given.weights), ShardIndex.load(given.data)
-    )
+    classifier = FrozenClassifier(given.model, given.weights)
+    right, _ = right_and_wrong(classifier, ShardIndex.load(given.data))
     rows = {
         metric: {
             explainer: {

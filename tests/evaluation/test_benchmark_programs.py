@@ -4,6 +4,7 @@ statement of each.
 
 import importlib
 import sys
+import tarfile
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,7 @@ from benchmark_toys import benchmark, classifier, make_data
 from lightning import Fabric
 from pages import ROOT
 
-from lit_iba.data import ShardIndex
+from lit_iba.data import ShardIndex, shard_batches
 from lit_iba.iba import per_sample
 from lit_iba.metrics import Degradation, SensitivityN
 from lit_iba.report import read_run
@@ -93,14 +94,19 @@ def test_correlations_of_each_image_are_the_metrics_and_of_all_are_numpys(progra
     metric = SensitivityN(**settings)
     drops = metric.shared_scores(network, network.images(pictures), labels)
     for name in names:
-        each, together = pooled.correlations(maps[name], drops, metric.sets(16), 4)
+        own = pooled.as_the_authors(maps[name], "occlusion" if name == "random" else name)
+        each, together, errors = pooled.correlations(own, drops, metric.sets(16), 4)
         wanted = run.results["sensitivity_n"][name].score
         assert float(each.mean()) == pytest.approx(wanted, abs=1e-5)
         low, high = (f(maps[name], dim=(1, 2), keepdim=True) for f in (torch.amin, torch.amax))
-        tiles = ((maps[name] - low) / (high - low)).unfold(1, 4, 4).unfold(2, 4, 4).sum(dim=(3, 4))
+        scaled = maps[name] if name == "random" else (maps[name] - low) / (high - low)
+        tiles = scaled.unfold(1, 4, 4).unfold(2, 4, 4).sum(dim=(3, 4))
         sums = tiles.flatten(1).double() @ metric.sets(16)[1].double().T
         both = np.corrcoef(sums.flatten().numpy(), drops[:, 1].double().flatten().numpy())
         assert float(together[1]) == pytest.approx(both[0, 1], abs=1e-5)
+        nine = own.repeat(9, 1, 1), drops.repeat(9, 1, 1)
+        of_nine = pooled.correlations(*nine, metric.sets(16), 4)[2]
+        assert float(errors[1] / of_nine[1]) == pytest.approx(3, rel=0.3)
 
 
 def test_the_information_of_table_4_is_followed_image_by_image(program, tmp_path, monkeypatch):
@@ -114,3 +120,35 @@ def test_the_information_of_table_4_is_followed_image_by_image(program, tmp_path
         assert mixed == pytest.approx(0.25 * wrong + 0.75 * right, abs=1.1e-3)  # as shown
     first, last = (float(str(rows[0][f"after {n}"]).split()[0]) for n in (5, 10))
     assert last < first  # each update takes information away
+
+
+def test_a_shard_of_the_misclassified_holds_them_whole_and_no_others(program, tmp_path):
+    index, network = make_data(tmp_path / "data", 60, corrupt=(4, 5)), classifier()
+    right, wrong = program("rightly_classified").right_and_wrong(network, index)
+    hits: dict[str, bool] = {}
+    for shard in index.shards:
+        for batch in shard_batches(shard, network.preprocessing, batch_size=1):
+            if batch["key"][0] not in ("digit004", "digit005"):
+                outputs = network(network.images(batch["picture"]))
+                hits[batch["key"][0]] = bool(outputs.argmax() == batch["label"])
+    assert (right, wrong) == ({k for k in hits if hits[k]}, {k for k in hits if not hits[k]})
+    assert right
+    assert len(wrong) > 2
+
+    packed = tmp_path / "data.1"  # keys with folders whose names have a dot
+    packed.mkdir()
+    with tarfile.open(packed / "whole.tar", "w") as tar:
+        for path in sorted((tmp_path / "data").glob("*.tar")):
+            with tarfile.open(path) as other:
+                for member in other:
+                    member.name = f"v1.0/{member.name}"
+                    tar.addfile(member, other.extractfile(member))
+    out, program = tmp_path / "wrong.tar", program("misclassified_shard")
+    keys = {f"v1.0/{key}" for key in wrong}
+    assert program.copy_samples(keys, [packed / "whole.tar"], out, len(wrong) - 1) == len(wrong) - 1
+    (shard,) = ShardIndex.load(str(out)).shards
+    batches = list(shard_batches(shard, network.preprocessing))
+    found = [key for batch in batches for key in batch["key"]]
+    assert found == sorted(keys)[:-1]
+    assert all(int(weight) == 1 for batch in batches for weight in batch["weight"])
+    assert all(bool(mask.any()) for batch in batches for mask in batch["object_mask"])
