@@ -2,8 +2,9 @@
 
 Every convolution of a run, forward and backward, is written down with the shapes and orders of its
 tensors, and then run again with nothing in between: what is left between the two times is all that
-the bottleneck, the activations and Python cost. The replay is a little flattered, since a tensor of
-one shape is used again while it is in the processor's cache.
+the bottleneck, the activations and Python cost. The replay is flattered, since a tensor of one
+shape is used again while it is in the processor's cache. A profile therefore also says what share
+of a run its convolutions have in their place.
 
     python benchmarks/convolutions.py [--network resnet50] [--layer layer2] [--batches 1 8]
         [--repeats 3]
@@ -14,11 +15,13 @@ from __future__ import annotations
 import argparse
 import functools
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from timing import has_native_bf16, median_seconds, report
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
@@ -62,6 +65,15 @@ class Convolutions(TorchDispatchMode):
             func(*args, **kwargs)
 
 
+def share_in_place(run: Callable[[], object]) -> float:
+    """The part of a run's time that its convolutions take, by torch's profiler."""
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        run()
+    own = {event.key: event.self_cpu_time_total for event in found.key_averages()}
+    operations = [key for key in own if key.startswith(("aten::", "mkldnn::")) and "conv" in key]
+    return sum(own[key] for key in operations) / sum(own.values())
+
+
 def measure(network: str, layer: str, batches: list[int], repeats: int) -> list[dict[str, object]]:
     """Rows of the table."""
     torch.manual_seed(0)
@@ -98,6 +110,7 @@ def measure(network: str, layer: str, batches: list[int], repeats: int) -> list[
                     "of which convolutions, run alone": times["convolutions"] / batch,
                     "convolutions": len(convolutions.calls),
                     "all / convolutions": times["all"] / times["convolutions"],
+                    "all / convolutions in their place": 1 / share_in_place(run),
                 }
             )
     return rows

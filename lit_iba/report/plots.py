@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -59,6 +59,16 @@ def write_layer_plots(run: RunFolder, folder: Path) -> list[Path]:
         figure = layer_figure(groups, f"{metric}: {quantity}")
         paths.append(save_figure(figure, folder / f"layers_{name}.png"))
     return paths
+
+
+def remove_other_plots(folder: Path, drawn: Sequence[Path]) -> None:
+    """Remove the plots that an earlier report of the same run drew and this one did not; files
+    with other names stay.
+    """
+    ours = re.compile(r"(\d{2,}_.+_(boxes|areas|curve\d+)|layers_.+)\.png")
+    for path in set(folder.glob("*.png")) - set(drawn):
+        if ours.fullmatch(path.name):
+            path.unlink()
 
 
 def layer_figure(groups: Mapping[str, list[tuple[int, Spread]]], y_label: str) -> Figure:

@@ -12,7 +12,7 @@ from lit_iba.report.curves import colors_of
 from lit_iba.report.latex import latex
 from lit_iba.report.markdown import markdown
 from lit_iba.report.page import page
-from lit_iba.report.plots import write_layer_plots, write_plots
+from lit_iba.report.plots import remove_other_plots, write_layer_plots, write_plots
 from lit_iba.report.quantities import Paired, Spread, as_csv, paired, spreads
 from lit_iba.report.run_folder import read_run
 from lit_iba.report.tables import build_tables
@@ -79,8 +79,7 @@ def write_report(
         texts["paired.csv"] = as_csv(tests, Paired)
     for name, text in texts.items():
         write_text(folder.path / name, text)
-    return [
-        *(folder.path / name for name in texts),
-        *(path for paths in plots.values() for path in paths),
-        *write_layer_plots(folder, folder.path / "plots"),
-    ]
+    drawn = [path for paths in plots.values() for path in paths]
+    drawn += write_layer_plots(folder, folder.path / "plots")
+    remove_other_plots(folder.path / "plots", drawn)
+    return [*(folder.path / name for name in texts), *drawn]

@@ -136,6 +136,18 @@ def test_markdown_shows_plots_that_exist(make_run: Callable[..., Path]) -> None:
     assert all(path.is_file() for path in files)
 
 
+def test_a_report_made_again_leaves_no_plots_of_the_last_one(make_run: Callable[..., Path]) -> None:
+    run = make_run()
+    (run / "plots").mkdir(exist_ok=True)
+    stale = ("03_roar_boxes.png", "01_sanity_curve0.png", "layers_degradation_8_score.png")
+    own = ("notes.png", "03_roar_boxes.txt", "my_layers_a.png")
+    for name in stale + own:
+        (run / "plots" / name).write_bytes(b"old")
+    files = {path for path in write_report(run) if path.parent.name == "plots"}
+    assert set((run / "plots").iterdir()) == files | {run / "plots" / name for name in own}
+    assert len(files) == 5
+
+
 def test_latex_holds_every_method_and_the_published_column(make_run: Callable[..., Path]) -> None:
     run = make_run()
     write_report(run)
