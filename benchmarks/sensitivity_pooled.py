@@ -30,9 +30,9 @@ from lit_iba.resumable.store import ShardStore
 
 
 def as_the_authors(heatmaps: Tensor, explainer: str) -> Tensor:
-    """Maps (B, H, W) from 0 to 1 each; Occlusion's as they are."""
+    """Maps (B, H, W) from 0 to 1 each; those of any Occlusion as they are."""
     heatmaps = heatmaps.float()
-    if explainer == "occlusion":
+    if explainer.startswith("occlusion"):  # occlusion_8 is a name of its own
         return heatmaps
     low, high = heatmaps.amin(dim=(1, 2), keepdim=True), heatmaps.amax(dim=(1, 2), keepdim=True)
     return (heatmaps - low) / (high - low).clamp_min(1e-12)

@@ -49,6 +49,20 @@ def test_a_calibrated_mean_is_the_regression_line_at_the_wanted_mean(program):
     assert np.mean(error) == pytest.approx(np.std(found), rel=0.1)  # the error is what it varies by
 
 
+def test_right_and_wrong_are_mixed_at_the_wanted_share_and_box(program):
+    calibrated = program("calibrated")
+    boxes = {str(i): 0.01 * (i % 30) for i in range(90)}
+    right, wrong = set(list(boxes)[::3]), set(list(boxes)[1::3])
+    scores = {key: 0.2 + 0.3 * (key in right) + box for key, box in boxes.items()}
+    made_up = {"score": scores | {"0": float("nan")}, "box_fraction": boxes}
+    found = [calibrated.calibrated(*calibrated.numbers(made_up, k), 0.1) for k in (right, wrong)]
+    assert found[0] == pytest.approx((0.6, 0), abs=1e-9)
+    assert found[1] == pytest.approx((0.3, 0), abs=1e-9)
+    assert len(calibrated.numbers(made_up)[0]) == 89
+    mixed = calibrated.mixed((0.6, 0.3), (0.3, 0.4), 0.8)
+    assert mixed == pytest.approx((0.54, np.hypot(0.24, 0.08)))
+
+
 def noise_of(seed):
     return np.random.default_rng(seed).normal(0, 0.3, 200)
 
@@ -94,7 +108,7 @@ def test_correlations_of_each_image_are_the_metrics_and_of_all_are_numpys(progra
     metric = SensitivityN(**settings)
     drops = metric.shared_scores(network, network.images(pictures), labels)
     for name in names:
-        own = pooled.as_the_authors(maps[name], "occlusion" if name == "random" else name)
+        own = pooled.as_the_authors(maps[name], "occlusion_8" if name == "random" else name)
         each, together, errors = pooled.correlations(own, drops, metric.sets(16), 4)
         wanted = run.results["sensitivity_n"][name].score
         assert float(each.mean()) == pytest.approx(wanted, abs=1e-5)
