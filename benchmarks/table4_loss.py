@@ -3,7 +3,7 @@
 The authors' code before the camera-ready paper took 1 - lambda for the variance of Z, which is
 (1 - lambda)^2: ln(1 - lambda) counts half. Their masks were optimised with that, too. Run from this
 folder's parent with ``--explainers '{"mine": {"explainer": "benchmarks.table4_loss.EarlierLoss",
-"layer": "layer2"}}'``; the command and what came of it stand in docs/reproduction/iba.md.
+"layer": "layer2"}}'``; the command and what came of it stand in docs/reproduction/iba_figures.md.
 
 As a program, it follows that information through the updates, of photographs that the network gets
 right and of others, and of the two mixed as in the paper's validation set:

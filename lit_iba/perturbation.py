@@ -8,7 +8,7 @@ at the right and bottom edges are smaller. A tile of 1 is a pixel.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -17,6 +17,9 @@ from torch import Tensor
 
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.objectives import Classification
+from lit_iba.randomness import generator_for
+
+Ties = Literal["reading_order", "random"]
 
 
 def in_double(values: Tensor) -> Tensor:
@@ -95,13 +98,31 @@ def gaussian_blur(
         return F.conv2d(rows, column.expand(channels, 1, -1, 1), groups=channels)
 
 
-def removal_ranks(values: Tensor, most_first: bool) -> Tensor:
+def removal_ranks(
+    values: Tensor, most_first: bool, tie_keys: Sequence[str] | None = None
+) -> Tensor:
     """When each tile goes: values (B, tiles) to int32 (B, tiles); equal tiles go in reading order
-    either way.
+    either way, or in an order that follows from the image's key.
     """
+    if tie_keys is not None:
+        places = torch.stack(
+            [
+                torch.randperm(values.shape[1], generator=generator_for("ties", key))
+                for key in tie_keys
+            ]
+        ).to(values.device)
+        shuffled = removal_ranks(values.gather(1, places), most_first)
+        return torch.empty_like(shuffled).scatter_(1, places, shuffled)
     order = values.argsort(dim=1, descending=most_first, stable=True)
     step = torch.arange(values.shape[1], device=values.device, dtype=torch.int32).expand_as(order)
     return torch.empty_like(step.contiguous()).scatter_(1, order, step)
+
+
+def tie_order(ties: Ties, seed: int) -> str:
+    """How equal tiles go, in words."""
+    if ties == "reading_order":
+        return "reading order"
+    return f"random order (seed {seed} and the sample's key)"
 
 
 def with_tiles_removed(images: Tensor, fill: Tensor, gone: Tensor, tile: int) -> Tensor:

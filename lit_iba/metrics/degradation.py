@@ -8,7 +8,7 @@ and least relevant first (LeRF); the score is the integral between the two curve
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -19,7 +19,15 @@ from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.metrics.base import HeatmapMetric, Result, curve, mean_and_error
 from lit_iba.metrics.judged import Judged
-from lit_iba.perturbation import end_points, in_double, removal_curves, removal_ranks, tile_sums
+from lit_iba.perturbation import (
+    Ties,
+    end_points,
+    in_double,
+    removal_curves,
+    removal_ranks,
+    tie_order,
+    tile_sums,
+)
 
 Baseline = Literal["zero", "mean_of_image"]
 BASELINES: dict[Baseline, str] = {
@@ -30,13 +38,13 @@ BASELINES: dict[Baseline, str] = {
 T1 = {"target": "the target's mean", "top1": "the mean of the highest probability"}
 
 
-def both_orders(sums: Tensor) -> Tensor:
+def both_orders(sums: Tensor, tie_keys: Sequence[str] | None = None) -> Tensor:
     """When each tile goes, most and least relevant first: (B, tiles) to int32 (B, 2, tiles).
 
-    Equal tiles go in reading order in both directions, so that a heatmap without any order scores
-    exactly zero.
+    Equal tiles go in the same order in both directions, reading order or one that follows from the
+    image's key, so that a heatmap without any order scores exactly zero.
     """
-    return torch.stack([removal_ranks(sums, True), removal_ranks(sums, False)], dim=1)
+    return torch.stack([removal_ranks(sums, most, tie_keys) for most in (True, False)], dim=1)
 
 
 def curve_steps(tiles: int, points: int | None, device: torch.device | None = None) -> Tensor:
@@ -59,6 +67,9 @@ class Degradation(HeatmapMetric):
         t1: What the scaled curves are 1 at: the mean probability of the ``"target"``, with which
             they begin at 1, or of the ``"top1"`` class, the highest one, as equation 9 says.
         forward_batch_size: Images per forward pass.
+        ties: Which of equally relevant tiles go first: in ``"reading_order"``, or in an order that
+            is ``"random"``, the same in both directions.
+        seed: Of the random order, together with the sample's key.
 
     Example:
         >>> from lit_iba.baselines import Saliency
@@ -86,8 +97,11 @@ class Degradation(HeatmapMetric):
         baseline: Baseline = "zero",
         t1: Literal["target", "top1"] = "target",
         forward_batch_size: int = 16,
+        ties: Ties = "reading_order",
+        seed: int = 0,
     ) -> None:
         check_counts(tile=tile, forward_batch_size=forward_batch_size)
+        check_counts(0, seed=seed)
         if points is not None and (not isinstance(points, int) or points < 2):
             raise InputError(
                 f"points is {points!r}; a curve has at least 2 (both its ends), or None for every"
@@ -101,7 +115,9 @@ class Degradation(HeatmapMetric):
             "t1": t1,
             "forward_batch_size": forward_batch_size,
         }
-        super().__init__(settings)
+        chosen = {} if ties == "reading_order" else {"ties": ties, "seed": seed}
+        super().__init__(settings | chosen)
+        self.ties, self.seed = ties, seed
         self.tile, self.points, self.baseline, self.t1 = tile, points, baseline, t1
         self.forward_batch_size = forward_batch_size
 
@@ -111,10 +127,11 @@ class Degradation(HeatmapMetric):
         return (
             f"Integral of LeRF minus MoRF over the fraction of tiles removed (trapezoid, {points});"
             f" tiles of {self.tile}x{self.tile} pixels (smaller at the right and bottom edge),"
-            " ranked by the sum of the attribution inside, equal ones in reading order, replaced"
-            f" by {BASELINES[self.baseline]}; {self.objective.probability_is}, scaled by (p - b)"
-            f" / (t1 - b) with t1 {T1[self.t1]} on originals and b the target's mean on fully"
-            " degraded images, both over the data set and taken as given in the standard error"
+            " ranked by the sum of the attribution inside, equal ones in"
+            f" {tie_order(self.ties, self.seed)}, replaced by {BASELINES[self.baseline]};"
+            f" {self.objective.probability_is}, scaled by (p - b) / (t1 - b) with t1"
+            f" {T1[self.t1]} on originals and b the target's mean on fully degraded images, both"
+            " over the data set and taken as given in the standard error"
         )
 
     def fill(self, images: Tensor) -> Tensor:
@@ -138,7 +155,8 @@ class Degradation(HeatmapMetric):
     def score_rows(self, classifier: FrozenClassifier, judged: Judged) -> dict[str, Tensor]:
         """Probability of the target along both curves, (B, K)."""
         images, ends = judged.images, judged.needed("shared")
-        ranks = both_orders(tile_sums(judged.heatmaps, self.tile))
+        sums = tile_sums(judged.heatmaps, self.tile)
+        ranks = both_orders(sums, judged.tie_keys(self.ties, self.seed))
         tiles = ranks.shape[2]
         inner = removal_curves(
             classifier,

@@ -12,6 +12,8 @@ from torch import Tensor
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.explainer import Explainer, Surroundings, build_explainer
+from lit_iba.perturbation import Ties
+from lit_iba.randomness import content_keys
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,12 @@ class Judged:
         if value is None:
             raise InputError(f"this metric needs {name}; give it to update()")
         return value
+
+    def tie_keys(self, ties: Ties, seed: int) -> list[str] | None:
+        """What the order of each image's equal tiles follows from; None for reading order."""
+        if ties == "reading_order":
+            return None
+        return [f"{seed}/{key}" for key in self.keys or content_keys(self.images)]
 
 
 def check_heatmaps(heatmaps: Tensor, images: Tensor, keys: Sequence[str] | None = None) -> Tensor:

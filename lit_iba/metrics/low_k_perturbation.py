@@ -8,7 +8,6 @@ salient pixels of x_k are zero. The random control of the figure is the explaine
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,8 +17,7 @@ from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.metrics.base import HeatmapMetric, Result, curve, mean_and_error
 from lit_iba.metrics.judged import Judged
-from lit_iba.perturbation import in_double, removal_curves, removal_ranks
-from lit_iba.randomness import content_keys, generator_for
+from lit_iba.perturbation import Ties, in_double, removal_curves, removal_ranks, tie_order
 
 # Beyond a half, what is left of most pictures is told by its being in one piece.
 HALF, UP_TO_HALF = 50, "up_to_50_percent"
@@ -53,15 +51,8 @@ def low_k_divergences(
     """
     values = maps.flatten(2)
     gone = (torch.tensor(percentages, dtype=torch.float64) / 100 * values.shape[2]).round().long()
-    if tie_keys is None:
-        ranks = removal_ranks(values.flatten(0, 1), False).view_as(values)
-    else:
-        ranks = torch.stack(
-            [
-                _ranks_of_shuffled(maps_of_one, generator_for("ties", key))
-                for maps_of_one, key in zip(values, tie_keys, strict=True)
-            ]
-        )
+    every = None if tie_keys is None else [key for key in tie_keys for _ in range(values.shape[1])]
+    ranks = removal_ranks(values.flatten(0, 1), False, every).view_as(values)
 
     def divergence(outputs: Tensor, some: Tensor) -> Tensor:
         found = classifier.objective.divergence(in_double(outputs), in_double(some))
@@ -77,15 +68,6 @@ def low_k_divergences(
         forward_batch_size=forward_batch_size,
         score=divergence,
     )
-
-
-def _ranks_of_shuffled(values: Tensor, generator: torch.Generator) -> Tensor:
-    """Ranks of maps (D, pixels) in which equal pixels go in an order of their own, the same in all
-    maps.
-    """
-    order = torch.randperm(values.shape[1], generator=generator).to(values.device)
-    shuffled = removal_ranks(values[:, order], False)
-    return torch.empty_like(shuffled).index_copy_(1, order, shuffled)
 
 
 class LowKPerturbation(HeatmapMetric):
@@ -121,7 +103,7 @@ class LowKPerturbation(HeatmapMetric):
         self,
         percentages: Sequence[float] = (10, 20, 30, 40, 50, 60, 70, 80, 90),
         forward_batch_size: int = 16,
-        ties: Literal["reading_order", "random"] = "reading_order",
+        ties: Ties = "reading_order",
         seed: int = 0,
     ) -> None:
         check_literals(LowKPerturbation.__init__, locals())
@@ -144,14 +126,9 @@ class LowKPerturbation(HeatmapMetric):
 
     @property
     def definition(self) -> str:
-        order = (
-            "reading order"
-            if self.ties == "reading_order"
-            else f"random order (seed {self.seed} and the sample's key)"
-        )
         return (
             f"{self.objective.divergence_is} for the image and for the image whose k % pixels of"
-            f" least attribution, equal ones in {order}, are zero"
+            f" least attribution, equal ones in {tie_order(self.ties, self.seed)}, are zero"
             " after normalisation (the data set's mean colour); mean over k in"
             f" {self.percentages} %"
         )
@@ -174,7 +151,6 @@ class LowKPerturbation(HeatmapMetric):
 
     def score_rows(self, classifier: FrozenClassifier, judged: Judged) -> dict[str, Tensor]:
         """KL divergence at each k, (B, K)."""
-        keys = [f"{self.seed}/{key}" for key in judged.keys or content_keys(judged.images)]
         kl = low_k_divergences(
             classifier,
             judged.images,
@@ -182,7 +158,7 @@ class LowKPerturbation(HeatmapMetric):
             judged.heatmaps[:, None],
             self.percentages,
             self.forward_batch_size,
-            None if self.ties == "reading_order" else keys,
+            judged.tie_keys(self.ties, self.seed),
         )
         return {"kl": kl[:, 0]}
 

@@ -176,6 +176,45 @@ def test_ranks_are_orders_with_ties_in_reading_order(sums):
         assert [lerf.index(k) for k in range(6)] == sorted(range(6), key=lambda t: (row[t], t))
 
 
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(-3, 3), min_size=40, max_size=40), st.text(max_size=5))
+def test_random_ties_shuffle_equal_tiles_alone_and_both_ways_alike(sums, key):
+    values = torch.tensor([sums, sums], dtype=torch.float64)
+    both = both_orders(values, [key, key + "x"]).tolist()
+    for morf, lerf in both:
+        assert sorted(morf) == sorted(lerf) == list(range(40))
+        assert [-sums[morf.index(k)] for k in range(40)] == sorted(-v for v in sums)
+        assert [sums[lerf.index(k)] for k in range(40)] == sorted(sums)
+        for value in set(sums):
+            equal = [t for t in range(40) if sums[t] == value]
+            assert sorted(equal, key=morf.__getitem__) == sorted(equal, key=lerf.__getitem__)
+    assert both[0] != both[1] or len(set(sums)) > 3  # 40 numbers of at most 7 kinds
+    assert both_orders(values[:1], [key]).tolist() == both[:1]
+
+
+def test_random_ties_leave_maps_without_any_alone_and_belong_to_the_sample():
+    classifier, (images, targets, heatmaps) = curved(), sample(3)
+    rectified = (heatmaps - heatmaps.median()).clamp_min(0)
+
+    def rows(maps, keys=("a", "b", "c"), which=slice(None), **given):
+        metric = build_metric("degradation", {"tile": 1} | given)
+        kept = list(keys)[which]
+        found = metric.judge(classifier, images[which], targets[which], maps[which], keys=kept)
+        return torch.stack([found["morf"], found["lerf"]])
+
+    shuffled = rows(rectified, ties="random")
+    assert torch.equal(rows(heatmaps, ties="random"), rows(heatmaps))
+    assert not torch.allclose(shuffled, rows(rectified))
+    assert not torch.allclose(shuffled, rows(rectified, ties="random", seed=1))
+    assert not torch.allclose(shuffled, rows(rectified, keys="xyz", ties="random"))
+    alone = rows(rectified, which=slice(1, 2), ties="random")
+    torch.testing.assert_close(shuffled[:, 1:2], alone, rtol=1e-4, atol=1e-6)
+    constant = rows(torch.ones_like(heatmaps), ties="random")
+    assert torch.equal(constant[0], constant[1])  # no order scores nothing
+    named = build_metric("degradation", {"ties": "random", "seed": 3})
+    assert "equal ones in random order (seed 3 and the sample's key)" in named.definition
+
+
 @settings(deadline=None, max_examples=50)
 @given(st.integers(1, 800), st.none() | st.integers(2, 200))
 def test_curve_has_both_ends_and_as_many_points_as_there_can_be(tiles, points):

@@ -10,6 +10,7 @@ from metric_toys import curved, sample
 
 from lit_iba.errors import InputError
 from lit_iba.metrics import build_metric
+from lit_iba.metrics.low_k_perturbation import low_k_divergences
 
 
 def probabilities(classifier, image):
@@ -77,6 +78,20 @@ def test_random_ties_make_a_constant_map_a_random_one_and_belong_to_the_sample()
     assert not torch.allclose(shuffled, rows(constant, ties="random", seed=1))
     assert not torch.allclose(shuffled, rows(constant, keys="xyz", ties="random"))
     assert torch.equal(rows(heatmaps, ties="random"), rows(heatmaps))  # nothing is equal
+
+
+def test_several_maps_of_an_image_share_its_order_of_equal_pixels():
+    classifier, (images, _, heatmaps) = curved(), sample(2)
+    maps = torch.stack([torch.ones_like(heatmaps), 2 * torch.ones_like(heatmaps), heatmaps], dim=1)
+    with torch.no_grad():
+        reference = classifier(images).double().log_softmax(dim=1)
+    found = low_k_divergences(classifier, images, reference, maps, (20, 50), 4, ["a", "b"])
+    assert torch.equal(found[:, 0], found[:, 1])
+    for i, key in enumerate("ab"):
+        alone = low_k_divergences(
+            classifier, images[[i]], reference[[i]], maps[[i], :1], (20, 50), 4, [key]
+        )
+        torch.testing.assert_close(found[[i], :1], alone, rtol=1e-3, atol=1e-6)
 
 
 def test_targets_do_not_matter_and_shared_predictions_change_nothing():
