@@ -89,10 +89,16 @@ def main() -> None:
             }
             if parts:
                 each = {part: numbers(quantities, keys) for part, keys in parts.items()}
+                for part, both in each.items():
+                    if len(both[0]) < 3:
+                        parser.error(
+                            f"{len(both[0])} of the {len(y)} photographs are classified {part}, and"
+                            " a regression wants 3; leave --data out, or give a run of more"
+                        )
                 of = {part: calibrated(*both, given.box_fraction) for part, both in each.items()}
                 for part, both in each.items():
                     line[f"{part} ({len(both[0])})"] = f"{of[part][0]:.3f} ± {of[part][1]:.3f}"
-                share = given.right or len(each["right"][0]) / len(y)
+                share = len(each["right"][0]) / len(y) if given.right is None else given.right
                 mean, error = mixed(of["right"], of["wrong"], share)
                 line[f"mixed, {share:.0%} right"] = f"{mean:.3f} ± {error:.3f}"
             line["published"] = printed.value if printed else ""
