@@ -16,7 +16,7 @@ from torch import Tensor
 from lit_iba.checks import check_counts
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
-from lit_iba.iba.bottleneck import NATS_PER_BIT
+from lit_iba.iba.bottleneck import NATS_PER_BIT, elements
 from lit_iba.iba.masked_feature import MaskedFeature, MasksFeatures
 from lit_iba.metrics.base import HeatmapMetric, Result, mean_and_error
 from lit_iba.metrics.judged import Judged
@@ -42,7 +42,7 @@ def nats_as_printed(masked: MaskedFeature) -> Tensor:
     """
     mean = masked.keep * (masked.r - masked.noise.mean) / masked.noise.std
     nats = 0.5 * (mean.square() + masked.drop - masked.drop.log() - 1) * masked.noise.active
-    return nats.flatten(1).mean(dim=1)
+    return nats.mean(dim=elements(nats))
 
 
 class BitsAndAccuracy(HeatmapMetric):
@@ -122,8 +122,8 @@ class BitsAndAccuracy(HeatmapMetric):
         with torch.no_grad():
             original = explainer.classifier(images).float()
         return {
-            "bits": masked.nats.flatten(1).mean(dim=1) / NATS_PER_BIT,
-            "total_bits": masked.nats.flatten(1).sum(dim=1) / NATS_PER_BIT,
+            "bits": masked.nats.mean(dim=elements(masked.nats)) / NATS_PER_BIT,
+            "total_bits": masked.nats.sum(dim=elements(masked.nats)) / NATS_PER_BIT,
             "nats_as_printed": nats_as_printed(masked),
             "accuracy_top1": (
                 torch.stack([share_in_top(logits, targets, 1) for logits in draws]).mean(dim=0)

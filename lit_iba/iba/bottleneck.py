@@ -117,6 +117,13 @@ def channels_last(features: Tensor) -> Tensor:
     )
 
 
+def elements(values: Tensor) -> tuple[int, ...]:
+    """The dimensions of an image's own elements, all but the first: to reduce over them as they lie
+    in memory, where ``flatten`` would first copy a tensor whose channels lie side by side.
+    """
+    return tuple(range(1, values.ndim))
+
+
 def mask_from_logits(alpha: Tensor, sigma: float, layout: Layout) -> tuple[Tensor, Tensor]:
     """lambda and 1 - lambda from alpha: the smoothed sigmoid of equation 7.
 

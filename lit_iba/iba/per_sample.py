@@ -28,6 +28,7 @@ from lit_iba.iba.bottleneck import (
     NATS_PER_BIT,
     bits_per_position,
     channels_last,
+    elements,
     information_nats,
     mask_from_logits,
     require_positions,
@@ -329,7 +330,7 @@ class _Problem:
         outputs = self._outputs(keep, drop)
         loss = self.iba.classifier.objective.loss(outputs, self.targets).sum() / s.copies
         nats = self.iba._information(self.r, self.noise, keep, drop)
-        return loss + (self.beta * nats.flatten(1).mean(dim=1)).sum()
+        return loss + (self.beta * nats.mean(dim=elements(nats))).sum()
 
     @torch.no_grad()
     def probability(self, alpha: Tensor) -> Tensor:

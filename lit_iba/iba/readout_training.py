@@ -17,7 +17,7 @@ from torchmetrics import MeanMetric
 
 from lit_iba.checks import check_counts, check_literals, check_numbers
 from lit_iba.heatmap import Heatmap
-from lit_iba.iba.bottleneck import NATS_PER_BIT, channels_last
+from lit_iba.iba.bottleneck import NATS_PER_BIT, channels_last, elements
 from lit_iba.iba.noise import noise_like
 from lit_iba.iba.readout import ReadoutIBA
 from lit_iba.objectives import Classification
@@ -143,8 +143,8 @@ class ReadoutTraining(TrainingWithFrozenClassifier):
         objective = self.classifier.objective
         return {
             self.asked: objective.loss(outputs, targets),
-            "information_nats_per_element": nats.flatten(1).mean(dim=1),
-            "information_bits": nats.detach().flatten(1).sum(dim=1) / NATS_PER_BIT,
+            "information_nats_per_element": nats.mean(dim=elements(nats)),
+            "information_bits": nats.detach().sum(dim=elements(nats)) / NATS_PER_BIT,
             self.kept: self._kept(outputs, targets),
         }
 

@@ -20,7 +20,7 @@ from lit_iba.classifier import FrozenClassifier, usual_layer
 from lit_iba.classifier.layout import Layout
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer, OnStep, Surroundings
-from lit_iba.iba.bottleneck import channels_last, mask_from_logits, mix
+from lit_iba.iba.bottleneck import channels_last, elements, mask_from_logits, mix
 from lit_iba.iba.masked_feature import MaskedFeature
 from lit_iba.iba.noise import NoiseModel
 from lit_iba.iba.optimise import autocast, optimise_mask
@@ -326,10 +326,8 @@ class InputIBA(Explainer):
             with autocast(images.device, precision):
                 outputs = network(z.flatten(0, 1))
             asked = objective.loss(outputs.float(), repeated).sum() / s.copies
-            information = (
-                input_information_nats(r, keep, drop, prior_drop).flatten(1).mean(dim=1).sum()
-            )
-            return asked + s.beta_input * information
+            nats = input_information_nats(r, keep, drop, prior_drop)
+            return asked + s.beta_input * nats.mean(dim=elements(nats)).sum()
 
         return optimise_mask(
             torch.full_like(images, self.settings.initial_alpha),

@@ -20,7 +20,7 @@ from torchmetrics import MeanMetric
 
 from lit_iba.checks import check_counts, check_literals, check_numbers
 from lit_iba.heatmap import Heatmap
-from lit_iba.iba.bottleneck import channels_last, mix
+from lit_iba.iba.bottleneck import channels_last, elements, mix
 from lit_iba.iba.noise import noise_like
 from lit_iba.input_iba.bottleneck import input_information_nats
 from lit_iba.input_iba.mask_network import MaskNetwork
@@ -160,10 +160,10 @@ class InputIBATraining(AveragedTraining):
             )
             return {
                 "feature_loss": objective.loss(seen, targets),
-                "feature_nats": found.feature_nats.flatten(1).mean(dim=1),
+                "feature_nats": found.feature_nats.mean(dim=elements(found.feature_nats)),
                 "input_loss": objective.loss(kept, targets),
-                "input_nats": nats.flatten(1).mean(dim=1),
-                "kept": found.keep.detach().flatten(1).mean(dim=1),
+                "input_nats": nats.mean(dim=elements(nats)),
+                "kept": found.keep.detach().mean(dim=elements(found.keep)),
             }
 
     def _loss(self, step: dict[str, Tensor], grown: float) -> Tensor:
