@@ -22,10 +22,10 @@ import numpy as np
 from rightly_classified import right_and_wrong
 from timing import show
 
-from lit_iba import FrozenClassifier
 from lit_iba.data import ShardIndex
 from lit_iba.report import read_run
 from lit_iba.report.tables import published_for
+from lit_iba.view.session import run_classifier
 
 
 def calibrated(y: np.ndarray, known: np.ndarray, wanted: float) -> tuple[float, float]:
@@ -71,7 +71,7 @@ def main() -> None:
     run = read_run(given.run)
     parts: dict[str, set[str]] = {}
     if given.data:
-        found = right_and_wrong(FrozenClassifier(**run.network), ShardIndex.load(given.data))
+        found = right_and_wrong(run_classifier(run, {}), ShardIndex.load(given.data))
         parts = dict(zip(("right", "wrong"), found, strict=True))
     for metric, explainers in run.rows.items():
         lines: list[dict[str, object]] = []

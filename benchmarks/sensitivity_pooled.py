@@ -27,6 +27,7 @@ from lit_iba.metrics.sensitivity_n import correlation, set_sizes
 from lit_iba.perturbation import tile_sums
 from lit_iba.report import read_run
 from lit_iba.resumable.store import ShardStore
+from lit_iba.view.session import run_classifier
 
 
 def as_the_authors(heatmaps: Tensor, explainer: str) -> Tensor:
@@ -88,7 +89,7 @@ def main() -> None:
     parser.add_argument("--masks", type=int, default=60)
     given = parser.parse_args()
     run = read_run(given.run)
-    classifier, names = FrozenClassifier(**run.network), list(run.explainers)
+    classifier, names = run_classifier(run, {}), list(run.explainers)
     pictures, labels, maps = stored(given.run, ShardIndex.load(given.data), names, classifier)
     maps = {name: as_the_authors(maps[name], info.cls) for name, info in run.explainers.items()}
     metric = SensitivityN(tile=given.tile, points=given.points, masks=given.masks)

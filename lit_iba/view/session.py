@@ -315,15 +315,26 @@ def shown(values: Tensor, unit: str, signed: bool) -> dict[str, Any]:
     }
 
 
-def _live(
-    run: RunFolder, given: dict[str, Any], device: str, stored: StoredStatistics
-) -> LiveClassifier:
+def run_classifier(run: RunFolder, given: Mapping[str, Any]) -> FrozenClassifier:
+    """The classifier that a run judged, made again from what its files say and what is given
+    instead.
+
+    Raises:
+        InputError: The run does not say how, needs code of the user's own, or had other weights.
+    """
     arguments = {**_only_names(run.network, given), **given}
     if not arguments.get("model"):
         raise InputError("this run does not say how its classifier is made")
-    assert run.gallery is not None
-    classifier = FrozenClassifier(**arguments).to(device)
+    classifier = FrozenClassifier(**arguments)
     classifier.check_identity(dict(run.classifier), f"the run {run.path}")
+    return classifier
+
+
+def _live(
+    run: RunFolder, given: dict[str, Any], device: str, stored: StoredStatistics
+) -> LiveClassifier:
+    assert run.gallery is not None
+    classifier = run_classifier(run, given).to(device)
     if classifier.channels > 3:
         raise InputError(f"the gallery keeps three of a picture's {classifier.channels} channels")
     targets = None

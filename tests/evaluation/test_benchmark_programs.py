@@ -3,6 +3,7 @@ statement of each.
 """
 
 import importlib
+import json
 import sys
 import tarfile
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from lightning import Fabric
 from pages import ROOT
 
 from lit_iba.data import ShardIndex, shard_batches
+from lit_iba.errors import InputError
 from lit_iba.iba import per_sample
 from lit_iba.metrics import Degradation, SensitivityN
 from lit_iba.report import read_run
@@ -94,6 +96,23 @@ def test_a_mixture_is_the_degradation_of_a_set_so_composed(program, t1):
     found = program("mixed_degradation").mixed(right, wrong, 0.75, whole)[0]
     both = {name: torch.cat([rows[name] for rows in kinds.values()]) for name in kinds[4]}
     assert found == pytest.approx(Degradation(points=5, t1=t1).summarize(both).score, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["sensitivity_pooled", "calibrated"])
+def test_a_program_imports_nothing_that_a_run_names(program, tmp_path, monkeypatch, name):
+    index = make_data(tmp_path / "data")
+    given = {"explainers": {"random": {}}, "metrics": {"bounding_box": {}}}
+    benchmark(index, tmp_path / "run", **given).run(Fabric(accelerator="cpu", devices=1))
+    results = tmp_path / "run" / "results.json"
+    document = json.loads(results.read_text())
+    (tmp_path / "evil.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for model, said in (("evil:network", "function of your own"), ("", "does not say how")):
+        results.write_text(json.dumps(document | {"network": {"model": model}}))
+        words = [name, str(tmp_path / "run"), "--data", str(tmp_path / "data")]
+        monkeypatch.setattr(sys, "argv", words)
+        with pytest.raises(InputError, match=said):
+            program(name).main()
 
 
 def test_correlations_of_each_image_are_the_metrics_and_of_all_are_numpys(program, tmp_path):
