@@ -2,14 +2,14 @@
 
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from reordered_copies import Reordered
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lit_iba import FeatureStatistics, FrozenClassifier, InputError, PerSampleIBA, Preprocessing
 from lit_iba.heatmap import resize_keeping_total
@@ -114,30 +114,6 @@ def test_a_heatmap_does_not_depend_on_the_batch(
         assert torch.allclose(together[i], alone, rtol=0, atol=1e-5 * float(alone.max()))
     turned = explainer.attribute(images.flip(0), target=1).values.flip(0)
     assert torch.allclose(together, turned, rtol=0, atol=1e-5 * float(together.max()))
-
-
-class Reordered(TorchDispatchMode):
-    """The copies of large tensors that have their dimensions in another order than the original."""
-
-    def __init__(self, smallest: int) -> None:
-        super().__init__()
-        self.smallest, self.found = smallest, list[str]()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        copied = any(word in str(func) for word in ("copy", "clone", "contiguous"))
-        if copied and isinstance(result, Tensor) and result.numel() >= self.smallest:
-            source = next(x for x in reversed(args) if isinstance(x, Tensor))
-            orders = [
-                sorted(range(one.ndim), key=lambda d: -stride[d])
-                for one in (source, result)
-                for stride in (one.stride(),)
-            ]
-            if source.shape == result.shape and orders[0] != orders[1]:
-                self.found.append(f"{func} {tuple(source.shape)} {source.stride()}")
-        return result
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from reordered_copies import Reordered
 from slim_networks import slim
 from torch import Tensor
 
@@ -142,6 +143,17 @@ def sliced_wasserstein(first: Tensor, second: Tensor) -> Tensor:
 
 
 @pytest.mark.slow
+def test_no_step_at_the_input_brings_a_tensor_into_another_order(
+    build: Build, images: Tensor
+) -> None:
+    given, counts = images[:2].contiguous(memory_format=torch.channels_last), []
+    for steps in (2, 5):
+        with Reordered(images[0].numel()) as reordered:
+            build(gan="none", steps=steps).attribute(given, target=0)
+        counts.append(len(reordered.found))
+    assert counts[0] == counts[1], reordered.found
+
+
 def test_fitting_brings_the_features_closer_to_z_star(build: Build, images: Tensor) -> None:
     explainer = build(
         feature_steps=10, generator_steps=40, samples=8, critic_warm_up=20, critic_steps=5
