@@ -79,6 +79,11 @@ def main() -> None:
             if "box_fraction" not in quantities:
                 continue
             y, share = numbers(quantities)
+            if len(y) < 3 or np.ptp(share) == 0:
+                parser.error(
+                    f"{len(y)} photographs of {name} have a score and a box; a regression wants 3,"
+                    " with boxes of more than one size: give a run of more"
+                )
             mean, error = calibrated(y, share, given.box_fraction)
             printed = published_for(run, metric, name)[0]
             line: dict[str, object] = {
@@ -90,10 +95,11 @@ def main() -> None:
             if parts:
                 each = {part: numbers(quantities, keys) for part, keys in parts.items()}
                 for part, both in each.items():
-                    if len(both[0]) < 3:
+                    if len(both[0]) < 3 or np.ptp(both[1]) == 0:
                         parser.error(
                             f"{len(both[0])} of the {len(y)} photographs are classified {part}, and"
-                            " a regression wants 3; leave --data out, or give a run of more"
+                            " a regression wants 3, with boxes of more than one size; leave --data"
+                            " out, or give a run of more"
                         )
                 of = {part: calibrated(*both, given.box_fraction) for part, both in each.items()}
                 for part, both in each.items():

@@ -1,6 +1,6 @@
 """Paired tests of a run on those of its photographs alone whose label the network predicts.
 
-    python benchmarks/rightly_classified.py RUN --weights FILE --data SHARDS --pairs '[[a, b], ...]'
+    python benchmarks/rightly_classified.py RUN --data SHARDS --pairs '[[a, b], ...]'
 
 Names of explainers may have ``*``, as in ``evaluate.py report``.
 """
@@ -19,6 +19,7 @@ from lit_iba import FrozenClassifier
 from lit_iba.data import ShardIndex, shard_batches
 from lit_iba.report import read_run
 from lit_iba.report.quantities import paired
+from lit_iba.view.session import run_classifier
 
 SHOWN = ("quantity", "first", "second", "images", "mean_difference", "standard_error", "p_value")
 
@@ -42,15 +43,12 @@ def main() -> None:
     """Print a table a metric."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("run")
-    parser.add_argument("--model", default="resnet18")
-    parser.add_argument("--weights", required=True)
     parser.add_argument("--data", required=True)
     parser.add_argument("--pairs", type=yaml.safe_load, required=True)
     parser.add_argument("--quantities", nargs="+", default=["e_minus", "delta_e_minus"])
     given = parser.parse_args()
     run = read_run(given.run)
-    classifier = FrozenClassifier(given.model, given.weights)
-    right, _ = right_and_wrong(classifier, ShardIndex.load(given.data))
+    right, _ = right_and_wrong(run_classifier(run, {}), ShardIndex.load(given.data))
     rows = {
         metric: {
             explainer: {

@@ -98,7 +98,7 @@ def test_a_mixture_is_the_degradation_of_a_set_so_composed(program, t1):
     assert found == pytest.approx(Degradation(points=5, t1=t1).summarize(both).score, abs=1e-9)
 
 
-@pytest.mark.parametrize("name", ["sensitivity_pooled", "calibrated"])
+@pytest.mark.parametrize("name", ["sensitivity_pooled", "calibrated", "rightly_classified"])
 def test_a_program_imports_nothing_that_a_run_names(program, tmp_path, monkeypatch, name):
     index = make_data(tmp_path / "data")
     given = {"explainers": {"random": {}}, "metrics": {"bounding_box": {}}}
@@ -110,9 +110,52 @@ def test_a_program_imports_nothing_that_a_run_names(program, tmp_path, monkeypat
     for model, said in (("evil:network", "function of your own"), ("", "does not say how")):
         results.write_text(json.dumps(document | {"network": {"model": model}}))
         words = [name, str(tmp_path / "run"), "--data", str(tmp_path / "data")]
+        words += ["--pairs", "[[random, random]]"] if name == "rightly_classified" else []
         monkeypatch.setattr(sys, "argv", words)
         with pytest.raises(InputError, match=said):
             program(name).main()
+
+
+def test_paired_tests_and_calibration_take_the_rightly_classified_of_the_runs_own_network(
+    program, tmp_path, monkeypatch, capsys
+):
+    index, network, run = make_data(tmp_path / "data", 60), classifier(), tmp_path / "run"
+    given = {"explainers": {"random": {}, "constant": {}}, "metrics": {"bounding_box": {}}}
+    benchmark(index, run, **given).run(Fabric(accelerator="cpu", devices=1))
+    rows = read_run(run).rows["bounding_box"]
+    pairs, calibrated = program("rightly_classified"), program("calibrated")
+    right, wrong = pairs.right_and_wrong(network, index)
+    for module in (pairs, calibrated):
+        monkeypatch.setattr(module, "run_classifier", lambda run, given: network)
+    words = [str(run), "--data", str(tmp_path / "data")]
+    tested = ["--pairs", "[[random, constant]]", "--quantities", "score"]
+    monkeypatch.setattr(sys, "argv", ["rightly_classified", *words, *tested])
+    pairs.main()
+    random, constant = (rows[name]["score"] for name in ("random", "constant"))
+    each = np.array([random[key] - constant[key] for key in right])
+    each = each[np.isfinite(each)]  # some have no box
+    line = capsys.readouterr().out.split()[-4:]
+    assert line[0] == str(len(each))
+    assert float(line[1]) == pytest.approx(each.mean(), rel=5e-3)
+
+    keys = sorted(right | wrong)
+    for spread, few, said in (
+        (0.0, 5, "49 photographs of random have a score and a box"),
+        (0.01, 2, "2 of the 49 photographs are classified wrong"),
+    ):
+        boxes = {key: 0.1 + spread * i for i, key in enumerate(random)}
+        of_random = read_run(run)
+        of_random.rows["bounding_box"] = {"random": {"score": random, "box_fraction": boxes}}
+        parts = {key for key in keys if np.isfinite(random[key])}
+        wrong = set(sorted(parts)[:few])
+        monkeypatch.setattr(calibrated, "read_run", lambda _, run=of_random: run)
+        monkeypatch.setattr(
+            calibrated, "right_and_wrong", lambda *_, r=parts - wrong, w=wrong: (r, w)
+        )
+        monkeypatch.setattr(sys, "argv", ["calibrated", *words])
+        with pytest.raises(SystemExit):
+            calibrated.main()
+        assert said in capsys.readouterr().err
 
 
 def test_correlations_of_each_image_are_the_metrics_and_of_all_are_numpys(program, tmp_path):
