@@ -87,7 +87,7 @@ class Degradation(HeatmapMetric):
     scalars = ("tiles", "top1")  # top1: highest probability of any class on the original
     row_curves = ("morf", "lerf")  # probability of the target at each point of the curve
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "reference": {"points": 100, "baseline": "mean_of_image"}
+        "reference": {"points": 100, "baseline": "mean_of_image", "t1": "top1"}
     }
 
     def __init__(

@@ -95,7 +95,12 @@ def fake_run(
         "metrics": {
             "degradation_8": {
                 "class": "degradation",
-                "settings": {"tile": 8, "baseline": "mean_of_image", "points": 100},
+                "settings": {
+                    "tile": 8,
+                    "baseline": "mean_of_image",
+                    "points": 100,
+                    "t1": "top1",
+                },
                 "definition": DEFINITION,
                 "better": "higher",
             },

@@ -6,6 +6,7 @@ import pytest
 
 from lit_iba.explainer import EXPLAINERS
 from lit_iba.input_iba.settings import flat, settings_from, smooth_of
+from lit_iba.metrics import Degradation, EffectiveHeatRatio
 from lit_iba.metrics.registered import METRICS, build_metric
 from lit_iba.registry import class_named
 from lit_iba.report.published import (
@@ -16,7 +17,7 @@ from lit_iba.report.published import (
     lookup,
 )
 
-AS_THE_AUTHORS = {"baseline": "mean_of_image", "points": 100}
+AS_THE_AUTHORS = {"baseline": "mean_of_image", "points": 100, "t1": "top1"}
 
 
 @pytest.mark.parametrize(
@@ -59,11 +60,13 @@ def test_a_number_stands_beside_the_settings_it_is_of_and_no_others() -> None:
         numbers = lookup(metric, settings, "resnet50", explainer, given)
         return [number.value for number in numbers]
 
-    tile = {"tile": 14, "baseline": "mean_of_image"}
+    tile = {"tile": 14, "baseline": "mean_of_image", "t1": "top1"}
     of_saliency = {"channels": "max_abs"}
     for points, value in ((26, [0.541]), (None, [0.541]), (6, [])):
         assert found("degradation", tile | {"points": points}, "grad_cam", {}) == value
-    assert found("degradation", AS_THE_AUTHORS | tile | {"baseline": "zero"}, "grad_cam", {}) == []
+    for other in ({"baseline": "zero"}, {"t1": "target"}):
+        assert found("degradation", AS_THE_AUTHORS | tile | other, "grad_cam", {}) == []
+    assert found("degradation", {"preset": "reference", "tile": 14}, "grad_cam", {}) == [0.541]
     path = of_saliency | {"multiply_by_inputs": False}
     assert found("bbox", {}, "smoothgrad", of_saliency) == [0.439]
     assert found("bbox", {}, "integrated_gradients", path) == [0.372]
@@ -179,9 +182,11 @@ def test_the_files_word_for_defaults_and_presets_is_the_codes() -> None:
         known["smooth"] = smooth_of(known["output"], None)
         wanted = wanted.get(preset, wanted)
         assert {name: known[name] for name in wanted} == wanted
-    for name, given in (("defaults", {}), ("presets", {"preset": "reference"})):
-        wanted = document[name]["ehr"].get("reference", document[name]["ehr"])
-        settings = build_metric("ehr", given).settings
+    for wanted, settings in (
+        (document["defaults"]["ehr"], build_metric("ehr", {}).settings),
+        (document["presets"]["ehr"]["reference"], EffectiveHeatRatio.presets["reference"]),
+        (document["presets"]["degradation"]["reference"], Degradation.presets["reference"]),
+    ):
         assert {key: settings[key] for key in wanted} == wanted
 
 
