@@ -146,14 +146,16 @@ def check_images(images: Tensor, channels: int = 3) -> Tensor:
         or images.ndim != 4
         or images.shape[1] != channels
         or not images.is_floating_point()
+        or images.layout != torch.strided
+        or 0 in images.shape[2:]
     ):
         given = (
-            f"{images.dtype} of shape {tuple(images.shape)}"
+            f"{images.dtype} of shape {tuple(images.shape)}, {images.layout}"
             if isinstance(images, Tensor)
             else type(images).__name__
         )
         raise InputError(
-            f"images must be a float tensor (B, {channels}, H, W), normalised (see "
+            f"images must be a dense float tensor (B, {channels}, H, W), normalised (see "
             f"classifier.images); got {given}"
         )
     finite = torch.isfinite(images).flatten(1).all(dim=1)

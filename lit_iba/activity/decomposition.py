@@ -27,7 +27,7 @@ from lit_iba.classifier.folding import graph_module
 from lit_iba.classifier.hooked import HookedNetwork, hooked
 from lit_iba.classifier.layout import Layout
 from lit_iba.classifier.split import no_gradient
-from lit_iba.classifier.traced import works_in_place
+from lit_iba.classifier.tracing import works_in_place
 from lit_iba.errors import InputError
 from lit_iba.explainer import completeness_error
 

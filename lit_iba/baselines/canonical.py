@@ -23,7 +23,8 @@ from lit_iba.baselines.steps import Add, Affine, Ceiling, Concatenate, GlobalMea
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.folding import called_batch_norm, fold_batch_norms, graph_module
 from lit_iba.classifier.same_padding import SamePadding
-from lit_iba.classifier.traced import TracedNetwork, works_in_place
+from lit_iba.classifier.traced import TracedNetwork
+from lit_iba.classifier.tracing import works_in_place
 from lit_iba.errors import InputError
 
 TOLERANCE = (

@@ -18,7 +18,7 @@ from lit_iba.classifier.hooked import HookedNetwork
 from lit_iba.classifier.layout import Layout
 from lit_iba.classifier.networks import build_network, from_module, named_classes
 from lit_iba.classifier.outputs import Output, giving
-from lit_iba.classifier.own_copy import floating_parameter, unwrapped
+from lit_iba.classifier.own_copy import floating_parameter, only_itself, unwrapped
 from lit_iba.classifier.positions import Axes, find_axes
 from lit_iba.classifier.preprocessing import Preprocessing, fitting
 from lit_iba.classifier.proof import probe_images, proven, same_logits
@@ -112,9 +112,10 @@ class FrozenClassifier(FrozenNetwork):
         self.preprocessing: Preprocessing = fitting(preprocessing or usual, self.model)
         self.stated_layouts = dict(layouts or {})
         self._axes: dict[str, Axes | InputError] = {}
-        proof = proven(
-            self.model, self.name, self.preprocessing.size, self.channels, self.objective
-        )
+        with only_itself(self.model, given, self.name):
+            proof = proven(
+                self.model, self.name, self.preprocessing.size, self.channels, self.objective
+            )
         self._derived[1]["probe"] = proof.logits
         self._overwrites = proof.overwrites
         self.num_classes, self.output_shape = proof.classes, proof.logits.shape[1:]

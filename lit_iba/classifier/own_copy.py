@@ -5,11 +5,15 @@ cut and hooked while theirs stays as it is, in the middle of its training say.
 from __future__ import annotations
 
 import copy
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import is_lazy
 
 from lit_iba.errors import InputError
@@ -75,6 +79,41 @@ def own_copy(model: nn.Module) -> nn.Module:
     for parameter in made.parameters():
         parameter.requires_grad_(False)
     return made.eval()
+
+
+@contextmanager
+def only_itself(model: nn.Module, original: nn.Module | None, name: str) -> Iterator[None]:
+    """Refuse, while this lasts and before anything is computed, that a network runs what is no part
+    of it: modules of the original that it was copied from, or such as no name leads to, whose
+    weights and mode nobody can follow.
+
+    Raises:
+        InputError: It does.
+    """
+    own = {id(module) for module in model.modules()}
+    theirs = set() if original is None else {id(module) for module in original.modules()} - own
+    thread = threading.get_ident()
+
+    def look(module: nn.Module, _: Any) -> None:
+        if id(module) in own or threading.get_ident() != thread:
+            return
+        if id(module) in theirs:
+            raise InputError(
+                f"{name} runs the modules that it was given and not its copy's, because one of its"
+                " attributes is a function made of them (model.forward = lambda ..., say); write"
+                " that as a method of the class, or wrap the network"
+            )
+        if next(chain(module.parameters(), module.buffers()), None) is not None:
+            raise InputError(
+                f"{name} runs a {type(module).__name__} that is none of its submodules, so that its"
+                " weights cannot be followed; make it an attribute, or put it into a nn.ModuleList"
+            )
+
+    handle = register_module_forward_pre_hook(look)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def in_full_precision(model: nn.Module) -> nn.Module:

@@ -65,6 +65,24 @@ def same_logits(found: Tensor, wanted: Tensor) -> bool:
     return bool(gap <= tolerance * size)
 
 
+def _check_logits(outputs: Tensor, name: str, objective: Objective) -> None:
+    """Outputs that have been through the softmax or sigmoid already, which the objective takes."""
+    bounded = bool(((outputs >= 0) & (outputs <= 1)).all())
+    if not bounded:
+        return
+    if objective.link == "softmax" and bool(((outputs.sum(dim=1) - 1).abs() < 1e-3).all()):
+        raise InputError(
+            f"{name} gives probabilities, which add up to 1, where logits are needed; leave out "
+            "its last softmax, or put a logarithm behind it"
+        )
+    if objective.link == "sigmoid":
+        logger.warning(
+            "all outputs of %s lie between 0 and 1, as probabilities do; this objective takes "
+            "logits, so leave out a sigmoid at its end, if it has one",
+            name,
+        )
+
+
 @torch.no_grad()
 def proven(
     model: nn.Module, name: str, size: tuple[int, int], channels: int, objective: Objective
@@ -108,6 +126,7 @@ def proven(
             f"{name} gives NaN for ordinary images, so that no map of it means anything; its "
             "weights are damaged or its training diverged: load others"
         )
+    _check_logits(logits, name, objective)
     if torch.equal(logits[0], logits[1]):
         logger.warning(
             "%s gives the same for two different images, so that there is nothing to explain; load "
@@ -115,6 +134,11 @@ def proven(
             name,
         )
     alone = model(images[:1].clone())
+    if alone.shape != logits[:1].shape:
+        raise InputError(
+            f"{name} gives {tuple(alone.shape)} for one image and {tuple(logits.shape)} for two; "
+            "name the axes that it squeezes or flattens, so that the images keep theirs"
+        )
     if not same_logits(alone, logits[:1]):
         if not same_logits(model(images[:1].clone()), alone):
             raise InputError(

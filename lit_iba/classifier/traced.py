@@ -5,43 +5,17 @@ The parts share the classifier's own modules: nothing is copied.
 
 from __future__ import annotations
 
-import inspect
 import operator
-import threading
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch.fx as fx
 from torch import nn
-from torchvision.models.feature_extraction import NodePathTracer
 
 from lit_iba.classifier.folding import graph_module
 from lit_iba.classifier.split import Split
+from lit_iba.classifier.tracing import trace, works_in_place
 from lit_iba.errors import InputError, unknown_name
-
-_TRACING = threading.Lock()  # torch.fx puts functions of its own into torch.nn.Module meanwhile
-
-
-class _Tracer(NodePathTracer):  # type: ignore[misc] # torchvision has no types
-    """Leaves other threads alone, and reads buffers in the graph rather than once."""
-
-    proxy_buffer_attributes = True
-
-    def __init__(self, leaves: Sequence[type[nn.Module]]) -> None:
-        super().__init__(leaf_modules=list(leaves))
-        self._thread = threading.get_ident()
-
-    def call_module(
-        self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        if threading.get_ident() != self._thread:
-            return forward(*args, **kwargs)
-        return super().call_module(m, forward, args, kwargs)
-
-    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        if threading.get_ident() != self._thread:
-            return attr_val
-        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
 
 class TracedNetwork:
@@ -71,11 +45,9 @@ class TracedNetwork:
         leaves: Sequence[type[nn.Module]] = (),
     ) -> None:
         self.model, self.name, self.overwrites = model, name, overwrites
-        tracer = _Tracer(leaves)
-        with _TRACING:
-            self.graph = tracer.trace(model)
-        _read_what_was_written(model, self.graph)
-        self.names: dict[fx.Node, str] = tracer.node_to_qualname
+        traced = trace(model, leaves)
+        self.graph, self.names = traced.graph, traced.names
+        self._paths, self._outputs = traced.paths, traced.outputs
         self.nodes = list(self.graph.nodes)
         self.input = next(n for n in self.nodes if n.op == "placeholder")
         self.of_images = self.descendants(self.input)
@@ -98,18 +70,43 @@ class TracedNetwork:
         return list(names)
 
     def node_of(self, layer: str) -> fx.Node:
-        """The node whose output is the layer's."""
-        found = [
-            n
-            for n in self.nodes
-            if self.names.get(n, "") == layer or self.names.get(n, "").startswith(layer + ".")
-        ]
-        found = [n for n in found if n in self.of_images]
-        if not found:
+        """The node whose output is the layer's: of a module that runs several times, that of its
+        last run; of one that gives several values, its last step.
+        """
+        node = self._outputs.get(layer)
+        if node is not None:
+            node = self._as_left(node, layer)
+        else:
+            inside = layer + "."
+            steps = [
+                n
+                for n in self.nodes
+                if (name := self.names.get(n, "")) == layer or name.startswith(inside)
+            ]
+            node = next((n for n in reversed(steps) if n in self.of_images), None)
+        if node is None or node is self.input or node not in self.of_images:
             raise unknown_name(
                 f"layer of {self.name}", layer, self.layers(), "(see classifier.layers())"
             )
-        return found[-1]
+        return node
+
+    def _as_left(self, node: fx.Node, path: str) -> fx.Node:
+        """What has become of a module's output within the module, which may overwrite it."""
+        for later in self.nodes:
+            where = self._paths.get(later, "")
+            inside = where == path or where.startswith(path + ".")
+            if inside and works_in_place(self.model, later, node):
+                node = later
+        return node
+
+    def _cut_at(self, layer: str) -> fx.Node:
+        """:meth:`node_of` a layer that gives one value."""
+        if layer in self._outputs and self._outputs[layer] is None:
+            raise InputError(
+                f"layer {layer!r} of {self.name} gives several values, where a feature map (B, "
+                "...) is needed; choose a layer inside it (see classifier.layers())"
+            )
+        return self.node_of(layer)
 
     def descendants(self, start: fx.Node) -> set[fx.Node]:
         """The node and whatever depends on it."""
@@ -203,7 +200,7 @@ class TracedNetwork:
 
     def split(self, layer: str, taps: Sequence[str] = ()) -> Split:
         """Cut behind ``layer``; ``taps`` name the layers that ``Split.observe`` returns besides."""
-        cut = self.node_of(layer)
+        cut = self._cut_at(layer)
         behind = self.descendants(cut)
         carried: dict[fx.Node, None] = {}
 
@@ -243,7 +240,7 @@ class TracedNetwork:
         tail_module.recompile()
         head = self.extract((cut, *carried))
         observe = (
-            self.extract((cut, tuple(carried), {name: self.node_of(name) for name in taps}))
+            self.extract((cut, tuple(carried), {name: self._cut_at(name) for name in taps}))
             if taps
             else None
         )
@@ -251,11 +248,11 @@ class TracedNetwork:
 
     def taps(self, layers: Iterable[str]) -> fx.GraphModule:
         """A module from images to a dict of the named layers' outputs."""
-        return self.extract({name: self.node_of(name) for name in layers})
+        return self.extract({name: self._cut_at(name) for name in layers})
 
     def logits_and_taps(self, layers: Iterable[str]) -> fx.GraphModule:
         """A module from images to logits and a dict of the named layers' outputs."""
-        return self.extract((self.logits_node(), {name: self.node_of(name) for name in layers}))
+        return self.extract((self.logits_node(), {name: self._cut_at(name) for name in layers}))
 
 
 def _is_shape(node: fx.Node) -> bool:
@@ -269,19 +266,6 @@ def _is_shape(node: fx.Node) -> bool:
     )
 
 
-def _read_what_was_written(model: nn.Module, graph: fx.Graph) -> None:
-    """What reads a value after it was overwritten reads the result of the overwriting, which the
-    network's code may have ignored: ``self.relu(x)``, say.
-    """
-    place = {node: i for i, node in enumerate(graph.nodes)}
-    for node in graph.nodes:
-        for source in node.all_input_nodes:
-            if works_in_place(model, node, source):
-                for user in list(source.users):
-                    if place[user] > place[node]:
-                        user.replace_input_with(source, node)
-
-
 def _is_several(node: fx.Node) -> bool:
     """Whether a node gives tensors that are only taken apart: ``q, k, v = x.unbind()``."""
     return bool(node.users) and all(
@@ -290,35 +274,3 @@ def _is_several(node: fx.Node) -> bool:
         and isinstance(user.args[1], int)
         for user in node.users
     )
-
-
-def works_in_place(model: nn.Module, user: fx.Node, value: fx.Node) -> bool:
-    """Whether ``user`` overwrites ``value``."""
-    if not user.args or user.args[0] is not value:
-        return False
-    if user.op == "call_module":
-        return bool(getattr(model.get_submodule(str(user.target)), "inplace", False))
-    if user.op == "call_method":
-        return str(user.target).endswith("_") and not str(user.target).endswith("__")
-    if user.op == "call_function":
-        name = getattr(user.target, "__name__", "")
-        in_place_operator = getattr(user.target, "__module__", "") == "_operator" and name in (
-            "iadd",
-            "isub",
-            "imul",
-            "itruediv",
-        )
-        return (
-            in_place_operator
-            or bool(_argument(user, "inplace"))
-            or (name.endswith("_") and not name.endswith("__"))
-        )
-    return False
-
-
-def _argument(call: fx.Node, name: str) -> Any:
-    """An argument of a function call, given by name or by place; None where it was not given."""
-    try:
-        return inspect.signature(call.target).bind(*call.args, **call.kwargs).arguments.get(name)  # type: ignore[arg-type]
-    except (TypeError, ValueError):  # functions of C++ have no signature
-        return call.kwargs.get(name)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_iba.classifier.own_copy import aliased
+from lit_iba.classifier.own_copy import aliased, floating_parameter, in_full_precision
 from lit_iba.errors import InputError
 
 _Held = Mapping[str, Tensor | None]
@@ -61,6 +61,7 @@ class Watch:
             self._cast_again()
         elif self._pairs and self._left_behind():
             self._take_over()
+            self._in_full_precision()
         state = [_seen(t) for held in self._held for t in held.values() if t is not None]
         if state != self._state:
             self._version, self._state, self._values = self._version + 1, state, None
@@ -133,6 +134,14 @@ class Watch:
                             "given to FrozenClassifier; make a new classifier"
                         )
                     own[name] = aliased(tensor)  # type: ignore[assignment] # a parameter for one
+
+    @torch.no_grad()
+    def _in_full_precision(self) -> None:
+        """Where the user's module has gone over to 16 bits, the copy gets a memory of its own."""
+        if floating_parameter(self.model).dtype not in (torch.float16, torch.bfloat16):
+            return
+        in_full_precision(self.model)
+        self._cast, self._theirs = True, _state(given for _, given in self._pairs)
 
     @torch.no_grad()
     def _cast_again(self) -> None:

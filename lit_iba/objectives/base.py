@@ -32,6 +32,8 @@ class Objective(ABC):
     Attributes:
         linear: Whether the score is a linear function of the outputs, which propagation rules ask
             for.
+        link: What makes probabilities of the outputs, ``"softmax"`` over their dimension 1 or
+            ``"sigmoid"``; empty where they are no logits.
         score_is: What the score is, for definitions.
         probability_is: What :meth:`probability` is, likewise.
         divergence_is: What :meth:`divergence` is, likewise.
@@ -50,6 +52,7 @@ class Objective(ABC):
 
     name: ClassVar[str] = ""
     linear: ClassVar[bool] = False
+    link: ClassVar[str] = ""
     score_is: ClassVar[str] = "the objective's score"
     probability_is: ClassVar[str] = "exp(-loss) of the target"
     divergence_is: ClassVar[str] = "the loss, in nats, of keeping what the image's outputs say"

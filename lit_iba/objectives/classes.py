@@ -37,6 +37,7 @@ class Classification(Objective):
 
     name: ClassVar[str] = "classification"
     linear: ClassVar[bool] = True
+    link: ClassVar[str] = "softmax"
     score_is: ClassVar[str] = "the target's logit"
     probability_is: ClassVar[str] = "softmax probability of the target"
     divergence_is: ClassVar[str] = "KL divergence in nats between the softmax outputs"
@@ -135,6 +136,7 @@ class Multilabel(Objective):
 
     name: ClassVar[str] = "multilabel"
     linear: ClassVar[bool] = True
+    link: ClassVar[str] = "sigmoid"
     score_is: ClassVar[str] = "the target's logit, with the target's sign"
     probability_is: ClassVar[str] = "sigmoid probability of what the target says of its label"
     divergence_is: ClassVar[str] = (

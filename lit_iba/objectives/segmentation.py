@@ -43,6 +43,7 @@ class Segmentation(Objective):
 
     name: ClassVar[str] = "segmentation"
     linear: ClassVar[bool] = True
+    link: ClassVar[str] = "softmax"
     score_is: ClassVar[str] = "the target's logit, mean over its region"
     probability_is: ClassVar[str] = (
         "geometric mean over the target's region of its softmax probability"

@@ -1,0 +1,185 @@
+"""The graph of a module by ``torch.fx``, with a name for every step of it."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import torch
+import torch.fx as fx
+from torch import nn
+
+from lit_iba.errors import InputError
+
+_TRACING = threading.Lock()  # torch.fx puts functions of its own into torch.nn.Module meanwhile
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What a trace has found.
+
+    Args:
+        graph: The steps.
+        names: Of every step.
+        paths: The module in which each step was made; of a module that stays one step, itself.
+        outputs: What the last run of each module gave, by the module's name and by that of the run;
+            None where that is not one value.
+    """
+
+    graph: fx.Graph
+    names: dict[fx.Node, str]
+    paths: dict[fx.Node, str]
+    outputs: dict[str, fx.Node | None]
+
+
+def trace(model: nn.Module, leaves: Sequence[type[nn.Module]] = ()) -> Traced:
+    """The graph of a module.
+
+    Args:
+        model: The module.
+        leaves: Kinds of modules that stay one step each; those of ``torch.nn`` always do.
+
+    Raises:
+        InputError: A part of it runs without gradients. What else stops torch.fx is raised as it
+            is.
+    """
+    tracer = _Tracer(leaves)
+    with _TRACING, torch.enable_grad():
+        graph = tracer.trace(model)
+    if tracer.without_gradient:
+        raise InputError("a part of it runs without gradients, which a graph would not keep")
+    _read_what_was_written(model, graph)
+    names, outputs = _names(model, graph, tracer.paths), tracer.outputs
+    known = {*names.values(), *(name for name, _ in model.named_modules())}
+    runs = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
+    for path, number in runs.items():
+        # As torchvision names it; what it calls ``relu`` is the first run.
+        if number > 1 and (last := f"{path}_{number - 1}") not in known:
+            outputs[last] = outputs[path]
+    return Traced(graph, names, tracer.paths, outputs)
+
+
+class _Tracer(fx.Tracer):
+    """Remembers in which module each step was made and what each module gave; leaves other threads
+    alone, and reads buffers in the graph rather than once.
+    """
+
+    proxy_buffer_attributes = True
+
+    def __init__(self, leaves: Sequence[type[nn.Module]]) -> None:
+        super().__init__()
+        self._leaves, self._thread = tuple(leaves), threading.get_ident()
+        self._path = ""
+        self.paths: dict[fx.Node, str] = {}
+        # Of the last run of every module; None where it is not one value.
+        self.outputs: dict[str, fx.Node | None] = {}
+        self.without_gradient = False
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, self._leaves) or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(
+        self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        outer, path = self._path, self.path_of_module(m)
+        self._path = path
+        try:
+            if self.is_leaf_module(m, path):
+                output = self.create_proxy("call_module", path, args, kwargs)
+            else:
+                output = forward(*args, **kwargs)
+        finally:
+            self._path = outer
+        self.outputs[path] = output.node if isinstance(output, fx.Proxy) else None
+        return output
+
+    def create_proxy(self, *args: Any, **kwargs: Any) -> fx.Proxy:
+        proxy = super().create_proxy(*args, **kwargs)
+        self.paths[proxy.node] = self._path
+        self.without_gradient |= not torch.is_grad_enabled()
+        return proxy
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if threading.get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+
+def _names(model: nn.Module, graph: fx.Graph, paths: dict[fx.Node, str]) -> dict[fx.Node, str]:
+    """A name for every step, which no other step and no module has: a module's is its own, earlier
+    runs of it are ``relu_0``, ``relu_1``; what a module does itself is ``layer1.0.add``, and once
+    more ``layer1.0.add_1``.
+    """
+    taken = {name for name, _ in model.named_modules(remove_duplicate=False)}
+    left = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
+    numbers: dict[tuple[str, str], Iterator[int]] = {}
+    names = {}
+    for node in graph.nodes:
+        if node not in paths:
+            continue
+        target, path = str(node.target), paths[node]
+        left[target] -= node.op == "call_module"
+        if node.op == "call_module":
+            stem, name, first = target, target if not left[target] else f"{target}_0", 1
+        else:
+            stem = ".".join(filter(None, [path, re.sub(r"_\d+$", "", node.name)]))
+            name, first = stem, 1
+        if name in taken and not (node.op == "call_module" and name == target):
+            number = numbers.setdefault((node.op, stem), count(first))
+            name = next(other for n in number if (other := f"{stem}_{n}") not in taken)
+        taken.add(name)
+        names[node] = name
+    return names
+
+
+def _read_what_was_written(model: nn.Module, graph: fx.Graph) -> None:
+    """What reads a value after it was overwritten reads the result of the overwriting, which the
+    network's code may have ignored: ``self.relu(x)``, say.
+    """
+    place = {node: i for i, node in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        for source in node.all_input_nodes:
+            if works_in_place(model, node, source):
+                for user in list(source.users):
+                    if place[user] > place[node]:
+                        user.replace_input_with(source, node)
+
+
+def works_in_place(model: nn.Module, user: fx.Node, value: fx.Node) -> bool:
+    """Whether ``user`` overwrites ``value``."""
+    if not user.args or user.args[0] is not value:
+        return False
+    if user.op == "call_module":
+        return bool(getattr(model.get_submodule(str(user.target)), "inplace", False))
+    if user.op == "call_method":
+        return str(user.target).endswith("_") and not str(user.target).endswith("__")
+    if user.op == "call_function":
+        name = getattr(user.target, "__name__", "")
+        in_place_operator = getattr(user.target, "__module__", "") == "_operator" and name in (
+            "iadd",
+            "isub",
+            "imul",
+            "itruediv",
+        )
+        return (
+            in_place_operator
+            or bool(_argument(user, "inplace"))
+            or (name.endswith("_") and not name.endswith("__"))
+        )
+    return False
+
+
+def _argument(call: fx.Node, name: str) -> Any:
+    """An argument of a function call, given by name or by place; None where it was not given."""
+    try:
+        return inspect.signature(call.target).bind(*call.args, **call.kwargs).arguments.get(name)  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # functions of C++ have no signature
+        return call.kwargs.get(name)
