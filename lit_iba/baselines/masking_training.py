@@ -47,7 +47,8 @@ class MaskingTraining(TrainingWithFrozenClassifier):
         taps: Layers that are read, from the first to the deepest; by default as in
             :class:`RealTimeSaliency`.
         masking: Any of ``MaskingSettings``, such as ``{"widths": [32, 16]}``.
-        preset: Objective: ``"default"`` (the paper's) or ``"reference"`` (the authors' code's).
+        preset: Objective: ``"default"`` (the paper's terms with weights of our own) or
+            ``"reference"`` (the authors' code's).
         objective: Any of ``ObjectiveSettings``, in place of the preset's.
         embedding: Where the class embedding comes from: ``"trained"`` in the first phase, as
             published, or the ``"classifier"``'s own last layer (see :func:`class_weights`), which

@@ -118,7 +118,8 @@ def _limits(
     names = description["class_names"]
     known = f"{len(names)}, from {_code(names[0])} to {_code(names[-1])}" if names else "unknown"
     yield f"- Classes of the classifier: {known}. It knows no others, nor does the explainer."
-    yield "- The exported program takes no target class."
+    if {"pt2", "onnx"} & set(description["formats"]):
+        yield "- The exported program takes no target class."
     controls = {c for row in run.get("scores") or [] for c in row["controls"]}
     if controls:
         yield (
@@ -127,7 +128,10 @@ def _limits(
             " for the explainer."
         )
     else:
-        yield "- What a control scores is unknown: none was judged. A score alone says little."
+        yield (
+            "- What a control scores is unknown: the training judged none. A score alone says"
+            " little."
+        )
 
 
 def _licence(license: str | None) -> Iterator[str]:

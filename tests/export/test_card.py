@@ -15,6 +15,7 @@ from lit_iba.cli.main import main
 from lit_iba.data import QuickstartSettings, ShardDataModule, make_quickstart
 from lit_iba.evaluation import EvaluationMetrics
 from lit_iba.export import export_checkpoint, export_explainer
+from lit_iba.export.card import card
 from lit_iba.export.run_facts import run_facts
 from lit_iba.files import sha256_of
 from lit_iba.iba import ReadoutTraining
@@ -107,6 +108,21 @@ def test_a_card_says_what_checkpoint_and_run_know(run: Path, tmp_path: Path) -> 
     assert "explainer.md" in json.loads((out / "explainer.json").read_text())["documents"]
 
 
+def test_a_card_speaks_of_a_program_only_where_there_is_one(tmp_path: Path) -> None:
+    explainer = trained_like(FrozenClassifier("small_cnn", "random"), "layer1", ["layer1"])
+    export_explainer(explainer, tmp_path / "out", ["safetensors"], progress=False)
+    description = json.loads((tmp_path / "out" / "explainer.json").read_text())
+    assert lines(tmp_path / "out") == card(description).splitlines()
+    said = "- The exported program takes no target class."
+    for formats, program in [
+        (["safetensors"], False),
+        (["pt2"], True),
+        (["onnx", "safetensors"], True),
+    ]:
+        text = card(description | {"formats": {key: {} for key in formats}})
+        assert (said in text.splitlines()) == program, formats
+
+
 def test_a_card_calls_unknown_what_nobody_knows(run: Path, tmp_path: Path) -> None:
     alone = tmp_path / "last.ckpt"
     state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
@@ -119,7 +135,7 @@ def test_a_card_calls_unknown_what_nobody_knows(run: Path, tmp_path: Path) -> No
         "- Command: unknown (no command.txt lies in the folder of the run)",
         "- Seed of the run: unknown (the config states none)",
         "Unknown: the training logged none with `EvaluationMetrics`.",
-        "- What a control scores is unknown: none was judged. A score alone says little.",
+        "- What a control scores is unknown: the training judged none. A score alone says little.",
         "Not stated.",
         "The classifier's own licence holds for what was distilled from it.",
     ):

@@ -14,6 +14,7 @@ from lit_iba.cli.classifier import classifier_from
 from lit_iba.errors import InputError
 from lit_iba.explainer import build_explainer
 from lit_iba.export import check_export, load_exported
+from lit_iba.files import sha256_of
 from lit_iba.resumable import explainer_identity
 from lit_iba.training import shipped
 
@@ -85,6 +86,11 @@ def test_what_comes_with_the_package_is_whole_small_and_says_what_it_is(folder: 
         text = path.read_text()
         assert not re.search(r"(?<![\w$}])/(home|root|tmp|work|mnt|data)/", text), path
         assert "configs/train/" in text or path.name == "README.md"
+    card = (folder / "explainer.md").read_text()
+    assert "exported program" not in card  # there is none
+    assert card.count("docs/trained.md") == 2  # where its scores and those of the controls stand
+    for name, facts in description["documents"].items():
+        assert facts["sha256"] == sha256_of(folder / name), name
 
 
 @pytest.mark.slow
