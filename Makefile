@@ -83,10 +83,10 @@ benchmark: $(VENV)/.installed
 	$(PY) benchmarks/metrics.py
 	$(PY) benchmarks/one_pass.py
 	$(PY) benchmarks/per_sample_iba.py
-	$(PY) benchmarks/readout_training.py
+	$(PY) benchmarks/readout_training.py --batch 8 --repeats 3
 	$(PY) benchmarks/scaling.py
 	$(PY) benchmarks/soft_top_k.py
-	$(PY) benchmarks/varsal_training.py
+	$(PY) benchmarks/varsal_training.py --batch 4 --divide 2
 
 # What a machine with a GPU, torch and lightning but no network needs: make gpu-kit PHOTOGRAPHS="val-*.tar" TRAIN="train-*.tar"
 # WEIGHTS="resnet50.safetensors.xz resnet18.safetensors.xz"; see benchmarks/gpu_kit.py. Then take the checkout there, and make gpu.
