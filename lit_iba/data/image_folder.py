@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -276,6 +277,10 @@ class FolderSource:
     def counts(self) -> torch.Tensor:
         """One for each picture, int64 (N,)."""
         return torch.ones(len(self.images), dtype=torch.int64)
+
+    def contents(self) -> dict[str, list[Any]]:
+        """Every picture's key and class."""
+        return {"pictures": [[image.key, image.label] for image in self.images]}
 
     def open(self, number: int) -> FileReader:
         """Start reading a picture."""

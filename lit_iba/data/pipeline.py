@@ -51,6 +51,10 @@ class MapSource:
         """One for each sample, int64 (N,)."""
         return torch.ones(len(self.dataset), dtype=torch.int64)
 
+    def contents(self) -> dict[str, list[Any]]:
+        """Nothing: to know more than how many there are, all would have to be read."""
+        return {}
+
     def open(self, number: int) -> MapReader:
         """Start reading a sample."""
         return MapReader(self, number)

@@ -20,7 +20,7 @@ from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.data.batch import BatchMaker
 from lit_iba.data.loader import SampleLoader
 from lit_iba.data.plan import ARRANGEMENT, SamplePlan, left_of_epoch
-from lit_iba.data.sources import SampleSource
+from lit_iba.data.sources import SampleSource, fingerprint_of
 from lit_iba.data.stream import BatchStream, SampleMaker
 from lit_iba.data.workers import WORKER_TIMEOUT
 from lit_iba.errors import InputError
@@ -100,6 +100,8 @@ class SampleDataModule(LightningDataModule):
         self._train_loader: SampleLoader | None = None
         self._loaders: WeakSet[SampleLoader] = WeakSet()
         self._resumed: dict[str, Any] | None = None
+        # The training data's fingerprint.
+        self._known: tuple[SampleSource, dict[str, str]] | None = None
         self.prediction: Any = None  # a callback's own batches for prediction
         self._reload: int | None = None  # the trainer's own setting, while it is changed
 
@@ -153,6 +155,7 @@ class SampleDataModule(LightningDataModule):
         saved, parts, batches = state["plan"], list(state["parts"]), state["batches"]
         now = self._plan("train", lanes=saved["lanes"])
         _check_plan(saved, now)
+        self._check_data(state)
         arrangement = {name: saved[name] for name in ARRANGEMENT}
         same = now.arrangement() == arrangement
         if batches and not same:
@@ -195,7 +198,29 @@ class SampleDataModule(LightningDataModule):
         limit = self.trainer.num_training_batches if self.trainer else len(loader)
         if loader.before + batches >= min(limit, len(loader)):
             epoch, batches, parts = epoch + 1, 0, []
-        return {"epoch": epoch, "batches": batches, "parts": parts, "plan": loader.plan.settings()}
+        return {
+            "epoch": epoch,
+            "batches": batches,
+            "parts": parts,
+            "plan": loader.plan.settings(),
+            "data": self._fingerprint(),
+        }
+
+    def _fingerprint(self) -> dict[str, str]:
+        source = self._sources["train"][0]
+        if self._known is None or self._known[0] is not source:
+            self._known = source, fingerprint_of(source)
+        return self._known[1]
+
+    def _check_data(self, state: dict[str, Any]) -> None:
+        now = self._fingerprint()
+        # Older checkpoints do not say, and an index with hashes may have been made since.
+        if any(now.get(name, value) != value for name, value in state.get("data", {}).items()):
+            raise InputError(
+                "the checkpoint's position in the data is for as many samples of other data, or of"
+                " other shards; resume with the shards as they were, or start a new run from its"
+                " weights"
+            )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take a position from a checkpoint; the next training loader begins there."""

@@ -13,8 +13,10 @@ import json
 import logging
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +76,8 @@ class ShardIndex:
             and not isinstance(source, str)
             and any(map(is_remote, source))
         ):
-            parts = [cls.load(part, remote) for part in source]
-            return cls(
-                tuple(s for part in parts for s in part.shards),
-                _common([p.class_names for p in parts]),
-                _common([p.label for p in parts]) or USUAL,
-            )
+            parts = [(str(part), cls.load(part, remote)) for part in source]
+            return _joined(parts, [s for _, part in parts for s in part.shards])
         if isinstance(source, str | Path):
             path = Path(source)
             if path.suffix == ".json":
@@ -303,10 +301,34 @@ def _gather(tars: list[Path]) -> ShardIndex:
             time.monotonic() - start,
         )
     _say_packed(tars)
+    return _joined(
+        [(str(folder), index) for folder, index in indices.items()], [known[tar] for tar in tars]
+    )
+
+
+def _joined(parts: Sequence[tuple[str, ShardIndex]], shards: Sequence[Shard]) -> ShardIndex:
+    """One index of several parts' shards, whose classes must be the same where both are known.
+
+    Raises:
+        InputError: They are not, or a shard stands there twice.
+    """
+    named = [(name, part.class_names) for name, part in parts if part.class_names]
+    for (one, first), (other, second) in pairwise(named):
+        if first != second:
+            pairs = enumerate(zip_longest(first, second))
+            number, (mine, theirs) = next(item for item in pairs if item[1][0] != item[1][1])
+            raise InputError(
+                f"the classes of {one} and {other} differ ({number} is {mine!r} in one and"
+                f" {theirs!r} in the other), so that a label would mean two things; write both"
+                " shards with the same class_names"
+            )
+    twice = [s for s, count in Counter(s.url or str(s.path) for s in shards).items() if count > 1]
+    if twice:
+        raise InputError(f"shard {twice[0]} is given twice; name each once")
     return ShardIndex(
-        tuple(known[tar] for tar in tars),
-        _common([index.class_names for index in indices.values()]),
-        _common([index.label for index in indices.values()]) or USUAL,
+        tuple(shards),
+        _common([part.class_names for _, part in parts]),
+        _common([part.label for _, part in parts]) or USUAL,
     )
 
 

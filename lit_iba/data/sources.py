@@ -4,10 +4,12 @@ of what is in them.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -35,9 +37,21 @@ class SampleSource(Protocol):
         """Number of samples in each shard, int64 (S,)."""
         ...
 
+    def contents(self) -> dict[str, list[Any]]:
+        """Lists of plain values, as far as they are known, that tell this data from other data of
+        as many samples, wherever it lies.
+        """
+        ...
+
     def open(self, number: int) -> Reader:
         """Start reading a shard."""
         ...
+
+
+def fingerprint_of(source: SampleSource) -> dict[str, str]:
+    """SHA-256 of everything that an order of a source's samples rests on, by its name."""
+    known = {"counts": source.counts().tolist(), **source.contents()}
+    return {k: hashlib.sha256(json.dumps(v).encode()).hexdigest() for k, v in known.items()}
 
 
 @dataclass(frozen=True)
@@ -67,6 +81,12 @@ class ShardSource:
     def counts(self) -> torch.Tensor:
         """Number of samples in each shard, int64 (S,)."""
         return torch.tensor([shard.count for shard in self.shards])
+
+    def contents(self) -> dict[str, list[Any]]:
+        """The shards' sizes, and their hashes if an index has them."""
+        hashes = [shard.sha256 for shard in self.shards]
+        sizes = {"sizes": [shard.bytes for shard in self.shards]}
+        return sizes if None in hashes else {**sizes, "hashes": hashes}
 
     def open(self, number: int) -> Reader:
         """Start reading a shard."""

@@ -31,6 +31,10 @@ class ReviewSource:
         """One for each review, int64 (N,)."""
         return torch.ones(len(self.reviews), dtype=torch.int64)
 
+    def contents(self) -> dict[str, list[Any]]:
+        """Every review's key and class."""
+        return {"reviews": [[review.key, review.label] for review in self.reviews]}
+
     def open(self, number: int) -> ReviewReader:
         """A review."""
         return ReviewReader(self.reviews[number])

@@ -77,6 +77,15 @@ class TrainingWithFrozenClassifier(L.LightningModule):
                 f" {type(self).__name__}; give another"
             )
         self.classifier.check_identity(checkpoint[CLASSIFIER_KEY], "the checkpoint")
+        # Of layers with equal shapes too, statistics are those of one of them.
+        written = checkpoint.get("hyper_parameters", {})
+        for name in ("layer", "taps"):
+            before, now = written.get(name), self.hparams.get(name)
+            if name in written and _plain(before) != _plain(now):
+                raise InputError(
+                    f"the checkpoint has {name} {before!r}, and the config {now!r}, whose features"
+                    " it has not measured; use its own config, or train anew"
+                )
         own: Mapping[str, Tensor] = self.state_dict()
         saved: Mapping[str, Tensor] = checkpoint["state_dict"]
         different = sorted(own.keys() ^ saved.keys()) + sorted(
@@ -205,3 +214,7 @@ class TrainingWithFrozenClassifier(L.LightningModule):
             value = metric.compute()  # type: ignore[operator]
             self.log(f"{stage}/{name}", value, prog_bar=name == self.headline, sync_dist=False)
             metric.reset()  # type: ignore[operator]
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from data_toys import samples
 from recorder import Recorder, SaveAt, trainer
 
 from lit_iba.classifier.preprocessing import Preprocessing
-from lit_iba.data import ShardDataModule, ShardIndex
+from lit_iba.data import ShardDataModule, ShardIndex, write_shards
 from lit_iba.errors import InputError
 
 MakeShards = Callable[..., ShardIndex]
@@ -47,6 +48,24 @@ def test_a_resumed_run_sees_what_was_left_at_every_step(
             rest, module(folder), ckpt_path=checkpoint, weights_only=True
         )
         assert rest.trained == reference.trained[stop:], stop
+
+
+@pytest.mark.parametrize("changed", ["cut otherwise", "other pictures"])
+def test_a_resume_with_as_many_samples_of_other_shards_is_refused(
+    tmp_path: Path, make_shards: MakeShards, changed: str
+) -> None:
+    make_shards(22, 7)
+    make_shards(22, 5, "cut otherwise")
+    write_shards(list(samples(44))[22:], tmp_path / "other pictures", "x", 7)
+    make_shards(22, 7, "elsewhere")
+    folder, checkpoint = tmp_path / "shards", tmp_path / "c.ckpt"
+    trainer(tmp_path, callbacks=[SaveAt(2, checkpoint)]).fit(Recorder(), module(folder))
+    with pytest.raises(InputError, match="as many samples of other data, or of other shards"):
+        trainer(tmp_path).fit(
+            Recorder(), module(tmp_path / changed), ckpt_path=checkpoint, weights_only=True
+        )
+    moved = module(tmp_path / "elsewhere")  # the same, in another place
+    trainer(tmp_path).fit(Recorder(), moved, ckpt_path=checkpoint, weights_only=True)
 
 
 def test_a_resume_may_use_other_workers(tmp_path: Path, make_shards: MakeShards) -> None:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from data_toys import samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from webdataset.tariterators import group_by_keys, tar_file_expander
@@ -340,3 +341,26 @@ def test_a_name_with_brackets_that_exists_is_meant_as_it_stands(
         assert [shard.name for shard in found.shards] == wanted
     literal.unlink()
     assert len(ShardIndex.load(str(literal)).shards) == 2
+
+
+def test_shards_whose_classes_differ_and_shards_named_twice_are_not_joined(tmp_path: Path) -> None:
+    folders = {
+        "one": ["cat", "zebra"],
+        "same": ["cat", "zebra"],
+        "more": ["cat", "zebra", "ant"],
+        "other": ["ant", "cat"],
+        "unnamed": None,
+    }
+    for name, classes in folders.items():
+        write_shards(samples(2), tmp_path / name, name, 7, classes)
+    tars = {name: str(tmp_path / name / f"{name}-000000.tar") for name in folders}
+    assert ShardIndex.load([tars["one"], tars["same"]]).class_names == ["cat", "zebra"]
+    assert ShardIndex.load([tars["one"], tars["unnamed"]]).class_names is None
+    for name, said in (
+        ("other", "0 is 'cat' in one and 'ant' in the other"),
+        ("more", "2 is None in one and 'ant' in the other"),
+    ):
+        with pytest.raises(InputError, match=said):
+            ShardIndex.load([tars["one"], tars["unnamed"], tars[name]])
+    with pytest.raises(InputError, match=r"one-000000.tar is given twice"):
+        ShardIndex.load([tars["one"], tars["unnamed"], tars["one"]])

@@ -192,3 +192,21 @@ def test_undecodable_samples_weigh_nothing(folder: Path, tmp_path: Path) -> None
     module.training_step(batch, 0).backward()
     for before, parameter in zip(gradients, module.network.parameters(), strict=True):
         assert torch.allclose(before, parameter.grad, atol=1e-7)
+
+
+def test_a_checkpoint_of_another_layer_of_the_same_shape_is_refused() -> None:
+    network = {"model": "resnet18", "weights": "random", "preprocessing": {"crop": 32}}
+    trained = ReadoutTraining(network, "layer2.0", ["layer2.0", "layer3"])
+    checkpoint = {
+        "state_dict": trained.state_dict(),
+        "hyper_parameters": {**trained.hparams, "taps": ("layer2.0", "layer3")},
+    }
+    trained.on_save_checkpoint(checkpoint)
+    trained.on_load_checkpoint(checkpoint)
+    for layer, tap, said in (
+        ("layer2.1", "layer2.0", "has layer 'layer2.0', and the config 'layer2.1'"),
+        ("layer2.0", "layer2.1", "has taps"),
+    ):
+        other = ReadoutTraining(network, layer, [tap, "layer3"])
+        with pytest.raises(InputError, match=said):
+            other.on_load_checkpoint(checkpoint)

@@ -5,6 +5,7 @@ machine, and step seeds.
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -139,6 +140,7 @@ class ResumeCheckpoint(L.Callback):
                 self._before[name] = signal.signal(getattr(signal, name), self._note)
         elif self.signals:  # which Python gives to the main thread alone
             rank_zero_info("training in a thread: no signal ends it with a checkpoint")
+        _check_accumulation(trainer)
         loop = trainer.fit_loop
         if self._limits is not None:
             (loop.epoch_loop.max_steps, loop.max_epochs), self._limits = self._limits, None
@@ -267,6 +269,28 @@ class ResumeCheckpoint(L.Callback):
         )
 
 
+def _check_accumulation(trainer: L.Trainer) -> None:
+    """Refuse validations between two batches whose gradients are added up: what is saved there has
+    lost the first one's.
+    """
+    group, every = trainer.accumulate_grad_batches, float(trainer.val_check_batch or math.inf)
+    batches = trainer.num_training_batches
+    if group == 1 or not trainer.enable_validation or not math.isfinite(every):
+        return
+    if math.isinf(batches):
+        ends = [int(every)]
+    elif trainer.check_val_every_n_epoch is None:  # counted over epochs, each of which ends a group
+        ends = [number * int(every) % int(batches) for number in range(1, int(batches) + 1)]
+    else:
+        ends = list(range(int(every), int(batches), int(every)))
+    if any(end % group for end in ends):
+        raise InputError(
+            f"a validation after every {int(every)} batches comes between two of the {group} whose"
+            " gradients are accumulated, where no run can be resumed; give a val_check_interval"
+            f" that is a multiple of {group} batches"
+        )
+
+
 class FiniteLoss(L.Callback):
     """Ends the run at the first loss that is NaN or infinite, before it reaches the weights; saves
     the batch's keys.
@@ -314,8 +338,9 @@ class FiniteLoss(L.Callback):
             "keys": keys,
         }
         write_text(where, json.dumps(found, indent=1) + "\n")
+        saved = ResumeCheckpoint.path(trainer)
         raise InputError(
             f"the loss of step {trainer.global_step} is {loss.item()}; the batch's keys are in"
-            f" {where}: look at them, lower the learning rate, or train in float32; the last"
-            " checkpoint is from before"
+            f" {where}: look at them, lower the learning rate, or train in float32"
+            + (f"; {saved} is from before" if saved.exists() else "")
         )
