@@ -18,10 +18,12 @@ import torch
 import torch.fx as fx
 from torch import Tensor, nn
 from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from lit_iba.baselines.steps import Add, Affine, Ceiling, Concatenate, GlobalMean
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.folding import called_batch_norm, fold_batch_norms, graph_module
+from lit_iba.classifier.plain import plain_copy
 from lit_iba.classifier.same_padding import SamePadding
 from lit_iba.classifier.traced import TracedNetwork, works_in_place
 from lit_iba.errors import InputError
@@ -135,10 +137,10 @@ class _Translation:
         step: nn.Module | None
         if node.op == "call_module":
             module = self.traced.model.get_submodule(str(node.target))
-            kind = type(module).__name__
-            step = MODULES[type(module)](module) if type(module) in MODULES else None
+            own = type_before_parametrizations(module)
+            kind, step = own.__name__, MODULES[own](module) if own in MODULES else None
         elif norm := called_batch_norm(self.traced.model, node):
-            kind, step, inputs = "batch_norm", _copied(norm), inputs[:1]
+            kind, step, inputs = "batch_norm", plain_copy(norm), inputs[:1]
         else:
             kind = (
                 node.target
@@ -186,11 +188,12 @@ def _copied(module: nn.Module) -> nn.Module:
     for name, value in vars(nn.Module()).items():
         if "hooks" in name:
             setattr(clone, name, copy.copy(value))
+    vars(clone).pop("forward", None)  # one of its own, which the probe shows to be missing
     return clone
 
 
 def _convolution(module: nn.Module) -> nn.Module | None:
-    made = _copied(module)
+    made = plain_copy(module)
     assert isinstance(made, nn.Conv2d)
     if made.padding_mode != "zeros":
         return None
@@ -206,7 +209,7 @@ def _convolution(module: nn.Module) -> nn.Module | None:
 
 
 def _batch_norm(module: nn.Module) -> nn.Module | None:
-    return None if getattr(module, "running_mean", None) is None else _copied(module)
+    return None if getattr(module, "running_mean", None) is None else plain_copy(module)
 
 
 def _max_pool(module: nn.Module) -> nn.Module | None:
@@ -229,7 +232,7 @@ def _zeros(module: nn.Module) -> nn.Module | None:
 
 MODULES: dict[type[nn.Module], Callable[[nn.Module], nn.Module | None]] = {
     nn.Conv2d: _convolution,
-    nn.Linear: _copied,
+    nn.Linear: plain_copy,
     nn.BatchNorm1d: _batch_norm,
     nn.BatchNorm2d: _batch_norm,
     nn.ReLU: lambda _: nn.ReLU(),
