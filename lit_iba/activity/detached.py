@@ -20,6 +20,8 @@ import torch.fx as fx
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from lit_iba.activity.calls import arguments
+
 Gates = Literal["differentiated", "detached"]
 
 # f(0) = 0, so that f(x) is x times the gate f(x) / x.
@@ -65,6 +67,12 @@ def is_linear(module: nn.Module | None, name: str) -> bool:
     return name in _LINEAR_WHEN_DETACHED
 
 
+def is_attention(module: nn.Module | None, name: str) -> bool:
+    """Whether an operation weighs its values by what it is given beside them."""
+    names = {*_WINDOWS, "scaled_dot_product_attention", "multi_head_attention_forward"}
+    return isinstance(module, nn.MultiheadAttention) or (module is None and name in names)
+
+
 def bias_source(
     model: nn.Module, node: fx.Node, module: nn.Module | None, name: str
 ) -> tuple[Callable[..., Tensor], list[Any]] | None:
@@ -75,7 +83,7 @@ def bias_source(
         shaped = _over_channels if isinstance(module, nn.GroupNorm) else _as_it_is
         return shaped, [node, f"{node.target}.bias"]
     if name in ("layer_norm", "group_norm"):
-        given = _arguments(node)
+        given = arguments(node)
         shaped = _over_channels if name == "group_norm" else _as_it_is
         return None if given.get("bias") is None else (shaped, [node, given["bias"]])
     if name == "getitem" and isinstance(node.args[0], fx.Node) and node.args[1] == 0:
@@ -86,16 +94,12 @@ def bias_source(
                 parts = ("in_proj_bias", "out_proj.weight", "out_proj.bias")
                 return _attention_bias, [node, *(f"{attention.target}.{part}" for part in parts)]
     if name in _WINDOWS:
-        given = _arguments(node)
+        target: Any = node.target
+        given = inspect.signature(target).bind(*node.args, **node.kwargs).arguments
         qkv, weight, bias = (given.get(p) for p in ("qkv_bias", "proj_weight", "proj_bias"))
         nothing = qkv is None and bias is None
         return None if nothing else (_attention_bias, [node, qkv, weight, bias])
     return None
-
-
-def _arguments(node: fx.Node) -> dict[str, Any]:
-    target: Any = node.target
-    return dict(inspect.signature(target).bind(*node.args, **node.kwargs).arguments)
 
 
 def _as_it_is(output: Tensor, bias: Tensor) -> Tensor:
@@ -116,12 +120,12 @@ def _attention_bias(
     return constant if packed is None else constant + weight @ packed.chunk(3)[2]
 
 
-def constant_parts(output: Tensor, parts: list[Tensor], flows: list[bool], dim: int) -> Tensor:
-    """A concatenation of which only the parts remain that do not depend on the images, such as
-    class tokens.
+def constant_parts(parts: list[Tensor], flows: list[bool], dim: int, stacked: bool) -> Tensor:
+    """A concatenation or stack of which only the parts remain that do not depend on the images,
+    such as class tokens.
     """
-    kept = zip(parts, flows, strict=True)
-    return torch.cat([torch.zeros_like(p) if flow else p.expand_as(p) for p, flow in kept], dim)
+    kept = [torch.zeros_like(p) if flow else p for p, flow in zip(parts, flows, strict=True)]
+    return torch.stack(kept, dim) if stacked else torch.cat(kept, dim)
 
 
 def gates_of(gates: Gates) -> contextlib.AbstractContextManager[Any]:

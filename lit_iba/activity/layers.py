@@ -17,6 +17,7 @@ import torch
 import torch.fx as fx
 from torch import nn
 
+from lit_iba.activity.calls import module_of, name_of
 from lit_iba.activity.detached import Gates
 from lit_iba.activity.operations import add_bias, inexact_name, is_gate, is_pointwise, is_weighted
 from lit_iba.checks import check_literals
@@ -26,6 +27,7 @@ from lit_iba.classifier.layout import Layout
 from lit_iba.errors import InputError
 
 INPUT, AUTO = "input", "auto"
+SIZES = ("size", "dim", "numel")  # methods of a tensor that pass on nothing of it
 
 
 class NetworkLayers:
@@ -89,12 +91,7 @@ class NetworkLayers:
         self.flowing = self._find_flowing()
         self.bias_nodes = self._find_biases()
         self.owner = {name: self._owner(name, node) for name, node in self.bias_nodes.items()}
-        found_inexact = (
-            inexact_name(network.model, node, self.flowing, gates)
-            for node in self._relevant
-            if node in self.flowing
-        )
-        self.inexact = sorted({name for name in found_inexact if name})
+        self.inexact = self._find_inexact()
         if not classifier.objective.linear:
             self.inexact.append(f"{classifier.objective.record['name']} objective")
 
@@ -151,15 +148,35 @@ class NetworkLayers:
         """From the images upwards as far as a gradient comes back from the logits."""
         network, detached = self.network, self.gates == "detached"
         closed = {n for n in network.nodes if detached and is_gate(network.model, n)}
-        reached = {network.input}
+        reached, sizes = {network.input}, self._sizes()
         for node in self._relevant:
-            if node not in closed and any(n in reached for n in node.all_input_nodes):
+            if node not in closed | sizes and any(n in reached for n in node.all_input_nodes):
                 reached.add(node)
         flowing = {network.logits_node()}
         for node in reversed([network.input, *self._relevant]):
             if node in reached and any(user in flowing for user in node.users):
                 flowing.add(node)
         return flowing
+
+    def _sizes(self) -> set[fx.Node]:
+        """Nodes that give sizes, and numbers that are computed from sizes alone."""
+        found: set[fx.Node] = set()
+        for node in self.network.nodes:
+            inputs = node.all_input_nodes
+            computed = node.op == "call_function" and inputs and all(n in found for n in inputs)
+            if computed or self.network.is_size(node) or name_of(node) in SIZES:
+                found.add(node)
+        return found
+
+    def _find_inexact(self) -> list[str]:
+        model, flowing = self.network.model, self.flowing
+        if self.network.input in flowing:
+            on_the_way = [node for node in self._relevant if node in flowing]
+            found = [inexact_name(model, node, flowing, self.gates) for node in on_the_way]
+        else:  # nothing of the images goes past the gates
+            closed = [node for node in self._relevant if is_gate(model, node)]
+            found = [name_of(n) or type(module_of(model, n)).__name__ for n in closed]
+        return sorted({name for name in found if name})
 
     def _find_biases(self) -> dict[str, fx.Node]:
         """By trial: the nodes that :func:`add_bias` has something to add for."""

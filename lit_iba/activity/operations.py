@@ -15,10 +15,13 @@ from typing import Any
 
 import torch
 import torch.fx as fx
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_iba.activity import detached
+from lit_iba.activity.calls import arguments, flowing_places, module_of, name_of
 from lit_iba.activity.detached import Gates
+from lit_iba.classifier.plain import kind_of
 
 Copy = Callable[
     [Any], Any
@@ -101,22 +104,19 @@ _HOMOGENEOUS_NAMES = {
     "unbind",
     "split",
     "getitem",
-    "cat",
-    "concat",
-    "stack",
     "mean",
     "sum",
     "interpolate",
-    "add",
-    "iadd",
-    "sub",
-    "isub",
     "neg",
     "channel_shuffle",
     "expand",
     "stochastic_depth",
     "_patch_merging_pad",  # Swin's zeros, and its four neighbours side by side
 }
+_SUMS = {"add", "iadd", "sub", "isub"}
+_PRODUCTS = {"mul", "imul", *detached.PRODUCTS}  # of something and a constant
+_QUOTIENTS = {"truediv", "itruediv", "div"}
+_JOINED = {"cat", "concat", "stack"}
 _POINTWISE_NAMES = {"relu", "relu6", "hardtanh", "leaky_relu", "prelu", "batch_norm"}
 _WEIGHTED_NAMES = {
     "conv2d",
@@ -124,23 +124,6 @@ _WEIGHTED_NAMES = {
     "scaled_dot_product_attention",
     "multi_head_attention_forward",
 }
-
-
-def module_of(model: nn.Module, node: fx.Node) -> nn.Module | None:
-    """The module that a node calls, if it calls one."""
-    return model.get_submodule(str(node.target)) if node.op == "call_module" else None
-
-
-def name_of(node: fx.Node) -> str:
-    """Name of the function or method that a node calls: ``add_`` and ``add`` are both ``"add"``."""
-    if node.op not in ("call_function", "call_method"):
-        return ""
-    name = (
-        node.target
-        if isinstance(node.target, str)
-        else getattr(node.target, "__name__", str(node.target))
-    )
-    return name if name.endswith("__") else name.rstrip("_")
 
 
 def is_weighted(model: nn.Module, node: fx.Node) -> bool:
@@ -175,30 +158,45 @@ def inexact_name(
     where it is.
     """
     module, name = module_of(model, node), name_of(node)
-    if gates == "detached" and detached.is_linear(module, name):
+    if module is not None and kind_of(module) is None:
+        return f"{type(module).__name__} with hooks"
+    if module is None and not name:
         return None
+    if _is_exact(node, module, of_images, gates):
+        return None
+    return name if module is None else type(module).__name__
+
+
+def _is_exact(
+    node: fx.Node, module: nn.Module | None, of_images: set[fx.Node], gates: Gates
+) -> bool:
+    name, given, places = name_of(node), arguments(node), flowing_places(node, of_images)
+    if gates == "detached" and detached.is_linear(module, name):
+        if detached.is_attention(module, name):
+            return "attn_mask" not in places
+        return places == {"input"}
     if module is not None:
         exact = isinstance(module, _HOMOGENEOUS) or (
             (isinstance(module, BATCH_NORMS) and module.running_mean is not None)
             or (isinstance(module, _CONSTANT_PADS) and module.value == 0)
         )
-        return None if exact else type(module).__name__
-    if name in ("mul", "imul", "truediv", "itruediv", "div", *detached.PRODUCTS):
-        on_images = [i for i, given in enumerate(node.args) if given in of_images]
-        either = name in ("mul", "imul", *detached.PRODUCTS)
-        return None if on_images == [0] or (on_images == [1] and either) else name
+        return exact and places == {"input"}
+    if name in _SUMS:
+        return given.keys() == {"input", "other"}
+    if name in _PRODUCTS:
+        return given.keys() == {"input", "other"} and len(places) == 1
+    if name in _QUOTIENTS:
+        return places == {"input"} and given.get("rounding_mode") is None
+    if name in _JOINED:
+        return given.keys() <= {"tensors", "dim"} and places == {"tensors"}
     if name == "batch_norm":
-        return (
-            name
-            if _argument(node, 5, "training", False) or _argument(node, 1, "running_mean") is None
-            else None
-        )
+        # torch.batch_norm takes its arguments in another order.
+        usual = node.target is F.batch_norm and given.get("running_mean") is not None
+        return usual and not given.get("training", False) and places == {"input"}
     if name == "pad":
-        constant = _argument(node, 2, "mode", "constant") == "constant"
-        return name if constant and _argument(node, 3, "value") not in (None, 0) else None
-    if name in ("add", "sub") and "alpha" in node.kwargs:
-        return name
-    return None if not name or name in _HOMOGENEOUS_NAMES else name
+        zeros = given.get("value") in (None, 0)
+        return (zeros or given.get("mode", "constant") != "constant") and places == {"input"}
+    return name in _HOMOGENEOUS_NAMES and places == {"input"}
 
 
 def add_bias(
@@ -249,31 +247,29 @@ def add_bias(
         )
     if isinstance(module, CLIPPED):
         return graph.call_function(clipping_bias, (output, module.min_val, module.max_val))
+    given = arguments(node)
     if name in ("conv2d", "linear"):
-        bias = copied(_argument(node, 2, "bias"))
+        bias = copied(given.get("bias"))
         return (
             graph.call_function(over_channels, (bias, output))
             if bias is not None and name == "conv2d"
             else bias
         )
     if name == "batch_norm" and inexact_name(model, node, of_images, gates) is None:
-        places = {"weight": 3, "bias": 4, "running_mean": 1, "running_var": 2}
-        tensors = [copied(_argument(node, place, which)) for which, place in places.items()]
-        constant = graph.call_function(batch_norm_bias, (*tensors, _argument(node, 7, "eps", 1e-5)))
+        tensors = [copied(given.get(p)) for p in ("weight", "bias", "running_mean", "running_var")]
+        constant = graph.call_function(batch_norm_bias, (*tensors, given.get("eps", 1e-5)))
         return graph.call_function(over_channels, (constant, output))
     if name == "relu6":
         return graph.call_function(clipping_bias, (output, 0.0, 6.0))
     if name == "hardtanh":
-        limits = _argument(node, 1, "min_val", -1.0), _argument(node, 2, "max_val", 1.0)
+        limits = given.get("min_val", -1.0), given.get("max_val", 1.0)
         return graph.call_function(clipping_bias, (output, *limits))
-    if name in ("cat", "concat"):
-        given: Any = node.args[0]
-        flows = [part in of_images for part in given]
-        dim = _argument(node, 1, "dim", 0)
-        parts = [copied(part) for part in given]
-        whole = (output, parts, flows, dim)
+    if name in _JOINED and not isinstance(given["tensors"], fx.Node):
+        flows = [part in of_images for part in given["tensors"]]
+        parts = [copied(part) for part in given["tensors"]]
+        whole = (parts, flows, given.get("dim", 0), name == "stack")
         return None if all(flows) else graph.call_function(detached.constant_parts, whole)
-    if name in ("add", "iadd", "sub", "isub") and "alpha" not in node.kwargs:
+    if name in _SUMS and given.keys() == {"input", "other"}:
         return _added_constant(graph, node, of_images, copied, output)
     return None
 
@@ -284,13 +280,14 @@ def _added_constant(
     """What does not depend on the images in ``x + constant``, ``x - constant`` or ``constant -
     x``.
     """
-    constants = [i for i, given in enumerate(node.args) if given not in of_images]
-    if len(node.args) != 2 or len(constants) != 1:
+    constants = {which: g for which, g in arguments(node).items() if g not in of_images}
+    if len(constants) != 1:
         return None
-    constant = copied(node.args[constants[0]])
+    ((which, given),) = constants.items()
+    constant = copied(given)
     if not isinstance(constant, fx.Node):
         constant = graph.call_function(torch.full_like, (output, constant))
-    negative = name_of(node) in ("sub", "isub") and constants == [1]
+    negative = name_of(node) in ("sub", "isub") and which == "other"
     return graph.call_function(operator.neg, (constant,)) if negative else constant
 
 
@@ -316,7 +313,3 @@ def clipping_bias(output: Tensor, low: float, high: float) -> Tensor:
     return torch.where(
         (output <= low) | (output >= high), output, torch.zeros_like(output)
     ).detach()
-
-
-def _argument(node: fx.Node, place: int, name: str, default: Any = None) -> Any:
-    return node.args[place] if len(node.args) > place else node.kwargs.get(name, default)

@@ -18,10 +18,14 @@ import torch
 import torch.fx as fx
 from torch import Tensor, nn
 from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn.utils.parametrize import type_before_parametrizations
 
-from lit_iba.baselines.steps import Add, Affine, Ceiling, Concatenate, GlobalMean
+from lit_iba.baselines.propagation import MEANS
+from lit_iba.baselines.shapes import from_shape, nodes_in, shape_of
+from lit_iba.baselines.steps import Add, Affine, Ceiling, Concatenate, GlobalMean, SizedMean
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.folding import called_batch_norm, fold_batch_norms, graph_module
+from lit_iba.classifier.plain import plain_copy
 from lit_iba.classifier.same_padding import SamePadding
 from lit_iba.classifier.traced import TracedNetwork
 from lit_iba.classifier.tracing import works_in_place
@@ -121,7 +125,7 @@ class _Translation:
                 self.found[node] = self.graph.placeholder(node.name)
             elif node.op == "output":
                 self.graph.output(self.found[node.args[0]])
-            elif _shape(node) is not None and node.op != "get_attr":
+            elif shape_of(node) is not None and node.op != "get_attr":
                 in_place = bool(node.args) and works_in_place(self.traced.model, node, node.args[0])
                 if node.users or in_place:
                     self.found[node] = self._translated(node)
@@ -132,14 +136,14 @@ class _Translation:
         return fx.GraphModule(self.modules, self.graph)
 
     def _translated(self, node: fx.Node) -> fx.Node:
-        inputs = [source for source in _sources(node) if _shape(source) is not None]
+        inputs = [source for source in _sources(node) if shape_of(source) is not None]
         step: nn.Module | None
         if node.op == "call_module":
             module = self.traced.model.get_submodule(str(node.target))
-            kind = type(module).__name__
-            step = MODULES[type(module)](module) if type(module) in MODULES else None
+            own = type_before_parametrizations(module)
+            kind, step = own.__name__, MODULES[own](module) if own in MODULES else None
         elif norm := called_batch_norm(self.traced.model, node):
-            kind, step, inputs = "batch_norm", _copied(norm), inputs[:1]
+            kind, step, inputs = "batch_norm", plain_copy(norm), inputs[:1]
         else:
             kind = (
                 node.target
@@ -155,7 +159,7 @@ class _Translation:
             )
         if isinstance(step, nn.Identity):
             return self.found[inputs[0]]
-        if isinstance(step, nn.Flatten) and _shape(node) == _shape(inputs[0]):
+        if isinstance(step, nn.Flatten) and shape_of(node) == shape_of(inputs[0]):
             return self.found[inputs[0]]
         made = tuple(self.found[source] for source in inputs)
         for number, part in enumerate(step if isinstance(step, nn.Sequential) else [step]):
@@ -166,16 +170,8 @@ class _Translation:
         return made[0]
 
 
-def _shape(node: fx.Node) -> torch.Size | None:
-    """Shape of the node's output for a batch of two; None if it is no tensor."""
-    return getattr(node.meta.get("tensor_meta"), "shape", None)
-
-
 def _sources(node: fx.Node) -> list[fx.Node]:
-    """The nodes among the arguments, in order and as often as they occur."""
-    found: list[fx.Node] = []
-    fx.map_arg((node.args, node.kwargs), found.append)
-    return found
+    return nodes_in((node.args, node.kwargs))
 
 
 # What a module of the classifier becomes: a copy without the user's hooks, an equal one, or None
@@ -187,11 +183,12 @@ def _copied(module: nn.Module) -> nn.Module:
     for name, value in vars(nn.Module()).items():
         if "hooks" in name:
             setattr(clone, name, copy.copy(value))
+    vars(clone).pop("forward", None)  # one of its own, which the probe shows to be missing
     return clone
 
 
 def _convolution(module: nn.Module) -> nn.Module | None:
-    made = _copied(module)
+    made = plain_copy(module)
     assert isinstance(made, nn.Conv2d)
     if made.padding_mode != "zeros":
         return None
@@ -207,7 +204,7 @@ def _convolution(module: nn.Module) -> nn.Module | None:
 
 
 def _batch_norm(module: nn.Module) -> nn.Module | None:
-    return None if getattr(module, "running_mean", None) is None else _copied(module)
+    return None if getattr(module, "running_mean", None) is None else plain_copy(module)
 
 
 def _max_pool(module: nn.Module) -> nn.Module | None:
@@ -230,7 +227,7 @@ def _zeros(module: nn.Module) -> nn.Module | None:
 
 MODULES: dict[type[nn.Module], Callable[[nn.Module], nn.Module | None]] = {
     nn.Conv2d: _convolution,
-    nn.Linear: _copied,
+    nn.Linear: plain_copy,
     nn.BatchNorm1d: _batch_norm,
     nn.BatchNorm2d: _batch_norm,
     nn.ReLU: lambda _: nn.ReLU(),
@@ -255,7 +252,7 @@ MODULES: dict[type[nn.Module], Callable[[nn.Module], nn.Module | None]] = {
 
 
 def _sum(node: fx.Node) -> nn.Module | None:
-    shapes = [_shape(source) for source in _sources(node)]
+    shapes = [shape_of(source) for source in _sources(node)]
     if node.kwargs.get("alpha", 1) != 1:
         return None
     if len(shapes) == 2:
@@ -279,7 +276,7 @@ def _product(node: fx.Node) -> nn.Module | None:
 
 def _concatenation(node: fx.Node) -> nn.Module | None:
     dimension = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
-    shape = _shape(node)
+    shape = shape_of(node)
     return (
         Concatenate()
         if shape and isinstance(dimension, int) and dimension % len(shape) == 1
@@ -289,7 +286,7 @@ def _concatenation(node: fx.Node) -> nn.Module | None:
 
 def _reshaped(node: fx.Node) -> nn.Module | None:
     """Flattening, in whatever words; :class:`_Translation` leaves out what changes nothing."""
-    before, after = _shape(_sources(node)[0]), _shape(node)
+    before, after = shape_of(_sources(node)[0]), shape_of(node)
     assert before is not None
     assert after is not None
     return (
@@ -299,7 +296,7 @@ def _reshaped(node: fx.Node) -> nn.Module | None:
 
 def _mean(node: fx.Node) -> nn.Module | None:
     settings = dict(zip(("dim", "keepdim"), node.args[1:], strict=False)) | node.kwargs
-    axes, shape = settings.get("dim"), _shape(_sources(node)[0])
+    axes, shape = settings.get("dim"), shape_of(_sources(node)[0])
     if (
         not shape
         or len(shape) != 4
@@ -322,9 +319,14 @@ def _padding(node: fx.Node) -> nn.Module | None:
 
 def _pooling(kind: Callable[..., nn.Module], *names: str) -> Callable[[fx.Node], nn.Module | None]:
     def made(node: fx.Node) -> nn.Module | None:
-        settings = dict(zip(names, node.args[1:], strict=False)) | dict(node.kwargs)
-        settings.pop("input", None)
-        return None if settings.pop("return_indices", False) else kind(**settings)
+        settings = dict(zip(("input", *names), node.args, strict=False)) | dict(node.kwargs)
+        pooled: Any = settings.pop("input")
+        if settings.pop("return_indices", False):
+            return None
+        if not nodes_in(settings):
+            return kind(**settings)
+        sizes = from_shape(pooled, settings) if kind in MEANS else None
+        return None if sizes is None else SizedMean(kind, sizes)
 
     return made
 

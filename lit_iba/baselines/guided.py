@@ -1,124 +1,85 @@
-"""Guided backpropagation (Springenberg et al. 2015), by Captum, and its product with Grad-CAM
-(Selvaraju et al. 2017).
+"""Guided backpropagation (Springenberg et al. 2015), and its product with Grad-CAM (Selvaraju et
+al. 2017).
 """
 
 from __future__ import annotations
 
-import copy
-import warnings
-from typing import ClassVar
+import math
+from typing import Any, ClassVar
 
 import torch
-import torch.fx as fx
-import torch.nn.functional as F
-from captum.attr import GuidedBackprop as CaptumGuidedBackprop
-from torch import Tensor, nn
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from lit_iba.baselines.class_activation import GradCAM
-from lit_iba.baselines.gradient import Scored
 from lit_iba.classifier import FrozenClassifier
-from lit_iba.classifier.folding import graph_module
-from lit_iba.classifier.traced import TracedNetwork
 from lit_iba.errors import InputError
 from lit_iba.explainer import Attribution, Explainer
 
-REPLACED = "relu_module_"
-GRADIENTS = ("ReluBackward", "HardtanhBackward")  # of a ReLU; of a ReLU6
+# Arguments of what is a ReLU, or one with a limit: nn.ReLU6 calls hardtanh.
+ARGUMENTS = {
+    "relu": ("input", "inplace"),
+    "relu6": ("input", "inplace"),
+    "hardtanh": ("input", "min_val", "max_val", "inplace"),
+}
+# In a graph of autograd: steps that hide what was computed in them.
+HIDING = ("DifferentiableGraph", "CompiledFunction", "CheckpointFunction")
 
 
-class GuidedReLU6(nn.ReLU):
-    """ReLU6 as a kind of ReLU, which is what Captum looks for."""
+class GuidedReLU(torch.autograd.Function):
+    """min(max(x, 0), limit), which passes back what is positive, where it passed x."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """min(max(x, 0), 6)."""
-        return F.relu6(x, self.inplace)
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, limit: float) -> Tensor:
+        """Elementwise."""
+        y, ctx.limit = x.clamp(0, limit), limit
+        # What torch's own keep: where a part is checkpointed, they run on the way back.
+        ctx.save_for_backward(y if limit == math.inf else x)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """What is positive, where x was passed."""
+        (kept,) = ctx.saved_tensors
+        return gradients[0].clamp_min(0) * ((kept > 0) & (kept < ctx.limit)), None
 
 
-FUNCTIONS = {"relu": nn.ReLU, "relu_": nn.ReLU, "relu6": GuidedReLU6}
-
-
-@torch.inference_mode(False)
-def with_relu_modules(classifier: FrozenClassifier) -> nn.Module:
-    """A copy in which every ReLU and ReLU6 is a module that Captum finds, calls of functions too.
-
-    Raises:
-        InputError: There is no ReLU, or one that can be neither seen nor replaced because the
-            network cannot be traced.
+class GuidedReLUs(TorchFunctionMode):
+    """Inside, every ReLU and ReLU6 is a :class:`GuidedReLU`, whichever module or function it is
+    called by; values are as outside.
     """
-    modules, functions = _relu_counts(classifier)
-    if not functions:
-        network = copy.deepcopy(classifier.model)
-    else:
-        try:
-            graph = TracedNetwork(classifier.model, classifier.name).graph
-        except Exception as error:
-            raise InputError(
-                f"{classifier.name} calls ReLU as a function and cannot be traced ({error}); use "
-                "nn.ReLU modules for guided backpropagation"
-            ) from error
-        network = _with_calls_replaced(copy.deepcopy(graph_module(classifier.model, graph)))
-    for name, module in list(network.named_modules(remove_duplicate=False)):
-        if type(module) is nn.ReLU6:
-            network.set_submodule(name, GuidedReLU6(module.inplace))
-    calls = any(name.startswith(REPLACED) for name, _ in network.named_children())
-    if not modules and not calls:
-        raise InputError(
-            f"guided backpropagation changes the gradient of ReLUs, of which {classifier.name} has "
-            "none"
-        )
-    return network
 
-
-def _with_calls_replaced(network: fx.GraphModule) -> fx.GraphModule:
-    for node in network.graph.nodes:
-        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-        if node.op in ("call_function", "call_method") and name in FUNCTIONS:
-            inplace = name.endswith("_") or bool(node.kwargs.get("inplace"))
-            replaced = f"{REPLACED}{node.name}"
-            network.add_submodule(replaced, FUNCTIONS[name](inplace))
-            node.op, node.target, node.args, node.kwargs = (
-                "call_module",
-                replaced,
-                node.all_input_nodes[:1],
-                {},
-            )
-    network.recompile()
-    return network
-
-
-def _relu_counts(classifier: FrozenClassifier) -> tuple[int, int]:
-    """How many ReLUs and ReLU6 one forward pass runs as modules, and how many calls of functions
-    have such a gradient.
-    """
-    network = copy.deepcopy(classifier.model)
-    run: list[nn.Module] = []
-    for module in network.modules():
-        if isinstance(module, nn.ReLU | nn.Hardtanh):  # ReLU6 is one of the latter
-            module.register_forward_hook(lambda module, *_: run.append(module))
-    with torch.enable_grad():
-        logits = network(classifier.empty_images().requires_grad_().clone())
-    seen, pending = set(), [logits.grad_fn]
-    while pending:
-        function = pending.pop()
-        if function is not None and function not in seen:
-            seen.add(function)
-            pending += [source for source, _ in function.next_functions]
-    modules = sum(isinstance(module, nn.ReLU | nn.ReLU6) for module in run)
-    return modules, sum(f.name().startswith(GRADIENTS) for f in seen) - len(run)
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "").split(".")[0]  # torch.ops.aten.relu.default
+        plain = name.removesuffix("_")
+        if plain not in ARGUMENTS:
+            return func(*args, **kwargs)
+        given = dict(zip(ARGUMENTS[plain], args, strict=False)) | kwargs
+        limit = {"relu": math.inf, "relu6": 6.0}.get(plain, given.get("max_val", 1.0))
+        if plain == "hardtanh" and given.get("min_val", -1.0) != 0:
+            return func(*args, **kwargs)
+        x = given["input"] if "input" in given else given["self"]
+        if given.get("inplace", False) or name != plain:
+            return x.copy_(GuidedReLU.apply(x.clone(), limit))
+        return GuidedReLU.apply(x, limit)
 
 
 class GuidedBackprop(Explainer):
     """Gradient of the target's logit in which every ReLU also stops what is negative; largest
     absolute value over channels.
 
-    The reduction is that of IBA's evaluation code.
+    The reduction is that of IBA's evaluation code. A ReLU6 is a ReLU, and a clamp is none.
 
     Args:
         classifier: The network to explain.
         seed: Unused; nothing here is random.
 
     Raises:
-        InputError: The network has no ReLU, or ReLUs that cannot be changed.
+        InputError: The network has no ReLU on the way to its outputs, or scripted or compiled parts
+            that hide theirs.
 
     Example:
         >>> from lit_iba.baselines import GuidedBackprop
@@ -132,23 +93,53 @@ class GuidedBackprop(Explainer):
 
     def __init__(self, classifier: FrozenClassifier, *, seed: int = 0) -> None:
         super().__init__(classifier, seed=seed)
-        self.network = with_relu_modules(classifier)
+        with torch.inference_mode(False), torch.enable_grad(), GuidedReLUs():
+            self._outputs(classifier.empty_images().requires_grad_())
 
     def explain(
         self, images: Tensor, targets: Tensor, generators: list[torch.Generator]
     ) -> Attribution:
         """Maximum over channels of the guided gradient's absolute value."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "Setting backward hooks on ReLU activations"
-            )  # on our copy, and removed
-            method = CaptumGuidedBackprop(
-                Scored(self.network.to(images), self.classifier.objective)
-            )
-            gradient = method.attribute(
-                images.clone().requires_grad_(), additional_forward_args=targets
-            )
+        x, objective = images.detach().clone().requires_grad_(), self.classifier.objective
+        with torch.enable_grad():
+            with GuidedReLUs():
+                outputs = self._outputs(x)
+            (gradient,) = torch.autograd.grad(objective.score(outputs, targets).sum(), x)
         return Attribution(gradient.abs().amax(dim=1))
+
+    def _outputs(self, images: Tensor) -> Tensor:
+        """The network's outputs, with the certainty that every ReLU on the way was guided."""
+        outputs: Tensor = self.classifier(images)
+        name, steps = self.classifier.name, _steps(outputs)
+        if any(_is_relu(step) or any(h in step.name() for h in HIDING) for step in steps):
+            raise InputError(
+                f"{name} has scripted, compiled or checkpointed parts, in which guided "
+                "backpropagation cannot change the gradient of ReLUs; give it as plain modules"
+            )
+        if not any(step.name() == "GuidedReLUBackward" for step in steps):
+            raise InputError(
+                f"guided backpropagation changes the gradient of ReLUs, of which {name} has none"
+            )
+        return outputs
+
+
+def _steps(outputs: Tensor) -> set[Any]:
+    """What autograd has recorded on the way to the outputs."""
+    steps: set[Any] = set()
+    pending: list[Any] = [outputs.grad_fn]
+    while pending:
+        step = pending.pop()
+        if step is not None and step not in steps:
+            steps.add(step)
+            pending += [source for source, _ in step.next_functions]
+    return steps
+
+
+def _is_relu(step: Any) -> bool:
+    """Whether a step is a ReLU that was not guided."""
+    if step.name().startswith("HardtanhBackward"):
+        return bool(step._saved_min_val == 0)
+    return bool(step.name().startswith("ReluBackward"))
 
 
 class GuidedGradCAM(Explainer):

@@ -16,11 +16,11 @@ import torch.fx as fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_iba.baselines.steps import Add, Affine, Concatenate, GlobalMean
+from lit_iba.baselines.steps import Add, Affine, Concatenate, GlobalMean, SizedMean
 from lit_iba.objectives import Objective
 
 MAX_POOLINGS = (nn.MaxPool2d, nn.AdaptiveMaxPool2d)
-MEANS = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, GlobalMean)
+MEANS = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, GlobalMean, SizedMean)
 WEIGHTED = (nn.Conv2d, nn.Linear)
 
 

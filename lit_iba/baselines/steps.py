@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -28,6 +31,26 @@ class GlobalMean(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Each channel's mean."""
         return x.mean(dim=(2, 3))
+
+
+class SizedMean(nn.Module):
+    """Average pooling whose windows, or whose number of positions, follow from the tensor's shape.
+
+    Args:
+        kind: The average pooling, ``nn.AvgPool2d`` or ``nn.AdaptiveAvgPool2d``.
+        settings: From the tensor to the arguments of ``kind``.
+    """
+
+    def __init__(
+        self, kind: Callable[..., nn.Module], settings: Callable[[Tensor], dict[str, Any]]
+    ) -> None:
+        super().__init__()
+        self.kind, self.settings = kind, settings
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C, h, w)."""
+        pooled: Tensor = self.kind(**self.settings(x))(x)
+        return pooled
 
 
 class Ceiling(nn.Module):

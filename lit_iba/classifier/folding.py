@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from lit_iba.classifier.plain import kind_of, plain_copy
+
 
 def graph_module(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
     """A module that runs ``graph`` on the very modules, parameters and buffers of ``root``.
@@ -33,7 +35,8 @@ def fold_batch_norms(network: fx.GraphModule) -> fx.GraphModule:
     ``F.batch_norm``, has taken it in.
 
     The convolutions concerned are copied; everything else, the caller's modules above all, is
-    shared and unchanged. Exact to float rounding in eval mode.
+    shared and unchanged. Exact to float rounding in eval mode. What hooks or a ``forward`` of its
+    own may change is left as it is.
 
     Args:
         network: A traced network in eval mode.
@@ -47,9 +50,9 @@ def fold_batch_norms(network: fx.GraphModule) -> fx.GraphModule:
         if source.op != "call_module" or len(source.users) != 1:
             continue
         convolution = folded.get_submodule(str(source.target))
-        if not isinstance(convolution, nn.Conv2d):
+        if kind_of(convolution) is not nn.Conv2d:
             continue
-        fused = fuse_conv_bn_eval(convolution, batch_norm).requires_grad_(False)
+        fused = fuse_conv_bn_eval(plain_copy(convolution), batch_norm).requires_grad_(False)
         name = f"folded_{node.name}"
         folded.add_submodule(name, fused)
         source.target = name
@@ -64,11 +67,11 @@ def fold_batch_norms(network: fx.GraphModule) -> fx.GraphModule:
 
 
 def _batch_norm(network: fx.GraphModule, node: fx.Node) -> nn.BatchNorm2d | None:
-    """The batch norm that a node is, if it has statistics; else None."""
+    """The batch norm that a node is, if it has statistics and is nothing more; else None."""
     if node.op == "call_module":
         module = network.get_submodule(str(node.target))
-        known = isinstance(module, nn.BatchNorm2d) and module.running_mean is not None
-        return module if known else None  # type: ignore[return-value]
+        known = kind_of(module) is nn.BatchNorm2d and module.running_mean is not None
+        return plain_copy(module) if known and not module.training else None
     return called_batch_norm(network, node)
 
 

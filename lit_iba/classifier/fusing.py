@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.fx as fx
@@ -21,6 +21,7 @@ from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
 from lit_iba.classifier.folding import fold_batch_norms, graph_module
 from lit_iba.classifier.packing import pack_convolutions
+from lit_iba.classifier.plain import is_plain
 
 
 def _operations(x: Any, weight: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
@@ -46,10 +47,10 @@ class FusedConv2d(nn.Module):
         self._cast: dict[torch.dtype, tuple[Any, Tensor, Tensor | None]] = {}
 
     @staticmethod
-    def suits(module: nn.Module) -> bool:
+    def suits(module: nn.Module) -> TypeGuard[nn.Conv2d]:
         """Whether a module is a convolution of the kind that can be fused."""
         return (
-            type(module) is nn.Conv2d
+            is_plain(module, nn.Conv2d)
             and module.padding_mode == "zeros"
             and not isinstance(module.padding, str)
             and not module.weight.requires_grad
@@ -186,7 +187,7 @@ def fuse_convolutions(network: fx.GraphModule) -> fx.GraphModule:
         elif addition is not None and _is_relu(fused, addition):
             last = addition
         name = f"fused_{node.name}"
-        fused.add_submodule(name, FusedConv2d(module, relu=last is not node))  # type: ignore[arg-type]
+        fused.add_submodule(name, FusedConv2d(module, relu=last is not node))
         with fused.graph.inserting_after(node):
             made = fused.graph.call_module(
                 name, (node.args[0],) if skip is None else (node.args[0], skip)
@@ -216,7 +217,7 @@ def _is_addition(node: fx.Node) -> bool:
 
 def _is_relu(network: fx.GraphModule, node: fx.Node) -> bool:
     if node.op == "call_module":
-        return type(network.get_submodule(str(node.target))) is nn.ReLU
+        return is_plain(network.get_submodule(str(node.target)), nn.ReLU)
     return (node.op == "call_function" and node.target in (F.relu, torch.relu, torch.relu_)) or (
         node.op == "call_method" and node.target in ("relu", "relu_")
     )

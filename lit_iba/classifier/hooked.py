@@ -53,12 +53,14 @@ class HookedNetwork:
         self._counted: dict[str, int] | None = None
 
     def layers(self) -> list[str]:
-        """Names of the modules, but for scripted ones, which no hook can see."""
-        return [
-            name
-            for name, module in self.model.named_modules()
-            if name and not isinstance(module, torch.jit.ScriptModule)
-        ]
+        """Names of the modules, but for those in scripted ones, which no hook can see."""
+        return list(self._seen())
+
+    def _seen(self) -> dict[str, nn.Module]:
+        modules = dict(self.model.named_modules())
+        scripted = [n for n, m in modules.items() if isinstance(m, torch.jit.ScriptModule)]
+        inside = tuple(f"{name}." if name else "" for name in scripted)
+        return {n: m for n, m in modules.items() if n and not n.startswith(inside)}
 
     def module_at(self, layer: str) -> nn.Module:
         """The module of that name, or an error that lists the nearest ones."""
@@ -75,8 +77,9 @@ class HookedNetwork:
         Raises:
             InputError: Never, or where no hook can see it.
         """
-        module = self.module_at(layer)
-        if isinstance(module, torch.jit.ScriptModule):
+        self.module_at(layer)
+        seen = self._seen()
+        if layer not in seen:
             raise InputError(
                 f"{self.name} is scripted, which hides what happens at its layer {layer!r}; give "
                 "the module that it was scripted from"
@@ -84,15 +87,13 @@ class HookedNetwork:
         if self._images is None:
             return 1
         if self._counted is None:
-            counted = dict.fromkeys(self.layers(), 0)
+            counted = dict.fromkeys(seen, 0)
 
             def count(name: str) -> None:
                 counted[name] += 1
 
             hooks: Any = [
-                (child, lambda *_, name=name: count(name))
-                for name, child in self.model.named_modules()
-                if name and not isinstance(child, torch.jit.ScriptModule)
+                (child, lambda *_, name=name: count(name)) for name, child in seen.items()
             ]
             with torch.no_grad(), hooked(hooks):
                 self.run(self._images)
@@ -184,8 +185,9 @@ def hooked(hooks: Iterable[Hook], before: Iterable[Hook] = ()) -> Iterator[None]
     def mine(hook: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *given: hook(*given) if threading.get_ident() == thread else None
 
-    handles = [module.register_forward_hook(mine(hook)) for module, hook in hooks]
-    handles += [module.register_forward_pre_hook(mine(hook)) for module, hook in before]
+    # By nn.Module's methods: a scripted one's refuse, though plain code that calls it runs hooks.
+    handles = [nn.Module.register_forward_hook(module, mine(hook)) for module, hook in hooks]
+    handles += [nn.Module.register_forward_pre_hook(module, mine(hook)) for module, hook in before]
     try:
         yield
     finally:

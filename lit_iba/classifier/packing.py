@@ -10,7 +10,7 @@ of the input alone; everything else takes torch's usual way.
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.fx as fx
@@ -19,6 +19,7 @@ from torch.nn.grad import conv2d_input
 from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
 from lit_iba.classifier.folding import graph_module
+from lit_iba.classifier.plain import is_plain
 
 _OPERATIONS = (
     "_convolution_pointwise",
@@ -69,10 +70,10 @@ class PackedConv2d(nn.Module):
         self._packed: dict[str, tuple[Any, Tensor]] = {}
 
     @staticmethod
-    def suits(module: nn.Module) -> bool:
+    def suits(module: nn.Module) -> TypeGuard[nn.Conv2d]:
         """Whether a module is a convolution of the kind that can be packed."""
         return (
-            type(module) is nn.Conv2d
+            is_plain(module, nn.Conv2d)
             and module.groups == 1
             and module.padding_mode == "zeros"
             and not isinstance(module.padding, str)
@@ -190,6 +191,6 @@ def pack_convolutions(network: fx.GraphModule) -> fx.GraphModule:
             module := packed.get_submodule(node.target)
         ):
             node.target = f"packed_{node.name}"
-            packed.add_submodule(node.target, PackedConv2d(module))  # type: ignore[arg-type]
+            packed.add_submodule(node.target, PackedConv2d(module))
     packed.recompile()
     return packed

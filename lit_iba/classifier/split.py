@@ -14,6 +14,7 @@ import torch.fx as fx
 from torch import Tensor
 
 from lit_iba.classifier.fusing import made_fast
+from lit_iba.classifier.plain import hooks_of
 from lit_iba.classifier.proof import same_logits
 from lit_iba.errors import InputError
 
@@ -186,15 +187,16 @@ class Split:
 
     def _fold(self, part: str, inputs: Tensor) -> Any:
         self._renew()
-        made_for = (
-            inputs.device,
-            inputs.dtype,
-        )  # the copies do not follow when the classifier is moved
+        run = {"head": self._head, "tail": self._tail, "observe": self._observer}[part]
+        if not isinstance(run, fx.GraphModule):
+            return run
+        # The copies do not follow when the classifier is moved, or gets hooks.
+        made_for: tuple[Any, ...] = (inputs.device, inputs.dtype)
+        if not torch.compiler.is_compiling():
+            made_for = (*made_for, hooks_of(run.modules()))
         known = self._folded.get(part)
-        if known is None or known[0] != made_for:
-            run = {"head": self._head, "tail": self._tail, "observe": self._observer}[part]
-            made = made_fast(run) if isinstance(run, fx.GraphModule) else run
-            known = self._folded[part] = made_for, made
+        if known is None or known[0][: len(made_for)] != made_for:
+            known = self._folded[part] = made_for, made_fast(run)
         return known[1]
 
     def observe(self, images: Tensor) -> tuple[Tensor, Carried, dict[str, Tensor]]:

@@ -3,6 +3,7 @@ rule.
 """
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from propagation_toys import SIDE, Clipped, Plain, Residual, toy, toy_images
 from slim_networks import slim
 from torch import Tensor, nn
 
-from lit_iba import FrozenClassifier, InputError, Preprocessing
+from lit_iba import FrozenClassifier, InputError, Preprocessing, build_explainer
 from lit_iba.baselines.canonical import canonical
 from lit_iba.baselines.steps import Add, Affine, Ceiling
 
@@ -189,3 +190,68 @@ def test_what_a_trace_does_not_show_is_noticed() -> None:
     with pytest.raises(InputError, match="gives other logits"):
         canonical(classifier)
     handle.remove()
+
+
+class Pooled(nn.Module):
+    """Pooling of a size that the network computes from shapes, and the same by a number."""
+
+    def __init__(self, pool: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.pool, self.fc = nn.Conv2d(3, 4, 3, padding=1), pool, nn.Linear(4, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = F.relu(self.pool(F.relu(self.conv(images)) - 0.3, images))
+        return self.fc(x.mean(dim=(2, 3)))
+
+
+COMPUTED = {
+    "a part of the size": (
+        lambda x, _: F.avg_pool2d(x, x.size()[2:]),
+        lambda x, _: F.avg_pool2d(x, SIDE),
+    ),
+    "an entry of the shape": (
+        lambda x, _: F.avg_pool2d(x, x.shape[-1]),
+        lambda x, _: F.avg_pool2d(x, SIDE),
+    ),
+    "arithmetic on sizes, by keyword": (
+        lambda x, _: F.avg_pool2d(input=x, stride=1, kernel_size=(x.size(2) // 2, x.size(3) - 5)),
+        lambda x, _: F.avg_pool2d(x, (SIDE // 2, SIDE - 5), 1),
+    ),
+    "a number of positions": (
+        lambda x, _: F.adaptive_avg_pool2d(x, (x.shape[2] // 2, x.shape[3] // 4)),
+        lambda x, _: F.adaptive_avg_pool2d(x, (SIDE // 2, SIDE // 4)),
+    ),
+}
+
+
+@pytest.mark.parametrize(("computed", "by_number"), COMPUTED.values(), ids=list(COMPUTED))
+def test_averages_over_windows_of_a_computed_size_are_those_of_a_number(
+    computed: Callable[..., Tensor], by_number: Callable[..., Tensor]
+) -> None:
+    torch.manual_seed(0)
+    first = Pooled(computed)
+    second = Pooled(by_number)
+    second.load_state_dict(first.state_dict())
+    images = torch.randn(2, 3, SIDE, SIDE, dtype=torch.float64)
+    for name in ("lrp_epsilon", "lrp_alpha1_beta0", "deep_shap"):
+        maps = [
+            build_explainer(name, wrapped(model)).attribute(images, target=2).values
+            for model in (first, second)
+        ]
+        assert torch.allclose(maps[0], maps[1], rtol=1e-9, atol=1e-12), name
+    larger = torch.randn(2, 3, 2 * SIDE, 2 * SIDE, dtype=torch.float64)
+    classifier = wrapped(first)
+    assert torch.allclose(canonical(classifier)(larger), classifier(larger), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        lambda x, images: F.avg_pool2d(x, images.shape[-1] // 2),
+        lambda x, _: F.max_pool2d(x, x.shape[-1]),
+        lambda x, _: F.adaptive_max_pool2d(x, (x.shape[2] // 2, 1)),
+    ],
+)
+def test_other_computed_sizes_are_refused_by_name(pool: Callable[..., Tensor]) -> None:
+    with pytest.raises(InputError, match=r"Pooled has '\w+_pool2d' at '\w+_pool2d', for which"):
+        canonical(wrapped(Pooled(pool)))

@@ -2,11 +2,14 @@
 with Grad-CAM.
 """
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
 from propagation_toys import SIDE, Clipped, Plain, Residual, toy, toy_images
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lit_iba import FrozenClassifier, InputError, Preprocessing, build_explainer
 
@@ -115,25 +118,191 @@ class WithoutReLU(nn.Module):
         return F.hardtanh(self.clipped(self.fc(F.gelu(images.mean(dim=(2, 3))))))
 
 
-class Untraceable(nn.Module):
-    def __init__(self, relu: object) -> None:
+def with_side(model: nn.Module, **settings: object) -> FrozenClassifier:
+    size = Preprocessing(resize=None, crop=SIDE)
+    return FrozenClassifier(model, preprocessing=size, **settings).double()
+
+
+def test_a_network_without_relus_is_refused() -> None:
+    with pytest.raises(InputError, match="WithoutReLU has none"):
+        build_explainer("guided_backprop", with_side(WithoutReLU()))
+
+
+class Trunk(nn.Module):
+    """ReLU by a function that can be exchanged."""
+
+    def __init__(self) -> None:
         super().__init__()
-        self.fc, self.relu = nn.Linear(3, 5), relu
+        self.relu = F.relu
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.aside = nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Conv2d(8, 5, 1), nn.ReLU())
+        self.fc = nn.Linear(8, 5)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.fc(images.mean(dim=(2, 3)))
-        return self.relu(x) if x.sum() < 1e9 else x
+        x = self.relu(self.first(images))
+        x = self.relu(self.second(x) - x)
+        return self.fc(x.mean(dim=(2, 3)))
 
 
-def test_networks_whose_relus_cannot_be_changed_are_refused() -> None:
-    def wrapped(model: nn.Module) -> FrozenClassifier:
-        return FrozenClassifier(model, preprocessing=Preprocessing(resize=None, crop=SIDE)).double()
+class Aside(Trunk):
+    """ReLUs as modules that run and do not reach the output."""
 
-    with pytest.raises(InputError, match="WithoutReLU has none"):
-        build_explainer("guided_backprop", wrapped(WithoutReLU()))
-    with pytest.raises(InputError, match=r"calls ReLU as a function and cannot be traced"):
-        build_explainer("guided_backprop", wrapped(Untraceable(F.relu)))
-    heatmap = build_explainer("guided_backprop", wrapped(Untraceable(nn.ReLU()))).attribute(
-        toy_images(2), target=0
-    )
-    assert heatmap.values.shape == (2, SIDE, SIDE)
+    def forward(self, images: Tensor) -> Tensor:
+        self.aside(self.first(images))
+        return super().forward(images)
+
+
+class AuxiliaryHead(Trunk):
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return super().forward(images), self.aside(self.first(images)).mean(dim=(2, 3))
+
+
+class Detached(Trunk):
+    def forward(self, images: Tensor) -> Tensor:
+        away = self.aside(self.first(images)).mean(dim=(2, 3))
+        return super().forward(images) + 0 * away.detach()
+
+
+class Called(Trunk):
+    """What a trace does not see: a call of its own."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return super().__call__((images - 0.3) * 3)
+
+
+class Normalising(Trunk):
+    """What a trace takes otherwise: images that are no tensor there."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        if isinstance(images, Tensor):
+            images = (images - 0.3) * 3
+        return super().forward(images)
+
+
+class Untraceable(Trunk):
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) if images.sum() < 1e9 else self.fc(images)
+
+
+class Overwriting(Trunk):
+    """Reads what was overwritten, by every name for it."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.first(images)
+        if self.relu is F.relu:
+            F.relu(x, True)
+            y = self.second(x)
+            y.relu_()
+            z = self.second(y)
+            torch.relu_(z[:, :4])  # a part of it
+        else:
+            x = self.relu(x)
+            y = self.relu(self.second(x))
+            z = self.second(y)
+            z = torch.cat([self.relu(z[:, :4]), z[:, 4:]], dim=1)
+        return self.fc(z.mean(dim=(2, 3)))
+
+
+class Checkpointed(Trunk):
+    """A part that is computed once more on the way back."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        def part(x: Tensor) -> Tensor:
+            return self.relu(self.second(self.relu(self.first(x))))
+
+        x = checkpoint(part, images, use_reentrant=False)
+        return self.fc(x.mean(dim=(2, 3)))
+
+
+class Encoder(nn.Module):
+    """An encoder whose ReLU lies inside a module of torch, and one outside of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu = F.relu
+        self.patches = nn.Conv2d(3, 8, 2, 2)
+        self.encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.encoder.activation = self.relu
+        tokens = self.relu(self.patches(images)).flatten(2).transpose(1, 2)
+        return self.fc(self.encoder(tokens).mean(dim=1))
+
+
+def doubled(_module: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
+    return (given[0] * 2 - 0.3,)
+
+
+def with_a_hook() -> Trunk:
+    model = Trunk()
+    model.register_forward_pre_hook(doubled)
+    return model
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Trunk,
+        Aside,
+        AuxiliaryHead,
+        Detached,
+        Called,
+        Normalising,
+        Untraceable,
+        Overwriting,
+        Checkpointed,
+        Encoder,
+        with_a_hook,
+    ],
+)
+def test_every_relu_on_the_way_is_guided_and_no_other(make: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = make().double().eval()
+    classifier = with_side(model, **({"output": 0} if make is AuxiliaryHead else {}))
+    images = torch.randn(2, 3, SIDE, SIDE, dtype=torch.float64, requires_grad=True)
+    maps = []
+    for model.relu in (guided, F.relu):
+        outputs = model(images)
+        logits = outputs[0] if make is AuxiliaryHead else outputs
+        (gradient,) = torch.autograd.grad(logits[:, 2].sum(), images)
+        maps.append(gradient.abs().amax(dim=1))
+    found = build_explainer("guided_backprop", classifier).attribute(images, target=2).values
+    assert torch.allclose(found, maps[0], rtol=1e-9)
+    assert not torch.allclose(found, maps[1], rtol=0.1)
+
+
+def test_weights_that_change_later_count() -> None:
+    classifier = toy(Plain)
+    explainer, images = build_explainer("guided_backprop", classifier), toy_images(2)
+    with torch.no_grad():
+        for parameter in classifier.parameters():
+            parameter.mul_(-1.5)
+    again = build_explainer("guided_backprop", classifier)
+    wanted, found = (e.attribute(images, target=1).values for e in (again, explainer))
+    assert torch.equal(found, wanted)
+
+
+class ReentrantlyCheckpointed(Trunk):
+    def forward(self, images: Tensor) -> Tensor:
+        x = checkpoint(lambda x: F.relu(self.first(x)), images, use_reentrant=True)
+        return self.fc(F.relu(self.second(x)).mean(dim=(2, 3)))
+
+
+class WithAScriptedPart(Trunk):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.jit.script(nn.Sequential(self.first, nn.ReLU()))
+
+
+class WithAScriptedReLU6(Trunk):
+    def __init__(self) -> None:
+        super().__init__()
+        self.second = torch.jit.script(nn.Sequential(self.second, nn.ReLU6()))
+
+
+@pytest.mark.filterwarnings("ignore:.*jit:DeprecationWarning", "ignore:None of the inputs")
+@pytest.mark.parametrize("make", [ReentrantlyCheckpointed, WithAScriptedPart, WithAScriptedReLU6])
+def test_relus_that_cannot_be_reached_are_refused(make: Callable[[], nn.Module]) -> None:
+    with pytest.raises(InputError, match="scripted, compiled or checkpointed parts, in which"):
+        build_explainer("guided_backprop", with_side(make()))
