@@ -30,18 +30,26 @@ class GuidedReLU(torch.autograd.Function):
     """min(max(x, 0), limit), which passes back what is positive, where it passed x."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, limit: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, limit: float, inplace: bool) -> Tensor:
         """Elementwise."""
-        y, ctx.limit = x.clamp(0, limit), limit
-        # What torch's own keep: where a part is checkpointed, they run on the way back.
-        ctx.save_for_backward(y if limit == math.inf else x)
-        return y
+        ctx.limit = limit
+        if inplace:
+            ctx.mark_dirty(x)
+        if limit == math.inf:
+            y = x.relu_() if inplace else x.relu()
+            ctx.save_for_backward(y)
+            return y
+        ctx.save_for_backward(x.clone() if inplace else x)
+        return x.clamp_(0, limit) if inplace else x.clamp(0, limit)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         """What is positive, where x was passed."""
-        (kept,) = ctx.saved_tensors
-        return gradients[0].clamp_min(0) * ((kept > 0) & (kept < ctx.limit)), None
+        (kept,), (gradient,) = ctx.saved_tensors, gradients
+        if ctx.limit == math.inf:
+            return torch.ops.aten.threshold_backward(gradient, kept, 0).relu_(), None, None
+        passed = torch.ops.aten.hardtanh_backward(gradient, kept, 0, ctx.limit)
+        return passed.relu_(), None, None
 
 
 class GuidedReLUs(TorchFunctionMode):
@@ -62,9 +70,11 @@ class GuidedReLUs(TorchFunctionMode):
         if plain == "hardtanh" and given.get("min_val", -1.0) != 0:
             return func(*args, **kwargs)
         x = given["input"] if "input" in given else given["self"]
-        if given.get("inplace", False) or name != plain:
-            return x.copy_(GuidedReLU.apply(x.clone(), limit))
-        return GuidedReLU.apply(x, limit)
+        if not given.get("inplace", False) and name == plain:
+            return GuidedReLU.apply(x, limit, False)
+        if x._is_view():  # of which autograd lets no function of Python write into every kind
+            return x.copy_(GuidedReLU.apply(x.clone(), limit, False))
+        return GuidedReLU.apply(x, limit, True)
 
 
 class GuidedBackprop(Explainer):

@@ -39,7 +39,6 @@ MAY_WAIT = {
     "baselines/gradient.py": (
         "Captum sends the steps of integrated gradients, and reads the target of an image alone"
     ),
-    "baselines/guided.py": "likewise the target",
     "baselines/lime.py": (
         "scikit-learn fits on the CPU; how many superpixels there are decides shapes; kornia's"
         " matrices"
