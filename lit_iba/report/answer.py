@@ -162,6 +162,7 @@ def cautions(run: RunFolder, tables: Sequence[MetricTable]) -> list[str]:
         _own_noise(run, tables),
         *_unlike_themselves(run, tables),
         *_fewer_points(tables),
+        *_nothing_lost(tables),
     ]
     if run.explainers and not any(is_control(run, name) for name in run.explainers):
         found.append(
@@ -282,5 +283,27 @@ def _fewer_points(tables: Sequence[MetricTable]) -> list[str]:
             found.append(
                 f"{table.label}: the curve has {given} points, fewer than the published one, so"
                 f" that the number is no match for it; {min(wanted)} or more are close enough."
+            )
+    return found
+
+
+def _nothing_lost(tables: Sequence[MetricTable]) -> list[str]:
+    """Degradation where the pictures are not clearly above what is left of them: no score."""
+    found = []
+    for table in tables:
+        ends = [
+            (extra["t1"], extra["degraded_probability"])
+            for row in table.rows
+            if table.kind == "degradation" and math.isnan(row.result.score)
+            for extra in [row.result.extra]
+            if {"t1", "degraded_probability"} <= extra.keys()
+        ]
+        if ends:
+            t1, b = ends[0]
+            found.append(
+                f"{table.label} has no score: the mean probability of originals (t1 ="
+                f" {number(t1)}) is not above that of fully degraded {table.samples} (b ="
+                f" {number(b)}) by more than chance. Take more {table.samples}, or with"
+                " min_probability those that the classifier recognises."
             )
     return found

@@ -205,3 +205,20 @@ def test_scores_of_no_images_are_not_called_so(make_run: Callable[..., Path], sa
 @pytest.mark.parametrize("paths", [["x/a", "x/a"], ["x"]])
 def test_labels_of_runs_end_even_where_nothing_tells_them_apart(paths: list[str]) -> None:
     assert run_labels([Path(path) for path in paths]) == [Path(path).name for path in paths]
+
+
+def test_a_degradation_without_a_gap_is_explained(make_run: Callable[..., Path]) -> None:
+    run = make_run()
+    document = json.loads((run / "results.json").read_text())
+    for result in document["results"]["degradation_8"].values():
+        result["score"] = result["standard_error"] = None
+        result["extra"] = {"t1": 0.21, "degraded_probability": 0.24}
+        for curve in result["curves"].values():
+            curve["y"], curve["se"] = [None] * len(curve["x"]), [None] * len(curve["x"])
+    (run / "results.json").write_text(json.dumps(document))
+    (caution,) = [text for text in said(run).cautions if "has no score" in text]
+    assert caution.startswith("Degradation, 8×8 tiles has no score: the mean probability")
+    assert "(t1 = 0.210) is not above that of fully degraded images (b = 0.240)" in caution
+    write_report(run)
+    for name in ("report.html", "report.md"):
+        assert "has no score: the mean probability" in (run / name).read_text()
