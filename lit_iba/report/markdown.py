@@ -88,7 +88,14 @@ def _runs(run: RunFolder, others: Sequence[RunFolder]) -> list[str]:
         rows = [
             [
                 plain(label),
-                *(ABSENT if c is None else signs[c.ahead] + number(c.result.score) for c in cells),
+                *(
+                    ABSENT
+                    if c is None
+                    else signs[c.ahead]
+                    + number(c.result.score)
+                    + (f" (n = {c.result.n})" if metric.counts_differ else "")
+                    for c in cells
+                ),
             ]
             for label, cells in metric.rows
         ]

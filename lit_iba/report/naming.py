@@ -35,6 +35,8 @@ def metric_kind(name: str, info: MetricInfo) -> str:
     """The metric's canonical name, from its class or, failing that, from the name that the config
     gives it.
     """
+    if (own := canonical("metrics", info.cls)) == info.cls and "." in own:
+        return own  # a class of the user's own, whatever the config calls it
     for given in (info.cls, name):
         kind = canonical("metrics", given)
         if kind in METRICS or kind in _STUDIES:

@@ -106,8 +106,11 @@ def canonical(kind: str, name: str) -> str:
     """The registered name for one of the ``"metrics"``, ``"explainers"``, ``"networks"`` or
     ``"quantities"``.
 
-    Unknown names come back squeezed.
+    Unknown names come back squeezed, and the path of a class of the user's own as it is: it is
+    another than ours, whatever its last word.
     """
+    if kind in ("metrics", "explainers") and "." in name and not name.startswith("lit_iba."):
+        return name
     key = squeezed(name)
     return _canonical_names(kind).get(key, key)
 

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from lit_iba.errors import InputError, unknown_name
+from lit_iba.report.questions import same_metric
 from lit_iba.report.run_folder import RunFolder
 from lit_iba.report.runs import run_labels
 from lit_iba.report.significance import holm, signed_rank_test
@@ -128,6 +129,7 @@ def paired(
             row
             for metric in run.rows
             for quantity in dict.fromkeys(q for rows in run.rows[metric].values() for q in rows)
+            if other is run or same_metric(run, other, metric)
             if others or quantity == "score" or _is_of_the_method(run, metric, quantity)
             for row in _tested(metric, quantity, wanted, run, other, label)
         ]
