@@ -136,9 +136,10 @@ def _metric(metric: str, label: str, run: RunFolder, others: Sequence[RunFolder]
         p_value = adjusted[name, i]
         return Cell(result, sign * ranks if p_value < SIGNIFICANCE else 0, p_value, images)
 
-    labels = method_labels(
-        dict.fromkeys([*run.explainers, *(name for other in others for name in other.explainers)])
-    )
+    everyone = dict(run.explainers)
+    for other in others:
+        everyone = {**other.explainers, **everyone}
+    labels = method_labels(everyone)
     rows = []
     for name, text in labels.items():
         first = run.results[metric].get(name)

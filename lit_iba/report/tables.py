@@ -190,14 +190,12 @@ def published_for(
     info, method = run.metrics[metric], run.explainers[explainer]
     kind = metric_kind(metric, info)
     network = str(run.classifier.get("model", ""))
-    for given in (explainer, method.cls):
-        here = lookup(kind, info.settings, network, given, method.settings, quantity)
-        if here:
-            return here[0], True
-        elsewhere = lookup(kind, info.settings, None, given, method.settings, quantity)
-        if elsewhere:
-            return elsewhere[0], False
-    return None, False
+    given = method.cls or explainer  # the class says what ran, whatever the config calls it
+    here = lookup(kind, info.settings, network, given, method.settings, quantity)
+    if here:
+        return here[0], True
+    elsewhere = lookup(kind, info.settings, None, given, method.settings, quantity)
+    return (elsewhere[0], False) if elsewhere else (None, False)
 
 
 def overview_order(run: RunFolder, tables: list[MetricTable]) -> list[tuple[str, str]]:

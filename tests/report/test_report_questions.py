@@ -13,6 +13,7 @@ from lit_iba.report import read_run, write_report
 from lit_iba.report.published import lookup
 from lit_iba.report.quantities import paired
 from lit_iba.report.runs import ComparedRuns, compare_runs
+from lit_iba.report.tables import published_for
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -169,3 +170,21 @@ def test_a_class_of_the_users_own_is_not_ours_of_the_same_name() -> None:
     assert lookup("bounding_box", {}, "resnet50", "lit_iba.baselines.GradCAM")
     assert not lookup("bounding_box", {}, "resnet50", "my.GradCAM")
     assert not lookup("my.BoundingBox", {}, "resnet50", "grad_cam")
+
+
+def test_a_published_number_goes_by_the_class_and_not_by_the_name(
+    make_run: Callable[..., Path],
+) -> None:
+    run = make_run()
+    document = json.loads((run / "results.json").read_text())
+    document["explainers"]["grad_cam"]["class"] = "centre"
+    (run / "results.json").write_text(json.dumps(document))
+    assert published_for(read_run(run), "bounding_box", "grad_cam") == (None, False)
+    document["explainers"]["grad_cam"]["class"] = "lit_iba.baselines.GradCAM"
+    (run / "results.json").write_text(json.dumps(document))
+    number, same = published_for(read_run(run), "bounding_box", "grad_cam")
+    assert number is not None
+    assert (number.value, same) == (0.465, True)
+    document["metrics"]["bounding_box"]["settings"] = {"max_box_fraction": 1.0}
+    (run / "results.json").write_text(json.dumps(document))
+    assert published_for(read_run(run), "bounding_box", "grad_cam") == (None, False)
