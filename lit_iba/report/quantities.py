@@ -13,7 +13,7 @@ import io
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
@@ -53,7 +53,7 @@ class Paired:
     run named ``against``, or of the same run where that is empty.
 
     ``p_value`` is that of the two-sided Wilcoxon signed-rank test, ``adjusted`` the same after Holm
-    over all pairs of the metric and quantity; ``share`` is how many of the images have the larger
+    over all pairs of the metric and quantity, those with every other run together; ``share`` is how many of the images have the larger
     value first, ties left out.
     """
 
@@ -139,7 +139,7 @@ def paired(
                 " quantity in common; give runs of the same data and metrics"
             )
         found += tests
-    return found
+    return _adjusted(found)
 
 
 def _is_of_the_method(run: RunFolder, metric: str, quantity: str) -> bool:
@@ -256,7 +256,17 @@ def _tested(
                     signed_rank_test(both[:, 0], both[:, 1])[0],
                 )
             )
-    adjusted = holm([row[-1] for row in found])
-    return [
-        Paired(metric, quantity, *row, p, against) for row, p in zip(found, adjusted, strict=True)
-    ]
+    return [Paired(metric, quantity, *row, math.nan, against) for row in found]
+
+
+def _adjusted(tests: Sequence[Paired]) -> list[Paired]:
+    """The same with Holm's correction, over the pairs and the runs of each metric and quantity."""
+    families: dict[tuple[str, str], list[int]] = {}
+    for i, test in enumerate(tests):
+        families.setdefault((test.metric, test.quantity), []).append(i)
+    found = list(tests)
+    for family in families.values():
+        p_values = holm([tests[i].p_value for i in family])
+        for i, p_value in zip(family, p_values, strict=True):
+            found[i] = replace(tests[i], adjusted=p_value)
+    return found
