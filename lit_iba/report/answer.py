@@ -163,6 +163,7 @@ def cautions(run: RunFolder, tables: Sequence[MetricTable]) -> list[str]:
         *_unlike_themselves(run, tables),
         *_fewer_points(tables),
         *_nothing_lost(tables),
+        *_other_images(tables),
     ]
     if run.explainers and not any(is_control(run, name) for name in run.explainers):
         found.append(
@@ -305,5 +306,20 @@ def _nothing_lost(tables: Sequence[MetricTable]) -> list[str]:
                 f" {number(t1)}) is not above that of fully degraded {table.samples} (b ="
                 f" {number(b)}) by more than chance. Take more {table.samples}, or with"
                 " min_probability those that the classifier recognises."
+            )
+    return found
+
+
+def _other_images(tables: Sequence[MetricTable]) -> list[str]:
+    """Means of methods over different images: the best one may have had the easier ones."""
+    found = []
+    for table in tables:
+        counts = [row.result.n for row in table.rows if row.apart]
+        if counts:
+            many = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else counts[0]
+            found.append(
+                f"{table.label}: not every method has a score on the same {table.samples} (n ="
+                f" {many}), so that their means are not of the same ones; the paired tests take"
+                " those that both methods have."
             )
     return found

@@ -53,8 +53,8 @@ class Paired:
     run named ``against``, or of the same run where that is empty.
 
     ``p_value`` is that of the two-sided Wilcoxon signed-rank test, ``adjusted`` the same after Holm
-    over all pairs of the metric and quantity, those with every other run together; ``share`` is how many of the images have the larger
-    value first, ties left out.
+    over all pairs of the metric and quantity, those with every other run together; ``share`` is how
+    many of the images have the larger value first, ties left out.
     """
 
     metric: str

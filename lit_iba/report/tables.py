@@ -64,6 +64,12 @@ class MetricRow:
     published: Published | None
     same_network: bool
     seconds_per_image: float
+    apart: bool = False  # whether its mean is over other images than another method's
+
+    @property
+    def counted(self) -> str:
+        """``n = 12`` where the methods' means are over different images; empty elsewhere."""
+        return f"n = {self.result.n}" if self.apart else ""
 
 
 @dataclass(frozen=True)
@@ -142,6 +148,7 @@ def _build_table(run: RunFolder, metric: str, label: str) -> MetricTable:
     comparison = compare_to_best(scores, per_image, info.better)
     names = method_labels(run.explainers)
     tested = bool(comparison.adjusted)
+    apart = _different_images(results, per_image)
     rows = []
     for name in order:
         explainer = run.explainers[name]
@@ -160,12 +167,29 @@ def _build_table(run: RunFolder, metric: str, label: str) -> MetricTable:
                 published=number,
                 same_network=same,
                 seconds_per_image=explainer.seconds_per_image,
+                apart=apart,
             )
         )
     pairs = compare_all({name: per_image.get(name, {}) for name in order}, info.better)
     printed = lookup(kind, info.settings, quantity=None)
     samples = metric_samples(run, metric)
     return MetricTable(metric, label, kind, samples, info, rows, comparison, tested, pairs, printed)
+
+
+def _different_images(
+    results: Mapping[str, MethodResult], per_image: Mapping[str, Mapping[str, float]]
+) -> bool:
+    """Whether the means are over different images: by their number, or by the images with a score.
+
+    A metric may have none for a single map, which the best mean then does not pay for.
+    """
+    counts = {result.n for result in results.values() if math.isfinite(result.score)}
+    images = {
+        frozenset(key for key, value in values.items() if math.isfinite(value))
+        for name, values in per_image.items()
+        if name in results and math.isfinite(results[name].score)
+    }
+    return len(counts) > 1 or len(images) > 1
 
 
 def _interval(values: list[float], score: float) -> tuple[float, float]:

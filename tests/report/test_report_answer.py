@@ -222,3 +222,30 @@ def test_a_degradation_without_a_gap_is_explained(make_run: Callable[..., Path])
     write_report(run)
     for name in ("report.html", "report.md"):
         assert "has no score: the mean probability" in (run / name).read_text()
+
+
+def test_means_over_different_images_say_so_wherever_they_stand(
+    make_run: Callable[..., Path],
+) -> None:
+    run = make_run()
+    assert "n = 40" not in "".join(written_texts(run))
+    document = json.loads((run / "results.json").read_text())
+    lines = (run / "rows.csv").read_text().splitlines()
+    gone = [f"val_{i:05d}," for i in range(10)]
+    for i, line in enumerate(lines):
+        if ",grad_cam,bounding_box," in line and line.startswith(tuple(gone)):
+            lines[i] = f"{line.rpartition(',')[0]},nan"
+    (run / "rows.csv").write_text("\n".join(lines) + "\n")
+    document["results"]["bounding_box"]["grad_cam"]["n"] = 30
+    (run / "results.json").write_text(json.dumps(document))
+    (caution,) = [text for text in said(run).cautions if "not every method" in text]
+    assert caution.startswith("Bounding box: not every method has a score on the same images (n =")
+    assert "30 to 40" in caution
+    for text in written_texts(run):
+        assert "(n = 30)" in text
+        assert "(n = 40)" in text
+
+
+def written_texts(run: Path) -> list[str]:
+    write_report(run)
+    return [(run / f"report.{kind}").read_text() for kind in ("html", "md", "tex")]

@@ -25,7 +25,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder / "run",
         statistics_data=data,
         gallery=4,
-        target="predicted",
     ).run()
     return folder / "run"
 
