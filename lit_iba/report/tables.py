@@ -15,7 +15,7 @@ from lit_iba.report.naming import (
     metric_samples,
 )
 from lit_iba.report.published import Published, canonical, lookup
-from lit_iba.report.run_folder import MethodResult, MetricInfo, RunFolder, score_rows
+from lit_iba.report.run_folder import MethodResult, MetricInfo, RunFolder, is_mean, score_rows
 from lit_iba.report.significance import (
     CONFIDENCE,
     RESAMPLES,
@@ -193,9 +193,7 @@ def _different_images(
 
 
 def _interval(values: list[float], score: float) -> tuple[float, float]:
-    if not values or abs(sum(values) / len(values) - score) > 1e-3 * max(1.0, abs(score)):
-        return math.nan, math.nan
-    return mean_interval(values)
+    return mean_interval(values) if is_mean(values, score) else (math.nan, math.nan)
 
 
 def _rank(score: float, better: str) -> tuple[bool, float]:
