@@ -207,7 +207,8 @@ def _other_lengths(run: RunFolder) -> str:
     kept += [
         f"{metrics[name]} ({settings})"
         for name, info in run.metrics.items()
-        if (settings := _lengths(METRICS, metric_class, info.cls, info.settings))
+        # A metric writes every setting that it uses: a blur that it does not make is not there.
+        if (settings := _lengths(METRICS, metric_class, info.cls, info.settings, written=True))
     ]
     if not kept:
         return ""
@@ -218,15 +219,25 @@ def _other_lengths(run: RunFolder) -> str:
     )
 
 
-def _lengths(registry: Mapping[str, str], find: Any, cls: str, settings: Mapping[str, Any]) -> str:
-    """The lengths in pixels of a class of ours that are as they are by default."""
+def _lengths(
+    registry: Mapping[str, str],
+    find: Any,
+    cls: str,
+    settings: Mapping[str, Any],
+    written: bool = False,
+) -> str:
+    """The lengths in pixels of a class of ours that are as they are by default, or, where all that
+    are used are ``written``, are written so.
+    """
     ours = cls in registry or cls.startswith("lit_iba.")
     kind = find(cls) if ours else None
     taken = inspect.signature(kind).parameters if kind is not None and kind.lengths else {}
     found = []
     for name in kind.lengths if kind is not None else ():
         default = taken[name].default if name in taken else inspect.Parameter.empty
-        if default is not inspect.Parameter.empty and settings.get(name, default) == default:
+        if default is inspect.Parameter.empty or (written and name not in settings):
+            continue
+        if settings.get(name, default) == default:
             found.append(f"{name} {default:g}")
     return ", ".join(found)
 

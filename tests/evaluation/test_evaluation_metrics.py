@@ -286,3 +286,20 @@ def test_a_score_that_is_no_number_is_said(folder: Path, tmp_path: Path) -> None
             ExplainerModule(explainer), data(folder), verbose=False
         )
     assert math.isnan(evaluation.history["degradation"][0][1])
+
+
+def test_a_metric_called_like_what_others_share_keeps_its_own(folder: Path, tmp_path: Path) -> None:
+    """``reference`` is the word by which low-k perturbation's passes are kept."""
+    sets = {"metric": "sensitivity_n", "tile": 16, "points": 2, "masks": 3}
+    low_k = {"percentages": [50]}
+
+    def found(**metrics: Any) -> dict[str, float]:
+        run = trainer(tmp_path, EvaluationMetrics(metrics, images=4))
+        explainer = build_explainer("saliency", classifier_of(folder))
+        run.validate(ExplainerModule(explainer), data(folder), verbose=False)
+        return scores(run)
+
+    alone = found(low_k_perturbation=low_k)
+    both = found(reference=sets, low_k_perturbation=low_k)
+    assert both["val/low_k_perturbation"] == alone["val/low_k_perturbation"]
+    assert both["val/reference"] == found(sets=sets)["val/sets"]

@@ -249,3 +249,21 @@ def test_means_over_different_images_say_so_wherever_they_stand(
 def written_texts(run: Path) -> list[str]:
     write_report(run)
     return [(run / f"report.{kind}").read_text() for kind in ("html", "md", "tex")]
+
+
+def test_a_blur_that_is_not_made_has_no_length(make_run: Callable[..., Path]) -> None:
+    run = make_run()
+    edit(run, size=[112, 112])
+    document = json.loads((run / "results.json").read_text())
+    for settings, wanted in (
+        ({"baseline": "zero", "pixels_per_step": 112}, False),
+        ({"baseline": "blur", "blur_sigma": 5.0}, True),
+        ({"baseline": "blur", "blur_sigma": 2.5}, False),
+    ):
+        document["metrics"]["bounding_box"] = {
+            "class": "lit_iba.metrics.Insertion",
+            "settings": settings,
+            "better": "higher",
+        }
+        (run / "results.json").write_text(json.dumps(document))
+        assert any("blur_sigma 5" in text for text in said(run).cautions) == wanted, settings
