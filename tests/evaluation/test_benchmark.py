@@ -138,6 +138,12 @@ def test_run_folder_holds_what_is_promised(finished, data, tmp_path):
         "corrupt": 1,
         "size": [16, 16],
         "target": "label",
+        "selection": {
+            "max_images": None,
+            "max_box_fraction": None,
+            "seed": 0,
+            "min_probability": None,
+        },
         "wrongly_predicted": wrong,
         "identity": "",
     }

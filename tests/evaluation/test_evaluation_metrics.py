@@ -28,7 +28,7 @@ from lit_iba.report import read_run
 # Lightning's remarks that the command line silences, each with its reason there.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*(many workers|LeafSpec|eval mode at the start|litlogger|no `val_dataloader`|"
-    "is not empty).*"
+    "is not empty|is no number).*"  # of a network that was never trained
 )
 
 TOYS = Path(__file__).parent / "callback_toys.py"

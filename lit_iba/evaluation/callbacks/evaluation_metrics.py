@@ -214,7 +214,7 @@ class EvaluationMetrics(L.Callback):
                 tag = f"{stage}/{name}" + ("" if explainer == own[0] else f"/{explainer}")
                 logged |= {tag: result.score, f"{tag}_se": result.standard_error}
             result = scored[own[0]][name].result
-            if math.isnan(result.score):
+            if stage == "val" and math.isnan(result.score):
                 rank_zero_warn(
                     f"{stage}/{name} is no number, so that best.ckpt cannot choose by it; take more"
                     " images, or monitor another metric"
