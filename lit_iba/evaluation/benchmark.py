@@ -12,7 +12,7 @@ import json
 import logging
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -278,6 +278,7 @@ class Benchmark:
                 "corrupt": corrupt,
                 "size": list(plan.classifier.preprocessing.size),
                 "target": plan.target,
+                "selection": asdict(plan.selection),
                 **({} if disagree is None else {"wrongly_predicted": disagree}),
                 **({} if below is None else {"left_out": left_out}),
                 "identity": plan.data.identity(),

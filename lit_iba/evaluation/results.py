@@ -19,6 +19,7 @@ from lit_iba.classifier.preprocessing import drawn
 from lit_iba.data import Shard
 from lit_iba.files import whole_file
 from lit_iba.metrics import HeatmapMetric, Result
+from lit_iba.report.naming import number
 from lit_iba.report.run_folder import GALLERY, RunFolder
 from lit_iba.resumable.selection import SelectedImages
 from lit_iba.resumable.store import ShardStore
@@ -194,7 +195,7 @@ def summary_table(results: dict[str, Any]) -> Table:
 def _cell(result: dict[str, Any], images: int) -> str:
     if result["score"] is None:
         return f"undefined (n={result['n']})"
-    error = "" if result["standard_error"] is None else f" ± {result['standard_error']:.3f}"
-    return f"{result['score']:.3f}{error}" + (
+    error = "" if result["standard_error"] is None else f" ± {number(result['standard_error'])}"
+    return f"{number(result['score'])}{error}" + (
         "" if result["n"] == images else f" (n={result['n']})"
     )

@@ -227,7 +227,7 @@ class Scorer:
         Yields:
             The explainer's name, and its rows of a batch, float32 on the CPU.
         """
-        key = name if metric.shared_key is None else metric.shared_key
+        key = passes_key(name, metric)
         metric.to(self.classifier.device)
         for part in self.batches(len(work)):
             images = self.classifier.images(work.images.pictures[part])
@@ -249,6 +249,14 @@ class Scorer:
                     **extra(explainer, keys),
                 )
                 yield explainer, {row: v.detach().float().cpu().clone() for row, v in rows.items()}
+
+
+def passes_key(name: str, metric: HeatmapMetric) -> Hashable:
+    """Under what a metric's passes are kept: what it shares with others, or its own name, which may
+    be the word that others share by.
+    """
+    shared = metric.shared_key
+    return ("of one metric", name) if shared is None else ("shared", shared)
 
 
 def opened_together(

@@ -8,6 +8,7 @@ and least relevant first (LeRF); the score is the integral between the two curve
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -36,6 +37,8 @@ BASELINES: dict[Baseline, str] = {
 }
 
 T1 = {"target": "the target's mean", "top1": "the mean of the highest probability"}
+ERRORS = 2  # t1 must be above b by so many standard errors of their difference
+ROUNDING = 1e-5  # and by so much: ten times what float32 leaves of a difference of probabilities
 
 
 def both_orders(sums: Tensor, tie_keys: Sequence[str] | None = None) -> Tensor:
@@ -53,6 +56,18 @@ def curve_steps(tiles: int, points: int | None, device: torch.device | None = No
     """
     wanted = tiles + 1 if points is None else min(points, tiles + 1)
     return torch.linspace(0, tiles, wanted, dtype=torch.float64).round().long().unique().to(device)
+
+
+def _scale(drops: Tensor) -> float:
+    """t1 - b from what each image loses, (N,); NaN where it is not above 0 by more than chance.
+
+    Below 0 it would turn every score round, and about 0 it makes them arbitrarily large: a quotient
+    whose denominator is not told from 0 has no bounded interval (Fieller 1954). Of one image alone
+    only the rounding is known.
+    """
+    mean, error = (float(found) for found in mean_and_error(drops))
+    least = max(ROUNDING, 0.0 if math.isnan(error) else ERRORS * error)
+    return mean if mean > least else math.nan
 
 
 class Degradation(HeatmapMetric):
@@ -131,7 +146,8 @@ class Degradation(HeatmapMetric):
             f" {tie_order(self.ties, self.seed)}, replaced by {BASELINES[self.baseline]};"
             f" {self.objective.probability_is}, scaled by (p - b) / (t1 - b) with t1"
             f" {T1[self.t1]} on originals and b the target's mean on fully degraded images, both"
-            " over the data set and taken as given in the standard error"
+            " over the data set and taken as given in the standard error; no number where t1 is not"
+            f" above b by {ERRORS} standard errors of the difference and by {ROUNDING:g}"
         )
 
     def fill(self, images: Tensor) -> Tensor:
@@ -185,7 +201,7 @@ class Degradation(HeatmapMetric):
         fractions = curve_steps(int(sizes[0]), self.points, morf.device).double() / sizes[0]
         whole = morf[:, 0] if self.t1 == "target" else in_double(rows["top1"])
         t1, b = float(whole.mean()), float(morf[:, -1].mean())
-        scale = t1 - b if t1 != b else float("nan")
+        scale = _scale(whole - morf[:, -1])
         return fractions, (morf - b) / scale, (lerf - b) / scale, t1, b
 
     def scores(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -201,8 +217,8 @@ class Degradation(HeatmapMetric):
         }
 
     def summarize(self, rows: dict[str, Tensor]) -> Result:
-        """Score, curves and the areas under them; NaN where t1 equals b, because equation 9 has no
-        value there.
+        """Score, curves and the areas under them; NaN where t1 is not clearly above b, because
+        equation 9 says nothing there.
         """
         if not len(rows["morf"]):
             return Result(float("nan"), float("nan"), 0)

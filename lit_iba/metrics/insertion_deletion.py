@@ -207,6 +207,12 @@ class PixelExchange(HeatmapMetric):
         baseline = self.fill(images)
         start, finish = (baseline, images) if self.inserts else (images, baseline)
         points = self._points(pixels)
+        if len(heatmaps) and len(points) < 2:
+            raise InputError(
+                f"{self.name} without its unperturbed point has no area in one step:"
+                f" pixels_per_step is {self.pixels_per_step}, and the pictures have {pixels}; give"
+                " fewer pixels per step"
+            )
         between = points.unique()
         between = between[(between > 0) & (between < pixels)]
         ranks = removal_ranks(heatmaps.flatten(1), True)[:, None]

@@ -218,5 +218,5 @@ class Latency(HeatmapMetric):
             float(score),
             float(error),
             len(seconds),
-            {"median_seconds": float(seconds.median()), **extra},
+            {"median_seconds": statistics.median(seconds.tolist()), **extra},
         )

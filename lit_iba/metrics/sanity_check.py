@@ -59,6 +59,14 @@ def rescaled(maps: Tensor, low: float = 0.01, high: float = 0.99) -> Tensor:
     )
 
 
+def told_apart(maps: Tensor, scaled: Tensor) -> Tensor:
+    """Whether a map's form is in what :func:`rescaled` made of it, bool (B,): of a map that varies
+    in fewer than one pixel in a hundred nothing is left, and any two of them would be alike.
+    """
+    varies, kept = (one.flatten(1).amax(1) > one.flatten(1).amin(1) for one in (maps, scaled))
+    return kept | ~varies
+
+
 def ssim(
     first: Tensor,
     second: Tensor,
@@ -263,7 +271,8 @@ class SanityCheck(HeatmapMetric):
             f"{points}{control}; SSIM with a uniform window of {self.window}, "
             f"{SSIM_DEFINITIONS[self.kind]}, K1 0.01, K2 0.03, data range {self.data_range:g}, of "
             "maps clamped to their 1st and 99th percentile and rescaled to [0, "
-            f"1]{FLIPS[self.flip]}; beside it Spearman's rank correlation of the raw maps; "
+            f"1]{FLIPS[self.flip]} (images with a map that varies outside these percentiles alone "
+            "are left out); beside it Spearman's rank correlation of the raw maps; "
             f"weights: {INITIALIZATIONS[str(self.drawn['initialization'])]}, a fresh seed a layer "
             f"(from seed {self.seed}); {BATCH_NORMS[str(self.drawn['batch_norm'])]}; feature "
             f"statistics: {STATISTICS[self.statistics]}"
@@ -325,9 +334,10 @@ class SanityCheck(HeatmapMetric):
             maps = found.values.float()
             how = (self.window, self.kind, self.data_range)
             similarity = ssim(rescaled(heatmaps), rescaled(maps), *how)
+            known = told_apart(heatmaps, rescaled(heatmaps)) & told_apart(maps, rescaled(maps))
             if found.signed and self._may_be_flipped(explainer):
                 similarity = similarity.maximum(ssim(rescaled(heatmaps), rescaled(-maps), *how))
-            rows["ssim"].append(similarity)
+            rows["ssim"].append(similarity.where(known, torch.nan))
             rows["spearman"].append(rank_correlation(heatmaps, maps))
             rows["randomized"].append(torch.full((len(judged),), float(stop)))
         return {name: torch.stack(values, dim=1) for name, values in rows.items()}
@@ -352,9 +362,11 @@ class SanityCheck(HeatmapMetric):
         """Mean similarity, and its curves over the number of randomised layers."""
         if not len(rows.get("ssim", ())):
             return Result(float("nan"), float("nan"), 0)
+        x = rows["randomized"][0]
+        told = rows["ssim"].isfinite().all(dim=1)
+        rows = {name: values[told] for name, values in rows.items()}
         scores = self.scores(rows)
         score, error = mean_and_error(scores.pop("score"))
-        x = rows["randomized"][0]
         return Result(
             score=float(score),
             standard_error=float(error),

@@ -162,6 +162,8 @@ def cautions(run: RunFolder, tables: Sequence[MetricTable]) -> list[str]:
         _own_noise(run, tables),
         *_unlike_themselves(run, tables),
         *_fewer_points(tables),
+        *_nothing_lost(tables),
+        *_other_images(tables),
     ]
     if run.explainers and not any(is_control(run, name) for name in run.explainers):
         found.append(
@@ -205,7 +207,8 @@ def _other_lengths(run: RunFolder) -> str:
     kept += [
         f"{metrics[name]} ({settings})"
         for name, info in run.metrics.items()
-        if (settings := _lengths(METRICS, metric_class, info.cls, info.settings))
+        # A metric writes every setting that it uses: a blur that it does not make is not there.
+        if (settings := _lengths(METRICS, metric_class, info.cls, info.settings, written=True))
     ]
     if not kept:
         return ""
@@ -216,15 +219,25 @@ def _other_lengths(run: RunFolder) -> str:
     )
 
 
-def _lengths(registry: Mapping[str, str], find: Any, cls: str, settings: Mapping[str, Any]) -> str:
-    """The lengths in pixels of a class of ours that are as they are by default."""
+def _lengths(
+    registry: Mapping[str, str],
+    find: Any,
+    cls: str,
+    settings: Mapping[str, Any],
+    written: bool = False,
+) -> str:
+    """The lengths in pixels of a class of ours that are as they are by default, or, where all that
+    are used are ``written``, are written so.
+    """
     ours = cls in registry or cls.startswith("lit_iba.")
     kind = find(cls) if ours else None
     taken = inspect.signature(kind).parameters if kind is not None and kind.lengths else {}
     found = []
     for name in kind.lengths if kind is not None else ():
         default = taken[name].default if name in taken else inspect.Parameter.empty
-        if default is not inspect.Parameter.empty and settings.get(name, default) == default:
+        if default is inspect.Parameter.empty or (written and name not in settings):
+            continue
+        if settings.get(name, default) == default:
             found.append(f"{name} {default:g}")
     return ", ".join(found)
 
@@ -282,5 +295,42 @@ def _fewer_points(tables: Sequence[MetricTable]) -> list[str]:
             found.append(
                 f"{table.label}: the curve has {given} points, fewer than the published one, so"
                 f" that the number is no match for it; {min(wanted)} or more are close enough."
+            )
+    return found
+
+
+def _nothing_lost(tables: Sequence[MetricTable]) -> list[str]:
+    """Degradation where the pictures are not clearly above what is left of them: no score."""
+    found = []
+    for table in tables:
+        ends = [
+            (extra["t1"], extra["degraded_probability"])
+            for row in table.rows
+            if table.kind == "degradation" and math.isnan(row.result.score)
+            for extra in [row.result.extra]
+            if {"t1", "degraded_probability"} <= extra.keys()
+        ]
+        if ends:
+            t1, b = ends[0]
+            found.append(
+                f"{table.label} has no score: the mean probability of originals (t1 ="
+                f" {number(t1)}) is not above that of fully degraded {table.samples} (b ="
+                f" {number(b)}) by more than chance. Take more {table.samples}, or with"
+                " min_probability those that the classifier recognises."
+            )
+    return found
+
+
+def _other_images(tables: Sequence[MetricTable]) -> list[str]:
+    """Means of methods over different images: the best one may have had the easier ones."""
+    found = []
+    for table in tables:
+        counts = [row.result.n for row in table.rows if row.apart]
+        if counts:
+            many = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else counts[0]
+            found.append(
+                f"{table.label}: not every method has a score on the same {table.samples} (n ="
+                f" {many}), so that their means are not of the same ones; the paired tests take"
+                " those that both methods have."
             )
     return found

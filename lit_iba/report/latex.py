@@ -127,4 +127,5 @@ def _cell(row: MetricRow | None) -> str:
         latex_text(number(row.result.standard_error)),
     )
     score = rf"\textbf{{{score}}}" if row.bold else score
-    return rf"{score} {{\footnotesize $\pm$ {error}}}"
+    counted = f" ({row.counted})" if row.counted else ""
+    return rf"{score} {{\footnotesize $\pm$ {error}{counted}}}"

@@ -88,7 +88,14 @@ def _runs(run: RunFolder, others: Sequence[RunFolder]) -> list[str]:
         rows = [
             [
                 plain(label),
-                *(ABSENT if c is None else signs[c.ahead] + number(c.result.score) for c in cells),
+                *(
+                    ABSENT
+                    if c is None
+                    else signs[c.ahead]
+                    + number(c.result.score)
+                    + (f" (n = {c.result.n})" if metric.counts_differ else "")
+                    for c in cells
+                ),
             ]
             for label, cells in metric.rows
         ]
@@ -121,7 +128,8 @@ def _rows(heads: list[str], rows: list[list[str]]) -> str:
 def _score(row: MetricRow) -> str:
     text = number(row.result.score)
     text = f"**{text}**" if row.bold else f"≈ {text}" if row.tied else text
-    return f"{text} ± {number(row.result.standard_error)}"
+    counted = f" ({row.counted})" if row.counted else ""
+    return f"{text} ± {number(row.result.standard_error)}{counted}"
 
 
 def _overview(run: RunFolder, tables: list[MetricTable]) -> str:

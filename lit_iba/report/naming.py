@@ -6,6 +6,7 @@ report's own methods are imported for it.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,12 +18,46 @@ from lit_iba.report.published import Published, canonical, squeezed
 from lit_iba.report.run_folder import ExplainerInfo, MetricInfo, RunFolder
 
 _STUDIES = {"roar": "ROAR"}  # no heatmap metrics, but reported as one
+_IN_LABELS = ("tile", "alpha", "beta")  # settings that the label of a class may say
 ABSENT = "–"
 
 
-def method_labels(names: Iterable[str]) -> dict[str, str]:
-    """How the methods are called in print; names that are not ours stay as the user wrote them."""
-    return {name: explainer_class(name).label if name in EXPLAINERS else name for name in names}
+def method_labels(explainers: Iterable[str] | Mapping[str, ExplainerInfo]) -> dict[str, str]:
+    """How the methods are called in print; names that are not ours stay as the user wrote them.
+
+    Where their classes and settings are given, a name of ours that stands for another class has
+    that class's label beside it, and a label that says a setting says the one that there is.
+    """
+    if not isinstance(explainers, Mapping):
+        return {
+            name: explainer_class(name).label if name in EXPLAINERS else name for name in explainers
+        }
+    labels = {name: _method_label(name, info) for name, info in explainers.items()}
+    counts = Counter(labels.values())
+    return {
+        name: label if counts[label] == 1 else f"{label} ({name})" for name, label in labels.items()
+    }
+
+
+def _method_label(name: str, info: ExplainerInfo) -> str:
+    if name not in EXPLAINERS:
+        return name
+    kind = canonical("explainers", info.cls or name)
+    if kind != name:
+        other = explainer_class(kind).label if kind in EXPLAINERS else info.cls
+        return f"{other} ({name})"
+    own = explainer_class(name)
+    defaults = inspect.signature(own).parameters
+    changed = [
+        f"{setting} {info.settings[setting]}"
+        for setting in _IN_LABELS
+        if setting in info.settings
+        and setting in defaults
+        and info.settings[setting] != defaults[setting].default
+    ]
+    if not changed or not any(letter.isdigit() for letter in own.label):
+        return own.label
+    return f"{own.label.split()[0]}, {', '.join(changed)}"
 
 
 def metric_samples(run: RunFolder, metric: str) -> str:
@@ -35,6 +70,8 @@ def metric_kind(name: str, info: MetricInfo) -> str:
     """The metric's canonical name, from its class or, failing that, from the name that the config
     gives it.
     """
+    if (own := canonical("metrics", info.cls)) == info.cls and "." in own:
+        return own  # a class of the user's own, whatever the config calls it
     for given in (info.cls, name):
         kind = canonical("metrics", given)
         if kind in METRICS or kind in _STUDIES:

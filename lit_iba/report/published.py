@@ -42,7 +42,8 @@ class Published:
         relation: ``""`` for a printed value; ``"≈"``, ``"<"``, ``"≤"``, ``">"`` where the text says
             so.
         unit: Empty for pure numbers.
-        settings: Metric settings that belong to the number, such as ``{"tile": 8}``; a value
+        settings: Metric settings that belong to the number, those of the whole paper (``settings``
+            of the file) among them, such as ``{"tile": 8}``; a value
             ``{"at_least": 26}`` stands for all that are no smaller, ``{"one_of": [...]}`` for each
             of these.
         explainer_settings: Explainer settings that belong to the number, such as ``{"beta": 10}``.
@@ -106,10 +107,21 @@ def canonical(kind: str, name: str) -> str:
     """The registered name for one of the ``"metrics"``, ``"explainers"``, ``"networks"`` or
     ``"quantities"``.
 
-    Unknown names come back squeezed.
+    Unknown names come back squeezed, and the path of a class of the user's own as it is: it is
+    another than ours, whatever its last word.
     """
+    if kind in ("metrics", "explainers") and "." in name and not name.startswith("lit_iba."):
+        return name
     key = squeezed(name)
     return _canonical_names(kind).get(key, key)
+
+
+def _settings(source: str, name: str) -> dict[str, Any]:
+    """Settings of a metric or an explainer that all numbers of a paper are of, unless a table or a
+    row says otherwise.
+    """
+    found: dict[str, Any] = _document()["settings"][source].get(name, {})
+    return found
 
 
 def _values_of(table: Mapping[str, Any]) -> Iterable[Published]:
@@ -123,9 +135,10 @@ def _values_of(table: Mapping[str, Any]) -> Iterable[Published]:
                 metric=column["metric"],
                 network=column["network"],
                 condition=column.get("label", ""),
-                settings=column.get("settings", {}),
+                settings=_settings(table["source"], column["metric"]) | column.get("settings", {}),
                 explainer=row["explainer"],
                 explainer_settings={
+                    **_settings(table["source"], row["explainer"]),
                     **column.get("explainer_settings", {}),
                     **row.get("settings", {}),
                 },
@@ -147,6 +160,8 @@ def _statement(given: Mapping[str, Any]) -> Published:
     source = _document()["sources"][given["source"]]
     of_no_one = {"network": "", "explainer": ""}
     rest = {key: value for key, value in given.items() if key not in ("source", "place")}
+    for kind, name in (("settings", "metric"), ("explainer_settings", "explainer")):
+        rest[kind] = _settings(given["source"], given.get(name, "")) | given.get(kind, {})
     return Published(
         **{**of_no_one, **rest},
         source=source["short"],
@@ -182,11 +197,13 @@ def _same(printed: Any, given: Any) -> bool:
     """
     if isinstance(printed, Mapping) and "one_of" in printed:
         return any(_same(value, given) for value in printed["one_of"])
-    if isinstance(printed, Mapping):
-        return given is None or float(given) >= printed["at_least"]
-    if isinstance(given, (list, tuple)) and given and all(item == given[0] for item in given):
+    if isinstance(printed, list) and isinstance(given, list | tuple):
+        return list(printed) == list(given)
+    if isinstance(given, list | tuple) and given and all(item == given[0] for item in given):
         given = given[0]
     try:
+        if isinstance(printed, Mapping):
+            return given is None or float(given) >= printed["at_least"]
         return float(printed) == float(given)
     except (TypeError, ValueError):
         return str(printed) == str(given)

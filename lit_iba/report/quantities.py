@@ -13,13 +13,14 @@ import io
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 import numpy as np
 
 from lit_iba.errors import InputError, unknown_name
+from lit_iba.report.questions import same_metric
 from lit_iba.report.run_folder import RunFolder
 from lit_iba.report.runs import run_labels
 from lit_iba.report.significance import holm, signed_rank_test
@@ -52,8 +53,8 @@ class Paired:
     run named ``against``, or of the same run where that is empty.
 
     ``p_value`` is that of the two-sided Wilcoxon signed-rank test, ``adjusted`` the same after Holm
-    over all pairs of the metric and quantity; ``share`` is how many of the images have the larger
-    value first, ties left out.
+    over all pairs of the metric and quantity, those with every other run together; ``share`` is how
+    many of the images have the larger value first, ties left out.
     """
 
     metric: str
@@ -128,6 +129,7 @@ def paired(
             row
             for metric in run.rows
             for quantity in dict.fromkeys(q for rows in run.rows[metric].values() for q in rows)
+            if other is run or same_metric(run, other, metric)
             if others or quantity == "score" or _is_of_the_method(run, metric, quantity)
             for row in _tested(metric, quantity, wanted, run, other, label)
         ]
@@ -137,7 +139,7 @@ def paired(
                 " quantity in common; give runs of the same data and metrics"
             )
         found += tests
-    return found
+    return _adjusted(found)
 
 
 def _is_of_the_method(run: RunFolder, metric: str, quantity: str) -> bool:
@@ -254,7 +256,17 @@ def _tested(
                     signed_rank_test(both[:, 0], both[:, 1])[0],
                 )
             )
-    adjusted = holm([row[-1] for row in found])
-    return [
-        Paired(metric, quantity, *row, p, against) for row, p in zip(found, adjusted, strict=True)
-    ]
+    return [Paired(metric, quantity, *row, math.nan, against) for row in found]
+
+
+def _adjusted(tests: Sequence[Paired]) -> list[Paired]:
+    """The same with Holm's correction, over the pairs and the runs of each metric and quantity."""
+    families: dict[tuple[str, str], list[int]] = {}
+    for i, test in enumerate(tests):
+        families.setdefault((test.metric, test.quantity), []).append(i)
+    found = list(tests)
+    for family in families.values():
+        p_values = holm([tests[i].p_value for i in family])
+        for i, p_value in zip(family, p_values, strict=True):
+            found[i] = replace(tests[i], adjusted=p_value)
+    return found

@@ -11,9 +11,10 @@ import datetime
 import json
 import math
 import shlex
+import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -338,15 +339,10 @@ def score_rows(run: RunFolder, metric: str) -> dict[str, dict[str, float]]:
     scores = {name: result.score for name, result in run.results.get(metric, {}).items()}
 
     def explains_the_score(quantity: str) -> bool:
-        means = [
-            (_mean(methods[name].get(quantity, {})), score)
-            for name, score in scores.items()
-            if name in methods
-        ]
         return all(
-            abs(mean - score) <= 1e-4 * max(1.0, abs(score))
-            for mean, score in means
-            if math.isfinite(score)
+            is_mean(list(methods[name].get(quantity, {}).values()), score)
+            for name, score in scores.items()
+            if name in methods and math.isfinite(score)
         )
 
     for preferred in ("score", metric):
@@ -361,6 +357,14 @@ def score_rows(run: RunFolder, metric: str) -> dict[str, dict[str, float]]:
     return {name: dict(quantities.get(chosen, {})) for name, quantities in methods.items()}
 
 
-def _mean(values: Mapping[str, float]) -> float:
-    finite = [value for value in values.values() if math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else math.nan
+def is_mean(values: Sequence[float], score: float) -> bool:
+    """Whether a score is the mean of these values, those left out that are no numbers.
+
+    It is so within a thousandth of their standard deviation, far below what an interval shows, and
+    what float32 leaves of their size: whatever their scale, seconds or divergences.
+    """
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite or not math.isfinite(score):
+        return False
+    allowed = 1e-3 * statistics.pstdev(finite) + 1e-6 * max(map(abs, finite))
+    return abs(statistics.fmean(finite) - score) <= allowed

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from lit_iba.report.naming import listed, method_labels, metric_labels, metric_samples
+from lit_iba.report.questions import differences, same_metric
 from lit_iba.report.run_folder import MethodResult, MetricInfo, RunFolder, score_rows
 from lit_iba.report.significance import SIGNIFICANCE, holm, signed_rank_test
 from lit_iba.report.templates import Markup, render
@@ -40,6 +40,12 @@ class ComparedMetric:
     samples: str
     info: MetricInfo
     rows: list[tuple[str, list[Cell | None]]]
+
+    @property
+    def counts_differ(self) -> bool:
+        """Whether means of different numbers of samples stand beside each other."""
+        counts = {cell.result.n for _, cells in self.rows for cell in cells if cell is not None}
+        return len(counts) > 1
 
 
 @dataclass(frozen=True)
@@ -91,13 +97,13 @@ def compare_runs(run: RunFolder, others: Sequence[RunFolder]) -> ComparedRuns:
     metrics = [
         _metric(metric, names[metric], run, others)
         for metric in run.results
-        if any(metric in other.results for other in others)
+        if any(metric in other.results and same_metric(run, other, metric) for other in others)
     ]
     verdicts = [_verdict(i, labels, metrics) for i in range(1, len(labels))]
     cautions = [
         text
         for label, other in zip(labels[1:], others, strict=True)
-        for text in _differences(labels[0], label, run, other)
+        for text in differences(labels[0], label, run, other)
     ]
     return ComparedRuns(labels, verdicts, cautions, metrics)
 
@@ -109,7 +115,10 @@ def runs_section(compared: ComparedRuns) -> Markup:
 
 def _metric(metric: str, label: str, run: RunFolder, others: Sequence[RunFolder]) -> ComparedMetric:
     ours = score_rows(run, metric)
-    theirs = [score_rows(other, metric) if metric in other.results else {} for other in others]
+    has = [metric in other.results and same_metric(run, other, metric) for other in others]
+    theirs = [
+        score_rows(other, metric) if there else {} for other, there in zip(others, has, strict=True)
+    ]
     sign = -1 if run.metrics[metric].better == "lower" else 1
     tests: dict[tuple[str, int], tuple[float, int, int]] = {}
     for name in run.results[metric]:
@@ -120,16 +129,17 @@ def _metric(metric: str, label: str, run: RunFolder, others: Sequence[RunFolder]
     adjusted = dict(zip(tests, holm([test[0] for test in tests.values()]), strict=True))
 
     def cell(name: str, i: int) -> Cell | None:
-        result = others[i].results.get(metric, {}).get(name)
+        result = others[i].results[metric].get(name) if has[i] else None
         if result is None or (name, i) not in tests:
             return None if result is None else Cell(result)
         _, ranks, images = tests[name, i]
         p_value = adjusted[name, i]
         return Cell(result, sign * ranks if p_value < SIGNIFICANCE else 0, p_value, images)
 
-    labels = method_labels(
-        dict.fromkeys([*run.explainers, *(name for other in others for name in other.explainers)])
-    )
+    everyone = dict(run.explainers)
+    for other in others:
+        everyone = {**other.explainers, **everyone}
+    labels = method_labels(everyone)
     rows = []
     for name, text in labels.items():
         first = run.results[metric].get(name)
@@ -178,30 +188,3 @@ def _verdict(index: int, labels: Sequence[str], metrics: Sequence[ComparedMetric
         if found
     ]
     return f"{labels[index]} against {labels[0]}, on {shared}: {'; '.join(parts)}."
-
-
-def _differences(first: str, second: str, run: RunFolder, other: RunFolder) -> list[str]:
-    found = []
-    mine, theirs = (r.classifier.get("sha256") or r.classifier for r in (run, other))
-    if mine != theirs:
-        found.append(f"{first} and {second} explain different networks.")
-    if run.data.get("identity") != other.data.get("identity"):
-        found.append(
-            f"{first} and {second} are of different data; only rows of the same key are compared."
-        )
-    if run.data.get("size") != other.data.get("size"):
-        found.append(f"{first} and {second} have pictures of different sizes.")
-    for room, mine_all, theirs_all in (
-        ("metric", run.metrics, other.metrics),
-        ("explainer", run.explainers, other.explainers),
-    ):
-        for name in mine_all.keys() & theirs_all.keys():
-            changed = _changed(mine_all[name].settings, theirs_all[name].settings)
-            if changed:
-                found.append(f"The {room} {name} is set differently: {changed}.")
-    return sorted(found)
-
-
-def _changed(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
-    names = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
-    return ", ".join(f"{name} {mine.get(name)} and {theirs.get(name)}" for name in names)

@@ -21,6 +21,7 @@ import scipy  # its submodules are imported on first use, which takes half a sec
 SIGNIFICANCE = 0.05
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+FEWEST_RESAMPLED = 4  # images of any bootstrap interval; of 2 or 3 it holds the mean in half to 3/4
 FEWEST_RANKED = 4  # methods; with fewer, a rank correlation says next to nothing
 
 
@@ -161,13 +162,13 @@ def compare_all(
 
 def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean, of values that are numbers; NaN for fewer than
-    two.
+    ``FEWEST_RESAMPLED``, of which an interval would be far too short.
 
     The resamples are the same for equal data, so a report does not change when it is written again.
     """
     data = np.asarray(values, dtype=np.float64)
     data = data[np.isfinite(data)]
-    if len(data) < 2:
+    if len(data) < FEWEST_RESAMPLED:
         return math.nan, math.nan
     found = scipy.stats.bootstrap(
         (data,),

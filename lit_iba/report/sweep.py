@@ -48,10 +48,23 @@ class Combinations:
             rest = ", ".join(f"{short(other)} {values[other]}" for other in others)
             groups.setdefault(rest, []).append((values[setting], name))
         return [
-            (rest, sorted(points, key=lambda point: (str(type(point[0])), point[0])))
+            (rest, sorted(points, key=lambda point: _place(point[0])))
             for rest, points in groups.items()
             if len(points) > 1
         ]
+
+
+def _place(value: Any) -> tuple[bool, float, str, str]:
+    """Where a value of a setting stands among others: numbers by their size, whether whole or not,
+    before all else, which goes by its kind.
+    """
+    if _is_number(value):
+        return False, float(value), "", ""
+    return True, 0.0, str(type(value)), str(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def short(setting: str) -> str:
@@ -116,13 +129,14 @@ def _lines(
     axes: Axes, run: RunFolder, metric: str, lines: list[tuple[str, list[tuple[Any, str]]]]
 ) -> None:
     style_axes(axes)
-    values = sorted({value for _, points in lines for value, _ in points}, key=str)
-    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
-    place = {v: v if numbers else i for i, v in enumerate(values)}
+    every = {str(value): value for _, points in lines for value, _ in points}
+    values = sorted(every.values(), key=_place)
+    numbers = all(map(_is_number, values))
+    place = {str(v): v if numbers else i for i, v in enumerate(values)}
     for i, (rest, points) in enumerate(lines):
         results = [run.results[metric][name] for _, name in points]
         axes.errorbar(
-            [place[value] for value, _ in points],
+            [place[str(value)] for value, _ in points],
             [result.score for result in results],
             [0 if math.isnan(r.standard_error) else r.standard_error for r in results],
             color=line_color(i),
@@ -135,7 +149,7 @@ def _lines(
     if numbers and values and min(values) > 0 and max(values) >= 10 * min(values):
         axes.set_xscale("log")
     if not numbers:
-        axes.set_xticks(list(place.values()), [str(value) for value in values])
+        axes.set_xticks(list(place.values()), list(place))
     if 1 < len(lines) <= 6:
         axes.legend(frameon=False, fontsize=6)
 

@@ -15,7 +15,7 @@ from lit_iba.report.naming import (
     metric_samples,
 )
 from lit_iba.report.published import Published, canonical, lookup
-from lit_iba.report.run_folder import MethodResult, MetricInfo, RunFolder, score_rows
+from lit_iba.report.run_folder import MethodResult, MetricInfo, RunFolder, is_mean, score_rows
 from lit_iba.report.significance import (
     CONFIDENCE,
     RESAMPLES,
@@ -64,6 +64,12 @@ class MetricRow:
     published: Published | None
     same_network: bool
     seconds_per_image: float
+    apart: bool = False  # whether its mean is over other images than another method's
+
+    @property
+    def counted(self) -> str:
+        """``n = 12`` where the methods' means are over different images; empty elsewhere."""
+        return f"n = {self.result.n}" if self.apart else ""
 
 
 @dataclass(frozen=True)
@@ -142,6 +148,7 @@ def _build_table(run: RunFolder, metric: str, label: str) -> MetricTable:
     comparison = compare_to_best(scores, per_image, info.better)
     names = method_labels(run.explainers)
     tested = bool(comparison.adjusted)
+    apart = _different_images(results, per_image)
     rows = []
     for name in order:
         explainer = run.explainers[name]
@@ -160,6 +167,7 @@ def _build_table(run: RunFolder, metric: str, label: str) -> MetricTable:
                 published=number,
                 same_network=same,
                 seconds_per_image=explainer.seconds_per_image,
+                apart=apart,
             )
         )
     pairs = compare_all({name: per_image.get(name, {}) for name in order}, info.better)
@@ -168,10 +176,24 @@ def _build_table(run: RunFolder, metric: str, label: str) -> MetricTable:
     return MetricTable(metric, label, kind, samples, info, rows, comparison, tested, pairs, printed)
 
 
+def _different_images(
+    results: Mapping[str, MethodResult], per_image: Mapping[str, Mapping[str, float]]
+) -> bool:
+    """Whether the means are over different images: by their number, or by the images with a score.
+
+    A metric may have none for a single map, which the best mean then does not pay for.
+    """
+    counts = {result.n for result in results.values() if math.isfinite(result.score)}
+    images = {
+        frozenset(key for key, value in values.items() if math.isfinite(value))
+        for name, values in per_image.items()
+        if name in results and math.isfinite(results[name].score)
+    }
+    return len(counts) > 1 or len(images) > 1
+
+
 def _interval(values: list[float], score: float) -> tuple[float, float]:
-    if not values or abs(sum(values) / len(values) - score) > 1e-3 * max(1.0, abs(score)):
-        return math.nan, math.nan
-    return mean_interval(values)
+    return mean_interval(values) if is_mean(values, score) else (math.nan, math.nan)
 
 
 def _rank(score: float, better: str) -> tuple[bool, float]:
@@ -190,14 +212,12 @@ def published_for(
     info, method = run.metrics[metric], run.explainers[explainer]
     kind = metric_kind(metric, info)
     network = str(run.classifier.get("model", ""))
-    for given in (explainer, method.cls):
-        here = lookup(kind, info.settings, network, given, method.settings, quantity)
-        if here:
-            return here[0], True
-        elsewhere = lookup(kind, info.settings, None, given, method.settings, quantity)
-        if elsewhere:
-            return elsewhere[0], False
-    return None, False
+    given = method.cls or explainer  # the class says what ran, whatever the config calls it
+    here = lookup(kind, info.settings, network, given, method.settings, quantity)
+    if here:
+        return here[0], True
+    elsewhere = lookup(kind, info.settings, None, given, method.settings, quantity)
+    return (elsewhere[0], False) if elsewhere else (None, False)
 
 
 def overview_order(run: RunFolder, tables: list[MetricTable]) -> list[tuple[str, str]]:

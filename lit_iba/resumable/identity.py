@@ -27,7 +27,7 @@ def explainer_identity(name: str, settings: dict[str, Any]) -> dict[str, Any]:
         'saliency'
     """
     cls = explainer_class(name)
-    files = {**_hashes_of_files(settings), **cls.content(settings)}
+    files = {**hashes_of_files(settings), **cls.content(settings)}
     return {"class": name, "settings": settings, "files": files, **source_of(cls)}
 
 
@@ -69,7 +69,8 @@ def _source(maker: Any) -> str | None:
         return None
 
 
-def _hashes_of_files(settings: Mapping[str, Any]) -> dict[str, str]:
+def hashes_of_files(settings: Mapping[str, Any]) -> dict[str, str]:
+    """SHA-256 of what the files say that settings name."""
     return {
         k: sha256_of_content(v)
         for k, v in settings.items()

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,10 +23,10 @@ from lit_iba import __version__
 from lit_iba.checks import check_counts, check_literals
 from lit_iba.errors import InputError
 from lit_iba.evaluation.results import summary_table
-from lit_iba.files import FolderLock, read_text, write_text
+from lit_iba.files import FolderLock, read_text, sha256_of_content, write_text
 from lit_iba.randomness import generator_for, sample_generators
 from lit_iba.report.run_folder import RunFolder
-from lit_iba.resumable.identity import source_of
+from lit_iba.resumable.identity import hashes_of_files, source_of
 from lit_iba.statistics import FeatureStatistics
 from lit_iba.text.classifier import TextClassifier
 from lit_iba.text.explainer import TextExplainer, build_text_explainer
@@ -35,7 +36,8 @@ from lit_iba.text.reviews import Review, read_reviews
 
 
 class StoredWordStatistics:
-    """Word statistics that are estimated on reviews once, and kept in a folder.
+    """Word statistics that are estimated on reviews once, and kept in a folder; of other reviews
+    under the same path they are estimated anew.
 
     Args:
         folder: Where they are kept.
@@ -53,6 +55,15 @@ class StoredWordStatistics:
     def __init__(self, folder: str | Path, data: str | None, texts: int = 1000) -> None:
         check_counts(statistics_texts=texts)
         self.folder, self.data, self.texts = Path(folder), data, texts
+        self._reviews: list[str] | None = None
+        self._used: dict[str, str] = {}
+
+    @contextmanager
+    def recorded(self) -> Iterator[dict[str, str]]:
+        """What is handed out inside: the SHA-256 of each file by its name."""
+        self._used = {}
+        yield self._used
+        self._used = {}
 
     def statistics(self, classifier: TextClassifier, layer: int) -> FeatureStatistics:
         """Of one layer.
@@ -60,23 +71,36 @@ class StoredWordStatistics:
         Raises:
             InputError: They are not kept, and no reviews are given.
         """
-        said = json.dumps([classifier.identity, self.data, self.texts])
-        path = (
-            self.folder
-            / f"layer{layer}_{hashlib.sha256(said.encode()).hexdigest()[:12]}.safetensors"
-        )
-        if path.is_file():
-            return FeatureStatistics.load(path)
+        of = f"layer{layer}_{_hash(classifier.identity)}"
         if self.data is None:
+            path = self._only(sorted(self.folder.glob(f"{of}_*.safetensors")))
+        else:
+            texts = self._texts(classifier.num_classes)
+            path = self.folder / f"{of}_{_hash(texts)}.safetensors"
+            if not path.is_file():
+                word_statistics(classifier, texts, [layer], data=str(self.data))[layer].save(path)
+        self._used[path.name] = sha256_of_content(path)
+        return FeatureStatistics.load(path)
+
+    def _texts(self, classes: int) -> list[str]:
+        """Those to estimate on, as the file holds them now."""
+        if self._reviews is None:
+            assert self.data is not None
+            self._reviews = [r.text for r in draw(read_reviews(self.data, classes), self.texts, 0)]
+        return self._reviews
+
+    def _only(self, kept: Sequence[Path]) -> Path:
+        if len(kept) != 1:
+            there = f"{self.folder} holds those of {len(kept)} sets of reviews" if kept else ""
             raise InputError(
-                "this explainer needs statistics of words; give training reviews as statistics_data"
+                f"this explainer needs statistics of words{there and f', and {there}'}; give"
+                " training reviews as statistics_data"
             )
-        reviews = draw(read_reviews(self.data, classifier.num_classes), self.texts, 0)
-        found = word_statistics(
-            classifier, [review.text for review in reviews], [layer], data=str(self.data)
-        )[layer]
-        found.save(path)
-        return found
+        return kept[0]
+
+
+def _hash(said: Any) -> str:
+    return hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()[:12]
 
 
 def draw(reviews: Sequence[Review], count: int | None, seed: int) -> list[Review]:
@@ -157,11 +181,14 @@ class TextBenchmark:
             self.metrics[name] = build_text_metric(settings.pop("metric", name), settings)
         self.settings = {name: dict(given or {}) for name, given in explainers.items()}
         self.explainers: dict[str, TextExplainer] = {}
+        self.files: dict[str, dict[str, str]] = {}  # that each explainer was given, by their hashes
         for name, settings in self.settings.items():
             rest = {key: value for key, value in settings.items() if key != "explainer"}
-            self.explainers[name] = build_text_explainer(
-                settings.get("explainer", name), classifier, rest, source
-            )
+            with source.recorded() as used:
+                self.explainers[name] = build_text_explainer(
+                    settings.get("explainer", name), classifier, rest, source
+                )
+            self.files[name] = used | hashes_of_files(rest)
         self.source = source
 
     def run(self) -> dict[str, Any]:
@@ -179,6 +206,10 @@ class TextBenchmark:
             return self._write(rows, seconds)
         finally:
             lock.release()
+
+    def _said(self) -> list[list[Any]]:
+        """What the reviews are."""
+        return [[review.key, review.label, review.text] for review in self.reviews]
 
     def _batches(self) -> list[list[Review]]:
         return [
@@ -206,9 +237,8 @@ class TextBenchmark:
                 source_of(type(self.explainers[name])),
                 self.settings[name],
                 self.target,
-                self.source.data,
-                self.source.texts,
-                [[review.key, review.label, review.text] for review in self.reviews],
+                self.files[name],
+                self._said(),
             ],
             default=str,
         )
@@ -270,6 +300,8 @@ class TextBenchmark:
                 "target": self.target,
                 "statistics": str(self.source.data),
                 "statistics_texts": self.source.texts,
+                "statistics_files": {name: files for name, files in self.files.items() if files},
+                "identity": hashlib.sha256(json.dumps(self._said()).encode()).hexdigest(),
             },
             "explainers": {
                 name: {

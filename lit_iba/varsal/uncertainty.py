@@ -18,11 +18,10 @@ from scipy.stats import bootstrap, rankdata
 from torch import Tensor
 
 from lit_iba.metrics.sanity_check import rank_correlation
+from lit_iba.report.significance import CONFIDENCE, FEWEST_RESAMPLED
 
 Array = NDArray[np.float64]
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-CONFIDENCE = 0.95
-FEWEST = 4  # images; with fewer, an interval says nothing
 
 
 def mean_deviation(mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,7 +95,7 @@ def correlation(
             correlation); None takes the plain one.
     """
     sides = [side.reshape(len(side), -1) for side in (x, y, given) if side is not None]
-    if len(x) < FEWEST or any(np.ptp(side) == 0 for side in sides):
+    if len(x) < FEWEST_RESAMPLED or any(np.ptp(side) == 0 for side in sides):
         return Correlation(None, None, None)
 
     def of_rows(rows: NDArray[np.int64], axis: int = -1) -> Array:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -76,7 +77,7 @@ def severity_figure(results: Results) -> Figure:
 def relation_figure(results: Results, rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Error over uncertainty, a point for each image and condition; clean images stand out."""
     figure, axes = _figure(len(MEASURES))
-    some = rows[:: max(1, len(rows) // MOST_POINTS)]
+    some = _drawn(rows)
     for one, (measure, label) in zip(axes, MEASURES.items(), strict=True):
         for clean, color, name in (
             (False, GREY_LIGHT, "corrupted"),
@@ -100,6 +101,16 @@ def relation_figure(results: Results, rows: Sequence[Mapping[str, Any]]) -> Figu
             )
     axes[0].legend(frameon=False, fontsize=8)
     return figure
+
+
+def _drawn(rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """As many rows as a plot shows, drawn at random and always the same: rows go image by image
+    through the conditions, so that every n-th one may be of a few conditions alone.
+    """
+    if len(rows) <= MOST_POINTS:
+        return rows
+    chosen = np.random.default_rng(0).choice(len(rows), MOST_POINTS, replace=False)
+    return [rows[i] for i in np.sort(chosen)]
 
 
 def calibration_figure(results: Results) -> Figure:

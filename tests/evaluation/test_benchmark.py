@@ -22,6 +22,7 @@ from lit_iba.data import ShardIndex
 from lit_iba.errors import InputError
 from lit_iba.evaluation.callbacks.heatmap_writer import ShardBatches
 from lit_iba.evaluation.pool import HeatmapPool
+from lit_iba.evaluation.results import _cell
 from lit_iba.explainer import build_explainer
 from lit_iba.metrics import build_metric
 from lit_iba.report import write_report
@@ -137,6 +138,12 @@ def test_run_folder_holds_what_is_promised(finished, data, tmp_path):
         "corrupt": 1,
         "size": [16, 16],
         "target": "label",
+        "selection": {
+            "max_images": None,
+            "max_box_fraction": None,
+            "seed": 0,
+            "min_probability": None,
+        },
         "wrongly_predicted": wrong,
         "identity": "",
     }
@@ -177,6 +184,8 @@ def test_run_folder_holds_what_is_promised(finished, data, tmp_path):
     for metric, scores in results["results"].items():
         sign = 1 if results["metrics"][metric]["better"] == "higher" else -1
         known = {name: r["score"] for name, r in scores.items() if r["score"] is not None}
+        if not known:  # a network that was never trained has no degradation curve
+            continue
         best = max(known, key=lambda name: sign * known[name])
         values = [r for r in rows if (r["metric"], r["explainer"]) == (metric, best)]
         values = [(float(r["value"]), r["key"]) for r in values if r["value"] != "nan"]
@@ -391,3 +400,18 @@ def test_labels_that_the_classifier_does_not_know_are_refused(tmp_path):
     few.plan.classifier.num_classes = 2
     with pytest.raises(InputError, match=r"has label 2, but the classifier knows 0\.\.1"):
         few.run(Fabric(accelerator="cpu", devices=1))
+
+
+@pytest.mark.parametrize(
+    ("score", "error", "shown"),
+    [
+        (2.1e-4, 1e-5, "2.1e−04 ± 1.0e−05"),
+        (0.5, 0.01, "0.500 ± 0.010"),
+        (0.5, None, "0.500"),
+        (None, None, "undefined (n=5)"),
+    ],
+)
+def test_small_numbers_are_no_zeros_on_the_console(
+    score: float | None, error: float | None, shown: str
+) -> None:
+    assert _cell({"score": score, "standard_error": error, "n": 5}, 5) == shown

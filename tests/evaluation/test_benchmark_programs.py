@@ -76,6 +76,7 @@ def test_a_mixture_is_the_degradation_of_a_set_so_composed(program, t1):
     kinds = {}
     for size in (12, 4):
         morf, lerf = torch.rand(2, size, 5, generator=generator, dtype=torch.float64)
+        morf[:, 0], morf[:, -1] = 0.5 + morf[:, 0] / 2, morf[:, -1] / 10
         kinds[size] = {"morf": morf, "lerf": lerf, "tiles": torch.full((size,), 16)}
     for rows in kinds.values():
         rows["lerf"][:, 0], rows["lerf"][:, -1] = rows["morf"][:, 0], rows["morf"][:, -1]

@@ -3,6 +3,7 @@ kills and Lightning's short runs; and what cannot be judged is refused before th
 """
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -27,7 +28,7 @@ from lit_iba.report import read_run
 # Lightning's remarks that the command line silences, each with its reason there.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*(many workers|LeafSpec|eval mode at the start|litlogger|no `val_dataloader`|"
-    "is not empty).*"
+    "is not empty|is no number).*"  # of a network that was never trained
 )
 
 TOYS = Path(__file__).parent / "callback_toys.py"
@@ -49,7 +50,7 @@ def table(results: dict[str, Any]) -> dict[str, Any]:
 def test_the_scores_are_the_benchmarks_to_the_bit(folder: Path, tmp_path: Path) -> None:
     metrics = {**METRICS, "decision_flip": FLIP}
     explainer = build_explainer("saliency", classifier_of(folder))
-    evaluation = EvaluationMetrics(metrics, ["random"], images=7)
+    evaluation = EvaluationMetrics(metrics, ["random"], images=7, target="predicted")
     run = trainer(tmp_path, evaluation)
     run.validate(ExplainerModule(explainer), data(folder), verbose=False)
     named = {"saliency": {}, "random": {}}
@@ -61,6 +62,7 @@ def test_the_scores_are_the_benchmarks_to_the_bit(folder: Path, tmp_path: Path) 
         tmp_path / "out",
         batch_size=4,
         max_images=7,
+        target="predicted",
     )
     results = benchmark.run()["results"]
     logged = scores(run)
@@ -273,3 +275,31 @@ def test_loaders_without_names_are_refused(folder: Path, tmp_path: Path) -> None
     plain.setup("fit")
     with pytest.raises(InputError, match="takes its images from a data module"):
         trainer(tmp_path, EvaluationMetrics(METRICS)).fit(module(folder), plain.train_dataloader())
+
+
+def test_a_score_that_is_no_number_is_said(folder: Path, tmp_path: Path) -> None:
+    """A network that was never trained loses nothing with its pictures."""
+    explainer = build_explainer("random", classifier_of(folder))
+    evaluation = EvaluationMetrics({"degradation": METRICS["degradation"]}, images=7)
+    with pytest.warns(UserWarning, match="val/degradation is no number.*cannot choose by it"):
+        trainer(tmp_path, evaluation).validate(
+            ExplainerModule(explainer), data(folder), verbose=False
+        )
+    assert math.isnan(evaluation.history["degradation"][0][1])
+
+
+def test_a_metric_called_like_what_others_share_keeps_its_own(folder: Path, tmp_path: Path) -> None:
+    """``reference`` is the word by which low-k perturbation's passes are kept."""
+    sets = {"metric": "sensitivity_n", "tile": 16, "points": 2, "masks": 3}
+    low_k = {"percentages": [50]}
+
+    def found(**metrics: Any) -> dict[str, float]:
+        run = trainer(tmp_path, EvaluationMetrics(metrics, images=4))
+        explainer = build_explainer("saliency", classifier_of(folder))
+        run.validate(ExplainerModule(explainer), data(folder), verbose=False)
+        return scores(run)
+
+    alone = found(low_k_perturbation=low_k)
+    both = found(reference=sets, low_k_perturbation=low_k)
+    assert both["val/low_k_perturbation"] == alone["val/low_k_perturbation"]
+    assert both["val/reference"] == found(sets=sets)["val/sets"]

@@ -5,11 +5,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from matplotlib.figure import Figure
 
 from lit_iba import FrozenClassifier, InputError
 from lit_iba.cli.main import main
@@ -17,7 +19,8 @@ from lit_iba.cli.sweep import fit_apart
 from lit_iba.data.quickstart import QuickstartSettings, make_quickstart
 from lit_iba.evaluation.sweep import Sweep, combinations
 from lit_iba.report import read_run
-from lit_iba.report.sweep import Combinations, write_sweep
+from lit_iba.report.run_folder import MethodResult
+from lit_iba.report.sweep import Combinations, _lines, write_sweep
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "evaluate"
 
@@ -273,3 +276,24 @@ def test_a_training_runs_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch
     assert (program[0], program[-2:]) == (sys.executable, ["fit", "--a=1"])
     compile(program[2], "program", "exec")
     assert json.dumps(program)
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ([2.5, 0.1, 1, 0.5], [0.1, 0.5, 1, 2.5]),
+        ([10, "auto", 2.0], [2.0, 10, "auto"]),
+        (["b", True, None, 3, "a"], [3, None, True, "a", "b"]),
+        ([[0.2], [0.1]], [[0.1], [0.2]]),
+    ],
+)
+def test_numbers_are_drawn_in_the_order_of_their_size(given: list[Any], wanted: list[Any]) -> None:
+    values = {f"a-{value}": {"a": value} for value in given}
+    found = Combinations("each", ["a"], values)
+    assert found.lines("a") == [("", [(value, f"a-{value}") for value in wanted])]
+    result = MethodResult(0.5, 0.1, 3)
+    run = SimpleNamespace(results={"m": dict.fromkeys(values, result)})
+    axes = Figure().subplots()
+    _lines(axes, run, "m", found.lines("a"))  # type: ignore[arg-type]
+    (line,) = axes.lines[:1]
+    assert list(line.get_xdata()) == sorted(line.get_xdata())

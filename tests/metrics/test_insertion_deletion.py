@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from metric_toys import Additive, curved, frozen, sample
+from metric_toys import SIDE, Additive, curved, frozen, sample
 from scipy.ndimage import convolve, gaussian_filter
 from torchvision.transforms.functional import gaussian_blur
 
@@ -221,3 +221,16 @@ def test_pictures_of_two_sizes_are_refused_instead_of_averaged():
     metric.update(curved(), *sample(2, size=(12, 10)))
     with pytest.raises(InputError, match="one size"):
         metric.compute()
+
+
+@pytest.mark.parametrize("name", ["insertion", "deletion"])
+def test_one_step_without_its_beginning_is_refused(name):
+    images, targets, heatmaps = sample(2)
+    one = {"pixels_per_step": SIDE * SIDE}
+    metric = build_metric(name, one | {"unperturbed": False})
+    with pytest.raises(InputError, match="give fewer pixels per step"):
+        metric.update(curved(), images, targets, heatmaps)
+    for chosen in (one, {"pixels_per_step": SIDE * SIDE - 1, "unperturbed": False}):
+        metric = build_metric(name, chosen)
+        metric.update(curved(), images, targets, heatmaps)
+        assert metric.compute().score > 0

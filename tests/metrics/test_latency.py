@@ -118,3 +118,10 @@ def test_seconds_are_an_images_median_after_warming_up():
     assert result.extra["median_seconds"] == pytest.approx(result.score, rel=0.5)
     with pytest.raises(InputError, match="repeats"):
         build_metric("latency", {"repeats": 0})
+
+
+def test_the_median_of_two_is_between_them():
+    metric = build_metric("latency")
+    rows = {name: torch.ones(2) for name in metric.scalars}
+    rows["seconds"] = torch.tensor([1.0, 3.0])
+    assert metric.summarize(rows).extra["median_seconds"] == 2

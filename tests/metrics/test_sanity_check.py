@@ -20,7 +20,7 @@ from lit_iba.classifier.randomization import cascade, randomized
 from lit_iba.explainer import build_explainer
 from lit_iba.metrics import build_metric
 from lit_iba.metrics.judged import Subject
-from lit_iba.metrics.sanity_check import rank_correlation, rescaled, ssim
+from lit_iba.metrics.sanity_check import rank_correlation, rescaled, ssim, told_apart
 
 
 def state(model):
@@ -365,3 +365,36 @@ def test_settings_that_do_not_exist_are_refused(changes, message):
     with pytest.raises(InputError, match="subject"):
         build_metric("sanity_check").update(shuffled(), images, targets, maps)
     assert maps.shape == (1, SIDE, SIDE)
+
+
+def test_maps_of_which_nothing_is_left_are_told_from_constant_ones():
+    """Fewer pixels than one in a hundred lie outside the percentiles, and are clamped away."""
+    sparse, elsewhere, dense = (torch.zeros(1, 30, 25) for _ in range(3))
+    sparse[0, 3, 3:5], elsewhere[0, 20, 20:22], dense[0, :10] = 1, 1, 1
+    assert float(ssim(rescaled(sparse), rescaled(elsewhere))) == 1
+    maps = torch.cat([sparse, elsewhere, dense, torch.ones(1, 30, 25)])
+    assert told_apart(maps, rescaled(maps)).tolist() == [False, False, True, True]
+
+
+def test_an_image_with_such_a_map_is_left_out():
+    metric = build_metric("sanity_check", {"points": 2, "control": False})
+    rows = {name: torch.full((3, 2), 0.25) for name in ("ssim", "spearman", "randomized")}
+    rows["ssim"][1, 0] = torch.nan
+    result = metric.summarize(rows)
+    assert (result.score, result.n) == (0.25, 2)
+    assert metric.scores(rows)["score"].isnan().tolist() == [False, True, False]
+    assert result.curves["ssim"]["y"] == [0.25, 0.25]
+    assert "are left out" in metric.definition
+
+
+def test_sparse_maps_have_no_similarity_in_the_rows():
+    classifier = frozen(nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE * SIDE, 4)))
+    images, targets, _ = sample(2)
+    heatmaps = torch.zeros(2, SIDE, SIDE)
+    heatmaps[:, 0, 0] = 1
+    metric = build_metric("sanity_check", {"points": 1, "control": False})
+    subject = Subject.named(build_explainer("saliency", classifier), "saliency", {})
+    metric.update(classifier, images, targets, heatmaps, subject=subject)
+    assert metric.rows()["ssim"].isnan().all()
+    assert metric.rows()["spearman"].isfinite().all()
+    assert metric.compute().n == 0

@@ -151,8 +151,10 @@ def test_a_benchmark_stores_what_was_asked_and_says_what_it_measured(
     said = stored["metrics"]["degradation"]["definition"]
     assert classifier.objective.probability_is in said
     assert stored["classifier"]["objective"] == classifier.objective.record
-    scores = stored["results"]["degradation"]
-    assert all(abs(scores[name]["score"]) < 10 for name in ("saliency", "random"))
+    found = [stored["results"]["degradation"][name] for name in ("saliency", "random")]
+    for result in found:  # no number where these networks, never trained, lose nothing
+        above = result["extra"]["t1"] > result["extra"]["degraded_probability"]
+        assert result["score"] is None or (above and abs(result["score"]) < 10)
     # A second run finds everything, and one that asks something else is refused.
     again = Benchmark(classifier, *arguments, tmp_path, target="predicted", gallery=2)
     again.run()

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 SIGNED = {"integrated_gradients", "gradient"}
 EXPLAINERS = {  # name: quality, settings, seconds an image
-    "per_sample_iba": (0.57, {"layer": "layer3", "beta": 10}, 0.31),
+    "per_sample_iba": (0.57, {"layer": "layer2", "beta": 10}, 0.31),
     "readout_iba": (0.53, {"checkpoint": "readout.ckpt", "beta": 10}, 0.012),
     "grad_cam": (0.525, {"layer": "layer4"}, 0.009),
     "integrated_gradients": (0.40, {"steps": 50}, 0.42),

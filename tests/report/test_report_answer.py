@@ -205,3 +205,65 @@ def test_scores_of_no_images_are_not_called_so(make_run: Callable[..., Path], sa
 @pytest.mark.parametrize("paths", [["x/a", "x/a"], ["x"]])
 def test_labels_of_runs_end_even_where_nothing_tells_them_apart(paths: list[str]) -> None:
     assert run_labels([Path(path) for path in paths]) == [Path(path).name for path in paths]
+
+
+def test_a_degradation_without_a_gap_is_explained(make_run: Callable[..., Path]) -> None:
+    run = make_run()
+    document = json.loads((run / "results.json").read_text())
+    for result in document["results"]["degradation_8"].values():
+        result["score"] = result["standard_error"] = None
+        result["extra"] = {"t1": 0.21, "degraded_probability": 0.24}
+        for curve in result["curves"].values():
+            curve["y"], curve["se"] = [None] * len(curve["x"]), [None] * len(curve["x"])
+    (run / "results.json").write_text(json.dumps(document))
+    (caution,) = [text for text in said(run).cautions if "has no score" in text]
+    assert caution.startswith("Degradation, 8×8 tiles has no score: the mean probability")
+    assert "(t1 = 0.210) is not above that of fully degraded images (b = 0.240)" in caution
+    write_report(run)
+    for name in ("report.html", "report.md"):
+        assert "has no score: the mean probability" in (run / name).read_text()
+
+
+def test_means_over_different_images_say_so_wherever_they_stand(
+    make_run: Callable[..., Path],
+) -> None:
+    run = make_run()
+    assert "n = 40" not in "".join(written_texts(run))
+    document = json.loads((run / "results.json").read_text())
+    lines = (run / "rows.csv").read_text().splitlines()
+    gone = [f"val_{i:05d}," for i in range(10)]
+    for i, line in enumerate(lines):
+        if ",grad_cam,bounding_box," in line and line.startswith(tuple(gone)):
+            lines[i] = f"{line.rpartition(',')[0]},nan"
+    (run / "rows.csv").write_text("\n".join(lines) + "\n")
+    document["results"]["bounding_box"]["grad_cam"]["n"] = 30
+    (run / "results.json").write_text(json.dumps(document))
+    (caution,) = [text for text in said(run).cautions if "not every method" in text]
+    assert caution.startswith("Bounding box: not every method has a score on the same images (n =")
+    assert "30 to 40" in caution
+    for text in written_texts(run):
+        assert "(n = 30)" in text
+        assert "(n = 40)" in text
+
+
+def written_texts(run: Path) -> list[str]:
+    write_report(run)
+    return [(run / f"report.{kind}").read_text() for kind in ("html", "md", "tex")]
+
+
+def test_a_blur_that_is_not_made_has_no_length(make_run: Callable[..., Path]) -> None:
+    run = make_run()
+    edit(run, size=[112, 112])
+    document = json.loads((run / "results.json").read_text())
+    for settings, wanted in (
+        ({"baseline": "zero", "pixels_per_step": 112}, False),
+        ({"baseline": "blur", "blur_sigma": 5.0}, True),
+        ({"baseline": "blur", "blur_sigma": 2.5}, False),
+    ):
+        document["metrics"]["bounding_box"] = {
+            "class": "lit_iba.metrics.Insertion",
+            "settings": settings,
+            "better": "higher",
+        }
+        (run / "results.json").write_text(json.dumps(document))
+        assert any("blur_sigma 5" in text for text in said(run).cautions) == wanted, settings

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_up_run import fake_run
 from scipy.stats import wilcoxon
 
 from lit_iba.cli.main import main
@@ -18,6 +19,8 @@ from lit_iba.report import read_run
 from lit_iba.report.plots import layer_figure
 from lit_iba.report.quantities import over_layers, paired, spreads
 from lit_iba.report.run_folder import RunFolder
+from lit_iba.report.runs import compare_runs
+from lit_iba.report.significance import holm
 
 EXPLAINERS = ("activity_01", "activity_02", "activity_10", "saliency")
 SETTINGS = {
@@ -206,3 +209,16 @@ def test_the_command_writes_them(tmp_path: Path) -> None:
     assert len((tmp_path / "one" / "quantities.csv").read_text().splitlines()) == 9
     drawn = sorted(path.name for path in (tmp_path / "one" / "plots").glob("layers_*"))
     assert drawn == ["layers_flip_e_minus.png", "layers_flip_score.png"]
+
+
+def test_several_runs_are_corrected_together_as_the_page_has_it(tmp_path: Path) -> None:
+    method = {"grad_cam": (0.5, {}, 0.1)}
+    runs = [read_run(fake_run(tmp_path / str(i), method, 12, seed=i)) for i in range(5)]
+    tests = [row for row in paired(runs[0], others=runs[1:]) if row.metric == "bounding_box"]
+    assert [row.adjusted for row in tests] == holm([row.p_value for row in tests])
+    assert any(row.adjusted > row.p_value for row in tests)
+    (metric,) = [
+        one for one in compare_runs(runs[0], runs[1:]).metrics if one.info.cls == "bounding_box"
+    ]
+    (_, cells) = metric.rows[0]
+    assert [row.adjusted for row in tests] == pytest.approx([c.adjusted for c in cells[1:] if c])

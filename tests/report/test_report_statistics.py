@@ -3,6 +3,7 @@ hand-worked cases.
 """
 
 import itertools
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,8 +16,9 @@ from hypothesis import strategies as st
 from scipy.stats import wilcoxon
 
 from lit_iba.report.naming import listed
-from lit_iba.report.run_folder import read_run, score_rows
+from lit_iba.report.run_folder import is_mean, read_run, score_rows
 from lit_iba.report.significance import (
+    FEWEST_RESAMPLED,
     RESAMPLES,
     compare_all,
     compare_to_best,
@@ -26,6 +28,7 @@ from lit_iba.report.significance import (
     signed_rank_test,
 )
 from lit_iba.report.tables import agreement, agreement_note, build_tables
+from lit_iba.varsal.uncertainty import correlation
 
 
 def test_holm_by_hand() -> None:
@@ -171,8 +174,12 @@ def test_interval_is_that_of_resampling_by_hand() -> None:
     assert mean_interval([*values, math.nan]) == mean_interval(
         values.tolist()
     )  # the same again, NaN left out
-    assert mean_interval([2.0, 2.0]) == (2.0, 2.0)
-    assert all(map(math.isnan, mean_interval([1.0])))
+    assert mean_interval([2.0] * FEWEST_RESAMPLED) == (2.0, 2.0)
+    for few in range(FEWEST_RESAMPLED):  # so short an interval would not be what it says
+        assert all(map(math.isnan, mean_interval([float(i) for i in range(few)])))
+    assert correlation(np.arange(3.0), np.arange(3.0) ** 2, "pearson").low is None
+    found = correlation(np.arange(4.0), np.arange(4.0) ** 2, "pearson")
+    assert found.low is not None
 
 
 def test_interval_holds_the_true_mean_about_as_often_as_it_says() -> None:
@@ -251,3 +258,32 @@ def test_what_is_said_of_the_best_method(make_run: Callable[..., Path]) -> None:
     assert listed(["a"]) == "a"
     assert listed(["a", "b", "c"]) == "a, b and c"
     assert listed(list("abcdef")) == "a, b, c and 3 others"
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_rows_make_up_a_score_at_any_scale(scale: float) -> None:
+    values = [scale * value for value in (1.0, 2.0, 4.0, 8.0)]
+    assert is_mean([*values, math.nan], 3.75 * scale)
+    assert is_mean(values, float(np.float32(3.75 * scale)))
+    for other in (3.0, 3.76, 3.8):  # a median, and what is a little off
+        assert not is_mean(values, other * scale)
+    assert is_mean([scale, scale], scale)
+    assert not is_mean([], math.nan)
+
+
+def test_a_median_of_small_numbers_gets_no_interval(make_run: Callable[..., Path]) -> None:
+    run = make_run()
+    document = json.loads((run / "results.json").read_text())
+    lines = (run / "rows.csv").read_text().splitlines()
+    small = [
+        f"{line.rpartition(',')[0]},{1e-5 * float(line.rpartition(',')[2]) ** 2}"
+        if ",bounding_box," in line
+        else line
+        for line in lines
+    ]
+    (run / "rows.csv").write_text("\n".join(small) + "\n")
+    for result in document["results"]["bounding_box"].values():
+        result["score"] *= 1e-5
+    (run / "results.json").write_text(json.dumps(document))
+    (table,) = [t for t in build_tables(read_run(run)) if t.name == "bounding_box"]
+    assert all(math.isnan(end) for row in table.rows for end in row.interval)

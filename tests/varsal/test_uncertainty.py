@@ -15,6 +15,7 @@ from lit_iba.varsal.uncertainty import (
     doubt,
     mean_deviation,
 )
+from lit_iba.varsal.uncertainty_plots import MEASURES, MOST_POINTS, relation_figure
 
 
 def test_uncertainty_of_a_map_is_free_of_its_scale_once_standardised() -> None:
@@ -137,3 +138,22 @@ def test_abstaining_gains_all_nothing_or_less_than_nothing() -> None:
     )  # ties are withheld in any order
     assert abstain_curve(error, -error).gain < -0.5
     assert abstain_curve(np.ones(5), np.arange(5.0)).gain is None
+
+
+@pytest.mark.parametrize("images", [30, 3000])
+def test_the_scatter_plot_shows_every_condition(images: int) -> None:
+    """Rows go image by image through 31 conditions, of which every 31st is the clean image."""
+    rows = [
+        {"severity": severity, "deviation": 0.1, "standardized_deviation": 0.2, "error": 0.3}
+        for _ in range(images)
+        for severity in (0, *(s for s in range(1, 6) for _ in range(6)))
+    ]
+    unknown = {"spearman": {"value": None}}
+    results = {"all": {"correlation": dict.fromkeys(MEASURES, unknown)}}
+    drawn = {
+        str(points.get_label()): len(points.get_offsets())
+        for points in relation_figure(results, rows).axes[0].collections
+    }
+    assert drawn["corrupted"] + drawn["clean"] == min(len(rows), MOST_POINTS)
+    share = drawn["clean"] / (drawn["corrupted"] + drawn["clean"])
+    assert share == pytest.approx(1 / 31, abs=0.02)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
@@ -212,6 +214,11 @@ class EvaluationMetrics(L.Callback):
                 tag = f"{stage}/{name}" + ("" if explainer == own[0] else f"/{explainer}")
                 logged |= {tag: result.score, f"{tag}_se": result.standard_error}
             result = scored[own[0]][name].result
+            if stage == "val" and math.isnan(result.score):
+                rank_zero_warn(
+                    f"{stage}/{name} is no number, so that best.ckpt cannot choose by it; take more"
+                    " images, or monitor another metric"
+                )
             if stage == "val":
                 point = (trainer.global_step, result.score, result.standard_error)
                 self.history.setdefault(name, []).append(point)
