@@ -13,6 +13,7 @@ from lit_iba import __version__
 from lit_iba.checks import check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.data import Shard, ShardIndex
+from lit_iba.data.sources import ShardSource
 from lit_iba.errors import InputError
 from lit_iba.evaluation.built import class_of, described, subject_of
 from lit_iba.evaluation.entries import Named, class_and_settings
@@ -72,9 +73,24 @@ class EvaluationPlan:
                 "two shards of the data have the same file name, by which results are kept;"
                 " rename one"
             )
+        self._check_keys()
         for name, (cls, _) in self.explainers.items():
             if name not in self.built:
                 explainer_class(cls)
+
+    def _check_keys(self) -> None:
+        """Shards of several folders, which were written apart, may have keys in common."""
+        local = [shard for shard in self.data.shards if shard.url is None]
+        if len({shard.path.parent for shard in local}) < 2:
+            return
+        first: dict[str, str] = {}
+        for shard, places in ShardSource(tuple(local)).listing():
+            for place in places:
+                if first.setdefault(place.key, shard) != shard:
+                    raise InputError(
+                        f"{first[place.key]} and {shard} both have a sample {place.key!r}, and"
+                        " scores are kept by key; give each sample a key of its own"
+                    )
 
     @classmethod
     def from_names(cls, explainers: NamedExplainers, metrics: Named, **rest: Any) -> EvaluationPlan:

@@ -157,6 +157,7 @@ def cautions(run: RunFolder, tables: Sequence[MetricTable]) -> list[str]:
         []
     """
     found = [
+        _fewer_than_asked(run),
         _wrongly_predicted(run),
         _other_lengths(run),
         _own_noise(run, tables),
@@ -178,6 +179,21 @@ def cautions(run: RunFolder, tables: Sequence[MetricTable]) -> list[str]:
             " more."
         )
     return [text for text in found if text]
+
+
+def _fewer_than_asked(run: RunFolder) -> str:
+    """Fewer samples than ``max_images``, though the data have more."""
+    asked = (run.data.get("selection") or {}).get("max_images")
+    there, used = run.data.get("images"), run.data.get("used")
+    if not all(isinstance(count, int) for count in (asked, there, used)):
+        return ""
+    if used >= asked or asked >= there:
+        return ""
+    return (
+        f"{used} {run.samples} were judged of the {asked} asked for (max_images): a shard that has"
+        " too few to be taken gives those, and no other makes up for it. Ask for more to have them"
+        " all."
+    )
 
 
 def _wrongly_predicted(run: RunFolder) -> str:

@@ -1,0 +1,43 @@
+"""Which samples a benchmark takes: keys that would be one in its rows are refused."""
+
+import pytest
+from benchmark_toys import benchmark, make_data
+from lightning import Fabric
+
+from lit_iba.data import ShardIndex
+from lit_iba.errors import InputError
+from lit_iba.report import build_tables, read_run
+from lit_iba.report.answer import cautions
+
+ASKED = {"explainers": {"random": {}}, "metrics": {"bounding_box": {}}}
+
+
+def test_samples_of_two_folders_with_one_key_are_refused(tmp_path):
+    tars = []
+    for name in ("one", "two"):
+        make_data(tmp_path / name, 10)
+        for number, tar in enumerate(sorted((tmp_path / name).glob("*.tar"))):
+            tars.append(str(tar.rename(tmp_path / name / f"{name}-{number}.tar")))
+        for index in (tmp_path / name).glob("*.json"):
+            index.unlink()
+    with pytest.raises(InputError, match="key of its own"):  # where they are counted
+        benchmark(tars, tmp_path / "run", **ASKED)
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        ShardIndex.load(str(folder)).save(folder)
+    with pytest.raises(
+        InputError, match=r"one-0.tar and .*two-0.tar both have a sample 'digit000'"
+    ):
+        benchmark(tars, tmp_path / "run", **ASKED)
+
+
+def test_a_report_says_where_fewer_were_judged_than_asked_for(tmp_path):
+    make_data(tmp_path / "data", 20, corrupt=(0, 1, 2))
+    for count, wanted in ((8, False), (16, True), (20, False)):
+        out = tmp_path / f"run{count}"
+        toy = benchmark(str(tmp_path / "data"), out, max_images=count, **ASKED)
+        toy.run(Fabric(accelerator="cpu", devices=1))
+        run = read_run(out)
+        found = [t for t in cautions(run, build_tables(run)) if "max_images" in t]
+        assert bool(found) == wanted
+        if wanted:
+            assert found[0].startswith("14 images were judged of the 16 asked for (max_images)")
