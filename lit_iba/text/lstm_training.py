@@ -18,6 +18,7 @@ from lit_iba.errors import InputError
 from lit_iba.limits import check_limit
 from lit_iba.text.data import IMDBDataModule
 from lit_iba.text.lstm import LSTMClassifier, Pooling
+from lit_iba.text.vocabulary import UNKNOWN as UNKNOWN_WORD
 from lit_iba.text.vocabulary import Vocabulary
 from lit_iba.training.checkpoint import KIND_KEY
 
@@ -210,7 +211,7 @@ def load_glove(path: str | Path, vocabulary: Vocabulary, embedding: nn.Embedding
     with path.open(encoding="utf-8") as file:
         for line_number, line in enumerate(file, start=1):
             word, *numbers = line.rstrip("\n").split(" ")
-            if word not in vocabulary:
+            if word != UNKNOWN_WORD and word not in vocabulary:
                 continue
             try:
                 vector = torch.tensor([float(number) for number in numbers])
