@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lit_iba.errors import InputError
+from lit_iba.errors import InputError, shown
 from lit_iba.files import read_text
 from lit_iba.limits import limit
 from lit_iba.text.vocabulary import tokenize
+from lit_iba.text.words import check_whole
 
 CLASS_NAMES = ["negative", "positive"]
 
@@ -99,7 +100,8 @@ def _of_folder(path: Path) -> list[Review]:
             raise InputError(f"{path} has no folder {folder.name}/; give one such as aclImdb/train")
     files = [(file, label) for folder, label in names for file in sorted(folder.glob("*.txt"))]
     return [
-        Review(f"{f.parent.name}/{f.stem}", label, read_text(f, "reviews")) for f, label in files
+        Review(shown(f"{f.parent.name}/{f.stem}"), label, read_text(f, "reviews"))
+        for f, label in files
     ]
 
 
@@ -119,4 +121,6 @@ def _of_line(line: str, where: str, classes: int | None) -> Review:
             f"{where} has label {label!r} and a {type(text).__name__} as text; label is {labels},"
             " text a string"
         )
-    return Review(str(found.get("id", where)), int(label), text)
+    check_whole(text, f"the text in {where}")
+    # The key is printed, and stands in reports.
+    return Review(shown(str(found.get("id", where))), int(label), text)
