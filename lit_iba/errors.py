@@ -1,11 +1,40 @@
-"""The one exception a user is meant to read: what was given, what was expected, what to do.
+"""The one exception a user is meant to read: what was given, what was expected, what to do; and
+text from outside as a user may read it.
 
 Command lines print its message without a traceback and end with a non-zero exit status. It is a
 ``ValueError``, so that library users need not know it.
 """
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
+
+# Control and format characters, halves of characters, separators of lines and paragraphs; but not
+# the joiners, without which some scripts, and emoji, cannot be written.
+_HIDDEN, _JOINERS = {"Cc", "Cf", "Cs", "Zl", "Zp"}, "\u200c\u200d"
+
+
+def shown(text: str, keep: str = "") -> str:
+    r"""Text from outside as a terminal or a page may show it: characters that nobody sees, which
+    could move the cursor, write elsewhere or turn the text around, are escaped.
+
+    Args:
+        text: What is to be shown, such as a name.
+        keep: Characters that stay all the same, such as the line breaks of a longer text.
+
+    Example:
+        >>> from lit_iba.errors import shown
+        >>> shown("a \x1b[2Jfilm")
+        'a \\x1b[2Jfilm'
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        repr(c)[1:-1]
+        if unicodedata.category(c) in _HIDDEN and c not in keep and c not in _JOINERS
+        else c
+        for c in text
+    )
 
 
 class InputError(ValueError):

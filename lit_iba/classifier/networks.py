@@ -29,7 +29,7 @@ from lit_iba.classifier.weights import (
     torchvision_preprocessing,
     torchvision_weights,
 )
-from lit_iba.errors import InputError, unknown_name
+from lit_iba.errors import InputError, shown, unknown_name
 from lit_iba.limits import check_limit
 
 OWN_MODELS: dict[str, type[SmallCNN] | type[ResNet8]] = {"small_cnn": SmallCNN, "resnet8": ResNet8}
@@ -226,5 +226,4 @@ def named_classes(names: Sequence[str], num_classes: int) -> list[str]:
             f"{len(names)} class names were given for {num_classes} classes; give one per class"
         )
     # They come from files and go to terminals, where control characters could do things.
-    shown = ["".join(c if c.isprintable() else repr(c)[1:-1] for c in str(n)) for n in names]
-    return shown if shown else [str(i) for i in range(num_classes)]
+    return [shown(str(name)) for name in names] if names else [str(i) for i in range(num_classes)]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from lit_iba.errors import InputError
+from lit_iba.errors import InputError, shown
 from lit_iba.files import read_text
 
 _MENDS = {
@@ -227,13 +227,6 @@ def _check_config(given: str) -> None:
         raise InputError(
             f"config {path} is a {type(content).__name__}, not settings by name; write name: value"
         )
-
-
-def shown(text: str) -> str:
-    """Text as a terminal may show it: control characters, which could move the cursor or write
-    elsewhere, are escaped.
-    """
-    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
 def complain(error: InputError) -> int:

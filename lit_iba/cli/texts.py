@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from lit_iba.cli.devices import device_named
-from lit_iba.errors import InputError, unknown_name
+from lit_iba.errors import InputError, shown, unknown_name
 from lit_iba.files import read_text, write_text
 from lit_iba.text.benchmark import StoredWordStatistics
 from lit_iba.text.classifier import TextClassifier
@@ -77,7 +77,11 @@ def gather_texts(
             found += [(review.key, review.text) for review in read_reviews(path, classes)]
         else:
             lines = enumerate(read_text(path, "text file").split("\n"), start=1)
-            found += [(f"{path.name}:{number}", line) for number, line in lines if line.strip()]
+            found += [
+                (shown(f"{path.name}:{number}"), line.removesuffix("\r"))
+                for number, line in lines
+                if line.strip()
+            ]
     if not found:
         raise InputError(
             "there are no texts to explain; give some as text, or a text_file that is not empty"
@@ -106,9 +110,7 @@ def explain_texts(
         try:
             classifier.words([text])
         except InputError as error:
-            raise InputError(
-                f"{name}: it has no words; give letters, digits or punctuation"
-            ) from error
+            raise InputError(f"{name}: it {str(error).removeprefix('text 1 ')}") from error
     explainer = build_text_explainer(explainer_name, classifier, settings, statistics)
     heatmaps: list[TokenHeatmap] = []
     for start in range(0, len(texts), batch_size):
@@ -142,7 +144,7 @@ def explain_texts(
         stem.with_name(f"{stem.name}.json"),
         json.dumps(content, ensure_ascii=False, indent=1) + "\n",
     )
-    print(f"wrote {stem}.html and .json")
+    print(f"wrote {shown(str(stem))}.html and .json")
 
 
 def _of_pieces(heatmap: TokenHeatmap) -> dict[str, Any]:

@@ -16,15 +16,18 @@ from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.weights import fingerprint
 from lit_iba.errors import InputError
 from lit_iba.explainer import EXPLAINERS, explainer_class
-from lit_iba.export.card import CARD_FILE
-from lit_iba.export.readme import README_FILE
 from lit_iba.files import sha256_of
-from lit_iba.training.exported import KIND, METADATA_FILE, SCHEMA, read_description, read_exported
+from lit_iba.training.exported import (
+    KIND,
+    METADATA_FILE,
+    README_FILE,
+    SCHEMA,
+    read_description,
+    read_exported,
+)
 from lit_iba.training.exported import check_export as check_export
 from lit_iba.training.trained_explainer import TrainedExplainer
 
-FILES = ("explainer.pt2", "explainer.onnx", "explainer.onnx.data", "explainer.safetensors")
-DOCUMENTS = (README_FILE, CARD_FILE)
 _PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "safetensors")
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from lit_iba.metrics.registered import METRICS, metric_class
 
-CARD_FILE = "explainer.md"
 _NO_CHECKPOINT = "Unknown: the explainer was exported from memory, without a checkpoint."
 
 

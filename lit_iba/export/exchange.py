@@ -7,7 +7,6 @@ those of an export and no others, and nothing that arrives is run.
 from __future__ import annotations
 
 import contextlib
-import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -17,20 +16,17 @@ from typing import Any
 from lit_iba.data import buckets
 from lit_iba.data.remote import is_remote
 from lit_iba.errors import InputError
-from lit_iba.export.artefact import (
-    DOCUMENTS,
-    FILES,
-    as_text,
-    check_folder,
-    hashes,
-)
-from lit_iba.export.readme import README_FILE
+from lit_iba.export.artefact import as_text, check_folder, hashes
 from lit_iba.files import read_text, sha256_of, whole_file, write_text
 from lit_iba.training.exported import (
+    DOCUMENTS,
+    FILES,
     METADATA_FILE,
+    README_FILE,
     check_description,
     check_export,
     read_description,
+    recorded_files,
 )
 
 _MOST = 1 << 26  # bytes of an explainer.json
@@ -65,9 +61,7 @@ def push_export(
         'readout_iba'
     """
     folder, there = Path(folder), _Place(address, storage_options or {})
-    description = read_description(folder)
-    _recorded(description, folder / METADATA_FILE)
-    check_export(folder)
+    description = check_export(folder)
     there.check_is_free()
     documents = [name for name in DOCUMENTS if (folder / name).is_file()]
     names = [*description["files"], *documents]
@@ -115,7 +109,7 @@ def pull_export(
         there.get(METADATA_FILE, first / METADATA_FILE, _MOST)
         source = there.named(METADATA_FILE)
         description = check_description(read_text(first / METADATA_FILE, source), source)
-        recorded = _recorded(description, source)
+        recorded = recorded_files(description, source)
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Beside the folder, and so on its file system.
         beside = tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent)
@@ -137,33 +131,6 @@ def pull_export(
     for name in stale - recorded.keys():
         (folder / name).unlink(missing_ok=True)
     return description
-
-
-def _recorded(description: dict[str, Any], source: str | Path) -> dict[str, tuple[str, int]]:
-    """SHA-256 and size of each file that a description names, checked: it comes from outside."""
-    found: dict[str, tuple[str, int]] = {}
-    for key, known in (("files", FILES), ("documents", DOCUMENTS)):
-        entries = description.get(key, {})
-        if not isinstance(entries, dict):
-            raise InputError(f"{source} has {key} that are no mapping; export the explainer again")
-        for name, facts in entries.items():
-            if name not in known:
-                raise InputError(
-                    f"{source} names a file {name!r}, which is none of an export"
-                    f" ({', '.join(known)}); do not use it, or update lit_iba"
-                )
-            sha256, size = (
-                (facts.get("sha256"), facts.get("bytes")) if isinstance(facts, dict) else (0, 0)
-            )
-            whole = isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256)
-            if not whole or type(size) is not int or size < 0:
-                raise InputError(
-                    f"{source} states no SHA-256 and size of {name}; export the explainer again"
-                )
-            found[name] = str(sha256), size
-    if not description.get("files"):
-        raise InputError(f"{source} names no files; export the explainer again")
-    return found
 
 
 class _Place:

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 from typing import Any
 
-README_FILE = "README.md"
-
 _HEAD = """# {name} for {model} ({weights})
 
 Exported by lit_iba {version}. {outputs}

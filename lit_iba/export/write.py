@@ -28,8 +28,6 @@ from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError, unknown_name
 from lit_iba.explainer import EXPLAINERS, Explainer, explainer_class
 from lit_iba.export.artefact import (
-    DOCUMENTS,
-    FILES,
     as_text,
     check_folder,
     describe,
@@ -37,7 +35,7 @@ from lit_iba.export.artefact import (
     load_exported,
     plain_values,
 )
-from lit_iba.export.card import CARD_FILE, card
+from lit_iba.export.card import card
 from lit_iba.export.program import (
     Results,
     largest_errors,
@@ -48,12 +46,21 @@ from lit_iba.export.program import (
     write_onnx,
     write_pt2,
 )
-from lit_iba.export.readme import README_FILE, readme
+from lit_iba.export.readme import readme
 from lit_iba.export.run_facts import run_facts
 from lit_iba.files import sha256_of, whole_file, write_text
 from lit_iba.registry import class_named
 from lit_iba.training.checkpoint import read_checkpoint
-from lit_iba.training.exported import METADATA_FILE, METADATA_KEY, is_whole, read_description
+from lit_iba.training.exported import (
+    CARD_FILE,
+    DOCUMENTS,
+    FILES,
+    METADATA_FILE,
+    METADATA_KEY,
+    README_FILE,
+    is_whole,
+    read_description,
+)
 from lit_iba.training.trained_explainer import TRAINED_EXPLAINERS, TrainedExplainer
 
 FORMATS = ("pt2", "onnx", "safetensors")
@@ -370,5 +377,7 @@ def _formats_to_keep(folder: Path, export: _Export) -> dict[str, Any]:
         return {}
     others = {name: facts for name, facts in old["formats"].items() if name not in export.formats}
     return {
-        n: f for n, f in others.items() if all(is_whole(folder, old, file) for file in f["files"])
+        name: facts
+        for name, facts in others.items()
+        if all(file in FILES and is_whole(folder, old, file) for file in facts["files"])
     }

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from lit_iba.checks import check_literals
 from lit_iba.classifier.frozen_network import FrozenNetwork
 from lit_iba.classifier.own_copy import floating_parameter, in_full_precision, own_copy, unwrapped
-from lit_iba.errors import InputError
-from lit_iba.text.words import Words
+from lit_iba.errors import InputError, shown
+from lit_iba.text.words import Words, check_whole
 
 Baseline = Literal["unk", "mask", "zero"]
 
@@ -62,7 +62,9 @@ class TextClassifier(ABC):
             in_full_precision(own_copy(given)), name=name, weights=weights, original=given
         )
         self.max_length, self.weights, self._vocabulary = max_length, weights, vocabulary
-        self.class_names, self.num_classes = list(class_names), len(class_names)
+        # They come from files and go to terminals.
+        self.class_names = [shown(str(name)) for name in class_names]
+        self.num_classes = len(self.class_names)
 
     @property
     def network(self) -> Any:
@@ -177,9 +179,11 @@ def check_texts(texts: Sequence[str]) -> None:
     """Refuse what is no list of texts.
 
     Raises:
-        InputError: There are none, or one is no string.
+        InputError: There are none, or one is no string, or has halves of characters.
     """
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
         raise InputError("texts must be a list of strings; put a single text into one, [text]")
     if not texts:
         raise InputError("no texts were given; give at least one")
+    for i, text in enumerate(texts, start=1):
+        check_whole(text, f"text {i}")

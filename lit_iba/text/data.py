@@ -15,7 +15,7 @@ from lit_iba.data.stream import SampleMaker
 from lit_iba.data.tar_samples import RawSample
 from lit_iba.errors import InputError
 from lit_iba.randomness import generator_for
-from lit_iba.text.reviews import CLASS_NAMES, Review, read_reviews
+from lit_iba.text.reviews import CLASS_NAMES, Review, class_names_for, read_reviews
 from lit_iba.text.vocabulary import Vocabulary, tokenize
 
 
@@ -95,7 +95,7 @@ class IMDBDataModule(SampleDataModule):
 
     Args:
         train: Training reviews: a folder such as ``aclImdb/train`` or a ``.jsonl`` file (see
-            :func:`read_reviews`).
+            :func:`read_reviews`), with as many classes as the training has.
         test: Test reviews.
         predict: Further reviews, for prediction.
         vocabulary: A ``vocabulary.json``; by default the vocabulary is built from the training
@@ -106,6 +106,8 @@ class IMDBDataModule(SampleDataModule):
             vocabulary).
         max_length: Words kept of a review, from its beginning.
         batch_size: Reviews in each batch of one process.
+        class_names: Name of each class in the order of the labels; by default negative and
+            positive, or of more than two classes their numbers.
         loading: As in :class:`lit_iba.data.SampleDataModule`; pictures have some more settings than
             reviews.
 
@@ -131,6 +133,7 @@ class IMDBDataModule(SampleDataModule):
         val_fraction: float = 0.1,
         max_length: int = 400,
         batch_size: int = 32,
+        class_names: list[str] | None = None,
         **loading: Any,
     ) -> None:
         # What only pictures have is no setting here, on the command line neither.
@@ -148,6 +151,8 @@ class IMDBDataModule(SampleDataModule):
                 f"val_fraction {val_fraction} must lie between 0 and 1, max_length {max_length}"
                 " above 0"
             )
+        if class_names is not None and len(class_names) < 2:
+            raise InputError(f"class_names is {class_names}; name at least two classes")
         self.paths = {"train": train, "val": train, "test": test, "predict": predict}
         self.vocabulary_path, self.vocabulary_size, self.min_count = (
             vocabulary,
@@ -155,6 +160,7 @@ class IMDBDataModule(SampleDataModule):
             min_count,
         )
         self.val_fraction, self.max_length = val_fraction, max_length
+        self._class_names = class_names
         self._vocabulary: Vocabulary | None = None
         self._read: dict[str, list[Review]] = {}
 
@@ -166,7 +172,8 @@ class IMDBDataModule(SampleDataModule):
         if path is None:
             return None
         if path not in self._read:
-            self._read[path] = read_reviews(path)
+            # How many classes there are, the training may know; see check_classes.
+            self._read[path] = read_reviews(path, None)
         found = self._read[path]
         if split not in ("train", "val"):
             return found
@@ -182,6 +189,22 @@ class IMDBDataModule(SampleDataModule):
         ).tolist()
         held_out = {sorted(review.key for review in found)[i] for i in order[:count]}
         return [review for review in found if (review.key in held_out) == (split == "val")]
+
+    def check_classes(self, classes: int) -> list[str]:
+        """The names of so many classes, after a look at the reviews read so far.
+
+        Raises:
+            InputError: A review has a label beyond them, or other names were given.
+        """
+        for path, reviews in self._read.items():
+            for review in reviews:
+                if review.label >= classes:
+                    raise InputError(
+                        f"review {review.key} of {path} has label {review.label}, but there are"
+                        f" {classes} classes, from 0; correct it, or give all classes, as"
+                        " model.num_classes (and data.class_names)"
+                    )
+        return class_names_for(classes, self._class_names)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -206,7 +229,12 @@ class IMDBDataModule(SampleDataModule):
     def load(self, split: str) -> tuple[ReviewSource, list[str] | None] | None:
         """Read a split."""
         reviews = self.reviews(split)
-        return None if reviews is None else (ReviewSource(tuple(reviews)), CLASS_NAMES)
+        if reviews is None:
+            return None
+        classes = max(len(CLASS_NAMES), *(review.label + 1 for review in reviews))
+        if self._class_names is not None:
+            return ReviewSource(tuple(reviews)), self.check_classes(len(self._class_names))
+        return ReviewSource(tuple(reviews)), class_names_for(classes)
 
     def batch_maker(self, class_names: list[str] | None, augment: bool) -> SampleMaker:
         """Words instead of pictures."""

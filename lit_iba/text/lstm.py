@@ -61,8 +61,9 @@ class LSTMClassifier(nn.Module):
             or not 0 <= dropout < 1
         ):
             raise InputError(
-                f"embedding_size {embedding_size}, hidden_size {hidden_size} and depth {depth} must"
-                f" be at least 1, dropout {dropout} in [0, 1)"
+                f"vocabulary_size {vocabulary_size} and classes {classes} must be at least 2,"
+                f" embedding_size {embedding_size}, hidden_size {hidden_size} and depth {depth} at"
+                f" least 1, dropout {dropout} in [0, 1)"
             )
         check_literals(LSTMClassifier.__init__, locals())
         self.pooling, self.depth = pooling, depth

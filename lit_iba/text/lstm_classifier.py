@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from lit_iba.classifier.own_copy import unwrapped
 from lit_iba.classifier.weights import load_into
 from lit_iba.errors import InputError
 from lit_iba.text.classifier import TextClassifier, check_texts
 from lit_iba.text.lstm import LSTMClassifier
 from lit_iba.text.lstm_training import TEXT_KEY, UNKNOWN, VOCABULARY_KEY
-from lit_iba.text.reviews import CLASS_NAMES
+from lit_iba.text.reviews import class_names_for
 from lit_iba.text.vocabulary import Vocabulary, tokenize
 from lit_iba.text.words import ReadText, Words
 from lit_iba.training.checkpoint import entries_of, read_checkpoint
@@ -27,7 +28,8 @@ class LSTMTextClassifier(TextClassifier):
         network: The LSTM; it stays as it is.
         vocabulary: Its words.
         max_length: Words kept of a text, from its beginning.
-        class_names: Name of each class.
+        class_names: Name of each class; by default negative and positive, or of more than two
+            classes their numbers.
         weights: Where the parameters came from, for the record.
 
     Example:
@@ -47,14 +49,15 @@ class LSTMTextClassifier(TextClassifier):
         network: LSTMClassifier,
         vocabulary: Vocabulary,
         max_length: int,
-        class_names: Sequence[str] = CLASS_NAMES,
+        class_names: Sequence[str] | None = None,
         weights: str = "",
     ) -> None:
+        given: Any = unwrapped(network)
         super().__init__(
             network,
             name="lstm",
             max_length=max_length,
-            class_names=class_names,
+            class_names=class_names_for(given.linear.out_features, class_names),
             weights=weights,
             vocabulary=vocabulary.sha256,
         )
@@ -84,8 +87,11 @@ class LSTMTextClassifier(TextClassifier):
             state = checkpoint["state_dict"].items()
             own = {k.removeprefix("network."): v for k, v in state if k.startswith("network.")}
             load_into(network, own, str(path))
-        classes = shape["classes"]
-        names = CLASS_NAMES if classes == len(CLASS_NAMES) else [str(i) for i in range(classes)]
+            # Older ones name no classes.
+            names = checkpoint[TEXT_KEY].get("class_names", class_names_for(shape["classes"]))
+            named = isinstance(names, list) and all(isinstance(name, str) for name in names)
+            if not named or len(names) != shape["classes"]:
+                raise ValueError(f"class_names is {names!r}")
         return cls(network.to(device), vocabulary, length, names, str(path))
 
     @property

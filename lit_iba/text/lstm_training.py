@@ -13,10 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from lit_iba.checks import check_literals
+from lit_iba.checks import check_counts, check_literals
 from lit_iba.errors import InputError
+from lit_iba.limits import check_limit
 from lit_iba.text.data import IMDBDataModule
 from lit_iba.text.lstm import LSTMClassifier, Pooling
+from lit_iba.text.vocabulary import UNKNOWN as UNKNOWN_WORD
 from lit_iba.text.vocabulary import Vocabulary
 from lit_iba.training.checkpoint import KIND_KEY
 
@@ -43,7 +45,7 @@ class SentimentTraining(L.LightningModule):
         weight_decay: Of Adam (decoupled).
         glove: A text file of word vectors to begin with, a word and ``embedding_size`` numbers a
             line; None begins at random.
-        num_classes: Number of classes.
+        num_classes: Number of classes; the reviews' labels are 0 to one less.
 
     Example:
         >>> from lit_iba.text import SentimentTraining
@@ -68,6 +70,8 @@ class SentimentTraining(L.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         check_literals(SentimentTraining.__init__, locals())
+        check_counts(2, num_classes=num_classes)
+        check_limit("CLASSES", num_classes, "num_classes")
         if not 0 <= word_dropout < 1:
             raise InputError(f"word_dropout is {word_dropout}; it must be in [0, 1)")
         self.shape: dict[str, Any] = {
@@ -95,7 +99,7 @@ class SentimentTraining(L.LightningModule):
         """Build the network for the data module's vocabulary.
 
         Raises:
-            InputError: The data module has none, or the GloVe file does not fit.
+            InputError: The data module has none or other classes, or the GloVe file does not fit.
         """
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, IMDBDataModule):
@@ -103,6 +107,7 @@ class SentimentTraining(L.LightningModule):
                 f"SentimentTraining needs an IMDBDataModule as data, not {type(data).__name__}"
             )
         self.vocabulary, self.max_length = data.vocabulary, data.max_length
+        self.class_names = data.check_classes(self.shape["classes"])
         if self.network is None:
             self.network = LSTMClassifier(len(self.vocabulary), dropout=self.dropout, **self.shape)
             if self.glove is not None and stage == "fit":
@@ -152,13 +157,17 @@ class SentimentTraining(L.LightningModule):
             metric.reset()  # type: ignore[operator]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Record which class wrote the checkpoint, its words, and how texts are cut."""
+        """Record which class wrote the checkpoint, its words and classes, and how texts are cut."""
         checkpoint[KIND_KEY] = type(self).__name__
         checkpoint[VOCABULARY_KEY] = self.vocabulary.to_json()
-        checkpoint[TEXT_KEY] = {"max_length": self.max_length, "shape": self.shape}
+        checkpoint[TEXT_KEY] = {
+            "max_length": self.max_length,
+            "shape": self.shape,
+            "class_names": self.class_names,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another class, other words or another network.
+        """Refuse a checkpoint of another class, other words, another network or other classes.
 
         Raises:
             InputError: One of them differs.
@@ -175,6 +184,12 @@ class SentimentTraining(L.LightningModule):
             raise InputError(
                 f"the checkpoint's network is {checkpoint[TEXT_KEY]['shape']}, not {self.shape};"
                 " use its config"
+            )
+        names = checkpoint[TEXT_KEY].get("class_names", self.class_names)
+        if names != self.class_names:
+            raise InputError(
+                f"the checkpoint's classes are {names}, not {self.class_names}; give them as"
+                " data.class_names"
             )
 
 
@@ -196,7 +211,7 @@ def load_glove(path: str | Path, vocabulary: Vocabulary, embedding: nn.Embedding
     with path.open(encoding="utf-8") as file:
         for line_number, line in enumerate(file, start=1):
             word, *numbers = line.rstrip("\n").split(" ")
-            if word not in vocabulary:
+            if word != UNKNOWN_WORD and word not in vocabulary:
                 continue
             try:
                 vector = torch.tensor([float(number) for number in numbers])

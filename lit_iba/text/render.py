@@ -1,4 +1,6 @@
-"""Token heatmaps as coloured text: a self-contained HTML page, and lines for the terminal."""
+"""Token heatmaps as coloured text: a self-contained HTML page, and lines for the terminal; control
+characters of texts are made visible in both.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ from typing import Any, Literal
 
 from rich.text import Text
 
+from lit_iba.errors import shown
 from lit_iba.report.templates import render
 from lit_iba.text.explainer import TokenHeatmap
 
@@ -50,7 +53,7 @@ def facts(heatmap: TokenHeatmap, class_names: Sequence[str]) -> str:
     total = f", {heatmap.total:.1f} {unit} in {len(heatmap.tokens)} words" if known else ""
     apart = ", ".join(f"{value:.1f} in {token}" for token, value in heatmap.special if value)
     cut = heatmap.read.cut if heatmap.read is not None else 0
-    return (
+    return shown(
         f"{heatmap.method}: {class_names[heatmap.target]} (probability"
         f" {heatmap.probability:.3f}){total}"
         + (f"; apart from them {apart}" if apart and known else "")
@@ -73,19 +76,28 @@ def html_page(
     highlight: Highlight = "shares",
 ) -> str:
     """A page of texts, each under its name, with a paragraph for each of its heatmaps. Everything
-    is escaped.
+    is escaped, control characters too.
     """
-    shown = [
-        (name, [(facts(h, class_names), _words(h, highlight), gaps(h)[-1]) for h in heatmaps])
+    rows = [
+        (shown(name), [(facts(h, class_names), _words(h, highlight), _rest(h)) for h in heatmaps])
         for name, heatmaps in texts
     ]
-    return str(render("text/tokens.html", texts=shown))
+    return str(render("text/tokens.html", texts=rows))
 
 
 def notebook_html(heatmap: TokenHeatmap, highlight: Highlight = "shares") -> str:
     """The words of a text on coloured ground, as notebooks show them."""
-    rest = gaps(heatmap)[-1]
-    return str(render("text/words.html", words=_words(heatmap, highlight), rest=rest))
+    return str(render("text/words.html", words=_words(heatmap, highlight), rest=_rest(heatmap)))
+
+
+def _visible(text: str) -> str:
+    """A part of a text, whose lines stay lines."""
+    return shown(text.replace("\r\n", "\n"), keep="\n\t")
+
+
+def _rest(heatmap: TokenHeatmap) -> str:
+    """What is shown behind the last word."""
+    return _visible(gaps(heatmap)[-1])
 
 
 def _words(heatmap: TokenHeatmap, highlight: Highlight) -> list[dict[str, Any]]:
@@ -93,10 +105,10 @@ def _words(heatmap: TokenHeatmap, highlight: Highlight) -> list[dict[str, Any]]:
     unit, before = "" if heatmap.unit == "1" else f" {heatmap.unit}", gaps(heatmap)
     return [
         {
-            "before": before[i],
-            "token": heatmap.tokens[i],
+            "before": _visible(before[i]),
+            "token": _visible(heatmap.tokens[i]),
             "known": heatmap.known[i],
-            "value": f"{float(heatmap.values[i]):.4g}{unit}",
+            "value": f"{float(heatmap.values[i]):.4g}{shown(unit)}",
             "color": ",".join(map(str, ground(strength, highlight)[0])),
             "opacity": ground(strength, highlight)[1] * STRONGEST,
         }
@@ -110,7 +122,8 @@ def terminal_text(heatmap: TokenHeatmap, highlight: Highlight = "shares") -> Tex
     """
     line, before = Text(), gaps(heatmap)
     for i, (token, strength) in enumerate(zip(heatmap.tokens, strengths(heatmap), strict=True)):
-        line.append(before[i])
+        line.append(_visible(before[i]))
+        token = _visible(token)
         colour, share = ground(strength, highlight)
         if share < PALE:
             line.append(token)
@@ -119,5 +132,5 @@ def terminal_text(heatmap: TokenHeatmap, highlight: Highlight = "shares") -> Tex
             line.append(
                 token, style=f"{'white' if share > DARK else 'black'} on rgb({red},{green},{blue})"
             )
-    line.append(before[-1], style="dim")
+    line.append(_rest(heatmap), style="dim")
     return line

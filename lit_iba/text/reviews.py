@@ -5,19 +5,37 @@ JSON lines.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lit_iba.errors import InputError
+from lit_iba.errors import InputError, shown
 from lit_iba.files import read_text
+from lit_iba.limits import limit
 from lit_iba.text.vocabulary import tokenize
+from lit_iba.text.words import check_whole
 
 CLASS_NAMES = ["negative", "positive"]
 
 
+def class_names_for(classes: int, given: Sequence[str] | None = None) -> list[str]:
+    """A name a class: those given; else negative and positive, or of more classes their numbers.
+
+    Raises:
+        InputError: Names are given, but not one a class.
+    """
+    if given:
+        if len(given) != classes:
+            raise InputError(
+                f"{len(given)} class names were given for {classes} classes; give one a class"
+            )
+        return list(given)
+    return CLASS_NAMES if classes == len(CLASS_NAMES) else [str(i) for i in range(classes)]
+
+
 @dataclass(frozen=True)
 class Review:
-    """One text; label 0 is negative, 1 positive.
+    """One text; of two classes, label 0 is negative, 1 positive.
 
     Example:
         >>> from lit_iba.text import read_reviews
@@ -31,14 +49,14 @@ class Review:
     text: str
 
 
-def read_reviews(path: str | Path, classes: int = len(CLASS_NAMES)) -> list[Review]:
+def read_reviews(path: str | Path, classes: int | None = len(CLASS_NAMES)) -> list[Review]:
     """All reviews of a split, in the order of the file, or of the file names.
 
     Args:
         path: A folder with ``pos/*.txt`` and ``neg/*.txt``, such as ``aclImdb/train``, or a
             ``.jsonl`` file with ``text``, ``label`` (0 or 1, or of more classes) and, if wanted,
             ``id`` in each line.
-        classes: Number of classes.
+        classes: Number of classes; None takes any label from 0.
 
     Raises:
         InputError: There is nothing, a line is broken (its number is named), or a text has no
@@ -82,11 +100,12 @@ def _of_folder(path: Path) -> list[Review]:
             raise InputError(f"{path} has no folder {folder.name}/; give one such as aclImdb/train")
     files = [(file, label) for folder, label in names for file in sorted(folder.glob("*.txt"))]
     return [
-        Review(f"{f.parent.name}/{f.stem}", label, read_text(f, "reviews")) for f, label in files
+        Review(shown(f"{f.parent.name}/{f.stem}"), label, read_text(f, "reviews"))
+        for f, label in files
     ]
 
 
-def _of_line(line: str, where: str, classes: int) -> Review:
+def _of_line(line: str, where: str, classes: int | None) -> Review:
     try:
         found = json.loads(line)
         text, label = found["text"], found["label"]
@@ -94,10 +113,14 @@ def _of_line(line: str, where: str, classes: int) -> Review:
         raise InputError(
             f"{where} is no review ({error}); a line is a JSON object with text and label"
         ) from error
-    if not isinstance(text, str) or isinstance(label, bool) or label not in range(classes):
-        labels = "0 or 1" if classes == 2 else f"0 to {classes - 1}"
+    most = limit("CLASSES") if classes is None else classes
+    number = type(label) is int or (isinstance(label, float) and label.is_integer())
+    if not isinstance(text, str) or not number or not 0 <= label < most:
+        labels = "0 or 1" if classes == 2 else f"0 to {most - 1}"
         raise InputError(
             f"{where} has label {label!r} and a {type(text).__name__} as text; label is {labels},"
             " text a string"
         )
-    return Review(str(found.get("id", where)), int(label), text)
+    check_whole(text, f"the text in {where}")
+    # The key is printed, and stands in reports.
+    return Review(shown(str(found.get("id", where))), int(label), text)

@@ -27,7 +27,8 @@ def tokenize(text: str) -> list[str]:
 
 
 class Vocabulary:
-    """Words and their numbers; 0 is padding, 1 every word that is not in it.
+    """Words and their numbers; 0 is padding, 1 every word that is not in it, ``<pad>`` and
+    ``<unk>`` themselves among them where a text has them as words.
 
     Args:
         words: All of them in the order of their numbers, beginning with ``<pad>`` and ``<unk>``.
@@ -40,14 +41,16 @@ class Vocabulary:
         >>> vocabulary = Vocabulary.build(["A great film.", "A boring film."])
         >>> len(vocabulary), "great" in vocabulary
         (7, True)
-        >>> vocabulary.numbers(["<pad>", "xylophone"])  # what it does not know is <unk>
-        [0, 1]
+        >>> vocabulary.numbers(["film", "<pad>", "xylophone"])  # what it does not know is <unk>
+        [4, 1, 1]
     """
 
     def __init__(self, words: Sequence[str]) -> None:
         self.words = list(words)
-        self._numbers = {word: number for number, word in enumerate(self.words)}
-        if self.words[:2] != [PAD, UNKNOWN] or len(self._numbers) < len(self.words):
+        # Padding stands in no text: a text that has the word <pad> has a word like any other.
+        self._numbers = {word: number for number, word in enumerate(self.words) if number > 1}
+        twice = len({*self.words}) < len(self.words)
+        if self.words[:2] != [PAD, UNKNOWN] or twice:
             raise InputError(
                 f"a vocabulary begins with {PAD} and {UNKNOWN} and has each word once; build it"
                 " again"
@@ -70,6 +73,8 @@ class Vocabulary:
                 f"vocabulary size {size} and min_count {min_count} must both be at least 1"
             )
         counts = Counter(word for text in texts for word in tokenize(text))
+        for reserved in (PAD, UNKNOWN):  # their numbers mean something else
+            counts.pop(reserved, None)
         frequent = sorted((-count, word) for word, count in counts.items() if count >= min_count)
         if not frequent:
             raise InputError(
@@ -110,11 +115,12 @@ class Vocabulary:
         try:
             found = json.loads(text)
             vocabulary, sha256 = cls(found["words"]), found["sha256"]
+            same = vocabulary.sha256 == sha256
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{source} holds no vocabulary ({error}); give the vocabulary.json of a training"
             ) from error
-        if vocabulary.sha256 != sha256:
+        if not same:
             raise InputError(
                 f"the words in {source} were changed (their SHA-256 differs); take the original"
                 " file"

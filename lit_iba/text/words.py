@@ -13,6 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lit_iba.errors import InputError
+
 Join = Literal["sum", "mean"]
 
 
@@ -171,6 +173,22 @@ class Words:
             sizes = torch.bincount(word_of[inside], minlength=count)
             joined.append(total / sizes if how == "mean" else total)
         return joined
+
+
+def check_whole(text: str, what: str) -> None:
+    """Refuse a text with halves of characters, which no file, nor a tokenizer, can take.
+
+    Raises:
+        InputError: There is one; a command line's bytes that are no UTF-8 become such, and so does
+            a lone surrogate in JSON.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{what} is not Unicode (character {error.start + 1} is half of one,"
+            f" {text[error.start]!r}); give it in UTF-8"
+        ) from error
 
 
 def positions_within(lengths: Tensor, width: int) -> Tensor:

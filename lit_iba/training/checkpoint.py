@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -24,14 +24,19 @@ KIND_KEY, CLASSIFIER_KEY = "lit_iba_kind", "lit_iba_classifier"
 
 
 @contextmanager
-def entries_of(path: str | Path, settings: Mapping[str, Any] | None = None) -> Iterator[None]:
-    """Around whatever reads a checkpoint's entries: they may be missing, or other than training
-    writes them.
+def entries_of(
+    path: str | Path,
+    settings: Mapping[str, Any] | None = None,
+    what: Literal["checkpoint", "export"] = "checkpoint",
+) -> Iterator[None]:
+    """Around whatever reads a checkpoint's entries, or an export's: they may be missing, or other
+    than training, or an export, writes them.
 
     Args:
-        path: Of the checkpoint.
+        path: Of the checkpoint or export.
         settings: What else is used within; where there is any, a ``TypeError`` may be about it, and
             is left to the caller.
+        what: Which of the two it is.
 
     Raises:
         InputError: In place of what reading such entries leads to.
@@ -44,22 +49,26 @@ def entries_of(path: str | Path, settings: Mapping[str, Any] | None = None) -> I
             ...
         lit_iba.errors.InputError: checkpoint last.ckpt has no entry 'state_dict'...
     """
+    writer, again = {
+        "checkpoint": ("training", "train again"),
+        "export": ("an export", "export the explainer again"),
+    }[what]
     try:
         yield
     except InputError:
         raise
     except KeyError as error:
         raise InputError(
-            f"checkpoint {path} has no entry {error}, which training writes; give another one, or"
-            " train again"
+            f"{what} {path} has no entry {error}, which {writer} writes; give another one, or"
+            f" {again}"
         ) from error
     except (ArithmeticError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as e:
         if settings and isinstance(e, TypeError):
             raise
         reason = " ".join(str(e).split())
         raise InputError(
-            f"checkpoint {path} has entries that training does not write ({reason[:200]}); give"
-            " another one, or train again"
+            f"{what} {path} has entries that {writer} does not write ({reason[:200]}); give"
+            f" another one, or {again}"
         ) from e
 
 

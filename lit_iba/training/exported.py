@@ -8,7 +8,8 @@ was not trained for.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,15 @@ from lit_iba.classifier import FrozenClassifier, recorded_classifier
 from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.errors import InputError
 from lit_iba.files import read_text, sha256_of
+from lit_iba.training.checkpoint import entries_of
 
 SCHEMA, KIND = 1, "lit_iba.exported_explainer"
 METADATA_KEY = "lit_iba"  # of ONNX's metadata_props and of safetensors' metadata
 METADATA_FILE = "explainer.json"  # beside the files, and among the extra files inside a .pt2
 TENSORS_FILE = "explainer.safetensors"
+README_FILE, CARD_FILE = "README.md", "explainer.md"
+FILES = ("explainer.pt2", "explainer.onnx", "explainer.onnx.data", TENSORS_FILE)
+DOCUMENTS = (README_FILE, CARD_FILE)
 
 
 def is_export(path: str | Path) -> bool:
@@ -34,7 +39,60 @@ def is_export(path: str | Path) -> bool:
 def is_whole(folder: Path, description: dict[str, Any], name: str) -> bool:
     """Whether a file of the export is there and has the hash that the description states."""
     path = folder / name
-    return path.is_file() and sha256_of(path) == description["files"].get(name, {}).get("sha256")
+    stated = description["files"].get(name)
+    return stated is not None and path.is_file() and sha256_of(path) == stated["sha256"]
+
+
+def _is_sha256(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _are_files(value: Any) -> bool:
+    """Whether something states SHA-256 and size of each file that it names."""
+    return isinstance(value, dict) and all(
+        isinstance(facts, dict)
+        and _is_sha256(facts.get("sha256"))
+        and type(facts.get("bytes")) is int
+        and facts["bytes"] >= 0
+        for facts in value.values()
+    )
+
+
+def _are_formats(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(facts, dict) and _are_names(facts.get("files")) for facts in value.values()
+    )
+
+
+_Entry = tuple[Callable[[Any], bool], str]  # what it must fulfil, and that in words
+_TEXT: _Entry = (lambda value: isinstance(value, str), "a text")
+_MAPPING: _Entry = (lambda value: isinstance(value, dict), "a mapping")
+_SHA256: _Entry = (_is_sha256, "a SHA-256")
+# Every entry that is read anywhere; the others are for people.
+_ENTRIES: dict[tuple[str, ...], _Entry] = {
+    ("explainer",): _MAPPING,
+    ("explainer", "name"): _TEXT,
+    ("explainer", "settings"): _MAPPING,
+    ("explainer", "sha256"): _SHA256,
+    ("classifier",): _MAPPING,
+    ("classifier", "model"): _TEXT,
+    ("classifier", "weights"): _TEXT,
+    ("classifier", "sha256"): _SHA256,
+    ("classifier", "record"): (lambda value: value is None or isinstance(value, dict), "a mapping"),
+    ("preprocessing",): _MAPPING,
+    ("class_names",): (_are_names, "a list of names"),
+}
+_STATED = "names of files, with SHA-256 and size of each"
+# Of the explainer.json beside the files; those inside a file were written before there were files.
+_ENTRIES_OF_FOLDER: dict[tuple[str, ...], _Entry] = {
+    ("formats",): (_are_formats, "formats, with the files of each"),
+    ("files",): (lambda value: bool(value) and _are_files(value), _STATED),
+    ("documents",): (_are_files, _STATED),
+}
 
 
 def read_description(folder: str | Path) -> dict[str, Any]:
@@ -51,16 +109,23 @@ def read_description(folder: str | Path) -> dict[str, Any]:
     return check_description(read_text(path, "description"), path)
 
 
-def check_description(text: str, path: str | Path) -> dict[str, Any]:
-    """The content of an ``explainer.json``, given its text and where that comes from.
+def check_description(text: str, path: str | Path, embedded: bool = False) -> dict[str, Any]:
+    """The content of an ``explainer.json``, given its text and where that comes from. Whatever is
+    read of it anywhere is there, and of the right type.
+
+    Args:
+        text: As it was written.
+        path: Where it comes from, for errors.
+        embedded: Whether it stood inside a file, where it says nothing of files.
 
     Raises:
         InputError: As :func:`read_description`.
     """
     try:
         description = json.loads(text)
+        json.dumps(description, ensure_ascii=False).encode()  # half a character is no text
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged ({error}); export the explainer again") from error
+        raise _damaged(path, str(error)) from error
     known = isinstance(description, dict) and description.get("kind") == KIND
     if not known or type(description.get("schema")) is not int:
         raise InputError(
@@ -72,7 +137,43 @@ def check_description(text: str, path: str | Path) -> dict[str, Any]:
             f"{path} has schema {description['schema']}, this lit_iba reads up to {SCHEMA}; update"
             " lit_iba"
         )
+    if not embedded:
+        description.setdefault("documents", {})
+    for place, (right, words) in (_ENTRIES | ({} if embedded else _ENTRIES_OF_FOLDER)).items():
+        value: Any = description
+        for name in place:
+            if name not in value:
+                raise _damaged(path, f"it has no {'.'.join(place)}")
+            value = value[name]
+        if not right(value):
+            raise _damaged(path, f"its {'.'.join(place)} must be {words}")
+    try:
+        Preprocessing.from_dict(description["preprocessing"])
+    except InputError as error:
+        raise _damaged(path, f"of its preprocessing, {str(error).partition(';')[0]}") from error
     return description
+
+
+def _damaged(path: str | Path, why: str) -> InputError:
+    return InputError(f"{path} is damaged ({why}); export the explainer again, into a new folder")
+
+
+def recorded_files(description: dict[str, Any], source: str | Path) -> dict[str, tuple[str, int]]:
+    """SHA-256 and size of each file that an ``explainer.json`` names.
+
+    Raises:
+        InputError: One has another name than the files of exports: it comes from outside.
+    """
+    found: dict[str, tuple[str, int]] = {}
+    for key, known in (("files", FILES), ("documents", DOCUMENTS)):
+        for name, facts in description[key].items():
+            if name not in known:
+                raise InputError(
+                    f"{source} names a file {name!r}, which is none of an export"
+                    f" ({', '.join(known)}); do not use it, or update lit_iba"
+                )
+            found[name] = facts["sha256"], facts["bytes"]
+    return found
 
 
 def check_export(folder: str | Path, names: Sequence[str] | None = None) -> dict[str, Any]:
@@ -92,6 +193,7 @@ def check_export(folder: str | Path, names: Sequence[str] | None = None) -> dict
         'readout_iba'
     """
     folder, description = Path(folder), read_description(folder)
+    recorded_files(description, folder / METADATA_FILE)
     for name in description["files"] if names is None else names:
         if not (folder / name).is_file():
             raise InputError(
@@ -134,7 +236,7 @@ def read_exported(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise InputError(
             f"{path} is no safetensors file, or damaged ({error}); export the explainer again"
         ) from error
-    return check_description(embedded, path), state
+    return check_description(embedded, path, embedded=True), state
 
 
 def classifier_of_export(
@@ -154,12 +256,13 @@ def classifier_of_export(
                 f"{path} was exported for a module of your own ({exported['model']}), which cannot"
                 " be built by name; give load_exported your FrozenClassifier"
             )
-        classifier = recorded_classifier(
-            exported["record"],
-            path,
-            preprocessing=preprocessing,
-            class_names=description["class_names"],
-        )
+        with entries_of(path, what="export"):
+            classifier = recorded_classifier(
+                exported["record"],
+                path,
+                preprocessing=preprocessing,
+                class_names=description["class_names"],
+            )
     classifier.check_identity(exported, str(path))
     if classifier.preprocessing != preprocessing:
         raise InputError(

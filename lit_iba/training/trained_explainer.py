@@ -219,7 +219,8 @@ class TrainedExplainer(Explainer):
                 f" {', '.join(cls.changeable)}"
             )
         classifier = classifier_of_export(description, path, classifier)
-        explainer = cls.rebuild(classifier, facts["settings"] | settings, state, str(path))
+        with entries_of(path, what="export"):
+            explainer = cls.rebuild(classifier, facts["settings"] | settings, state, str(path))
         if fingerprint(explainer.trained) != facts["sha256"]:
             raise InputError(
                 f"the tensors in {path} are not those that were exported (their sha256 differs);"

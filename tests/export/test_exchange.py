@@ -101,7 +101,8 @@ def test_files_of_the_export_before_go(bucket: str, tmp_path: Path) -> None:
     (folder / "notes.txt").write_text("mine")
     (folder / "explainer.pt2").write_text("of the export before")
     described = json.loads((folder / "explainer.json").read_text())
-    described["files"] |= {"explainer.pt2": {}, "notes.txt": {}}
+    facts = {"sha256": "0" * 64, "bytes": 3}
+    described["files"] |= {"explainer.pt2": facts, "notes.txt": facts}
     (folder / "explainer.json").write_text(json.dumps(described))
     pull_export(bucket, folder)
     assert (folder / "notes.txt").exists()
@@ -121,10 +122,16 @@ def test_hostile_names_are_refused(bucket: str, tmp_path: Path, key: str, name: 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"files": ["explainer.pt2"]}, "files that are no mapping"),
-        ({"files": {}}, "names no files"),
-        ({"files": {"explainer.pt2": {"sha256": "0", "bytes": 1}}}, "no SHA-256 and size"),
-        ({"files": {"explainer.pt2": {"sha256": "0" * 64, "bytes": -1}}}, "no SHA-256 and size"),
+        ({"files": ["explainer.pt2"]}, "files must be names of files"),
+        ({"files": {}}, "files must be names of files"),
+        (
+            {"files": {"explainer.pt2": {"sha256": "0", "bytes": 1}}},
+            "with SHA-256 and size of each",
+        ),
+        (
+            {"files": {"explainer.pt2": {"sha256": "0" * 64, "bytes": -1}}},
+            "with SHA-256 and size of each",
+        ),
         ({"schema": "new"}, "does not describe an exported explainer"),
         ({"schema": 99}, "update lit_iba"),
     ],

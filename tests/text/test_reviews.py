@@ -8,6 +8,7 @@ import torch
 from text_toys import toy_reviews, write_reviews
 
 from lit_iba.errors import InputError
+from lit_iba.text import LSTMClassifier, LSTMTextClassifier, build_text_explainer
 from lit_iba.text.data import IMDBDataModule
 from lit_iba.text.reviews import read_reviews
 from lit_iba.text.vocabulary import Vocabulary, tokenize
@@ -59,6 +60,8 @@ def test_a_vocabulary_keeps_the_most_frequent_words_and_knows_when_it_was_change
     for broken, message in (
         (text.replace('"b"', '"e"'), "changed"),
         (text[:40], "holds no vocabulary"),
+        (text.replace('"b"', "5"), "holds no vocabulary"),
+        (text.replace('"b"', '"\\ud800"'), "holds no vocabulary"),  # half a character
     ):
         (tmp_path / "broken.json").write_text(broken)
         with pytest.raises(InputError, match=message):
@@ -136,3 +139,39 @@ def test_batches_are_padded_and_every_epoch_has_its_own_order(tmp_path: Path) ->
     turned = IMDBDataModule(other, val_fraction=0.2)
     assert {r.key for r in turned.reviews("val") or []} == set(held_out)
     assert torch.equal(torch.tensor(len(turned.vocabulary)), torch.tensor(len(data.vocabulary)))
+
+
+def test_pad_and_unk_in_texts_are_unknown_words(tmp_path: Path) -> None:
+    reviews = [
+        review | {"text": f"<unk> <PAD> {review['text']} <unk>"} for review in toy_reviews(40, 0)
+    ]
+    path = str(write_reviews(tmp_path / "train.jsonl", reviews))
+    data = IMDBDataModule(path, batch_size=8, val_fraction=0.2, min_count=1)
+    data.setup("fit")
+    built = data.vocabulary
+    plain = Vocabulary.build([str(r["text"]).replace("<unk>", "").lower() for r in reviews])
+    assert set(built.words) <= set(plain.words)
+    assert built.words.count("<unk>") == built.words.count("<pad>") == 1
+    assert built.numbers(["<unk>", "<pad>"]) == [1, 1]
+    assert "<unk>" not in built
+    assert "<pad>" not in built
+    for batch in data.train_dataloader():
+        for row, length in zip(batch["words"], batch["length"].tolist(), strict=True):
+            assert not length or row[:2].tolist() == [1, 1]
+            assert row[:length].all()  # 0 is padding alone
+    with pytest.raises(InputError, match="no word occurs 1 times"):
+        Vocabulary.build(["<unk> <pad>"])
+
+
+def test_a_word_that_says_pad_is_explained_as_an_unknown_one() -> None:
+    vocabulary = Vocabulary.build(["a great film"])
+    network = LSTMClassifier(len(vocabulary), embedding_size=4, hidden_size=4, depth=1)
+    classifier = LSTMTextClassifier(network, vocabulary, 9)
+    texts = ["a <pad> film <unk>", "a xylophone film kazoo"]
+    words = classifier.words(texts)
+    assert words.tokens[0] == ["a", "<pad>", "film", "<unk>"]
+    assert [read.known for read in words.read] == [[True, False, True, False]] * 2
+    explainer = build_text_explainer("integrated_gradients", classifier, {"steps": 4})
+    first, second = explainer.attribute(texts, target=1)
+    torch.testing.assert_close(first.values, second.values)
+    assert first.probability == second.probability

@@ -76,3 +76,15 @@ def train_toy(folder: Path) -> Path:
     ]
     assert main(["fit", "--config", str(config), *little, *fast, *place, *quiet], "train.py") == 0
     return folder / "run"
+
+
+def three_kinds(count: int, seed: int) -> list[dict[str, object]]:
+    """Reviews of three classes, by words of GOOD, of BAD, or of neither."""
+    rng = random.Random(seed)
+    reviews = []
+    for i in range(count):
+        words = rng.choices(FILLING[:8], k=6)
+        if i % 3 != 2:
+            words.insert(rng.randint(0, 6), rng.choice(GOOD if i % 3 else BAD))
+        reviews.append({"id": f"{seed}-{i}", "label": i % 3, "text": " ".join(words)})
+    return reviews
