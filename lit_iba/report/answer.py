@@ -185,7 +185,7 @@ def _fewer_than_asked(run: RunFolder) -> str:
     """Fewer samples than ``max_images``, though the data have more."""
     asked = (run.data.get("selection") or {}).get("max_images")
     there, used = run.data.get("images"), run.data.get("used")
-    if not all(isinstance(count, int) for count in (asked, there, used)):
+    if not (isinstance(asked, int) and isinstance(there, int) and isinstance(used, int)):
         return ""
     if used >= asked or asked >= there:
         return ""

@@ -140,7 +140,7 @@ def test_images_have_the_channels_of_the_first_convolution(channels: int) -> Non
         heatmap = build_explainer(name, classifier, settings).attribute(images)
         assert heatmap.values.shape == (2, 12, 12)
         assert heatmap.overlay(images).shape == (2, 3, 12, 12)
-    with pytest.raises(InputError, match=rf"must be a float tensor \(B, {channels}, H, W\)"):
+    with pytest.raises(InputError, match=rf"must be a dense float tensor \(B, {channels}, H, W\)"):
         build_explainer("saliency", classifier).attribute(torch.rand(2, 3, 12, 12))
 
 
