@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from lit_iba.errors import InputError
 from lit_iba.explainer import E
 from lit_iba.files import sha256_of_content
 from lit_iba.resumable.heartbeat import Heartbeat
+from lit_iba.resumable.identity import Recorded
 from lit_iba.resumable.selection import Selection
 from lit_iba.statistics import FeatureStatistics
 
@@ -92,7 +92,7 @@ class OwnStatistics:
         )
 
 
-class StoredStatistics:
+class StoredStatistics(Recorded):
     """Statistics in ``<folder>/<layer>.safetensors``.
 
     Args:
@@ -123,13 +123,6 @@ class StoredStatistics:
         self.folder, self.data, self.count = Path(folder), data, images
         self.batch_size, self.rank = batch_size, rank
         self.company: Heartbeat | None = None  # of the other processes, where there are any
-        self._used: dict[str, str] = {}
-
-    @contextmanager
-    def recorded(self) -> Iterator[dict[str, str]]:
-        """What is handed out inside, by its name: hashes of files, and of pictures."""
-        self._used = {}
-        yield self._used
         self._used = {}
 
     @property

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,19 @@ from lit_iba.explainer import explainer_class
 from lit_iba.files import sha256_of, sha256_of_content
 
 NOT_THE_USERS = ("lit_iba", "torch", "torchvision", "timm", "builtins")
+
+
+class Recorded:
+    """Something that hands out files and data, and can say which."""
+
+    _used: dict[str, str]
+
+    @contextmanager
+    def recorded(self) -> Iterator[dict[str, str]]:
+        """What is handed out inside, by its name: hashes of files, and of data."""
+        self._used = {}
+        yield self._used
+        self._used = {}
 
 
 def explainer_identity(name: str, settings: dict[str, Any]) -> dict[str, Any]:

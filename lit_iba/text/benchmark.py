@@ -10,8 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +25,7 @@ from lit_iba.evaluation.results import summary_table
 from lit_iba.files import FolderLock, read_text, sha256_of_content, write_text
 from lit_iba.randomness import generator_for, sample_generators
 from lit_iba.report.run_folder import RunFolder
-from lit_iba.resumable.identity import hashes_of_files, source_of
+from lit_iba.resumable.identity import Recorded, hashes_of_files, source_of
 from lit_iba.statistics import FeatureStatistics
 from lit_iba.text.classifier import TextClassifier
 from lit_iba.text.explainer import TextExplainer, build_text_explainer
@@ -35,7 +34,7 @@ from lit_iba.text.metrics import TextMetric, build_text_metric
 from lit_iba.text.reviews import Review, read_reviews
 
 
-class StoredWordStatistics:
+class StoredWordStatistics(Recorded):
     """Word statistics that are estimated on reviews once, and kept in a folder; of other reviews
     under the same path they are estimated anew.
 
@@ -56,13 +55,6 @@ class StoredWordStatistics:
         check_counts(statistics_texts=texts)
         self.folder, self.data, self.texts = Path(folder), data, texts
         self._reviews: list[str] | None = None
-        self._used: dict[str, str] = {}
-
-    @contextmanager
-    def recorded(self) -> Iterator[dict[str, str]]:
-        """What is handed out inside: the SHA-256 of each file by its name."""
-        self._used = {}
-        yield self._used
         self._used = {}
 
     def statistics(self, classifier: TextClassifier, layer: int) -> FeatureStatistics:
