@@ -144,6 +144,7 @@ THEIRS = {
     "_parameters",
     "_reset_parameters",
     "_reversed_padding_repeated_twice",
+    "_is_view",
     "_saved_min_val",
     "_should_check_val_fx",
     "_typehint",

@@ -293,7 +293,9 @@ def test_bad_input_is_named(
         "class 10 is out of range; the classifier has classes 0..9": lambda: explainer.attribute(
             images[:1], target=10
         ),
-        "must be a float tensor": lambda: explainer.attribute((images[:1] * 255).to(torch.uint8)),
+        "must be a dense float tensor": lambda: explainer.attribute(
+            (images[:1] * 255).to(torch.uint8)
+        ),
         "2 targets were given for 3 images": lambda: explainer.attribute(
             images[:3], target=torch.tensor([0, 1])
         ),

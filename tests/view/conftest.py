@@ -21,7 +21,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         FrozenClassifier("small_cnn", "random", preprocessing=square),
         data,
         {"per_sample_iba": IBA, "random": None},
-        {"degradation": {"tile": 4}, "bounding_box": {}},
+        {"degradation": {"tile": 4}, "deletion": {"pixels_per_step": 64}, "bounding_box": {}},
         folder / "run",
         statistics_data=data,
         gallery=4,
