@@ -55,9 +55,9 @@ def trace(model: nn.Module, leaves: Sequence[type[nn.Module]] = ()) -> Traced:
     if tracer.without_gradient:
         raise InputError("a part of it runs without gradients, which a graph would not keep")
     _read_what_was_written(model, graph)
-    names, outputs = _names(model, graph, tracer.paths), tracer.outputs
-    known = {*names.values(), *(name for name, _ in model.named_modules())}
     runs = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
+    names, outputs = _names(model, graph, tracer.paths, runs), tracer.outputs
+    known = {*names.values(), *(name for name, _ in model.named_modules())}
     for path, number in runs.items():
         # As torchvision names it; what it calls ``relu`` is the first run.
         if number > 1 and (last := f"{path}_{number - 1}") not in known:
@@ -113,28 +113,31 @@ class _Tracer(fx.Tracer):
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
 
-def _names(model: nn.Module, graph: fx.Graph, paths: dict[fx.Node, str]) -> dict[fx.Node, str]:
+def _names(
+    model: nn.Module, graph: fx.Graph, paths: dict[fx.Node, str], runs: Counter[str]
+) -> dict[fx.Node, str]:
     """A name for every step, which no other step and no module has: a module's is its own, earlier
     runs of it are ``relu_0``, ``relu_1``; what a module does itself is ``layer1.0.add``, and once
     more ``layer1.0.add_1``.
     """
     taken = {name for name, _ in model.named_modules(remove_duplicate=False)}
-    left = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
-    numbers: dict[tuple[str, str], Iterator[int]] = {}
-    names = {}
+    left, names = runs.copy(), {}
+    numbers: dict[tuple[str, int], Iterator[int]] = {}
+
+    def free(stem: str, first: int) -> str:
+        number = numbers.setdefault((stem, first), count(first))
+        return next(name for n in number if (name := f"{stem}_{n}") not in taken)
+
     for node in graph.nodes:
         if node not in paths:
             continue
-        target, path = str(node.target), paths[node]
-        left[target] -= node.op == "call_module"
         if node.op == "call_module":
-            stem, name, first = target, target if not left[target] else f"{target}_0", 1
+            name = str(node.target)
+            left[name] -= 1
+            name = free(name, 0) if left[name] else name
         else:
-            stem = ".".join(filter(None, [path, re.sub(r"_\d+$", "", node.name)]))
-            name, first = stem, 1
-        if name in taken and not (node.op == "call_module" and name == target):
-            number = numbers.setdefault((node.op, stem), count(first))
-            name = next(other for n in number if (other := f"{stem}_{n}") not in taken)
+            name = ".".join(filter(None, [paths[node], re.sub(r"_\d+$", "", node.name)]))
+            name = free(name, 1) if name in taken else name
         taken.add(name)
         names[node] = name
     return names

@@ -310,7 +310,8 @@ def _fewer_points(tables: Sequence[MetricTable]) -> list[str]:
         if isinstance(given, int) and wanted and given < min(wanted):
             found.append(
                 f"{table.label}: the curve has {given} points, fewer than the published one, so"
-                f" that the number is no match for it; {min(wanted)} or more are close enough."
+                f" that the number is no match for it; {min(wanted)} or more are close enough, with"
+                " what else belongs to the paper's definition (preset: reference)."
             )
     return found
 

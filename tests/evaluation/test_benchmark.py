@@ -22,7 +22,6 @@ from lit_iba.data import ShardIndex
 from lit_iba.errors import InputError
 from lit_iba.evaluation.callbacks.heatmap_writer import ShardBatches
 from lit_iba.evaluation.pool import HeatmapPool
-from lit_iba.evaluation.results import _cell
 from lit_iba.explainer import build_explainer
 from lit_iba.metrics import build_metric
 from lit_iba.report import write_report
@@ -401,18 +400,3 @@ def test_labels_that_the_classifier_does_not_know_are_refused(tmp_path):
     few.plan.classifier.num_classes = 2
     with pytest.raises(InputError, match=r"has label 2, but the classifier knows 0\.\.1"):
         few.run(Fabric(accelerator="cpu", devices=1))
-
-
-@pytest.mark.parametrize(
-    ("score", "error", "shown"),
-    [
-        (2.1e-4, 1e-5, "2.1e−04 ± 1.0e−05"),
-        (0.5, 0.01, "0.500 ± 0.010"),
-        (0.5, None, "0.500"),
-        (None, None, "undefined (n=5)"),
-    ],
-)
-def test_small_numbers_are_no_zeros_on_the_console(
-    score: float | None, error: float | None, shown: str
-) -> None:
-    assert _cell({"score": score, "standard_error": error, "n": 5}, 5) == shown

@@ -1,4 +1,4 @@
-"""Which samples a benchmark takes: keys that would be one in its rows are refused."""
+"""Which samples a benchmark takes, and what it says of how many and how much."""
 
 import pytest
 from benchmark_toys import benchmark, make_data
@@ -6,6 +6,7 @@ from lightning import Fabric
 
 from lit_iba.data import ShardIndex
 from lit_iba.errors import InputError
+from lit_iba.evaluation.results import _cell
 from lit_iba.report import build_tables, read_run
 from lit_iba.report.answer import cautions
 
@@ -41,3 +42,18 @@ def test_a_report_says_where_fewer_were_judged_than_asked_for(tmp_path):
         assert bool(found) == wanted
         if wanted:
             assert found[0].startswith("14 images were judged of the 16 asked for (max_images)")
+
+
+@pytest.mark.parametrize(
+    ("score", "error", "shown"),
+    [
+        (2.1e-4, 1e-5, "2.1e−04 ± 1.0e−05"),
+        (0.5, 0.01, "0.500 ± 0.010"),
+        (0.5, None, "0.500"),
+        (None, None, "undefined (n=5)"),
+    ],
+)
+def test_small_numbers_are_no_zeros_on_the_console(
+    score: float | None, error: float | None, shown: str
+) -> None:
+    assert _cell({"score": score, "standard_error": error, "n": 5}, 5) == shown
