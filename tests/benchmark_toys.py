@@ -152,6 +152,14 @@ def kept_bars(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> list[Evalu
     return bars
 
 
+def scored(result: dict) -> dict[str, float]:
+    """Score, error and extras of a metric's stored result, with the NaN that JSON does not have: of
+    an untrained network there may be no degradation.
+    """
+    kept = {which: result[which] for which in ("score", "standard_error")} | result["extra"]
+    return {name: float("nan") if value is None else value for name, value in kept.items()}
+
+
 def numbers(results: dict) -> dict:
     """What must not depend on how, when or by how many processes the results were made."""
     explainers = {

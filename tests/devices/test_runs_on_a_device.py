@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from benchmark_toys import scored
 from device_toys import SETTINGS, SIDE, TRAINED, build, narrow, pictures
 from PIL import Image
 from torch import Tensor
@@ -88,11 +89,10 @@ def test_a_benchmark_gives_on_a_device_what_it_gives_on_the_cpu(
         )
         found = run.run(OneDevice(where))["results"]
         scores[where] = {
-            (metric, explainer, what): float("nan") if value is None else value
+            (metric, explainer, what): value
             for metric, of in found.items()
             for explainer, result in of.items()
-            # An untrained network may have no degradation, but its ends.
-            for what, value in {"score": result["score"], **result["extra"]}.items()
+            for what, value in scored(result).items()
             if what in ("score", "t1", "degraded_probability")
         }
     assert scores["cpu"] == pytest.approx(scores[device.type], rel=1e-2, abs=1e-3, nan_ok=True)

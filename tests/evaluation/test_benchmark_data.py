@@ -57,3 +57,20 @@ def test_small_numbers_are_no_zeros_on_the_console(
     score: float | None, error: float | None, shown: str
 ) -> None:
     assert _cell({"score": score, "standard_error": error, "n": 5}, 5) == shown
+
+
+def test_limits_reach_the_results_and_empty_shards_do_no_harm(tmp_path):
+    make_data(tmp_path / "data")
+    toy = benchmark(
+        str(tmp_path / "data"),
+        tmp_path / "run",
+        max_images=3,
+        max_box_fraction=0.33,
+        metrics={"bounding_box": {}},
+        gallery=12,
+    )
+    results = toy.run(Fabric(accelerator="cpu", devices=1))
+    used = results["data"]["used"]
+    assert used <= 3
+    assert results["results"]["bounding_box"]["slow"]["n"] == used
+    assert results["results"]["bounding_box"]["slow"]["extra"]["left_out"] == 0

@@ -12,31 +12,20 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from metric_toys import curved, others_of, sample
-from test_metric_base import METRICS, masks
-
-from lit_iba.metrics import build_metric
+from test_metric_base import METRICS, judged
 
 
 def main(folder: Path, rank: int, world: int) -> None:
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world
     )
-    images, targets, heatmaps = sample(6)
     found = {}
     for case in ("split", "all_on_0"):
         mine = (
             torch.arange(6)[rank::world] if case == "split" else torch.arange(6 if rank == 0 else 0)
         )
-        for name, settings in METRICS.items():
-            metric = build_metric(name, settings)
-            others = others_of(heatmaps, metric.others_wanted)
-            for part in mine.split(2) if len(mine) else []:
-                extra = {
-                    "object_mask": masks(6)[part],
-                    "others": None if others is None else others[part],
-                }
-                metric.update(curved(), images[part], targets[part], heatmaps[part], **extra)
+        for name in METRICS:
+            metric = judged(name, mine.split(2) if len(mine) else [])
             found[f"{name}/{case}"] = metric.compute().to_dict()
     (folder / f"{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()

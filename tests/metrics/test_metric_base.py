@@ -34,24 +34,29 @@ def masks(count):
     return mask
 
 
-def judged(name, batches, forward_batch_size=16):
+def judged(name, parts, forward_batch_size=16):
+    """The metric after the samples of each part, int64 numbers."""
     extra = {} if name in ("bounding_box", "ehr") else {"forward_batch_size": forward_batch_size}
     metric = build_metric(name, METRICS[name] | extra)
     images, _, heatmaps = sample(6)
     with torch.no_grad():
         targets = curved()(images).argmax(dim=1)
     others = others_of(heatmaps, metric.others_wanted)
-    for part in torch.arange(6).split(batches):
+    for part in parts:
         extra = {"object_mask": masks(6)[part], "others": None if others is None else others[part]}
         metric.update(curved(), images[part], targets[part], heatmaps[part], **extra)
     return metric
 
 
+def in_batches(*sizes):
+    return torch.arange(6).split(sizes)
+
+
 @pytest.mark.parametrize("name", METRICS)
 def test_result_depends_neither_on_batches_nor_on_forward_batch_size(name):
-    whole = judged(name, [6])
+    whole = judged(name, in_batches(6))
     for batches, size in (([1] * 6, 1), ([4, 2], 5), ([5, 1], 1000)):
-        other = judged(name, batches, size)
+        other = judged(name, in_batches(*batches), size)
         for row, values in whole.rows().items():
             torch.testing.assert_close(
                 other.rows()[row], values, rtol=1e-4, atol=1e-5, equal_nan=True
@@ -61,7 +66,7 @@ def test_result_depends_neither_on_batches_nor_on_forward_batch_size(name):
 
 @pytest.mark.parametrize("name", METRICS)
 def test_result_follows_from_rows_alone_and_scores_average_to_it(name):
-    metric = judged(name, [3, 3])
+    metric = judged(name, in_batches(3, 3))
     fresh = build_metric(name, METRICS[name])
     assert fresh.summarize(metric.rows()).to_dict() == metric.compute().to_dict()
     assert float(metric.scores(metric.rows())["score"].double().nanmean()) == pytest.approx(
@@ -71,7 +76,7 @@ def test_result_follows_from_rows_alone_and_scores_average_to_it(name):
 
 @pytest.mark.parametrize("name", METRICS)
 def test_reset_forgets_and_definition_names_every_setting_that_matters(name):
-    metric = judged(name, [6])
+    metric = judged(name, in_batches(6))
     metric.reset()
     assert all(len(values) == 0 for values in metric.rows().values())
     for setting, value in metric.identity["settings"].items():
@@ -101,7 +106,7 @@ def test_processes_together_compute_what_one_process_does(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     for name in METRICS:
-        alone = judged(name, [2, 4]).compute()
+        alone = judged(name, in_batches(2, 4)).compute()
         for rank in range(2):
             for case in ("split", "all_on_0"):
                 together = json.loads((tmp_path / f"{rank}.json").read_text())[f"{name}/{case}"]
