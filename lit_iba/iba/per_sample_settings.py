@@ -11,6 +11,20 @@ from lit_iba.checks import check_kinds, check_literals, check_numbers
 from lit_iba.errors import InputError, unknown_name
 
 
+def check_noise(min_std: float, smoothing_sigma: float, active_threshold: float) -> None:
+    """Refuse what no bottleneck's noise or blur can be.
+
+    Raises:
+        InputError: Of these settings, one is out of range.
+    """
+    check_numbers(0, min_std=min_std, smoothing_sigma=smoothing_sigma)
+    if not active_threshold < 1:
+        raise InputError(
+            f"active_threshold is {active_threshold}; no element is active in a larger share of the"
+            " images than 1, so that nothing would carry information: give less than 1"
+        )
+
+
 @dataclass(frozen=True)
 class PerSampleSettings:
     """Settings of the Per-Sample bottleneck; the paper's values (table 2) where it gives one.
@@ -79,6 +93,7 @@ class PerSampleSettings:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
         check_kinds(PerSampleSettings, vars(self))
         check_numbers(0, exclusive=True, learning_rate=self.learning_rate)
+        check_noise(self.min_std, self.smoothing_sigma, self.active_threshold)
         if self.beta != "auto":
             if isinstance(self.beta, str):
                 raise InputError(f"beta is {self.beta!r}; it must be a number or 'auto'")

@@ -14,7 +14,8 @@ from torch import Tensor
 from lit_iba import FeatureStatistics, FrozenClassifier, InputError, PerSampleIBA, Preprocessing
 from lit_iba.heatmap import resize_keeping_total
 from lit_iba.iba import per_sample
-from lit_iba.iba.per_sample_settings import PRESETS
+from lit_iba.iba.per_sample_settings import PRESETS, PerSampleSettings
+from lit_iba.iba.readout_network import ReadoutSettings
 from lit_iba.randomness import sample_generators
 
 
@@ -354,3 +355,15 @@ def test_bad_input_is_named(
     for message, call in cases.items():
         with pytest.raises(InputError, match=message):
             call()
+
+
+@pytest.mark.parametrize("kind", [PerSampleSettings, ReadoutSettings])
+@pytest.mark.parametrize(
+    ("setting", "value"), [("min_std", -0.1), ("smoothing_sigma", -1.0), ("active_threshold", 1.0)]
+)
+def test_noise_that_cannot_be_is_refused(
+    kind: type[PerSampleSettings | ReadoutSettings], setting: str, value: float
+) -> None:
+    """With an active_threshold of 1 no element counted, and every map was empty."""
+    with pytest.raises(InputError, match=setting):
+        kind(**{setting: value})  # type: ignore[arg-type]
