@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lit_iba.checks import check_counts, check_images
 from lit_iba.classifier import FrozenClassifier, Layout
 from lit_iba.errors import InputError
 from lit_iba.files import whole_file
@@ -75,7 +76,8 @@ class FeatureStatistics:
                 a single photograph is then enough.
 
         Raises:
-            InputError: No images at all, or values that are not finite.
+            InputError: No images at all, values that are not finite, or batches of something else
+                than normalised images.
 
         Example:
             >>> from lit_iba import FeatureStatistics
@@ -122,11 +124,7 @@ class FeatureStatistics:
     @torch.no_grad()
     def update(self, r: Tensor) -> None:
         """Add a batch of feature maps (B, *shape)."""
-        if r.shape[1:] != self.shape:
-            raise InputError(
-                f"a feature map of shape {tuple(r.shape[1:])} does not fit statistics of"
-                f" {tuple(self.shape)}"
-            )
+        self._check_shape(r.shape[1:], "feature maps")
         if not len(r):
             return
         # float64 only for the sums: a batch is small against the stream, and the device may be slow
@@ -143,6 +141,7 @@ class FeatureStatistics:
         """Add another stream's statistics; the order of merging does not matter (to float64
         rounding).
         """
+        self._check_shape(other.shape, "statistics")
         total = self.count + other.count
         if not other.count:
             return
@@ -153,6 +152,13 @@ class FeatureStatistics:
         )
         self.nonzero += other.nonzero
         self.count = total
+
+    def _check_shape(self, shape: torch.Size, what: str) -> None:
+        if shape != self.shape:
+            raise InputError(
+                f"{what} of shape {tuple(shape)} do not fit statistics of {tuple(self.shape)}; give"
+                " images of one size"
+            )
 
     def reduce_across_processes(self) -> None:
         """Merge the statistics of all processes, so that each has those of the whole stream."""
@@ -286,13 +292,20 @@ def estimate_layers(
     """Statistics of several layers from one pass over the images; see
     :meth:`FeatureStatistics.estimate`.
     """
+    check_counts(batch_size=batch_size)
     layers = list(layers)
     inside = [layer for layer in layers if layer != INPUT]
     batches: Iterable[Tensor] = images.split(batch_size) if isinstance(images, Tensor) else images
     taps = classifier.taps(inside) if inside else None
     found: dict[str, FeatureStatistics] = {}
     for batch in batches:
-        images = batch.to(classifier.device, classifier.dtype)
+        if isinstance(batch, tuple | list | dict):
+            raise InputError(
+                f"a batch of images is a {type(batch).__name__}; give the images alone, such as"
+                " (images for images, labels in loader)"
+            )
+        images = check_images(batch, classifier.channels)
+        images = images.to(classifier.device, classifier.dtype)
         outputs = {} if taps is None else taps(images)
         for layer, r in (outputs | {INPUT: images} if INPUT in layers else outputs).items():
             if layer not in found:

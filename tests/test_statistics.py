@@ -1,11 +1,13 @@
 """Streaming statistics equal the direct ones, in any order and any grouping."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from lit_iba import FeatureStatistics, FrozenClassifier, InputError
 from lit_iba.classifier import Layout
@@ -98,3 +100,25 @@ def test_statistics_of_something_else_are_refused(tmp_path: Path) -> None:
         FeatureStatistics.load(path)
     with pytest.raises(InputError, match="no images"):
         FeatureStatistics.estimate(classifier, "layer2", [])
+
+
+def test_what_is_no_batch_of_images_is_refused_in_one_sentence(
+    small_classifier: FrozenClassifier, images: Tensor, statistics: FeatureStatistics
+) -> None:
+    """Pictures of 0 to 255 would be measured as they are, and give noise of that size."""
+    pictures = (images * 255).to(torch.uint8)
+    cases: dict[str, Any] = {
+        r"batch of images is a tuple; give .*images for images, labels": [(images, torch.zeros(6))],
+        "batch of images is a dict": [{"image": images}],
+        "normalised .*got torch.uint8": pictures,
+        r"float tensor \(B, 3, H, W\)": images[0],
+        r"of the batch contains NaN": images * torch.nan,
+        r"\(64, 8, 8\) do not fit statistics of \(64, 16, 16\)": [images, images[..., ::2, ::2]],
+    }
+    for message, wrong in cases.items():
+        with pytest.raises(InputError, match=message):
+            FeatureStatistics.estimate(small_classifier, "layer2", wrong)
+    with pytest.raises(InputError, match="batch_size is 0"):
+        FeatureStatistics.estimate(small_classifier, "layer2", images, batch_size=0)
+    with pytest.raises(InputError, match="do not fit statistics"):
+        FeatureStatistics((3,)).merge(statistics)

@@ -23,8 +23,8 @@ from lit_iba.explainer import completeness_error
 
 
 def bias_tensors(network: nn.Module) -> dict[str, Tensor]:
-    """Every bias of a network by its name in the state dict: parameters called bias, and batch
-    norms' running means.
+    """Every bias of a network by its name in the state dict: parameters called bias, and norms'
+    running means, with their biases where these are buffers, as in a frozen batch norm.
 
     The tensors are the network's own: writing into them changes it.
     """
@@ -33,8 +33,9 @@ def bias_tensors(network: nn.Module) -> dict[str, Tensor]:
         if name.rpartition(".")[2].endswith("bias"):  # also in_proj_bias of an attention
             found[name] = parameter
     for name, module in network.named_modules():
-        if isinstance(module, BATCH_NORMS) and module.running_mean is not None:
-            found[f"{name}.running_mean"] = module.running_mean
+        buffers = dict(module.named_buffers(prefix=name, recurse=False))
+        if f"{name}.running_mean" in buffers:
+            found |= {k: v for k, v in buffers.items() if k.endswith((".bias", ".running_mean"))}
     return found
 
 

@@ -33,6 +33,18 @@ def noise_like(r: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     return drawn if r.ndim != 4 else drawn.movedim(-1, 1)
 
 
+def floored(std: Tensor, floor: float, active: Tensor) -> Tensor:
+    """Deviations with a floor: ``floor``, or the median of the active ones above 0 where that is
+    smaller.
+
+    A network may work in any unit. Where nearly all deviations are below the floor, noise of that
+    size would drown every feature, and the map would show nothing of the network.
+    """
+    varying = std[active & (std > 0)]
+    typical = float(varying.median()) if varying.numel() else floor
+    return std.clamp_min(min(floor, typical))
+
+
 @dataclass(frozen=True)
 class NoiseModel:
     """Mean and floored standard deviation per element of R, and which elements carry information.
@@ -74,7 +86,7 @@ class NoiseModel:
             kind: ``"welford"``: mean and standard deviation; ``"relu_rms"``: mean 0 and the root
                 mean square of non-zero values, as the authors' evaluation code does behind the
                 ReLUs of a ResNet.
-            min_std: Floor of the standard deviation.
+            min_std: Floor of the standard deviation, see :func:`floored`.
             active_threshold: An element that is non-zero in at most this share of the images is
                 inactive.
             inactive: ``"mean"`` or ``"zero"``.
@@ -94,7 +106,9 @@ class NoiseModel:
             mean, std = torch.zeros_like(statistics.mean), statistics.rms_of_nonzero
         value = mean if inactive == "mean" else torch.zeros_like(mean)
         active = statistics.active > active_threshold
-        return cls(mean.float(), std.clamp_min(min_std).float(), active.float(), value.float())
+        return cls(
+            mean.float(), floored(std, min_std, active).float(), active.float(), value.float()
+        )
 
     def to(self, device: torch.device) -> NoiseModel:
         """The same on another device."""

@@ -11,6 +11,20 @@ from lit_iba.checks import check_kinds, check_literals, check_numbers
 from lit_iba.errors import InputError, unknown_name
 
 
+def check_noise(min_std: float, smoothing_sigma: float, active_threshold: float) -> None:
+    """Refuse what no bottleneck's noise or blur can be.
+
+    Raises:
+        InputError: Of these settings, one is out of range.
+    """
+    check_numbers(0, min_std=min_std, smoothing_sigma=smoothing_sigma)
+    if not active_threshold < 1:
+        raise InputError(
+            f"active_threshold is {active_threshold}; no element is active in a larger share of the"
+            " images than 1, so that nothing would carry information: give less than 1"
+        )
+
+
 @dataclass(frozen=True)
 class PerSampleSettings:
     """Settings of the Per-Sample bottleneck; the paper's values (table 2) where it gives one.
@@ -28,7 +42,8 @@ class PerSampleSettings:
         initial_alpha: Logit of lambda at the start: 5 lets nearly everything pass.
         smoothing_sigma: Standard deviation of the blur of lambda, in positions; 0 for none.
         statistics_kind: ``"welford"`` or ``"relu_rms"``, see :class:`NoiseModel`.
-        min_std: Floor of the noise's standard deviation.
+        min_std: Floor of the noise's standard deviation; where most of the layer's are smaller,
+            their median.
         active_threshold: Elements active in at most this share of images carry no information.
         inactive: What those become, ``"mean"`` or ``"zero"``.
         relu_clamp: Whether Z is clamped to be non-negative, as the authors' evaluation code does
@@ -78,6 +93,7 @@ class PerSampleSettings:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
         check_kinds(PerSampleSettings, vars(self))
         check_numbers(0, exclusive=True, learning_rate=self.learning_rate)
+        check_noise(self.min_std, self.smoothing_sigma, self.active_threshold)
         if self.beta != "auto":
             if isinstance(self.beta, str):
                 raise InputError(f"beta is {self.beta!r}; it must be a number or 'auto'")

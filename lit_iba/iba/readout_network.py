@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_iba.checks import check_counts, check_literals
+from lit_iba.checks import check_counts, check_literals, check_numbers
 from lit_iba.classifier.layout import Layout
 from lit_iba.errors import InputError
 from lit_iba.iba.noise import NoiseModel
+from lit_iba.iba.per_sample_settings import check_noise
 from lit_iba.statistics import FeatureStatistics
 
 PAPER_TAPS = {
@@ -39,7 +40,8 @@ class ReadoutSettings:
         smoothing_sigma: Standard deviation of the blur of lambda, in positions.
         statistics_kind: ``"welford"`` or ``"relu_rms"``, of the noise and of the taps, see
             :class:`NoiseModel`.
-        min_std: Floor of the standard deviations.
+        min_std: Floor of the standard deviations; where most of a layer's are smaller, their
+            median.
         active_threshold: Elements active in at most this share of images carry no information.
         relu_clamp: Whether Z is clamped to be non-negative, as the authors' evaluation code does
             behind the ReLUs of a ResNet.
@@ -71,6 +73,9 @@ class ReadoutSettings:
 
     def __post_init__(self) -> None:
         check_literals(self)
+        check_noise(self.min_std, self.smoothing_sigma, self.active_threshold)
+        if self.clamp_alpha is not None:
+            check_numbers(0, exclusive=True, clamp_alpha=self.clamp_alpha)
         if self.hidden is None:
             return
         if not isinstance(self.hidden, list | tuple) or len(self.hidden) != 2:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from lit_iba.iba.noise import NoiseModel
+from lit_iba.iba.noise import NoiseModel, floored
 from lit_iba.statistics import FeatureStatistics
 from lit_iba.training.feature_pyramid import WIDTH, FeaturePyramid
 
@@ -51,10 +51,12 @@ class StoredNoise(nn.Module):
     def store(self, statistics: FeatureStatistics) -> None:
         """Keep what these statistics say."""
         self.mean.copy_(statistics.mean)
-        self.std.copy_(statistics.std.clamp_min(MIN_STD))
+        threshold = -1.0 if self.active_threshold is None else self.active_threshold
+        active = statistics.active > threshold
+        self.std.copy_(floored(statistics.std, MIN_STD, active))
         self.count.fill_(statistics.count)
-        if self.active is not None and self.active_threshold is not None:
-            self.active.copy_(statistics.active > self.active_threshold)
+        if self.active is not None:
+            self.active.copy_(active)
 
     def model(self) -> NoiseModel:
         """As a noise model."""

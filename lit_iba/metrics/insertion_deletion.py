@@ -48,7 +48,16 @@ def blurred(
         edges: ``"reflect"``: the kernel is cut and normalised, the picture mirrored at its edges.
             ``"rise"``: as in RISE's code, the tails that are cut off are folded back into the
             kernel, and there are zeros around the picture.
+
+    Raises:
+        InputError: The kernel reaches further than a picture can be mirrored.
     """
+    if edges == "reflect" and kernel // 2 >= min(images.shape[-2:]):
+        height, width = images.shape[-2:]
+        raise InputError(
+            f"blur_kernel is {kernel}, too large to mirror pictures of {height}x{width} at their"
+            f" edges; give {2 * min(height, width) - 1} or less"
+        )
     offsets = torch.arange(kernel, dtype=torch.float64) - kernel // 2
     if edges == "rise":
         line = torch.from_numpy(gaussian_filter1d((offsets == 0).double().numpy(), sigma))

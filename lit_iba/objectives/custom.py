@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ from lit_iba.errors import InputError
 from lit_iba.objectives.base import Objective, as_tensor, one_per_image
 
 Function = Callable[[Tensor, Tensor], Tensor]
+ROUNDING = 1e-4  # nats below 0 that float32 may leave of a loss of 0
 
 
 class Custom(Objective):
@@ -94,6 +96,31 @@ class Custom(Objective):
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """What the function gives."""
         return _checked(self._loss(outputs, targets), len(outputs), "loss")
+
+    def probability(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """exp(-loss).
+
+        Raises:
+            InputError: A loss is below 0.
+        """
+        return (-self._not_below_zero(outputs.float(), targets)).exp()
+
+    def decision(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Whether exp(-loss) is 1/2 or more; errors as of :meth:`probability`."""
+        return (self._not_below_zero(outputs, targets) <= math.log(2)).long()
+
+    def _not_below_zero(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss, refused where exp(-loss) would be no probability. Asked of metrics alone: the
+        answer makes the host wait, and an optimisation does not mind a constant.
+        """
+        loss = self.loss(outputs, targets)
+        if bool((loss < -ROUNDING).any()):
+            raise InputError(
+                f"loss of the custom objective gives {float(loss.min()):.3g} for an image, and"
+                " exp(-loss) is taken for a probability; subtract the least that the loss can be,"
+                " so that it is 0 or more"
+            )
+        return loss
 
     def divergence(self, outputs: Tensor, reference: Tensor) -> Tensor:
         """The loss of the outputs against what the reference predicts."""

@@ -12,6 +12,7 @@ from activity_toys import with_biases
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torchvision.ops.misc import FrozenBatchNorm2d
 
 from lit_iba import FrozenClassifier, InputError
 from lit_iba.activity.bias_decay import BiasDecay
@@ -103,6 +104,26 @@ def test_a_network_without_biases_scales_with_its_input_and_decomposes_at_every_
     assert before.largest_bias > 0.5
     assert not before.holds()
     assert all(torch.equal(value, state[name]) for name, value in original.state_dict().items())
+
+
+@pytest.mark.parametrize("norm", ["frozen", "instance"])
+def test_the_biases_of_norms_that_hold_them_otherwise_are_removed_too(norm: str) -> None:
+    """A frozen batch norm, as under many detectors, has its bias in a buffer."""
+    made = {
+        "frozen": lambda: FrozenBatchNorm2d(8),
+        "instance": lambda: nn.InstanceNorm2d(8, affine=True, track_running_stats=True),
+    }[norm]()
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        getattr(made, name).data.uniform_(0.1, 1.0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), made, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+    )
+    preprocessing = Preprocessing(resize=None, crop=16)
+    classifier = FrozenClassifier(network.double().eval(), preprocessing=preprocessing)
+    images = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    zero = without_biases(classifier)
+    assert torch.allclose(zero(images * 8), zero(images) * 8, rtol=1e-10)
+    assert check_zero_bias(zero, images).holds()
 
 
 def test_one_bias_is_enough_to_fail_the_check() -> None:

@@ -14,7 +14,8 @@ from torch import Tensor
 from lit_iba import FeatureStatistics, FrozenClassifier, InputError, PerSampleIBA, Preprocessing
 from lit_iba.heatmap import resize_keeping_total
 from lit_iba.iba import per_sample
-from lit_iba.iba.per_sample_settings import PRESETS
+from lit_iba.iba.per_sample_settings import PRESETS, PerSampleSettings
+from lit_iba.iba.readout_network import ReadoutSettings
 from lit_iba.randomness import sample_generators
 
 
@@ -178,6 +179,44 @@ def test_dead_units_and_another_image_size_stay_finite(
     assert "interpolated" in caplog.text
 
 
+class Unit(torch.nn.Module):
+    """Gives its input in another unit."""
+
+    def __init__(self, unit: float) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.unit
+
+
+def test_the_unit_of_the_features_does_not_matter(images: Tensor) -> None:
+    """The floor of the deviations is a length: in a network whose features are all far below it,
+    noise of its size would drown them, and the map would be the same whatever the network does.
+    """
+    many = torch.randn(32, 3, 64, 64, generator=torch.Generator().manual_seed(4))
+    first, last = torch.nn.Conv2d(3, 8, 3, stride=4), torch.nn.Linear(8, 5)
+    torch.nn.init.normal_(first.weight, generator=torch.Generator().manual_seed(5))
+    torch.nn.init.normal_(last.weight, std=9, generator=torch.Generator().manual_seed(6))
+    maps = []
+    for unit in (1.0, 1e-5):
+        network = torch.nn.Sequential(
+            first,
+            Unit(unit),
+            Unit(1 / unit),
+            torch.nn.ReLU(),
+            torch.nn.AdaptiveAvgPool2d(1),
+            torch.nn.Flatten(),
+            last,
+        )
+        classifier = FrozenClassifier(network, preprocessing=Preprocessing(resize=None, crop=64))
+        statistics = FeatureStatistics.estimate(classifier, "1", many)
+        explainer = PerSampleIBA(classifier, "1", statistics, steps=5)
+        maps.append(explainer.attribute(images[:2], torch.tensor([0, 1])).values)
+    for one, other in zip(*(m.flatten(1) for m in maps), strict=True):
+        assert torch.corrcoef(torch.stack([one, other]))[0, 1] > 0.9
+
+
 @pytest.mark.slow
 def test_bf16_gives_nearly_the_same_map(
     small_classifier: FrozenClassifier, statistics: FeatureStatistics, images: Tensor
@@ -316,3 +355,15 @@ def test_bad_input_is_named(
     for message, call in cases.items():
         with pytest.raises(InputError, match=message):
             call()
+
+
+@pytest.mark.parametrize("kind", [PerSampleSettings, ReadoutSettings])
+@pytest.mark.parametrize(
+    ("setting", "value"), [("min_std", -0.1), ("smoothing_sigma", -1.0), ("active_threshold", 1.0)]
+)
+def test_noise_that_cannot_be_is_refused(
+    kind: type[PerSampleSettings | ReadoutSettings], setting: str, value: float
+) -> None:
+    """With an active_threshold of 1 no element counted, and every map was empty."""
+    with pytest.raises(InputError, match=setting):
+        kind(**{setting: value})  # type: ignore[arg-type]

@@ -234,3 +234,11 @@ def test_one_step_without_its_beginning_is_refused(name):
         metric = build_metric(name, chosen)
         metric.update(curved(), images, targets, heatmaps)
         assert metric.compute().score > 0
+
+
+def test_a_kernel_that_a_picture_cannot_mirror_is_refused():
+    metric = build_metric("insertion", {"baseline": "blur", "blur_kernel": 2 * SIDE + 1})
+    with pytest.raises(InputError, match=f"too large to mirror .* give {2 * SIDE - 1} or less"):
+        metric.update(curved(), *sample(2))
+    largest = {"baseline": "blur", "blur_kernel": 2 * SIDE - 1, "pixels_per_step": SIDE * SIDE}
+    build_metric("insertion", largest).update(curved(), *sample(2))

@@ -288,3 +288,14 @@ def test_a_class_that_the_network_sees_nowhere_has_no_region() -> None:
     objective = Segmentation()
     with pytest.raises(InputError, match=r"sees class 1 nowhere in image 0 .* give the region"):
         objective.check_targets(1, 1, 2, lambda: torch.zeros(1, 2, 3, 3))
+
+
+def test_a_custom_loss_below_zero_is_refused_where_it_would_be_a_probability() -> None:
+    """exp(-loss) of minus a cosine was a probability of up to 2.7, and no decision ever flipped."""
+    objective = Custom(lambda outputs, targets: -F.cosine_similarity(outputs, outputs))
+    targets = torch.zeros(5)
+    for what in (objective.probability, objective.decision):
+        with pytest.raises(InputError, match=r"gives -1 for an image.*so that it is 0 or more"):
+            what(LOGITS, targets)
+    rounded = Custom(lambda outputs, targets: 0 * outputs[:, 0] - 1e-6)
+    assert rounded.probability(LOGITS, targets).allclose(torch.ones(5))
