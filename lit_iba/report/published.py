@@ -177,7 +177,7 @@ def all_published() -> tuple[Published, ...]:
     return of_tables + tuple(_statement(given) for given in _document()["statements"])
 
 
-def _with_defaults(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def with_defaults(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a metric or an explainer; one that is left out has the value of its preset, or
     its default.
     """
@@ -227,7 +227,8 @@ def lookup(
         network: Name such as ``"resnet50"`` or ``"ResNet-50"``; None for any.
         explainer: Name, alias or class path of the method; None for any.
         explainer_settings: The explainer's settings. A setting that is left out, of a metric or an
-            explainer, has the value of its preset, or its default (beta 10).
+            explainer, has the value of its preset, or its default (beta 10). What a checkpoint was
+            trained with is no default: ``readout_iba`` has its numbers where its beta is given.
         quantity: Which of several printed quantities, such as ``"nats_as_printed"`` of table 4;
             None for any.
 
@@ -245,14 +246,14 @@ def lookup(
             continue
         if quantity is not None and canonical("quantities", number.quantity) != quantity:
             continue
-        if not _agree(number.settings, _with_defaults(number.metric, settings or {})):
+        if not _agree(number.settings, with_defaults(number.metric, settings or {})):
             continue
         if network is not None and number.network != canonical("networks", network):
             continue
         if wanted_explainer is not None:
             if number.explainer != wanted_explainer:
                 continue
-            whole = _with_defaults(number.explainer, explainer_settings or {})
+            whole = with_defaults(number.explainer, explainer_settings or {})
             if not _agree(number.explainer_settings, whole):
                 continue
         found.append(number)
