@@ -16,7 +16,7 @@ from typing import Any
 from lit_iba.explainer import EXPLAINERS, explainer_class
 from lit_iba.metrics.registered import METRICS, metric_class
 from lit_iba.report.naming import listed, method_labels, metric_labels, number, p_value
-from lit_iba.report.published import all_published, canonical
+from lit_iba.report.published import all_published, canonical, unlike
 from lit_iba.report.run_folder import RunFolder
 from lit_iba.report.significance import SIGNIFICANCE
 from lit_iba.report.tables import MetricRow, MetricTable
@@ -298,21 +298,30 @@ def _unlike_themselves(run: RunFolder, tables: Sequence[MetricTable]) -> list[st
 
 
 def _fewer_points(tables: Sequence[MetricTable]) -> list[str]:
-    """Curves with fewer points than those of a paper that prints the same metric."""
+    """Curves with fewer points than those of a paper that prints the same metric; and what else
+    keeps the printed number away.
+    """
     found = []
     for table in tables:
-        given = table.info.settings.get("points")
-        wanted = [
-            item.settings["points"]["at_least"]
+        given = table.info.settings
+        rules = [
+            item.settings
             for item in all_published()
             if item.metric == table.kind and isinstance(item.settings.get("points"), Mapping)
         ]
-        if isinstance(given, int) and wanted and given < min(wanted):
-            found.append(
-                f"{table.label}: the curve has {given} points, fewer than the published one, so"
-                f" that the number is no match for it; {min(wanted)} or more are close enough, with"
-                " what else belongs to the paper's definition (preset: reference)."
-            )
+        if not rules or not isinstance(given.get("points"), int):
+            continue
+        nearest = min(rules, key=lambda rule: len(unlike(rule, table.kind, given)))
+        others = unlike(nearest, table.kind, given)
+        if "points" not in others:
+            continue
+        wanted = others.pop("points")["at_least"]
+        also = [f"{name} {value}" for name, value in others.items()]
+        found.append(
+            f"{table.label}: the curve has {given['points']} points, fewer than the published one,"
+            f" so that the number is no match for it; {wanted} or more are close enough"
+            + (f", with {listed(also, 9)}." if also else ".")
+        )
     return found
 
 
