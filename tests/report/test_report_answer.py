@@ -160,7 +160,9 @@ def test_runs_are_held_against_the_first(tmp_path: Path) -> None:
     assert rows["LIME"][1].ahead is None
     assert "worse: Grad-CAM in Degradation, 8×8 tiles, Grad-CAM in" in found.verdicts[0]
     assert any("different data" in text for text in found.cautions)
-    assert any("saliency is set differently: smooth its default and 4" in text for text in found.cautions)
+    assert any(
+        "saliency is set differently: smooth its default and 4" in text for text in found.cautions
+    )
     write_report(one, others=[two])
     for name in ("report.html", "report.md"):
         assert "b/run against a/run, on 30 images" in (one / name).read_text()
