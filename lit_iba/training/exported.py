@@ -38,8 +38,8 @@ def is_export(path: str | Path) -> bool:
 
 
 def hash_of_explainer(description: dict[str, Any]) -> str:
-    """SHA-256 of what an export's maps follow from: which explainer it is, its settings and the hash
-    of its tensors; not of the words around them, which may be corrected.
+    """SHA-256 of what an export's maps follow from: which explainer it is, its settings and the
+    hash of its tensors; not of the words around them, which may be corrected.
     """
     facts = {name: description["explainer"][name] for name in ("name", "settings", "sha256")}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
