@@ -23,6 +23,7 @@ from lit_iba.report.tables import MetricRow, MetricTable
 
 FIXED = ("constant", "ramp", "centre")  # the same map for every image
 CONTROLS = (*FIXED, "random")
+OF_TEXTS = ("constant", "position", "random")
 FEWEST_SEPARABLE = 6  # pairs; with fewer, no two-sided signed-rank test falls below 0.05
 PAPERS_SIDE = 224  # the shorter side of the pictures that default lengths are for
 SIDE_TOLERANCE = 0.2  # relative
@@ -65,8 +66,11 @@ def answer(run: RunFolder, tables: Sequence[MetricTable]) -> Answer:
 
 
 def is_control(run: RunFolder, name: str) -> bool:
-    """Whether a method of the run knows nothing of the picture, whatever the config calls it."""
-    return canonical("explainers", run.explainers[name].cls) in CONTROLS
+    """Whether a method of the run knows nothing of the picture, or of the text, whatever the config
+    calls it.
+    """
+    info = run.explainers[name]
+    return info.control or canonical("explainers", info.cls) in CONTROLS
 
 
 def _headline(tables: Iterable[MetricTable], run: RunFolder) -> str:
@@ -102,7 +106,7 @@ def _verdict(table: MetricTable, run: RunFolder) -> str:
     others = [row for row in scored if row is not best]
     if best in controls:
         parts = [
-            f"{best.label}, a control that knows nothing of the picture, has the best mean,"
+            f"{best.label}, a control that knows nothing of the {_what(run)}, has the best mean,"
             f" {number(best.result.score)}, on {images}."
         ]
         others = [row for row in others if row not in controls]
@@ -123,6 +127,10 @@ def _verdict(table: MetricTable, run: RunFolder) -> str:
         if behind and controls[0] is not best:
             parts.append(f"Not shown to be better than {controls[0].label}: {listed(behind, 9)}.")
     return " ".join(parts)
+
+
+def _what(run: RunFolder) -> str:
+    return "picture" if run.sample == "image" else run.sample
 
 
 def _separation(table: MetricTable, row: MetricRow, what: str) -> str:
@@ -168,8 +176,9 @@ def cautions(run: RunFolder, tables: Sequence[MetricTable]) -> list[str]:
     ]
     if run.explainers and not any(is_control(run, name) for name in run.explainers):
         found.append(
-            "No control was run: nothing says what a map that knows nothing of the picture scores."
-            f" Add {listed(list(CONTROLS), 9)} to the explainers."
+            f"No control was run: nothing says what a map that knows nothing of the {_what(run)}"
+            f" scores. Add {listed(CONTROLS if run.sample == 'image' else OF_TEXTS, 9)} to the"
+            " explainers."
         )
     tested = [(min(t.comparison.pairs.values()), t.samples) for t in tables if t.comparison.pairs]
     few, samples = min(tested, default=(FEWEST_SEPARABLE, ""))

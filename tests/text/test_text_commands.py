@@ -114,6 +114,10 @@ def test_explain_writes_coloured_words_and_values(
         )
         == 0
     )
+    named = ["--explainer", "mine", "--settings.explainer", "position"]
+    assert main(["explain", *common, "--text", "great", *named], "evaluate.py") == 0
+    (mine,) = json.loads((tmp_path / "out" / "texts.mine.json").read_text())
+    assert mine["values"] == [1.0]
 
 
 def test_what_is_wrong_with_texts_is_said(
