@@ -46,7 +46,7 @@ def explain(
             ``model: transformers`` and ``folder``, in place of ``checkpoint``.
         settings: Settings of the explainer, such as ``layer`` and ``beta``, or ``checkpoint``;
             of several explainers under the name of each.
-        target: Class to explain, by index or name; by default the predicted one of each image or
+        target: Class to explain, by name or index; by default the predicted one of each image or
             text.
         out: Folder for the results.
         statistics_data: Shards (for texts: reviews) that feature statistics are estimated on, for

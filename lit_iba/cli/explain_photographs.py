@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from lit_iba.evaluation.surroundings import OwnStatistics, StoredStatistics
 from lit_iba.explainer import Explainer, build_explainer
 from lit_iba.files import whole_file
 from lit_iba.heatmap import Heatmap, save_picture
-from lit_iba.report.explanations import label_of, write_explanations
+from lit_iba.report.explanations import labels_of, write_explanations
 from lit_iba.training.trained_explainer import TrainedExplainer
 
 PAGE = "explanations.html"
@@ -71,9 +72,11 @@ def explain_photographs(
         runs = photograph_runs(explainers, classifier, pictures, stored, bar)
         heatmaps = {run.name: run.heatmaps(targets, batch_size) for run in runs}
     notes = [note for run in runs for note in run.notes(several=len(runs) > 1)]
+    labels = labels_of({run.name: (run.cls, run.settings) for run in runs})
+    stems = distinct_names(heatmaps)
     for i, (path, name) in enumerate(zip(files, names, strict=True)):
         for explainer, heatmap in heatmaps.items():
-            stem = folder / f"{name}.{explainer.rpartition('.')[2]}"
+            stem = folder / f"{name}.{stems[explainer]}"
             _write(heatmap[i], pictures[i], stem)
             _write_photograph(heatmap[i], path, classifier, stem)
     said = [
@@ -85,7 +88,7 @@ def explain_photographs(
         from lit_iba.report.side_by_side import save_side_by_side  # half a second of pyplot
 
         for i, name in enumerate(names):
-            maps = {label_of(explainer): heatmap[i] for explainer, heatmap in heatmaps.items()}
+            maps = {labels[explainer]: heatmap[i] for explainer, heatmap in heatmaps.items()}
             save_side_by_side(folder / f"{name}.panel.png", colours[i], said[i], maps)
     write_explanations(
         folder / PAGE,
@@ -93,6 +96,7 @@ def explain_photographs(
         names,
         said,
         heatmaps,
+        labels,
         [("classifier", classifier.name), ("weights", Path(classifier.weights).name)],
         notes,
     )
@@ -100,6 +104,15 @@ def explain_photographs(
     for note in notes:
         print(note)
     print(f"wrote {folder}; see {folder / PAGE}")
+
+
+def distinct_names(explainers: Iterable[str]) -> dict[str, str]:
+    """What files are called after each explainer: the last word of its name, and the whole name
+    where that is another's, too.
+    """
+    last = {name: name.rpartition(".")[2] for name in explainers}
+    counts = Counter(last.values())
+    return {name: word if counts[word] == 1 else name for name, word in last.items()}
 
 
 def stored_statistics(

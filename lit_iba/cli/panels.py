@@ -25,7 +25,7 @@ def panels(
     Args:
         images: Photographs.
         classifier: ``model`` and ``weights``.
-        target: Class to decompose, by index or name; by default the predicted one of each image.
+        target: Class to decompose, by name or index; by default the predicted one of each image.
         layers: The network's layers; by default they are found.
         biases: Whether to draw the bias attributions too.
         out: Folder for the results.

@@ -58,7 +58,7 @@ def distinct_stems(paths: list[Path]) -> list[str]:
 
 
 def asked_target(target: str, classifier: FrozenClassifier) -> int | float:
-    """What a command's ``target`` asks for: a class by index or name, or a number.
+    """What a command's ``target`` asks for: a class by name or index, or a number.
 
     Raises:
         InputError: It is none.
@@ -75,11 +75,13 @@ def asked_target(target: str, classifier: FrozenClassifier) -> int | float:
 
 
 def class_index(target: str, classifier: FrozenClassifier) -> int:
-    """A class by index or name.
+    """A class by name or index; a name goes first, where classes are called by other numbers.
 
     Raises:
         InputError: There is none such.
     """
+    if target in classifier.class_names:
+        return classifier.class_names.index(target)
     if target.lstrip("-").isdecimal():
         index = int(target)
         if not 0 <= index < classifier.num_classes:
@@ -88,6 +90,4 @@ def class_index(target: str, classifier: FrozenClassifier) -> int:
                 f"the classifier has classes 0..{classifier.num_classes - 1}"
             )
         return index
-    if target not in classifier.class_names:
-        raise unknown_name(f"class of {classifier.name}", target, classifier.class_names)
-    return classifier.class_names.index(target)
+    raise unknown_name(f"class of {classifier.name}", target, classifier.class_names)

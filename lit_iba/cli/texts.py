@@ -11,6 +11,7 @@ from rich.text import Text
 
 from lit_iba.cli.devices import device_named
 from lit_iba.errors import InputError, shown, unknown_name
+from lit_iba.evaluation.entries import class_and_settings
 from lit_iba.files import read_text, write_text
 from lit_iba.text.benchmark import StoredWordStatistics
 from lit_iba.text.classifier import TextClassifier
@@ -111,7 +112,8 @@ def explain_texts(
             classifier.words([text])
         except InputError as error:
             raise InputError(f"{name}: it {str(error).removeprefix('text 1 ')}") from error
-    explainer = build_text_explainer(explainer_name, classifier, settings, statistics)
+    kind, rest = class_and_settings("explainer", explainer_name, settings)
+    explainer = build_text_explainer(kind, classifier, rest, statistics)
     heatmaps: list[TokenHeatmap] = []
     for start in range(0, len(texts), batch_size):
         heatmaps += explainer.attribute(

@@ -38,7 +38,7 @@ def view(
         classifier: ``model`` and ``weights``; a run remembers its own, but not where its weights
             have gone.
         settings: For photographs, settings of the explainer, or of several under the name of each.
-        target: For photographs, the class to explain, by index or name; by default the predicted
+        target: For photographs, the class to explain, by name or index; by default the predicted
             one.
         statistics_data: Shards that feature statistics of Per-Sample IBA are estimated on; without
             them and where none are kept, each picture has its own.

@@ -173,11 +173,11 @@ def summary_table(results: dict[str, Any]) -> Table:
         >>> summary_table(results).row_count
         2
     """
-    images = results["data"]["used"]
+    images, samples = results["data"]["used"], results["data"].get("kind", "images")
     table = Table(
         title=(
-            f"{results['classifier'].get('model', 'classifier')}, {images} images, mean ± standard"
-            " error"
+            f"{results['classifier'].get('model', 'classifier')}, {images} {samples}, mean ±"
+            " standard error"
         )
     )
     table.add_column("explainer")
@@ -185,7 +185,7 @@ def summary_table(results: dict[str, Any]) -> Table:
     for metric in scores:
         arrow = "↑" if results["metrics"][metric]["better"] == "higher" else "↓"
         table.add_column(f"{metric} {arrow}", justify="right")
-    table.add_column("s/image", justify="right")
+    table.add_column(f"s/{samples.removesuffix('s')}", justify="right")
     for explainer, described in results["explainers"].items():
         cells = [_cell(scores[metric][explainer], images) for metric in scores]
         table.add_row(explainer, *cells, f"{described['seconds_per_image']:.3g}")

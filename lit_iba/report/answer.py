@@ -16,13 +16,14 @@ from typing import Any
 from lit_iba.explainer import EXPLAINERS, explainer_class
 from lit_iba.metrics.registered import METRICS, metric_class
 from lit_iba.report.naming import listed, method_labels, metric_labels, number, p_value
-from lit_iba.report.published import all_published, canonical
+from lit_iba.report.published import all_published, canonical, unlike
 from lit_iba.report.run_folder import RunFolder
 from lit_iba.report.significance import SIGNIFICANCE
 from lit_iba.report.tables import MetricRow, MetricTable
 
 FIXED = ("constant", "ramp", "centre")  # the same map for every image
 CONTROLS = (*FIXED, "random")
+OF_TEXTS = ("constant", "position", "random")
 FEWEST_SEPARABLE = 6  # pairs; with fewer, no two-sided signed-rank test falls below 0.05
 PAPERS_SIDE = 224  # the shorter side of the pictures that default lengths are for
 SIDE_TOLERANCE = 0.2  # relative
@@ -65,8 +66,11 @@ def answer(run: RunFolder, tables: Sequence[MetricTable]) -> Answer:
 
 
 def is_control(run: RunFolder, name: str) -> bool:
-    """Whether a method of the run knows nothing of the picture, whatever the config calls it."""
-    return canonical("explainers", run.explainers[name].cls) in CONTROLS
+    """Whether a method of the run knows nothing of the picture, or of the text, whatever the config
+    calls it.
+    """
+    info = run.explainers[name]
+    return info.control or canonical("explainers", info.cls) in CONTROLS
 
 
 def _headline(tables: Iterable[MetricTable], run: RunFolder) -> str:
@@ -102,7 +106,7 @@ def _verdict(table: MetricTable, run: RunFolder) -> str:
     others = [row for row in scored if row is not best]
     if best in controls:
         parts = [
-            f"{best.label}, a control that knows nothing of the picture, has the best mean,"
+            f"{best.label}, a control that knows nothing of the {_what(run)}, has the best mean,"
             f" {number(best.result.score)}, on {images}."
         ]
         others = [row for row in others if row not in controls]
@@ -123,6 +127,10 @@ def _verdict(table: MetricTable, run: RunFolder) -> str:
         if behind and controls[0] is not best:
             parts.append(f"Not shown to be better than {controls[0].label}: {listed(behind, 9)}.")
     return " ".join(parts)
+
+
+def _what(run: RunFolder) -> str:
+    return "picture" if run.sample == "image" else run.sample
 
 
 def _separation(table: MetricTable, row: MetricRow, what: str) -> str:
@@ -168,8 +176,9 @@ def cautions(run: RunFolder, tables: Sequence[MetricTable]) -> list[str]:
     ]
     if run.explainers and not any(is_control(run, name) for name in run.explainers):
         found.append(
-            "No control was run: nothing says what a map that knows nothing of the picture scores."
-            f" Add {listed(list(CONTROLS), 9)} to the explainers."
+            f"No control was run: nothing says what a map that knows nothing of the {_what(run)}"
+            f" scores. Add {listed(CONTROLS if run.sample == 'image' else OF_TEXTS, 9)} to the"
+            " explainers."
         )
     tested = [(min(t.comparison.pairs.values()), t.samples) for t in tables if t.comparison.pairs]
     few, samples = min(tested, default=(FEWEST_SEPARABLE, ""))
@@ -298,21 +307,30 @@ def _unlike_themselves(run: RunFolder, tables: Sequence[MetricTable]) -> list[st
 
 
 def _fewer_points(tables: Sequence[MetricTable]) -> list[str]:
-    """Curves with fewer points than those of a paper that prints the same metric."""
+    """Curves with fewer points than those of a paper that prints the same metric; and what else
+    keeps the printed number away.
+    """
     found = []
     for table in tables:
-        given = table.info.settings.get("points")
-        wanted = [
-            item.settings["points"]["at_least"]
+        given = table.info.settings
+        rules = [
+            item.settings
             for item in all_published()
             if item.metric == table.kind and isinstance(item.settings.get("points"), Mapping)
         ]
-        if isinstance(given, int) and wanted and given < min(wanted):
-            found.append(
-                f"{table.label}: the curve has {given} points, fewer than the published one, so"
-                f" that the number is no match for it; {min(wanted)} or more are close enough, with"
-                " what else belongs to the paper's definition (preset: reference)."
-            )
+        if not rules or not isinstance(given.get("points"), int):
+            continue
+        nearest = min(rules, key=lambda rule: len(unlike(rule, table.kind, given)))
+        others = unlike(nearest, table.kind, given)
+        if "points" not in others:
+            continue
+        wanted = others.pop("points")["at_least"]
+        also = [f"{name} {value}" for name, value in others.items()]
+        found.append(
+            f"{table.label}: the curve has {given['points']} points, fewer than the published one,"
+            f" so that the number is no match for it; {wanted} or more are close enough"
+            + (f", with {listed(also, 9)}." if also else ".")
+        )
     return found
 
 

@@ -40,6 +40,8 @@ def method_labels(explainers: Iterable[str] | Mapping[str, ExplainerInfo]) -> di
 
 
 def _method_label(name: str, info: ExplainerInfo) -> str:
+    if info.label:
+        return info.label
     if name not in EXPLAINERS:
         return name
     kind = canonical("explainers", info.cls or name)

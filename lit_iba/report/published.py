@@ -177,7 +177,7 @@ def all_published() -> tuple[Published, ...]:
     return of_tables + tuple(_statement(given) for given in _document()["statements"])
 
 
-def _with_defaults(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def with_defaults(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a metric or an explainer; one that is left out has the value of its preset, or
     its default.
     """
@@ -185,8 +185,14 @@ def _with_defaults(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return {**_document()["defaults"].get(name, {}), **of_preset, **given}
 
 
-def _agree(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
-    return all(key in given and _same(value, given[key]) for key, value in wanted.items())
+def unlike(wanted: Mapping[str, Any], name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a printed number asks of a metric's or explainer's settings, and these do not keep."""
+    whole = with_defaults(name, given)
+    return {
+        key: value
+        for key, value in wanted.items()
+        if key not in whole or not _same(value, whole[key])
+    }
 
 
 def _same(printed: Any, given: Any) -> bool:
@@ -227,7 +233,8 @@ def lookup(
         network: Name such as ``"resnet50"`` or ``"ResNet-50"``; None for any.
         explainer: Name, alias or class path of the method; None for any.
         explainer_settings: The explainer's settings. A setting that is left out, of a metric or an
-            explainer, has the value of its preset, or its default (beta 10).
+            explainer, has the value of its preset, or its default (beta 10). What a checkpoint was
+            trained with is no default: ``readout_iba`` has its numbers where its beta is given.
         quantity: Which of several printed quantities, such as ``"nats_as_printed"`` of table 4;
             None for any.
 
@@ -245,15 +252,14 @@ def lookup(
             continue
         if quantity is not None and canonical("quantities", number.quantity) != quantity:
             continue
-        if not _agree(number.settings, _with_defaults(number.metric, settings or {})):
+        if unlike(number.settings, number.metric, settings or {}):
             continue
         if network is not None and number.network != canonical("networks", network):
             continue
         if wanted_explainer is not None:
             if number.explainer != wanted_explainer:
                 continue
-            whole = _with_defaults(number.explainer, explainer_settings or {})
-            if not _agree(number.explainer_settings, whole):
+            if unlike(number.explainer_settings, number.explainer, explainer_settings or {}):
                 continue
         found.append(number)
     return found

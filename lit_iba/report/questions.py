@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lit_iba.explainer import EXPLAINERS, explainer_class
 from lit_iba.report.naming import listed
-from lit_iba.report.published import canonical
+from lit_iba.report.published import canonical, with_defaults
 from lit_iba.report.run_folder import RunFolder
 
 UNSAID = object()  # by a run of an older version, or of another kind
@@ -53,19 +55,43 @@ def differences(first: str, second: str, run: RunFolder, other: RunFolder) -> li
                 f"{name} is another explainer in each: {mine.cls} in {first}, {theirs.cls} in"
                 f" {second}."
             )
-        elif text := changed(mine.settings, theirs.settings):
+        elif text := changed(
+            *(_whole(info.cls or name, info.settings) for info in (mine, theirs)), "its default"
+        ):
             found.append(f"The explainer {name} is set differently: {text}.")
     return sorted(found)
 
 
-def changed(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
-    """The settings that differ, with both values; those that only decide speed left out."""
+def changed(mine: Mapping[str, Any], theirs: Mapping[str, Any], absent: str = "unsaid") -> str:
+    """The settings that differ, with both values; those that only decide speed left out.
+
+    Args:
+        mine: Of the one.
+        theirs: Of the other.
+        absent: What is written for a setting that one of them does not have.
+    """
     names = [
         name
         for name in {**mine, **theirs}
-        if name not in SPEED and mine.get(name) != theirs.get(name)
+        if name not in SPEED and mine.get(name, UNSAID) != theirs.get(name, UNSAID)
     ]
-    return ", ".join(f"{name} {mine.get(name)} and {theirs.get(name)}" for name in names)
+    return ", ".join(
+        f"{name} {mine.get(name, absent)} and {theirs.get(name, absent)}" for name in names
+    )
+
+
+def _whole(cls: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """An explainer's settings as a config gives them, with the defaults of those that are left out,
+    where it is one of ours.
+    """
+    name = canonical("explainers", cls)
+    if name not in EXPLAINERS:
+        return dict(given)
+    taken = inspect.signature(explainer_class(name)).parameters
+    defaults = {
+        key: one.default for key, one in taken.items() if one.default is not inspect.Parameter.empty
+    }
+    return defaults | with_defaults(name, given)
 
 
 def _of_network(first: str, second: str, run: RunFolder, other: RunFolder) -> list[str]:
@@ -142,7 +168,7 @@ def _of_metrics(first: str, second: str, run: RunFolder, other: RunFolder) -> li
                 f"{name} is another metric in each and is not compared: {mine.cls} in {first},"
                 f" {theirs.cls} in {second}."
             )
-        elif text := changed(mine.settings, theirs.settings):
+        elif text := changed(mine.settings, theirs.settings, "unused"):
             found.append(f"The metric {name} is set differently: {text}.")
         ours, others = (
             {r.n for r in results.get(name, {}).values()}

@@ -67,6 +67,8 @@ class ExplainerInfo:
     completeness_error: float = (
         math.nan
     )  # relative to the sum that the method promises; NaN where it promises none
+    label: str = ""  # how it is called in print, where the run says it
+    control: bool = False  # whether the run says that it knows nothing of what it explains
 
 
 @dataclass(frozen=True)
@@ -265,6 +267,8 @@ def _explainer(value: Mapping[str, Any]) -> ExplainerInfo:
         signed=bool(value.get("signed", False)),
         seconds_per_image=_float(value.get("seconds_per_image")),
         completeness_error=_float(value.get("completeness_error")),
+        label=str(value.get("label", "")),
+        control=value.get("control") is True,
     )
 
 

@@ -33,14 +33,14 @@ def save_side_by_side(
     columns, shape = len(heatmaps) + 1, picture.shape[-2] / picture.shape[-1]
     figure = Figure(figsize=(INCH * columns, INCH * shape + 0.55), layout="constrained")
     cells = figure.subplots(1, columns)
-    shown = {title: picture} | {name: one.colored()[0] for name, one in heatmaps.items()}
-    for axes, (name, colours) in zip(cells, shown.items(), strict=True):
+    shown = [(title, None), *heatmaps.items()]
+    for axes, (name, one) in zip(cells, shown, strict=True):
+        colours = picture if one is None else one.colored()[0]
         axes.imshow(colours.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
-        axes.set_title(name, fontsize=8, pad=3, wrap=True)
+        axes.set_title(name, fontsize=8, pad=3, wrap=True, parse_math=False)  # $ is a letter
         axes.set_xticks([])
         axes.set_yticks([])
-        if name in heatmaps:
-            one = heatmaps[name]
+        if one is not None:
             said = [f"{float(one.total):,.0f} bits"] if one.unit == "bits" else []
             below = [fill(text, CHARACTERS) for text in filter(None, said + one.how_drawn())]
             axes.set_xlabel("\n".join(below), fontsize=7)

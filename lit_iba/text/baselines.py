@@ -31,6 +31,8 @@ class RandomWords(TextExplainer):
     """
 
     name: ClassVar[str] = "random"
+    label: ClassVar[str] = "Random"
+    control: ClassVar[bool] = True
     joined: Join = "mean"
 
     def explain(self, words: Words, targets: Tensor, generators: list[torch.Generator]) -> Tensor:
@@ -53,6 +55,8 @@ class ConstantWords(TextExplainer):
     """
 
     name: ClassVar[str] = "constant"
+    label: ClassVar[str] = "Constant"
+    control: ClassVar[bool] = True
     joined: Join = "mean"
 
     def explain(self, words: Words, targets: Tensor, generators: list[torch.Generator]) -> Tensor:
@@ -70,6 +74,8 @@ class PositionWords(TextExplainer):
     """
 
     name: ClassVar[str] = "position"
+    label: ClassVar[str] = "Position"
+    control: ClassVar[bool] = True
     joined: Join = "mean"
 
     def explain(self, words: Words, targets: Tensor, generators: list[torch.Generator]) -> Tensor:
@@ -98,6 +104,7 @@ class TextIntegratedGradients(TextExplainer):
     """
 
     name: ClassVar[str] = "integrated_gradients"
+    label: ClassVar[str] = "Integrated gradients"
     signed = True
 
     def __init__(
@@ -168,6 +175,7 @@ class TextLIME(TextExplainer):
     """
 
     name: ClassVar[str] = "lime"
+    label: ClassVar[str] = "LIME"
     signed = True
     joined: Join = "mean"
 

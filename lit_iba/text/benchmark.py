@@ -21,6 +21,7 @@ from rich.progress import track
 from lit_iba import __version__
 from lit_iba.checks import check_counts, check_literals
 from lit_iba.errors import InputError
+from lit_iba.evaluation.entries import class_and_settings
 from lit_iba.evaluation.results import summary_table
 from lit_iba.files import FolderLock, read_text, sha256_of_content, write_text
 from lit_iba.randomness import generator_for, sample_generators
@@ -28,7 +29,7 @@ from lit_iba.report.run_folder import RunFolder
 from lit_iba.resumable.identity import Recorded, hashes_of_files, source_of
 from lit_iba.statistics import FeatureStatistics
 from lit_iba.text.classifier import TextClassifier
-from lit_iba.text.explainer import TextExplainer, build_text_explainer
+from lit_iba.text.explainer import TextExplainer, build_text_explainer, printed_name
 from lit_iba.text.iba import word_statistics
 from lit_iba.text.metrics import TextMetric, build_text_metric
 from lit_iba.text.reviews import Review, read_reviews
@@ -91,6 +92,19 @@ class StoredWordStatistics(Recorded):
         return kept[0]
 
 
+def _kept(path: Path) -> dict[str, Any] | None:
+    """The heatmaps that a file holds; None where there is none."""
+    if not path.is_file():
+        return None
+    try:
+        found: dict[str, Any] = json.loads(read_text(path, "heatmaps"))
+        return {name: found[name] for name in ("fingerprint", "values", "seconds")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is damaged ({error}); delete it, and its heatmaps are made again"
+        ) from error
+
+
 def _hash(said: Any) -> str:
     return hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()[:12]
 
@@ -131,7 +145,7 @@ class TextBenchmark:
         ...     text_classifier, reviews, {"random": {}}, {"deletion": {}}, "run", source
         ... )
         >>> results = benchmark.run()
-        lstm, 4 images, mean ± standard...
+        lstm, 4 reviews, mean ± standard...
         >>> list(results["results"]["deletion"])
         ['random']
     """
@@ -169,17 +183,14 @@ class TextBenchmark:
         self.target = target
         self.metrics: dict[str, TextMetric] = {}
         for name, given in metrics.items():
-            settings = dict(given or {})
-            self.metrics[name] = build_text_metric(settings.pop("metric", name), settings)
+            self.metrics[name] = build_text_metric(*class_and_settings("metric", name, given))
         self.settings = {name: dict(given or {}) for name, given in explainers.items()}
         self.explainers: dict[str, TextExplainer] = {}
         self.files: dict[str, dict[str, str]] = {}  # that each explainer was given, by their hashes
         for name, settings in self.settings.items():
-            rest = {key: value for key, value in settings.items() if key != "explainer"}
+            kind, rest = class_and_settings("explainer", name, settings)
             with source.recorded() as used:
-                self.explainers[name] = build_text_explainer(
-                    settings.get("explainer", name), classifier, rest, source
-                )
+                self.explainers[name] = build_text_explainer(kind, classifier, rest, source)
             self.files[name] = used | hashes_of_files(rest)
         self.source = source
 
@@ -235,10 +246,8 @@ class TextBenchmark:
             default=str,
         )
         fingerprint = hashlib.sha256(made_of.encode()).hexdigest()
-        if path.is_file():
-            kept = json.loads(read_text(path, "statistics"))
-            if kept["fingerprint"] == fingerprint:
-                return [torch.tensor(values) for values in kept["values"]], kept["seconds"]
+        if (kept := _kept(path)) and kept["fingerprint"] == fingerprint:
+            return [torch.tensor(values) for values in kept["values"]], kept["seconds"]
         began, found, tokens = time.perf_counter(), [], []
         for batch in track(self._batches(), description=name, transient=True):
             keys = [review.key for review in batch]
@@ -298,6 +307,8 @@ class TextBenchmark:
             "explainers": {
                 name: {
                     "class": f"{type(e).__module__}.{type(e).__qualname__}",
+                    "label": printed_name(name, type(e)),
+                    "control": type(e).control,
                     "settings": self.settings[name],
                     "unit": e.unit,
                     "signed": e.signed,

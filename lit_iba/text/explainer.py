@@ -124,6 +124,8 @@ class TextExplainer(ABC):
     """
 
     name: ClassVar[str] = ""
+    label: ClassVar[str] = ""  # how it is called in print
+    control: ClassVar[bool] = False  # whether it knows nothing of the text
     unit: str = "1"
     signed: bool = False
     joined: Join = "sum"
@@ -232,6 +234,25 @@ TEXT_EXPLAINERS: dict[str, str] = {
 }
 
 
+def text_explainer_class(name: str) -> type[TextExplainer]:
+    """The class behind a name or a dotted class path.
+
+    Raises:
+        InputError: There is none such.
+    """
+    return class_named(name, "text explainer", TEXT_EXPLAINERS, TextExplainer)  # type: ignore[type-abstract]
+
+
+def printed_name(name: str, cls: type[TextExplainer]) -> str:
+    """How an explainer is called in print: by the label of its class under the class's own name,
+    and by a name of the user's own as it is.
+    """
+    if name not in TEXT_EXPLAINERS:
+        return name
+    label = cls.label or cls.__name__
+    return label if text_explainer_class(name) is cls else f"{label} ({name})"
+
+
 def build_text_explainer(
     name: str,
     classifier: TextClassifier,
@@ -255,7 +276,7 @@ def build_text_explainer(
         >>> explainer.attribute(["A great film."])[0].values.shape
         torch.Size([4])
     """
-    cls = class_named(name, "text explainer", TEXT_EXPLAINERS, TextExplainer)  # type: ignore[type-abstract]
+    cls = text_explainer_class(name)
     plain = vars(TextExplainer)["from_settings"].__func__
     if getattr(cls.from_settings, "__func__", None) is plain:
         check_taken(cls.__init__, settings or {}, name, never=["classifier"])

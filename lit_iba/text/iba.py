@@ -313,6 +313,7 @@ class TextIBA(TextExplainer):
     """
 
     name: ClassVar[str] = "iba"
+    label: ClassVar[str] = "IBA"
     unit = "bits"
 
     def __init__(

@@ -156,6 +156,7 @@ class TextInputIBA(TextExplainer):
     """
 
     name: ClassVar[str] = "input_iba"
+    label: ClassVar[str] = "InputIBA"
 
     def __init__(
         self,

@@ -82,7 +82,17 @@ def html_page(
         (shown(name), [(facts(h, class_names), _words(h, highlight), _rest(h)) for h in heatmaps])
         for name, heatmaps in texts
     ]
-    return str(render("text/tokens.html", texts=rows))
+    signed = any(heatmap.signed for _, heatmaps in texts for heatmap in heatmaps)
+    return str(render("text/tokens.html", texts=rows, legend=_legend(highlight, signed)))
+
+
+def _legend(highlight: Highlight, signed: bool) -> str:
+    """What the grounds of the words mean."""
+    if highlight == "levels":
+        return "Orange: from a third of the text's largest value; red: from two thirds"
+    if signed:
+        return "Orange speaks for the class, blue against it; the stronger, the more"
+    return "The stronger the orange, the larger the value, up to the text's largest"
 
 
 def notebook_html(heatmap: TokenHeatmap, highlight: Highlight = "shares") -> str:

@@ -7,6 +7,7 @@ was not trained for.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -34,6 +35,14 @@ DOCUMENTS = (README_FILE, CARD_FILE)
 def is_export(path: str | Path) -> bool:
     """Whether a path is that of an export, and not of a checkpoint."""
     return Path(path).is_dir() or Path(path).suffix == ".safetensors"
+
+
+def hash_of_explainer(description: dict[str, Any]) -> str:
+    """SHA-256 of what an export's maps follow from: which explainer it is, its settings and the
+    hash of its tensors; not of the words around them, which may be corrected.
+    """
+    facts = {name: description["explainer"][name] for name in ("name", "settings", "sha256")}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def is_whole(folder: Path, description: dict[str, Any], name: str) -> bool:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_iba.classifier import FrozenClassifier
-from lit_iba.files import sha256_of
-from lit_iba.training.exported import METADATA_FILE, read_description
+from lit_iba.training.exported import METADATA_FILE, hash_of_explainer, read_description
 
 FOLDER = Path(__file__).parent / "shipped_explainers"
 
@@ -43,8 +42,8 @@ def shipped_classifiers(explainer: str) -> list[str]:
 
 
 def shipped_hashes(explainer: str) -> dict[str, str]:
-    """SHA-256 of each of them, by folder."""
-    return {folder.name: sha256_of(folder / METADATA_FILE) for folder, _ in _exports(explainer)}
+    """SHA-256 of what the maps of each of them follow from, by folder."""
+    return {folder.name: hash_of_explainer(said) for folder, said in _exports(explainer)}
 
 
 def _exports(explainer: str) -> Iterator[tuple[Path, dict[str, Any]]]:

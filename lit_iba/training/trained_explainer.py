@@ -17,11 +17,10 @@ from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.weights import fingerprint, load_into
 from lit_iba.errors import InputError
 from lit_iba.explainer import Explainer, Surroundings
-from lit_iba.files import sha256_of
 from lit_iba.training.checkpoint import CLASSIFIER_KEY, classifier_of, entries_of, read_checkpoint
 from lit_iba.training.exported import (
-    METADATA_FILE,
     classifier_of_export,
+    hash_of_explainer,
     is_export,
     read_exported,
 )
@@ -171,14 +170,15 @@ class TrainedExplainer(Explainer):
 
     @classmethod
     def content(cls, settings: Mapping[str, Any]) -> dict[str, str]:
-        """An export is a folder; without a checkpoint, maps depend on what comes with the
-        package.
+        """Of an export, what its maps follow from; without a checkpoint, of those that come with
+        the package.
         """
         path = settings.get("checkpoint")
         if path is None:
             return shipped_hashes(cls.name)
-        described = Path(path) / METADATA_FILE if isinstance(path, str | Path) else None
-        return {"checkpoint": sha256_of(described)} if described and described.is_file() else {}
+        if not isinstance(path, str | Path) or not Path(path).exists() or not is_export(path):
+            return {}
+        return {"checkpoint": hash_of_explainer(read_exported(path)[0])}
 
     @classmethod
     def pretrained(cls, classifier: FrozenClassifier, **settings: Any) -> Self:

@@ -42,7 +42,7 @@ def map_asked_for(session: ExplorerSession, given: dict[str, str]) -> WantedMap:
     """
     if session.live is None:
         raise InputError("this page has no classifier to ask")
-    picture = session.picture(int(_number(given.get("picture"), "picture")))
+    picture = session.picture(_whole(given.get("picture"), "picture"))
     if "method" in given:
         method = session.method(given["method"])
         if not method.deviates:
@@ -89,11 +89,17 @@ class AskedMaps:
         Raises:
             InputError: There is none of this name.
         """
-        if name.partition("/")[0] == OWN:
+        if name.startswith(f"{OWN}/"):  # no method has such a name
             if (picture, name) not in self._made:
                 raise InputError("this map is not kept any more; make it again")
             return finite_values(self._made[picture, name][0].values[0])
         return finite_values(session.maps[session.method(name).name][picture])
+
+
+def _whole(text: str | None, name: str) -> int:
+    if not (text or "").isdecimal():
+        raise InputError(f"{name} is {text!r}; it must be a whole number")
+    return int(_number(text, name))
 
 
 def _number(text: str | None, name: str) -> float:

@@ -48,6 +48,7 @@ HEADERS = {
 SCRIPTS = ("zoom", "view")
 SUPERSEDED = 409
 MOST_METHODS = 32  # of one question
+LONGEST = 1 << 16  # bytes of one
 
 
 class Guard:
@@ -244,10 +245,15 @@ def _number(value: Any) -> int:
 
 
 async def _json(request: Request) -> dict[str, Any]:
+    said = b""
+    async for part in request.stream():
+        said += part
+        if len(said) > LONGEST:
+            raise InputError(f"a question has at most {LONGEST} bytes")
     try:
-        given = await request.json()
-    except ValueError as error:
-        raise HTTPException(400, "the question is no JSON") from error
+        given = json.loads(said)
+    except (ValueError, RecursionError) as error:
+        raise InputError("the question is no JSON") from error
     if not isinstance(given, dict):
         raise InputError("a question is a mapping of settings")
     return given

@@ -23,7 +23,7 @@ from lit_iba.explainer import EXPLAINERS, explainer_class
 from lit_iba.heatmap import Heatmap
 from lit_iba.objectives.base import OBJECTIVES, named_settings
 from lit_iba.report.curves import colors_of
-from lit_iba.report.explanations import label_of
+from lit_iba.report.explanations import labels_of
 from lit_iba.report.naming import bits, method_labels, settings_text, unit_text
 from lit_iba.report.page_gallery import kind_of, scale_ends
 from lit_iba.report.pictures import (
@@ -34,6 +34,7 @@ from lit_iba.report.pictures import (
     photograph_uri,
     pixelated,
 )
+from lit_iba.report.published import canonical
 from lit_iba.report.run_folder import ExplainerInfo, RunFolder, read_run
 from lit_iba.report.tables import shortfalls
 from lit_iba.view.live import LiveClassifier
@@ -122,7 +123,6 @@ class ExplorerSession:
             )
         names = [name for name in run.explainers if name in gallery.heatmaps]
         names += [name for name in gallery.heatmaps if name not in run.explainers]
-        labels, colors = method_labels(names), colors_of(names)
         unknown = ExplainerInfo("", {}, "1", False, float("nan"))
         notices = shortfalls(run)
         if stored is None:
@@ -135,6 +135,7 @@ class ExplorerSession:
             notices.append(_off(error))
             live = None
         infos = {name: run.explainers.get(name, unknown) for name in names}
+        labels, colors = method_labels(infos), colors_of(names)
         return cls(
             title=f"Explorer: {run.classifier.get('model') or 'an unnamed classifier'}",
             facts=_facts(run),
@@ -179,6 +180,7 @@ class ExplorerSession:
             notices: What a reader should know first.
         """
         colors, classifier = colors_of(list(heatmaps)), live.classifier
+        labels = labels_of(explainers)
         unknown = float("nan")
         return cls(
             title=f"Explorer: {classifier.name}",
@@ -191,7 +193,7 @@ class ExplorerSession:
             methods=[
                 ShownMethod(
                     name,
-                    label_of(name),
+                    labels[name],
                     colors[name],
                     ExplainerInfo(*explainers[name], one.unit, one.signed, unknown),
                     one.uncertainty is not None,
@@ -221,7 +223,11 @@ class ExplorerSession:
     @property
     def iba(self) -> Mapping[str, Any]:
         """The settings of the page's own Per-Sample IBA; empty where it has none."""
-        found = (method.info.settings for method in self.methods if method.info.cls == IBA)
+        found = (
+            method.info.settings
+            for method in self.methods
+            if canonical("explainers", method.info.cls) == IBA
+        )
         return next(found, {})
 
     def picture(self, number: int) -> int:
@@ -368,7 +374,8 @@ def _off(error: Exception) -> str:
 
 def _knows_deviation(cls: str) -> bool:
     """Whether an explainer of ours gives a standard deviation with its maps."""
-    outputs = getattr(explainer_class(cls), "outputs", ()) if cls in EXPLAINERS else ()
+    name = canonical("explainers", cls)
+    outputs = getattr(explainer_class(name), "outputs", ()) if name in EXPLAINERS else ()
     return any(output.name == "deviation" for output in outputs)
 
 

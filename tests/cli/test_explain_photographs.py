@@ -1,5 +1,6 @@
 """Photographs explained without a data set: each by itself, several methods at once, upright."""
 
+import json
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from PIL import Image
 from lit_iba import FrozenClassifier
 from lit_iba.classifier import usual_layer
 from lit_iba.cli.main import main
-from lit_iba.cli.photographs import load_picture
+from lit_iba.cli.photographs import class_index, load_picture
 from lit_iba.data.examples import EXAMPLES, example_photograph
 from lit_iba.explainer import Explainer
 
@@ -65,6 +66,28 @@ def test_several_methods_stand_on_one_page_that_needs_nothing_else(
     assert methods == kinds
     assert re.search(r"digit \d \d+\.\d%", page) or re.search(r"\d \d+\.\d%", page)
     assert not re.search(r'(src|href)="(?!data:|#)', page)
+
+
+def test_methods_are_called_by_what_ran_and_no_file_is_written_twice(
+    photographs: list[str], tmp_path: Path
+) -> None:
+    names = "grad_cam,my.map,your.map"
+    behind = {"grad_cam": "saliency", "my.map": "ramp", "your.map": "centre"}
+    settings = json.dumps({name: {"explainer": cls} for name, cls in behind.items()})
+    explain(photographs[:1], tmp_path, names, "--settings", settings)
+    page = (tmp_path / "explanations.html").read_text(encoding="utf-8")
+    assert "Saliency (grad_cam)" in page
+    assert "Grad-CAM" not in page
+    mine, yours = (np.load(tmp_path / f"one.{name}.map.npy") for name in ("my", "your"))
+    assert not np.array_equal(mine, yours)
+    assert (tmp_path / "one.grad_cam.npy").is_file()
+
+
+def test_a_class_is_meant_by_its_name_before_its_number() -> None:
+    classifier = FrozenClassifier(
+        "small_cnn", "random", num_classes=3, class_names=["1", "10", "2"]
+    )
+    assert [class_index(name, classifier) for name in ("1", "10", "2", "0")] == [0, 1, 2, 0]
 
 
 def test_a_layer_that_nobody_named_is_said_to_be_chosen(

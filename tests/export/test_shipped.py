@@ -1,19 +1,20 @@
 """Exports in place of checkpoints, and those that come with the package."""
 
+import json
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from export_toys import random_images
+from export_toys import random_images, trained_like
 
 from lit_iba import ReadoutIBA
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.cli.classifier import classifier_from
 from lit_iba.errors import InputError
 from lit_iba.explainer import build_explainer
-from lit_iba.export import check_export, load_exported
+from lit_iba.export import check_export, export_explainer, load_exported
 from lit_iba.files import sha256_of
 from lit_iba.resumable import explainer_identity
 from lit_iba.training import shipped
@@ -51,12 +52,25 @@ def test_an_export_that_does_not_fit_is_refused(exported: Path) -> None:
             build_explainer(name, classifier, {"checkpoint": str(exported), **settings})
 
 
-def test_results_depend_on_the_content_of_an_export(exported: Path, tmp_path: Path) -> None:
+def test_results_depend_on_what_decides_the_maps_of_an_export(
+    exported: Path, tmp_path: Path
+) -> None:
+    def identity(path: Path) -> object:
+        return explainer_identity("readout_iba", {"checkpoint": str(path)})["files"]
+
     copy = shutil.copytree(exported, tmp_path / "copy")
-    identities = [explainer_identity("readout_iba", {"checkpoint": str(copy)})["files"]]
-    (copy / "explainer.json").write_text((copy / "explainer.json").read_text() + "\n")
-    identities.append(explainer_identity("readout_iba", {"checkpoint": str(copy)})["files"])
-    assert identities[0] != identities[1]
+    described = json.loads((copy / "explainer.json").read_text())
+    described["outputs"][0]["meaning"] = "Said better."
+    described["documents"] = {}
+    (copy / "explainer.json").write_text(json.dumps(described))
+    assert identity(copy) == identity(exported) == identity(exported / "explainer.safetensors")
+
+    classifier = load_exported(exported).classifier
+    explainer = trained_like(classifier, "layer1", ["layer1"])
+    with torch.no_grad():
+        next(explainer.network.parameters()).add_(1)
+    other = export_explainer(explainer, tmp_path / "other", ["safetensors"], progress=False)
+    assert identity(other.folder) != identity(exported)
 
 
 @pytest.mark.usefixtures("comes_with_the_package")

@@ -24,7 +24,7 @@ def settings_of_the_code(name: str, preset: str | None = None) -> dict:
     if name == "per_sample_iba":
         return asdict(per_sample_settings(preset or "default", {})) | {"layer": None}
     if name == "readout_iba":
-        return asdict(ReadoutSettings()) | {"layer": None, "taps": None, "beta": 10}
+        return asdict(ReadoutSettings()) | {"layer": None, "taps": None}
     cls = class_named(name, "", {**EXPLAINERS, **METRICS}, object)
     found = {
         key: parameter.default

@@ -95,6 +95,26 @@ def test_what_makes_a_comparison_unfair_is_said_and_nothing_else(
         assert "has 17 points" in text
 
 
+@pytest.mark.parametrize(
+    ("settings", "missing"),
+    [
+        ({"tile": 14, "points": 25}, "enough, with baseline mean_of_image and t1 top1."),
+        ({"tile": 14, "points": 25, "baseline": "mean_of_image"}, "enough, with t1 top1."),
+        ({"tile": 8, "points": 25, "baseline": "mean_of_image", "t1": "top1"}, "close enough."),
+        ({"tile": 8, "points": 26}, None),
+    ],
+)
+def test_what_else_keeps_a_published_number_away_is_said(
+    make_run: Callable[..., Path], settings: dict, missing: str | None
+) -> None:
+    run = make_run()
+    document = json.loads((run / "results.json").read_text())
+    document["metrics"]["degradation_8"]["settings"] = settings
+    (run / "results.json").write_text(json.dumps(document))
+    found = [text for text in said(run).cautions if "points" in text]
+    assert [text[-len(missing) :] for text in found] == [missing] if missing else not found
+
+
 @pytest.mark.slow
 def test_failures_and_successes_are_the_extremes_of_the_gallery(
     make_run: Callable[..., Path],
@@ -140,7 +160,9 @@ def test_runs_are_held_against_the_first(tmp_path: Path) -> None:
     assert rows["LIME"][1].ahead is None
     assert "worse: Grad-CAM in Degradation, 8×8 tiles, Grad-CAM in" in found.verdicts[0]
     assert any("different data" in text for text in found.cautions)
-    assert any("saliency is set differently: smooth None and 4" in text for text in found.cautions)
+    assert any(
+        "saliency is set differently: smooth its default and 4" in text for text in found.cautions
+    )
     write_report(one, others=[two])
     for name in ("report.html", "report.md"):
         assert "b/run against a/run, on 30 images" in (one / name).read_text()

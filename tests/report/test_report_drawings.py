@@ -51,6 +51,14 @@ def test_captions_side_by_side_stay_below_their_own_picture(
         assert label.width <= frame.width
 
 
+def test_a_class_may_have_any_name_side_by_side(tmp_path: Path) -> None:
+    maps = {"Saliency": Heatmap(torch.rand(1, 8, 8))}
+    for name in (r"cost $5 and $\frac$ 73%", "Saliency"):
+        save_side_by_side(
+            tmp_path / "panel.png", torch.zeros(3, 8, 8, dtype=torch.uint8), name, maps
+        )
+
+
 def opened(uri: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1])))
 

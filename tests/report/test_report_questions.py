@@ -43,6 +43,14 @@ def test_runs_of_one_question_have_nothing_to_say(tmp_path: Path) -> None:
     assert compared(tmp_path, speed).cautions == []
 
 
+def test_a_default_is_the_same_whether_it_is_written_or_left_out(tmp_path: Path) -> None:
+    def left_out(document: dict[str, Any]) -> None:
+        document["explainers"]["per_sample_iba"]["settings"].pop("beta")
+        document["explainers"]["integrated_gradients"]["settings"].pop("steps")
+
+    assert compared(tmp_path, left_out).cautions == []
+
+
 def settings(**changes: Any) -> Change:
     return lambda document: document["data"].update(changes)
 
@@ -102,6 +110,25 @@ SELECTION = {"max_images": 40, "max_box_fraction": None, "seed": 0, "min_probabi
             settings(),
             lambda document: document["explainers"]["grad_cam"].update({"class": "my.GradCAM"}),
             "grad_cam is another explainer in each: grad_cam in one, my.GradCAM in two",
+        ),
+        (
+            settings(),
+            lambda document: document["explainers"]["integrated_gradients"]["settings"].update(
+                steps=20
+            ),
+            "integrated_gradients is set differently: steps 50 and 20",
+        ),
+        (  # a default of a signature, and one of a preset
+            lambda document: document["explainers"]["integrated_gradients"]["settings"].clear(),
+            lambda document: document["explainers"]["integrated_gradients"]["settings"].update(
+                multiply_by_inputs=False
+            ),
+            "set differently: multiply_by_inputs True and False.",
+        ),
+        (
+            lambda document: document["explainers"]["per_sample_iba"]["settings"].clear(),
+            lambda document: document["explainers"]["per_sample_iba"]["settings"].update(beta=20),
+            "set differently: beta 10 and 20.",
         ),
         (
             settings(),

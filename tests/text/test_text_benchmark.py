@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from lit_iba import InputError
-from lit_iba.report import read_run
+from lit_iba.report import build_tables, read_run
+from lit_iba.report.answer import cautions, is_control
+from lit_iba.report.naming import method_labels
 from lit_iba.report.runs import compare_runs
 from lit_iba.text import StoredWordStatistics, TextBenchmark, read_reviews
 from lit_iba.text.iba import word_statistics
@@ -101,6 +103,39 @@ def test_without_reviews_the_statistics_that_are_kept_are_taken(
     StoredWordStatistics(folder / "kept", reviews).statistics(classifier, 1)
     with pytest.raises(InputError, match="2 sets of reviews"):
         StoredWordStatistics(folder / "kept", None).statistics(classifier, 1)
+
+
+def test_a_report_calls_methods_by_their_labels_and_knows_the_controls(
+    classifier: LSTMTextClassifier, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    explainers = {
+        "lime": {"samples": 4},
+        "iba": {"explainer": "integrated_gradients", "steps": 2},
+        "mine": {"class_path": "lit_iba.text.PositionWords"},
+    }
+    run(classifier, folder, "run", explainers)
+    assert "4 reviews" in capsys.readouterr().out
+    found = read_run(folder / "run")
+    assert method_labels(found.explainers) == {
+        "lime": "LIME",
+        "iba": "Integrated gradients (iba)",
+        "mine": "mine",
+    }
+    assert [name for name in explainers if is_control(found, name)] == ["mine"]
+    assert not [text for text in cautions(found, build_tables(found)) if "control" in text]
+    for name in explainers:
+        run(classifier, folder, "bare", {name: explainers[name]})
+        bare = read_run(folder / "bare")
+        said = [text for text in cautions(bare, build_tables(bare)) if "control" in text]
+        assert said == [] if name == "mine" else "of the review scores. Add constant" in said[0]
+
+
+def test_damaged_heatmaps_are_named(classifier: LSTMTextClassifier, folder: Path) -> None:
+    run(classifier, folder, "run", {"random": {}})
+    for content in ('{"a', "[]", "{}"):
+        (folder / "run" / "heatmaps" / "random.json").write_text(content)
+        with pytest.raises(InputError, match=r"random\.json is damaged .*delete it"):
+            run(classifier, folder, "run", {"random": {}})
 
 
 def test_runs_of_other_reviews_with_the_same_ids_are_told_apart(

@@ -44,6 +44,8 @@ def test_html_is_escaped_and_colours_follow_the_values() -> None:
     assert int(spans[1][1]) < int(spans[1][3])  # against it: cold
     assert spans[0][0] == "2 bits"
     assert page.count("word unknown") == 1
+    assert "blue against it" in page
+    assert "blue" not in html_page([("", [heatmap(["a"], [1.0], signed=False)])], ["bad", "good"])
     assert not re.search(r'(src|href)="|url\(', page)  # self-contained
 
 
@@ -65,6 +67,8 @@ def test_levels_are_those_of_table_1() -> None:
     shown = [colour if float(opacity) else "" for colour, opacity in grounds]
     orange, red = "214,72,32", "196,22,28"
     assert shown == ["", orange, orange, red, ""]
+    assert "red: from two thirds" in page
+    assert "blue" not in page
     spans = terminal_text(words, "levels").spans
     assert [span.start // 2 for span in spans] == [1, 2, 3]
 
@@ -114,6 +118,10 @@ def test_explain_writes_coloured_words_and_values(
         )
         == 0
     )
+    named = ["--explainer", "mine", "--settings.explainer", "position"]
+    assert main(["explain", *common, "--text", "great", *named], "evaluate.py") == 0
+    (mine,) = json.loads((tmp_path / "out" / "texts.mine.json").read_text())
+    assert mine["values"] == [1.0]
 
 
 def test_what_is_wrong_with_texts_is_said(

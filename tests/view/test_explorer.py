@@ -5,6 +5,7 @@ import base64
 import json
 import math
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ import pytest
 import torch
 from explorer_toys import Unsure
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from lit_iba import InputError
 from lit_iba.cli.main import main
@@ -296,6 +299,40 @@ def test_a_bad_question_gets_one_sentence(
     found = answered(session, worker, "POST", "ask", json=question)
     assert found.status_code == 400
     assert sentence in found.json()["error"]
+
+
+def test_a_question_is_short_and_flat(session: ExplorerSession, worker: Worker) -> None:
+    for body, said in (("[" * 50_000, "no JSON"), ("[" * 100_000, "at most 65536 bytes")):
+        found = answered(session, worker, "POST", "ask", content=body)
+        assert found.status_code == 400
+        assert said in found.json()["error"]
+    half = answered(session, worker, "GET", "explain?picture=0.7&layer=layer2&beta=1")
+    assert "whole number" in half.json()["error"]
+
+
+def test_methods_are_called_by_what_ran_and_may_have_any_name(
+    run: Path, worker: Worker, tmp_path: Path
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run" / "results.json"
+    document = json.loads(path.read_text())
+    iba = document["explainers"]["per_sample_iba"]
+    iba["class"] = "lit_iba.iba.PerSampleIBA"
+    document["explainers"] = {"per_sample_iba": iba, "grad_cam": {"class": "random"}}
+    document["explainers"]["own"] = {"class": "random", "settings": {}}
+    path.write_text(json.dumps(document))
+    gallery = tmp_path / "run" / "gallery.safetensors"
+    with safe_open(gallery, "pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    for name in ("grad_cam", "own"):
+        tensors[f"heatmap/{name}"] = tensors["heatmap/random"].clone()
+    save_file(tensors, gallery, metadata)
+    session = ExplorerSession.of_run(tmp_path / "run")
+    labels = {method.name: method.label for method in session.methods}
+    assert labels["grad_cam"] == "Random (grad_cam)"
+    assert session.described()["beta"] == 5.0
+    asked = {"picture": 0, "methods": ["own"], "fraction": 0.5}
+    assert answered(session, worker, "POST", "ask", json=asked).status_code == 200
 
 
 def test_a_run_whose_weights_are_gone_is_still_shown(
