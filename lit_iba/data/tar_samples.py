@@ -118,7 +118,7 @@ class TarSamples:
     def next(self, wanted: bool = True) -> RawSample | None:
         """The next sample, or None at the end; an unwanted one comes with empty members, unread.
 
-        A sample that damage follows is none: members of it may lie in the damage, such as its label.
+        A sample that damage follows is none: its label, say, may lie in the damage.
         """
         first = self._ahead
         if first is None:

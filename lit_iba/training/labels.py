@@ -30,7 +30,7 @@ def known_labels(batch: dict[str, Any], classes: int, mend: str = "") -> Tensor:
         >>> known_labels({**batch, "weight": torch.ones(2), "key": ["dog", "cat"]}, classes=3)
         Traceback (most recent call last):
             ...
-        lit_iba.errors.InputError: sample 'cat' has no label; give data with labels (such as .cls members)
+        lit_iba.errors.InputError: sample 'cat' has no label; give data with labels...
     """
     labels, there = batch["label"], batch["weight"] > 0
     wrong = there & ((labels < 0) | (labels >= (classes or torch.inf)))
