@@ -26,6 +26,7 @@ from lit_iba.classifier.weights import save_weights
 from lit_iba.errors import InputError
 from lit_iba.objectives.classes import needs_classes
 from lit_iba.training.frozen import TrainingWithFrozenClassifier
+from lit_iba.training.labels import known_labels
 
 _SCORES = ("loss", "accuracy_top1", "accuracy_top5", "original_accuracy_top1", "agreement")
 
@@ -103,7 +104,7 @@ class ZeroBiasTraining(TrainingWithFrozenClassifier):
         with torch.no_grad():
             original = self.classifier(images).float()
         logits = self(images).float()
-        labels = batch["label"].clamp_min(0)  # padding has no label, and weight 0
+        labels = batch["label"]
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices
         return {
             "loss": distillation_loss(logits, original, self.temperature),
@@ -127,9 +128,14 @@ class ZeroBiasTraining(TrainingWithFrozenClassifier):
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
-        """Scores of the copy as it is now, weighted by validity."""
-        step = self._step(batch)
-        self.update_scores(step, batch["weight"])
+        """Scores of the copy as it is now, weighted by validity; accuracies are of those pictures
+        that have a label, and no number where none has.
+        """
+        step, weight = self._step(batch), batch["weight"]
+        labelled = weight * (batch["label"] >= 0)
+        known_labels({**batch, "weight": labelled}, self.classifier.num_classes)
+        for name, metric in self.scores.items():
+            metric.update(step[name], labelled if "accuracy" in name else weight)  # type: ignore[operator]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam over the weights."""

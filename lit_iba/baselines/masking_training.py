@@ -147,14 +147,15 @@ class MaskingTraining(TrainingWithFrozenClassifier):
         with torch.no_grad():
             deepest, carried, taps = split.observe(images)
             predicted = self.target == "predicted"
-            labels = split.tail(deepest, carried).argmax(dim=1) if predicted else batch["label"]
+            labels = split.tail(deepest, carried).argmax(dim=1) if predicted else None
+        if labels is None:
+            labels = self.targets_of(batch, "label", lambda: images)
         generators = sample_generators(
             self.seed, [f"{number}/{key}" for key in batch["key"]], images.device
         )
-        # Padding has no label, and weight 0.
         return _Observed(
             images,
-            labels.clamp_min(0),
+            labels,
             taps,
             self.classifier.layouts_of(taps, _size(images)),
             generators,

@@ -38,6 +38,7 @@ _KINDS = {
     "dict": "settings by name",
     "list": "a list",
 }
+_OF_A_GROUP = ("DistBackendError", "DistNetworkError", "DistStoreError")  # torch.distributed's
 _LONGEST = 600  # characters of a sentence that quotes a parser
 _ALIASES = 200  # of one config; thousands of them can stand for more values than memory holds
 _DEPTH = 100  # of lists and mappings in each other
@@ -70,6 +71,13 @@ def _sentence(error: BaseException) -> InputError | None:
         return _about_file(int(rust[1]), rust[2] or "a file")
     if name == "RuntimeError" and "PytorchStreamWriter failed" in said:
         return InputError("a file could not be written; free some space, or give another disk")
+    if name in _OF_A_GROUP or (name == "RuntimeError" and "gloo/transport/" in said):
+        reason = re.sub(r"^\[\S*\] ", "", said).partition(". ")[0].rstrip(".")
+        return InputError(
+            f"the processes of this run have lost each other ({_cut(reason)}): one of them has"
+            " ended, or cannot be reached; look at what the others printed, and start again: what"
+            " is saved is kept"
+        )
     if isinstance(error, MemoryError) or name == "OutOfMemoryError":
         return InputError("there is not enough memory; lower batch_size, or use smaller images")
     if isinstance(error, ValueError) and _raised_in(error, "torch/optim"):

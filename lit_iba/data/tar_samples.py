@@ -116,7 +116,10 @@ class TarSamples:
         self._file.close()
 
     def next(self, wanted: bool = True) -> RawSample | None:
-        """The next sample, or None at the end; an unwanted one comes with empty members, unread."""
+        """The next sample, or None at the end; an unwanted one comes with empty members, unread.
+
+        A sample that damage follows is none: its label, say, may lie in the damage.
+        """
         first = self._ahead
         if first is None:
             return None
@@ -128,6 +131,8 @@ class TarSamples:
         ):
             members[self._ahead.extension] = self._content(self._ahead) if wanted else b""
             self._ahead = self._next_member()
+        if self._ahead is None and self.damage is not None:
+            return None
         self.slot += 1
         return RawSample(first.key, members, self.name)
 

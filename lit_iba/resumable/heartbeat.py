@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -42,11 +43,13 @@ class Heartbeat:
     def __init__(self, folder: str | Path, rank: int = 0, world: int = 1) -> None:
         self.folder, self.rank, self.world = Path(folder) / FOLDER, rank, world
         self._over = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Heartbeat:
         if self.world > 1:
             self._beat(0)
-            threading.Thread(target=self._beats, name="heartbeat", daemon=True).start()
+            self._thread = threading.Thread(target=self._beats, name="heartbeat", daemon=True)
+            self._thread.start()
         return self
 
     def __exit__(
@@ -56,6 +59,23 @@ class Heartbeat:
         trace: TracebackType | None,
     ) -> None:
         self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+        if kind is None:  # who waits for one that has failed is told its name
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """Take back this process's sign, and those that killed runs of more processes have left;
+        the last one takes the folder.
+        """
+        for sign in self.folder.glob("*"):
+            number = sign.name if sign.name.isdigit() else ""
+            if number == str(self.rank) or (
+                self.rank == 0 and number and int(number) >= self.world
+            ):
+                sign.unlink(missing_ok=True)
+        with suppress(OSError):  # others still have theirs, or there never was one
+            self.folder.rmdir()
 
     def wait_for(self, there: Callable[[], bool], rank: int, what: str) -> None:
         """Until something is there that another process makes.

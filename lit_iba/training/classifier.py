@@ -18,6 +18,7 @@ from lit_iba.classifier import build_network
 from lit_iba.classifier.precision import warn_of_slow_bfloat16
 from lit_iba.classifier.weights import save_weights
 from lit_iba.training.checkpoint import KIND_KEY
+from lit_iba.training.labels import known_labels
 
 
 class _OneCycle(torch.optim.lr_scheduler.OneCycleLR):
@@ -98,7 +99,8 @@ class ClassifierTraining(L.LightningModule):
         slots = len(batch["weight"])
         full = batch["weight"].nonzero().flatten()
         full = full if len(full) else batch["weight"].new_zeros(1, dtype=torch.int64)
-        logits, labels = self._logits(batch["picture"][full]), batch["label"][full].clamp_min(0)
+        labels = known_labels(batch, self.num_classes)[full]
+        logits = self._logits(batch["picture"][full])
         losses = F.cross_entropy(
             logits, labels, reduction="none", label_smoothing=self.label_smoothing
         )
@@ -108,7 +110,7 @@ class ClassifierTraining(L.LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
         """Loss and hits, weighted by validity."""
-        logits, labels = self._logits(batch["picture"]), batch["label"].clamp_min(0)
+        labels, logits = known_labels(batch, self.num_classes), self._logits(batch["picture"])
         self.losses.update(F.cross_entropy(logits, labels, reduction="none"), batch["weight"])
         self.hits.update((logits.argmax(dim=1) == labels).float(), batch["weight"])
 

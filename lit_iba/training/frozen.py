@@ -24,6 +24,7 @@ from lit_iba.classifier.precision import warn_of_slow_bfloat16
 from lit_iba.errors import InputError
 from lit_iba.heatmap import Heatmap
 from lit_iba.training.checkpoint import CLASSIFIER_KEY, KIND_KEY
+from lit_iba.training.labels import known_labels
 
 
 class TrainingWithFrozenClassifier(L.LightningModule):
@@ -136,10 +137,14 @@ class TrainingWithFrozenClassifier(L.LightningModule):
             batch: Of the data module.
             target: The data set's ``"label"``, or what is ``"predicted"``.
             outputs: Computes the classifier's outputs for the images.
+
+        Raises:
+            InputError: A sample has no label, or one that is no target.
         """
         objective = self.classifier.objective
         if target == "label":
-            return objective.of_labels(batch["label"].clamp_min(0))  # padding has weight 0
+            mend = ", or train with target: predicted"
+            return objective.of_labels(known_labels(batch, self.classifier.num_classes, mend))
         with torch.no_grad():
             return objective.predicted(outputs())
 

@@ -5,7 +5,16 @@ import signal
 from pathlib import Path
 
 import pytest
-from cluster_toys import assert_same_weights, command, finish, last_checkpoint, prepare, start
+import yaml
+from cluster_toys import (
+    assert_same_weights,
+    checkpoint,
+    command,
+    finish,
+    last_checkpoint,
+    prepare,
+    start,
+)
 
 pytestmark = pytest.mark.slow
 RESUME = ("--ckpt_path", "last")
@@ -64,3 +73,27 @@ def test_gradients_are_accumulated_over_a_kill_and_not_over_a_validation(
         process.communicate(timeout=60)
     finish(command(config, run, *options, "4", *RESUME))
     assert_same_weights(last_checkpoint(run), last_checkpoint(tmp_path / "whole"))
+
+
+def test_a_resumed_run_takes_the_learning_rate_and_patience_of_its_config(
+    config: Path, tmp_path: Path
+) -> None:
+    settings = yaml.safe_load(config.read_text())
+    stop = {"monitor": "val/loss", "patience": 7}
+    settings["trainer"]["callbacks"] = [
+        {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": stop}
+    ]
+    run, other = tmp_path / "run", tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump(settings))
+    finish(command(other, run, "--trainer.max_epochs", "1"))
+    stop["patience"] = 2
+    settings["model"]["init_args"]["optimizer"]["init_args"]["lr"] = 0.0
+    other.write_text(yaml.safe_dump(settings))
+    output = finish(command(other, run, "--trainer.max_epochs", "2", *RESUME))
+    assert "the optimiser goes on with this config's lr 0 (before, 0.001)" in output
+    last, best = last_checkpoint(run), checkpoint(run, "best.ckpt")
+    assert last["optimizer_states"][0]["param_groups"][0]["lr"] == 0
+    (stopping,) = (v for k, v in last["callbacks"].items() if k.startswith("EarlyStopping"))
+    assert stopping["patience"] == 2
+    assert best["epoch"] == 0  # nothing was learned in the second
+    assert "goes on with" not in finish(command(other, run, "--trainer.max_epochs", "3", *RESUME))

@@ -64,6 +64,20 @@ def test_a_wait_for_a_killed_process_ends_and_names_it(
             company.wait_for(lambda: False, 2, "a file")
 
 
+def test_signs_of_life_go_with_the_last_process_and_stay_for_who_waits_for_a_failed_one(
+    tmp_path: Path,
+) -> None:
+    signs = tmp_path / heartbeat.FOLDER
+    signs.mkdir()
+    (signs / "7").write_text("of a killed run of eight")
+    with pytest.raises(InputError), Heartbeat(tmp_path, 1, 2):
+        raise InputError("no")
+    assert (signs / "1").is_file()
+    with Heartbeat(tmp_path, 0, 2), Heartbeat(tmp_path, 1, 2):
+        assert {sign.name for sign in signs.iterdir()} == {"0", "1", "7"}
+    assert not signs.exists()
+
+
 def test_a_launched_process_does_not_outlive_its_launcher() -> None:
     with start(LAUNCHER, LAUNCHER) as launcher:
         assert launcher.stdout is not None

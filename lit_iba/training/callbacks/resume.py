@@ -15,6 +15,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from lit_iba.checks import check_counts
 from lit_iba.errors import InputError
 from lit_iba.files import write_text
 from lit_iba.randomness import seed_for
+from lit_iba.training.callbacks.optimizer_settings import Asked, asked_of, take_changes
 
 LAST = "last.ckpt"
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: start again, and it goes on
@@ -99,20 +101,26 @@ class ResumeCheckpoint(L.Callback):
         )
         self._limits: tuple[int, int | None] | None = None  # the trainer's, while they are lifted
         self._before: dict[str, Any] = {}  # handlers that others had set
+        self._asked: Asked | None = None  # of the optimisers, by this run's config
+        self._asked_before: Asked | None = None  # and by that of the checkpoint's run
+        self._patience: list[tuple[EarlyStopping, int]] = []
 
     def state_dict(self) -> dict[str, Any]:
-        """Whether a validation is due."""
-        return {"validation_due": self._validation_due}
+        """Whether a validation is due, and what the config asks of the optimisers."""
+        return {"validation_due": self._validation_due, "optimizers": self._asked}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it from a checkpoint."""
         self._validation_due = bool(state_dict.get("validation_due"))
+        self._asked_before = state_dict.get("optimizers")  # older checkpoints do not say
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep where the checkpoint stands."""
+        """Keep where the checkpoint stands, and what it would take from other callbacks."""
         self._loops = checkpoint["loops"]
+        stops = [c for c in trainer.callbacks if isinstance(c, EarlyStopping)]  # type: ignore[attr-defined]
+        self._patience = [(stop, stop.patience) for stop in stops]
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -125,6 +133,7 @@ class ResumeCheckpoint(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A run that has all its steps would be skipped, and with it the validation that is due."""
+        self._asked = asked_of(trainer.optimizers)  # their state is restored after this
         loop = trainer.fit_loop
         if self._validation_due:
             self._limits = loop.epoch_loop.max_steps, loop.max_epochs
@@ -135,6 +144,7 @@ class ResumeCheckpoint(L.Callback):
         make the validation that is due.
         """
         self._seen_step = trainer.global_step
+        self._take_asked(trainer)
         if threading.current_thread() is threading.main_thread():
             for name in self.signals:
                 self._before[name] = signal.signal(getattr(signal, name), self._note)
@@ -154,6 +164,15 @@ class ResumeCheckpoint(L.Callback):
                 for callback in trainer.checkpoint_callbacks:
                     callback.on_train_epoch_end(trainer, pl_module)
         self._loops = None
+
+    def _take_asked(self, trainer: L.Trainer) -> None:
+        for stop, patience in self._patience:
+            stop.patience = patience
+        before, self._asked_before = self._asked_before, None
+        schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
+        changes = take_changes(trainer.optimizers, schedules, before or [], self._asked or [])
+        if changes:
+            rank_zero_info(f"the optimiser goes on with this config's {', '.join(changes)}")
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """An epoch that is resumed behind its last batch has none, after which Lightning would
