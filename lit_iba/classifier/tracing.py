@@ -113,6 +113,18 @@ class _Tracer(fx.Tracer):
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
 
+def lost_hook(model: nn.Module) -> str | None:
+    """The first module of several steps that has a backward hook, which no graph keeps; None where
+    there is none.
+    """
+    tracer = fx.Tracer()
+    for name, module in model.named_modules():
+        hooks = module._backward_hooks or module._backward_pre_hooks
+        if hooks and not (name and tracer.is_leaf_module(module, name)):
+            return name or type(module).__name__
+    return None
+
+
 def _names(
     model: nn.Module, graph: fx.Graph, paths: dict[fx.Node, str], runs: Counter[str]
 ) -> dict[fx.Node, str]:
