@@ -81,6 +81,12 @@ class _Tracer(fx.Tracer):
         self.outputs: dict[str, fx.Node | None] = {}
         self.without_gradient = False
 
+    def create_args_for_root(
+        self, root_fn: Any, is_module: bool, concrete_args: Any = None
+    ) -> tuple[Any, list[Any]]:
+        """The images alone: whatever else the network could be given has its default."""
+        return root_fn, [self.root, self.create_proxy("placeholder", "images", (), {})]
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, self._leaves) or super().is_leaf_module(m, module_qualified_name)
 

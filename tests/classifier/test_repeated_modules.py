@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_iba import FrozenClassifier, InputError, Preprocessing, build_explainer
-from lit_iba.classifier import HookedNetwork, last_feature_map
+from lit_iba.classifier import HookedNetwork, TracedNetwork, last_feature_map
 from lit_iba.classifier.stages import feature_maps, usual_layer
 
 SIZE = 32
@@ -249,3 +249,35 @@ def test_a_backward_hook_changes_every_gradient_that_passes_it(kind, place, imag
     (wanted,) = torch.autograd.grad(network(given)[:, 3].sum(), given)
     (found,) = torch.autograd.grad(classifier.folded()(given)[:, 3].sum(), given)
     torch.testing.assert_close(found, wanted)
+
+
+class Switched(nn.Module):
+    """A network that can be asked for more than its logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.fc = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), nn.Linear(8, 10)
+
+    def forward(self, x: Tensor, features: bool = False, *more: Tensor, **named: Tensor) -> Tensor:
+        kept = self.body(x)
+        return kept if features or more or named else self.fc(kept.mean((2, 3)))
+
+
+class Masked(Switched):
+    """Another, which takes what is left out by name alone."""
+
+    def forward(self, x: Tensor, *, mask: Tensor | None = None, scale: float = 2.0) -> Tensor:  # type: ignore[override]
+        kept = self.body(x) if mask is None else self.body(x) * mask
+        return self.fc(kept.mean((2, 3)) * scale)
+
+
+@pytest.mark.parametrize("kind", [Switched, Masked])
+def test_arguments_that_have_a_default_have_it_in_the_graph(kind, images):
+    network = kind()
+    classifier = frozen(network)
+    assert isinstance(classifier.cuttable, TracedNetwork)
+    split = classifier.split("body")
+    torch.testing.assert_close(split.tail(*split.head(images)), network(images))
+    heatmap = build_explainer("deep_shap", classifier).attribute(images, 3)
+    gained = network(images)[:, 3] - network(0 * images)[:, 3]
+    torch.testing.assert_close(heatmap.total, gained, rtol=1e-3, atol=1e-5)
