@@ -19,11 +19,13 @@ from lit_iba.classifier.layout import Layout
 from lit_iba.classifier.networks import build_network, from_module, named_classes
 from lit_iba.classifier.outputs import Output, giving
 from lit_iba.classifier.own_copy import floating_parameter, only_itself, unwrapped
+from lit_iba.classifier.plain import hooks_of
 from lit_iba.classifier.positions import Axes, find_axes
 from lit_iba.classifier.preprocessing import Preprocessing, fitting
 from lit_iba.classifier.proof import probe_images, proven, same_logits
 from lit_iba.classifier.split import Split, differentiable
 from lit_iba.classifier.traced import TracedNetwork
+from lit_iba.classifier.tracing import lost_hook
 from lit_iba.errors import InputError
 from lit_iba.objectives import Objective, build_objective
 
@@ -218,6 +220,8 @@ class FrozenClassifier(FrozenNetwork):
 
     def _trace(self) -> TracedNetwork | Exception:
         try:
+            if (lost := lost_hook(self.model)) is not None:
+                raise InputError(f"{lost!r} has a backward hook, which a graph does not keep")
             network = TracedNetwork(self.model, self.name, self._overwrites)
             if not same_logits(network.whole()(self._probe()), self._probe_logits()):
                 raise InputError("its graph computes something else")
@@ -258,11 +262,9 @@ class FrozenClassifier(FrozenNetwork):
         Batch norms are folded into copies of the convolutions, images come in the memory format of
         the weights, and on the CPU weights are kept in the order in which convolutions read them
         (:mod:`lit_iba.classifier.packing`). Networks that cannot be traced, and such as have
-        forward hooks, are run as they are.
+        hooks, are run as they are.
         """
-        if any(
-            m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in self.modules()
-        ):
+        if hooks_of(self.modules()):
             return self
         return self.of_weights("folded", self._fold)
 

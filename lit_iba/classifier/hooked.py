@@ -165,8 +165,14 @@ class HookedNetwork:
                 done += 1
                 return r.clone() if done == runs else None
 
+            if r.requires_grad and watched():
+                images = images.detach().requires_grad_()
             with hooked([(module, replace)]):
                 return self.run(images)
+
+        def watched() -> bool:
+            # A backward hook of a module whose input has no gradient is called with None.
+            return any(m._backward_hooks for m in self.model.modules())
 
         def observe(images: Tensor) -> tuple[Tensor, Carried, dict[str, Tensor]]:
             _, found = self._collect(images, {**tapped, layer: module})

@@ -81,6 +81,12 @@ class _Tracer(fx.Tracer):
         self.outputs: dict[str, fx.Node | None] = {}
         self.without_gradient = False
 
+    def create_args_for_root(
+        self, root_fn: Any, is_module: bool, concrete_args: Any = None
+    ) -> tuple[Any, list[Any]]:
+        """The images alone: whatever else the network could be given has its default."""
+        return root_fn, [self.root, self.create_proxy("placeholder", "images", (), {})]
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, self._leaves) or super().is_leaf_module(m, module_qualified_name)
 
@@ -111,6 +117,18 @@ class _Tracer(fx.Tracer):
         if threading.get_ident() != self._thread:
             return attr_val
         return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+
+def lost_hook(model: nn.Module) -> str | None:
+    """The first module of several steps that has a backward hook, which no graph keeps; None where
+    there is none.
+    """
+    tracer = fx.Tracer()
+    for name, module in model.named_modules():
+        hooks = module._backward_hooks or module._backward_pre_hooks
+        if hooks and not (name and tracer.is_leaf_module(module, name)):
+            return name or type(module).__name__
+    return None
 
 
 def _names(

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_iba import FrozenClassifier, InputError, Preprocessing, build_explainer
-from lit_iba.classifier import HookedNetwork, last_feature_map
+from lit_iba.classifier import HookedNetwork, TracedNetwork, last_feature_map
 from lit_iba.classifier.stages import feature_maps, usual_layer
 
 SIZE = 32
@@ -200,3 +200,84 @@ def test_what_runs_without_gradients_does_so_in_every_method(images):
     split = classifier.split("relu")
     (found,) = torch.autograd.grad(split.tail(*split.head(given))[:, 3].sum(), given)
     torch.testing.assert_close(found, wanted)
+
+
+class Blocks(nn.Module):
+    """Two blocks, of which the first may have a backward hook."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+        self.two = nn.Sequential(nn.Conv2d(8, 8, 3), nn.ReLU())
+        self.three, self.fc = nn.Conv2d(8, 8, 3), nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.three(self.two(self.one(x))).mean((2, 3)))
+
+
+HOOKS = {
+    "of what it received": lambda part: part.register_full_backward_hook(
+        lambda _m, received, _o: (-3 * received[0],)
+    ),
+    "of what arrives": lambda part: part.register_full_backward_pre_hook(
+        lambda _m, arriving: (-3 * arriving[0],)
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:For backward hooks to be called", "ignore:Full backward hook")
+@pytest.mark.parametrize("kind", HOOKS)
+@pytest.mark.parametrize("place", ["two", "two.0"])
+def test_a_backward_hook_changes_every_gradient_that_passes_it(kind, place, images):
+    torch.manual_seed(0)
+    network, kept = Blocks(), {}
+    HOOKS[kind](network.get_submodule(place))
+    classifier, given = frozen(network), images.clone().requires_grad_()
+    for layer in [name for name in ("one", "two", "two.0", "three") if name != place]:
+        part = network.get_submodule(layer)
+        handle = part.register_forward_hook(
+            lambda _m, _i, output, layer=layer: kept.__setitem__(layer, output)
+        )
+        score = network(given)[:, 3].sum()
+        handle.remove()
+        (wanted,) = torch.autograd.grad(score, kept[layer])
+        split = classifier.split(layer)
+        r, carried = split.head(images)
+        r = r.detach().clone().requires_grad_()
+        (found,) = torch.autograd.grad(split.tail(r, carried)[:, 3].sum(), r)
+        torch.testing.assert_close(found, wanted)
+    (wanted,) = torch.autograd.grad(network(given)[:, 3].sum(), given)
+    (found,) = torch.autograd.grad(classifier.folded()(given)[:, 3].sum(), given)
+    torch.testing.assert_close(found, wanted)
+
+
+class Switched(nn.Module):
+    """A network that can be asked for more than its logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.fc = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), nn.Linear(8, 10)
+
+    def forward(self, x: Tensor, features: bool = False, *more: Tensor, **named: Tensor) -> Tensor:
+        kept = self.body(x)
+        return kept if features or more or named else self.fc(kept.mean((2, 3)))
+
+
+class Masked(Switched):
+    """Another, which takes what is left out by name alone."""
+
+    def forward(self, x: Tensor, *, mask: Tensor | None = None, scale: float = 2.0) -> Tensor:  # type: ignore[override]
+        kept = self.body(x) if mask is None else self.body(x) * mask
+        return self.fc(kept.mean((2, 3)) * scale)
+
+
+@pytest.mark.parametrize("kind", [Switched, Masked])
+def test_arguments_that_have_a_default_have_it_in_the_graph(kind, images):
+    network = kind()
+    classifier = frozen(network)
+    assert isinstance(classifier.cuttable, TracedNetwork)
+    split = classifier.split("body")
+    torch.testing.assert_close(split.tail(*split.head(images)), network(images))
+    heatmap = build_explainer("deep_shap", classifier).attribute(images, 3)
+    gained = network(images)[:, 3] - network(0 * images)[:, 3]
+    torch.testing.assert_close(heatmap.total, gained, rtol=1e-3, atol=1e-5)
