@@ -78,7 +78,15 @@ def ssim(
     0.03.
 
     ``data_range`` is 2 in the papers' day: scikit-image then took floats to lie in [-1, 1].
+
+    Raises:
+        InputError: The window is larger than the maps.
     """
+    height, width = first.shape[-2:]
+    if window > min(height, width):
+        raise InputError(
+            f"window is {window}, larger than maps of {height}x{width}; give a smaller one"
+        )
     # Sample variances are n / (n - 1) times the window's; so is every term beside C2, which shrinks
     # instead.
     n, skimage = window * window, definition == "skimage"

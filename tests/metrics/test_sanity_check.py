@@ -398,3 +398,14 @@ def test_sparse_maps_have_no_similarity_in_the_rows():
     assert metric.rows()["ssim"].isnan().all()
     assert metric.rows()["spearman"].isfinite().all()
     assert metric.compute().n == 0
+
+
+@pytest.mark.parametrize("definition", ["torchmetrics", "skimage"])
+def test_a_window_larger_than_the_maps_is_refused(definition):
+    """Inside the picture there was no such window: the similarity was NaN, and every image was left
+    out as if its map were at fault.
+    """
+    maps = torch.rand(2, 9, 16)
+    assert ssim(maps, maps, 9, definition).allclose(torch.ones(2).double())
+    with pytest.raises(InputError, match="window is 11, larger than maps of 9x16"):
+        ssim(maps, maps, 11, definition)
