@@ -25,7 +25,6 @@ from lit_iba.cli.view_photographs import photograph_session
 from lit_iba.report import read_run
 from lit_iba.view import ExplorerSession, LiveClassifier, explorer_app, serve
 from lit_iba.view.server import listening
-from lit_iba.view.session import shown
 from lit_iba.view.worker import Superseded, Worker
 
 TOKEN = "the-secret"
@@ -288,14 +287,6 @@ def test_a_bad_question_gets_one_sentence(
     found = answered(session, worker, "POST", "ask", json=question)
     assert found.status_code == 400
     assert sentence in found.json()["error"]
-
-
-def test_a_map_says_whether_its_colours_are_those_of_signs() -> None:
-    smooth = torch.linspace(-1, 1, 64).expand(64, 64)
-    noise = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
-    assert shown(smooth, "1", True)["signs"]
-    assert not shown(smooth, "1", False)["signs"]
-    assert not shown(noise, "1", True)["signs"]  # drawn by its absolute values
 
 
 def test_a_question_is_short_and_flat(session: ExplorerSession, worker: Worker) -> None:
