@@ -50,9 +50,11 @@ def explain(
             text.
         out: Folder for the results.
         statistics_data: Shards (for texts: reviews) that feature statistics are estimated on, for
-            explainers that need them; without them, each photograph has its own.
+            explainers that need them; without them and ``statistics_folder``, each photograph has
+            its own.
         statistics_images: How many of their images or reviews.
-        statistics_folder: Where statistics are kept; by default ``<out>/statistics``.
+        statistics_folder: Where statistics are kept; by default ``<out>/statistics``. Named without
+            statistics_data, it holds those of an earlier command.
         batch_size: Images or texts that are explained together.
         device: ``"cpu"``, ``"cuda"``, or ``"auto"``.
         text: Texts to explain.

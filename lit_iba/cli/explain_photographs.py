@@ -118,12 +118,12 @@ def distinct_names(explainers: Iterable[str]) -> dict[str, str]:
 def stored_statistics(
     usual: Path, data: str | list[str] | None, images: int, folder: str | None
 ) -> StoredStatistics | None:
-    """Statistics of a data set, where one or a folder of them is given, or the usual folder is
-    there; else None.
+    """Statistics of a data set, where one or a folder of them is given; else None. What an earlier
+    command has left in the usual folder is not taken unasked.
     """
-    kept = usual if folder is None else Path(folder)
-    if data is None and folder is None and not kept.is_dir():
+    if data is None and folder is None:
         return None
+    kept = usual if folder is None else Path(folder)
     return StoredStatistics(kept, None if data is None else ShardIndex.load(data), images)
 
 

@@ -41,9 +41,10 @@ def view(
         target: For photographs, the class to explain, by name or index; by default the predicted
             one.
         statistics_data: Shards that feature statistics of Per-Sample IBA are estimated on; without
-            them and where none are kept, each picture has its own.
+            them, a run has those that it keeps, and a photograph its own.
         statistics_images: How many of their images.
         statistics_folder: Where statistics are kept; by default that of the run, or of ``explain``.
+            Named without statistics_data, it holds those of an earlier command.
         batch_size: Photographs that are explained together.
         device: ``"cpu"``, ``"cuda"``, or ``"auto"``.
         port: Of 127.0.0.1; by default a free one.

@@ -56,7 +56,9 @@ def differences(first: str, second: str, run: RunFolder, other: RunFolder) -> li
                 f" {second}."
             )
         elif text := changed(
-            *(_whole(info.cls or name, info.settings) for info in (mine, theirs)), "its default"
+            _whole(mine.cls or name, mine.settings),
+            _whole(theirs.cls or name, theirs.settings),
+            "its default",
         ):
             found.append(f"The explainer {name} is set differently: {text}.")
     return sorted(found)

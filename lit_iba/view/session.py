@@ -300,8 +300,8 @@ class ExplorerSession:
 
 
 def shown(values: Tensor, unit: str, signed: bool) -> dict[str, Any]:
-    """A map (H, W) as the page draws it: a transparent picture, the ends of its colours, a caption,
-    and its values for the cursor, float32 in base64.
+    """A map (H, W) as the page draws it: a transparent picture, the ends of its colours or whether
+    they are those of signs, a caption, and its values for the cursor, float32 in base64.
     """
     kind, finite = kind_of(unit, signed), finite_values(values)
     as_drawn = drawn_map(finite, signed)
@@ -315,6 +315,7 @@ def shown(values: Tensor, unit: str, signed: bool) -> dict[str, Any]:
         "layer": layer_uri(as_drawn),
         "low": low,
         "high": high,
+        "signs": bool(as_drawn.signed[0]),
         "unit": unit,
         "caption": "; ".join(notes),
         "values": base64.b64encode(np.ascontiguousarray(plain).tobytes()).decode(),

@@ -162,8 +162,9 @@ function drawAnswers() {
 }
 function scale(into, map) {
   const has = map.high !== "";
-  into.hidden = !has;
-  if (has) into.replaceChildren(`${map.low} `, element("span", {class: "ramp sizes"}), ` ${map.high} bits per pixel`);
+  into.hidden = !has && !map.signs;
+  if (map.signs) into.replaceChildren("against ", element("span", {class: "ramp signs"}), " for what is explained");
+  else if (has) into.replaceChildren(`${map.low} `, element("span", {class: "ramp sizes"}), ` ${map.high} bits per pixel`);
 }
 function topFive(into, answer, css) {
   if (!answer) return;

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from lit_iba import FrozenClassifier
+from lit_iba import FeatureStatistics, FrozenClassifier
 from lit_iba.classifier import usual_layer
 from lit_iba.cli.main import main
 from lit_iba.cli.photographs import class_index, load_picture
@@ -113,6 +114,23 @@ def test_a_layer_that_nobody_named_is_said_to_be_chosen(
     assert "was chosen" not in capsys.readouterr().out
     explain(photographs[:1], tmp_path, "grad_cam")
     assert "was chosen by default; --settings.layer names another." in capsys.readouterr().out
+
+
+def test_statistics_of_an_earlier_command_are_not_taken_unasked(
+    photographs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = FrozenClassifier("small_cnn", "random")
+    images = torch.randn(4, *network.empty_images().shape[1:])
+    kept = tmp_path / "statistics"
+    FeatureStatistics.estimate(network, "layer2", images).save(kept / "layer2.safetensors")
+    layer = ("--settings.layer=layer2", "--settings.steps=2")
+    said = []
+    for more in ([], [f"--statistics_folder={kept}"]):
+        explain(photographs[:1], tmp_path, "per_sample_iba", *layer, *more)
+        said.append(
+            "relative to the photograph itself" in " ".join(capsys.readouterr().out.split())
+        )
+    assert said == [True, False]
 
 
 @pytest.mark.parametrize("command", ["explain", "view"])

@@ -1,7 +1,6 @@
 """The explorer's server: who is let in, what it answers, and whether that is the metrics' own."""
 
 import asyncio
-import base64
 import json
 import math
 import os
@@ -15,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import torch
-from explorer_toys import Unsure
+from explorer_toys import Unsure, events, values
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -53,17 +52,6 @@ def answered(
             return await page.request(method, path, **given)
 
     return asyncio.run(asked())
-
-
-def values(shown: dict[str, Any]) -> torch.Tensor:
-    """The numbers under the cursor."""
-    return torch.frombuffer(bytearray(base64.b64decode(shown["values"])), dtype=torch.float32)
-
-
-def events(text: str) -> list[tuple[str, dict[str, Any]]]:
-    """Server-sent events by kind."""
-    parts = [part.split("\n") for part in text.strip().split("\n\n")]
-    return [(kind.removeprefix("event: "), json.loads(data[6:])) for kind, data in parts]
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,18 @@ def test_the_page_asks_and_shows_without_a_complaint(
         assert read[0].endswith("bits in this pixel")
         assert read[1].endswith("(no unit: order only)")
 
+        # Colours have their meaning beside them: bits, signs, or none but their order.
+        def legend(of: str) -> list[Any]:
+            made = f"(e => {{ scale(e, {of}); return [e.hidden, e.textContent]; }})"
+            return browser.evaluate(f"{made}(document.createElement('div'))")
+
+        assert legend("{low: '0', high: '2', signs: false}") == [False, "0  2 bits per pixel"]
+        assert legend("{low: '', high: '', signs: true}") == [
+            False,
+            "against  for what is explained",
+        ]
+        assert legend("{low: '', high: '', signs: false}")[0]
+
         # A bottleneck of one's own comes with progress, as a third panel.
         browser.evaluate("$('optimise').click()")
         until(browser, "document.querySelectorAll('#panels figure').length === 3")
