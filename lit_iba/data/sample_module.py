@@ -32,6 +32,8 @@ _STAGES = {
     "predict": ("predict",),
 }
 
+_MEASURED_BLOCK = 256  # pictures that are shuffled together where statistics are measured
+
 
 class SampleDataModule(LightningDataModule):
     """What the data modules share: loaders in the plan's order, and the position in a checkpoint.
@@ -180,8 +182,8 @@ class SampleDataModule(LightningDataModule):
         return self.prediction or self._loader("predict", lanes=1)
 
     def statistics_dataloader(self) -> SampleLoader:
-        """Training batches in a shuffled order that is the same on every process and for any number
-        of them.
+        """Training pictures, one in each batch, in a shuffled order that is the same on every
+        process, for any number of them and any size of training's batches.
 
         For measuring feature statistics: unaugmented, and without moving the position in training.
         """
@@ -242,12 +244,12 @@ class SampleDataModule(LightningDataModule):
             raise InputError(f"there is no {split} data; give {where} (and call setup)")
         return SamplePlan(
             self._sources[split][0].counts(),
-            self.batch_size,
+            1 if alone else self.batch_size,
             world=self.trainer.world_size if self.trainer and not alone else 1,
             lanes=lanes or max(1, self.num_workers),
             seed=self.seed,
             training=split == "train",
-            block=self.block,
+            block=_MEASURED_BLOCK if alone else self.block,
         )
 
     def _loader(

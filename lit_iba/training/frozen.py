@@ -170,23 +170,34 @@ class TrainingWithFrozenClassifier(L.LightningModule):
         return type(self.trainer.datamodule).__name__  # type: ignore[attr-defined]
 
     def images_to_measure(self, count: int) -> Iterator[Tensor]:
-        """This process's share of so many images: every so-many-th batch of one order that all
-        processes share.
+        """This process's share of so many images: every so-many-th of one order that all processes
+        share, whatever their number and their batches.
+
+        Raises:
+            InputError: There are fewer images than processes.
         """
-        loader = self.trainer.datamodule.statistics_dataloader()  # type: ignore[attr-defined]
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        rank, world = self.trainer.global_rank, self.trainer.world_size
         shown = self.trainer.is_global_zero and self.trainer.progress_bar_callback is not None
-        left = count
-        with tqdm(total=left, desc="feature statistics", unit="image", disable=not shown) as bar:
-            for number, batch in enumerate(loader):
-                images = self.classifier.images(batch["picture"])[
-                    batch["weight"].to(self.classifier.device) > 0
-                ][:left]
-                left -= len(images)
-                bar.update(len(images))
-                if number % self.trainer.world_size == self.trainer.global_rank:
-                    yield images
-                if left <= 0:
-                    return
+        seen, own = 0, list[Tensor]()
+        with tqdm(total=count, desc="feature statistics", unit="image", disable=not shown) as bar:
+            for batch in data.statistics_dataloader():
+                pictures = batch["picture"][batch["weight"] > 0][: count - seen]
+                own += pictures[(rank - seen) % world :: world]
+                seen += len(pictures)
+                bar.update(len(pictures))
+                if len(own) >= getattr(data, "batch_size", 16):
+                    yield self.classifier.images(torch.stack(own))
+                    own = []
+                if seen >= count:
+                    break
+        if seen < world:
+            raise InputError(
+                f"feature statistics are measured over {seen} images, which {world} processes"
+                " cannot share; give more images, or use fewer processes"
+            )
+        if own:
+            yield self.classifier.images(torch.stack(own))
 
     def drawings(self, pictures: Tensor) -> list[Tensor]:
         """What TensorBoard shows beside pictures uint8 (B, 3, H, W): further ones, overlay and
