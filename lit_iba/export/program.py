@@ -43,6 +43,8 @@ class HeatmapProgram(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Every output; a tensor where there is one, a tuple where there are several."""
+        if (dtype := self.explainer.classifier.dtype) != images.dtype:
+            images = images.to(dtype)  # what is given to a program is float32 in any case
         maps = self.explainer.program(images)
         return maps[0] if len(maps) == 1 else maps
 
@@ -213,12 +215,23 @@ def run_pt2(path: Path, batches: Sequence[Tensor], scratch: Path) -> Results:
 
 
 def run_onnx(path: Path, batches: Sequence[Tensor]) -> Results:
-    """Run an ONNX file in onnxruntime, on the CPU."""
+    """Run an ONNX file in onnxruntime, on the CPU.
+
+    Raises:
+        InputError: It has an operation that onnxruntime does not have.
+    """
     import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except (state.NotImplemented, state.Fail, state.InvalidGraph) as error:
+        raise InputError(
+            f"onnxruntime cannot run this program ({error}); export pt2, or the explainer of a"
+            " classifier in float32 where this one is in float64"
+        ) from error
     return [
         tuple(map(torch.from_numpy, session.run(None, {"images": images.numpy()})))
         for images in batches

@@ -236,6 +236,12 @@ def _check_explainer(explainer: Explainer) -> TrainedExplainer:
     """The explainer, if its very class can be exported: a subclass may compute something else."""
     registered = explainer_class(explainer.name) if explainer.name in EXPLAINERS else None
     if isinstance(explainer, TrainedExplainer) and type(explainer) is registered:
+        if explainer.smooth:
+            raise InputError(
+                f"the maps of this {type(explainer).__name__} are blurred (smooth ="
+                f" {explainer.smooth}), which no exported file does; set smooth to 0, and blur"
+                " what the file gives"
+            )
         return explainer
     known = ", ".join(path.rpartition(".")[2] for path in TRAINED_EXPLAINERS.values())
     raise InputError(

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from export_toys import random_images, trained_like
 
-from lit_iba.classifier import FrozenClassifier
+from lit_iba.classifier import FrozenClassifier, Preprocessing, SmallCNN
 from lit_iba.errors import InputError
 from lit_iba.export import export_explainer, load_exported, write
 from lit_iba.iba.per_sample import PerSampleIBA
@@ -86,3 +87,25 @@ def test_what_cannot_be_exported_is_said_at_once(explainer: ReadoutIBA, tmp_path
     with pytest.raises(InputError, match=r"README\.md of something else"):
         export_explainer(explainer, tmp_path, progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+
+
+def test_blurred_maps_are_refused_for_what_they_are(tmp_path: Path) -> None:
+    explainer = trained_like(FrozenClassifier("small_cnn", "random"), "layer1", ["layer1"])
+    explainer.smooth = 4.0
+    with pytest.raises(InputError, match=r"are blurred \(smooth = 4\.0\).*set smooth to 0"):
+        export_explainer(explainer, tmp_path / "out", ["safetensors"], progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_classifier_in_float64_gives_a_program_that_takes_float32(tmp_path: Path) -> None:
+    classifier = FrozenClassifier(
+        SmallCNN().double(), preprocessing=Preprocessing(resize=None, crop=64)
+    )
+    explainer = trained_like(classifier, "layer1", ["layer1"])
+    report = export_explainer(explainer, tmp_path / "out", ["pt2"], progress=False)
+    images = random_images(3, 64, seed=5)
+    program = torch.export.load(report.files["pt2"][0]).module()
+    torch.testing.assert_close(program(images), explainer.attribute(images).values)
+    with pytest.raises(InputError, match=r"onnxruntime cannot run .* export pt2"):
+        export_explainer(explainer, tmp_path / "onnx", ["onnx"], progress=False)
