@@ -247,8 +247,7 @@ class Explainer(ABC):
                 gradient reaches the outputs, or what the explainer was made of belongs to other
                 weights.
         """
-        # Tensors of inference mode cannot be differentiated: neither the caller's nor ours.
-        with self.classifier.lock, torch.inference_mode(False):
+        with self.classifier.undisturbed():
             self._keep_up()
             return self._heatmap(inputs, target, keys)
 
@@ -392,7 +391,8 @@ def build_explainer(
         also = (*(cls.config_only or ()), "smooth")
         check_taken(cls.__init__, given, name, also=also, never=_NO_SETTINGS)
     try:
-        explainer = cls.from_settings(classifier, given, surroundings)
+        with classifier.undisturbed():
+            explainer = cls.from_settings(classifier, given, surroundings)
     except TypeError as error:
         raise InputError(f"the settings {settings} do not fit {name!r}: {error}") from error
     if smooth is not None:

@@ -27,21 +27,32 @@ from lit_iba.files import whole_file
 
 
 def resize_keeping_total(
-    maps: Tensor, size: tuple[int, int], edge: Literal["clamp", "mirror"] = "clamp"
+    maps: Tensor,
+    size: tuple[int, int],
+    edge: Literal["clamp", "mirror"] = "clamp",
+    signed: bool = False,
 ) -> Tensor:
     """Bilinear resize, rescaled so that each map's sum over positions stays what it was.
+
+    Of a signed map, what is above 0 and what is below keep their sums each: the whole may come to
+    about zero, before or after, and a quotient of such sums is any number of either sign.
 
     Args:
         maps: (B, h, w), any unit that adds up, such as bits per position.
         size: (H, W) wanted.
         edge: What lies beyond the border, ``"clamp"`` or ``"mirror"`` (as scikit-image does by
             default).
+        signed: Whether values may be below 0.
 
     Returns:
         (B, H, W) with the same sum per map (methods.md, section 1: "bits per pixel" that add up to
         the total).
     """
-    total = maps.sum(dim=(1, 2), keepdim=True)
+    if signed:
+        above, below = (
+            resize_keeping_total(part.clamp_min(0), size, edge) for part in (maps, -maps)
+        )
+        return above - below
     if edge == "mirror" and min(maps.shape[-2:]) > 1:
         height, width = maps.shape[-2:]
         row, column = (
@@ -58,15 +69,8 @@ def resize_keeping_total(
         ]
     else:
         raise InputError(f"resize edge is {edge!r}; it must be 'clamp' or 'mirror'")
-    now = resized.sum(dim=(1, 2), keepdim=True)
-    # A signed map may sum to zero, before or after: then the area factor is the only sensible
-    # scale.
-    area = maps.shape[-2] * maps.shape[-1] / (size[0] * size[1])
-    size_of_terms = resized.abs().sum(dim=(1, 2), keepdim=True)
-    safe = (now.abs() > 1e-6 * size_of_terms) & (total.abs() > 0)
-    return resized * torch.where(
-        safe, total / torch.where(safe, now, torch.ones_like(now)), torch.full_like(now, area)
-    )
+    total, now = (m.sum(dim=(1, 2), keepdim=True) for m in (maps, resized))
+    return resized * torch.where(now > 0, total / torch.where(now > 0, now, 1), 1)
 
 
 @dataclass(frozen=True)
@@ -158,11 +162,12 @@ class Heatmap:
 
     def resize(self, size: tuple[int, int]) -> Heatmap:
         """Bilinear resize to (H, W) that keeps each map's total."""
-        uncertainty = (
-            None if self.uncertainty is None else resize_keeping_total(self.uncertainty, size)
-        )
         return replace(
-            self, values=resize_keeping_total(self.values, size), uncertainty=uncertainty
+            self,
+            values=resize_keeping_total(self.values, size, signed=self.signed),
+            uncertainty=None
+            if self.uncertainty is None
+            else resize_keeping_total(self.uncertainty, size),
         )
 
     def deviation(self) -> Heatmap | None:

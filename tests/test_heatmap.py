@@ -31,7 +31,7 @@ def test_resizing_keeps_the_total(
     maps = torch.rand(2, h, w, generator=generator) + 0.01
     if signed:
         maps[:, ::2] *= -0.5
-    resized = resize_keeping_total(maps, (h * scale, w * scale), edge)
+    resized = resize_keeping_total(maps, (h * scale, w * scale), edge, signed)
     assert resized.shape == (2, h * scale, w * scale)
     assert torch.allclose(resized.sum(dim=(1, 2)), maps.sum(dim=(1, 2)), rtol=1e-3, atol=1e-4)
 
@@ -68,7 +68,22 @@ def test_the_mirrored_resize_is_that_of_scikit_image() -> None:
 
 def test_a_signed_map_that_sums_to_zero_stays_finite() -> None:
     maps = torch.tensor([[[1.0, -1.0], [-1.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]]])
-    assert torch.isfinite(resize_keeping_total(maps, (8, 8))).all()
+    assert torch.isfinite(resize_keeping_total(maps, (8, 8), signed=True)).all()
+
+
+@pytest.mark.parametrize("size", [(37, 41), (100, 75)])
+def test_a_signed_map_keeps_its_signs_and_its_total_however_near_zero_that_is(
+    size: tuple[int, int],
+) -> None:
+    values = torch.randn(300, 32, 32, generator=torch.Generator().manual_seed(0))
+    resized = Heatmap(values, signed=True).resize(size).values
+    plain = F.interpolate(values[:, None], size=size, mode="bilinear")[:, 0] * (
+        values[0].numel() / (size[0] * size[1])
+    )
+    away = (resized - plain).flatten(1).norm(dim=1) / plain.flatten(1).norm(dim=1)
+    assert float(away.max()) < 0.1
+    wanted, largest = values.sum(dim=(1, 2)), float(values.abs().sum(dim=(1, 2)).max())
+    torch.testing.assert_close(resized.sum(dim=(1, 2)), wanted, rtol=0, atol=1e-5 * largest)
 
 
 def test_overlays_and_files(tmp_path: Path) -> None:

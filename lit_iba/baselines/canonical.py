@@ -40,7 +40,6 @@ ELSEWHERE = (
 )
 
 
-@torch.inference_mode(False)
 def canonical(classifier: FrozenClassifier) -> fx.GraphModule:
     """The classifier's function as a graph of modules of the kinds named above; its own modules are
     neither used nor changed.
@@ -57,6 +56,11 @@ def canonical(classifier: FrozenClassifier) -> fx.GraphModule:
         InputError: The objective's score is not linear, the network cannot be traced, or has an
             operation of another kind, which is named.
     """
+    with classifier.undisturbed():
+        return _canonical(classifier)
+
+
+def _canonical(classifier: FrozenClassifier) -> fx.GraphModule:
     if not classifier.objective.linear:
         raise InputError(
             "propagation distributes a score that is a linear function of the network's outputs, "

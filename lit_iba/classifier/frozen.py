@@ -136,11 +136,6 @@ class FrozenClassifier(FrozenNetwork):
         return differentiable(self.model(given), images, self.name)
 
     @property
-    def device(self) -> torch.device:
-        """Where the classifier's parameters are."""
-        return floating_parameter(self.model).device
-
-    @property
     def dtype(self) -> torch.dtype:
         """What the classifier computes in: that of its images."""
         return floating_parameter(self.model).dtype
@@ -324,7 +319,7 @@ class FrozenClassifier(FrozenNetwork):
         """
         key = (layer, *taps)
         if key not in self._splits:
-            with self.lock, torch.inference_mode(False), torch.no_grad():
+            with self.undisturbed(), torch.no_grad():
                 split = self.cuttable.split(layer, key[1:])
                 split.prove(self._probe(), self._probe_logits(), self.name)
                 split.follow(self, key[1:])
@@ -360,7 +355,7 @@ class FrozenClassifier(FrozenNetwork):
         """Layout of a layer's output of this shape (batch included), for images of this (H, W)."""
         name = layer if isinstance(layer, str) else f"node {layer.name}"
         if name not in self._axes:
-            with self.lock, torch.inference_mode(False), torch.no_grad():
+            with self.undisturbed(), torch.no_grad():
                 known = [axes for axes in self._axes.values() if isinstance(axes, Axes)]
                 stated, image = self.stated_layouts.get(name), self._probe()[:1]
                 try:

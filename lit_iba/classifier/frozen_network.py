@@ -5,13 +5,15 @@ again when they change, and what belongs to other weights is refused.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import nn
 
+from lit_iba.classifier.own_copy import floating_parameter
 from lit_iba.classifier.watch import Watch
 from lit_iba.classifier.weights import fingerprint
 from lit_iba.errors import InputError
@@ -44,6 +46,22 @@ class FrozenNetwork(nn.Module):
     def asked(self) -> dict[str, Any]:
         """What is asked of the network beside its weights, as plain values."""
         return {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network's parameters are."""
+        return floating_parameter(self.model).device
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Explain alone, and under the same conditions wherever the caller stands.
+
+        Tensors of inference mode cannot be differentiated, neither the caller's nor ours, and a
+        caller's autocast would change maps: what may compute in 16 bits has a setting for it.
+        """
+        kind = self.device.type
+        with self.lock, torch.inference_mode(False), torch.autocast(kind, enabled=False):
+            yield
 
     def _begin(self, original: nn.Module | None) -> None:
         """What is not copied or pickled, because it is made of the weights where it is needed."""
@@ -98,7 +116,7 @@ class FrozenNetwork(nn.Module):
         if derived[0] != version:
             derived = self._derived = version, {}
         if key not in derived[1]:
-            with self.lock, torch.inference_mode(False), torch.no_grad():
+            with self.undisturbed(), torch.no_grad():
                 if key not in derived[1]:
                     derived[1][key] = make()
         return derived[1][key]

@@ -81,7 +81,7 @@ def _overview(run: RunFolder, tables: list[MetricTable], title: str) -> str:
         f"{samples_of(run, tables)}; "
     )
     caption += "bold: best and separated from every other method "
-    caption += "(paired Wilcoxon signed-rank test, Holm-corrected, p < 0.05)."
+    caption += "(paired Wilcoxon signed-rank test, Holm-corrected over all pairs, p < 0.05)."
     return _table(caption, "l" + "r" * len(tables), ["Method", *heads], lines)
 
 

@@ -34,8 +34,8 @@ def rule_note(samples: str) -> str:
     """What bold and ≈ mean in tables over images, reviews or trainings."""
     return (
         "Bold: best mean, and separated from every other method by a two-sided paired Wilcoxon"
-        f" signed-rank test over the {samples}, Holm-corrected over the methods (adjusted p <"
-        f" {SIGNIFICANCE}). ≈: not separated from the best mean."
+        f" signed-rank test over the {samples}, Holm-corrected over all pairs of methods (adjusted"
+        f" p < {SIGNIFICANCE}). ≈: not separated from the best mean."
     )
 
 
@@ -43,7 +43,7 @@ def interval_note(samples: str) -> str:
     """How intervals were made."""
     return (
         f"Interval: {CONFIDENCE:.0%} bootstrap interval of the mean (percentiles of"
-        f" {RESAMPLES:,} resamples of the {samples})."
+        f" {RESAMPLES:,} resamples of the {samples}, as far out as Student's interval)."
     ).replace(",", " ")
 
 
@@ -145,7 +145,8 @@ def _build_table(run: RunFolder, metric: str, label: str) -> MetricTable:
     scores = {name: result.score for name, result in results.items()}
     per_image = score_rows(run, metric)
     order = sorted(results, key=lambda name: _rank(scores[name], info.better))
-    comparison = compare_to_best(scores, per_image, info.better)
+    pairs = compare_all({name: per_image.get(name, {}) for name in order}, info.better)
+    comparison = compare_to_best(scores, pairs, info.better)
     names = method_labels(run.explainers)
     tested = bool(comparison.adjusted)
     apart = _different_images(results, per_image)
@@ -170,7 +171,6 @@ def _build_table(run: RunFolder, metric: str, label: str) -> MetricTable:
                 apart=apart,
             )
         )
-    pairs = compare_all({name: per_image.get(name, {}) for name in order}, info.better)
     printed = lookup(kind, info.settings, quantity=None)
     samples = metric_samples(run, metric)
     return MetricTable(metric, label, kind, samples, info, rows, comparison, tested, pairs, printed)

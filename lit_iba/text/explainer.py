@@ -170,8 +170,7 @@ class TextExplainer(ABC):
             InputError: A text has no words, a target is out of range, or the classifier's weights
                 have changed since the explainer was made.
         """
-        # Tensors of inference mode cannot be differentiated: neither the caller's nor ours.
-        with self.classifier.frozen.lock, torch.inference_mode(False):
+        with self.classifier.frozen.undisturbed():
             if self.classifier.frozen.look_at_weights() != self._version:
                 raise InputError(
                     "the classifier's weights have changed since the explainer was made; make the"
@@ -281,6 +280,7 @@ def build_text_explainer(
     if getattr(cls.from_settings, "__func__", None) is plain:
         check_taken(cls.__init__, settings or {}, name, never=["classifier"])
     try:
-        return cls.from_settings(classifier, dict(settings or {}), source)
+        with classifier.frozen.undisturbed():
+            return cls.from_settings(classifier, dict(settings or {}), source)
     except TypeError as error:
         raise InputError(f"the settings {settings} do not fit {name!r}: {error}") from error

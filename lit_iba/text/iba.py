@@ -26,6 +26,7 @@ from torch import Tensor
 from lit_iba.checks import check_counts, check_literals, check_numbers
 from lit_iba.errors import InputError
 from lit_iba.iba.bottleneck import NATS_PER_BIT, SMALLEST_KEEP, mix
+from lit_iba.iba.noise import floored
 from lit_iba.iba.optimise import optimise_mask
 from lit_iba.input_iba.bottleneck import input_information_nats
 from lit_iba.statistics import FeatureStatistics
@@ -128,7 +129,8 @@ class WordNoise:
                 f" {statistics.identity.get('layer')}, but layer {layer} is asked for; estimate"
                 " them with word_statistics"
             )
-        mean, std = statistics.mean.float(), statistics.std.clamp_min(min_std).float()
+        mean, std = statistics.mean.float(), statistics.std
+        std = floored(std, min_std, torch.ones_like(std, dtype=torch.bool)).float()
         return cls(mean.to(classifier.device), std.to(classifier.device))
 
     def at(self, words: Words) -> WordNoise:

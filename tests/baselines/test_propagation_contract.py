@@ -120,3 +120,11 @@ def test_patterns_and_backgrounds_come_from_the_runs_images(
         build_explainer(
             "deep_shap", classifier, {"background_images": 5}, StoredStatistics(tmp_path, None)
         )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_callers_autocast_changes_nothing(name: str) -> None:
+    images = toy_images(2).float()
+    wanted = built(name, toy(Residual).float()).attribute(images, 1).values
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(built(name, toy(Residual).float()).attribute(images, 1).values, wanted)

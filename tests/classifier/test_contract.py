@@ -116,6 +116,18 @@ def test_what_is_madeof_weights_follows_them(change: Callable[[nn.Module], None]
         used.attribute(images(), 1)
 
 
+@pytest.mark.parametrize(
+    "name", ["saliency", "grad_cam", "activity", "integrated_gradients", "occlusion"]
+)
+def test_a_callers_autocast_changes_no_map(name: str) -> None:
+    wanted = made(name, frozen(net())).attribute(images(), 1).values
+    classifier = frozen(net())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = made(name, classifier).attribute(images(), 1).values
+    assert found.dtype is torch.float32
+    assert torch.equal(found, wanted)
+
+
 def test_the_users_module_stays_as_it_is_and_can_go_on_training() -> None:
     model = net()
     model.first.weight.requires_grad_(False)

@@ -167,7 +167,7 @@ def test_an_explanation_in_inference_mode_and_half_precision(
 ) -> None:
     half = TransformerTextClassifier(distilbert().to(torch.bfloat16), wordpiece())
     assert half.embeddings(half.words(["a film"])).dtype is torch.float32
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         found = explained(toy, "iba", TEXTS[:1])[0]
     torch.testing.assert_close(found.values, explained(toy, "iba", TEXTS[:1])[0].values)
 
