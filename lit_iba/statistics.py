@@ -306,7 +306,8 @@ def estimate_layers(
             )
         images = check_images(batch, classifier.channels)
         images = images.to(classifier.device, classifier.dtype)
-        outputs = {} if taps is None else taps(images)
+        with classifier.undisturbed():
+            outputs = {} if taps is None else taps(images)
         for layer, r in (outputs | {INPUT: images} if INPUT in layers else outputs).items():
             if layer not in found:
                 found[layer] = FeatureStatistics(r.shape[1:], identity_of(classifier, layer, data))

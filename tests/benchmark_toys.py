@@ -137,7 +137,8 @@ def benchmark(data: object, out: Path, **changes: object) -> Benchmark:
         "statistics_images": 10,
         "gallery": 4,
     } | changes
-    return Benchmark(classifier(), data, out=out, **settings)
+    network = settings.pop("classifier", None) or classifier()
+    return Benchmark(network, data, out=out, **settings)
 
 
 def kept_bars(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> list[EvaluationProgress]:

@@ -131,6 +131,7 @@ class ZeroBiasTraining(TrainingWithFrozenClassifier):
         """Scores of the copy as it is now, weighted by validity; accuracies are of those pictures
         that have a label, and no number where none has.
         """
+        self.check_classes_once()
         step, weight = self._step(batch), batch["weight"]
         labelled = weight * (batch["label"] >= 0)
         known_labels({**batch, "weight": labelled}, self.classifier.num_classes)

@@ -36,7 +36,7 @@ from lit_iba.baselines.propagation import (
     quotient,
 )
 from lit_iba.baselines.steps import Add
-from lit_iba.checks import check_literals
+from lit_iba.checks import check_images, check_literals
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.files import whole_file
@@ -245,8 +245,13 @@ class PatternStream:
         """Add a batch of normalised images (B, 3, H, W)."""
         # Patterns are differences of large sums, for which a GPU's 10-bit TF32 convolutions are too
         # coarse.
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            forward = ForwardPass(self.network, images.to(self.classifier.device))
+        with (
+            self.classifier.undisturbed(),
+            torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
+        ):
+            images = check_images(images, self.classifier.channels)
+            images = images.to(self.classifier.device, self.classifier.dtype)
+            forward = ForwardPass(self.network, images)
             for name, rectified in self.rectified.items():
                 self._add(name, pattern_sums(forward.steps[name], rectified))
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from lit_iba import __version__
 from lit_iba.checks import check_literals
 from lit_iba.classifier import FrozenClassifier
+from lit_iba.classifier.same_classes import check_same_classes
 from lit_iba.data import Shard, ShardIndex
 from lit_iba.data.sources import ShardSource
 from lit_iba.errors import InputError
@@ -74,6 +75,13 @@ class EvaluationPlan:
                 " rename one"
             )
         self._check_keys()
+        if self.target == "label":
+            check_same_classes(
+                self.data.class_names,
+                self.classifier.class_names,
+                "the data",
+                ", or use target: predicted",
+            )
         for name, (cls, _) in self.explainers.items():
             if name not in self.built:
                 explainer_class(cls)

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.precision import warn_of_slow_bfloat16
+from lit_iba.classifier.same_classes import check_same_classes
 from lit_iba.errors import InputError
 from lit_iba.heatmap import Heatmap
 from lit_iba.training.checkpoint import CLASSIFIER_KEY, KIND_KEY
@@ -55,6 +56,7 @@ class TrainingWithFrozenClassifier(L.LightningModule):
     def __init__(self, classifier: dict[str, Any]) -> None:
         super().__init__()
         self.classifier = FrozenClassifier(**classifier)
+        self._classes_checked = False
         self.strict_loading = (
             False  # the classifier's keys are absent; on_load_checkpoint compares the rest
         )
@@ -144,6 +146,7 @@ class TrainingWithFrozenClassifier(L.LightningModule):
         objective = self.classifier.objective
         if target == "label":
             mend = ", or train with target: predicted"
+            self.check_classes_once(mend)
             return objective.of_labels(known_labels(batch, self.classifier.num_classes, mend))
         with torch.no_grad():
             return objective.predicted(outputs())
@@ -168,6 +171,18 @@ class TrainingWithFrozenClassifier(L.LightningModule):
     def data_name(self) -> str:
         """What statistics say that they were measured on."""
         return type(self.trainer.datamodule).__name__  # type: ignore[attr-defined]
+
+    def check_classes_once(self, mend: str = "") -> None:
+        """Compare the names of the data's classes with the classifier's, at the first batch.
+
+        Raises:
+            InputError: A class of the data is another one of the classifier's.
+        """
+        if not self._classes_checked:
+            data = getattr(self._trainer, "datamodule", None)
+            names = getattr(data, "class_names", None)
+            check_same_classes(names, self.classifier.class_names, "the data", mend)
+            self._classes_checked = True
 
     def images_to_measure(self, count: int) -> Iterator[Tensor]:
         """This process's share of so many images: every so-many-th of one order that all processes

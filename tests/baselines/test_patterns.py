@@ -228,5 +228,5 @@ def test_nothing_to_estimate_from_is_refused() -> None:
     classifier = toy(Plain)
     with pytest.raises(InputError, match="no images"):
         Patterns.estimate(classifier, [])
-    with pytest.raises(InputError, match="not finite"):
+    with pytest.raises(InputError, match="NaN or infinity"):
         Patterns.estimate(classifier, toy_images(2) * torch.inf)

@@ -1,7 +1,9 @@
 """Which samples a benchmark takes, and what it says of how many and how much."""
 
+from dataclasses import replace
+
 import pytest
-from benchmark_toys import benchmark, make_data
+from benchmark_toys import benchmark, classifier, make_data
 from lightning import Fabric
 
 from lit_iba.data import ShardIndex
@@ -74,3 +76,19 @@ def test_limits_reach_the_results_and_empty_shards_do_no_harm(tmp_path):
     assert used <= 3
     assert results["results"]["bounding_box"]["slow"]["n"] == used
     assert results["results"]["bounding_box"]["slow"]["extra"]["left_out"] == 0
+
+
+def test_class_names_of_data_and_classifier_are_compared(tmp_path, caplog):
+    index = make_data(tmp_path / "data", 10)
+    network = classifier()
+    network.class_names = [str(i) for i in range(10)]
+    for names, target in ((network.class_names, "label"), (network.class_names[::-1], "predicted")):
+        named = replace(index, class_names=names)
+        benchmark(named, tmp_path / target, classifier=network, target=target, **ASKED)
+    assert not caplog.records
+    turned = replace(index, class_names=network.class_names[::-1])
+    with pytest.raises(InputError, match="label 0 of the data is '9', but class 0 of the classifi"):
+        benchmark(turned, tmp_path / "turned", classifier=network, target="label", **ASKED)
+    synsets = replace(index, class_names=["n01440764", "n02102040"])
+    benchmark(synsets, tmp_path / "few", classifier=network, target="label", **ASKED)
+    assert "the data has 2 classes (n01440764 ...) and the classifier 10 (0 ...)" in caplog.text

@@ -3,6 +3,7 @@ know: padding alone has none.
 """
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -59,3 +60,12 @@ def test_accuracies_of_zero_bias_training_are_of_pictures_with_a_label(tmp_path:
     module.validation_step(batch, 0)
     assert module.scores["original_accuracy_top1"].compute() == 1
     assert module.scores["agreement"].compute() == 1
+
+
+@pytest.mark.parametrize("kind", ["zero bias", "masking", "readout"])
+def test_labels_are_the_classifiers_classes_by_name_too(kind: str, tmp_path: Path) -> None:
+    module = training(kind, tmp_path)
+    module.classifier.class_names = [f"class {i}" for i in range(10)]
+    module.trainer = SimpleNamespace(datamodule=SimpleNamespace(class_names=["class_0", "class 2"]))
+    with pytest.raises(InputError, match="label 1 of the data is 'class 2', but class 1 of the"):
+        module.validation_step(batch_of([0, 1, 1]), 0)
