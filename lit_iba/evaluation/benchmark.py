@@ -333,6 +333,7 @@ class Benchmark:
                 "settings": settings,
                 "unit": metadata["unit"],
                 "signed": metadata["signed"] == "1",
+                "trained_with": json.loads(metadata.get("trained_with", "{}")),
                 "seconds_per_image": seconds / max(sum(used), 1),
             }
             if errors:  # of the sum that the method promises, relative to it

@@ -71,6 +71,7 @@ class Explained:
     def __init__(self, name: str, explainer: Explainer, size: Sequence[int], source: str) -> None:
         self.name, self.source = name, source
         self.unit, self.signed = explainer.unit, explainer.signed
+        self.trained_with = dict(getattr(explainer, "trained_with", {}))
         self._values, self._completeness = [torch.zeros(0, *size)], list[Tensor]()
         self.start = time.monotonic()
 
@@ -111,6 +112,7 @@ class Explained:
             "keys": work.images.keys,
             "unit": self.unit,
             "signed": "1" if self.signed else "0",
+            "trained_with": self.trained_with,
             "corrupt": work.images.corrupt,
             "unsure": work.images.unsure,
             "seconds": time.monotonic() - self.start,

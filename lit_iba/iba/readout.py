@@ -271,4 +271,10 @@ class ReadoutIBA(TrainedExplainer):
                 **{**saved["readout"], **settings},
             )
             load_trained(explainer.network, checkpoint["state_dict"], "network.", str(path))
+            explainer.trained_with = {
+                "layer": saved["layer"],
+                "beta": float(saved["beta"]),
+                "preset": saved["preset"],
+                **saved["readout"],
+            }
             return explainer

@@ -211,7 +211,7 @@ def _methods(run: RunFolder) -> str:
         [
             plain(labels[name]),
             plain(name),
-            plain(settings_text(info.settings)) or "defaults",
+            plain(settings_text(info.known)) or "defaults",
             plain(unit_text(info)),
             sum_error(info),
         ]

@@ -64,7 +64,7 @@ def methods_section(run: RunFolder, colors: Mapping[str, int]) -> Markup:
             "name": name,
             "label": labels[name],
             "color": colors[name],
-            "settings": settings_text(info.settings),
+            "settings": settings_text(info.known),
             "unit": unit_text(info),
             "error": sum_error(info),
             "info": info,

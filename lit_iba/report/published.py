@@ -234,7 +234,7 @@ def lookup(
         explainer: Name, alias or class path of the method; None for any.
         explainer_settings: The explainer's settings. A setting that is left out, of a metric or an
             explainer, has the value of its preset, or its default (beta 10). What a checkpoint was
-            trained with is no default: ``readout_iba`` has its numbers where its beta is given.
+            trained with is no default: for ``readout_iba`` its beta must be among them.
         quantity: Which of several printed quantities, such as ``"nats_as_printed"`` of table 4;
             None for any.
 

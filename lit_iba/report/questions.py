@@ -56,8 +56,8 @@ def differences(first: str, second: str, run: RunFolder, other: RunFolder) -> li
                 f" {second}."
             )
         elif text := changed(
-            _whole(mine.cls or name, mine.settings),
-            _whole(theirs.cls or name, theirs.settings),
+            _whole(mine.cls or name, mine.known),
+            _whole(theirs.cls or name, theirs.known),
             "its default",
         ):
             found.append(f"The explainer {name} is set differently: {text}.")

@@ -69,6 +69,12 @@ class ExplainerInfo:
     )  # relative to the sum that the method promises; NaN where it promises none
     label: str = ""  # how it is called in print, where the run says it
     control: bool = False  # whether the run says that it knows nothing of what it explains
+    trained_with: Mapping[str, Any] = field(default_factory=dict)  # what its checkpoint says
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """The settings, with those that a trained explainer has from its checkpoint."""
+        return {**self.trained_with, **self.settings}
 
 
 @dataclass(frozen=True)
@@ -269,6 +275,7 @@ def _explainer(value: Mapping[str, Any]) -> ExplainerInfo:
         completeness_error=_float(value.get("completeness_error")),
         label=str(value.get("label", "")),
         control=value.get("control") is True,
+        trained_with=dict(value.get("trained_with") or {}),
     )
 
 

@@ -213,10 +213,10 @@ def published_for(
     kind = metric_kind(metric, info)
     network = str(run.classifier.get("model", ""))
     given = method.cls or explainer  # the class says what ran, whatever the config calls it
-    here = lookup(kind, info.settings, network, given, method.settings, quantity)
+    here = lookup(kind, info.settings, network, given, method.known, quantity)
     if here:
         return here[0], True
-    elsewhere = lookup(kind, info.settings, None, given, method.settings, quantity)
+    elsewhere = lookup(kind, info.settings, None, given, method.known, quantity)
     return (elsewhere[0], False) if elsewhere else (None, False)
 
 

@@ -8,6 +8,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 import torch
@@ -65,6 +66,8 @@ class TrainedExplainer(Explainer):
         changeable: Settings that may differ from training's; the others are what was trained.
         outputs: What an exported program returns, in order; a single one is returned as a tensor,
             several as a tuple.
+        trained_with: What decided the training, such as beta, where the checkpoint says it; plain
+            values, which a benchmark keeps for its report.
 
     Example:
         >>> from lit_iba import ReadoutIBA
@@ -79,6 +82,7 @@ class TrainedExplainer(Explainer):
     config_only: ClassVar[tuple[str, ...] | None] = ("checkpoint",)
     changeable: ClassVar[tuple[str, ...]] = ("seed",)
     outputs: ClassVar[tuple[Output, ...]]
+    trained_with: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, classifier: FrozenClassifier, *, seed: int = 0) -> None:
         super().__init__(classifier, seed=seed)

@@ -260,7 +260,7 @@ class ExplorerSession:
                     "color": method.color,
                     "unit": method.info.unit,
                     "unit_text": unit_text(method.info),
-                    "settings": settings_text(method.info.settings),
+                    "settings": settings_text(method.info.known),
                     "deviates": method.deviates,
                 }
                 for method in self.methods

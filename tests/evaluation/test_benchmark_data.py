@@ -9,6 +9,7 @@ from lightning import Fabric
 from lit_iba.data import ShardIndex
 from lit_iba.errors import InputError
 from lit_iba.evaluation.results import _cell
+from lit_iba.explainer import build_explainer
 from lit_iba.report import build_tables, read_run
 from lit_iba.report.answer import cautions
 
@@ -92,3 +93,20 @@ def test_class_names_of_data_and_classifier_are_compared(tmp_path, caplog):
     synsets = replace(index, class_names=["n01440764", "n02102040"])
     benchmark(synsets, tmp_path / "few", classifier=network, target="label", **ASKED)
     assert "the data has 2 classes (n01440764 ...) and the classifier 10 (0 ...)" in caplog.text
+
+
+def test_what_an_explainer_was_trained_with_is_kept_with_its_results(tmp_path):
+    make_data(tmp_path / "data", 6)
+    explainer = build_explainer("random", network := classifier())
+    explainer.trained_with = {"layer": "features", "beta": 10.0}
+    for asked in ({"mine": explainer}, {"mine": explainer, "centre": {}}):  # made, and as stored
+        toy = benchmark(
+            str(tmp_path / "data"),
+            tmp_path / "run",
+            classifier=network,
+            **{**ASKED, "explainers": asked},
+        )
+        toy.run(Fabric(accelerator="cpu", devices=1))
+    found = read_run(tmp_path / "run").explainers
+    assert found["mine"].trained_with == {"layer": "features", "beta": 10.0}
+    assert found["centre"].trained_with == {}

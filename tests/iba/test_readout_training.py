@@ -73,6 +73,9 @@ def test_a_checkpoint_holds_only_what_was_trained(run: Path) -> None:
         name for name in checkpoint["state_dict"] if "classifier" in name or "model." in name
     ]
     explainer = ReadoutIBA.load(run / "checkpoints" / "last.ckpt")
+    saved = checkpoint["hyper_parameters"]
+    assert explainer.trained_with["layer"] == saved["layer"]
+    assert explainer.trained_with["beta"] == saved["beta"]
     images = torch.randn(2, 3, 64, 64)
     assert explainer.attribute(images).values.std() > 0
     assert not any(p.requires_grad for p in explainer.network.parameters())

@@ -215,3 +215,28 @@ def test_a_published_number_goes_by_the_class_and_not_by_the_name(
     document["metrics"]["bounding_box"]["settings"] = {"max_box_fraction": 1.0}
     (run / "results.json").write_text(json.dumps(document))
     assert published_for(read_run(run), "bounding_box", "grad_cam") == (None, False)
+
+
+def test_what_a_checkpoint_was_trained_with_decides_the_published_number_and_is_shown(
+    make_run: Callable[..., Path],
+) -> None:
+    run = make_run()
+    document = json.loads((run / "results.json").read_text())
+    readout = document["explainers"]["readout_iba"]
+    readout["settings"] = {"checkpoint": "readout.ckpt"}
+    for trained, wanted in (
+        ({"layer": "layer2", "beta": 10.0, "preset": "paper"}, True),
+        ({"layer": "layer4", "beta": 10.0, "preset": "paper"}, False),
+        ({"layer": "layer2", "beta": 1.0, "preset": "paper"}, False),
+        ({"layer": "layer2", "beta": 10.0, "smoothing_sigma": 2.0}, False),
+        ({}, False),  # of an older version
+    ):
+        readout["trained_with"] = trained
+        (run / "results.json").write_text(json.dumps(document))
+        number, _ = published_for(read_run(run), "bounding_box", "readout_iba")
+        assert (number is not None) == wanted, trained
+    readout["trained_with"] = {"layer": "layer4", "beta": 10.0}
+    (run / "results.json").write_text(json.dumps(document))
+    write_report(run)
+    page = (run / "report.html").read_text()
+    assert "layer = layer4, beta = 10.0, checkpoint = readout.ckpt" in page
