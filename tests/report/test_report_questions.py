@@ -233,8 +233,8 @@ def test_what_a_checkpoint_was_trained_with_decides_the_published_number_and_is_
     ):
         readout["trained_with"] = trained
         (run / "results.json").write_text(json.dumps(document))
-        number, _ = published_for(read_run(run), "bounding_box", "readout_iba")
-        assert (number is not None) == wanted, trained
+        number, same = published_for(read_run(run), "bounding_box", "readout_iba")
+        assert (number is not None, same) == (wanted, wanted), trained
     readout["trained_with"] = {"layer": "layer4", "beta": 10.0}
     (run / "results.json").write_text(json.dumps(document))
     write_report(run)
