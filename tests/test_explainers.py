@@ -89,6 +89,31 @@ def test_a_network_in_another_precision_has_the_same_map(name: str) -> None:
             assert float(wanted.std()) == 0 or float(torch.corrcoef(both)[0, 1]) > 0.9
 
 
+# Captum draws in torch's default, and InputIBA adds noise of it.
+IN_THE_DEFAULT = ("captum (GradientShap)", "input_iba", "input_iba (reference)")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in IN_THE_DEFAULT])
+def test_torchs_default_dtype_changes_no_map(name: str) -> None:
+    classifier = narrow()
+    images = classifier.images(pictures(3))
+    before = build(name, classifier)
+    wanted = values(before, images)
+    fresh = narrow()  # nothing is kept of it yet
+    torch.set_default_dtype(torch.float64)
+    try:
+        made = build(name, fresh)
+        if name in TRAINED:  # its weights are drawn in the default
+            made.trained.load_state_dict(before.trained.state_dict())  # type: ignore[attr-defined]
+        found, built = values(before, images), values(made, images)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    largest = float(wanted.abs().max())
+    for other in (found, built):
+        torch.testing.assert_close(other, wanted, rtol=1e-3, atol=1e-3 * largest, check_dtype=False)
+
+
 @pytest.mark.parametrize("name", ["saliency", "activity"])
 def test_any_map_is_smoothed_in_pixels_of_a_picture_of_224(
     name: str, small_classifier: FrozenClassifier, images: Tensor

@@ -130,7 +130,9 @@ def check_zero_bias(classifier: FrozenClassifier, images: Tensor | None = None) 
     ]
     if images is None:
         size, generator = classifier.preprocessing.size, torch.Generator().manual_seed(0)
-        images = torch.randn(2, classifier.channels, *size, generator=generator)
+        images = torch.randn(
+            2, classifier.channels, *size, generator=generator, dtype=torch.float32
+        )
         images = images.to(classifier.device)
     targets = classifier.targets(images)
     shown = [INPUT, *layers.names]

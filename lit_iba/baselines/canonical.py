@@ -68,7 +68,7 @@ def _canonical(classifier: FrozenClassifier) -> fx.GraphModule:
             f"{ELSEWHERE}"
         )
     shape = (2, classifier.channels, *classifier.preprocessing.size)
-    probe = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    probe = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
     probe = probe.to(next(classifier.model.parameters(), probe))
     try:
         traced = TracedNetwork(classifier.model, classifier.name, leaves=[SamePadding])

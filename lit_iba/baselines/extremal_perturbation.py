@@ -125,11 +125,13 @@ class ExtremalPerturbation(Explainer):
             if self.perturbation == "blur"
             else torch.stack([0 * images, images], dim=1)
         )
-        areas = torch.tensor(self.areas, device=images.device).repeat(len(images))
+        areas = torch.tensor(self.areas, device=images.device, dtype=torch.float32).repeat(
+            len(images)
+        )
         picture = torch.arange(len(images), device=images.device).repeat_interleave(len(self.areas))
         rows, columns = -(-size[0] // self.cell), -(-size[1] // self.cell)
         cells = torch.ones(
-            len(areas), rows, columns, device=images.device, requires_grad=True
+            len(areas), rows, columns, device=images.device, requires_grad=True, dtype=torch.float32
         )  # (B * areas, h, w)
         # SGD is elementwise and nothing couples two masks: each is optimised as if it were alone.
         sgd = torch.optim.SGD(

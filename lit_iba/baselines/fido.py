@@ -117,7 +117,12 @@ class FIDO(Explainer):
         def gradient(logits: Tensor, step: int) -> Tensor:
             uniform = torch.stack(
                 [
-                    torch.rand((self.samples, 1, height, width), generator=g, device=images.device)
+                    torch.rand(
+                        (self.samples, 1, height, width),
+                        generator=g,
+                        device=images.device,
+                        dtype=torch.float32,
+                    )
                     for g in generators
                 ]
             )
@@ -125,7 +130,7 @@ class FIDO(Explainer):
             warmth = min(1.0, step / max(self.warm_up, 1))
             return self._gradient(logits, images, targets, uniform, fill, warmth)
 
-        start = torch.zeros(grid, device=images.device)  # of dropping
+        start = torch.zeros(grid, device=images.device, dtype=torch.float32)  # of dropping
         logits = descend(
             start, gradient, steps=self.steps, learning_rate=self.learning_rate, decays=True
         )
@@ -191,10 +196,16 @@ class FIDO(Explainer):
         fills = []
         for generator in generators:
             colour = torch.rand(
-                (self.samples, images.shape[1], 1, 1), generator=generator, device=images.device
+                (self.samples, images.shape[1], 1, 1),
+                generator=generator,
+                device=images.device,
+                dtype=torch.float32,
             )
             noise = torch.randn(
-                (self.samples, *images.shape[1:]), generator=generator, device=images.device
+                (self.samples, *images.shape[1:]),
+                generator=generator,
+                device=images.device,
+                dtype=torch.float32,
             )
             fills.append(((colour + COLOUR_NOISE * noise).clamp(0, 1) - mean) / std)
         return torch.cat(fills)

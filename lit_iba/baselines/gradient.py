@@ -82,7 +82,12 @@ class RandomMap(Explainer):
         """One uniform number per pixel."""
         size = images.shape[-2:]
         return Attribution(
-            torch.stack([torch.rand(size, generator=g, device=images.device) for g in generators])
+            torch.stack(
+                [
+                    torch.rand(size, generator=g, device=images.device, dtype=torch.float32)
+                    for g in generators
+                ]
+            )
         )
 
 

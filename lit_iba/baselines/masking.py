@@ -298,7 +298,7 @@ class RealTimeSaliency(TrainedExplainer):
         self.network = MaskingNetwork(
             self.taps, shapes, classifier.layouts_of(tapped, size), classifier.num_classes, chosen
         )
-        self.network.to(classifier.device)
+        self.network.to(classifier.device, torch.float32)
 
     def masks(self, images: Tensor, classes: Tensor) -> Tensor:
         """Masks (B, H, W) in [0, 1] of images (B, 3, H, W) for classes (B,), in one pass."""

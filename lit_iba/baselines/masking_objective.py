@@ -143,7 +143,10 @@ def draw(
     """Draw the class to ask for and the alternative image of every image."""
     count = 3 + images.shape[1]  # the last ones are a colour
     uniform = torch.stack(
-        [torch.rand(count, generator=g, device=images.device) for g in generators]
+        [
+            torch.rand(count, generator=g, device=images.device, dtype=torch.float32)
+            for g in generators
+        ]
     )
     noise = normal(generators, 2, *images.shape[1:])
     classes, real = ask(labels, num_classes, settings.fake_probability, uniform[:, :2])

@@ -164,7 +164,10 @@ class MaskingTraining(TrainingWithFrozenClassifier):
     def _embedding_step(self, seen: _Observed) -> dict[str, Tensor]:
         """Cross-entropy (nats) of "the image shows the class asked for", and hits, each (B,)."""
         uniform = torch.stack(
-            [torch.rand(2, generator=g, device=g.device) for g in seen.generators]
+            [
+                torch.rand(2, generator=g, device=g.device, dtype=torch.float32)
+                for g in seen.generators
+            ]
         )
         asked, real = ask(
             seen.labels, self.classifier.num_classes, self.embedding_fake_probability, uniform

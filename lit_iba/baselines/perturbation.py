@@ -195,7 +195,12 @@ class SmoothGrad(Explainer):
             chosen = order[first : first + self.forward_batch_size]
             unit = torch.stack(
                 [
-                    torch.randn(images.shape[1:], generator=generators[image], device=images.device)
+                    torch.randn(
+                        images.shape[1:],
+                        generator=generators[image],
+                        device=images.device,
+                        dtype=torch.float32,
+                    )
                     for image in jobs[first : first + self.forward_batch_size]
                 ]
             )

@@ -65,6 +65,7 @@ class ConditionalSampler:
             (len(lefts), samples, len(image), self.window, self.window),
             generator=generator,
             device=image.device,
+            dtype=torch.float32,
         ).to(image)
         patch_top = min(max(top - self.border, 0), image.shape[-2] - self.side)
         patch_lefts = [

@@ -306,7 +306,7 @@ def _kind_by_light(
 
     def shift(one: Tensor, other: Tensor, axis: int) -> float:
         """How far the answer moves along an axis, as a share of its length."""
-        places = torch.linspace(0, 1, one.shape[axis], device=one.device)
+        places = torch.linspace(0, 1, one.shape[axis], device=one.device, dtype=torch.float32)
         others = [a for a in range(one.ndim) if a != axis]
         centres = [
             (a.sum(dim=others) * places).sum() / a.sum().clamp_min(1e-12) for a in (one, other)

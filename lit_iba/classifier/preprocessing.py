@@ -158,7 +158,7 @@ class Preprocessing:
                     f"the pictures have {given} channels, but the classifier takes "
                     f"{self.channels}; give its own images as tensors"
                 )
-            grey = torch.tensor(GREY, device=values.device).view(3, 1, 1)
+            grey = torch.tensor(GREY, device=values.device, dtype=torch.float32).view(3, 1, 1)
             values = (values * grey).sum(dim=1, keepdim=True)
         return (values / 255 - mean) / std
 
@@ -238,4 +238,6 @@ def _colours(values: tuple[float, ...], device: torch.device) -> Tensor:
     """One number per channel, (C, 1, 1); filled in on the device, because sending them would make
     the host wait in every step.
     """
-    return torch.stack([torch.full((1, 1), float(value), device=device) for value in values])
+    return torch.stack(
+        [torch.full((1, 1), float(value), device=device, dtype=torch.float32) for value in values]
+    )

@@ -45,7 +45,9 @@ def probe_images(size: tuple[int, int], like: Tensor, channels: int) -> Tensor:
         like: A tensor whose device and dtype they get.
         channels: C.
     """
-    noise = torch.randn(2, channels, *size, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(
+        2, channels, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float32
+    )
     noise[1] = noise[1] * 2 + 1
     return noise.to(device=like.device, dtype=like.dtype)
 

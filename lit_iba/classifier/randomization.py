@@ -182,5 +182,5 @@ def _like(values: Tensor) -> Tensor:
     """Normal numbers with the mean and standard deviation of the values: for parameters that no
     module initialises.
     """
-    drawn = torch.randn(values.shape).to(values)
+    drawn = torch.randn(values.shape, dtype=torch.float32).to(values)
     return drawn * values.std(unbiased=False) + values.mean()

@@ -57,7 +57,8 @@ def trace_program(explainer: TrainedExplainer) -> ExportedProgram:
         InputError: The classifier's Python code depends on values, so that no graph stands for it.
     """
     channels, size = explainer.classifier.channels, explainer.classifier.preprocessing.size
-    example = torch.zeros(2, channels, *size)  # a batch of one would be taken for a constant
+    # A batch of one would be taken for a constant.
+    example = torch.zeros(2, channels, *size, dtype=torch.float32)
     batch = {0: torch.export.Dim("batch", min=1)}
     try:
         with torch.no_grad():

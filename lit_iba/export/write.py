@@ -265,7 +265,10 @@ def _check_formats(formats: Sequence[str]) -> list[str]:
 def _check_batches(channels: int, size: tuple[int, int], examples: Tensor | None) -> list[Tensor]:
     """Random images, and the examples, at every batch size that is checked."""
     generator = torch.Generator().manual_seed(0)
-    batches = [torch.randn(count, channels, *size, generator=generator) for count in BATCH_SIZES]
+    batches = [
+        torch.randn(count, channels, *size, generator=generator, dtype=torch.float32)
+        for count in BATCH_SIZES
+    ]
     if examples is not None:
         examples = check_images(examples, channels).float().cpu()
         if not len(examples) or examples.shape[-2:] != size:

@@ -102,7 +102,9 @@ class Critic(nn.Module):
             """(N, *sizes), uniform within 1 / sqrt(fan_in), as torch's layers."""
             bound = fan_in**-0.5
             each = [
-                torch.empty(sizes, device=g.device).uniform_(-bound, bound, generator=g)
+                torch.empty(sizes, device=g.device, dtype=torch.float32).uniform_(
+                    -bound, bound, generator=g
+                )
                 for g in generators
             ]
             return nn.Parameter(torch.stack(each))
@@ -112,7 +114,9 @@ class Critic(nn.Module):
             self.kernels.append(drawn(fan_in, layer.channels, channels, layer.kernel, layer.kernel))
             self.kernel_biases.append(drawn(fan_in, layer.channels))
             if design.batch_norm:
-                ones = torch.ones(self.count * layer.channels, device=generators[0].device)
+                ones = torch.ones(
+                    self.count * layer.channels, device=generators[0].device, dtype=torch.float32
+                )
                 self.scales.append(nn.Parameter(ones))
                 self.shifts.append(nn.Parameter(torch.zeros_like(ones)))
             channels = layer.channels

@@ -106,7 +106,8 @@ def starting_logits(
 def uniform(generators: Sequence[torch.Generator], *shape: int) -> Tensor:
     """Numbers uniform in [0, 1), (*shape, B), each image's from its own generator."""
     return torch.stack(
-        [torch.rand(shape, generator=g, device=g.device) for g in generators], dim=-1
+        [torch.rand(shape, generator=g, device=g.device, dtype=torch.float32) for g in generators],
+        dim=-1,
     )
 
 

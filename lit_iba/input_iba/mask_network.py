@@ -93,6 +93,7 @@ class MaskNetwork(FeaturePyramid):
         super().__init__(taps, 1, width, picture_channels)
         self.layer = layer
         self.at_layer = nn.Conv2d(width, 1, 1)
+        self.float()  # whatever torch's default is; the images' noise below has fewer digits
         self.feature_noise = StoredNoise(feature_shape, ACTIVE)
         # Normalised pixels are small numbers, and there are many of them.
         self.input_noise = StoredNoise(image_shape, None, torch.float16)

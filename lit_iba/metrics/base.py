@@ -243,7 +243,7 @@ class HeatmapMetric(Metric):
                 given.
         """
         self.objective = classifier.objective
-        images = check_images(images, classifier.channels)
+        images = check_images(images, classifier.channels).to(classifier.dtype)
         targets = classifier.targets(images, targets)
         heatmaps = check_heatmaps(heatmaps, images, keys).to(images.device)
         object_mask = check_object_mask(object_mask, images, self.needs_object_mask and self.name)
@@ -256,6 +256,7 @@ class HeatmapMetric(Metric):
             )
         # torchmetrics has switched gradients off; an explainer takes some.
         with (
+            classifier.undisturbed(),
             torch.inference_mode(not self.needs_subject),
             torch.set_grad_enabled(self.needs_subject),
         ):

@@ -143,7 +143,7 @@ class Reestimated:
         if layer == INPUT:  # images are what they were, whatever the network does
             return self.trained.statistics(self.original, layer)
         shape = (2, classifier.channels, *classifier.preprocessing.size)
-        probe = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        probe = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
         probe = probe.to(classifier.device)
         before, now = (
             network.taps([layer])(probe)[layer] for network in (self.original, classifier)

@@ -39,7 +39,7 @@ class RandomWords(TextExplainer):
         """One uniform number per word."""
         return words.spread(
             [
-                torch.rand(count, generator=generator, device=generator.device)
+                torch.rand(count, generator=generator, device=generator.device, dtype=torch.float32)
                 for generator, count in zip(generators, words.counts, strict=True)
             ]
         )
@@ -61,7 +61,7 @@ class ConstantWords(TextExplainer):
 
     def explain(self, words: Words, targets: Tensor, generators: list[torch.Generator]) -> Tensor:
         """Ones."""
-        return words.spread([torch.ones(count) for count in words.counts])
+        return words.spread([torch.ones(count, dtype=torch.float32) for count in words.counts])
 
 
 class PositionWords(TextExplainer):
@@ -240,7 +240,7 @@ def random_versions(length: int, samples: int, generator: torch.Generator) -> Te
     counts = torch.randint(1, length + 1, (samples, 1), generator=generator, device=device)
     counts[0] = 0
     ranks = (
-        torch.rand(samples, length, generator=generator, device=device)
+        torch.rand(samples, length, generator=generator, device=device, dtype=torch.float32)
         .argsort(dim=1)
         .argsort(dim=1)
     )

@@ -167,11 +167,16 @@ def normal_words(
     it is padded to.
     """
     drawn = torch.zeros(
-        samples, len(words), words.numbers.shape[1], size, device=words.numbers.device
+        samples,
+        len(words),
+        words.numbers.shape[1],
+        size,
+        device=words.numbers.device,
+        dtype=torch.float32,
     )
     for i, (generator, length) in enumerate(zip(generators, words.lengths.tolist(), strict=True)):
         drawn[:, i, :length] = torch.randn(
-            (samples, length, size), generator=generator, device=drawn.device
+            (samples, length, size), generator=generator, device=drawn.device, dtype=torch.float32
         )
     return drawn
 

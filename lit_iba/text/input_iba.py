@@ -66,7 +66,7 @@ class WordCritics(nn.Module):
 
         def drawn(generator: torch.Generator, fan_in: int, *sizes: int) -> Tensor:
             """Uniform within 1 / sqrt(fan_in), as torch's layers."""
-            return torch.empty(sizes, device=generator.device).uniform_(
+            return torch.empty(sizes, device=generator.device, dtype=torch.float32).uniform_(
                 -(fan_in**-0.5), fan_in**-0.5, generator=generator
             )
 
@@ -199,7 +199,7 @@ class TextInputIBA(TextExplainer):
         # percent of a rounding. Alone and without padding, a text meets the same shapes in every
         # batch.
         together = len(words) if self.settings.prior.gan == "none" else 1
-        values = torch.zeros(words.numbers.shape, device=words.numbers.device)
+        values = torch.zeros(words.numbers.shape, device=words.numbers.device, dtype=torch.float32)
         for start in range(0, len(words), together):
             part = slice(start, start + together)
             some = words.part(part)

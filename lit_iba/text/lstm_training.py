@@ -118,7 +118,9 @@ class SentimentTraining(L.LightningModule):
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         """Cross-entropy of one batch; empty slots weigh nothing."""
         words = batch["words"]
-        forget = (torch.rand(words.shape, device=words.device) < self.word_dropout) & (words != 0)
+        forget = (
+            torch.rand(words.shape, device=words.device, dtype=torch.float32) < self.word_dropout
+        ) & (words != 0)
         logits = self(words.masked_fill(forget, UNKNOWN), batch["length"])
         losses = F.cross_entropy(logits, batch["label"].clamp_min(0), reduction="none")
         loss = (losses * batch["weight"]).sum() / len(losses)

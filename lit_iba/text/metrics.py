@@ -161,7 +161,7 @@ class SensitivityN(TextMetric):
         counts = [max(1, count) for count in word_counts(length, self.settings["percents"])]
         shape = (len(counts), self.settings["masks"], length)
         ranks = (
-            torch.rand(shape, generator=generator, device=generator.device)
+            torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float32)
             .argsort(dim=2)
             .argsort(dim=2)
         )

@@ -44,7 +44,7 @@ def scores_without(
     versions = torch.tensor([len(gone) for gone in removed])
     text = torch.arange(len(words)).repeat_interleave(versions)
     version = torch.cat([torch.arange(len(gone)) for gone in removed])
-    scores = torch.zeros(len(text), device=embeddings.device)
+    scores = torch.zeros(len(text), device=embeddings.device, dtype=torch.float32)
     for jobs in torch.arange(len(text)).split(forward_batch_size):
         width = max(lengths[i] for i in text[jobs].unique().tolist())
         gone = torch.zeros(len(jobs), width, dtype=torch.bool, device=embeddings.device)

@@ -158,7 +158,7 @@ class Words:
 
     def spread(self, values: Sequence[Tensor]) -> Tensor:
         """Values of each text's words, (count,), at all positions of these words, (B, T)."""
-        found = torch.zeros(self.numbers.shape, device=self.numbers.device)
+        found = torch.zeros(self.numbers.shape, device=self.numbers.device, dtype=torch.float32)
         for row, of_words, word_of in zip(found, values, self.word_of, strict=True):
             inside = word_of >= 0
             row[inside] = of_words.to(row)[word_of[inside]]

@@ -83,7 +83,11 @@ def draw_baselines(
     number, noise = [], []
     for generator in generators:
         number.append(torch.randint(len(kinds), (), generator=generator, device=generator.device))
-        noise.append(torch.randn(images.shape[1:], generator=generator, device=generator.device))
+        noise.append(
+            torch.randn(
+                images.shape[1:], generator=generator, device=generator.device, dtype=torch.float32
+            )
+        )
     unit = torch.stack(noise).to(images)
     made = {
         "noise": lambda: strengths.noise * unit,

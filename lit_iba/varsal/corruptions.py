@@ -101,7 +101,10 @@ def _contrast(pixels: Tensor, strength: float, generators: Generators) -> Tensor
 def _motion_blur(pixels: Tensor, strength: float, generators: Generators) -> Tensor:
     size = max(2 * math.floor(_scaled(strength, pixels) / 2) + 1, 3)
     low, high = MOTION_ANGLES
-    drawn = [torch.rand((), generator=g, device=g.device).to(pixels) for g in generators]
+    drawn = [
+        torch.rand((), generator=g, device=g.device, dtype=torch.float32).to(pixels)
+        for g in generators
+    ]
     angles = low + (high - low) * torch.stack(drawn)
     return motion_blur(
         pixels, size, angles, torch.zeros_like(angles), border_type="reflect", mode="bilinear"
@@ -113,13 +116,19 @@ def _gaussian_blur(pixels: Tensor, strength: float, generators: Generators) -> T
 
 
 def _gaussian_noise(pixels: Tensor, strength: float, generators: Generators) -> Tensor:
-    noise = [torch.randn(pixels.shape[1:], generator=g, device=g.device) for g in generators]
+    noise = [
+        torch.randn(pixels.shape[1:], generator=g, device=g.device, dtype=torch.float32)
+        for g in generators
+    ]
     return pixels + strength * torch.stack(noise).to(pixels)
 
 
 def _impulse_noise(pixels: Tensor, strength: float, generators: Generators) -> Tensor:
     drawn = torch.stack(
-        [torch.rand(pixels.shape[1:], generator=g, device=g.device) for g in generators]
+        [
+            torch.rand(pixels.shape[1:], generator=g, device=g.device, dtype=torch.float32)
+            for g in generators
+        ]
     ).to(pixels)
     return torch.where(drawn < strength, (drawn < strength / 2).to(pixels), pixels)
 

@@ -38,7 +38,10 @@ def sample_map(mean: Tensor, deviation: Tensor, generators: Sequence[torch.Gener
     own generator.
     """
     noise = torch.stack(
-        [torch.randn(mean.shape[1:], generator=g, device=mean.device) for g in generators]
+        [
+            torch.randn(mean.shape[1:], generator=g, device=mean.device, dtype=torch.float32)
+            for g in generators
+        ]
     )
     return mean + deviation * noise
 
@@ -123,7 +126,7 @@ class VarSal(TrainedExplainer):
             if encoder == "paper"
             else ReadoutEncoder(check_taps(classifier, taps), width, classifier.channels)
         )
-        self.encoder: Encoder = made.to(classifier.device)
+        self.encoder: Encoder = made.to(classifier.device, torch.float32)
         self.taps: tuple[str, ...] = made.taps if isinstance(made, ReadoutEncoder) else ()
         # A graph that ends with the last tap, or a function that runs the whole network; None where
         # nothing is read.

@@ -88,7 +88,9 @@ class SoftTVPrior:
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """Maps drawn from the prior, float32 (count, h, w) on the generator's device."""
         device = generator.device
-        unit = torch.randn(count, self.height, self.width, generator=generator, device=device)
+        unit = torch.randn(
+            count, self.height, self.width, generator=generator, device=device, dtype=torch.float32
+        )
         rows, columns = (factor.to(device, torch.float32) for factor in self._factors)
         return rows @ unit @ columns.T
 
@@ -134,7 +136,12 @@ class StandardNormalPrior:
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """As :meth:`SoftTVPrior.sample`."""
         return torch.randn(
-            count, self.height, self.width, generator=generator, device=generator.device
+            count,
+            self.height,
+            self.width,
+            generator=generator,
+            device=generator.device,
+            dtype=torch.float32,
         )
 
 

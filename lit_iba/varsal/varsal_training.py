@@ -205,7 +205,10 @@ class VarSalTraining(AveragedTraining):
                 scores = sample_map(mean, (0.5 * log_variance).exp(), generators)
             if uniform is None:
                 uniform = torch.cat(
-                    [torch.rand(1, generator=g, device=images.device) for g in generators]
+                    [
+                        torch.rand(1, generator=g, device=images.device, dtype=torch.float32)
+                        for g in generators
+                    ]
                 )
             k = (KEPT[0] + (KEPT[1] - KEPT[0]) * uniform) * mean[0].numel()
             mask = soft_top_k(
@@ -241,7 +244,9 @@ class VarSalTraining(AveragedTraining):
         """
         (epoch,) = sample_generators(self.seed, [f"k/{self.current_epoch}"], torch.device("cpu"))
         first = (batch_index * self.processes + self.global_rank) * count
-        return golden_uniform(first, count, float(torch.rand(1, generator=epoch)), device)
+        return golden_uniform(
+            first, count, float(torch.rand(1, generator=epoch, dtype=torch.float32)), device
+        )
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         """One step of equation 5 on a batch."""

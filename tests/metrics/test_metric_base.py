@@ -2,6 +2,7 @@
 name.
 """
 
+import copy
 import json
 import os
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from metric_toys import SIDE, curved, others_of, sample
+from metric_toys import SIDE, curved, frozen, others_of, sample
 
 from lit_iba.errors import InputError
 from lit_iba.metrics import HeatmapMetric, build_metric
@@ -142,6 +143,28 @@ def test_bad_input_is_refused_by_name(name, change, message):
             curved(), images, targets, heatmaps, object_mask=mask, keys=["first", "second"]
         )
     assert int(metric.images_seen) == 0
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_scores_are_the_same_for_a_network_in_float64_and_under_a_callers_autocast(name):
+    classifier, (images, targets, heatmaps) = curved(), sample(3)
+    double = frozen(copy.deepcopy(classifier.model).double())
+    found = []
+    for network, cast in ((classifier, False), (classifier, True), (double, False)):
+        metric = build_metric(name, METRICS[name])
+        with torch.autocast("cpu", torch.bfloat16, enabled=cast):
+            metric.update(
+                network,
+                images,
+                targets,
+                heatmaps,
+                object_mask=masks(3),
+                others=others_of(heatmaps, metric.others_wanted),
+            )
+        found.append(metric.rows())
+    for row, wanted in found[0].items():
+        torch.testing.assert_close(found[1][row], wanted, rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(found[2][row], wanted, rtol=1e-3, atol=1e-5, equal_nan=True)
 
 
 @pytest.mark.parametrize(
