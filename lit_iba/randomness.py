@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+DTYPE = torch.float32  # a generator gives others in another, and torch's default is the user's
+
 
 def seed_for(*names: object) -> int:
     """A seed that belongs to what is named, such as (seed, epoch, key)."""
@@ -43,8 +45,9 @@ def content_keys(images: Tensor) -> list[str]:
 
 
 def normal(generators: Sequence[torch.Generator], *shape: int) -> Tensor:
-    """Standard normal numbers (B, *shape), each sample's from its own generator."""
-    return torch.stack([torch.randn(shape, generator=g, device=g.device) for g in generators])
+    """Standard normal numbers float32 (B, *shape), each sample's from its own generator."""
+    drawn = [torch.randn(shape, generator=g, device=g.device, dtype=DTYPE) for g in generators]
+    return torch.stack(drawn)
 
 
 def normal_copies(
@@ -68,14 +71,13 @@ def normal_copies(
         (copies, B, *shape).
     """
     if out is None:
-        out = torch.empty(copies, len(generators), *shape, device=generators[0].device)
+        device = generators[0].device
+        out = torch.empty(copies, len(generators), *shape, device=device, dtype=DTYPE)
     # In one piece of memory a sample: so the numbers of a sample do not depend on the batch around
-    # it.
-    # And in float32, whatever the precision of what they are added to: a generator gives others in
-    # another.
+    # it. And in one precision, whatever that of what they are added to.
     own = out[:, 0] if len(generators) == 1 else scratch
-    if own is None or not own.is_contiguous() or own.dtype != torch.float32:
-        own = torch.empty(copies, *shape, device=out.device)
+    if own is None or not own.is_contiguous() or own.dtype != DTYPE:
+        own = torch.empty(copies, *shape, device=out.device, dtype=DTYPE)
     for i, generator in enumerate(generators):
         out[:, i] = own.normal_(generator=generator)
     return out

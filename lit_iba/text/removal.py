@@ -13,7 +13,6 @@ from lit_iba.text.words import Words
 Score = Callable[[Tensor, Tensor], Tensor]  # logits (N, K) and targets (N,) to a number each
 
 
-@torch.inference_mode()
 def scores_without(
     classifier: TextClassifier,
     words: Words,
@@ -39,21 +38,24 @@ def scores_without(
     Returns:
         For each text, float32 (V,).
     """
-    embeddings, lengths = classifier.embeddings(words), words.lengths.tolist()
-    word_of = words.word_of.to(embeddings.device)
-    versions = torch.tensor([len(gone) for gone in removed])
-    text = torch.arange(len(words)).repeat_interleave(versions)
-    version = torch.cat([torch.arange(len(gone)) for gone in removed])
-    scores = torch.zeros(len(text), device=embeddings.device, dtype=torch.float32)
-    for jobs in torch.arange(len(text)).split(forward_batch_size):
-        width = max(lengths[i] for i in text[jobs].unique().tolist())
-        gone = torch.zeros(len(jobs), width, dtype=torch.bool, device=embeddings.device)
-        for row, (i, v) in enumerate(zip(text[jobs].tolist(), version[jobs].tolist(), strict=True)):
-            inside = word_of[i, : lengths[i]] >= 0
-            gone[row, : lengths[i]][inside] = removed[i][v][word_of[i, : lengths[i]][inside]]
-        which = text[jobs]
-        there = which.to(embeddings.device)
-        changed = torch.where(gone[..., None], fill, embeddings[there, :width])
-        logits = classifier.logits(changed, words.rows(which, width))
-        scores[jobs.to(scores.device)] = score(logits, targets[there]).to(scores)
-    return list(scores.split(versions.tolist()))
+    with classifier.frozen.undisturbed(), torch.inference_mode():
+        embeddings, lengths = classifier.embeddings(words), words.lengths.tolist()
+        word_of = words.word_of.to(embeddings.device)
+        versions = torch.tensor([len(gone) for gone in removed])
+        text = torch.arange(len(words)).repeat_interleave(versions)
+        version = torch.cat([torch.arange(len(gone)) for gone in removed])
+        scores = torch.zeros(len(text), device=embeddings.device, dtype=torch.float32)
+        for jobs in torch.arange(len(text)).split(forward_batch_size):
+            width = max(lengths[i] for i in text[jobs].unique().tolist())
+            gone = torch.zeros(len(jobs), width, dtype=torch.bool, device=embeddings.device)
+            for row, (i, v) in enumerate(
+                zip(text[jobs].tolist(), version[jobs].tolist(), strict=True)
+            ):
+                inside = word_of[i, : lengths[i]] >= 0
+                gone[row, : lengths[i]][inside] = removed[i][v][word_of[i, : lengths[i]][inside]]
+            which = text[jobs]
+            there = which.to(embeddings.device)
+            changed = torch.where(gone[..., None], fill, embeddings[there, :width])
+            logits = classifier.logits(changed, words.rows(which, width))
+            scores[jobs.to(scores.device)] = score(logits, targets[there]).to(scores)
+        return list(scores.split(versions.tolist()))

@@ -131,3 +131,17 @@ def test_settings_are_checked() -> None:
     ]:
         with pytest.raises(InputError, match=message):
             build_text_metric(name, settings)
+
+
+@pytest.mark.parametrize("name", ["deletion", "sensitivity_n"])
+def test_a_callers_autocast_changes_no_score(
+    name: str, toy_classifier: TextClassifier, case: dict[str, Any]
+) -> None:
+    found = []
+    for cast in (False, True):
+        generators = sample_generators(0, list("abcdef"), torch.device("cpu"))
+        with torch.autocast("cpu", torch.bfloat16, enabled=cast):
+            metric = build_text_metric(name, {})
+            found.append(metric.rows(toy_classifier, **case, generators=generators))
+    for method, wanted in found[0].items():
+        torch.testing.assert_close(found[1][method], wanted, rtol=0, atol=0, equal_nan=True)
