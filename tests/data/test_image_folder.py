@@ -3,15 +3,19 @@ table.
 """
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torchvision
 from data_toys import jpeg_bytes
 
 from lit_iba.classifier.preprocessing import Preprocessing
-from lit_iba.data import ImageFolderDataModule, shard_batches
+from lit_iba.data import ImageFolderDataModule, PipelineDataModule, ShardDataModule, shard_batches
 from lit_iba.data.image_folder import ImageFolder
 from lit_iba.data.import_folder import shards_from_folder
+from lit_iba.data.labels import check_same_numbers
+from lit_iba.data.sample_module import SampleDataModule
 from lit_iba.data.view import box_mask, central_centres
 from lit_iba.errors import InputError
 
@@ -181,3 +185,41 @@ def test_what_is_left_out_is_counted(
     (tmp_path / "other" / "cat" / "a.tif").write_bytes(b"")
     with pytest.raises(InputError, match=r"it has 1 \.tif, which must be converted"):
         ImageFolder.load(tmp_path / "other")
+
+
+@pytest.mark.parametrize("kind", ["folder", "shards", "pipeline"])
+def test_a_class_that_has_another_label_in_another_split_is_refused(
+    tmp_path: Path, kind: str
+) -> None:
+    for number, name in enumerate(["train/cat", "train/dog", "train/emu", "val/cat", "val/emu"]):
+        path = tmp_path / name / "a.jpg"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(jpeg_bytes(number))
+    folders = {split: str(tmp_path / split) for split in ("train", "val")}
+
+    def module(**names: Any) -> SampleDataModule:
+        if kind == "folder":
+            return ImageFolderDataModule(**folders, preprocessing=SMALL, **names)
+        if kind == "pipeline":
+            made = {split: torchvision.datasets.ImageFolder(at) for split, at in folders.items()}
+            return PipelineDataModule(**made, preprocessing=SMALL)
+        shards = {split: str(tmp_path / f"{split}{len(names)}") for split in folders}
+        for split, out in shards.items():
+            shards_from_folder(folders[split], out, progress=False, **names)
+        return ShardDataModule(**shards, preprocessing=SMALL)
+
+    with pytest.raises(
+        InputError, match=r"'emu' has label 2 in the train data and 1 in the val .* class_names"
+    ):
+        module().setup("fit")
+    if kind == "pipeline":
+        return  # torchvision's numbers are its own
+    whole = module(class_names=["cat", "dog", "emu"])
+    whole.setup("fit")
+    labels = torch.cat([batch["label"] for batch in whole.val_dataloader()])
+    assert sorted(labels[labels >= 0].tolist()) == [0, 2]
+
+
+def test_classes_of_one_name_and_names_that_one_split_has_alone_are_no_contradiction() -> None:
+    imagenet = ["crane", "boat", "crane"]
+    check_same_numbers({"train": imagenet, "val": imagenet, "test": ["n1", "n2"], "x": None}, "")

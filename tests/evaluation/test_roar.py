@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lit_iba import FrozenClassifier, InputError
 from lit_iba.cli.roar import roar as roar_command
+from lit_iba.data import ShardIndex
 from lit_iba.evaluation.roar import Roar
 from lit_iba.evaluation.roar_ranks import most_relevant, relevance_ranks
 from lit_iba.evaluation.roar_training import (
@@ -233,6 +235,12 @@ def test_a_second_run_trains_only_what_is_missing_and_other_settings_are_refused
 def test_settings_that_do_not_fit_are_refused(data, tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         roar(data, tmp_path, **changes)
+
+
+def test_a_class_with_another_label_in_the_test_set_is_refused(data, tmp_path):
+    test = replace(ShardIndex.load(data / "test"), class_names=list("0132"))
+    with pytest.raises(InputError, match="'3' has label 3 in the train data and 2 in the test"):
+        Roar(ShardIndex.load(data / "train"), test, {"random": None}, tmp_path)
 
 
 @pytest.mark.slow
