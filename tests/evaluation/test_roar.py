@@ -121,6 +121,21 @@ def test_equal_seeds_train_equal_networks_and_the_callers_tensors_stay(data):
         retrain(train[torch.arange(3)], 4, recipe, mean, std, 0, CPU)
 
 
+def test_what_a_network_draws_itself_does_not_depend_on_what_was_trained_before():
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.randint(0, 256, (60, 3, SIDE, SIDE), generator=generator, dtype=torch.uint8)
+    train = Pictures(pictures, torch.arange(60) % 4)
+    recipe = Recipe(**(RECIPE | {"epochs": 1, "network": "roar_toys:Drawing"}))
+    mean, std = torch.full((3,), 0.5), torch.full((3,), 0.3)
+    with torch.random.fork_rng(devices=[]):
+        found = []
+        for before in (1, 2):  # the state that other cells, or none, leave
+            torch.manual_seed(before)
+            found.append(retrain(train, 4, recipe, mean, std, 0, CPU).network.state_dict())
+            assert torch.equal(torch.get_rng_state(), torch.manual_seed(before).get_state())
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
 def test_the_best_epoch_is_kept():
     torch.manual_seed(0)
     module = Retraining(network(), Recipe(), torch.zeros(3), torch.ones(3), torch.Generator())
