@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,8 @@ FORMATS = ("JPEG", "PNG", "WEBP")  # Pillow's names; no other decoder of its is 
 EXTENSIONS = (*PICTURE_EXTENSIONS, "cls", "json", "mask.png")
 
 _FAR = 1 << 31  # no picture has so many pixels in a row, and no data set so many classes
+
+_WHOLE = re.compile("-?[0-9]{1,18}")
 
 # What Pillow raises for bytes that are no picture, or only half of one.
 DAMAGE = (
@@ -226,17 +229,14 @@ def _are_boxes(boxes: object) -> bool:
 
 
 def decode_label(data: bytes, name: str, num_classes: int | None = None) -> int:
-    """Decode a ``cls`` member: the class as a decimal number.
+    """Decode a ``cls`` member: the class as a decimal number, see :func:`whole_number`.
 
     Raises:
         InputError: It is no number, or outside 0..num_classes-1.
     """
-    try:
-        label = int(data.strip())
-    except ValueError as error:
-        raise InputError(
-            f"the class of {name} is {data[:40]!r}; it must be a whole number"
-        ) from error
+    label = whole_number(data.decode("utf-8", "replace"))
+    if label is None:
+        raise InputError(f"the class of {name} is {data[:40]!r}; it must be a whole number")
     if not 0 <= label < (_FAR if num_classes is None else num_classes):
         known = "0 or more" if num_classes is None else f"0..{num_classes - 1}"
         raise InputError(
@@ -244,3 +244,15 @@ def decode_label(data: bytes, name: str, num_classes: int | None = None) -> int:
             " member or the number of classes"
         )
     return label
+
+
+def whole_number(text: str) -> int | None:
+    """What a text says in decimal digits, with or without a minus and space around it; None of
+    anything else, such as ``1_0``, which Python's ``int`` takes for 10.
+
+    Example:
+        >>> from lit_iba.data.decode import whole_number
+        >>> [whole_number(text) for text in (" 7\\n", "-1", "1_0", "+3", "3.0", "--1")]
+        [7, -1, None, None, None, None]
+    """
+    return int(text) if _WHOLE.fullmatch(text.strip()) else None

@@ -188,6 +188,6 @@ def test_json_that_is_not_as_expected_is_an_error(data: bytes) -> None:
 
 def test_labels_are_whole_numbers_in_range() -> None:
     assert decode_label(b" 7\n", "dog", 8) == 7
-    for data in (b"8", b"-1", b"1.5", b"", b"\x80"):
+    for data in (b"8", b"-1", b"1.5", b"", b"\x80", b"0_7", b"+7", b"7" * 5000):
         with pytest.raises(InputError, match="dog"):
             decode_label(data, "dog", 8)
