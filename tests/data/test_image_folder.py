@@ -90,6 +90,27 @@ def test_a_table_of_boxes_names_files_with_or_without_their_folder(
     assert found["cat/a"] == []
 
 
+def test_boxes_of_repeated_names_are_those_of_their_own_folder(
+    tmp_path: Path, folder: Path
+) -> None:
+    (folder / "dog/near").mkdir()
+    (folder / "dog/near/a.jpg").write_bytes(jpeg_bytes(7))
+    for name, left in (("val/cat/a", 1), ("val/dog/a", 2), ("other/e", 3), ("absent/z", 4)):
+        write_voc(tmp_path / f"xml/{name}.xml", (left, 2, 10, 12))
+    found = {i.key: i.stored_boxes() for i in ImageFolder.load(folder, tmp_path / "xml").images}
+    assert {key: boxes[0][0] for key, boxes in found.items() if boxes} == {
+        "cat/a": 1,
+        "dog/a": 2,
+        "dog/e": 3,
+    }
+    write_voc(tmp_path / "xml/more/e.xml", (5, 2, 10, 12))
+    with pytest.raises(InputError, match=r"more/e\.xml and .*other/e\.xml could both be of dog/e"):
+        ImageFolder.load(folder, tmp_path / "xml")
+    (tmp_path / "b.csv").write_text("filename,xmin,ymin,xmax,ymax\ndog/near/a.jpg,1,2,3,4\n")
+    found = {i.key: i.stored_boxes() for i in ImageFolder.load(folder, tmp_path / "b.csv").images}
+    assert {key for key, boxes in found.items() if boxes} == {"dog/near/a"}
+
+
 def test_equal_folders_give_equal_shards_in_a_mixed_order(tmp_path: Path, folder: Path) -> None:
     first, second, other = (
         shards_from_folder(folder, tmp_path / str(n), seed=seed, progress=False)
@@ -105,7 +126,8 @@ def test_equal_folders_give_equal_shards_in_a_mixed_order(tmp_path: Path, folder
         ("b.csv", "name,xmin,ymin,xmax,ymax\n", "no column filename"),
         ("b.csv", "filename,xmin,ymin,xmax,ymax\na.jpg,1,2,x,4\n", "line 2 of .*b.csv"),
         ("b.csv", "filename,xmin,ymin,xmax,ymax\nz.jpg,1,2,3,4\n", "boxes for none of the 5"),
-        ("xml", "<annotation>", "a.xml is not a Pascal VOC file"),
+        ("b.csv", "filename,xmin,ymin,xmax,ymax\na.jpg,1,2,3,4\n", r"cat/a\.jpg and of dog/a\.jpg"),
+        ("xml", "<annotation>", "e.xml is not a Pascal VOC file"),
     ],
 )
 def test_boxes_that_are_missing_or_wrong_are_errors(
@@ -114,7 +136,7 @@ def test_boxes_that_are_missing_or_wrong_are_errors(
     if boxes == "xml":
         (tmp_path / "xml").mkdir()
     if content is not None:
-        (tmp_path / (boxes if boxes != "xml" else "xml/a.xml")).write_text(content)
+        (tmp_path / (boxes if boxes != "xml" else "xml/e.xml")).write_text(content)
     with pytest.raises(InputError, match=message):
         shards_from_folder(folder, tmp_path / "out", tmp_path / boxes, progress=False)
     assert not (tmp_path / "out/index.json").exists()
