@@ -236,8 +236,8 @@ def _matched(
     """
     ends: dict[tuple[str, ...], set[Path]] = {}
     for picture in pictures:
-        for depth in range(1, len(picture.parts) + 1):
-            ends.setdefault(picture.parts[-depth:], set()).add(picture)
+        for first in range(len(picture.parts)):
+            ends.setdefault(picture.parts[first:], set()).add(picture)
     found: dict[Path, tuple[int, str]] = {}
     for name in sorted(names):
         parts = names[name]
