@@ -194,13 +194,18 @@ def decode_mask(data: bytes, size: tuple[int, int], name: str) -> np.ndarray:
     return values != 0
 
 
-def decode_boxes(data: bytes, name: str) -> list[list[float]]:
+def decode_boxes(data: bytes, name: str, size: tuple[int, int] | None = None) -> list[list[float]]:
     """Decode the boxes of a ``json`` member: [[x0, y0, x1, y1], ...] in stored pixels, empty
     without ``bbox``.
 
+    Args:
+        data: The member's bytes.
+        name: What to call the sample in an error.
+        size: (width, height) of the photograph that the boxes belong to.
+
     Raises:
-        InputError: The member is no JSON object, or its ``bbox`` is not a list of four numbers
-            each.
+        InputError: The member is no JSON object, its ``bbox`` is not a list of four numbers each,
+            or it says that they are of a photograph of another ``width`` or ``height``.
     """
     try:
         described = json.loads(data)
@@ -213,6 +218,13 @@ def decode_boxes(data: bytes, name: str) -> list[list[float]]:
         raise InputError(
             f"the json of {name} is not as expected: {data[:80]!r}; 'bbox' is a list of [x0, y0,"
             " x1, y1] in pixels, x0 <= x1 and y0 <= y1"
+        )
+    said = (described.get("width"), described.get("height"))
+    if boxes and size is not None and None not in said and said != size:
+        raise InputError(
+            f"the boxes of {name} are of {said[0]} x {said[1]} pixels, as its json says, but its"
+            f" photograph has {size[0]} x {size[1]}; scale the boxes to the stored photograph, and"
+            " correct width and height"
         )
     return boxes or []
 
