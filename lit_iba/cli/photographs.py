@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.photograph import Photograph
-from lit_iba.data.decode import ARRAY, read_picture
+from lit_iba.data.decode import ARRAY, read_picture, whole_number
 from lit_iba.data.examples import EXAMPLES, example_photograph
 from lit_iba.errors import InputError, unknown_name
 
@@ -82,8 +82,8 @@ def class_index(target: str, classifier: FrozenClassifier) -> int:
     """
     if target in classifier.class_names:
         return classifier.class_names.index(target)
-    if target.lstrip("-").isdecimal():
-        index = int(target)
+    index = whole_number(target)
+    if index is not None:
         if not 0 <= index < classifier.num_classes:
             raise InputError(
                 f"target class {index} is out of range; "

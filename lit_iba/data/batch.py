@@ -185,7 +185,8 @@ def _draw_object(
     """Set which pixel centres lie in the sample's boxes, or else in its stored mask; none if it has
     neither.
     """
-    boxes = decode_boxes(sample.members["json"], name) if "json" in sample.members else []
+    described = sample.members.get("json")
+    boxes = [] if described is None else decode_boxes(described, name, size)
     if boxes or "mask.png" not in sample.members:
         box_mask(boxes, *centres, out=mask)
     else:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,8 @@ FORMATS = ("JPEG", "PNG", "WEBP")  # Pillow's names; no other decoder of its is 
 EXTENSIONS = (*PICTURE_EXTENSIONS, "cls", "json", "mask.png")
 
 _FAR = 1 << 31  # no picture has so many pixels in a row, and no data set so many classes
+
+_WHOLE = re.compile("-?[0-9]{1,18}")
 
 # What Pillow raises for bytes that are no picture, or only half of one.
 DAMAGE = (
@@ -191,13 +194,18 @@ def decode_mask(data: bytes, size: tuple[int, int], name: str) -> np.ndarray:
     return values != 0
 
 
-def decode_boxes(data: bytes, name: str) -> list[list[float]]:
+def decode_boxes(data: bytes, name: str, size: tuple[int, int] | None = None) -> list[list[float]]:
     """Decode the boxes of a ``json`` member: [[x0, y0, x1, y1], ...] in stored pixels, empty
     without ``bbox``.
 
+    Args:
+        data: The member's bytes.
+        name: What to call the sample in an error.
+        size: (width, height) of the photograph that the boxes belong to.
+
     Raises:
-        InputError: The member is no JSON object, or its ``bbox`` is not a list of four numbers
-            each.
+        InputError: The member is no JSON object, its ``bbox`` is not a list of four numbers each,
+            or it says that they are of a photograph of another ``width`` or ``height``.
     """
     try:
         described = json.loads(data)
@@ -210,6 +218,13 @@ def decode_boxes(data: bytes, name: str) -> list[list[float]]:
         raise InputError(
             f"the json of {name} is not as expected: {data[:80]!r}; 'bbox' is a list of [x0, y0,"
             " x1, y1] in pixels, x0 <= x1 and y0 <= y1"
+        )
+    said = (described.get("width"), described.get("height"))
+    if boxes and size is not None and None not in said and said != size:
+        raise InputError(
+            f"the boxes of {name} are of {said[0]} x {said[1]} pixels, as its json says, but its"
+            f" photograph has {size[0]} x {size[1]}; scale the boxes to the stored photograph, and"
+            " correct width and height"
         )
     return boxes or []
 
@@ -226,17 +241,14 @@ def _are_boxes(boxes: object) -> bool:
 
 
 def decode_label(data: bytes, name: str, num_classes: int | None = None) -> int:
-    """Decode a ``cls`` member: the class as a decimal number.
+    """Decode a ``cls`` member: the class as a decimal number, see :func:`whole_number`.
 
     Raises:
         InputError: It is no number, or outside 0..num_classes-1.
     """
-    try:
-        label = int(data.strip())
-    except ValueError as error:
-        raise InputError(
-            f"the class of {name} is {data[:40]!r}; it must be a whole number"
-        ) from error
+    label = whole_number(data.decode("utf-8", "replace"))
+    if label is None:
+        raise InputError(f"the class of {name} is {data[:40]!r}; it must be a whole number")
     if not 0 <= label < (_FAR if num_classes is None else num_classes):
         known = "0 or more" if num_classes is None else f"0..{num_classes - 1}"
         raise InputError(
@@ -244,3 +256,15 @@ def decode_label(data: bytes, name: str, num_classes: int | None = None) -> int:
             " member or the number of classes"
         )
     return label
+
+
+def whole_number(text: str) -> int | None:
+    """What a text says in decimal digits, with or without a minus and space around it; None of
+    anything else, such as ``1_0``, which Python's ``int`` takes for 10.
+
+    Example:
+        >>> from lit_iba.data.decode import whole_number
+        >>> [whole_number(text) for text in (" 7\\n", "-1", "1_0", "+3", "3.0", "--1")]
+        [7, -1, None, None, None, None]
+    """
+    return int(text) if _WHOLE.fullmatch(text.strip()) else None

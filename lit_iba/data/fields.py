@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lit_iba.checks import check_literals
 from lit_iba.data.batch import Hole
-from lit_iba.data.decode import ARRAY, DAMAGE
+from lit_iba.data.decode import ARRAY, DAMAGE, whole_number
 from lit_iba.data.tar_samples import DecodedSample, RawSample
 from lit_iba.errors import InputError
 
@@ -130,7 +130,8 @@ def _label(label: Any, key: str) -> int | None:
         return None
     if isinstance(label, bytes | str):
         text = label.decode("utf-8", "replace") if isinstance(label, bytes) else label
-        label = int(text) if text.strip().lstrip("-").isdigit() else text
+        number = whole_number(text)
+        label = text if number is None else number
     if isinstance(label, Tensor | np.ndarray) and label.ndim == 0:
         label = label.item()
     if isinstance(label, np.integer):

@@ -13,9 +13,9 @@ import json
 import logging
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -110,13 +110,14 @@ class ImageFolder:
         Args:
             folder: Holds a folder for each class.
             boxes: A folder of Pascal VOC files named like the pictures, or a CSV file with the
-                columns ``filename,xmin,ymin,xmax,ymax`` (pixels). A picture may be without.
+                columns ``filename,xmin,ymin,xmax,ymax`` (pixels); in the folders of the classes,
+                where file names repeat. A picture may be without.
             class_names: Names of the folders in the order of their labels; by default they are
                 sorted.
 
         Raises:
-            InputError: There is no such folder, it has no pictures, the boxes are missing or fit
-                none of them.
+            InputError: There is no such folder, it has no pictures, the boxes are missing, fit
+                none of them, or could be of several.
         """
         folder = Path(folder)
         if not folder.is_dir():
@@ -156,7 +157,9 @@ class ImageFolder:
                 folder,
                 ", ".join(empty[:5]) + (" ..." if len(empty) > 5 else ""),
             )
-        return cls(tuple(images if boxes is None else _with_boxes(images, Path(boxes))), names)
+        return cls(
+            tuple(images if boxes is None else _with_boxes(images, Path(boxes), folder)), names
+        )
 
 
 def _class_images(folder: Path, label: int) -> Iterator[FolderImage]:
@@ -186,15 +189,24 @@ def _other_formats(folders: Iterable[Path]) -> str:
     return ", ".join(f"{count} {extension}" for extension, count in sorted(extensions.items()))
 
 
-def _with_boxes(images: list[FolderImage], boxes: Path) -> list[FolderImage]:
+def _with_boxes(images: list[FolderImage], boxes: Path, folder: Path) -> list[FolderImage]:
     if boxes.is_dir():
-        files = {path.stem: path for path in sorted(boxes.rglob("*.xml"))}
+        files = {path: path.relative_to(boxes).with_suffix("") for path in boxes.rglob("*.xml")}
+        pictures = [image.path.relative_to(folder).with_suffix("") for image in images]
+        voc = _matched({str(path): name.parts for path, name in files.items()}, pictures, boxes)
         annotated = [
-            FolderImage(i.key, i.path, i.label, voc_file=files.get(i.path.stem)) for i in images
+            replace(image, voc_file=Path(voc[name]) if name in voc else None)
+            for image, name in zip(images, pictures, strict=True)
         ]
     elif boxes.is_file():
         table = read_box_table(boxes)
-        annotated = [FolderImage(i.key, i.path, i.label, boxes=_of(table, i.path)) for i in images]
+        pictures = [image.path.relative_to(folder) for image in images]
+        names = {name: PurePosixPath(name).parts for name in table}
+        rows = _matched(names, pictures, boxes, whole=True)
+        annotated = [
+            replace(image, boxes=tuple(table[rows[name]]) if name in rows else ())
+            for image, name in zip(images, pictures, strict=True)
+        ]
     else:
         raise InputError(
             f"the boxes {boxes} do not exist; give a folder of VOC .xml files or a .csv file"
@@ -210,9 +222,44 @@ def _with_boxes(images: list[FolderImage], boxes: Path) -> list[FolderImage]:
     return annotated
 
 
-def _of(table: dict[str, list[tuple[float, ...]]], path: Path) -> tuple[tuple[float, ...], ...]:
-    """Boxes under ``<class>/<file>`` or under the file's name alone."""
-    return tuple(table.get(f"{path.parent.name}/{path.name}") or table.get(path.name) or ())
+def _matched(
+    names: Mapping[str, tuple[str, ...]],
+    pictures: Sequence[Path],
+    boxes: Path,
+    whole: bool = False,
+) -> dict[Path, str]:
+    """What is annotated under each picture's path: the name whose last folders and file are most of
+    the picture's; with ``whole``, all of the name must be.
+
+    Raises:
+        InputError: A name fits several pictures equally well, or several names fit a picture so.
+    """
+    ends: dict[tuple[str, ...], set[Path]] = {}
+    for picture in pictures:
+        for first in range(len(picture.parts)):
+            ends.setdefault(picture.parts[first:], set()).add(picture)
+    found: dict[Path, tuple[int, str]] = {}
+    for name in sorted(names):
+        parts = names[name]
+        depths = [len(parts)] if whole else range(len(parts), 0, -1)
+        depth = next((depth for depth in depths if parts[-depth:] in ends), None)
+        if depth is None:
+            continue  # of a picture that is not here
+        fitting = sorted(ends[parts[-depth:]])
+        known = found.get(fitting[0])
+        if len(fitting) > 1 or (known is not None and known[0] == depth):
+            both = (
+                f"{name} could be of {fitting[0]} and of {fitting[1]}"
+                if len(fitting) > 1
+                else f"{known and known[1]} and {name} could both be of {fitting[0]}"
+            )
+            raise InputError(
+                f"the boxes {boxes} are not clear: {both}; where file names repeat, give them in"
+                " the folders of their classes"
+            )
+        if known is None or known[0] < depth:
+            found[fitting[0]] = depth, name
+    return {picture: name for picture, (_, name) in found.items()}
 
 
 def read_voc_boxes(path: Path) -> tuple[list[list[float]], tuple[float, float] | None]:

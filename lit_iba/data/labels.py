@@ -5,6 +5,7 @@ member: in a field of their ``json``, or in a text, as a number or by the name o
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -100,3 +101,37 @@ class LabelRule:
 def is_number(text: str) -> bool:
     """Whether a text is a class as a decimal number."""
     return text.isascii() and text.isdigit()
+
+
+def check_same_numbers(names: Mapping[str, Sequence[str] | None], mend: str) -> None:
+    """Compare the class names of sets of data that are used with each other.
+
+    Names that only one set has say nothing: another one may call its classes otherwise.
+
+    Args:
+        names: Names of a set's classes in the order of their labels, by what to call the set; None
+            where it has none.
+        mend: What to do, for the error.
+
+    Raises:
+        InputError: A class has one label in one set and another label in another.
+
+    Example:
+        >>> from lit_iba.data.labels import check_same_numbers
+        >>> check_same_numbers({"train": ["cat", "dog", "emu"], "val": ["cat", "dog"]}, "")
+        >>> check_same_numbers({"train": ["cat", "dog", "emu"], "val": ["cat", "emu"]}, "")
+        Traceback (most recent call last):
+            ...
+        lit_iba.errors.InputError: class 'emu' has label 2 in train and 1 in val...
+    """
+    known: dict[str, tuple[str, list[int]]] = {}
+    for place, found in names.items():
+        for label, name in enumerate(found or ()):
+            where, labels = known.setdefault(name, (place, []))
+            if where == place:  # ImageNet has two classes called crane
+                labels.append(label)
+            elif label not in labels:
+                raise InputError(
+                    f"class {name!r} has label {labels[0]} in {where} and {label} in {place};"
+                    f" {mend}"
+                )

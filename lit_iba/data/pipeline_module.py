@@ -117,11 +117,8 @@ class PipelineDataModule(SampleDataModule):
         self._pipelines[split] = dataset, names
         return None
 
-    @property
-    def class_names(self) -> list[str] | None:
-        """Name of each class, where the data say it (after ``setup``)."""
-        said = (names for _, names in self._pipelines.values() if names)
-        return super().class_names or next(said, None)
+    def _names(self) -> dict[str, list[str] | None]:
+        return super()._names() | {split: names for split, (_, names) in self._pipelines.items()}
 
     def train_dataloader(self) -> Any:
         """Training batches: of a data set with a length from where the checkpoint stopped, of a

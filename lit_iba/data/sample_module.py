@@ -18,6 +18,7 @@ from lightning.pytorch import LightningDataModule
 from lit_iba.checks import check_counts, check_literals, check_numbers
 from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.data.batch import BatchMaker
+from lit_iba.data.labels import check_same_numbers
 from lit_iba.data.loader import SampleLoader
 from lit_iba.data.plan import ARRANGEMENT, SamplePlan, left_of_epoch
 from lit_iba.data.sources import SampleSource, fingerprint_of
@@ -118,15 +119,26 @@ class SampleDataModule(LightningDataModule):
     @property
     def class_names(self) -> list[str] | None:
         """Name of each class, where the data say it (after ``setup``)."""
-        return next((names for _, names in self._sources.values() if names), None)
+        return next(filter(None, self._names().values()), None)
+
+    def _names(self) -> dict[str, list[str] | None]:
+        """Class names of each split that is set up, where it has some."""
+        return {split: names for split, (_, names) in self._sources.items()}
 
     def setup(self, stage: str | None = None) -> None:
         """Find and verify the data of a stage (``"fit"``, ``"validate"``, ``"test"``,
         ``"predict"``), or of all.
+
+        Raises:
+            InputError: The same class has other labels in another split.
         """
         for split in dict.fromkeys(_STAGES.get(stage or "", ("train", "val", "test", "predict"))):
             if split not in self._sources and (found := self.load(split)) is not None:
                 self._sources[split] = found
+        check_same_numbers(
+            {f"the {split} data": names for split, names in self._names().items()},
+            "give class_names, all classes in the order of their labels",
+        )
 
     def teardown(self, stage: str) -> None:
         """End the workers of a finished run, which otherwise idle until the loader is collected."""

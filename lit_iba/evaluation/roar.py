@@ -38,7 +38,7 @@ from lit_iba.errors import InputError
 from lit_iba.evaluation.benchmark import Benchmark
 from lit_iba.evaluation.entries import Named, class_and_settings
 from lit_iba.evaluation.results import summary_table
-from lit_iba.evaluation.roar_pictures import colours_of, labelled_pictures, maps_of
+from lit_iba.evaluation.roar_pictures import colours_of, labelled_pictures, maps_of, sets_of
 from lit_iba.evaluation.roar_ranks import most_relevant, relevance_ranks
 from lit_iba.evaluation.roar_results import ORIGINAL, RoarAccuracies
 from lit_iba.evaluation.roar_training import Pictures, Recipe, Retraining, hits, retrain
@@ -82,7 +82,7 @@ class Roar:
         fresh: Whether to delete what an earlier run left in ``out``.
 
     Raises:
-        InputError: Unknown names or settings.
+        InputError: Unknown names or settings, or a class has another label in ``test``.
 
     Example:
         >>> from lit_iba.evaluation import Roar
@@ -136,10 +136,7 @@ class Roar:
         for name, given in explainers.items():
             explainer_class(class_and_settings("explainer", name, given)[0])
         self.percents, self.seeds = sorted(set(percents)), list(dict.fromkeys(seeds))
-        self.sets = {
-            name: data if isinstance(data, ShardIndex) else ShardIndex.load(data)
-            for name, data in (("train", train), ("test", test))
-        }
+        self.sets = sets_of(train, test)
         self.limits = {"train": max_train, "test": max_test}
         self.out, self.classifier, self.explainers = Path(out), classifier, dict(explainers)
         self.size: Any = size

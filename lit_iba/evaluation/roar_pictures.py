@@ -7,10 +7,29 @@ from torch import Tensor
 
 from lit_iba.classifier.preprocessing import Preprocessing
 from lit_iba.data import ShardIndex
+from lit_iba.data.labels import check_same_numbers
+from lit_iba.data.patterns import Source
 from lit_iba.errors import InputError
 from lit_iba.evaluation.benchmark import Benchmark
 from lit_iba.evaluation.roar_training import Pictures
 from lit_iba.resumable.selection import Selection
+
+
+def sets_of(train: ShardIndex | Source, test: ShardIndex | Source) -> dict[str, ShardIndex]:
+    """The shards of both sets.
+
+    Raises:
+        InputError: A class has other labels in one than in the other.
+    """
+    sets = {
+        name: data if isinstance(data, ShardIndex) else ShardIndex.load(data)
+        for name, data in (("train", train), ("test", test))
+    }
+    check_same_numbers(
+        {f"the {name} data": index.class_names for name, index in sets.items()},
+        "write both again with class_names, all classes in the order of their labels",
+    )
+    return sets
 
 
 def labelled_pictures(

@@ -11,6 +11,7 @@ import copy
 import logging
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import lightning as L
@@ -216,12 +217,24 @@ class _EpochEnd(L.Callback):
 def new_network(name: str, num_classes: int, seed: int) -> nn.Module:
     """A network with weights drawn from ``seed``."""
     with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # for parameters that no layer initialises
         network = build_network(name, "random", num_classes)[0]
         torch.default_generator.manual_seed(seed)
         for module in network.modules():
             if hasattr(module, "reset_parameters"):
                 module.reset_parameters()  # type: ignore[operator]
     return network
+
+
+@contextmanager
+def _draws_of(seed: int, device: torch.device) -> Iterator[None]:
+    """Dropout and whatever else a network draws follow from ``seed``, not from what was trained
+    before; the caller's generators stay as they are.
+    """
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
 
 
 @torch.no_grad()
@@ -248,8 +261,8 @@ def retrain(
     device: torch.device,
     epoch_done: Callable[[], None] = lambda: None,
 ) -> Retraining:
-    """Train a network from scratch; initial weights, validation split, order and augmentation
-    follow from ``seed``.
+    """Train a network from scratch; initial weights, validation split, order, augmentation and what
+    the network draws itself, such as dropout, follow from ``seed``.
 
     Args:
         train: Training pictures.
@@ -285,7 +298,7 @@ def retrain(
     level = logger.level
     try:
         logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _draws_of(seed, device):
             warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
             warnings.filterwarnings(
                 "ignore", message="The `srun` command is available"

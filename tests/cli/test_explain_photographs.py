@@ -14,6 +14,7 @@ from lit_iba.classifier import usual_layer
 from lit_iba.cli.main import main
 from lit_iba.cli.photographs import class_index, load_picture
 from lit_iba.data.examples import EXAMPLES, example_photograph
+from lit_iba.errors import InputError
 from lit_iba.explainer import Explainer
 
 CLASSIFIER = ["--classifier.model", "small_cnn", "--classifier.weights", "random"]
@@ -89,6 +90,8 @@ def test_a_class_is_meant_by_its_name_before_its_number() -> None:
         "small_cnn", "random", num_classes=3, class_names=["1", "10", "2"]
     )
     assert [class_index(name, classifier) for name in ("1", "10", "2", "0")] == [0, 1, 2, 0]
+    with pytest.raises(InputError, match="'--1'"):
+        class_index("--1", classifier)
 
 
 def test_a_layer_that_nobody_named_is_said_to_be_chosen(

@@ -33,9 +33,13 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_no_part_of_the_new(tmp_path: 
     done = run(["-c", SAVE, str(tmp_path / "last.ckpt")], {**os.environ, "PYTHONPATH": root})
     assert done.returncode != 0
     # Not in the last line: triton may have words of its own after an exception.
-    assert re.search(r"InputError: .*could not be written", done.stderr)
+    whole = r"InputError: .*could not be written.* resume: the one before it is whole"
+    assert re.search(whole, done.stderr)
     assert (tmp_path / "last.ckpt").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+    (tmp_path / "new").mkdir()
+    done = run(["-c", SAVE, str(tmp_path / "new/last.ckpt")], {**os.environ, "PYTHONPATH": root})
+    assert re.search("InputError: .*start again: there is none before it", done.stderr)
 
 
 def test_last_falls_back_to_the_newest_whole_checkpoint(

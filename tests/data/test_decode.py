@@ -5,6 +5,7 @@ with a name.
 import io
 import struct
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lit_iba.classifier.photograph import Photograph
+from lit_iba.classifier.preprocessing import Preprocessing
+from lit_iba.data.batch import BatchMaker
 from lit_iba.data.decode import (
     decode_boxes,
     decode_label,
@@ -20,6 +23,7 @@ from lit_iba.data.decode import (
     decode_photograph,
     read_picture,
 )
+from lit_iba.data.tar_samples import RawSample
 from lit_iba.errors import InputError
 
 RAMP = np.add.outer(np.arange(24) * 3, np.arange(32) * 4).astype(np.uint8)
@@ -186,8 +190,25 @@ def test_json_that_is_not_as_expected_is_an_error(data: bytes) -> None:
         decode_boxes(data, "dog")
 
 
+def test_boxes_that_are_of_another_size_than_the_picture_are_an_error() -> None:
+    said = b'{"bbox": [[1, 2, 3, 4]], "width": 32, "height": 24}'
+    alone = b'{"bbox": [[1, 2, 3, 4]]}'
+    for data in (said, alone):
+        assert decode_boxes(data, "dog", (32, 24)) == [[1, 2, 3, 4]]
+    assert decode_boxes(b'{"bbox": [], "width": 9, "height": 9}', "dog", (32, 24)) == []
+    with pytest.raises(InputError, match=r"boxes of dog are of 32 x 24 .* has 24 x 32; scale"):
+        decode_boxes(said, "dog", (24, 32))
+    sample = RawSample(
+        "dog", {"png": encoded(Image.fromarray(COLORS), "PNG"), "json": said}, "a.tar"
+    )
+    turned = replace(sample, members=sample.members | {"json": said.replace(b"32", b"64")})
+    batch, holes = BatchMaker(Preprocessing(resize=None, crop=16))([sample, turned])
+    assert batch["weight"].tolist() == [1, 0]
+    assert ["64 x 24" in hole.reason for hole in holes] == [True]
+
+
 def test_labels_are_whole_numbers_in_range() -> None:
     assert decode_label(b" 7\n", "dog", 8) == 7
-    for data in (b"8", b"-1", b"1.5", b"", b"\x80"):
+    for data in (b"8", b"-1", b"1.5", b"", b"\x80", b"0_7", b"+7", b"7" * 5000):
         with pytest.raises(InputError, match="dog"):
             decode_label(data, "dog", 8)

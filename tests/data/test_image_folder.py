@@ -3,15 +3,19 @@ table.
 """
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torchvision
 from data_toys import jpeg_bytes
 
 from lit_iba.classifier.preprocessing import Preprocessing
-from lit_iba.data import ImageFolderDataModule, shard_batches
+from lit_iba.data import ImageFolderDataModule, PipelineDataModule, ShardDataModule, shard_batches
 from lit_iba.data.image_folder import ImageFolder
 from lit_iba.data.import_folder import shards_from_folder
+from lit_iba.data.labels import check_same_numbers
+from lit_iba.data.sample_module import SampleDataModule
 from lit_iba.data.view import box_mask, central_centres
 from lit_iba.errors import InputError
 
@@ -86,6 +90,27 @@ def test_a_table_of_boxes_names_files_with_or_without_their_folder(
     assert found["cat/a"] == []
 
 
+def test_boxes_of_repeated_names_are_those_of_their_own_folder(
+    tmp_path: Path, folder: Path
+) -> None:
+    (folder / "dog/near").mkdir()
+    (folder / "dog/near/a.jpg").write_bytes(jpeg_bytes(7))
+    for name, left in (("val/cat/a", 1), ("val/dog/a", 2), ("other/e", 3), ("absent/z", 4)):
+        write_voc(tmp_path / f"xml/{name}.xml", (left, 2, 10, 12))
+    found = {i.key: i.stored_boxes() for i in ImageFolder.load(folder, tmp_path / "xml").images}
+    assert {key: boxes[0][0] for key, boxes in found.items() if boxes} == {
+        "cat/a": 1,
+        "dog/a": 2,
+        "dog/e": 3,
+    }
+    write_voc(tmp_path / "xml/more/e.xml", (5, 2, 10, 12))
+    with pytest.raises(InputError, match=r"more/e\.xml and .*other/e\.xml could both be of dog/e"):
+        ImageFolder.load(folder, tmp_path / "xml")
+    (tmp_path / "b.csv").write_text("filename,xmin,ymin,xmax,ymax\ndog/near/a.jpg,1,2,3,4\n")
+    found = {i.key: i.stored_boxes() for i in ImageFolder.load(folder, tmp_path / "b.csv").images}
+    assert {key for key, boxes in found.items() if boxes} == {"dog/near/a"}
+
+
 def test_equal_folders_give_equal_shards_in_a_mixed_order(tmp_path: Path, folder: Path) -> None:
     first, second, other = (
         shards_from_folder(folder, tmp_path / str(n), seed=seed, progress=False)
@@ -101,7 +126,8 @@ def test_equal_folders_give_equal_shards_in_a_mixed_order(tmp_path: Path, folder
         ("b.csv", "name,xmin,ymin,xmax,ymax\n", "no column filename"),
         ("b.csv", "filename,xmin,ymin,xmax,ymax\na.jpg,1,2,x,4\n", "line 2 of .*b.csv"),
         ("b.csv", "filename,xmin,ymin,xmax,ymax\nz.jpg,1,2,3,4\n", "boxes for none of the 5"),
-        ("xml", "<annotation>", "a.xml is not a Pascal VOC file"),
+        ("b.csv", "filename,xmin,ymin,xmax,ymax\na.jpg,1,2,3,4\n", r"cat/a\.jpg and of dog/a\.jpg"),
+        ("xml", "<annotation>", "e.xml is not a Pascal VOC file"),
     ],
 )
 def test_boxes_that_are_missing_or_wrong_are_errors(
@@ -110,7 +136,7 @@ def test_boxes_that_are_missing_or_wrong_are_errors(
     if boxes == "xml":
         (tmp_path / "xml").mkdir()
     if content is not None:
-        (tmp_path / (boxes if boxes != "xml" else "xml/a.xml")).write_text(content)
+        (tmp_path / (boxes if boxes != "xml" else "xml/e.xml")).write_text(content)
     with pytest.raises(InputError, match=message):
         shards_from_folder(folder, tmp_path / "out", tmp_path / boxes, progress=False)
     assert not (tmp_path / "out/index.json").exists()
@@ -181,3 +207,41 @@ def test_what_is_left_out_is_counted(
     (tmp_path / "other" / "cat" / "a.tif").write_bytes(b"")
     with pytest.raises(InputError, match=r"it has 1 \.tif, which must be converted"):
         ImageFolder.load(tmp_path / "other")
+
+
+@pytest.mark.parametrize("kind", ["folder", "shards", "pipeline"])
+def test_a_class_that_has_another_label_in_another_split_is_refused(
+    tmp_path: Path, kind: str
+) -> None:
+    for number, name in enumerate(["train/cat", "train/dog", "train/emu", "val/cat", "val/emu"]):
+        path = tmp_path / name / "a.jpg"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(jpeg_bytes(number))
+    folders = {split: str(tmp_path / split) for split in ("train", "val")}
+
+    def module(**names: Any) -> SampleDataModule:
+        if kind == "folder":
+            return ImageFolderDataModule(**folders, preprocessing=SMALL, **names)
+        if kind == "pipeline":
+            made = {split: torchvision.datasets.ImageFolder(at) for split, at in folders.items()}
+            return PipelineDataModule(**made, preprocessing=SMALL)
+        shards = {split: str(tmp_path / f"{split}{len(names)}") for split in folders}
+        for split, out in shards.items():
+            shards_from_folder(folders[split], out, progress=False, **names)
+        return ShardDataModule(**shards, preprocessing=SMALL)
+
+    with pytest.raises(
+        InputError, match=r"'emu' has label 2 in the train data and 1 in the val .* class_names"
+    ):
+        module().setup("fit")
+    if kind == "pipeline":
+        return  # torchvision's numbers are its own
+    whole = module(class_names=["cat", "dog", "emu"])
+    whole.setup("fit")
+    labels = torch.cat([batch["label"] for batch in whole.val_dataloader()])
+    assert sorted(labels[labels >= 0].tolist()) == [0, 2]
+
+
+def test_classes_of_one_name_and_names_that_one_split_has_alone_are_no_contradiction() -> None:
+    imagenet = ["crane", "boat", "crane"]
+    check_same_numbers({"train": imagenet, "val": imagenet, "test": ["n1", "n2"], "x": None}, "")

@@ -218,6 +218,7 @@ def test_processes_divide_a_pipeline_and_take_equally_many_steps(
         ([("cat.jpg", 1)], r"is a builtins\.str; give a Pillow image"),
         ([{"photo": 1, "label": 1}], "has no picture, only photo, label; say in names"),
         ([(Image.new("RGB", (8, 8)), "cat")], "is 'cat'; it must be a whole number"),
+        ([(Image.new("RGB", (8, 8)), "--1")], "is '--1'; it must be a whole number"),
         ([(Image.new("RGB", (8, 8)), 1, [1, 2, 3])], "give four numbers for each"),
         ([7], r"gives a builtins\.int for a sample; it must give"),
         ([], "the data set of test is empty"),

@@ -66,6 +66,18 @@ def network(num_classes: int = 4) -> nn.Module:
     return Small(num_classes)
 
 
+class Drawing(Small):
+    """The same with dropout and a parameter that no layer initialises."""
+
+    def __init__(self, num_classes: int = 4) -> None:
+        super().__init__(num_classes)
+        self.scale = nn.Parameter(torch.rand(3, 1, 1))
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.dropout(self.features(images * self.scale)).flatten(1))
+
+
 def make_data(folder: Path, train: int = 240, test: int = 80) -> Path:
     """Digits 0 to 3, near the middle."""
     digits = load_digits()

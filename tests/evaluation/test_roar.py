@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lit_iba import FrozenClassifier, InputError
 from lit_iba.cli.roar import roar as roar_command
+from lit_iba.data import ShardIndex
 from lit_iba.evaluation.roar import Roar
 from lit_iba.evaluation.roar_ranks import most_relevant, relevance_ranks
 from lit_iba.evaluation.roar_training import (
@@ -117,6 +119,21 @@ def test_equal_seeds_train_equal_networks_and_the_callers_tensors_stay(data):
     )
     with pytest.raises(InputError, match="cannot be divided"):
         retrain(train[torch.arange(3)], 4, recipe, mean, std, 0, CPU)
+
+
+def test_what_a_network_draws_itself_does_not_depend_on_what_was_trained_before():
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.randint(0, 256, (60, 3, SIDE, SIDE), generator=generator, dtype=torch.uint8)
+    train = Pictures(pictures, torch.arange(60) % 4)
+    recipe = Recipe(**(RECIPE | {"epochs": 1, "network": "roar_toys:Drawing"}))
+    mean, std = torch.full((3,), 0.5), torch.full((3,), 0.3)
+    with torch.random.fork_rng(devices=[]):
+        found = []
+        for before in (1, 2):  # the state that other cells, or none, leave
+            torch.manual_seed(before)
+            found.append(retrain(train, 4, recipe, mean, std, 0, CPU).network.state_dict())
+            assert torch.equal(torch.get_rng_state(), torch.manual_seed(before).get_state())
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
 
 def test_the_best_epoch_is_kept():
@@ -233,6 +250,12 @@ def test_a_second_run_trains_only_what_is_missing_and_other_settings_are_refused
 def test_settings_that_do_not_fit_are_refused(data, tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         roar(data, tmp_path, **changes)
+
+
+def test_a_class_with_another_label_in_the_test_set_is_refused(data, tmp_path):
+    test = replace(ShardIndex.load(data / "test"), class_names=list("0132"))
+    with pytest.raises(InputError, match="'3' has label 3 in the train data and 2 in the test"):
+        Roar(ShardIndex.load(data / "train"), test, {"random": None}, tmp_path)
 
 
 @pytest.mark.slow

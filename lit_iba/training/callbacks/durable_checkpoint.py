@@ -44,9 +44,14 @@ class DurableCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, part)
         except (OSError, RuntimeError) as error:
             free = shutil.disk_usage(Path(path).parent).free >> 20
+            mend = (
+                "and resume: the one before it is whole"
+                if any(Path(path).parent.glob("*.ckpt"))
+                else "and start again: there is none before it"
+            )
             raise InputError(
                 f"checkpoint {path} could not be written ({error}; {free} MiB are free); make room"
-                " and resume: the one before it is whole"
+                f" {mend}"
             ) from error
 
     def load_checkpoint(
