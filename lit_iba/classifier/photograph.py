@@ -117,6 +117,7 @@ def _opaque(image: Image.Image, mode: str) -> Image.Image:
         return image
     if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip at 255
         values = np.asarray(image, dtype=np.int64)
+        values = np.where(values == image.info.get("transparency", -1), 65535, values)
         image = Image.fromarray(((values * 255 + 32767) // 65535).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")

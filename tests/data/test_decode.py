@@ -63,6 +63,12 @@ def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
     assert (pixels[..., 0] == expected).all()
 
 
+def test_a_transparent_grey_of_sixteen_bits_is_white() -> None:
+    picture = Image.fromarray(np.array([[0, 257, 65535]], dtype=np.uint16))
+    pixels = decoded(encoded(picture, "PNG", transparency=257))
+    assert pixels[..., 0].tolist() == [[0, 255, 255]]
+
+
 def test_sixteen_bit_colours_are_scaled() -> None:
     row = b"\0" + struct.pack(">6H", 65535, 0, 32896, 257, 514, 65535)  # two pixels
 
