@@ -26,9 +26,14 @@ from lit_iba.classifier.weights import save_weights
 from lit_iba.errors import InputError
 from lit_iba.objectives.classes import needs_classes
 from lit_iba.training.frozen import TrainingWithFrozenClassifier
-from lit_iba.training.labels import known_labels
 
 _SCORES = ("loss", "accuracy_top1", "accuracy_top5", "original_accuracy_top1", "agreement")
+
+
+def _labelled(batch: dict[str, Any]) -> Tensor:
+    """Weights (B,) that are 0 where there is no label."""
+    weight: Tensor = batch["weight"] * (batch["label"] >= 0)
+    return weight
 
 
 class ZeroBiasTraining(TrainingWithFrozenClassifier):
@@ -114,6 +119,16 @@ class ZeroBiasTraining(TrainingWithFrozenClassifier):
             "agreement": (best[:, 0] == original.argmax(dim=1)).float(),
         }
 
+    def on_before_batch_transfer(
+        self, batch: dict[str, Any], dataloader_idx: int
+    ) -> dict[str, Any]:
+        """Look at the labels that there are, where accuracies are of them; errors as of
+        :meth:`check_labels`.
+        """
+        if not self.training:
+            self.check_labels({**batch, "weight": _labelled(batch)})
+        return batch
+
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         """One step towards the original's outputs; empty slots weigh nothing."""
         step, weight = self._step(batch), batch["weight"]
@@ -131,10 +146,8 @@ class ZeroBiasTraining(TrainingWithFrozenClassifier):
         """Scores of the copy as it is now, weighted by validity; accuracies are of those pictures
         that have a label, and no number where none has.
         """
-        self.check_classes_once()
         step, weight = self._step(batch), batch["weight"]
-        labelled = weight * (batch["label"] >= 0)
-        known_labels({**batch, "weight": labelled}, self.classifier.num_classes)
+        labelled = _labelled(batch)
         for name, metric in self.scores.items():
             metric.update(step[name], labelled if "accuracy" in name else weight)  # type: ignore[operator]
 

@@ -34,7 +34,7 @@ EXTENSIONS = (*PICTURE_EXTENSIONS, "cls", "json", "mask.png")
 
 _FAR = 1 << 31  # no picture has so many pixels in a row, and no data set so many classes
 
-_WHOLE = re.compile("-?[0-9]{1,18}")
+_WHOLE = re.compile("-?[0-9]{1,4000}")  # Python reads no more than 4,300
 
 # What Pillow raises for bytes that are no picture, or only half of one.
 DAMAGE = (

@@ -34,15 +34,15 @@ def noise_like(r: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
 
 
 def floored(std: Tensor, floor: float, active: Tensor) -> Tensor:
-    """Deviations with a floor: ``floor``, or the median of the active ones above 0 where that is
+    """Deviations with a floor: ``floor``, or the root mean square of the active ones where that is
     smaller.
 
-    A network may work in any unit. Where nearly all deviations are below the floor, noise of that
-    size would drown every feature, and the map would show nothing of the network.
+    A network may work in any unit. Where even the larger deviations are below the floor, noise of
+    that size would drown every feature, and the map would show nothing of the network. Elements
+    that hardly vary beside others that do are no reason for a lower floor: it is there for them.
     """
-    varying = std[active & (std > 0)]
-    typical = float(varying.median()) if varying.numel() else floor
-    return std.clamp_min(min(floor, typical))
+    size = float(std[active].square().mean().sqrt()) if bool(active.any()) else 0.0
+    return std.clamp_min(min(floor, size) if size > 0 else floor)
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,8 @@ class PerSampleSettings:
         initial_alpha: Logit of lambda at the start: 5 lets nearly everything pass.
         smoothing_sigma: Standard deviation of the blur of lambda, in positions; 0 for none.
         statistics_kind: ``"welford"`` or ``"relu_rms"``, see :class:`NoiseModel`.
-        min_std: Floor of the noise's standard deviation; where most of the layer's are smaller,
-            their median.
+        min_std: Floor of the noise's standard deviation; where all of the layer's are
+            about as small or smaller, the root of their mean square.
         active_threshold: Elements active in at most this share of images carry no information.
         inactive: What those become, ``"mean"`` or ``"zero"``.
         relu_clamp: Whether Z is clamped to be non-negative, as the authors' evaluation code does

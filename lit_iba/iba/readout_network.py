@@ -40,8 +40,8 @@ class ReadoutSettings:
         smoothing_sigma: Standard deviation of the blur of lambda, in positions.
         statistics_kind: ``"welford"`` or ``"relu_rms"``, of the noise and of the taps, see
             :class:`NoiseModel`.
-        min_std: Floor of the standard deviations; where most of a layer's are smaller, their
-            median.
+        min_std: Floor of the standard deviations; where all of a layer's are
+            about as small or smaller, the root of their mean square.
         active_threshold: Elements active in at most this share of images carry no information.
         relu_clamp: Whether Z is clamped to be non-negative, as the authors' evaluation code does
             behind the ReLUs of a ResNet.

@@ -18,7 +18,7 @@ from lit_iba.classifier import build_network
 from lit_iba.classifier.precision import warn_of_slow_bfloat16
 from lit_iba.classifier.weights import save_weights
 from lit_iba.training.checkpoint import KIND_KEY
-from lit_iba.training.labels import known_labels
+from lit_iba.training.labels import check_labels
 
 
 class _OneCycle(torch.optim.lr_scheduler.OneCycleLR):
@@ -92,6 +92,17 @@ class ClassifierTraining(L.LightningModule):
             self.preprocessing.normalize(pictures).contiguous(memory_format=torch.channels_last)
         )
 
+    def on_before_batch_transfer(
+        self, batch: dict[str, Any], dataloader_idx: int
+    ) -> dict[str, Any]:
+        """Refuse labels that are none.
+
+        Raises:
+            InputError: A sample has no label, or one that the network does not know.
+        """
+        check_labels(batch, self.num_classes)
+        return batch
+
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         """Cross-entropy of one batch; empty slots weigh nothing, and batch normalisation does not
         see them.
@@ -99,7 +110,7 @@ class ClassifierTraining(L.LightningModule):
         slots = len(batch["weight"])
         full = batch["weight"].nonzero().flatten()
         full = full if len(full) else batch["weight"].new_zeros(1, dtype=torch.int64)
-        labels = known_labels(batch, self.num_classes)[full]
+        labels = batch["label"][full].clamp_min(0)  # that of an empty batch, which weighs nothing
         logits = self._logits(batch["picture"][full])
         losses = F.cross_entropy(
             logits, labels, reduction="none", label_smoothing=self.label_smoothing
@@ -110,7 +121,7 @@ class ClassifierTraining(L.LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
         """Loss and hits, weighted by validity."""
-        labels, logits = known_labels(batch, self.num_classes), self._logits(batch["picture"])
+        labels, logits = batch["label"].clamp_min(0), self._logits(batch["picture"])
         self.losses.update(F.cross_entropy(logits, labels, reduction="none"), batch["weight"])
         self.hits.update((logits.argmax(dim=1) == labels).float(), batch["weight"])
 

@@ -25,7 +25,7 @@ from lit_iba.classifier.same_classes import check_same_classes
 from lit_iba.errors import InputError
 from lit_iba.heatmap import Heatmap
 from lit_iba.training.checkpoint import CLASSIFIER_KEY, KIND_KEY
-from lit_iba.training.labels import known_labels
+from lit_iba.training.labels import check_labels
 
 
 class TrainingWithFrozenClassifier(L.LightningModule):
@@ -139,15 +139,10 @@ class TrainingWithFrozenClassifier(L.LightningModule):
             batch: Of the data module.
             target: The data set's ``"label"``, or what is ``"predicted"``.
             outputs: Computes the classifier's outputs for the images.
-
-        Raises:
-            InputError: A sample has no label, or one that is no target.
         """
         objective = self.classifier.objective
         if target == "label":
-            mend = ", or train with target: predicted"
-            self.check_classes_once(mend)
-            return objective.of_labels(known_labels(batch, self.classifier.num_classes, mend))
+            return objective.of_labels(batch["label"].clamp_min(0))  # empty slots weigh nothing
         with torch.no_grad():
             return objective.predicted(outputs())
 
@@ -172,17 +167,32 @@ class TrainingWithFrozenClassifier(L.LightningModule):
         """What statistics say that they were measured on."""
         return type(self.trainer.datamodule).__name__  # type: ignore[attr-defined]
 
-    def check_classes_once(self, mend: str = "") -> None:
-        """Compare the names of the data's classes with the classifier's, at the first batch.
+    def on_before_batch_transfer(
+        self, batch: dict[str, Any], dataloader_idx: int
+    ) -> dict[str, Any]:
+        """Look at the labels, where they are what is explained.
 
         Raises:
-            InputError: A class of the data is another one of the classifier's.
+            InputError: As :meth:`check_labels`.
+        """
+        if getattr(self, "target", None) == "label":
+            self.check_labels(batch, ", or train with target: predicted")
+        return batch
+
+    def check_labels(self, batch: dict[str, Any], mend: str = "") -> None:
+        """Compare the labels of a batch with the classifier's classes; at the first one, the names
+        of the classes, too.
+
+        Raises:
+            InputError: A sample has no label, or one that the classifier does not know; or a class
+                of the data is another one of the classifier's.
         """
         if not self._classes_checked:
             data = getattr(self._trainer, "datamodule", None)
             names = getattr(data, "class_names", None)
             check_same_classes(names, self.classifier.class_names, "the data", mend)
             self._classes_checked = True
+        check_labels(batch, self.classifier.num_classes, mend)
 
     def images_to_measure(self, count: int) -> Iterator[Tensor]:
         """This process's share of so many images: every so-many-th of one order that all processes

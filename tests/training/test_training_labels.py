@@ -40,16 +40,22 @@ def training(kind: str, folder: Path) -> Any:
     return ReadoutTraining(classifier, "layer2", ["layer2", "fc"], readout={"hidden": [8, 8]})
 
 
+def validated(module: Any, labels: list[int]) -> None:
+    """A step of validation, as a trainer makes it."""
+    module.eval()
+    module.validation_step(module.on_before_batch_transfer(batch_of(labels), 0), 0)
+
+
 @pytest.mark.parametrize("kind", ["classifier", "zero bias", "masking", "readout"])
 def test_labels_are_asked_for_and_compared_with_the_classes(kind: str, tmp_path: Path) -> None:
     module = training(kind, tmp_path)
-    module.validation_step(batch_of([0, 9, 3]), 0)
+    validated(module, [0, 9, 3])
     with pytest.raises(InputError, match=r"sample 'b' has label 10, but the network knows 0\.\.9"):
-        module.validation_step(batch_of([0, 10, 3]), 0)
+        validated(module, [0, 10, 3])
     if kind == "zero bias":
         return  # which only its accuracies need
     with pytest.raises(InputError, match=r"^sample 'c' has no label; give data with labels"):
-        module.validation_step(batch_of([0, 9, -1]), 0)
+        validated(module, [0, 9, -1])
 
 
 def test_accuracies_of_zero_bias_training_are_of_pictures_with_a_label(tmp_path: Path) -> None:
@@ -68,4 +74,4 @@ def test_labels_are_the_classifiers_classes_by_name_too(kind: str, tmp_path: Pat
     module.classifier.class_names = [f"class {i}" for i in range(10)]
     module.trainer = SimpleNamespace(datamodule=SimpleNamespace(class_names=["class_0", "class 2"]))
     with pytest.raises(InputError, match="label 1 of the data is 'class 2', but class 1 of the"):
-        module.validation_step(batch_of([0, 1, 1]), 0)
+        validated(module, [0, 1, 1])
