@@ -119,15 +119,12 @@ class ZeroBiasTraining(TrainingWithFrozenClassifier):
             "agreement": (best[:, 0] == original.argmax(dim=1)).float(),
         }
 
-    def on_before_batch_transfer(
-        self, batch: dict[str, Any], dataloader_idx: int
-    ) -> dict[str, Any]:
-        """Look at the labels that there are, where accuracies are of them; errors as of
+    def check_batch(self, batch: dict[str, Any]) -> None:
+        """Look at the labels that a batch has, where accuracies are of them; errors as of
         :meth:`check_labels`.
         """
         if not self.training:
             self.check_labels({**batch, "weight": _labelled(batch)})
-        return batch
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         """One step towards the original's outputs; empty slots weigh nothing."""

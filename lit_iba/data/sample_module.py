@@ -140,6 +140,15 @@ class SampleDataModule(LightningDataModule):
             "give class_names, all classes in the order of their labels",
         )
 
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Let the module that is trained look at a batch before it is on a device, where the host
+        would wait for an answer: its ``check_batch``, if it has one.
+        """
+        module = self.trainer.lightning_module if self.trainer else None
+        if (check := getattr(module, "check_batch", None)) is not None:
+            check(batch)
+        return batch
+
     def teardown(self, stage: str) -> None:
         """End the workers of a finished run, which otherwise idle until the loader is collected."""
         for loader in self._loaders:

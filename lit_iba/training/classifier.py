@@ -92,16 +92,13 @@ class ClassifierTraining(L.LightningModule):
             self.preprocessing.normalize(pictures).contiguous(memory_format=torch.channels_last)
         )
 
-    def on_before_batch_transfer(
-        self, batch: dict[str, Any], dataloader_idx: int
-    ) -> dict[str, Any]:
+    def check_batch(self, batch: dict[str, Any]) -> None:
         """Refuse labels that are none.
 
         Raises:
             InputError: A sample has no label, or one that the network does not know.
         """
         check_labels(batch, self.num_classes)
-        return batch
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         """Cross-entropy of one batch; empty slots weigh nothing, and batch normalisation does not

@@ -167,17 +167,14 @@ class TrainingWithFrozenClassifier(L.LightningModule):
         """What statistics say that they were measured on."""
         return type(self.trainer.datamodule).__name__  # type: ignore[attr-defined]
 
-    def on_before_batch_transfer(
-        self, batch: dict[str, Any], dataloader_idx: int
-    ) -> dict[str, Any]:
-        """Look at the labels, where they are what is explained.
+    def check_batch(self, batch: dict[str, Any]) -> None:
+        """Look at the labels of a batch where they are what is explained; data modules call it.
 
         Raises:
             InputError: As :meth:`check_labels`.
         """
         if getattr(self, "target", None) == "label":
             self.check_labels(batch, ", or train with target: predicted")
-        return batch
 
     def check_labels(self, batch: dict[str, Any], mend: str = "") -> None:
         """Compare the labels of a batch with the classifier's classes; at the first one, the names

@@ -12,6 +12,7 @@ from training_toys import prepare
 
 from lit_iba.activity import ZeroBiasTraining
 from lit_iba.baselines import MaskingTraining
+from lit_iba.data import ShardDataModule
 from lit_iba.errors import InputError
 from lit_iba.iba import ReadoutTraining
 from lit_iba.training import ClassifierTraining
@@ -41,9 +42,11 @@ def training(kind: str, folder: Path) -> Any:
 
 
 def validated(module: Any, labels: list[int]) -> None:
-    """A step of validation, as a trainer makes it."""
+    """A step of validation, as a trainer makes it with a data module of ours."""
     module.eval()
-    module.validation_step(module.on_before_batch_transfer(batch_of(labels), 0), 0)
+    data = ShardDataModule()
+    data.trainer = SimpleNamespace(lightning_module=module)
+    module.validation_step(data.on_before_batch_transfer(batch_of(labels), 0), 0)
 
 
 @pytest.mark.parametrize("kind", ["classifier", "zero bias", "masking", "readout"])
