@@ -1,5 +1,6 @@
 """Tiny classifiers and images for the metrics' tests."""
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -62,3 +63,23 @@ def others_of(heatmaps: Tensor, wanted: int) -> Tensor | None:
     return (
         torch.stack([heatmaps.roll(-k, 0) for k in range(1, wanted + 1)], dim=1) if wanted else None
     )
+
+
+def slow_ssim(a, b, window, skimage, data_range=1):
+    """The formula window by window: population variances with reflected borders, or sample
+    variances inside only.
+    """
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    edge, found = window // 2, []
+    if not skimage:
+        a, b = np.pad(a, edge, mode="reflect"), np.pad(b, edge, mode="reflect")
+    for i in range(edge, a.shape[0] - edge):
+        for j in range(edge, a.shape[1] - edge):
+            x, y = (m[i - edge : i + edge + 1, j - edge : j + edge + 1].ravel() for m in (a, b))
+            covariance = np.cov(x, y, ddof=1 if skimage else 0)
+            top = (2 * x.mean() * y.mean() + c1) * (2 * covariance[0, 1] + c2)
+            bottom = (x.mean() ** 2 + y.mean() ** 2 + c1) * (
+                covariance[0, 0] + covariance[1, 1] + c2
+            )
+            found.append(top / bottom)
+    return np.mean(found)
