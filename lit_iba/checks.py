@@ -185,6 +185,44 @@ def check_finite(values: Tensor, names: Sequence[str], who: str, where: str = ""
         )
 
 
+def check_labels(
+    labels: Tensor, names: Sequence[str], classes: int, where: str = "", mend: str = ""
+) -> None:
+    """Refuse data of which a sample has no label, or one that the classifier does not know.
+
+    Ask before the labels are on a device, where the host would wait for the answer.
+
+    Args:
+        labels: Whole numbers (N,); a negative one is none.
+        names: Of the samples, one each.
+        classes: How many the classifier knows; 0 where it knows no classes, but numbers.
+        where: What the samples are of, such as ``" of val.tar"``.
+        mend: What else than other data would help, such as ``", or use target: predicted"``.
+
+    Raises:
+        InputError: There is such a sample.
+
+    Example:
+        >>> import torch
+        >>> from lit_iba.checks import check_labels
+        >>> check_labels(torch.tensor([2, -1]), ["dog", "cat"], classes=3)
+        Traceback (most recent call last):
+            ...
+        lit_iba.errors.InputError: sample 'cat' has no label; give data with labels...
+    """
+    for name, label in zip(names, labels.tolist(), strict=True):
+        if label < 0:
+            raise InputError(
+                f"sample {name!r}{where} has no label; give data with labels, such as .cls"
+                f" members{mend}"
+            )
+        if classes and label >= classes:
+            raise InputError(
+                f"sample {name!r}{where} has label {label}, but the classifier knows"
+                f" 0..{classes - 1}; give data with its classes{mend}"
+            )
+
+
 def check_targets(target: Tensor | int | Sequence[int], count: int, num_classes: int) -> Tensor:
     """Targets as int64 (count,), or an error that names the class that is out of range.
 

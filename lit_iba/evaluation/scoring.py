@@ -15,9 +15,8 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from lit_iba.checks import check_finite, check_literals
+from lit_iba.checks import check_finite, check_labels, check_literals
 from lit_iba.classifier import FrozenClassifier
-from lit_iba.errors import InputError
 from lit_iba.explainer import Explainer
 from lit_iba.heatmap import Heatmap
 from lit_iba.metrics.base import HeatmapMetric
@@ -151,7 +150,7 @@ class Scorer:
         """
         objective = self.classifier.objective
         if self.target == "label":
-            check_labels(images, source, self.classifier.num_classes)
+            check_target_labels(images, source, self.classifier.num_classes)
         targets, probabilities, agrees = list[Tensor](), list[Tensor](), list[Tensor]()
         for part in self.batches(len(images)):
             with torch.inference_mode():
@@ -268,21 +267,11 @@ def opened_together(
     return {name: stack.enter_context(file).get_slice("values") for name, file in files.items()}
 
 
-def check_labels(images: SelectedImages, source: str, num_classes: int) -> None:
-    """Every image must have a label that the classifier knows, where it knows classes at all.
+def check_target_labels(images: SelectedImages, source: str, classes: int) -> None:
+    """Refuse images whose label is to be explained and is none, or none of the classifier's.
 
     Raises:
         InputError: One has none, or another.
     """
-    for key, label in zip(images.keys, images.labels.tolist(), strict=True):
-        if label < 0:
-            raise InputError(
-                f"sample {key!r} of {source} has no label; add .cls members or use target: "
-                "predicted"
-            )
-        if num_classes and label >= num_classes:
-            raise InputError(
-                f"sample {key!r} of {source} has label {label}, but the classifier knows "
-                f"0..{num_classes - 1}; give data with the classifier's classes, or use target: "
-                "predicted"
-            )
+    mend = ", or use target: predicted"
+    check_labels(images.labels, images.keys, classes, f" of {source}", mend)

@@ -18,7 +18,7 @@ from lit_iba.classifier import build_network
 from lit_iba.classifier.precision import warn_of_slow_bfloat16
 from lit_iba.classifier.weights import save_weights
 from lit_iba.training.checkpoint import KIND_KEY
-from lit_iba.training.labels import check_labels
+from lit_iba.training.labels import check_batch_labels
 
 
 class _OneCycle(torch.optim.lr_scheduler.OneCycleLR):
@@ -98,7 +98,7 @@ class ClassifierTraining(L.LightningModule):
         Raises:
             InputError: A sample has no label, or one that the network does not know.
         """
-        check_labels(batch, self.num_classes)
+        check_batch_labels(batch, self.num_classes)
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         """Cross-entropy of one batch; empty slots weigh nothing, and batch normalisation does not

@@ -25,7 +25,7 @@ from lit_iba.classifier.same_classes import check_same_classes
 from lit_iba.errors import InputError
 from lit_iba.heatmap import Heatmap
 from lit_iba.training.checkpoint import CLASSIFIER_KEY, KIND_KEY
-from lit_iba.training.labels import check_labels
+from lit_iba.training.labels import check_batch_labels
 
 
 class TrainingWithFrozenClassifier(L.LightningModule):
@@ -189,7 +189,7 @@ class TrainingWithFrozenClassifier(L.LightningModule):
             names = getattr(data, "class_names", None)
             check_same_classes(names, self.classifier.class_names, "the data", mend)
             self._classes_checked = True
-        check_labels(batch, self.classifier.num_classes, mend)
+        check_batch_labels(batch, self.classifier.num_classes, mend)
 
     def images_to_measure(self, count: int) -> Iterator[Tensor]:
         """This process's share of so many images: every so-many-th of one order that all processes

@@ -53,7 +53,9 @@ def validated(module: Any, labels: list[int]) -> None:
 def test_labels_are_asked_for_and_compared_with_the_classes(kind: str, tmp_path: Path) -> None:
     module = training(kind, tmp_path)
     validated(module, [0, 9, 3])
-    with pytest.raises(InputError, match=r"sample 'b' has label 10, but the network knows 0\.\.9"):
+    with pytest.raises(
+        InputError, match=r"sample 'b' has label 10, but the classifier knows 0\.\.9"
+    ):
         validated(module, [0, 10, 3])
     if kind == "zero bias":
         return  # which only its accuracies need

@@ -19,7 +19,7 @@ from lit_iba.errors import InputError
 from lit_iba.evaluation.callbacks.chosen_images import ChosenImages
 from lit_iba.evaluation.pool import HeatmapPool
 from lit_iba.evaluation.processes import gathered
-from lit_iba.evaluation.scoring import Scorer, SharedPasses, TargetedImages, check_labels
+from lit_iba.evaluation.scoring import Scorer, SharedPasses, TargetedImages, check_target_labels
 from lit_iba.metrics import HeatmapMetric, Result
 from lit_iba.metrics.judged import Subject
 from lit_iba.resumable.selection import SelectedImages
@@ -69,7 +69,7 @@ class Judging:
     def _check(self, classifier: FrozenClassifier) -> None:
         if self.scorer.target == "label":
             for part in self.chosen:
-                check_labels(part.images, part.source, classifier.num_classes)
+                check_target_labels(part.images, part.source, classifier.num_classes)
         masked = any(bool(part.images.object_mask.any()) for part in self.chosen)
         if any(gathered(masked, self.world_size)):
             return
