@@ -20,8 +20,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
 from lit_iba.classifier.folding import fold_batch_norms, graph_module
-from lit_iba.classifier.packing import pack_convolutions
+from lit_iba.classifier.kept_forms import cast
+from lit_iba.classifier.packed_attention import PackedAttention
+from lit_iba.classifier.packing import PackedConv2d, PackedLinear
 from lit_iba.classifier.plain import is_plain
+from lit_iba.classifier.precision import arithmetic_dtype
 
 
 def _operations(x: Any, weight: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
@@ -44,7 +47,6 @@ class FusedConv2d(nn.Module):
     def __init__(self, convolution: nn.Conv2d, relu: bool) -> None:
         super().__init__()
         self.convolution, self.relu = convolution, relu
-        self._cast: dict[torch.dtype, tuple[Any, Tensor, Tensor | None]] = {}
 
     @staticmethod
     def suits(module: nn.Module) -> TypeGuard[nn.Conv2d]:
@@ -60,7 +62,7 @@ class FusedConv2d(nn.Module):
         """(B, C, H, W), and a skip connection of the output's shape, to (B, C', H', W')."""
         if not self._usable(x) or not (skip is None or self._adds(x, skip)):
             return self.plain(x, skip)
-        dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
+        dtype = arithmetic_dtype(x)
         x, skip = x.to(dtype), None if skip is None else skip.to(dtype)
         if torch.is_grad_enabled() and (
             x.requires_grad or (skip is not None and skip.requires_grad)
@@ -105,20 +107,9 @@ class FusedConv2d(nn.Module):
         ]
         return type(skip) is Tensor and skip.shape == (len(x), own.out_channels, *sides)
 
-    def weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias in a precision."""
-        own = self.convolution
-        given = [own.weight] if own.bias is None else [own.weight, own.bias]
-        state = [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in given]
-        if dtype not in self._cast or self._cast[dtype][0] != state:
-            with torch.inference_mode(False), torch.no_grad():
-                bias = None if own.bias is None else own.bias.detach().to(dtype)
-                self._cast[dtype] = state, own.weight.detach().to(dtype), bias
-        return self._cast[dtype][1:]
-
     def run(self, x: Tensor, skip: Tensor | None) -> Tensor:
         """The convolution, with its weights in the precision of ``x``."""
-        own, (weight, bias) = self.convolution, self.weights(x.dtype)
+        own, (weight, bias) = self.convolution, cast(self.convolution, x.dtype)
         assert not isinstance(own.padding, str)  # see suits
         where = (own.stride, own.padding, own.dilation)
         if self.relu and bias is not None and x.device.type == "cuda":
@@ -133,9 +124,6 @@ class FusedConv2d(nn.Module):
         y = F.conv2d(x, weight, bias, *where, own.groups)
         y = y if skip is None else y.add_(skip)
         return y.relu_() if self.relu else y
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_cast": {}}
 
 
 class _Fused(torch.autograd.Function):
@@ -154,7 +142,7 @@ class _Fused(torch.autograd.Function):
         of_x = None
         if ctx.needs_input_grad[0]:
             where = (own.stride, own.padding, own.dilation, False, (0, 0), own.groups)
-            weight, wanted = ctx.module.weights(x.dtype)[0], (True, False, False)
+            weight, wanted = cast(own, x.dtype)[0], (True, False, False)
             of_x = torch.ops.aten.convolution_backward(gradient, x, weight, None, *where, wanted)[0]
         return of_x, gradient if ctx.with_skip and ctx.needs_input_grad[1] else None, None
 
@@ -228,10 +216,28 @@ def _before(node: fx.Node, other: fx.Node) -> bool:
     return next(n for n in node.graph.nodes if n is node or n is other) is node
 
 
+def pack_weights(network: fx.GraphModule) -> fx.GraphModule:
+    """A graph module whose frozen convolutions, linear layers and self-attention are
+    :class:`PackedConv2d`, :class:`PackedLinear` and :class:`PackedAttention`; all weights are
+    shared with ``network``.
+    """
+    packed = graph_module(network, copy.deepcopy(network.graph))
+    for node in packed.graph.nodes:
+        if node.op != "call_module":
+            continue
+        module = packed.get_submodule(node.target)
+        for kind in (PackedConv2d, PackedLinear, PackedAttention):
+            if kind.suits(module):
+                node.target = f"packed_{node.name}"
+                packed.add_submodule(node.target, kind(module))  # type: ignore[arg-type]
+    packed.recompile()
+    return packed
+
+
 def made_fast(network: fx.GraphModule) -> fx.GraphModule:
-    """The network as the device that its weights are on runs it best: batch norms folded, then
-    packed (CPU) or fused (GPU).
+    """The network as the device that its weights are on runs it best: batch norms folded,
+    convolutions fused (GPU), and weights kept as they are used.
     """
     folded = fold_batch_norms(network)
     on_cuda = any(parameter.device.type == "cuda" for parameter in network.parameters())
-    return fuse_convolutions(folded) if on_cuda else pack_convolutions(folded)
+    return pack_weights(fuse_convolutions(folded) if on_cuda else folded)

@@ -1,27 +1,31 @@
-"""Convolutions whose weights are stored as the processor's convolution wants them, because frozen
-weights never change.
+"""Convolutions and linear layers whose weights are stored as the processor wants them, because
+frozen weights never change.
 
-oneDNN brings a convolution's weights into its own order at every call, forward and backward; for
-the deep layers of a ResNet, where weights outweigh the features, that is a good part of the time.
-Here it is done once. Only on the CPU, in float32, for images in channels_last order and gradients
-of the input alone; everything else takes torch's usual way.
+Weights are brought into another order at every call, forward and backward, and autocast casts them
+before; where weights outweigh the features, as in the deep layers of a ResNet and the linear ones
+of a VGG, that is most of the time. Here it is done once. Packed they are on the CPU alone, in
+float32 and bfloat16, convolutions for images in channels_last order, and for gradients of the input
+alone; everything else takes torch's usual way.
 """
 
 from __future__ import annotations
 
-import copy
+import math
 from typing import Any, TypeGuard
 
 import torch
-import torch.fx as fx
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
 from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
-from lit_iba.classifier.folding import graph_module
-from lit_iba.classifier.plain import is_plain
+from lit_iba.classifier.kept_forms import cast, kept_form
+from lit_iba.classifier.plain import has_hooks, is_plain
+from lit_iba.classifier.precision import arithmetic_dtype, computes_bfloat16
 
 _OPERATIONS = (
+    "_linear_pointwise",
+    "_reorder_linear_weight",
     "_convolution_pointwise",
     "_convolution_transpose_pointwise",
     "_reorder_convolution_weight",
@@ -49,6 +53,10 @@ def _count_operations() -> None:
     def backward(gradient: Any, weight: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
         return conv_flop_count(list(gradient), list(weight), list(out_shape), transposed=True)
 
+    def product(x: Any, weight: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+        return 2 * math.prod(x) * int(out_shape[-1])
+
+    register_flop_formula(torch.ops.mkldnn._linear_pointwise)(product)
     register_flop_formula(torch.ops.mkldnn._convolution_pointwise)(forward)
     register_flop_formula(torch.ops.mkldnn._convolution_transpose_pointwise)(backward)
 
@@ -67,7 +75,6 @@ class PackedConv2d(nn.Module):
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
         self.convolution = convolution
-        self._packed: dict[str, tuple[Any, Tensor]] = {}
 
     @staticmethod
     def suits(module: nn.Module) -> TypeGuard[nn.Conv2d]:
@@ -84,41 +91,30 @@ class PackedConv2d(nn.Module):
         """(B, C, H, W) to (B, C', H', W')."""
         if not self._usable(x):
             return self.convolution(x)
+        x = x.to(arithmetic_dtype(x))
         if torch.is_grad_enabled() and x.requires_grad:
             return _Convolution.apply(x, self)
         return self.run(x)
 
     def _usable(self, x: Tensor) -> bool:
-        own = self.convolution
         return (
-            type(x) is Tensor
-            and x.device.type == "cpu"
-            and x.dtype == own.weight.dtype == torch.float32
-            and own.weight.device.type == "cpu"
-            and not own.weight.requires_grad
+            _can_pack_for(self.convolution, x)
+            and x.ndim == 4
             and x.is_contiguous(memory_format=torch.channels_last)
-            and x.numel() > 0
-            and can_pack()
-            and not torch.is_autocast_enabled("cpu")
-            and not torch.compiler.is_compiling()
-            and not (
-                own._forward_hooks
-                or own._forward_pre_hooks
-                or own._backward_hooks
-                or own._backward_pre_hooks
-            )
         )
 
     def run(self, x: Tensor) -> Tensor:
-        """The convolution."""
+        """The convolution, in the precision of ``x``."""
         own = self.convolution
         where = (own.padding, own.stride, own.dilation, own.groups)
-        weight = self._weight(
-            "forward",
-            x.shape,
-            lambda: _op("_reorder_convolution_weight")(own.weight, *where, x.shape),
+        weight = kept_form(
+            own,
+            ("forward", x.dtype),
+            lambda: _op("_reorder_convolution_weight")(own.weight.to(x.dtype), *where, x.shape),
+            shape=x.shape[1:],
         )
-        return _op("_convolution_pointwise")(x, weight, own.bias, *where, "none", [], "")
+        bias = None if own.bias is None else own.bias.to(x.dtype)
+        return _op("_convolution_pointwise")(x, weight, bias, *where, "none", [], "")
 
     def run_backward(self, gradient: Tensor, shape: torch.Size) -> Tensor:
         """The gradient of the input, of that shape, from the output's: the transposed
@@ -139,27 +135,17 @@ class PackedConv2d(nn.Module):
             )
         ]
         where = (own.padding, rest, own.stride, own.dilation, own.groups)
-        weight = self._weight(
-            "backward",
-            shape,
+        weight = kept_form(
+            own,
+            ("backward", gradient.dtype),
             lambda: _op("_reorder_convolution_transpose_weight")(
-                own.weight, *where, gradient.shape
+                own.weight.to(gradient.dtype), *where, gradient.shape
             ),
+            shape=shape[1:],
         )
         return _op("_convolution_transpose_pointwise")(
             gradient, weight, None, *where, "none", [], ""
         )
-
-    def _weight(self, direction: str, shape: torch.Size, pack: Any) -> Tensor:
-        weight = self.convolution.weight
-        state = (weight.data_ptr(), 0 if weight.is_inference() else weight._version, shape[1:])
-        if direction not in self._packed or self._packed[direction][0] != state:
-            with torch.inference_mode(False), torch.no_grad():
-                self._packed[direction] = state, pack()
-        return self._packed[direction][1]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_packed": {}}  # what is packed can be neither copied nor pickled
 
 
 class _Convolution(torch.autograd.Function):
@@ -173,24 +159,96 @@ class _Convolution(torch.autograd.Function):
         (gradient,), own = gradients, ctx.module.convolution
         if torch.is_grad_enabled():  # create_graph: a form that can be differentiated again
             where = (own.stride, own.padding, own.dilation, own.groups)
-            return conv2d_input(ctx.shape, own.weight, gradient, *where), None
+            return conv2d_input(ctx.shape, own.weight.to(gradient.dtype), gradient, *where), None
         return ctx.module.run_backward(gradient, ctx.shape), None
+
+
+class PackedLinear(nn.Module):
+    """A frozen linear layer, equal to it to float rounding, and faster.
+
+    Args:
+        linear: With weights that need no gradient. Shared, not copied; changed weights are noticed.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.linear = linear
+
+    @staticmethod
+    def suits(module: nn.Module) -> TypeGuard[nn.Linear]:
+        """Whether a module is a linear layer of the kind that can be packed."""
+        return is_plain(module, nn.Linear) and not module.weight.requires_grad
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) to (..., C')."""
+        own = self.linear
+        if not _is_frozen_layer_of(own, x):
+            return own(x)
+        dtype = arithmetic_dtype(x)
+        if not _can_pack_for(own, x):
+            return own(x) if dtype == own.weight.dtype else F.linear(x.to(dtype), *cast(own, dtype))
+        x = x.to(dtype)
+        if torch.is_grad_enabled() and x.requires_grad:
+            return _Linear.apply(x, self)
+        return self.run(x)
+
+    def run(self, x: Tensor) -> Tensor:
+        """The product and the bias, in the precision of ``x``."""
+        own = self.linear
+        weight = self._packed("forward", x.dtype, own.weight)
+        bias = None if own.bias is None else own.bias.to(x.dtype)
+        return _op("_linear_pointwise")(x, weight, bias, "none", [], "")
+
+    def run_backward(self, gradient: Tensor) -> Tensor:
+        """The gradient of the input from the output's."""
+        weight = self._packed("backward", gradient.dtype, self.linear.weight.t())
+        return _op("_linear_pointwise")(gradient, weight, None, "none", [], "")
+
+    def _packed(self, direction: str, dtype: torch.dtype, weight: Tensor) -> Tensor:
+        return kept_form(
+            self.linear,
+            (direction, dtype),
+            lambda: _op("_reorder_linear_weight")(weight.to(dtype).contiguous(), None),
+        )
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, module: PackedLinear) -> Tensor:
+        ctx.module = module
+        return module.run(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = gradients
+        if torch.is_grad_enabled():  # create_graph: a form that can be differentiated again
+            return gradient @ ctx.module.linear.weight.to(gradient.dtype), None
+        return ctx.module.run_backward(gradient), None
+
+
+def _is_frozen_layer_of(own: nn.Conv2d | nn.Linear, x: Tensor) -> bool:
+    """Whether a layer may compute with ``x`` in another form of its weights."""
+    return (
+        type(x) is Tensor
+        and x.numel() > 0
+        and x.device == own.weight.device
+        and (x.dtype == own.weight.dtype or torch.is_autocast_enabled(x.device.type))
+        and not own.weight.requires_grad
+        and not torch.compiler.is_compiling()
+        and not has_hooks(own)
+    )
+
+
+def _can_pack_for(own: nn.Conv2d | nn.Linear, x: Tensor) -> bool:
+    dtype = arithmetic_dtype(x)
+    return (
+        _is_frozen_layer_of(own, x)
+        and x.device.type == "cpu"
+        and own.weight.dtype == torch.float32
+        and can_pack()
+        and (dtype == torch.float32 or (dtype == torch.bfloat16 and computes_bfloat16(x.device)))
+    )
 
 
 def _op(name: str) -> Any:
     return getattr(torch.ops.mkldnn, name)
-
-
-def pack_convolutions(network: fx.GraphModule) -> fx.GraphModule:
-    """A graph module whose frozen convolutions are :class:`PackedConv2d`; all weights are shared
-    with ``network``.
-    """
-    packed = graph_module(network, copy.deepcopy(network.graph))
-    for node in packed.graph.nodes:
-        if node.op == "call_module" and PackedConv2d.suits(
-            module := packed.get_submodule(node.target)
-        ):
-            node.target = f"packed_{node.name}"
-            packed.add_submodule(node.target, PackedConv2d(module))
-    packed.recompile()
-    return packed

@@ -24,6 +24,20 @@ def computes_bfloat16(device: torch.device) -> bool:
     return supported is None or bool(supported())
 
 
+def arithmetic_dtype(x: torch.Tensor) -> torch.dtype:
+    """The precision in which a convolution or a linear layer computes with ``x``: autocast's, where
+    it is on.
+
+    Example:
+        >>> with torch.autocast("cpu", dtype=torch.bfloat16):
+        ...     [arithmetic_dtype(torch.zeros(1, dtype=d)) for d in (torch.float32, torch.float64)]
+        [torch.bfloat16, torch.float64]
+    """
+    kind = x.device.type
+    casts = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if casts and x.dtype != torch.float64 else x.dtype
+
+
 @functools.cache
 def warn_of_slow_bfloat16(device: torch.device, setting: str) -> None:
     """Say once, where it is so, that bfloat16 slows this device down; ``setting`` is the mend."""

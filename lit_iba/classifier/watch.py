@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lit_iba.classifier.kept_forms import forget
 from lit_iba.classifier.own_copy import aliased, floating_parameter, in_full_precision
 from lit_iba.errors import InputError
 
@@ -75,6 +76,7 @@ class Watch:
         version, values = self.version(), self._sample()
         if self._values is not None and values != self._values:
             self._version = version = version + 1
+            forget(self.model.modules())  # torch has not counted this change
         self._values = values
         return version
 

@@ -11,6 +11,7 @@ from torch import nn
 from lit_iba import FrozenClassifier
 from lit_iba.classifier.folding import fold_batch_norms
 from lit_iba.classifier.fusing import FusedConv2d, _Fused, fuse_convolutions
+from lit_iba.classifier.kept_forms import cast
 
 
 def both(name: str) -> tuple[nn.Module, nn.Module]:
@@ -87,7 +88,9 @@ def test_gradients_are_those_of_the_operations_one_by_one(relu: bool, with_skip:
 
 def test_weights_that_change_are_noticed() -> None:
     convolution = nn.Conv2d(3, 5, 3).requires_grad_(False)
-    module = FusedConv2d(convolution, relu=False)
-    before = module.weights(torch.bfloat16)[0].clone()
-    convolution.weight.mul_(2)
-    torch.testing.assert_close(module.weights(torch.bfloat16)[0], 2 * before)
+    module, x = FusedConv2d(convolution, relu=False), torch.randn(2, 3, 8, 8)
+    for _ in range(2):
+        torch.testing.assert_close(module.run(x, None), convolution(x))
+        before = cast(convolution, torch.bfloat16)[0].clone()
+        convolution.weight.mul_(2)
+        torch.testing.assert_close(cast(convolution, torch.bfloat16)[0], 2 * before)

@@ -1,9 +1,11 @@
-"""Packed convolutions against torch's own, in all that they share, and where they must step
-aside.
+"""Packed convolutions and linear layers against torch's own, in all that they share, and where they
+must step aside.
 """
 
 import copy
+import gc
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -14,7 +16,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lit_iba import FrozenClassifier
-from lit_iba.classifier.packing import PackedConv2d, can_pack
+from lit_iba.classifier import kept_forms, packing
+from lit_iba.classifier.packing import PackedConv2d, PackedLinear, can_pack
+from lit_iba.classifier.precision import computes_bfloat16
 
 pytestmark = pytest.mark.skipif(not can_pack(), reason="this build of torch cannot pack weights")
 
@@ -57,6 +61,66 @@ def test_it_is_the_convolution_and_its_gradient(
         assert torch.allclose(packed(again), expected, rtol=1e-4, atol=1e-5)
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    shape=st.lists(st.integers(1, 4), min_size=1, max_size=3),
+    sizes=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    bias=st.booleans(),
+)
+def test_it_is_the_linear_layer_and_its_gradient(shape, sizes, bias) -> None:
+    own = nn.Linear(*sizes, bias=bias).requires_grad_(False)
+    packed = PackedLinear(own)
+    x, again = (
+        torch.randn(*shape, sizes[0], generator=torch.Generator().manual_seed(1)).requires_grad_()
+        for _ in range(2)
+    )
+    expected, found = own(x), packed(again)
+    assert type(found.grad_fn).__name__ == "_LinearBackward"
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
+    expected.pow(2).sum().backward()
+    found.pow(2).sum().backward()
+    assert torch.allclose(again.grad, x.grad, rtol=1e-4, atol=1e-4)
+    with torch.inference_mode():
+        assert torch.allclose(packed(again), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [PackedConv2d, PackedLinear])
+def test_autocast_computes_with_the_weights_that_it_would_have_cast(kind) -> None:
+    if not computes_bfloat16(torch.device("cpu")):
+        pytest.skip("this processor has no bfloat16 arithmetic")
+    torch.manual_seed(0)
+    own = nn.Linear(30, 20) if kind is PackedLinear else nn.Conv2d(3, 20, 3)
+    own.requires_grad_(False)
+    given = torch.randn(5, 30) if kind is PackedLinear else pictures(5, 3, 9, 9)
+    found = []
+    for run in (own, kind(own)):
+        x = given.clone(memory_format=torch.preserve_format).requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
+            y = run(x)
+        weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(2)).bfloat16()
+        found.append((y, *torch.autograd.grad((y * weights).sum(), x)))
+    assert "Backward" in type(found[1][0].grad_fn).__name__
+    assert [t.dtype for t in found[1]] == [torch.bfloat16, torch.float32]
+    for theirs, ours in zip(*found, strict=True):
+        assert torch.allclose(ours.float(), theirs.float(), rtol=2**-7, atol=2**-7)
+    own.weight.mul_(2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.allclose(kind(own)(given), own(given), rtol=2**-7, atol=2**-6)
+
+
+def test_what_is_packed_is_shared_and_goes_with_its_layer() -> None:
+    linear = nn.Linear(4, 3).requires_grad_(False)
+    for _ in range(2):
+        PackedLinear(linear)(torch.randn(2, 4))
+    (form,) = kept_forms._forms[linear].values()
+    kept = weakref.ref(form[1])
+    del form
+    assert kept() is not None
+    del linear
+    gc.collect()
+    assert kept() is None
+
+
 def test_changed_weights_and_other_sizes_are_noticed() -> None:
     own = frozen(4, 6, 3, padding=1)
     packed = PackedConv2d(own)
@@ -71,6 +135,11 @@ def test_changed_weights_and_other_sizes_are_noticed() -> None:
         assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
     own.weight.data = own.weight.data.clone() + 1  # as when a model is moved
     assert torch.allclose(packed(x), own(x), rtol=1e-4, atol=1e-4)
+    linear = nn.Linear(4, 3).requires_grad_(False)
+    rows, again = torch.randn(2, 4), PackedLinear(linear)
+    for _ in range(2):
+        assert torch.allclose(again(rows), linear(rows), atol=1e-5)
+        linear.weight.mul_(-2)
 
 
 def test_it_is_copied_pickled_and_saved_without_what_is_packed() -> None:
@@ -84,12 +153,15 @@ def test_it_is_copied_pickled_and_saved_without_what_is_packed() -> None:
 
 
 def test_it_can_be_differentiated_twice() -> None:
-    packed, x = PackedConv2d(frozen(2, 3, 3, stride=2)), pictures(1, 2, 7, 7).requires_grad_()
-    (first,) = torch.autograd.grad(packed(x).pow(3).sum(), x, create_graph=True)
-    (second,) = torch.autograd.grad(first.sum(), x)
-    y = x.detach().clone().requires_grad_()
-    (one,) = torch.autograd.grad(packed.convolution(y).pow(3).sum(), y, create_graph=True)
-    assert torch.allclose(second, torch.autograd.grad(one.sum(), y)[0], rtol=1e-3, atol=1e-4)
+    convolution = PackedConv2d(frozen(2, 3, 3, stride=2))
+    linear = PackedLinear(nn.Linear(7, 5).requires_grad_(False))
+    for packed, own in ((convolution, convolution.convolution), (linear, linear.linear)):
+        x = pictures(1, 2, 7, 7).requires_grad_()
+        (first,) = torch.autograd.grad(packed(x).pow(3).sum(), x, create_graph=True)
+        (second,) = torch.autograd.grad(first.sum(), x)
+        y = x.detach().clone().requires_grad_()
+        (one,) = torch.autograd.grad(own(y).pow(3).sum(), y, create_graph=True)
+        assert torch.allclose(second, torch.autograd.grad(one.sum(), y)[0], rtol=1e-3, atol=1e-4)
 
 
 def test_it_steps_aside(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,8 +171,11 @@ def test_it_steps_aside(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(torch.backends.mkldnn, "enabled", False)
         assert torch.allclose(packed(x), expected, atol=1e-5)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with monkeypatch.context() as patch, torch.autocast("cpu", dtype=torch.bfloat16):
+        patch.setattr(packing, "computes_bfloat16", lambda _device: False)
         assert packed(x).dtype == torch.bfloat16
+    with pytest.raises(RuntimeError):
+        packed(x.bfloat16())
     assert torch.allclose(packed(x.contiguous()), expected, atol=1e-5)
     seen: list[Tensor] = []
     handle = packed.convolution.register_forward_hook(lambda _m, _i, output: seen.append(output))
@@ -115,13 +190,16 @@ def test_it_steps_aside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_its_operations_are_counted(stride: int) -> None:
-    packed, counts = PackedConv2d(frozen(4, 6, 3, stride=stride, padding=1)), []
-    for run in (packed, packed.convolution):
-        x = pictures(2, 4, 9, 9).requires_grad_()
-        with FlopCounterMode(display=False) as counter:
-            run(x).sum().backward()
-        counts.append(counter.get_total_flops())
-    assert counts[0] == counts[1] > 0
+    convolution = PackedConv2d(frozen(4, 6, 3, stride=stride, padding=1))
+    linear = PackedLinear(nn.Linear(9, 5).requires_grad_(False))
+    for pair in ((convolution, convolution.convolution), (linear, linear.linear)):
+        counts = []
+        for run in pair:
+            x = pictures(2, 4, 9, 9).requires_grad_()
+            with FlopCounterMode(display=False) as counter:
+                run(x).sum().backward()
+            counts.append(counter.get_total_flops())
+        assert counts[0] == counts[1] > 0
 
 
 @pytest.mark.parametrize("network", ["squeezenet1_1", "resnet18"])
