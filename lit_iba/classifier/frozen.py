@@ -255,9 +255,9 @@ class FrozenClassifier(FrozenNetwork):
         float rounding.
 
         Batch norms are folded into copies of the convolutions, images come in the memory format of
-        the weights, and on the CPU weights are kept in the order in which convolutions read them
-        (:mod:`lit_iba.classifier.packing`). Networks that cannot be traced, and such as have
-        hooks, are run as they are.
+        the weights, and weights are kept as they are read: in the precision of the arithmetic, and
+        on the CPU in the processor's order (:mod:`lit_iba.classifier.packing`). Networks that
+        cannot be traced, and such as have hooks, are run as they are.
         """
         if hooks_of(self.modules()):
             return self
@@ -265,7 +265,7 @@ class FrozenClassifier(FrozenNetwork):
 
     def _fold(self) -> Callable[[Tensor], Tensor]:
         traced = self._traced
-        if not any(isinstance(m, nn.Conv2d) for m in self.modules()) or not isinstance(
+        if not any(isinstance(m, nn.Conv2d | nn.Linear) for m in self.modules()) or not isinstance(
             traced, TracedNetwork
         ):
             return self
