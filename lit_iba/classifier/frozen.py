@@ -22,7 +22,7 @@ from lit_iba.classifier.own_copy import floating_parameter, only_itself, unwrapp
 from lit_iba.classifier.plain import hooks_of
 from lit_iba.classifier.positions import Axes, find_axes
 from lit_iba.classifier.preprocessing import Preprocessing, fitting
-from lit_iba.classifier.proof import probe_images, proven, same_logits
+from lit_iba.classifier.proof import probe_images, proven, same_logits, takes_channels_last
 from lit_iba.classifier.split import Split, differentiable
 from lit_iba.classifier.traced import TracedNetwork
 from lit_iba.classifier.tracing import lost_hook
@@ -118,6 +118,8 @@ class FrozenClassifier(FrozenNetwork):
             proof = proven(
                 self.model, self.name, self.preprocessing.size, self.channels, self.objective
             )
+            ours = given is None and ":" not in str(model)
+            self._any_order = ours or takes_channels_last(self.model, self._probe(), proof.logits)
         self._derived[1]["probe"] = proof.logits
         self._overwrites = proof.overwrites
         self.num_classes, self.output_shape = proof.classes, proof.logits.shape[1:]
@@ -132,7 +134,8 @@ class FrozenClassifier(FrozenNetwork):
             InputError: A gradient of the images is wanted, but none reaches the logits.
         """
         self._watch.version()  # takes over what the user's module has got
-        given = images.clone() if self._overwrites else images
+        given = images if self._any_order else images.contiguous()
+        given = given.clone() if self._overwrites else given
         return differentiable(self.model(given), images, self.name)
 
     @property
@@ -202,6 +205,11 @@ class FrozenClassifier(FrozenNetwork):
         images = self.preprocessing.normalize(pictures.to(self.device, non_blocking=True))
         return images.to(self.dtype)
 
+    def in_fast_order(self, images: Tensor) -> Tensor:
+        """Images with their channels side by side in memory, if the network takes them so."""
+        layout = torch.channels_last if self._any_order else torch.contiguous_format
+        return images.contiguous(memory_format=layout)
+
     def empty_images(self, count: int = 2, size: tuple[int, int] | None = None) -> Tensor:
         """Zeros (count, C, H, W), by default of the network's own size, to learn shapes from."""
         shape = (count, self.channels, *(size or self.preprocessing.size))
@@ -248,7 +256,9 @@ class FrozenClassifier(FrozenNetwork):
         return self.of_weights("hooked", self._hooked)
 
     def _hooked(self) -> HookedNetwork:
-        return HookedNetwork(self.model, self.name, self._probe(), self._overwrites)
+        return HookedNetwork(
+            self.model, self.name, self._probe(), self._overwrites, self._any_order
+        )
 
     def folded(self) -> Callable[[Tensor], Tensor]:
         """The same function, images to logits, made fast for many passes: equal to this module to

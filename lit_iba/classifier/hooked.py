@@ -32,6 +32,8 @@ class HookedNetwork:
         images: Images (2, 3, H, W) on which the runs of a module are counted; without them each is
             taken to run once.
         overwrites: Whether it writes into its images, which are then copied first.
+        any_order: Whether it takes images and feature maps whose channels lie side by side in
+            memory.
 
     Example:
         >>> from lit_iba.classifier import HookedNetwork, SmallCNN
@@ -47,9 +49,10 @@ class HookedNetwork:
         name: str = "the classifier",
         images: Tensor | None = None,
         overwrites: bool = False,
+        any_order: bool = True,
     ) -> None:
         self.model, self.name, self.overwrites = model, name, overwrites
-        self._images = images
+        self._any_order, self._images = any_order, images
         self._counted: dict[str, int] | None = None
 
     def layers(self) -> list[str]:
@@ -106,7 +109,11 @@ class HookedNetwork:
 
     def run(self, images: Tensor) -> Any:
         """The network itself."""
+        images = self._ordered(images)
         return self.model(images.clone() if self.overwrites else images)
+
+    def _ordered(self, maps: Tensor) -> Tensor:
+        return maps if self._any_order else maps.contiguous()
 
     def taps(self, layers: Iterable[str]) -> Any:
         """A function from images to a dict of the named layers' outputs."""
@@ -163,7 +170,7 @@ class HookedNetwork:
             def replace(*_: Any) -> Tensor | None:
                 nonlocal done
                 done += 1
-                return r.clone() if done == runs else None
+                return self._ordered(r).clone() if done == runs else None
 
             if r.requires_grad and watched():
                 images = images.detach().requires_grad_()

@@ -158,3 +158,17 @@ def proven(
             "(track_running_stats=True) and load them"
         )
     return Proof(logits, classes, not torch.equal(given, images))
+
+
+@torch.no_grad()
+def takes_channels_last(model: nn.Module, images: Tensor, wanted: Tensor) -> bool:
+    """Whether a network gives the same for images (B, C, H, W) whose channels lie side by side in
+    memory; one that flattens with ``view`` does not.
+    """
+    try:
+        found = model(images.clone(memory_format=torch.channels_last))
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:
+        return False
+    return same_logits(found, wanted)

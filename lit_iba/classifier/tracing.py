@@ -55,6 +55,7 @@ def trace(model: nn.Module, leaves: Sequence[type[nn.Module]] = ()) -> Traced:
     if tracer.without_gradient:
         raise InputError("a part of it runs without gradients, which a graph would not keep")
     _read_what_was_written(model, graph)
+    _take_any_order(model, graph)
     runs = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
     names, outputs = _names(model, graph, tracer.paths, runs), tracer.outputs
     known = {*names.values(), *(name for name, _ in model.named_modules())}
@@ -172,6 +173,21 @@ def _read_what_was_written(model: nn.Module, graph: fx.Graph) -> None:
                 for user in list(source.users):
                     if place[user] > place[node]:
                         user.replace_input_with(source, node)
+
+
+def _take_any_order(model: nn.Module, graph: fx.Graph) -> None:
+    """Have ``x.view(...)`` take maps whose channels lie side by side in memory, too; it gives the
+    same, but where its result is overwritten in place of ``x``.
+    """
+    other = {"view": "reshape", "view_as": "reshape_as"}
+    for node in graph.nodes:
+        if (
+            node.op == "call_method"
+            and node.target in other
+            and not any(isinstance(v, torch.dtype) for v in (*node.args, *node.kwargs.values()))
+            and not any(works_in_place(model, user, node) for user in node.users)
+        ):
+            node.target = other[node.target]
 
 
 def works_in_place(model: nn.Module, user: fx.Node, value: fx.Node) -> bool:

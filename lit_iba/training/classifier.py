@@ -11,11 +11,13 @@ import lightning as L
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from lit_iba.classifier import build_network
+from lit_iba.classifier import Preprocessing, build_network
+from lit_iba.classifier.own_copy import floating_parameter
 from lit_iba.classifier.precision import warn_of_slow_bfloat16
+from lit_iba.classifier.proof import probe_images, takes_channels_last
 from lit_iba.classifier.weights import save_weights
 from lit_iba.training.checkpoint import KIND_KEY
 from lit_iba.training.labels import check_batch_labels
@@ -29,6 +31,20 @@ class _OneCycle(torch.optim.lr_scheduler.OneCycleLR):
     def step(self, epoch: int | None = None) -> None:
         if self.last_epoch + 1 < self.total_steps:
             super().step(epoch)
+
+
+@torch.no_grad()
+def _order(network: nn.Module, preprocessing: Preprocessing) -> torch.memory_format:
+    """The order of memory in which a network is fastest, of those that it takes."""
+    like, training = floating_parameter(network), network.training
+    images = probe_images(preprocessing.size, like, preprocessing.channels)
+    network.eval()
+    try:
+        side_by_side = takes_channels_last(network, images, network(images.clone()))
+    except (RuntimeError, ValueError, TypeError, AssertionError):  # it takes images of another size
+        side_by_side = False
+    network.train(training)
+    return torch.channels_last if side_by_side else torch.contiguous_format
 
 
 class ClassifierTraining(L.LightningModule):
@@ -64,7 +80,9 @@ class ClassifierTraining(L.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         network, self.preprocessing, _ = build_network(model, weights, num_classes)
-        self.network = network.to(memory_format=torch.channels_last)
+        own = ":" in model  # a network of the user's, which may flatten with ``view``
+        self._order = _order(network, self.preprocessing) if own else torch.channels_last
+        self.network = network.to(memory_format=self._order)
         self.num_classes, self.output = num_classes, output
         self.learning_rate, self.weight_decay, self.label_smoothing = (
             learning_rate,
@@ -88,9 +106,7 @@ class ClassifierTraining(L.LightningModule):
             self.preprocessing = data.preprocessing
 
     def _logits(self, pictures: Tensor) -> Tensor:
-        return self(
-            self.preprocessing.normalize(pictures).contiguous(memory_format=torch.channels_last)
-        )
+        return self(self.preprocessing.normalize(pictures).contiguous(memory_format=self._order))
 
     def check_batch(self, batch: dict[str, Any]) -> None:
         """Refuse labels that are none.

@@ -127,8 +127,7 @@ class TrainingWithFrozenClassifier(L.LightningModule):
 
     def images_of(self, batch: dict[str, Any]) -> Tensor:
         """The classifier's images of a batch of pictures."""
-        images = self.classifier.images(batch["picture"])
-        return images.contiguous(memory_format=torch.channels_last)
+        return self.classifier.in_fast_order(self.classifier.images(batch["picture"]))
 
     def targets_of(
         self, batch: dict[str, Any], target: str, outputs: Callable[[], Tensor]
