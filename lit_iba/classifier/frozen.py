@@ -280,13 +280,14 @@ class FrozenClassifier(FrozenNetwork):
         ):
             return self
         network, name = made_fast(traced.whole()), self.name
+        weights = [p for p in self.parameters() if p.ndim == 4]
         channels_last = any(
-            p.ndim == 4
-            and p.is_contiguous(memory_format=torch.channels_last)
-            and not p.is_contiguous()
-            for p in self.parameters()
+            p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous()
+            for p in weights
         )
-        layout = torch.channels_last if channels_last else torch.contiguous_format
+        # On a CPU weights are packed for that order, whichever they have.
+        packed = self._any_order and self.device.type == "cpu"
+        layout = torch.channels_last if channels_last or packed else torch.contiguous_format
         return lambda images: differentiable(
             network(images.contiguous(memory_format=layout)), images, name
         )

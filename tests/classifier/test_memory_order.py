@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_iba import FeatureStatistics, FrozenClassifier, Preprocessing
+from lit_iba.classifier.packing import PackedConv2d, can_pack
 from lit_iba.explainer import build_explainer
 from lit_iba.training import ClassifierTraining
 
@@ -65,6 +66,21 @@ def test_they_are_explained_in_any_order_of_memory(name: str, traceable: bool) -
         explainer = build_explainer(name, classifier, settings)
         found.append(explainer.attribute(x, [0, 1, 2], keys=["a", "b", "c"]).values)
     torch.testing.assert_close(*found, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.skipif(not can_pack(), reason="this build of torch cannot pack weights")
+@pytest.mark.parametrize("network", [Flattening(), Reshaping()])
+def test_a_module_in_the_usual_order_is_packed_if_it_takes_another(
+    network: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[nn.Module] = []
+    run = PackedConv2d.run
+    monkeypatch.setattr(PackedConv2d, "run", lambda self, x: used.append(self) or run(self, x))
+    classifier = FrozenClassifier(network, preprocessing=SIZE)
+    x = images().contiguous()
+    torch.testing.assert_close(classifier.folded()(x), network(x), rtol=1e-3, atol=1e-5)
+    assert len(used) == (2 if isinstance(network, Reshaping) else 0)
+    assert network.first.weight.is_contiguous()
 
 
 def test_a_view_of_another_kind_of_number_stays_one() -> None:
