@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lit_iba import FrozenClassifier
-from lit_iba.classifier import kept_forms, packing
+from lit_iba.classifier import Preprocessing, kept_forms, packing
 from lit_iba.classifier.packing import PackedConv2d, PackedLinear, can_pack
 from lit_iba.classifier.precision import computes_bfloat16
 
@@ -140,6 +140,20 @@ def test_changed_weights_and_other_sizes_are_noticed() -> None:
     for _ in range(2):
         assert torch.allclose(again(rows), linear(rows), atol=1e-5)
         linear.weight.mul_(-2)
+
+
+def test_a_change_past_torchs_counter_beside_one_that_is_counted_is_noticed() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 5))
+    classifier = FrozenClassifier(network, preprocessing=Preprocessing(crop=8))
+    images = pictures(2, 3, 8, 8)
+    classifier.look_at_weights()
+    before = classifier.folded()(images)
+    network.train()(images)  # the batch norm's statistics
+    network[3].weight.data.mul_(-2)  # as many an optimiser does
+    classifier.look_at_weights()
+    found = classifier.folded()(images)
+    assert torch.allclose(found, network.eval()(images), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(found, before, atol=1e-2)
 
 
 def test_it_is_copied_pickled_and_saved_without_what_is_packed() -> None:
