@@ -99,13 +99,14 @@ class FusedConv2d(nn.Module):
         """
         own = self.convolution
         assert not isinstance(own.padding, str)  # see suits
+        kernels = own.weight.shape[2:]
         sides = [
             (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
             for size, padding, dilation, kernel, stride in zip(
-                x.shape[2:], own.padding, own.dilation, own.kernel_size, own.stride, strict=True
+                x.shape[2:], own.padding, own.dilation, kernels, own.stride, strict=True
             )
         ]
-        return type(skip) is Tensor and skip.shape == (len(x), own.out_channels, *sides)
+        return type(skip) is Tensor and skip.shape == (len(x), len(own.weight), *sides)
 
     def run(self, x: Tensor, skip: Tensor | None) -> Tensor:
         """The convolution, with its weights in the precision of ``x``."""
@@ -177,9 +178,8 @@ def fuse_convolutions(network: fx.GraphModule) -> fx.GraphModule:
         name = f"fused_{node.name}"
         fused.add_submodule(name, FusedConv2d(module, relu=last is not node))
         with fused.graph.inserting_after(node):
-            made = fused.graph.call_module(
-                name, (node.args[0],) if skip is None else (node.args[0], skip)
-            )
+            images = node.all_input_nodes[0]
+            made = fused.graph.call_module(name, (images,) if skip is None else (images, skip))
         last.replace_all_uses_with(made)
         while last is not node:
             last, done = next(n for n in last.all_input_nodes if n is not skip), last

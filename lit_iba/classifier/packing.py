@@ -87,11 +87,11 @@ class PackedConv2d(nn.Module):
             and not module.weight.requires_grad
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C', H', W')."""
-        if not self._usable(x):
-            return self.convolution(x)
-        x = x.to(arithmetic_dtype(x))
+        if not self._usable(input):
+            return self.convolution(input)
+        x = input.to(arithmetic_dtype(input))
         if torch.is_grad_enabled() and x.requires_grad:
             return _Convolution.apply(x, self)
         return self.run(x)
@@ -100,7 +100,10 @@ class PackedConv2d(nn.Module):
         return (
             _can_pack_for(self.convolution, x)
             and x.ndim == 4
+            and x.shape[1] == self.convolution.weight.shape[1]
             and x.is_contiguous(memory_format=torch.channels_last)
+            # One channel lies in both orders, and torch gives it back in the usual one.
+            and x.stride(1) == 1
         )
 
     def run(self, x: Tensor) -> Tensor:
@@ -130,7 +133,7 @@ class PackedConv2d(nn.Module):
                 own.stride,
                 own.padding,
                 own.dilation,
-                own.kernel_size,
+                own.weight.shape[2:],
                 strict=True,
             )
         ]
@@ -179,10 +182,10 @@ class PackedLinear(nn.Module):
         """Whether a module is a linear layer of the kind that can be packed."""
         return is_plain(module, nn.Linear) and not module.weight.requires_grad
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """(..., C) to (..., C')."""
-        own = self.linear
-        if not _is_frozen_layer_of(own, x):
+        own, x = self.linear, input
+        if not _is_frozen_layer_of(own, x) or x.shape[-1:] != own.weight.shape[1:]:
             return own(x)
         dtype = arithmetic_dtype(x)
         if not _can_pack_for(own, x):

@@ -1,8 +1,8 @@
 """Which modules do what their class says and no more, so that another form can take their place.
 
-Hooks and a ``forward`` of the module's own change what it computes. Pruning, weight norm and
-spectral norm change its weights alone: it does what its class says, with other tensors than its
-parameters.
+Hooks, a ``forward`` of the module's own and weights of a class of their own change what it
+computes. Pruning, weight norm and spectral norm change its weights alone: it does what its class
+says, with other tensors than its parameters.
 """
 
 from __future__ import annotations
@@ -42,10 +42,13 @@ def hooks_of(modules: Iterable[nn.Module]) -> tuple[int, ...]:
 
 
 def kind_of(module: nn.Module) -> type[nn.Module] | None:
-    """The class that says all that a module computes; None where hooks, or a ``forward`` of its
-    own, may change that.
+    """The class that says all that a module computes; None where hooks, a ``forward`` of its own,
+    or weights of another class than torch's (quantised ones, say) may change that.
     """
     if has_hooks(module) or "forward" in vars(module):
+        return None
+    kinds = {type(tensor) for tensor in module._parameters.values()}
+    if not kinds <= {Tensor, nn.Parameter, type(None)}:
         return None
     return type_before_parametrizations(module)
 
