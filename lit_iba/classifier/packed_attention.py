@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from typing import Any, TypeGuard
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from lit_iba.classifier.kept_forms import kept_form
 from lit_iba.classifier.packing import PackedLinear
-from lit_iba.classifier.plain import is_plain
+from lit_iba.classifier.plain import is_plain, is_plain_tensor
 
 
 class PackedAttention(nn.Module):
@@ -52,12 +51,11 @@ class PackedAttention(nn.Module):
         if not (
             key is x
             and value is x
-            and type(x) is Tensor
+            and is_plain_tensor(x)
             and x.ndim == 3
             and x.device.type == "cpu"
             and not more
             and asked == {"need_weights": False}
-            and not torch.compiler.is_compiling()
         ):
             return self.attention(query, key, value, *more, **asked)
         heads = self.inwards(x).unflatten(-1, (3, self.attention.num_heads, -1))
