@@ -139,6 +139,9 @@ THEIRS = {
     "_forward_hooks",
     "_forward_pre_hooks",
     "_modules",
+    "_linear_pointwise",
+    "_is_tracing",
+    "_are_functorch_transforms_active",
     "_new_shared",
     "_overloadpacket",
     "_parameters",
@@ -149,6 +152,7 @@ THEIRS = {
     "_should_check_val_fx",
     "_typehint",
     "_typehints",
+    "_unsafe_view",
     "_version",
 }
 

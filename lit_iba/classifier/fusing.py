@@ -23,7 +23,7 @@ from lit_iba.classifier.folding import fold_batch_norms, graph_module
 from lit_iba.classifier.kept_forms import cast
 from lit_iba.classifier.packed_attention import PackedAttention
 from lit_iba.classifier.packing import PackedConv2d, PackedLinear
-from lit_iba.classifier.plain import is_plain
+from lit_iba.classifier.plain import has_hooks, is_plain, is_plain_tensor
 from lit_iba.classifier.precision import arithmetic_dtype
 
 
@@ -79,18 +79,11 @@ class FusedConv2d(nn.Module):
     def _usable(self, x: Tensor) -> bool:
         own = self.convolution
         return (
-            type(x) is Tensor
+            is_plain_tensor(x)
             and x.device.type == own.weight.device.type == "cuda"
             and not own.weight.requires_grad
             and torch.backends.cudnn.enabled
-            and not torch.compiler.is_compiling()
-            and x.numel() > 0
-            and not (
-                own._forward_hooks
-                or own._forward_pre_hooks
-                or own._backward_hooks
-                or own._backward_pre_hooks
-            )
+            and not has_hooks(own)
         )
 
     def _adds(self, x: Tensor, skip: Tensor) -> bool:
@@ -99,13 +92,14 @@ class FusedConv2d(nn.Module):
         """
         own = self.convolution
         assert not isinstance(own.padding, str)  # see suits
+        kernels = own.weight.shape[2:]
         sides = [
             (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
             for size, padding, dilation, kernel, stride in zip(
-                x.shape[2:], own.padding, own.dilation, own.kernel_size, own.stride, strict=True
+                x.shape[2:], own.padding, own.dilation, kernels, own.stride, strict=True
             )
         ]
-        return type(skip) is Tensor and skip.shape == (len(x), own.out_channels, *sides)
+        return is_plain_tensor(skip) and skip.shape == (len(x), len(own.weight), *sides)
 
     def run(self, x: Tensor, skip: Tensor | None) -> Tensor:
         """The convolution, with its weights in the precision of ``x``."""
@@ -131,12 +125,12 @@ class _Fused(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, skip: Tensor | None, module: FusedConv2d) -> Tensor:
         ctx.module, ctx.with_skip = module, skip is not None
         y = module.run(x, skip)
-        ctx.save_for_backward(x, y)
+        ctx.save_for_backward(x, y, module.convolution.weight)  # which must not change meanwhile
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        (gradient,), (x, y), own = gradients, ctx.saved_tensors, ctx.module.convolution
+        (gradient,), (x, y, _), own = gradients, ctx.saved_tensors, ctx.module.convolution
         if ctx.module.relu:
             gradient = torch.ops.aten.threshold_backward(gradient, y, 0)
         of_x = None
@@ -177,9 +171,8 @@ def fuse_convolutions(network: fx.GraphModule) -> fx.GraphModule:
         name = f"fused_{node.name}"
         fused.add_submodule(name, FusedConv2d(module, relu=last is not node))
         with fused.graph.inserting_after(node):
-            made = fused.graph.call_module(
-                name, (node.args[0],) if skip is None else (node.args[0], skip)
-            )
+            images = node.all_input_nodes[0]
+            made = fused.graph.call_module(name, (images,) if skip is None else (images, skip))
         last.replace_all_uses_with(made)
         while last is not node:
             last, done = next(n for n in last.all_input_nodes if n is not skip), last

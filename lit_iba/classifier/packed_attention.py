@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import Any, TypeGuard
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from lit_iba.classifier.kept_forms import kept_form
 from lit_iba.classifier.packing import PackedLinear
-from lit_iba.classifier.plain import is_plain
+from lit_iba.classifier.plain import is_plain, is_plain_tensor
 
 
 class PackedAttention(nn.Module):
@@ -41,23 +41,23 @@ class PackedAttention(nn.Module):
             and module.in_proj_weight is not None
             and module.bias_k is None
             and not module.add_zero_attn
-            and "weight" in module.out_proj._parameters  # not made of others
+            and is_plain(module.out_proj, NonDynamicallyQuantizableLinear)
             and not any(parameter.requires_grad for parameter in module.parameters())
         )
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, **asked: Any) -> Any:
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, *more: Any, **asked: Any) -> Any:
         """Tokens (B, N, C) three times to (B, N, C) and None; anything else is torch's."""
         x = query
         if not (
             key is x
             and value is x
-            and type(x) is Tensor
+            and is_plain_tensor(x)
             and x.ndim == 3
             and x.device.type == "cpu"
+            and not more
             and asked == {"need_weights": False}
-            and not torch.compiler.is_compiling()
         ):
-            return self.attention(query, key, value, **asked)
+            return self.attention(query, key, value, *more, **asked)
         heads = self.inwards(x).unflatten(-1, (3, self.attention.num_heads, -1))
         q, k, v = heads.permute(2, 0, 3, 1, 4)
         return self.outwards(

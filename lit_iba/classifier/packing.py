@@ -20,7 +20,7 @@ from torch.nn.grad import conv2d_input
 from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
 from lit_iba.classifier.kept_forms import cast, kept_form
-from lit_iba.classifier.plain import has_hooks, is_plain
+from lit_iba.classifier.plain import has_hooks, is_plain, is_plain_tensor
 from lit_iba.classifier.precision import arithmetic_dtype, computes_bfloat16
 
 _OPERATIONS = (
@@ -87,11 +87,11 @@ class PackedConv2d(nn.Module):
             and not module.weight.requires_grad
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C', H', W')."""
-        if not self._usable(x):
-            return self.convolution(x)
-        x = x.to(arithmetic_dtype(x))
+        if not self._usable(input):
+            return self.convolution(input)
+        x = input.to(arithmetic_dtype(input))
         if torch.is_grad_enabled() and x.requires_grad:
             return _Convolution.apply(x, self)
         return self.run(x)
@@ -100,7 +100,10 @@ class PackedConv2d(nn.Module):
         return (
             _can_pack_for(self.convolution, x)
             and x.ndim == 4
+            and x.shape[1] == self.convolution.weight.shape[1]
             and x.is_contiguous(memory_format=torch.channels_last)
+            # One channel lies in both orders, and torch gives it back in the usual one.
+            and x.stride(1) == 1
         )
 
     def run(self, x: Tensor) -> Tensor:
@@ -130,7 +133,7 @@ class PackedConv2d(nn.Module):
                 own.stride,
                 own.padding,
                 own.dilation,
-                own.kernel_size,
+                own.weight.shape[2:],
                 strict=True,
             )
         ]
@@ -152,14 +155,15 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, module: PackedConv2d) -> Tensor:
         ctx.module, ctx.shape = module, x.shape
+        ctx.save_for_backward(module.convolution.weight)  # which must not change meanwhile
         return module.run(x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (gradient,), own = gradients, ctx.module.convolution
+        (gradient,), (weight,), own = gradients, ctx.saved_tensors, ctx.module.convolution
         if torch.is_grad_enabled():  # create_graph: a form that can be differentiated again
             where = (own.stride, own.padding, own.dilation, own.groups)
-            return conv2d_input(ctx.shape, own.weight.to(gradient.dtype), gradient, *where), None
+            return conv2d_input(ctx.shape, weight.to(gradient.dtype), gradient, *where), None
         return ctx.module.run_backward(gradient, ctx.shape), None
 
 
@@ -179,10 +183,10 @@ class PackedLinear(nn.Module):
         """Whether a module is a linear layer of the kind that can be packed."""
         return is_plain(module, nn.Linear) and not module.weight.requires_grad
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """(..., C) to (..., C')."""
-        own = self.linear
-        if not _is_frozen_layer_of(own, x):
+        own, x = self.linear, input
+        if not _is_frozen_layer_of(own, x) or x.shape[-1:] != own.weight.shape[1:]:
             return own(x)
         dtype = arithmetic_dtype(x)
         if not _can_pack_for(own, x):
@@ -197,7 +201,9 @@ class PackedLinear(nn.Module):
         own = self.linear
         weight = self._packed("forward", x.dtype, own.weight)
         bias = None if own.bias is None else own.bias.to(x.dtype)
-        return _op("_linear_pointwise")(x, weight, bias, "none", [], "")
+        rows = _op("_linear_pointwise")(x.reshape(-1, x.shape[-1]), weight, bias, "none", [], "")
+        # As torch does it: not a view, which what follows could not overwrite.
+        return torch.ops.aten._unsafe_view(rows, (*x.shape[:-1], len(own.weight)))
 
     def run_backward(self, gradient: Tensor) -> Tensor:
         """The gradient of the input from the output's."""
@@ -216,25 +222,24 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, module: PackedLinear) -> Tensor:
         ctx.module = module
+        ctx.save_for_backward(module.linear.weight)  # which must not change meanwhile
         return module.run(x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = gradients
+        (gradient,), (weight,) = gradients, ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph: a form that can be differentiated again
-            return gradient @ ctx.module.linear.weight.to(gradient.dtype), None
+            return gradient @ weight.to(gradient.dtype), None
         return ctx.module.run_backward(gradient), None
 
 
 def _is_frozen_layer_of(own: nn.Conv2d | nn.Linear, x: Tensor) -> bool:
     """Whether a layer may compute with ``x`` in another form of its weights."""
     return (
-        type(x) is Tensor
-        and x.numel() > 0
+        is_plain_tensor(x)
         and x.device == own.weight.device
         and (x.dtype == own.weight.dtype or torch.is_autocast_enabled(x.device.type))
         and not own.weight.requires_grad
-        and not torch.compiler.is_compiling()
         and not has_hooks(own)
     )
 

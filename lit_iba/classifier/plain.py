@@ -1,8 +1,9 @@
-"""Which modules do what their class says and no more, so that another form can take their place.
+"""Which modules do what their class says and no more, so that another form can take their place,
+and which tensors it can take.
 
-Hooks and a ``forward`` of the module's own change what it computes. Pruning, weight norm and
-spectral norm change its weights alone: it does what its class says, with other tensors than its
-parameters.
+Hooks, a ``forward`` of the module's own and weights of a class of their own change what it
+computes. Pruning, weight norm and spectral norm change its weights alone: it does what its class
+says, with other tensors than its parameters.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import copy
 from collections.abc import Iterable
 from typing import Any, TypeGuard, TypeVar
 
+import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.utils.parametrize import type_before_parametrizations
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -42,10 +45,13 @@ def hooks_of(modules: Iterable[nn.Module]) -> tuple[int, ...]:
 
 
 def kind_of(module: nn.Module) -> type[nn.Module] | None:
-    """The class that says all that a module computes; None where hooks, or a ``forward`` of its
-    own, may change that.
+    """The class that says all that a module computes; None where hooks, a ``forward`` of its own,
+    or weights of another class than torch's (quantised ones, say) may change that.
     """
     if has_hooks(module) or "forward" in vars(module):
+        return None
+    kinds = {type(tensor) for tensor in module._parameters.values()}
+    if not kinds <= {Tensor, nn.Parameter, type(None)}:
         return None
     return type_before_parametrizations(module)
 
@@ -56,6 +62,23 @@ def is_plain(module: nn.Module, kind: type[M]) -> TypeGuard[M]:
         type(module) is kind
         and kind_of(module) is kind
         and not module._forward_pre_hooks  # what makes weights
+    )
+
+
+def is_plain_tensor(x: Tensor) -> bool:
+    """Whether a tensor has values and is no more than these and, perhaps, the end of a graph that
+    gradients run back through: an operation without a formula for anything else takes it.
+
+    Torch's compiler and tracers, and its forward-mode derivatives, which would be zero without a
+    word, need torch's own operations.
+    """
+    return (
+        type(x) is Tensor
+        and not torch.compiler.is_compiling()
+        and not torch._C._is_tracing()
+        and x.numel() > 0
+        and not torch._C._are_functorch_transforms_active()
+        and forward_ad.unpack_dual(x).tangent is None
     )
 
 

@@ -65,7 +65,8 @@ class Watch:
             self._in_full_precision()
         state = [_seen(t) for held in self._held for t in held.values() if t is not None]
         if state != self._state:
-            self._version, self._state, self._values = self._version + 1, state, None
+            self._state, self._values = state, None
+            self._renew()
         return self._version
 
     def look(self) -> int:
@@ -73,12 +74,20 @@ class Watch:
         their norms on a GPU, where one value costs as much.
         """
         self._collect()
-        version, values = self.version(), self._sample()
+        self.version()
+        values = self._sample()
         if self._values is not None and values != self._values:
-            self._version = version = version + 1
-            forget(self.model.modules())  # torch has not counted this change
+            self._renew()
         self._values = values
-        return version
+        return self._version
+
+    def _renew(self) -> None:
+        """All weights count as others: beside a change that torch has counted there may be one
+        that it has not, as where an optimiser writes to ``parameter.data`` and the batch norms'
+        statistics follow.
+        """
+        self._version += 1
+        forget(self.model.modules())
 
     def moved(self) -> None:
         """The copy has been moved or cast: where that gave it a memory of its own, it follows the

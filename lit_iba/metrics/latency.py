@@ -16,7 +16,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import (
+    flop_registry,
+    register_flop_formula,
+    sdpa_backward_flop_count,
+    sdpa_flop_count,
+)
 
 from lit_iba.checks import check_counts
 from lit_iba.classifier import FrozenClassifier
@@ -24,6 +29,37 @@ from lit_iba.metrics.base import HeatmapMetric, Result, mean_and_error
 from lit_iba.metrics.judged import Judged, Subject
 
 MEBIBYTE = 2**20
+
+
+def _attention(x: Any, key: Any, value: Any, width: int, *_: Any, **__: Any) -> int:
+    """Self-attention: four projections, and two products of tokens with tokens."""
+    return 2 * x[0] * x[1] * width * (4 * width + 2 * x[1])
+
+
+def _encoder_layer(x: Any, width: int, *rest: Any, **__: Any) -> int:
+    """Self-attention, and the two linear layers behind it."""
+    inner = rest[12][0]  # of ffn_weight_1
+    return _attention(x, x, x, width) + 4 * x[0] * x[1] * width * inner
+
+
+def _products(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return int(sdpa_flop_count(query, key, value))
+
+
+def _products_backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return int(sdpa_backward_flop_count(gradient, query, key, value))
+
+
+# Torch's counter knows neither the CPU's attention nor what takes its place without gradients.
+_FORMULAS: dict[str, Any] = {
+    "_native_multi_head_attention": _attention,
+    "_transformer_encoder_layer_fwd": _encoder_layer,
+    "_scaled_dot_product_flash_attention_for_cpu": _products,
+    "_scaled_dot_product_flash_attention_for_cpu_backward": _products_backward,
+}
+for _name, _formula in _FORMULAS.items():
+    if hasattr(torch.ops.aten, _name) and getattr(torch.ops.aten, _name) not in flop_registry:
+        register_flop_formula(getattr(torch.ops.aten, _name))(_formula)
 
 
 class Ledger(TorchDispatchMode):

@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
 
 from lit_iba import FrozenClassifier
-from lit_iba.classifier import kept_forms, packing
+from lit_iba.classifier import Preprocessing, kept_forms, packing
 from lit_iba.classifier.packing import PackedConv2d, PackedLinear, can_pack
 from lit_iba.classifier.precision import computes_bfloat16
 
@@ -50,8 +51,9 @@ def test_it_is_the_convolution_and_its_gradient(
     own = frozen(*channels, kernel, stride=stride, padding=padding, dilation=dilation, bias=bias)
     packed = PackedConv2d(own)
     x, again = (pictures(batch, channels[0], *size).requires_grad_() for _ in range(2))
-    assert packed._usable(x)
+    assert packed._usable(x) == (channels[0] > 1)  # one channel lies in the usual order as well
     expected, found = own(x), packed(again)
+    assert found.stride() == expected.stride()
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
     weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(2))
     (expected * weights).sum().backward()
@@ -140,6 +142,66 @@ def test_changed_weights_and_other_sizes_are_noticed() -> None:
     for _ in range(2):
         assert torch.allclose(again(rows), linear(rows), atol=1e-5)
         linear.weight.mul_(-2)
+
+
+def test_a_change_past_torchs_counter_beside_one_that_is_counted_is_noticed() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 5))
+    classifier = FrozenClassifier(network, preprocessing=Preprocessing(crop=8))
+    images = pictures(2, 3, 8, 8)
+    classifier.look_at_weights()
+    before = classifier.folded()(images)
+    network.train()(images)  # the batch norm's statistics
+    network[3].weight.data.mul_(-2)  # as many an optimiser does
+    classifier.look_at_weights()
+    found = classifier.folded()(images)
+    assert torch.allclose(found, network.eval()(images), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(found, before, atol=1e-2)
+
+
+LAYERS = [
+    (PackedConv2d, frozen(3, 4, 3), pictures(2, 3, 5, 5)),
+    (PackedLinear, nn.Linear(5, 4).requires_grad_(False), torch.randn(2, 3, 5)),
+]
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*jit.trace:FutureWarning", "ignore:.*jit.trace:DeprecationWarning"
+)
+@pytest.mark.parametrize(("kind", "own", "x"), LAYERS)
+def test_other_derivatives_and_tracers_get_torchs_own_operations(kind, own, x) -> None:
+    packed = kind(own)
+    packed(x)
+    for run in (
+        torch.func.jacrev,
+        torch.func.vmap,
+        lambda f: lambda x: torch.func.jvp(f, (x,), (x,))[1],
+    ):
+        torch.testing.assert_close(run(packed)(x), run(own)(x))
+    with forward_ad.dual_level():
+        tangents = [
+            forward_ad.unpack_dual(run(forward_ad.make_dual(x, x))) for run in (packed, own)
+        ]
+        torch.testing.assert_close(tangents[0].tangent, tangents[1].tangent)
+    torch.testing.assert_close(torch.jit.trace(packed.eval(), x)(2 * x), own(2 * x))
+
+
+@pytest.mark.parametrize(("kind", "own", "x"), LAYERS)
+def test_what_follows_may_overwrite_the_output(kind, own, x) -> None:
+    for part in (x, x[0]):
+        found = []
+        for run in (kind(own), own):
+            images = part.clone(memory_format=torch.preserve_format).requires_grad_()
+            y = run(images).mul_(3).relu_()
+            found.append(torch.autograd.grad(y.sum(), images)[0])
+        torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize(("kind", "own", "x"), LAYERS)
+def test_weights_that_change_before_the_gradient_are_refused_as_by_torch(kind, own, x) -> None:
+    y = kind(own)(x.clone(memory_format=torch.preserve_format).requires_grad_())
+    own.weight.mul_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
 
 
 def test_it_is_copied_pickled_and_saved_without_what_is_packed() -> None:

@@ -8,9 +8,12 @@ import pytest
 import torch
 from explainer_toys import Edges, shuffled
 from metric_toys import sample
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models import VisionTransformer
 
 from lit_iba import FrozenClassifier, InputError, PerSampleIBA
+from lit_iba.classifier import Preprocessing
 from lit_iba.explainer import build_explainer
 from lit_iba.metrics import build_metric
 from lit_iba.metrics.judged import Subject
@@ -41,6 +44,28 @@ def test_operations_are_those_of_torchs_own_counter(name):
     with torch.inference_mode(), Ledger() as ledger:
         classifier(image)
     assert ledger.forward == counter.get_total_flops()
+
+
+class Encoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.patches, self.head = nn.Conv2d(3, 16, 8, 8), nn.Linear(16, 5)
+        self.layer = nn.TransformerEncoderLayer(16, 2, 24, batch_first=True)
+
+    def forward(self, x):
+        return self.head(self.layer(self.patches(x).flatten(2).transpose(1, 2)).mean(1))
+
+
+@pytest.mark.parametrize("make", [Encoder, lambda: VisionTransformer(32, 8, 2, 2, 16, 24)])
+def test_a_pass_of_a_transformer_is_one_with_gradients_and_without(make):
+    classifier = FrozenClassifier(make(), preprocessing=Preprocessing(crop=32))
+    images = torch.randn(3, 3, 32, 32)
+    bare = operations_of_a_pass(classifier, images)
+    for run in (classifier, classifier.folded()):
+        for wanted in (True, False):
+            with Ledger() as ledger, torch.set_grad_enabled(wanted):
+                run(images.clone().requires_grad_(wanted))
+            assert ledger.forward == 3 * bare
 
 
 def test_passes_are_counted_forward_and_backward():
