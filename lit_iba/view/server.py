@@ -29,7 +29,7 @@ from lit_iba.report.page_gallery import ramp
 from lit_iba.report.pictures import picture_uri
 from lit_iba.report.templates import own_text, render
 from lit_iba.view.live import Removal
-from lit_iba.view.maps import AskedMaps, map_asked_for
+from lit_iba.view.maps import AskedMaps, WantedMap, map_asked_for
 from lit_iba.view.session import ExplorerSession
 from lit_iba.view.worker import Superseded, Worker
 
@@ -170,6 +170,7 @@ class _Pages:
             raise InputError("this page has no classifier to ask")
         live = session.live
         given = await _json(request)
+        page = str(given.pop("page", ""))
         picture = session.picture(_number(given.pop("picture", None)))
         methods = given.pop("methods", None)
         if not isinstance(methods, list) or not 0 < len(methods) <= MOST_METHODS:
@@ -188,14 +189,15 @@ class _Pages:
                 answers[name] = {**vars(seen), "picture": picture_uri(seen.picture)}
             return answers
 
-        return JSONResponse(await asyncio.wrap_future(self.worker.ask(work).answer))
+        return JSONResponse(await asyncio.wrap_future(self.worker.ask(work, page).answer))
 
     async def explain(self, request: Request) -> Response:
         """A map by other settings, with progress, as server-sent events."""
-        wanted = map_asked_for(self.shown, dict(request.query_params))
-        return StreamingResponse(self._events(wanted), media_type="text/event-stream")
+        given = dict(request.query_params)
+        events = self._events(map_asked_for(self.shown, given), given.get("page", ""))
+        return StreamingResponse(events, media_type="text/event-stream")
 
-    async def _events(self, wanted: Any) -> AsyncIterator[str]:
+    async def _events(self, wanted: WantedMap, page: str) -> AsyncIterator[str]:
         loop, told = asyncio.get_running_loop(), asyncio.Queue[tuple[str, Any]]()
 
         def tell(kind: str, value: Any) -> None:
@@ -213,7 +215,7 @@ class _Pages:
             except InputError as error:
                 tell("refused", {"error": str(error)})
 
-        question = self.worker.ask(work)
+        question = self.worker.ask(work, page)
         question.answer.add_done_callback(lambda answer: tell("end", answer.exception()))
         try:
             while True:

@@ -2,6 +2,7 @@
 // attributes, never markup.
 "use strict";
 const $ = id => document.getElementById(id);
+const PAGE = crypto.randomUUID();  // a newer question replaces those of this page alone
 const SVG = "http://www.w3.org/2000/svg";
 const state = {
   session: null, picture: 0, shown: [], details: null, maps: new Map(), answers: new Map(), trails: new Map(),
@@ -210,9 +211,9 @@ function askAgain() {
 async function answered(mine) {
   const names = [...state.shown], keys = new Map(names.map(name => [name, trailKey(name)])), fraction = $("fraction").value / 100;
   const question = {
-    picture: state.picture, methods: names, order: $("order").value, fraction, fill: $("fill").value, tile: +$("tile").value,
+    page: PAGE, picture: state.picture, methods: names, order: $("order").value, fraction, fill: $("fill").value, tile: +$("tile").value,
   };
-  $("hand").classList.add("asking");
+  const late = setTimeout(() => say("Waiting for the classifier…"), 1000);
   try {
     const answer = await fetch("ask", {method: "POST", body: JSON.stringify(question)});
     const found = await answer.json();
@@ -230,7 +231,7 @@ async function answered(mine) {
   } catch (error) {
     say("The server has gone; start lit-iba view again.");
   } finally {
-    $("hand").classList.remove("asking");
+    clearTimeout(late);
   }
 }
 function say(text) { $("said").textContent = text; }
@@ -256,7 +257,7 @@ function stopListening() {
 }
 function listen(query, on) {
   stopListening();
-  const source = state.source = new EventSource(`explain?${new URLSearchParams(query)}`);
+  const source = state.source = new EventSource(`explain?${new URLSearchParams({...query, page: PAGE})}`);
   const ends = (kind, does) => source.addEventListener(kind, event => { source.close(); does(JSON.parse(event.data)); });
   source.addEventListener("progress", event => on.progress?.(JSON.parse(event.data)));
   ends("map", found => on.map(decoded(found)));
