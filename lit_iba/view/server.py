@@ -47,6 +47,7 @@ HEADERS = {
 }
 SCRIPTS = ("zoom", "view")
 SUPERSEDED = 409
+FAILED = "this could not be computed; the terminal of lit-iba view says why"
 MOST_METHODS = 32  # of one question
 LONGEST = 1 << 16  # bytes of one
 
@@ -117,7 +118,11 @@ def explorer_app(session: ExplorerSession, token: str, worker: Worker) -> ASGIAp
         Route("/ask", pages.ask, methods=["POST"]),
         Route("/explain", pages.explain),
     ]
-    handlers: dict[Any, Any] = {InputError: _refused, Superseded: _superseded}
+    handlers: dict[Any, Any] = {
+        InputError: _refused,
+        Superseded: _superseded,
+        Exception: _failed,
+    }
     return Guard(Starlette(routes=routes, exception_handlers=handlers), token)
 
 
@@ -127,6 +132,10 @@ def _refused(request: Request, error: Exception) -> Response:
 
 def _superseded(request: Request, error: Exception) -> Response:
     return JSONResponse({"superseded": True}, SUPERSEDED)
+
+
+def _failed(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": FAILED}, 500)
 
 
 class _Pages:
@@ -224,7 +233,7 @@ class _Pages:
                     if isinstance(value, Superseded):  # before its first step
                         yield _event("superseded", {})
                     elif value is not None:
-                        yield _event("refused", {"error": "the explainer failed; see the terminal"})
+                        yield _event("refused", {"error": FAILED})
                         raise value
                     return
                 yield _event(kind, value)
