@@ -96,12 +96,13 @@ def _blur(maps: Tensor) -> Tensor:
     return gaussian_blur(maps[:, None], sigma, "reflect")[:, 0]
 
 
-def drawn_maps(maps: Tensor, signed: bool) -> Drawn:
+def drawn_maps(maps: Tensor, signed: bool, fine: Tensor | None = None) -> Drawn:
     """What is drawn of maps.
 
     Args:
         maps: (B, H, W). What is no number counts as zero.
         signed: Whether negative values speak against the target.
+        fine: bool (B,), whether each is fine-grained; None to see it in the values.
 
     Example:
         >>> import torch
@@ -111,7 +112,7 @@ def drawn_maps(maps: Tensor, signed: bool) -> Drawn:
         (True, True)
     """
     maps = finite_values(maps)
-    fine = fine_grained(maps)
+    fine = fine_grained(maps) if fine is None else fine
     values = torch.where(fine[:, None, None], _blur(maps.abs()), maps)
     with_sign = ~fine & signed
     flat = torch.where(with_sign[:, None, None], values.abs(), values).flatten(1)

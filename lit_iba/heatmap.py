@@ -92,6 +92,8 @@ class Heatmap:
             promises none.
         uncertainty: (B, H, W) standard deviation of the values, in their unit; None where the
             method knows none.
+        fine: (B,) whether each map is drawn as a fine-grained one; None where its values say so,
+            which those of a resized map would no longer.
 
     Example:
         >>> import torch
@@ -115,6 +117,7 @@ class Heatmap:
     undrawn: Tensor | None = None
     completeness: Tensor | None = None
     uncertainty: Tensor | None = None
+    fine: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.values.ndim != 3:
@@ -135,9 +138,9 @@ class Heatmap:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Heatmap:
         """The same change made to every tensor."""
-        undrawn, completeness, uncertainty = (
+        undrawn, completeness, uncertainty, fine = (
             None if t is None else change(t)
-            for t in (self.undrawn, self.completeness, self.uncertainty)
+            for t in (self.undrawn, self.completeness, self.uncertainty, self.fine)
         )
         return replace(
             self,
@@ -145,6 +148,7 @@ class Heatmap:
             undrawn=undrawn,
             completeness=completeness,
             uncertainty=uncertainty,
+            fine=fine,
         )
 
     @property
@@ -161,9 +165,10 @@ class Heatmap:
         return self.to("cpu")
 
     def resize(self, size: tuple[int, int]) -> Heatmap:
-        """Bilinear resize to (H, W) that keeps each map's total."""
+        """Bilinear resize to (H, W) that keeps each map's total, and how it is drawn."""
         return replace(
             self,
+            fine=self.drawn().fine,
             values=resize_keeping_total(self.values, size, signed=self.signed),
             uncertainty=None
             if self.uncertainty is None
@@ -188,7 +193,7 @@ class Heatmap:
         99.9th percentile, so that one extreme pixel does not darken the rest; of a fine-grained map
         its absolute values, blurred by 2 pixels of 224, up to their 98th.
         """
-        return drawn_maps(self.values, self.signed)
+        return drawn_maps(self.values, self.signed, self.fine)
 
     def how_drawn(self) -> list[str]:
         """What was done to see each map, in words; empty where it is drawn as it is."""

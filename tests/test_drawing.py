@@ -97,3 +97,13 @@ def test_what_is_no_number_is_drawn_as_zero(bad: float, signed: bool) -> None:
     assert other.overlay(picture).equal(whole.overlay(picture))
     assert other.with_color_bar(picture).equal(whole.with_color_bar(picture))
     assert damaged[0, 5, 5].isfinite().logical_not()  # the map itself stays
+
+
+def test_a_map_over_a_larger_picture_is_drawn_in_the_same_way() -> None:
+    noise = torch.randn(1, 112, 112, generator=torch.Generator().manual_seed(0))
+    heatmap = Heatmap(torch.cat([blob() / blob().std() + 0.75 * noise, blob()]), signed=True)
+    assert heatmap.drawn().fine.tolist() == [True, False]
+    for size in ((300, 300), (480, 640)):
+        larger = heatmap.resize(size)
+        assert larger.how_drawn() == heatmap.how_drawn()
+        assert larger[1].colored().equal(larger.colored()[1:2])

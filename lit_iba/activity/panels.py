@@ -24,6 +24,7 @@ from lit_iba.activity.layers import INPUT, NetworkLayers
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.preprocessing import drawn
 from lit_iba.files import whole_file, write_text
+from lit_iba.lettering import drawn_letters
 
 # quantile of |a| at which a panel's colours end, so that one position does not pale the rest
 EXTREME = 0.995
@@ -71,7 +72,7 @@ def panels(
         bias = {name: layer_bias_map(found, known, name)[0] for name in with_bias} if biases else {}
         asked = classifier.objective.described(targets[i], classifier.class_names)
         title = f"{names[i]}: {asked}" if names else asked
-        title = title.replace("$", r"\$") + f", $f_c$ = {float(sums[i].score):.4g}"
+        title = drawn_letters(title).replace("$", r"\$") + f", $f_c$ = {float(sums[i].score):.4g}"
         figures.append(_figure(pictures[i], activity, bias, sums[i], title))
     return figures, _joined(sums)
 

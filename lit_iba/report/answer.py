@@ -74,16 +74,17 @@ def is_control(run: RunFolder, name: str) -> bool:
 
 
 def _headline(tables: Iterable[MetricTable], run: RunFolder) -> str:
-    won: dict[str, tuple[list[str], list[str], list[str]]] = {}
+    won: dict[str, tuple[list[str], list[str], list[str], list[str]]] = {}
     for table in tables:
         assert table.best is not None
-        sure, leading, unbeaten = won.setdefault(table.best.label, ([], [], []))
+        alone, sure, leading, unbeaten = won.setdefault(table.best.label, ([], [], [], []))
         control = is_control(run, table.best.name)
         where = unbeaten if control else sure if table.comparison.clear else leading
-        where.append(table.label)
+        (alone if len(table.rows) == 1 else where).append(table.label)
     said = []
-    for method, (sure, leading, unbeaten) in won.items():
-        parts = [f"is best in {listed(sure, 9)}"] if sure else []
+    for method, (alone, sure, leading, unbeaten) in won.items():
+        parts = [f"is the only method in {listed(alone, 9)}"] if alone else []
+        parts += [f"is best in {listed(sure, 9)}"] if sure else []
         if leading:
             parts.append(
                 f"has the best mean in {listed(leading, 9)}, not separated from all others"

@@ -128,7 +128,9 @@ def line_charts(table: MetricTable, colors: Mapping[str, int]) -> list[LineChart
 
 def _line_chart(name: str, lines: list[Line], labels: MethodResult | None) -> LineChart:
     x = [value for line in lines for value in line.curve.x if math.isfinite(value)]
-    log_x = bool(x) and min(x) > 0 and max(x) / min(x) >= 50
+    # Where nothing is drawn, matplotlib refuses a logarithmic axis.
+    drawn = any(math.isfinite(value) for line in lines for value in line.curve.y)
+    log_x = drawn and bool(x) and min(x) > 0 and max(x) / min(x) >= 50
     return LineChart(
         name, lines, labels.x_label if labels else "", labels.y_label if labels else "", log_x
     )

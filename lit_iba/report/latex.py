@@ -46,6 +46,8 @@ _SPECIAL = {
     "◇": r"$\diamond$",
     "δ": r"$\delta$",
     "\u202f": r"\,",
+    "[": "{[}",  # at the start of a row, [ and * would be arguments of the row before
+    "*": "{*}",
 }
 
 

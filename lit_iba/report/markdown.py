@@ -109,7 +109,7 @@ def plain(text: str) -> str:
     line.
     """
     text = html.escape(" ".join(text.split()), quote=False)
-    return "".join(f"\\{letter}" if letter in "\\`*_[]|#~" else letter for letter in text)
+    return "".join(f"\\{letter}" if letter in "\\`*_[]|#~$" else letter for letter in text)
 
 
 def code_block(text: str) -> str:

@@ -102,7 +102,7 @@ def color_rules() -> Markup:
         return "".join(f"{scope} .{name}{{--c:{color}}}" for name, color in named)
 
     dark = (
-        "--paper:#141416;--raised:#1b1b1e;--sunken:#202024;--ink:#ecebe6;--soft:#a9a8a1;--faint:#7d7c76;--rule:#2e2e32;"
+        "--paper:#141416;--raised:#1b1b1e;--sunken:#202024;--ink:#ecebe6;--soft:#a9a8a1;--faint:#8a8983;--rule:#2e2e32;"
         "--rule-strong:#4a4a50;--accent:#6cb8ee;--warn:#f0c870;--warn-bg:#2e2714;color-scheme:dark"
     )
     scoped = ':root:not([data-theme="light"])'

@@ -6,11 +6,13 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lit_iba.files import whole_file
+from lit_iba.lettering import name_beside, plain_text
 from lit_iba.report.box_plots import BoxPlot, box_plots
 from lit_iba.report.curves import (
     COLORS_LIGHT,
@@ -26,6 +28,7 @@ from lit_iba.report.run_folder import Curve, RunFolder
 from lit_iba.report.tables import MetricTable
 
 INK, PALE = "#2b2b28", "#dcdad2"
+CHARACTERS = 32  # of a title, that are as wide as a panel of areas
 
 
 def write_plots(
@@ -86,7 +89,7 @@ def layer_figure(groups: Mapping[str, list[tuple[int, Spread]]], y_label: str) -
             color=line_color(place),
             linewidth=1.5,
             marker=".",
-            label=plain_text(name),
+            label=name_beside(name),
         )
     axes.set_xlabel("number in the explainer's name: layer", fontsize=8, color=INK)
     axes.set_ylabel(plain_text(f"{y_label}, median and quartiles"), fontsize=8, color=INK)
@@ -104,11 +107,6 @@ def save_figure(figure: Figure, path: Path) -> Path:
 def line_color(index: int) -> str:
     """Colour of a line by its number; grey below zero."""
     return GREY_LIGHT if index < 0 else COLORS_LIGHT[index % len(COLORS_LIGHT)]
-
-
-def plain_text(text: str) -> str:
-    """Text that matplotlib shall not read as mathematics."""
-    return text.replace("$", r"\$")
 
 
 def style_axes(axes: Axes) -> None:
@@ -145,7 +143,7 @@ def _box_figure(boxes: list[BoxPlot], x_label: str) -> Figure:
         for box in boxes
     ]
     drawn = axes.bxp(
-        [{**item, "label": plain_text(str(item["label"]))} for item in stats],
+        [{**item, "label": name_beside(str(item["label"]))} for item in stats],
         orientation="horizontal",
         showfliers=False,
         showmeans=True,
@@ -176,9 +174,8 @@ def _area_figure(panels: list[AreaPanel], x_label: str) -> Figure:
         for curve, style in ((panel.lerf, (0, (4, 2))), (panel.morf, "solid")):
             _band(axes, curve, color)
             axes.plot(curve.x, curve.y, color=color, linestyle=style, linewidth=1.4)
-        axes.set_title(
-            f"{plain_text(panel.label)}  {number(panel.score)}", fontsize=9, color=INK, loc="left"
-        )
+        title = fill(f"{name_beside(panel.label)}  {number(panel.score)}", CHARACTERS)
+        axes.set_title(title, fontsize=9, color=INK, loc="left")
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
     figure.supxlabel(f"{plain_text(x_label)}   (solid: MoRF, dashed: LeRF)", fontsize=8, color=INK)
@@ -202,7 +199,7 @@ def line_figure(chart: LineChart) -> Figure:
             linestyle=style,
             linewidth=1.5,
             marker=marker,
-            label=plain_text(line.label),
+            label=name_beside(line.label),
         )
     if chart.log_x:
         axes.set_xscale("log")

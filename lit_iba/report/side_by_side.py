@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lit_iba.files import whole_file
 from lit_iba.heatmap import Heatmap
+from lit_iba.lettering import drawn_letters
 
 INCH, DPI = 1.7, 150  # a picture's width; 255 pixels
 CHARACTERS = 32  # of a caption, that are as wide as a picture
@@ -37,7 +38,8 @@ def save_side_by_side(
     for axes, (name, one) in zip(cells, shown, strict=True):
         colours = picture if one is None else one.colored()[0]
         axes.imshow(colours.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
-        axes.set_title(name, fontsize=8, pad=3, wrap=True, parse_math=False)  # $ is a letter
+        title = drawn_letters(name)
+        axes.set_title(title, fontsize=8, pad=3, wrap=True, parse_math=False)  # $ is a letter
         axes.set_xticks([])
         axes.set_yticks([])
         if one is not None:

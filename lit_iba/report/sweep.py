@@ -21,7 +21,8 @@ from matplotlib.figure import Figure
 
 from lit_iba.files import read_text, write_text
 from lit_iba.heatmap import Heatmap
-from lit_iba.report.plots import INK, line_color, plain_text, save_figure, style_axes
+from lit_iba.lettering import name_beside, plain_text
+from lit_iba.report.plots import INK, line_color, save_figure, style_axes
 from lit_iba.report.run_folder import RunFolder, read_run
 
 SWEEP = "sweep.json"
@@ -144,12 +145,12 @@ def _lines(
             marker="o",
             markersize=3,
             capsize=2,
-            label=plain_text(rest),
+            label=name_beside(rest),
         )
     if numbers and values and min(values) > 0 and max(values) >= 10 * min(values):
         axes.set_xscale("log")
     if not numbers:
-        axes.set_xticks(list(place.values()), list(place))
+        axes.set_xticks(list(place.values()), [name_beside(value) for value in place])
     if 1 < len(lines) <= 6:
         axes.legend(frameon=False, fontsize=6)
 

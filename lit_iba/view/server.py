@@ -29,7 +29,7 @@ from lit_iba.report.page_gallery import ramp
 from lit_iba.report.pictures import picture_uri
 from lit_iba.report.templates import own_text, render
 from lit_iba.view.live import Removal
-from lit_iba.view.maps import AskedMaps, map_asked_for
+from lit_iba.view.maps import AskedMaps, WantedMap, map_asked_for
 from lit_iba.view.session import ExplorerSession
 from lit_iba.view.worker import Superseded, Worker
 
@@ -47,6 +47,7 @@ HEADERS = {
 }
 SCRIPTS = ("zoom", "view")
 SUPERSEDED = 409
+FAILED = "this could not be computed; the terminal of lit-iba view says why"
 MOST_METHODS = 32  # of one question
 LONGEST = 1 << 16  # bytes of one
 
@@ -117,7 +118,11 @@ def explorer_app(session: ExplorerSession, token: str, worker: Worker) -> ASGIAp
         Route("/ask", pages.ask, methods=["POST"]),
         Route("/explain", pages.explain),
     ]
-    handlers: dict[Any, Any] = {InputError: _refused, Superseded: _superseded}
+    handlers: dict[Any, Any] = {
+        InputError: _refused,
+        Superseded: _superseded,
+        Exception: _failed,
+    }
     return Guard(Starlette(routes=routes, exception_handlers=handlers), token)
 
 
@@ -127,6 +132,10 @@ def _refused(request: Request, error: Exception) -> Response:
 
 def _superseded(request: Request, error: Exception) -> Response:
     return JSONResponse({"superseded": True}, SUPERSEDED)
+
+
+def _failed(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": FAILED}, 500)
 
 
 class _Pages:
@@ -170,6 +179,7 @@ class _Pages:
             raise InputError("this page has no classifier to ask")
         live = session.live
         given = await _json(request)
+        page = str(given.pop("page", ""))
         picture = session.picture(_number(given.pop("picture", None)))
         methods = given.pop("methods", None)
         if not isinstance(methods, list) or not 0 < len(methods) <= MOST_METHODS:
@@ -188,14 +198,15 @@ class _Pages:
                 answers[name] = {**vars(seen), "picture": picture_uri(seen.picture)}
             return answers
 
-        return JSONResponse(await asyncio.wrap_future(self.worker.ask(work).answer))
+        return JSONResponse(await asyncio.wrap_future(self.worker.ask(work, page).answer))
 
     async def explain(self, request: Request) -> Response:
         """A map by other settings, with progress, as server-sent events."""
-        wanted = map_asked_for(self.shown, dict(request.query_params))
-        return StreamingResponse(self._events(wanted), media_type="text/event-stream")
+        given = dict(request.query_params)
+        events = self._events(map_asked_for(self.shown, given), given.get("page", ""))
+        return StreamingResponse(events, media_type="text/event-stream")
 
-    async def _events(self, wanted: Any) -> AsyncIterator[str]:
+    async def _events(self, wanted: WantedMap, page: str) -> AsyncIterator[str]:
         loop, told = asyncio.get_running_loop(), asyncio.Queue[tuple[str, Any]]()
 
         def tell(kind: str, value: Any) -> None:
@@ -213,7 +224,7 @@ class _Pages:
             except InputError as error:
                 tell("refused", {"error": str(error)})
 
-        question = self.worker.ask(work)
+        question = self.worker.ask(work, page)
         question.answer.add_done_callback(lambda answer: tell("end", answer.exception()))
         try:
             while True:
@@ -222,7 +233,7 @@ class _Pages:
                     if isinstance(value, Superseded):  # before its first step
                         yield _event("superseded", {})
                     elif value is not None:
-                        yield _event("refused", {"error": "the explainer failed; see the terminal"})
+                        yield _event("refused", {"error": FAILED})
                         raise value
                     return
                 yield _event(kind, value)

@@ -2,6 +2,8 @@
 // attributes, never markup.
 "use strict";
 const $ = id => document.getElementById(id);
+const GONE = "The server has gone; start lit-iba view again.";
+const PAGE = crypto.randomUUID();  // a newer question replaces those of this page alone
 const SVG = "http://www.w3.org/2000/svg";
 const state = {
   session: null, picture: 0, shown: [], details: null, maps: new Map(), answers: new Map(), trails: new Map(),
@@ -25,7 +27,7 @@ const percent = p => p >= 0.0995 ? `${(100 * p).toFixed(0)} %` : p >= 5e-4 ? `${
 const rounded = v => Math.abs(v) >= 1e-3 || v === 0 ? String(+v.toPrecision(3)) : v.toExponential(1);
 
 async function get(path) {
-  const answer = await fetch(path);
+  const answer = await fetch(path).catch(() => { throw new Error(GONE); });
   const found = await answer.json();
   if (!answer.ok) throw new Error(found.error);
   return found;
@@ -42,7 +44,10 @@ const own = name => name.startsWith("own/");
 async function mapOf(name) {
   const at = key(name);
   if (!state.maps.has(at) && !own(name)) {
-    state.maps.set(at, get(`maps/${state.picture}/${encodeURIComponent(name)}`).then(decoded));
+    state.maps.set(at, get(`maps/${state.picture}/${encodeURIComponent(name)}`).then(decoded).catch(error => {
+      state.maps.delete(at);  // to be asked for again
+      throw error;
+    }));
   }
   return state.maps.get(at);
 }
@@ -62,7 +67,7 @@ function listPictures() {
     get(`pictures/${i}`).then(found => {
       picture.details = found;
       button.prepend(element("img", {src: found.photograph, alt: ""}));
-    });
+    }).catch(() => {});  // it is asked for again when it is chosen
   });
 }
 
@@ -73,7 +78,12 @@ async function choosePicture(number) {
   [...$("pictures").children].forEach((button, i) => button.setAttribute("aria-pressed", String(i === number)));
   $("heading").textContent = picture.title === picture.key ? picture.key : `${picture.title} · ${picture.key}`;
   if (state.own && !state.maps.has(key(state.own.name))) dropOwn();
-  picture.details ??= await get(`pictures/${number}`);
+  try {
+    picture.details ??= await get(`pictures/${number}`);
+  } catch (error) {
+    if (state.picture === number) sayInstead(error);
+    return;
+  }
   if (state.picture !== number) return;
   state.details = picture.details;
   state.answers.clear();
@@ -91,6 +101,7 @@ function dropOwn() {
 
 // Buttons of methods: each shows or hides its panel.
 function listMethods() {
+  const focused = document.activeElement.dataset.method;  // a new button would lose the keyboard
   $("methods").replaceChildren(...methods().map(one => {
     const pressed = String(state.shown.includes(one.name));
     const button = element("button", {type: "button", "aria-pressed": pressed, "data-method": one.name, title: one.settings},
@@ -98,6 +109,7 @@ function listMethods() {
     button.addEventListener("click", () => toggle(one.name));
     return button;
   }));
+  [...$("methods").children].find(button => button.dataset.method === focused)?.focus();
   $("deviation-choice").hidden = !methods().some(one => one.deviates);
 }
 async function toggle(name) {
@@ -113,11 +125,22 @@ async function toggle(name) {
 // Panels: a map each, zoomed and moved together.
 async function showPanels() {
   const number = state.picture;
-  const made = await Promise.all(state.shown.map(async name => panel(name, await mapOf(name))));
+  let made;
+  try {
+    made = await Promise.all(state.shown.map(async name => panel(name, await mapOf(name))));
+  } catch (error) {
+    if (number === state.picture) sayInstead(error);
+    return;
+  }
   if (number !== state.picture) return;
   $("panels").replaceChildren(...made);
   drawAnswers();
   placeSheets();
+}
+// Where panels cannot be had, those of another picture do not stay.
+function sayInstead(error) {
+  $("panels").replaceChildren(element("p", {class: "rule-note", role: "alert"}, error.message));
+  $("places").replaceChildren();
 }
 function panel(name, map) {
   const one = method(name), {width, height, pixels} = state.session;
@@ -128,7 +151,7 @@ function panel(name, map) {
     const path = kind => drawing("path", {class: kind, d: state.details.border});
     sheet.append(drawing("svg", {class: "boxes", viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true"}, path("under"), path("over")));
   }
-  const stage = element("div", {class: `stage${pixels ? " pixels" : ""}`}, sheet, element("span", {class: "dot", hidden: ""}));
+  const stage = element("div", {class: `stage${pixels ? " pixels" : ""}`, role: "group", "aria-label": `Map of ${one.label}`}, sheet, element("span", {class: "dot", hidden: ""}));
   stage.style.aspectRatio = `${width} / ${height}`;
   pointers(stage);
   const caption = element("figcaption", {},
@@ -138,7 +161,7 @@ function panel(name, map) {
   figure.map = map;
   return figure;
 }
-const panels = () => [...$("panels").children];
+const panels = () => [...$("panels").querySelectorAll("figure")];
 
 // What each panel shows: the map, or its deviation, or what the classifier sees with pixels removed.
 function drawAnswers() {
@@ -210,9 +233,9 @@ function askAgain() {
 async function answered(mine) {
   const names = [...state.shown], keys = new Map(names.map(name => [name, trailKey(name)])), fraction = $("fraction").value / 100;
   const question = {
-    picture: state.picture, methods: names, order: $("order").value, fraction, fill: $("fill").value, tile: +$("tile").value,
+    page: PAGE, picture: state.picture, methods: names, order: $("order").value, fraction, fill: $("fill").value, tile: +$("tile").value,
   };
-  $("hand").classList.add("asking");
+  const late = setTimeout(() => say("Waiting for the classifier…"), 1000);
   try {
     const answer = await fetch("ask", {method: "POST", body: JSON.stringify(question)});
     const found = await answer.json();
@@ -228,9 +251,9 @@ async function answered(mine) {
     say(`${one.removed} of ${one.tiles} ${question.tile === 1 ? "pixels" : "tiles"} are gone. Explained: ${one.target}.`);
     drawAnswers();
   } catch (error) {
-    say("The server has gone; start lit-iba view again.");
+    say(GONE);
   } finally {
-    $("hand").classList.remove("asking");
+    clearTimeout(late);
   }
 }
 function say(text) { $("said").textContent = text; }
@@ -248,6 +271,12 @@ async function play() {
   $("play").textContent = "Step by step";
 }
 
+// The run's own β to its last digit, which the slider's steps would miss.
+function chosenBeta() {
+  const own = Math.log10(state.session.beta), at = $("beta").valueAsNumber;
+  return Math.abs(at - own) < 1e-9 ? state.session.beta : +Number(10 ** at).toPrecision(3);
+}
+
 // Maps that take time: progress comes as server-sent events.
 function stopListening() {
   state.source?.close();
@@ -256,16 +285,16 @@ function stopListening() {
 }
 function listen(query, on) {
   stopListening();
-  const source = state.source = new EventSource(`explain?${new URLSearchParams(query)}`);
+  const source = state.source = new EventSource(`explain?${new URLSearchParams({...query, page: PAGE})}`);
   const ends = (kind, does) => source.addEventListener(kind, event => { source.close(); does(JSON.parse(event.data)); });
   source.addEventListener("progress", event => on.progress?.(JSON.parse(event.data)));
   ends("map", found => on.map(decoded(found)));
   ends("superseded", () => on.text("Stopped: a newer question came first."));
   ends("refused", found => on.text(found.error));
-  source.onerror = () => { source.close(); on.text("The server has gone; start lit-iba view again."); };
+  source.onerror = () => { source.close(); on.text(GONE); };
 }
 function optimise() {
-  const number = state.picture, layer = $("layer").value, beta = +Number(10 ** $("beta").value).toPrecision(3);
+  const number = state.picture, layer = $("layer").value, beta = chosenBeta();
   const text = said => { $("progress").hidden = true; $("iba-said").textContent = said; };
   state.asking++;  // a question that still waits to be asked would stop this one; it is asked again afterwards
   playing = false;
@@ -345,14 +374,19 @@ async function start() {
   $("iba").hidden = !live || !layers.length;
   $("layer").append(...layers.map(layer => element("option", {value: layer}, layer)));
   $("layer").value = state.session.layer;
-  $("beta").value = Math.log10(state.session.beta);
+  const beta = Math.log10(state.session.beta);
+  $("beta").min = Math.min(-1, beta);
+  $("beta").max = Math.max(3, beta);
+  $("beta").value = beta;
   listPictures();
   listMethods();
   $("theme").addEventListener("click", theme);
   for (const id of ["strength", "deviation", "over"]) $(id).addEventListener("input", drawAnswers);
   for (const id of ["fraction", "order", "tile", "fill"]) $(id).addEventListener("input", () => { playing = playing && id !== "fraction"; ask(); });
-  $("boxes").addEventListener("input", () => $("panels").classList.toggle("no-boxes", !$("boxes").checked));
-  $("beta").addEventListener("input", () => { $("beta-value").textContent = String(+Number(10 ** $("beta").value).toPrecision(3)); });
+  const boxes = () => $("panels").classList.toggle("no-boxes", !$("boxes").checked);
+  $("boxes").addEventListener("input", boxes);
+  boxes();  // who comes back finds the choices that were left
+  $("beta").addEventListener("input", () => { $("beta-value").textContent = String(chosenBeta()); });
   $("beta").dispatchEvent(new Event("input"));
   for (const id of ["beta", "layer"]) $(id).addEventListener("change", optimise);
   $("optimise").addEventListener("click", optimise);

@@ -1,7 +1,8 @@
-"""One thread asks the classifier, one question at a time, and the newest question wins.
+"""One thread asks the classifier, one question at a time, and the newest question of a page wins.
 
 A reader moves a slider faster than a network answers. What was asked before is of no use then:
-whoever waits for it is told so, and work that is under way stops at its next step.
+whoever waits for it is told so, and work that is under way stops at its next step. What another
+page has asked is of use to it all the same, and goes first.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -58,25 +59,33 @@ class Worker:
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "classifier")
         self._lock = Lock()
-        self._newest: Question[object] | None = None
+        self._newest: dict[str, Question[Any]] = {}  # of each page that waits
 
-    def ask(self, work: Callable[[Callable[[], None]], T]) -> Question[T]:
-        """Ask, in place of whatever was asked before.
+    def ask(self, work: Callable[[Callable[[], None]], T], page: str = "") -> Question[T]:
+        """Ask, in place of whatever the same page has asked before.
 
         Args:
             work: Gets a function to be called at every step, which ends the work by raising.
+            page: Who asks.
         """
         question: Question[T] = Question()
         with self._lock:
-            self.stop()
-            self._newest = question  # type: ignore[assignment]  # of whatever type its answer is
+            if page in self._newest:
+                self._newest[page].withdraw()
+            self._newest[page] = question
             self._thread.submit(question.run, work)
+        question.answer.add_done_callback(lambda _: self._forget(page, question))
         return question
 
+    def _forget(self, page: str, question: Question[Any]) -> None:
+        with self._lock:
+            if self._newest.get(page) is question:
+                del self._newest[page]
+
     def stop(self) -> None:
-        """Withdraw what is being asked."""
-        if self._newest is not None:
-            self._newest.withdraw()
+        """Withdraw whatever is being asked."""
+        for question in list(self._newest.values()):  # a signal may interrupt who has the lock
+            question.withdraw()
 
     def close(self) -> None:
         """Stop, and end the thread."""

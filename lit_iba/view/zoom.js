@@ -16,7 +16,9 @@ function placeSheets() {
   $("panels").classList.toggle("zoomed", state.zoom > 1);
   for (const figure of panels()) {
     figure.querySelector(".sheet").style.transform = `translate(${100 * state.x}%, ${100 * state.y}%) scale(${state.zoom})`;
-    figure.querySelector(".stage").classList.toggle("pixels", state.session.pixels || state.zoom > 4);
+    const stage = figure.querySelector(".stage");
+    stage.classList.toggle("pixels", state.session.pixels || state.zoom > 4);
+    stage.tabIndex = state.zoom > 1 ? 0 : -1;  // to be moved by arrow keys
   }
 }
 function pointers(stage) {
@@ -24,6 +26,13 @@ function pointers(stage) {
     const box = stage.getBoundingClientRect();
     return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
   };
+  const ways = {ArrowLeft: [1, 0], ArrowRight: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1]};
+  stage.addEventListener("keydown", event => {
+    if (state.zoom === 1 || !ways[event.key]) return;
+    event.preventDefault();
+    const [x, y] = ways[event.key];
+    zoomTo(state.zoom, state.x + x / 8, state.y + y / 8);
+  });
   let from = null;
   stage.addEventListener("pointerdown", event => {
     if (state.zoom === 1) return;

@@ -289,3 +289,10 @@ def test_a_blur_that_is_not_made_has_no_length(make_run: Callable[..., Path]) ->
         }
         (run / "results.json").write_text(json.dumps(document))
         assert any("blur_sigma 5" in text for text in said(run).cautions) == wanted, settings
+
+
+def test_of_one_method_nothing_is_said_about_others(make_run: Callable[..., Path]) -> None:
+    run = read_run(make_run(explainers={"per_sample_iba": (0.5, {}, 0.1)}))
+    said = answer(run, build_tables(run)).headline
+    assert said.startswith("IBA Per-Sample is the only method in Degradation")
+    assert "separated" not in said

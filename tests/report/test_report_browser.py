@@ -85,3 +85,34 @@ def test_browser_would_notice(tmp_path: Path) -> None:
         browser.open(page)
         assert len(browser.complaints) == 2
         assert browser.evaluate("document.documentElement.scrollWidth > 390")
+
+
+CONTRAST = """(() => {
+  const size = value => value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+  const light = text => text.match(/[0-9.]+/g).slice(0, 3).map(v => size(v / 255))
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const ground = e => {
+    for (; e; e = e.parentElement) {
+      const color = getComputedStyle(e).backgroundColor;
+      if (color !== "rgba(0, 0, 0, 0)") return color;
+    }
+    return "rgb(255, 255, 255)";
+  };
+  const found = [];
+  for (const e of document.querySelectorAll("main *, footer *")) {
+    const said = [...e.childNodes].some(node => node.nodeType === 3 && node.data.trim());
+    if (e.closest("svg") || !said) continue;
+    const [a, b] = [light(getComputedStyle(e).color), light(ground(e))];
+    if ((Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05) < 4.5) found.push(e.outerHTML);
+  }
+  return found;
+})()"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_small_letters_stand_out_as_wcag_asks(make_run: Callable[..., Path], scheme: str) -> None:
+    run = make_run()
+    write_report(run)
+    with Browser(1280) as browser:
+        browser.open(f"{(run / 'report.html').as_uri()}#theme={scheme}")
+        assert browser.evaluate(CONTRAST) == []

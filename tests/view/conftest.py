@@ -1,5 +1,6 @@
 """A run for the explorer, of a tiny network that can be made again."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import benchmark_toys as toys
@@ -7,6 +8,7 @@ import pytest
 
 from lit_iba import Benchmark, FrozenClassifier, Preprocessing
 from lit_iba.view import ExplorerSession
+from lit_iba.view.worker import Worker
 
 IBA = {"layer": "layer2", "steps": 3, "copies": 2, "beta": 5.0}
 
@@ -32,3 +34,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def session(run: Path) -> ExplorerSession:
     return ExplorerSession.of_run(run)
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    made = Worker()
+    yield made
+    made.close()

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +24,9 @@ from lit_iba.cli.view_photographs import photograph_session
 from lit_iba.report import read_run
 from lit_iba.view import ExplorerSession, LiveClassifier, explorer_app, serve
 from lit_iba.view.server import listening
-from lit_iba.view.worker import Superseded, Worker
+from lit_iba.view.worker import Worker
 
 TOKEN = "the-secret"
-
-
-@pytest.fixture
-def worker() -> Iterator[Worker]:
-    made = Worker()
-    yield made
-    made.close()
 
 
 def client(session: ExplorerSession, worker: Worker, **settings: Any) -> httpx.AsyncClient:
@@ -171,10 +163,10 @@ def test_a_newer_question_ends_an_optimisation_at_its_next_step(
             query = {"picture": 0, "layer": "layer1", "beta": 77}
             slow = asyncio.create_task(page.get("explain", params=query))
             await asyncio.to_thread(first_step.wait, 10)
-            before = worker._newest
+            before = dict(worker._newest)
             question = {"picture": 0, "methods": ["random"], "fraction": 0.5}
             quick = asyncio.create_task(page.post("ask", json=question))
-            while worker._newest is before:
+            while worker._newest == before:
                 await asyncio.sleep(0.01)
             asked.set()
             return await slow, await quick
@@ -183,26 +175,6 @@ def test_a_newer_question_ends_an_optimisation_at_its_next_step(
     assert [kind for kind, _ in events(slow.text)] == ["superseded"]
     assert len(steps) == 1
     assert quick.status_code == 200
-
-
-def test_of_questions_that_wait_only_the_newest_is_worked_on(worker: Worker) -> None:
-    started, go, done = threading.Event(), threading.Event(), []
-
-    def first(check: Any) -> str:
-        started.set()
-        go.wait(10)
-        check()
-        return "first"
-
-    questions = [worker.ask(first)]
-    started.wait(10)
-    questions += [worker.ask(lambda check, i=i: done.append(i) or i) for i in range(3)]
-    go.set()
-    assert questions[-1].answer.result(10) == 2
-    for old in questions[:-1]:
-        with pytest.raises(Superseded):
-            old.answer.result(10)
-    assert done == [2]
 
 
 def test_an_uncertainty_comes_with_its_map_or_when_it_is_asked_for(

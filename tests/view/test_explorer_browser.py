@@ -146,3 +146,53 @@ def test_what_the_page_asks_by_itself_does_not_stop_the_map_that_a_reader_asked_
         until(browser, "$('iba-said').textContent.startsWith('Done')")
         until(browser, "[...document.querySelectorAll('.top5')].every(e => e.textContent)")
         assert browser.complaints == []
+
+
+def test_a_reader_with_a_keyboard_keeps_the_place(address: str) -> None:
+    with Browser(1280) as browser:
+
+        def press(key: str, code: int, text: str = "") -> None:
+            given = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+            browser.call("Input.dispatchKeyEvent", type="keyDown", text=text, **given)
+            browser.call("Input.dispatchKeyEvent", type="keyUp", **given)
+
+        browser.open(address)
+        until(browser, TOP)
+        button = "document.querySelector('#methods button[data-method=random]')"
+        browser.evaluate(f"{button}.focus()")
+        press("Enter", 13, "\r")
+        until(browser, "document.querySelectorAll('#panels figure').length === 1")
+        assert browser.evaluate("document.activeElement.dataset.method") == "random"
+        # An enlarged map is moved by arrow keys.
+        browser.evaluate("$('zoom-in').click(); document.querySelector('.stage').focus()")
+        before = browser.evaluate("state.x")
+        press("ArrowRight", 39)
+        assert browser.evaluate("state.x") < before
+        # The run's own weight, which no step of 0.05 of its logarithm meets.
+        assert browser.evaluate("$('beta-value').textContent") == "5"
+        # Who comes back finds the same choices, and what they say.
+        browser.evaluate("$('boxes').click()")
+        browser.open("about:blank")
+        entries = browser.call("Page.getNavigationHistory")["entries"]
+        browser.call("Page.navigateToHistoryEntry", entryId=entries[-2]["id"])
+        until(browser, "typeof $ === 'function' && $('panels')?.querySelector('figure') !== null")
+        hidden = browser.evaluate("$('panels').classList.contains('no-boxes')")
+        assert hidden != browser.evaluate("$('boxes').checked")
+
+
+def test_what_fails_is_said_and_leaves_no_map_of_another_picture(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*given: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    with Browser(1280) as browser:
+        browser.open(address)
+        until(browser, TOP)
+        monkeypatch.setattr(LiveClassifier, "removed", failing)
+        browser.evaluate(f"{SET}('fraction', 60)")
+        until(browser, "$('said').textContent.startsWith('this could not be computed')")
+        monkeypatch.setattr(ExplorerSession, "shown_map", failing)
+        browser.evaluate("document.querySelectorAll('#pictures button')[1].click()")
+        until(browser, "$('panels').textContent.startsWith('this could not be computed')")
+        assert browser.evaluate("$('panels').querySelectorAll('figure').length") == 0
