@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from lightning import Fabric
 from matplotlib.figure import Figure
 
 from lit_iba import FrozenClassifier, InputError
 from lit_iba.cli.main import main
 from lit_iba.cli.sweep import fit_apart
 from lit_iba.data.quickstart import QuickstartSettings, make_quickstart
-from lit_iba.evaluation.sweep import Sweep, combinations
+from lit_iba.evaluation.sweep import Combine, Sweep, combinations
 from lit_iba.report import read_run
 from lit_iba.report.run_folder import MethodResult
 from lit_iba.report.sweep import Combinations, _lines, write_sweep
@@ -142,6 +143,29 @@ def test_a_sweep_is_judged_and_drawn(digits: Path, tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in heatmaps} == heatmaps
     write_sweep(tmp_path / "out")
     assert panels[0].read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("combine", "vary"),
+    [("all", {"seed": [1]}), ("all", {"smooth": [0.0, 1.0], "seed": [1]}), ("each", {"seed": [0]})],
+)
+def test_a_setting_with_one_value_is_drawn_too(
+    digits: Path, tmp_path: Path, combine: Combine, vary: dict[str, Any]
+) -> None:
+    sweep = Sweep(
+        FrozenClassifier("small_cnn", "random"),
+        "gradient",
+        vary,
+        {"bounding_box": {}},
+        tmp_path,
+        settings={"seed": 0},
+        combine=combine,
+        data=digits / "test",
+        gallery=1,
+    )
+    sweep.run(Fabric(accelerator="cpu", devices=1))
+    assert {path.name for path in write_sweep(tmp_path)} > {"sweep.csv", "sweep.png"}
+    assert len(list(tmp_path.glob("panel_*.png"))) == 1
 
 
 def test_lines_hold_all_other_settings_still() -> None:
