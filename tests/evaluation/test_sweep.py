@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +14,6 @@ from matplotlib.figure import Figure
 
 from lit_iba import FrozenClassifier, InputError
 from lit_iba.cli.main import main
-from lit_iba.cli.sweep import fit_apart
 from lit_iba.data.quickstart import QuickstartSettings, make_quickstart
 from lit_iba.evaluation.sweep import Combine, Sweep, combinations
 from lit_iba.report import read_run
@@ -285,21 +282,6 @@ def test_a_setting_of_a_training_needs_one(
             combine="all",
             data=digits / "test",
         )
-
-
-def test_a_training_runs_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    commands: list[list[str]] = []
-
-    def run(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
-        commands.append(command)
-        return subprocess.CompletedProcess(command, 75)
-
-    monkeypatch.setattr(subprocess, "run", run)
-    assert fit_apart(["--a=1"]) == 75
-    program = commands[0]
-    assert (program[0], program[-2:]) == (sys.executable, ["fit", "--a=1"])
-    compile(program[2], "program", "exec")
-    assert json.dumps(program)
 
 
 @pytest.mark.parametrize(
