@@ -1,7 +1,6 @@
 """A sweep: which combinations there are, which trainings they need, and what is drawn of them."""
 
 import csv
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
