@@ -16,6 +16,7 @@ from typing import TextIO
 from lit_iba.errors import InputError
 
 LARGEST_HEADER = 100_000_000  # bytes, of a safetensors file (its specification)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, a quota, or a limit of sizes
 _UMASK = os.umask(0)  # the only way to read it is to set it
 os.umask(_UMASK)
 
@@ -57,7 +58,7 @@ def _refused_by_the_disk(error: Exception) -> int | None:
         return None
     if error.errno is None and re.fullmatch(r"\d+ requested and \d+ written", str(error)):
         return errno.ENOSPC  # NumPy's words for a part that was not written
-    return error.errno if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else None
+    return error.errno if error.errno in FULL else None
 
 
 def read_text(path: str | Path, what: str = "file", limit: int = 1 << 30) -> str:
