@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and their fingerprints."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -15,6 +16,7 @@ from typing import TextIO
 from lit_iba.errors import InputError
 
 LARGEST_HEADER = 100_000_000  # bytes, of a safetensors file (its specification)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, a quota, or a limit of sizes
 _UMASK = os.umask(0)  # the only way to read it is to set it
 os.umask(_UMASK)
 
@@ -39,13 +41,24 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         )  # some writers make private files, which others on a cluster could not read
         part.replace(path)
     except Exception as error:
-        # safetensors has its own words for what the system says, in some versions without the path.
-        number = re.search(r"\(os error (\d+)\)", str(error))
+        number = _refused_by_the_disk(error)
         if number is None:
             raise
-        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+        raise OSError(number, os.strerror(number), str(path)) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _refused_by_the_disk(error: Exception) -> int | None:
+    """The system's number of an error in writing that does not name the file; None for others."""
+    # safetensors has its own words for what the system says, in some versions without the path.
+    if number := re.search(r"\(os error (\d+)\)", str(error)):
+        return int(number[1])
+    if not isinstance(error, OSError) or error.filename is not None:
+        return None
+    if error.errno is None and re.fullmatch(r"\d+ requested and \d+ written", str(error)):
+        return errno.ENOSPC  # NumPy's words for a part that was not written
+    return error.errno if error.errno in FULL else None
 
 
 def read_text(path: str | Path, what: str = "file", limit: int = 1 << 30) -> str:

@@ -2,12 +2,16 @@
 
 import errno
 import json
+import resource
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save
 
+from lit_iba.cli.sentences import as_sentence
 from lit_iba.files import sha256_of, sha256_of_content, whole_file
 
 
@@ -31,6 +35,30 @@ def test_the_systems_refusal_in_a_librarys_words_names_the_file(tmp_path: Path) 
     with pytest.raises(OSError, match="No space") as refused, whole_file(path):
         raise RuntimeError("I/O error: No space left on device (os error 28)")
     assert (refused.value.errno, refused.value.filename) == (errno.ENOSPC, str(path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def _array(path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, np.zeros(5000))
+
+
+@pytest.mark.parametrize("write", [_array, lambda path: path.write_bytes(bytes(9000))])
+def test_a_disk_that_fills_while_a_file_is_written_is_said_of_that_file(
+    tmp_path: Path, write: Callable[[Path], None]
+) -> None:
+    """Writing through a file that is open, Python does not name it; NumPy gives no number."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    path = tmp_path / "map.npy"
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+        with pytest.raises(OSError, match=r"map\.npy") as refused, whole_file(path) as part:
+            write(part)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    sentence = str(as_sentence(refused.value))
+    assert sentence.startswith(f"{path} cannot be used (")
+    assert "disk" in sentence
     assert list(tmp_path.iterdir()) == []
 
 

@@ -154,7 +154,7 @@ def run_survey(
         ]
         identity = json.loads(json.dumps(made_of))
         path = Path(out) / "classifiers" / f"{name}.json"
-        stored = json.loads(read_text(path, "results")) if path.is_file() else {}
+        stored = _stored(path)
         if stored.get("identity") == identity:
             logger.info("%s is there already", name)
         else:
@@ -165,6 +165,16 @@ def run_survey(
             write_text(path, json.dumps(stored, indent=1) + "\n")
         results[name] = stored["result"]
     return results
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    """What an earlier survey wrote of a classifier; nothing where it is missing or damaged."""
+    try:
+        found = json.loads(read_text(path, "results")) if path.is_file() else {}
+    except json.JSONDecodeError as error:
+        logger.warning("%s is damaged or cut short (%s); it is made again", path, error)
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 @torch.no_grad()

@@ -2,7 +2,8 @@
 
 Nothing heavy is imported before the command is known, so that ``--help`` answers at once. Errors
 that a user can mend are printed as one sentence, with exit status 2. A training that a signal ended
-after saving its state exits with 75, or with 130 if it was Ctrl-C.
+after saving its state exits with 75, or with 130 if it was Ctrl-C. Any other run that a signal
+ended exits with what a shell gives for it: 130 or 143.
 """
 
 from __future__ import annotations
@@ -114,9 +115,21 @@ def main(arguments: Sequence[str] | None = None, program: str = "lit-iba") -> in
         if sentence is None:
             raise
         return complain(sentence)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:
+        status = _status_of_a_signal(end)
+        if status is None:
+            raise
         print("stopped", file=sys.stderr)
+        return status
+
+
+def _status_of_a_signal(end: BaseException) -> int | None:
+    """What a shell gives for the signal that ended a run; None where none did. A trainer leaves
+    with status 1 after Ctrl-C, and with 0 after SIGTERM.
+    """
+    if isinstance(end, KeyboardInterrupt) or isinstance(end.__context__, KeyboardInterrupt):
         return 130
+    return 143 if type(end).__name__ == "SIGTERMException" else None  # Lightning's
 
 
 def _reader_has_gone() -> bool:

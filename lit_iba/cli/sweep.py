@@ -35,6 +35,7 @@ def sweep(
         devices: Processes that judge; a training has its own setting.
         report: Whether to write the report at the end.
     """
+    from lit_iba.cli.apart import fit_apart
     from lit_iba.cli.classifier import classifier_from
     from lit_iba.cli.devices import fabric_on
     from lit_iba.cli.recipes import PREFIX, recipe_path
@@ -66,13 +67,3 @@ def sweep(
     if report and fabric.is_global_zero:
         for path in [*write_report(run.out), *write_sweep(run.out)]:
             print(f"wrote {path}")
-
-
-def fit_apart(arguments: list[str]) -> int:
-    """Run ``fit`` in a process of its own, which may start others; returns its exit status."""
-    import subprocess
-    import sys
-
-    program = "import sys; from lit_iba.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", program, "fit", *arguments]
-    return subprocess.run(command, check=False).returncode

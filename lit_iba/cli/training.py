@@ -348,10 +348,6 @@ def run_training(arguments: Sequence[str]) -> None:
             auto_configure_optimizers=False,
             parser_class=TrainingParser,
         )
-    except SystemExit as error:
-        if isinstance(error.__context__, KeyboardInterrupt):  # where Lightning exits with status 1
-            raise KeyboardInterrupt from error
-        raise
     except Exception as error:
         cause: BaseException | None = error
         while cause is not None:

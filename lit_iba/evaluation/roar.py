@@ -40,7 +40,13 @@ from lit_iba.evaluation.entries import Named, class_and_settings
 from lit_iba.evaluation.results import summary_table
 from lit_iba.evaluation.roar_pictures import colours_of, labelled_pictures, maps_of, sets_of
 from lit_iba.evaluation.roar_ranks import most_relevant, relevance_ranks
-from lit_iba.evaluation.roar_results import ORIGINAL, RoarAccuracies
+from lit_iba.evaluation.roar_results import (
+    EXPLAINED,
+    ORIGINAL,
+    RoarAccuracies,
+    cell_name,
+    check_explained,
+)
 from lit_iba.evaluation.roar_training import Pictures, Recipe, Retraining, hits, retrain
 from lit_iba.explainer import explainer_class
 from lit_iba.files import FolderLock, whole_file
@@ -227,7 +233,7 @@ class Roar:
                     for p in self.percents
                     for seed in self.seeds
                     if not self.cells.complete(
-                        method, _cell(p, seed), self._fingerprint(p, seed, benchmarks, method)
+                        method, cell_name(p, seed), self._fingerprint(p, seed, benchmarks, method)
                     )
                 ]
                 ranks = (
@@ -279,13 +285,15 @@ class Roar:
             lambda: progress.advance(task),
         )
         progress.remove_task(task)
+        note: dict[str, str] = {}
         if group == ORIGINAL and self.classifier is None and seed == self.seeds[0]:
             self._keep_classifier(trained, classes)
+            note[EXPLAINED] = "1"
         tensors = {
             "accuracy": hits(trained, data["test"]).float().mean(),
             "validation": torch.tensor(trained.best_accuracy),
         }
-        self.cells.write(group, _cell(percent, seed), tensors, fingerprint, {})
+        self.cells.write(group, cell_name(percent, seed), tensors, fingerprint, note)
         return trained
 
     def _keep_classifier(self, trained: Retraining, classes: int) -> None:
@@ -306,14 +314,14 @@ class Roar:
     def _original(
         self, pictures: dict[str, Pictures], device: torch.device, progress: Progress
     ) -> Tensor:
-        """Accuracy with all pixels, (seeds,); trains, and loads, the classifier where none was
-        given.
-        """
+        """Accuracy with all pixels, (seeds,); trains and loads the classifier if none was given."""
         weights = self.out / "classifier.safetensors"
+        if self.classifier is None:
+            check_explained(self.cells, self.seeds[0])
         for seed in self.seeds:
             fingerprint = self._fingerprint(0.0, seed)
             needed = self.classifier is None and seed == self.seeds[0] and not weights.is_file()
-            if not self.cells.complete(ORIGINAL, _cell(0, seed), fingerprint) or needed:
+            if not self.cells.complete(ORIGINAL, cell_name(0, seed), fingerprint) or needed:
                 self._train(ORIGINAL, 0.0, seed, pictures, fingerprint, device, progress)
         if self.classifier is None:
             self.classifier = FrozenClassifier(self.recipe.network, str(weights))
@@ -322,7 +330,7 @@ class Roar:
     def _read(self, group: str, percent: float) -> Tensor:
         """Accuracy of each seed, (seeds,)."""
         return torch.stack(
-            [self.cells.read(group, _cell(percent, seed))[0]["accuracy"] for seed in self.seeds]
+            [self.cells.read(group, cell_name(percent, seed))[0]["accuracy"] for seed in self.seeds]
         )
 
     def _benchmark(self, name: str) -> Benchmark:
@@ -389,7 +397,3 @@ class Roar:
         written = RunFolder.write(self.out, content)
         Console().print(summary_table(written))
         return written
-
-
-def _cell(percent: float, seed: int) -> str:
-    return f"p{percent:g}_seed{seed}"

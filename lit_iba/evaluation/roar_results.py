@@ -3,14 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from lit_iba.errors import InputError
 from lit_iba.metrics.base import Result, mean_and_error
+from lit_iba.resumable.store import ShardStore
 
 ORIGINAL = "original"  # the group of the cells from which nothing is removed
+EXPLAINED = "explained"  # noted of the cell whose network the heatmaps explain
+
+
+def cell_name(percent: float, seed: int) -> str:
+    """The name of a cell's file."""
+    return f"p{percent:g}_seed{seed}"
+
+
+def check_explained(cells: ShardStore, seed: int) -> None:
+    """Refuse a folder in which the network of another seed was explained, before it is written
+    over.
+
+    Args:
+        cells: What earlier runs left.
+        seed: Of the network that this run would explain.
+
+    Raises:
+        InputError: It was another one.
+    """
+    for path in sorted((cells.folder / ORIGINAL).glob("*.safetensors")):
+        note: dict[str, str] = {}
+        with suppress(InputError):  # a damaged cell is made again where it is asked for
+            note = cells.read(ORIGINAL, path.stem)[1]
+        if path.stem != cell_name(0, seed) and EXPLAINED in note:
+            earlier = path.stem.partition("seed")[2]
+            raise InputError(
+                f"the heatmaps in {cells.folder.parent} explain the network of seed {earlier}; put"
+                f" {earlier} first in seeds, choose another output folder, or start this one afresh"
+                " (fresh: true)"
+            )
 
 
 @dataclass(frozen=True)

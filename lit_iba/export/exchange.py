@@ -17,7 +17,7 @@ from lit_iba.data import buckets
 from lit_iba.data.remote import is_remote
 from lit_iba.errors import InputError
 from lit_iba.export.artefact import as_text, check_folder, hashes
-from lit_iba.files import read_text, sha256_of, whole_file, write_text
+from lit_iba.files import FULL, read_text, sha256_of, whole_file, write_text
 from lit_iba.training.exported import (
     DOCUMENTS,
     FILES,
@@ -168,6 +168,8 @@ class _Place:
                 shutil.copyfile(source, path)
                 return
         except OSError as error:
+            if error.errno in FULL:  # where it is copied to
+                raise OSError(error.errno, error.strerror, str(path)) from error
             raise InputError(
                 f"{source} cannot be read ({error.strerror}); give a folder that you may read"
             ) from error

@@ -41,17 +41,19 @@ class Combinations:
     def lines(self, setting: str) -> list[tuple[str, list[tuple[Any, str]]]]:
         """Combinations that differ in one setting alone: what the other settings are, and the
         setting's values, in order, with the names of their combinations. Of the settings that are
-        the same in all combinations of the sweep nothing is said.
+        the same in all combinations of the sweep nothing is said. A combination that differs from
+        no other in it stands alone, where there are no others that do.
         """
         groups: dict[str, list[tuple[Any, str]]] = {}
         others = [other for other in self.vary if other != setting]
         for name, values in self.values.items():
             rest = ", ".join(f"{short(other)} {values[other]}" for other in others)
             groups.setdefault(rest, []).append((values[setting], name))
+        fewest = min(2, max(map(len, groups.values())))
         return [
             (rest, sorted(points, key=lambda point: _place(point[0])))
             for rest, points in groups.items()
-            if len(points) > 1
+            if len(points) >= fewest
         ]
 
 

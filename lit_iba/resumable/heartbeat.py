@@ -86,10 +86,16 @@ class Heartbeat:
             what: What it is, for the error.
 
         Raises:
-            InputError: That process has given no sign of life for 90 seconds.
+            InputError: That process has given no sign of life for 90 seconds; or it is this one,
+                which has made it before.
         """
         seen, since = self._sign(rank), time.monotonic()
         while not there():
+            if rank == self.rank:  # nobody else would make it
+                raise InputError(
+                    f"{what} are no longer in {self.folder.parent}, where this run has written"
+                    " them; start it again, and let nobody delete files there meanwhile"
+                )
             now = self._sign(rank)
             if now != seen:
                 seen, since = now, time.monotonic()

@@ -38,6 +38,7 @@ class ShardStore:
 
     Args:
         folder: Where the files are.
+        afresh: How a user does what is in the files anew, as an error says it.
 
     Example:
         >>> import torch
@@ -50,8 +51,8 @@ class ShardStore:
         False
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, afresh: str = "fresh: true") -> None:
+        self.folder, self.afresh = Path(folder), afresh
 
     def path(self, group: str, shard: str) -> Path:
         """Where the file of a group (such as an explainer's name) and a shard (its stem) is."""
@@ -76,7 +77,7 @@ class ShardStore:
         if stored != (wanted := plain(fingerprint)):
             raise InputError(
                 f"{path} was made with other settings ({first_difference(stored, wanted)}); "
-                "choose another output folder, or start this one afresh (fresh: true)"
+                f"choose another output folder, or start this one afresh ({self.afresh})"
             )
         return True
 

@@ -206,7 +206,7 @@ def run_uncertainty(
     lock = FolderLock(out)
     try:
         sweep_abandoned(Path(out))
-        store = ShardStore(out)
+        store = ShardStore(out, f"delete {Path(out) / GROUP}")  # no setting does so
         selection = Selection(settings.max_images, None, settings.seed)
         quotas = selection.quotas([shard.count for shard in data.shards])
         shares = zip(data.shards, quotas, strict=True)

@@ -220,6 +220,18 @@ def test_the_command_writes_tables_and_figures_and_goes_on(
     assert "has no classifiers" in capsys.readouterr().err
 
 
+def test_a_damaged_result_is_made_again(data: ShardIndex, tmp_path: Path) -> None:
+    settings = SurveySettings(
+        max_images=2, scales=(1.0,), shifts=(), reestimate_images=0, similarity_images=0
+    )
+    small = {"small": {"model": "small_cnn", "weights": "random"}}
+    whole, path = run_survey(small, data, tmp_path, settings), tmp_path / "classifiers/small.json"
+    for left in (path.read_text()[:200], "", "[]"):
+        path.write_text(left)
+        assert run_survey(small, data, tmp_path, settings) == whole
+        assert json.loads(path.read_text())["result"] == whole["small"]
+
+
 def test_labels_that_a_classifier_does_not_know_are_refused(
     data: ShardIndex, tmp_path: Path
 ) -> None:

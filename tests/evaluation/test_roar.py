@@ -237,6 +237,19 @@ def test_a_second_run_trains_only_what_is_missing_and_other_settings_are_refused
         roar(data, out, recipe=RECIPE | {"epochs": 7}).run(Fabric(accelerator="cpu", devices=1))
 
 
+@pytest.mark.parametrize("seeds", [[2, 0, 1], [1, 0]])
+def test_another_first_seed_is_refused_before_the_explained_network_is_written_over(
+    finished, data, seeds
+):
+    results, out = finished
+    kept = (out / "classifier.safetensors").read_bytes()
+    with pytest.raises(InputError, match=r"explain the network of seed 0; put 0 first in seeds"):
+        roar(data, out, seeds=seeds).run(Fabric(accelerator="cpu", devices=1))
+    assert (out / "classifier.safetensors").read_bytes() == kept
+    again = roar(data, out).run(Fabric(accelerator="cpu", devices=1))
+    assert again["results"] == results["results"]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -1,9 +1,6 @@
 """A sweep: which combinations there are, which trainings they need, and what is drawn of them."""
 
 import csv
-import json
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from lightning import Fabric
 from matplotlib.figure import Figure
 
 from lit_iba import FrozenClassifier, InputError
 from lit_iba.cli.main import main
-from lit_iba.cli.sweep import fit_apart
 from lit_iba.data.quickstart import QuickstartSettings, make_quickstart
-from lit_iba.evaluation.sweep import Sweep, combinations
+from lit_iba.evaluation.sweep import Combine, Sweep, combinations
 from lit_iba.report import read_run
 from lit_iba.report.run_folder import MethodResult
 from lit_iba.report.sweep import Combinations, _lines, write_sweep
@@ -144,6 +141,29 @@ def test_a_sweep_is_judged_and_drawn(digits: Path, tmp_path: Path) -> None:
     assert panels[0].read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("combine", "vary"),
+    [("all", {"seed": [1]}), ("all", {"smooth": [0.0, 1.0], "seed": [1]}), ("each", {"seed": [0]})],
+)
+def test_a_setting_with_one_value_is_drawn_too(
+    digits: Path, tmp_path: Path, combine: Combine, vary: dict[str, Any]
+) -> None:
+    sweep = Sweep(
+        FrozenClassifier("small_cnn", "random"),
+        "gradient",
+        vary,
+        {"bounding_box": {}},
+        tmp_path,
+        settings={"seed": 0},
+        combine=combine,
+        data=digits / "test",
+        gallery=1,
+    )
+    sweep.run(Fabric(accelerator="cpu", devices=1))
+    assert {path.name for path in write_sweep(tmp_path)} > {"sweep.csv", "sweep.png"}
+    assert len(list(tmp_path.glob("panel_*.png"))) == 1
+
+
 def test_lines_hold_all_other_settings_still() -> None:
     values = combinations({"a": [3, 1], "b": [1, 2]}, {"a": 3, "b": 1}, "each")
     found = Combinations("each", ["a", "b"], values)
@@ -261,21 +281,6 @@ def test_a_setting_of_a_training_needs_one(
             combine="all",
             data=digits / "test",
         )
-
-
-def test_a_training_runs_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    commands: list[list[str]] = []
-
-    def run(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
-        commands.append(command)
-        return subprocess.CompletedProcess(command, 75)
-
-    monkeypatch.setattr(subprocess, "run", run)
-    assert fit_apart(["--a=1"]) == 75
-    program = commands[0]
-    assert (program[0], program[-2:]) == (sys.executable, ["fit", "--a=1"])
-    compile(program[2], "program", "exec")
-    assert json.dumps(program)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import fsspec
 import pytest
 
 from lit_iba.cli.main import main
+from lit_iba.cli.sentences import as_sentence
 from lit_iba.errors import InputError
 from lit_iba.export import check_export, load_exported, pull_export, push_export
 
@@ -85,6 +87,18 @@ def test_one_flipped_bit_leaves_nothing(bucket: str, tmp_path: Path, name: str) 
     with pytest.raises(InputError, match=rf"{name} is not the file that was pushed"):
         pull_export(bucket, tmp_path / "back")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_said_of_where_an_export_goes(exported: Path, tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+        with pytest.raises(OSError, match="too large") as refused:
+            pull_export(str(exported), tmp_path / "there")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(as_sentence(refused.value)).startswith(str(tmp_path))
+    assert not (tmp_path / "there").exists()
 
 
 def test_a_refused_pull_leaves_what_was_there(bucket: str, exported: Path, tmp_path: Path) -> None:

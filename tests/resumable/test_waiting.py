@@ -46,6 +46,16 @@ def start(*arguments: str) -> "subprocess.Popen[str]":
     )
 
 
+def test_a_process_does_not_wait_for_files_of_its_own_that_somebody_has_deleted(
+    tmp_path: Path,
+) -> None:
+    with (
+        Heartbeat(tmp_path, 0, 1) as company,
+        pytest.raises(InputError, match=f"the results of a.tar are no longer in {tmp_path}, where"),
+    ):
+        company.wait_for(lambda: False, 0, "the results of a.tar")
+
+
 def test_a_wait_for_a_killed_process_ends_and_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
