@@ -1,7 +1,9 @@
 """The command line in process: names, errors, and files that appear whole."""
 
+import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from PIL import Image
 
 from lit_iba.classifier.small_cnn import SmallCNN
 from lit_iba.classifier.weights import save_weights
-from lit_iba.cli.main import main
+from lit_iba.cli.main import COMMANDS, TRAINING, main
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +41,20 @@ def test_help_is_there_and_light(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([], "train.py") == 2
     assert main(["explian"], "evaluate.py") == 2
     assert "did you mean 'explain'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS["lit-iba"])
+def test_the_help_of_a_command_begins_with_a_whole_sentence(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) if command not in TRAINING else nullcontext():
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    begins = " ".join(text.split("\n\n")[1].split())
+    assert begins.endswith("."), begins
+    cut = [line for line in text.split("\n") if re.match(r"[A-Z].*[^.]:$", line)]
+    assert not cut, "titles that are the beginning of a sentence"
+    assert ":class:" not in text.split("\ntrainer: ")[0], "Sphinx's roles"
 
 
 def test_help_imports_nothing_heavy() -> None:
