@@ -185,6 +185,60 @@ def check_finite(values: Tensor, names: Sequence[str], who: str, where: str = ""
         )
 
 
+def check_maps(result: Any, names: Sequence[str], size: Sequence[int], who: str) -> None:
+    """Check what the ``explain`` of an explainer, perhaps of a user's own, gives.
+
+    Args:
+        result: An ``Attribution`` of one map for each name, (B, H, W).
+        names: What the user calls each image.
+        size: (H, W) of the images.
+        who: The explainer.
+
+    Raises:
+        InputError: It is something else, of another shape, complex, or contains NaN or infinity.
+    """
+    values = getattr(result, "values", None)
+    if not isinstance(values, Tensor):
+        kind = type(result if values is None or callable(values) else values).__name__
+        raise InputError(
+            f"explain of {who} gives a {kind}; it must give an Attribution of a tensor (B, H, W)"
+        )
+    wanted = (len(names), *size)
+    if tuple(values.shape) != wanted or values.is_complex():
+        raise InputError(
+            f"explain of {who} gives {values.dtype} {tuple(values.shape)}; it must give one real"
+            f" map an image, {wanted}"
+        )
+    check_finite(values, names, who)
+
+
+def check_rows(
+    rows: Any, scalars: Sequence[str], curves: Sequence[str], count: int, who: str
+) -> None:
+    """Check what the ``score_rows`` of a metric, perhaps of a user's own, gives.
+
+    Args:
+        rows: A tensor by name.
+        scalars: Names of those with one number an image, (B,).
+        curves: Names of those with several, (B, K).
+        count: Number of images, B.
+        who: The metric.
+
+    Raises:
+        InputError: One is missing, no tensor, or not of so many images.
+    """
+    for row in (*scalars, *curves):
+        values = rows.get(row) if isinstance(rows, Mapping) else None
+        shape = tuple(values.shape) if isinstance(values, Tensor) else ()
+        if shape[:1] != (count,) or (row in scalars and math.prod(shape) != count):
+            found = shape if isinstance(values, Tensor) else type(values).__name__
+            wanted = f"({count},)" if row in scalars else f"({count}, K)"
+            raise InputError(
+                f"score_rows of {who} gives {row!r} as {found}; it must give a tensor of one row"
+                f" an image, {wanted}"
+            )
+
+
 def check_labels(
     labels: Tensor, names: Sequence[str], classes: int, where: str = "", mend: str = ""
 ) -> None:

@@ -50,7 +50,7 @@ class InputError(ValueError):
     """
 
 
-def unknown_name(kind: str, given: str, known: Iterable[str], hint: str = "") -> InputError:
+def unknown_name(kind: str, given: object, known: Iterable[str], hint: str = "") -> InputError:
     """Build the error for a mistyped name, with the nearest known ones in it.
 
     Args:
@@ -59,6 +59,8 @@ def unknown_name(kind: str, given: str, known: Iterable[str], hint: str = "") ->
         known: All the names that would have been right.
         hint: Where the full list is to be had.
     """
+    if not isinstance(given, str):  # YAML's, of a name without quotes
+        return InputError(f"{given!r} cannot name a {kind}, which takes a text; put it in quotes")
     known = sorted(set(known))
     near = difflib.get_close_matches(given, known, n=3, cutoff=0.5)
     guess = (

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from lit_iba.checks import (
     check_counts,
-    check_finite,
     check_images,
     check_kinds,
+    check_maps,
     check_numbers,
     check_taken,
 )
@@ -280,7 +280,7 @@ class Explainer(ABC):
             )
         result = self.explain(images, targets, generators)
         names = [f"image {i}" for i in range(len(images))] if keys is None else keys
-        check_finite(result.values, names, self.name or type(self).__name__)
+        check_maps(result, names, images.shape[-2:], self.name or type(self).__name__)
         return self._heatmap_of(result)
 
     def _heatmap_of(self, result: Attribution) -> Heatmap:

@@ -221,3 +221,29 @@ def test_the_commands_of_a_page_can_be_given(
             said = capsys.readouterr().err.strip().split("\n")[-1]
             wrong.append(f"{' '.join(words)}\n    {as_sentence(error) or error!r} {said}")
     assert not wrong, "\n".join(wrong)
+
+
+def settings_in(page: str, kind: str, column: int) -> Iterator[tuple[str, str, str]]:
+    """Name, setting and default of the rows of a page's table, where the default is one word."""
+    for line in (ROOT / "docs" / page).read_text("utf-8").split("\n"):
+        cells = re.split(r"(?<!\\)\|", line)
+        for name in re.findall(r"`(\w+)`", cells[1]) if len(cells) > column + 1 else ():
+            for setting, default in re.findall(
+                r"`(\w+)` (\w+(?:\.\w+)?)(?=[,; ])", cells[column] + " "
+            ):
+                if default not in ("every", "as", "sum"):  # begins a phrase
+                    yield f"{kind} {name}", setting, default
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "default"),
+    [*settings_in("metrics.md", "metric", 5), *settings_in("baselines.md", "explainer", 2)],
+)
+def test_the_default_that_a_table_names_is_the_one_of_the_class(
+    name: str, setting: str, default: str
+) -> None:
+    kind, name = name.split()
+    cls = type(build_metric(name, {})) if kind == "metric" else explainer_class(name)
+    own = (inspect.signature(c.__init__).parameters for c in cls.__mro__ if "__init__" in vars(c))
+    found = next(taken[setting].default for taken in own if setting in taken)
+    assert str(found).lower() in (default, f"{default}.0", default.replace("null", "none"))

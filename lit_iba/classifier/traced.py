@@ -77,7 +77,7 @@ class TracedNetwork:
         if node is not None:
             node = self._as_left(node, layer)
         else:
-            inside = layer + "."
+            inside = f"{layer}."
             steps = [
                 n
                 for n in self.nodes

@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn, get_origin
+from typing import Any, NoReturn, get_args, get_origin
 from unittest.mock import patch
 
 from jsonargparse import ArgumentParser, _typehints
@@ -18,6 +18,7 @@ from lit_iba.errors import InputError
 _REFUSED = re.compile(
     r'Parser key "([\w.]+)":\s+Expected a typing\.Literal\[(.*?)\]\. Got value: (.*)'
 )
+_QUOTED = re.compile(r"(['\"])(.*)\1")
 
 
 def with_setting(settings: object, path: str, value: object) -> dict[str, Any]:
@@ -40,23 +41,32 @@ def with_setting(settings: object, path: str, value: object) -> dict[str, Any]:
     return {**kept, name: value}
 
 
+class _Text(str):
+    """A text that YAML has read already: a quoted "2" stays one, and names a layer."""
+
+
 @contextmanager
 def settings_kept() -> Iterator[None]:
-    """Arguments below a setting of a mapping leave its other settings as they are.
+    """Settings of a mapping stay as they were written.
 
-    jsonargparse 4.53 does so for one level: ``--classifier.preprocessing.crop 112`` would drop the
-    ``resize`` that an argument before it, or a config, gave.
+    With jsonargparse 4.53, ``--classifier.preprocessing.crop 112`` would drop the ``resize`` that
+    an argument before it, or a config, gave; and a text in quotes would be read a second time, so
+    that a layer "0.10" became the number 0.1.
     """
     library: Any = _typehints
     adapt = library.adapt_typehints
 
     def adapt_below(value: Any, kind: Any, *rest: Any, **named: Any) -> Any:
-        mapping = get_origin(kind) in (dict, Mapping) or kind is dict
-        if mapping and isinstance(value, library.NestedArg) and "." in value.key:
-            name = value.key.partition(".")[0]
-            inner = adapt(value.val, Any)  # a number, where it is the text of one
-            value = with_setting(named.get("prev_val"), value.key, inner)
-            value = library.NestedArg(name, value[name])
+        if isinstance(value, _Text):
+            return str(value)
+        if get_args(kind)[1:] == (Any,) and issubclass(get_origin(kind) or object, Mapping):
+            if isinstance(value, library.NestedArg):
+                # A number, where it is the text of one; and a text, where that is in quotes.
+                quoted = _QUOTED.fullmatch(value.val) if isinstance(value.val, str) else None
+                inner = quoted[2] if quoted else adapt(value.val, Any)
+                value = with_setting(named.get("prev_val"), value.key, inner)
+            if isinstance(value, Mapping):
+                value = {k: _Text(v) if isinstance(v, str) else v for k, v in value.items()}
         return adapt(value, kind, *rest, **named)
 
     with patch.object(library, "adapt_typehints", adapt_below):

@@ -10,13 +10,14 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
-import re
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from types import GenericAlias
 from typing import Any, Literal, TypeVar
 
 from docstring_parser import parse
+
+from lit_iba.cli.docstrings import first_sentence, on_one_line
 
 _Command = TypeVar("_Command", bound=Callable[..., None])
 
@@ -34,8 +35,8 @@ WRITTEN: dict[str, Any] = {
     "Literal": Literal,
     "FrozenClassifier": dict[str, Any],
     "Mapping": dict,
-    "Named": dict[str, dict[str, Any]],
-    "NamedExplainers": dict[str, dict[str, Any]],
+    "Named": dict[str, Any],
+    "NamedExplainers": dict[str, Any],
     "Path": str,
     "Recipe": dict[str, Any],
     "Sequence": _Lists,
@@ -72,16 +73,11 @@ def with_arguments_of(path: str, leave: Collection[str] = ()) -> Callable[[_Comm
         parameters.sort(key=lambda p: p.default is not p.empty)
         command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
-        lines = [f"    {p.name}: {_plain(docs.get(p.name) or '')}" for p in parameters]
-        command.__doc__ = "\n".join([said.short_description or "", "", "Args:", *lines])
+        lines = [f"    {p.name}: {on_one_line(docs.get(p.name) or '')}" for p in parameters]
+        command.__doc__ = "\n".join([first_sentence(command.__doc__), "", "Args:", *lines])
         return command
 
     return decorate
-
-
-def _plain(text: str) -> str:
-    """A description on one line, without Sphinx's roles."""
-    return re.sub(r":\w+:`~?([^`]+)`", r"``\1``", " ".join(text.split()))
 
 
 def _class(path: str) -> ast.ClassDef:

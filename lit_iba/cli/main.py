@@ -173,19 +173,23 @@ def _parsed(
 ) -> tuple[Callable[..., object], dict[str, Any]]:
     """What a command calls, and with which settings."""
     from lit_iba.cli.choices import ChoicesInOneSentence
+    from lit_iba.cli.docstrings import first_sentence
 
     name = command.replace("-", "_")
     module = importlib.import_module(f"lit_iba.cli.{name}")
     function = getattr(module, name)
     parser = ChoicesInOneSentence(
-        prog=f"{program} {command}", description=(function.__doc__ or "").split("\n")[0]
+        prog=f"{program} {command}", description=first_sentence(function.__doc__)
     )
     parser.add_argument("-c", "--config", action="config", help="YAML file; later arguments win")
     # Arguments without a name of their own, or of several words: name, how many, help.
     own: list[tuple[str, str | None, str]] = getattr(module, "ARGUMENTS", [])
     for argument, count, text in own:
         parser.add_argument(argument, nargs=count, help=text)
-    parser.add_function_arguments(function, skip={argument.lstrip("-") for argument, _, _ in own})
+    # Not as a group: its title would be the first line of the docstring, wherever that ends.
+    parser.add_function_arguments(
+        function, as_group=False, skip={argument.lstrip("-") for argument, _, _ in own}
+    )
     settings: dict[str, Any] = parser.parse_args(arguments).as_dict()
     settings.pop("config", None)
     return function, settings

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from lit_iba.errors import InputError, shown
 from lit_iba.files import read_text
@@ -200,7 +201,8 @@ def check_configs(arguments: Sequence[str]) -> None:
     """Look at the YAML files among the arguments before any parser does.
 
     Raises:
-        InputError: One is missing, no text, no YAML, or stands for far more than it holds.
+        InputError: One is missing, empty, no text, no YAML, has a name twice, or stands for far
+            more than it holds.
     """
     for given in configs_among(arguments):
         _check_config(given)
@@ -226,15 +228,33 @@ def _check_config(given: str) -> None:
                     f"config {path} has more than {_ALIASES} aliases; write values out"
                 )
         content = yaml.safe_load(text)
+        _check_names(path, yaml.compose(text, yaml.SafeLoader))
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         place = f" in line {mark.line + 1}" if mark else ""
         said = " ".join(str(problem or error).split())
         raise InputError(f"config {path} is no YAML{place} ({said}); mend it") from error
-    if not isinstance(content, dict | None):
+    if content is None:
+        raise InputError(f"config {path} is empty; write name: value, or leave it out")
+    if not isinstance(content, dict):
         raise InputError(
             f"config {path} is a {type(content).__name__}, not settings by name; write name: value"
         )
+
+
+def _check_names(path: Path, node: Any) -> None:
+    """That no mapping has a name twice, of which YAML keeps the last without a word."""
+    lines = dict[str, int]()
+    for name, below in node.value if node is not None and node.id == "mapping" else ():
+        line = name.start_mark.line + 1
+        if name.id == "scalar" and lines.setdefault(name.value, line) != line:
+            raise InputError(
+                f"config {path} has {name.value!r} in line {lines[name.value]} and again in line"
+                f" {line}, which would replace it; leave one out, or give it another name"
+            )
+        _check_names(path, below)
+    for below in node.value if node is not None and node.id == "sequence" else ():
+        _check_names(path, below)
 
 
 def complain(error: InputError) -> int:

@@ -16,6 +16,8 @@ from typing import Any
 
 from docstring_parser import parse
 
+from lit_iba.cli.docstrings import first_sentence
+
 # What this project sets where Lightning has another default.
 DEFAULTS: dict[str, Any] = {
     "checkpoint.monitor": "val/loss",
@@ -36,7 +38,10 @@ PARTS = (
 )
 KINDS = {"model": "LightningModule", "data": "LightningDataModule"}
 BASES = ("TrainingWithFrozenClassifier", "SampleDataModule")
-FAMILIES = {"LightningModule": ("LightningModule", BASES[0]), "LightningDataModule": BASES[1:]}
+FAMILIES = {
+    "LightningModule": ("LightningModule", "TrainingWithFrozenClassifier", "AveragedTraining"),
+    "LightningDataModule": ("SampleDataModule", "ShardDataModule"),
+}
 
 
 def print_training_help(program: str, command: str) -> None:
@@ -112,8 +117,7 @@ def _method(node: ast.ClassDef, name: str) -> ast.FunctionDef:
 
 
 def _summary(node: ast.ClassDef | ast.FunctionDef) -> str:
-    text = parse(ast.get_docstring(node) or "").short_description or f"settings of the {node.name}"
-    return " ".join(text.split())
+    return first_sentence(ast.get_docstring(node)) or f"settings of the {node.name}"
 
 
 def _arguments(node: ast.ClassDef, method: str) -> list[tuple[str, str, str, str]]:

@@ -23,6 +23,8 @@ def class_and_settings(
     Raises:
         InputError: The name cannot name a folder, or the entry is no mapping.
     """
+    if not isinstance(name, str):
+        raise InputError(f"the name {name!r} among the {kind}s is no text; put it in quotes")
     if not re.fullmatch(r"\w[\w.+-]*", name):
         raise InputError(
             f"{name!r} cannot name {'an' if kind[0] in 'aeiou' else 'a'} {kind}: results are kept"

@@ -18,7 +18,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from lit_iba.checks import check_counts, check_images
+from lit_iba.checks import check_counts, check_images, check_rows
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.errors import InputError
 from lit_iba.metrics.judged import (
@@ -263,7 +263,9 @@ class HeatmapMetric(Metric):
             if shared is None:
                 shared = self.shared_scores(classifier, images, targets)
             judged = Judged(images, targets, heatmaps, object_mask, keys, shared, others, subject)
-            return self.score_rows(classifier, judged)
+            rows = self.score_rows(classifier, judged)
+        check_rows(rows, self.scalars, self.row_curves, len(images), self.name)
+        return rows
 
     def update(
         self,

@@ -177,8 +177,10 @@ def named_settings(given: str | Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: It is no mapping.
     """
-    if not isinstance(given, str):
+    if isinstance(given, Mapping):
         return dict(given)
+    if not isinstance(given, str):
+        raise InputError(f"the objective is {given!r}; give a name, or its name and settings")
     if not given.lstrip().startswith("{"):
         return {"name": given}
     try:

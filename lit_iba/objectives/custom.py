@@ -91,11 +91,11 @@ class Custom(Objective):
         """What the function gives, or minus the loss."""
         if self._score is None:
             return -self.loss(outputs, targets)
-        return _checked(self._score(outputs, targets), len(outputs), "score")
+        return _checked(self._score(outputs, targets), outputs, "score")
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """What the function gives."""
-        return _checked(self._loss(outputs, targets), len(outputs), "loss")
+        return _checked(self._loss(outputs, targets), outputs, "loss")
 
     def probability(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """exp(-loss).
@@ -152,11 +152,17 @@ def _name_of(function: Callable[..., Any]) -> str:
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
-def _checked(found: Any, count: int, what: str) -> Tensor:
+def _checked(found: Any, outputs: Tensor, what: str) -> Tensor:
+    count = len(outputs)
     if not isinstance(found, Tensor) or found.shape != (count,):
         given = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise InputError(
             f"{what} of the custom objective gives {given} for {count} images, where one number "
             "per image (B,) is needed; take no mean over the batch (reduction='none')"
+        )
+    if torch.is_grad_enabled() and outputs.requires_grad and not found.requires_grad:
+        raise InputError(
+            f"{what} of the custom objective gives numbers without a gradient (it detaches, decides"
+            " or counts); leave that out, or use a method that needs none, such as occlusion"
         )
     return found

@@ -6,8 +6,9 @@ import importlib.util
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +16,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lit_iba import FrozenClassifier, InputError, build_explainer
+from lit_iba import (
+    Attribution,
+    Explainer,
+    FrozenClassifier,
+    HeatmapMetric,
+    InputError,
+    build_explainer,
+)
 from lit_iba.cli.main import main
 from lit_iba.data import write_shards
 from lit_iba.evaluation.plan import class_and_settings
+from lit_iba.metrics import Result
+from lit_iba.metrics.judged import Judged
 from lit_iba.quantus import quantus_explain_func
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "bring_your_own.md"
@@ -198,3 +208,65 @@ def test_another_network_needs_a_function_that_builds(images: Tensor) -> None:
             built(model=model, inputs=inputs, targets=targets)[:, 0], wanted.numpy(), atol=1e-7
         )
     assert np.allclose(built(first, inputs, targets), -built(second, inputs, targets), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("gives", "sentence"),
+    [
+        (
+            lambda x: Attribution(x),
+            r"gives torch.float32 \(2, 3, 64, 64\); it must give one real map",
+        ),
+        (lambda x: Attribution(x[:, 0, :10]), r"\(2, 10, 64\); .* \(2, 64, 64\)"),
+        (lambda x: Attribution(x[:1, 0]), r"\(1, 64, 64\); .* \(2, 64, 64\)"),
+        (lambda x: Attribution(x[:, 0] + 1j), "complex64"),
+        (
+            lambda x: Attribution(x[:, 0].numpy()),
+            "explain of mine gives a ndarray; it must give an",
+        ),
+        (lambda x: x[:, 0], "explain of mine gives a Tensor"),
+        (lambda x: None, "explain of mine gives a NoneType"),
+    ],
+)
+def test_what_an_explainer_of_ones_own_gives_is_checked(
+    gives: Callable[[Tensor], Any], sentence: str, images: Tensor
+) -> None:
+    class Mine(Explainer):
+        name = "mine"
+
+        def explain(self, images: Tensor, targets: Tensor, generators: Any) -> Attribution:
+            return gives(images)
+
+    with pytest.raises(InputError, match=sentence):
+        Mine(FrozenClassifier("small_cnn", "random")).attribute(images[:2])
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ({"share": torch.ones(1)}, r"score_rows of mine gives 'share' as \(1,\); .* \(2,\)"),
+        ({"share": torch.ones(2, 3)}, r"'share' as \(2, 3\)"),
+        ({"share": torch.tensor(0.5)}, r"'share' as \(\)"),
+        ({"share": [0.5, 0.5]}, "'share' as list"),
+        ({"shares": torch.ones(2)}, "'share' as NoneType"),
+        (None, "'share' as NoneType"),
+    ],
+)
+def test_what_a_metric_of_ones_own_gives_is_checked(
+    rows: Any, sentence: str, images: Tensor
+) -> None:
+    class Mine(HeatmapMetric):
+        name = "mine"
+        scalars = ("share",)
+        definition = "Nothing"
+
+        def score_rows(self, classifier: FrozenClassifier, judged: Judged) -> Any:
+            return rows
+
+        def summarize(self, rows: Any) -> Result:
+            raise NotImplementedError
+
+    classifier = FrozenClassifier("small_cnn", "random")
+    metric = Mine({})
+    with pytest.raises(InputError, match=sentence):
+        metric.update(classifier, images[:2], torch.tensor([0, 1]), images[:2, 0])

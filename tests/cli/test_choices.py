@@ -20,9 +20,10 @@ VALUES = st.one_of(
     st.floats(0.001, 1000).map(lambda x: float(f"{x:.3g}")),
     st.booleans(),
     st.none(),
-    st.sampled_from(["none", "layer2", "blocks.2"]),
+    st.sampled_from(["none", "layer2", "blocks.2", "2", "0.10", "1e3", "null", "true", "[1]", ""]),
     st.lists(st.integers(0, 9), min_size=1, max_size=3),
 )
+PLAIN = ("none", "layer2", "blocks.2")  # texts that need no quotes
 BELOW = st.dictionaries(NAMES, VALUES, min_size=1, max_size=4)
 NESTED = st.dictionaries(
     NAMES,
@@ -37,7 +38,7 @@ def one_by_one(values: Mapping[str, Any], before: str) -> Iterator[str]:
         if isinstance(value, Mapping):
             yield from one_by_one(value, f"{before}.{name}")
         else:
-            yield f"{before}.{name}={value if isinstance(value, str) else json.dumps(value)}"
+            yield f"{before}.{name}={value if value in PLAIN else json.dumps(value)}"
 
 
 @settings(max_examples=60, deadline=None)
@@ -48,6 +49,18 @@ def test_settings_given_one_by_one_are_the_mapping(values: dict[str, Any], order
     arguments = list(one_by_one(values, "--settings"))
     order.shuffle(arguments)
     assert parser.parse_args(arguments).settings == values
+
+
+@settings(max_examples=60, deadline=None)
+@given(NESTED)
+def test_settings_of_a_config_are_what_it_says(values: dict[str, Any]) -> None:
+    """Texts in quotes are texts: a layer of an ``nn.Sequential`` is called "2" or "0.10"."""
+    parser = ChoicesInOneSentence(exit_on_error=False)
+    parser.add_argument("--settings", type=dict[str, Any] | None)
+    parser.add_argument("--config", action="config")
+    written = json.dumps({"settings": values})
+    assert parser.parse_args([f"--config={written}"]).settings == values
+    assert parser.parse_args([f"--settings={json.dumps(values)}"]).settings == values
 
 
 BENCHMARK = ["--data=d", "--out=o", "--explainers={}"]

@@ -1,17 +1,20 @@
 """The command line in process: names, errors, and files that appear whole."""
 
+import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from benchmark_toys import make_data
 from PIL import Image
 
 from lit_iba.classifier.small_cnn import SmallCNN
 from lit_iba.classifier.weights import save_weights
-from lit_iba.cli.main import main
+from lit_iba.cli.main import COMMANDS, TRAINING, main
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +42,54 @@ def test_help_is_there_and_light(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([], "train.py") == 2
     assert main(["explian"], "evaluate.py") == 2
     assert "did you mean 'explain'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS["lit-iba"])
+def test_the_help_of_a_command_begins_with_a_whole_sentence(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) if command not in TRAINING else nullcontext():
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    begins = " ".join(text.split("\n\n")[1].split())
+    assert begins.endswith("."), begins
+    cut = [line for line in text.split("\n") if re.match(r"[A-Z].*[^.]:$", line)]
+    assert not cut, "titles that are the beginning of a sentence"
+    assert ":class:" not in text.split("\ntrainer: ")[0], "Sphinx's roles"
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ("", "is empty; write name: value"),
+        ("# nothing yet\n", "is empty; write name: value"),
+        ("seed: 1\nout: a\nseed: 2\n", "has 'seed' in line 1 and again in line 3"),
+        (
+            "explainers:\n  grad_cam: {}\n  grad_cam: {layer: layer2}\n",
+            "has 'grad_cam' in line 2 and again in line 3",
+        ),
+        ("a: [{b: 1,\n b: 2}]", "has 'b' in line 1 and again in line 2"),
+        ("explainers: {3: {explainer: grad_cam}}", "the name 3 among the explainers is no text"),
+        ("explainers: {on: {}}", "the name True among the explainers is no text"),
+        ("explainers: {grad_cam: layer2}", "the settings of explainer 'grad_cam' are 'layer2'"),
+        ("explainers: {grad_cam: {layer: 2}}", "2 cannot name a layer of small_cnn"),
+        ("metrics: {bounding_box: }\nexplainers: {grad_cam: , x: {}}", "'x' is not a known expl"),
+    ],
+)
+def test_what_a_config_does_not_say_clearly_is_refused_in_a_sentence(
+    config: str, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(config)
+    make_data(tmp_path / "data", 2)
+    arguments = [
+        f"--data={tmp_path / 'data'}",
+        f"--out={tmp_path / 'run'}",
+        "--metrics={bounding_box: {}}",
+    ]
+    arguments += ["--explainers={}", "--classifier={model: small_cnn, weights: random}"]
+    assert main(["benchmark", *arguments, "--config", str(path)]) == 2
+    assert sentence in capsys.readouterr().err
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.cli import LightningArgumentParser
 from training_toys import prepare
 
+import lit_iba
 from lit_iba import HeatmapMetric
 from lit_iba.cli.main import main
 from lit_iba.cli.training import TrainingCLI, run_training
@@ -56,9 +57,16 @@ def test_the_quick_help_names_every_argument_of_lightnings_own(
     names, known = (set(re.findall(r"^ +(--[\w.]+)", text, re.MULTILINE)) for text in (own, quick))
     assert names - known == set()
     assert "default: val/loss" in quick
-    assert "lit_iba.iba.ReadoutTraining" in quick
-    assert "lit_iba.data.ShardDataModule" in quick
+    shipped = {
+        f"{room}.{name}"
+        for room, module in ((path.parent.name, path) for path in ROOMS)
+        for name in re.findall(r"\w+(?:Training|DataModule)\b", module.read_text("utf-8"))
+    }
+    shipped -= {"training.TrainingWithFrozenClassifier", "data.SampleDataModule"}  # bases
+    assert {name for name in shipped if f" lit_iba.{name}: " not in quick} == set()
 
+
+ROOMS = sorted(Path(lit_iba.__file__).parent.glob("*/__init__.py"))
 
 CONFIG = """
 model:

@@ -204,6 +204,7 @@ REFUSED: list[tuple[Any, str]] = [
     ({"name": "regression", "tolerance": -1.0}, "tolerance is -1.0; it must be a number above 0"),
     ({"name": "multilabel", "tolerance": 1.0}, "do not fit the objective 'multilabel'"),
     ({"tolerance": 1.0}, "give a name"),
+    (3, "the objective is 3; give a name"),
     ("embedding", "embedding needs the vectors .*'similarity' for one vector"),
     ({"name": "embedding", "vectors": [[1.0, 0.0]]}, "K of 2 or more"),
     ({"name": "embedding", "vectors": "nowhere.npy"}, "vectors cannot be read from nowhere.npy"),
@@ -299,3 +300,14 @@ def test_a_custom_loss_below_zero_is_refused_where_it_would_be_a_probability() -
             what(LOGITS, targets)
     rounded = Custom(lambda outputs, targets: 0 * outputs[:, 0] - 1e-6)
     assert rounded.probability(LOGITS, targets).allclose(torch.ones(5))
+
+
+def test_a_custom_loss_without_a_gradient_is_refused_where_one_is_needed() -> None:
+    def hits(outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs.argmax(dim=1) != targets).float()
+
+    classifier = FrozenClassifier("small_cnn", "random", objective=Custom(hits, predicted=first))
+    images, target = torch.randn(1, 3, 64, 64), torch.tensor([0])
+    with pytest.raises(InputError, match="loss of the custom objective gives numbers without a"):
+        build_explainer("saliency", classifier).attribute(images, target)
+    build_explainer("occlusion", classifier, {"tile": 32}).attribute(images, target)
