@@ -4,6 +4,8 @@ A map of gradients has its values in single pixels of both signs. Drawn as it is
 photograph in grey. Such a fine-grained map is drawn by its absolute values, blurred a little, up to
 their 98th percentile (Captum, too, cuts 2 %). Values themselves never change, only what is drawn of
 them, and a caption says it.
+
+Words in a picture, too: matplotlib's font lacks most of the world's letters, and room is short.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from matplotlib import colormaps
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from torch import Tensor
 
 from lit_iba.perturbation import gaussian_blur
@@ -20,6 +23,7 @@ from lit_iba.perturbation import gaussian_blur
 SIDE = 224  # the shorter side of the picture whose pixels the blur counts
 BLUR = 2.0  # pixels of such a picture
 FINE = 0.75  # of the variance: on photographs gradients and LRP keep 0.1 to 0.64, CAMs 0.86 to 1
+MOST_LETTERS = 44  # of a name beside a plot, which leave room for the plot
 CUT_FINE, CUT = 0.02, 0.001  # the share of the pixels that lies beyond the end of the colours
 
 
@@ -113,7 +117,8 @@ def drawn_maps(maps: Tensor, signed: bool, fine: Tensor | None = None) -> Drawn:
     """
     maps = finite_values(maps)
     fine = fine_grained(maps) if fine is None else fine
-    values = torch.where(fine[:, None, None], _blur(maps.abs()), maps)
+    # A blur of a whole photograph takes seconds.
+    values = torch.where(fine[:, None, None], _blur(maps.abs()), maps) if fine.any() else maps
     with_sign = ~fine & signed
     flat = torch.where(with_sign[:, None, None], values.abs(), values).flatten(1)
     high = torch.where(
@@ -121,3 +126,33 @@ def drawn_maps(maps: Tensor, signed: bool, fine: Tensor | None = None) -> Drawn:
     )
     low = torch.where(with_sign, -high, flat.amin(dim=1))
     return Drawn(values, low, high, fine, with_sign)
+
+
+def drawn_letters(text: str) -> str:
+    r"""Text as a picture can have it: a letter that the font lacks by its code, since its empty box
+    would be that of any other.
+
+    Example:
+        >>> from lit_iba.drawing import drawn_letters
+        >>> drawn_letters("金鱼 73%")
+        '\\u91d1\\u9c7c 73%'
+    """
+    known = get_font(findfont(FontProperties())).get_charmap()
+    return "".join(
+        letter if ord(letter) in known or letter == "\n" else ascii(letter)[1:-1] for letter in text
+    )
+
+
+def plain_text(text: str) -> str:
+    """Text that matplotlib shall not read as mathematics."""
+    return drawn_letters(text).replace("$", r"\$")
+
+
+def name_beside(text: str) -> str:
+    """A name beside a plot: of a very long one the middle is left out, and a first underscore does
+    not hide it from the legend.
+    """
+    text = drawn_letters(text)
+    if len(text) > MOST_LETTERS:
+        text = f"{text[: MOST_LETTERS // 2]}…{text[1 - MOST_LETTERS // 2 :]}"
+    return (" " if text.startswith("_") else "") + plain_text(text)

@@ -147,6 +147,7 @@ THEIRS = {
     "_parameters",
     "_reset_parameters",
     "_reversed_padding_repeated_twice",
+    "_disabled_torch_function_impl",
     "_is_view",
     "_saved_min_val",
     "_should_check_val_fx",

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from lit_iba import Heatmap
+from lit_iba import Heatmap, drawing
 from lit_iba.drawing import drawn_maps, fine_grained
 from lit_iba.perturbation import gaussian_blur
 
@@ -107,3 +107,11 @@ def test_a_map_over_a_larger_picture_is_drawn_in_the_same_way() -> None:
         larger = heatmap.resize(size)
         assert larger.how_drawn() == heatmap.how_drawn()
         assert larger[1].colored().equal(larger.colored()[1:2])
+
+
+def test_a_coarse_map_over_a_large_photograph_is_not_blurred(monkeypatch) -> None:
+    heatmap = Heatmap(torch.rand(1, 7, 7)).resize((56, 56))  # a blur of megapixels takes seconds
+    large, pictures = heatmap.resize((300, 200)), torch.zeros(1, 3, 300, 200, dtype=torch.uint8)
+    expected = large.overlay(pictures)
+    monkeypatch.setattr(drawing, "_blur", lambda maps: pytest.fail("it was blurred"))
+    assert large.overlay(pictures).equal(expected)

@@ -23,8 +23,8 @@ from lit_iba.activity.decomposition import Decomposition, LayerSums, say_if_inex
 from lit_iba.activity.layers import INPUT, NetworkLayers
 from lit_iba.classifier import FrozenClassifier
 from lit_iba.classifier.preprocessing import drawn
+from lit_iba.drawing import drawn_letters
 from lit_iba.files import whole_file, write_text
-from lit_iba.lettering import drawn_letters
 
 # quantile of |a| at which a panel's colours end, so that one position does not pale the rest
 EXTREME = 0.995

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from lit_iba.classifier.plain import kind_of, plain_copy
+from lit_iba.classifier.plain import has_plain_weights, kind_of, plain_copy
 
 
 def graph_module(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
@@ -50,7 +50,7 @@ def fold_batch_norms(network: fx.GraphModule) -> fx.GraphModule:
         if source.op != "call_module" or len(source.users) != 1:
             continue
         convolution = folded.get_submodule(str(source.target))
-        if kind_of(convolution) is not nn.Conv2d:
+        if kind_of(convolution) is not nn.Conv2d or not has_plain_weights(convolution):
             continue
         fused = fuse_conv_bn_eval(plain_copy(convolution), batch_norm).requires_grad_(False)
         name = f"folded_{node.name}"

@@ -45,15 +45,21 @@ def hooks_of(modules: Iterable[nn.Module]) -> tuple[int, ...]:
 
 
 def kind_of(module: nn.Module) -> type[nn.Module] | None:
-    """The class that says all that a module computes; None where hooks, a ``forward`` of its own,
-    or weights of another class than torch's (quantised ones, say) may change that.
+    """The class that says all that a module computes; None where hooks, or a ``forward`` of its
+    own, may change that.
     """
     if has_hooks(module) or "forward" in vars(module):
         return None
-    kinds = {type(tensor) for tensor in module._parameters.values()}
-    if not kinds <= {Tensor, nn.Parameter, type(None)}:
-        return None
     return type_before_parametrizations(module)
+
+
+def has_plain_weights(module: nn.Module) -> bool:
+    """Whether a module's weights are numbers that may be scaled and put in another order: those of
+    a class that has functions of its own, as quantised ones do, may be something else.
+    """
+    kinds: set[Any] = {type(tensor) for tensor in module._parameters.values() if tensor is not None}
+    usual = torch._C._disabled_torch_function_impl
+    return all(kind.__torch_function__ is usual for kind in kinds - {Tensor, nn.Parameter})
 
 
 def is_plain(module: nn.Module, kind: type[M]) -> TypeGuard[M]:
@@ -61,6 +67,7 @@ def is_plain(module: nn.Module, kind: type[M]) -> TypeGuard[M]:
     return (
         type(module) is kind
         and kind_of(module) is kind
+        and has_plain_weights(module)
         and not module._forward_pre_hooks  # what makes weights
     )
 

@@ -287,7 +287,7 @@ def _write_photograph(
         round(edge) for edge in classifier.preprocessing.crop_box(*photograph.size)
     )
     pixels = torch.from_numpy(photograph.pixels()).permute(2, 0, 1)
-    nothing = Heatmap(torch.zeros(1, *pixels.shape[-2:]))
+    nothing = Heatmap(torch.zeros(1, *pixels.shape[-2:]), fine=torch.zeros(1, dtype=torch.bool))
     whole = nothing.overlay(pixels[None], strength=0.0)[0]
     seen = heatmap.resize((bottom - top, right - left))
     whole[:, top:bottom, left:right] = seen.overlay(pixels[None, :, top:bottom, left:right])[0]

@@ -11,8 +11,8 @@ from textwrap import fill
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lit_iba.drawing import name_beside, plain_text
 from lit_iba.files import whole_file
-from lit_iba.lettering import name_beside, plain_text
 from lit_iba.report.box_plots import BoxPlot, box_plots
 from lit_iba.report.curves import (
     COLORS_LIGHT,

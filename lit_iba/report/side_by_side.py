@@ -11,9 +11,9 @@ from textwrap import fill
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from lit_iba.drawing import drawn_letters
 from lit_iba.files import whole_file
 from lit_iba.heatmap import Heatmap
-from lit_iba.lettering import drawn_letters
 
 INCH, DPI = 1.7, 150  # a picture's width; 255 pixels
 CHARACTERS = 32  # of a caption, that are as wide as a picture

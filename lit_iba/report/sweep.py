@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lit_iba.drawing import name_beside, plain_text
 from lit_iba.files import read_text, write_text
 from lit_iba.heatmap import Heatmap
-from lit_iba.lettering import name_beside, plain_text
 from lit_iba.report.plots import INK, line_color, save_figure, style_axes
 from lit_iba.report.run_folder import RunFolder, read_run
 

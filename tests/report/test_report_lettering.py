@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
+from lit_iba.drawing import name_beside, plain_text
 from lit_iba.heatmap import Heatmap
-from lit_iba.lettering import name_beside, plain_text
 from lit_iba.report import write_report
 from lit_iba.report.curves import colors_of, line_charts
 from lit_iba.report.plots import line_figure, write_plots
