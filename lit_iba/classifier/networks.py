@@ -185,7 +185,8 @@ def _from_timm(
             *OWN_MODELS,
             *timm.list_models(),
         ]
-        raise unknown_name("torchvision or timm classifier", name, known)
+        hint = "(a function of your own is package.module:function)" if "." in name else ""
+        raise unknown_name("torchvision or timm classifier", name, known, hint)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         try:
