@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from lit_iba.classifier.photograph import Photograph
 from lit_iba.data.batch import Hole
 from lit_iba.data.fields import SampleFields, class_names_of
 from lit_iba.data.pipeline import (
@@ -113,6 +114,12 @@ class PipelineDataModule(SampleDataModule):
             raise InputError(
                 f"a {type(dataset).__name__} cannot be read for {split}; give a data set with []"
                 " and a length, or something to iterate over"
+            )
+        if isinstance(dataset, Iterator) and split in ("train", "val"):
+            raise InputError(
+                f"the data set of {split} is a {type(dataset).__name__}, which gives its samples"
+                " only once, but feature statistics and every epoch read them from the front; give"
+                " a data set with [] and a length, or an object whose __iter__ begins anew"
             )
         self._pipelines[split] = dataset, names
         return None
@@ -296,8 +303,10 @@ def _file_of(picture: Any) -> tuple[str, bytes]:
     """A decoded picture as the bytes of a file, without loss, and its extension."""
     buffer = io.BytesIO()
     if isinstance(picture, Image.Image):
-        stored = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # what a PNG can hold
-        (picture if picture.mode in stored else picture.convert("RGB")).save(buffer, "PNG")
+        if picture.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):  # no PNG holds it
+            grey = picture.mode.startswith("I")
+            picture = Photograph.of(picture, 1 if grey else 3).planes[0]  # as it would be seen
+        picture.save(buffer, "PNG")
         return "png", buffer.getvalue()
     np.save(buffer, picture)
     return "npy", buffer.getvalue()

@@ -214,7 +214,16 @@ def test_processes_divide_a_pipeline_and_take_equally_many_steps(
     ("given", "message"),
     [
         ([(np.zeros((8, 8, 3), np.float32), 1)], "is float32; give it as it is stored"),
-        ([(torch.zeros(2, 3, 8, 8), torch.tensor([1, 2]))], "several numbers; give single samples"),
+        (
+            [(torch.zeros(3, 8, 8, dtype=torch.bfloat16), 1)],
+            r"is torch\.bfloat16; give it as it is",
+        ),
+        ([(torch.zeros(3, 8, 8, requires_grad=True), 1)], r"is torch\.float32; give it as it is"),
+        ([(Image.fromarray(np.ones((8, 8), np.float32)), 1)], "numbers with a fraction for pixels"),
+        (
+            [(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.tensor([1, 2]))],
+            "several numbers; give single samples",
+        ),
         ([("cat.jpg", 1)], r"is a builtins\.str; give a Pillow image"),
         ([{"photo": 1, "label": 1}], "has no picture, only photo, label; say in names"),
         ([(Image.new("RGB", (8, 8)), "cat")], "is 'cat'; it must be a whole number"),
@@ -238,6 +247,15 @@ def test_what_cannot_be_read_is_said_in_a_sentence(given: Any, message: str) -> 
 
     with pytest.raises((InputError, FileNotFoundError), match=message):
         read()
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_what_gives_its_samples_only_once_is_refused_where_they_are_read_again(split: str) -> None:
+    with pytest.raises(InputError, match=f"{split} is a generator, which gives .* only once"):
+        module(**{split: (sample for sample in Forward(9))}).setup("fit")
+    once = module(test=iter(Forward(9)))
+    once.setup("test")
+    assert labels_of(once.test_dataloader()) == list(range(9))
 
 
 def test_names_that_are_not_there_and_processes_that_cannot_share_are_said() -> None:
