@@ -62,6 +62,11 @@ class Photograph:
             return picture
         if isinstance(picture, np.ndarray):
             return cls(tuple(map(Image.fromarray, _bands(picture, channels, name))))
+        if picture.mode == "F":  # whose values Pillow would cut to whole numbers, 0..1 to black
+            raise InputError(
+                f"{name} has numbers with a fraction for pixels (Pillow's mode F); scale them to"
+                " 0..255 and give uint8"
+            )
         if channels in (1, 3):
             return cls((_opaque(picture, "L" if channels == 1 else "RGB"),))
         if picture.mode != _KINDS.get(channels):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -158,8 +159,9 @@ def _with_picture(picture: Any, key: str, members: dict[str, bytes]) -> RawSampl
         )  # whose decoder knows the others
         return RawSample(key, {kind: picture, **members}, "the data set")
     if isinstance(picture, Tensor):
-        picture = picture.numpy()
-    if isinstance(picture, np.ndarray) and picture.dtype != np.uint8:
+        picture = picture.detach().cpu()  # numpy has no bfloat16
+        picture = picture.numpy() if picture.dtype == torch.uint8 else picture
+    if isinstance(picture, Tensor | np.ndarray) and picture.dtype != np.uint8:
         raise InputError(
             f"the picture of sample {key!r} is {picture.dtype}; give it as it is stored, uint8 or a"
             " Pillow image: leave out transforms that scale and normalise, which the classifier's"
