@@ -35,6 +35,9 @@ class TrainingWithFrozenClassifier(L.LightningModule):
         classifier: Keyword arguments of :class:`FrozenClassifier`, plain values only; they go into
             the checkpoint.
 
+    Raises:
+        InputError: One of them is an object.
+
     Example:
         >>> from lit_iba.iba import ReadoutTraining
         >>> from lit_iba.training import TrainingWithFrozenClassifier
@@ -55,6 +58,7 @@ class TrainingWithFrozenClassifier(L.LightningModule):
 
     def __init__(self, classifier: dict[str, Any]) -> None:
         super().__init__()
+        _check_plain(classifier)
         self.classifier = FrozenClassifier(**classifier)
         self._classes_checked = False
         self.strict_loading = (
@@ -251,6 +255,31 @@ class TrainingWithFrozenClassifier(L.LightningModule):
             value = metric.compute()  # type: ignore[operator]
             self.log(f"{stage}/{name}", value, prog_bar=name == self.headline, sync_dist=False)
             metric.reset()  # type: ignore[operator]
+
+
+def _check_plain(classifier: Mapping[str, Any]) -> None:
+    """Refuse what no checkpoint could be read with again, before any training is lost to it."""
+    for name, value in classifier.items():
+        kind = _object_in(value)
+        if kind is not None:
+            mend = (
+                "name a function that makes it, 'module:function', with the file of its weights"
+                if name == "model"
+                else "write it as a config would, in numbers, texts, lists and dictionaries"
+            )
+            raise InputError(
+                f"the classifier's {name} is or has a {kind}, but goes into the checkpoint, which"
+                f" holds no objects; {mend}"
+            )
+
+
+def _object_in(value: Any) -> str | None:
+    """The type of something that a checkpoint without code cannot hold; None where there is none."""
+    if isinstance(value, dict | list | tuple):
+        parts = [*value, *value.values()] if isinstance(value, dict) else value
+        return next(filter(None, map(_object_in, parts)), None)
+    plain = value is None or type(value) in (str, int, float, bool)
+    return None if plain else type(value).__name__
 
 
 def _plain(value: Any) -> Any:
