@@ -274,7 +274,7 @@ def _check_plain(classifier: Mapping[str, Any]) -> None:
 
 
 def _object_in(value: Any) -> str | None:
-    """The type of something that a checkpoint without code cannot hold; None where there is none."""
+    """The type of something that a checkpoint without code cannot hold, or None."""
     if isinstance(value, dict | list | tuple):
         parts = [*value, *value.values()] if isinstance(value, dict) else value
         return next(filter(None, map(_object_in, parts)), None)

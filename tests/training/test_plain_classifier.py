@@ -1,4 +1,4 @@
-"""What a training is given of its classifier can be read from its checkpoint without running code."""
+"""What a training is given of its classifier can be read from its checkpoint without code."""
 
 from pathlib import Path
 from typing import Any
