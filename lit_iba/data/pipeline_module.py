@@ -165,6 +165,20 @@ class PipelineDataModule(SampleDataModule):
             return super().statistics_dataloader()
         return self._pipeline("train", alone=True)
 
+    def source(self, split: str) -> SampleSource | None:
+        """As :meth:`SampleDataModule.source`.
+
+        Raises:
+            InputError: The split is a pipeline, which gives none of its samples by its name.
+        """
+        if split in self._pipelines:
+            raise InputError(
+                f"the {split} data are a {type(self._pipelines[split][0]).__name__}, which only goes"
+                " forward, but chosen images are asked for; give a data set with [] and a length, or"
+                " keep it as shards with write_shards"
+            )
+        return super().source(split)
+
     def state_dict(self) -> dict[str, Any]:
         """The position in training; of a pipeline only that it is one."""
         return {"pipeline": True} if "train" in self._pipelines else super().state_dict()

@@ -130,7 +130,12 @@ class TrainingWithFrozenClassifier(L.LightningModule):
             )
 
     def images_of(self, batch: dict[str, Any]) -> Tensor:
-        """The classifier's images of a batch of pictures."""
+        """The classifier's images of a batch of pictures.
+
+        Raises:
+            InputError: The batch is none of a data module of lit_iba.data.
+        """
+        _check_form(batch, "picture")
         return self.classifier.in_fast_order(self.classifier.images(batch["picture"]))
 
     def targets_of(
@@ -199,14 +204,22 @@ class TrainingWithFrozenClassifier(L.LightningModule):
         share, whatever their number and their batches.
 
         Raises:
-            InputError: There are fewer images than processes.
+            InputError: There are fewer images than processes, or they come from elsewhere than from
+                a data module of lit_iba.data.
         """
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if not hasattr(data, "statistics_dataloader"):
+            given = "loaders" if data is None else f"a {type(data).__name__}"
+            raise InputError(
+                f"the Trainer has {given}, but feature statistics come from a data module of"
+                f" lit_iba.data; {_WRAP}"
+            )
         rank, world = self.trainer.global_rank, self.trainer.world_size
         shown = self.trainer.is_global_zero and self.trainer.progress_bar_callback is not None
         seen, own = 0, list[Tensor]()
         with tqdm(total=count, desc="feature statistics", unit="image", disable=not shown) as bar:
             for batch in data.statistics_dataloader():
+                _check_form(batch, "picture", "weight")
                 pictures = batch["picture"][batch["weight"] > 0][: count - seen]
                 own += pictures[(rank - seen) % world :: world]
                 seen += len(pictures)
@@ -255,6 +268,23 @@ class TrainingWithFrozenClassifier(L.LightningModule):
             value = metric.compute()  # type: ignore[operator]
             self.log(f"{stage}/{name}", value, prog_bar=name == self.headline, sync_dist=False)
             metric.reset()  # type: ignore[operator]
+
+
+_WRAP = "give it PipelineDataModule around your own data set"
+
+
+def _check_form(batch: Any, *names: str) -> None:
+    missing = [name for name in names if not isinstance(batch, dict) or name not in batch]
+    if missing:
+        raise InputError(
+            f"the Trainer's data give a {type(batch).__name__} without {missing[0]!r} for a batch,"
+            f" where training needs those of a data module of lit_iba.data; {_WRAP}"
+        )
+    if batch["picture"].dtype != torch.uint8:
+        raise InputError(
+            f"the pictures of a batch are {batch['picture'].dtype}; give them as they are stored,"
+            " uint8: the classifier's preprocessing scales and normalises them"
+        )
 
 
 def _check_plain(classifier: Mapping[str, Any]) -> None:
