@@ -172,10 +172,11 @@ class PipelineDataModule(SampleDataModule):
             InputError: The split is a pipeline, which gives none of its samples by its name.
         """
         if split in self._pipelines:
+            kind = type(self._pipelines[split][0]).__name__
             raise InputError(
-                f"the {split} data are a {type(self._pipelines[split][0]).__name__}, which only goes"
-                " forward, but chosen images are asked for; give a data set with [] and a length, or"
-                " keep it as shards with write_shards"
+                f"the {split} data are a {kind}, which only goes forward, but chosen images are"
+                " asked for; give a data set with [] and a length, or keep it as shards with"
+                " write_shards"
             )
         return super().source(split)
 
