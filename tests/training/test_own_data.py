@@ -13,7 +13,7 @@ from lit_iba.evaluation import EvaluationMetrics
 from lit_iba.iba import ReadoutTraining
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*(LeafSpec|many workers|eval mode at the start|litlogger|litmodels|no `val_dataloader`)"
+    "ignore:.*(LeafSpec|many workers|eval mode at the start|litlogger|no `val_dataloader`)"
 )
 
 BATCH = {
