@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from pages import PAGES, ROOT
 
-
 # Their blocks are parts of a file of the reader's own.
 FRAGMENTS = {ROOT / "CONTRIBUTING.md", ROOT / "README.md", ROOT / "docs/metrics.md"}
 
