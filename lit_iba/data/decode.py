@@ -58,7 +58,9 @@ def _reading(data: bytes, name: str) -> Iterator[Image.Image]:
                 "ignore"
             )  # about EXIF, which is not used; ImageNet has many that are corrupt
             image = Image.open(io.BytesIO(data), formats=FORMATS)
-            check_limit("PICTURE_PIXELS", image.width * image.height, f"the number of pixels of {name}")
+            check_limit(
+                "PICTURE_PIXELS", image.width * image.height, f"the number of pixels of {name}"
+            )
             yield image
     except InputError:
         raise
