@@ -178,3 +178,32 @@ def test_what_cannot_be_told_is_asked_for_and_can_be_stated() -> None:
     assert frozen(model, layouts={"seen": stated}).layout("seen") == stated
     with pytest.raises(InputError, match="is 'HWC'; it must be one of BCHW"):
         frozen(model, layouts={"seen": "HWC"}).layout("seen")
+
+
+class ImagesSecond(nn.Module):
+    """Tokens first, images second, as older attention has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.norm = nn.Conv2d(3, 8, 4, stride=4), nn.LayerNorm(8)
+        self.attention, self.fc = nn.MultiheadAttention(8, 2), nn.Linear(8, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.norm(self.patches(images).flatten(2).permute(2, 0, 1))
+        return self.fc((x + self.attention(x, x, x, need_weights=False)[0]).mean(dim=0))
+
+
+def test_a_layer_whose_first_axis_is_not_that_of_the_images_has_no_positions() -> None:
+    classifier = frozen(ImagesSecond())
+    activity = build_explainer("activity", classifier)
+    both = activity.attribute(images(), torch.tensor([1, 2])).values
+    alone = [activity.attribute(images()[i : i + 1], i + 1).values for i in range(2)]
+    torch.testing.assert_close(torch.cat(alone), both)
+    for layer in ("norm", "add"):
+        with pytest.raises(InputError, match=f"output of layer '{layer}'"):
+            build_explainer("grad_cam", classifier, {"layer": layer})
+        for count in (2, 16):  # as many as there are tokens
+            with pytest.raises(InputError, match=f"layer '{layer}' .* has no positions"):
+                build_explainer(
+                    "activity", frozen(classifier.model), {"layers": [layer]}
+                ).attribute(images(count), 1)
