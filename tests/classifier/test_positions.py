@@ -205,5 +205,31 @@ def test_a_layer_whose_first_axis_is_not_that_of_the_images_has_no_positions() -
         fresh = frozen(classifier.model)
         explainer = build_explainer("activity", fresh, {"layers": [layer]})
         for count in (16, 2):  # there are 16 tokens
-            with pytest.raises(InputError, match=f"layer '{layer}' .* has no positions"):
+            with pytest.raises(InputError, match=f"layer '{layer}' .* has (no pos|16 rows)"):
                 explainer.attribute(images(count), 1)
+
+
+class TwoViews(nn.Module):
+    """Two views of a picture go through the rest as one batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 3)
+        self.fc = nn.Linear(12, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.first(images).relu()
+        x = self.second(torch.cat([x, x.flip(-1)])).relu().mean(dim=(2, 3))
+        return self.fc(torch.cat([x[: images.size(0)], x[images.size(0) :]], dim=1))
+
+
+def test_layers_of_more_rows_than_images_are_left_out_or_refused() -> None:
+    classifier = frozen(TwoViews())
+    for name in ("activity", "top_layer"):
+        explainer = build_explainer(name, classifier)
+        both = explainer.attribute(images(), torch.tensor([1, 2])).values
+        alone = [explainer.attribute(images()[i : i + 1], i + 1).values for i in range(2)]
+        torch.testing.assert_close(torch.cat(alone), both)
+    for name, given in (("activity", {"layers": ["second"]}), ("fullgrad", {})):
+        with pytest.raises(InputError, match="layer 'second' of TwoViews has 4 rows for 2 images"):
+            build_explainer(name, classifier, given).attribute(images(), 1)
