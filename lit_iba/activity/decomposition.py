@@ -286,8 +286,8 @@ def _term(
     if len(product) != len(images):
         raise InputError(
             f"layer {name!r} of {classifier.name} has {len(product)} rows for {len(images)} "
-            "images, so that its activities and biases are not those of one image; choose other layers for "
-            "'activity', or a method that treats the network as a whole, such as "
+            "images, so that its activities and biases are not those of one image; choose other "
+            "layers for 'activity', or a method that treats the network as a whole, such as "
             "integrated_gradients"
         )
     return Term(
