@@ -125,7 +125,6 @@ class Decomposition:
             images: Normalised images (B, 3, H, W); left as they are.
             targets: int64 (B,) classes.
         """
-        size = (images.shape[-2], images.shape[-1])
         with torch.enable_grad():
             # Copies, because what was made in inference mode could not be differentiated.
             with gates_of(self.gates):
@@ -142,8 +141,10 @@ class Decomposition:
             for value, gradient in zip([*activations, *biases], gradients, strict=True)
         ]
         terms = [
-            Term(product, layout_of(self.classifier, node, product, size))
-            for node, product in zip(self._nodes, products, strict=True)
+            _term(self.classifier, name, node, product, images)
+            for name, node, product in zip(
+                [*self.activity, *self.bias], self._nodes, products, strict=True
+            )
         ]
         split = len(self.activity)
         return Attributions(
@@ -247,7 +248,7 @@ class HookedActivity:
 
     def attribute(self, images: Tensor, targets: Tensor) -> Attributions:
         """As :meth:`Decomposition.attribute`."""
-        size, found = (images.shape[-2], images.shape[-1]), {}
+        found: dict[str, Tensor] = {}
 
         def keep(name: str, output: Tensor) -> Tensor:
             if not isinstance(output, Tensor):
@@ -272,10 +273,26 @@ class HookedActivity:
             value.detach() * gradient for value, gradient in zip(taken, gradients, strict=True)
         ]
         terms = [
-            Term(product, layout_of(self.classifier, name, product, size))
+            _term(self.classifier, name, name, product, images)
             for name, product in zip(self.activity, products, strict=True)
         ]
         return Attributions(score.detach(), dict(zip(self.activity, terms, strict=True)), {})
+
+
+def _term(
+    classifier: FrozenClassifier, name: str, layer: str | fx.Node, product: Tensor, images: Tensor
+) -> Term:
+    """The term of a layer, which must have a row for each image."""
+    if len(product) != len(images):
+        raise InputError(
+            f"layer {name!r} of {classifier.name} has {len(product)} rows for {len(images)} "
+            "images, so that its activities and biases are not those of one image; choose other "
+            "layers for 'activity', or a method that treats the network as a whole, such as "
+            "integrated_gradients"
+        )
+    return Term(
+        product, layout_of(classifier, layer, product, (images.shape[-2], images.shape[-1]))
+    )
 
 
 def _score(classifier: FrozenClassifier, outputs: Tensor, targets: Tensor) -> Tensor:

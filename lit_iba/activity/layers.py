@@ -260,7 +260,9 @@ class NetworkLayers:
         return [
             node
             for node, output in zip(nodes, outputs, strict=True)
-            if layout_of(self.classifier, node, output, size) is not None
+            if isinstance(output, torch.Tensor)
+            and len(output) == len(images)
+            and layout_of(self.classifier, node, output, size) is not None
         ]
 
     def _short_name(self, node: fx.Node, others: list[fx.Node]) -> str:

@@ -164,7 +164,9 @@ def find_axes(
         rows, columns = (2, 3) if kind == "BCHW" else (1, 2)
         return Axes(name, Layout(kind, shape[rows], shape[columns]), size, 0)
     if len(shape) == 3 and kind in (None, "BTC"):
-        return _axes_of_tokens(network, layer, image, shape[1] if shape_of == size else None, known)
+        # Where both are alike, either may be the images.
+        known_count = shape[1] if shape_of == size and shape[0] != shape[1] else None
+        return _axes_of_tokens(network, layer, image, known_count, known)
     raise _ambiguous(name, shape)
 
 
@@ -179,7 +181,10 @@ def _axes_of_tokens(
     name = layer if isinstance(layer, str) else layer.name
     size = (image.shape[-2], image.shape[-1])
     if count is None:
-        count = int(_runner(network, layer)(torch.cat([image, image])).shape[1])
+        of_two = _runner(network, layer)(torch.cat([image, image])).shape
+        if of_two[0] != 2:
+            raise _ambiguous(name, of_two)
+        count = int(of_two[1])
     same = [axes for axes in known if axes.positions == count]
     found = same[0].at if same else _declared_tokens(network.model, count, size)
     found = found or _tokens_by_light(_runner(network, layer), image, name)
@@ -277,7 +282,7 @@ def _declared_tokens(model: nn.Module, count: int, size: tuple[int, int]) -> Lay
 # What light on a part of the image says.
 
 
-def _answers(run: Any, image: Tensor) -> list[Tensor]:
+def _answers(run: Any, image: Tensor, layer: str) -> list[Tensor]:
     """How much each element of R answers, (*R) each, to light on the top, bottom, left and right
     third of an image.
     """
@@ -291,7 +296,10 @@ def _answers(run: Any, image: Tensor) -> list[Tensor]:
     lit = image.repeat(1 + len(bands), 1, 1, 1)
     for own, (rows, columns) in zip(lit[1:], bands, strict=True):
         own[..., rows, columns] += 2 * image.std()
-    dark, *answers = run(lit).float()
+    found = run(lit).float()
+    if len(found) != len(lit):  # its first axis is not that of the images
+        raise _ambiguous(layer, found.shape)
+    dark, *answers = found
     return [(answer - dark).abs() for answer in answers]
 
 
@@ -302,7 +310,8 @@ def _kind_by_light(
     suggested: str | None,
 ) -> str:
     """The kind whose rows and columns the light moves along; the suggested one where it does."""
-    top, bottom, left, right = _answers(_runner(network, layer), image)
+    name = layer if isinstance(layer, str) else layer.name
+    top, bottom, left, right = _answers(_runner(network, layer), image, name)
 
     def shift(one: Tensor, other: Tensor, axis: int) -> float:
         """How far the answer moves along an axis, as a share of its length."""
@@ -326,7 +335,6 @@ def _kind_by_light(
     best, other = sorted(moved, key=lambda kind: -moved[kind])
     doubtful = moved[best] < 2 * LEAST_SHIFT or moved[best] < 2 * moved[other]
     if suggested is not None or doubtful:
-        name = layer if isinstance(layer, str) else layer.name
         raise _ambiguous(name, torch.Size([1, *top.shape]), ["'BCHW'", "'BHWC'"])
     return best
 
@@ -336,7 +344,7 @@ def _grids(count: int) -> list[tuple[int, int]]:
 
 
 def _tokens_by_light(run: Any, image: Tensor, layer: str) -> Layout:
-    answers = _answers(run, image)
+    answers = _answers(run, image, layer)
     shape = torch.Size([1, *answers[0].shape])
     top, bottom, left, right = (answer.sum(dim=-1) for answer in answers)
     down = (bottom - top) / (bottom + top).clamp_min(

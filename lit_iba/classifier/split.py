@@ -20,7 +20,7 @@ from lit_iba.errors import InputError
 
 Carried = tuple[
     Any, ...
-]  # tensors whose rows belong to the images, and shapes whose first entry counts them
+]  # tensors whose rows belong to the images, shapes whose first entry counts them, devices, dtypes
 
 
 def repeat_carried(carried: Carried, copies: int) -> Carried:
@@ -39,8 +39,8 @@ def repeat_carried(carried: Carried, copies: int) -> Carried:
             repeated.append(value.repeat(copies, *[1] * (value.ndim - 1)))
         elif isinstance(value, (tuple, list)):
             repeated.append(torch.Size([value[0] * copies, *value[1:]]))
-        else:
-            repeated.append(value * copies)
+        else:  # a count of images, or a device or dtype
+            repeated.append(value * copies if isinstance(value, int) else value)
     return tuple(repeated)
 
 

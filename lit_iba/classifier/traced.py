@@ -9,6 +9,7 @@ import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 import torch.fx as fx
 from torch import nn
 
@@ -52,6 +53,7 @@ class TracedNetwork:
         self.input = next(n for n in self.nodes if n.op == "placeholder")
         self.of_images = self.descendants(self.input)
         self._cuts: set[fx.Node] | None = None  # once somebody has asked
+        self._constant = self._find_constant()
 
     def layers(self) -> list[str]:
         """Every name that can be given to :meth:`split` or :meth:`taps`, in order of execution."""
@@ -121,13 +123,13 @@ class TracedNetwork:
         return next(n for n in self.nodes if n.op == "output").all_input_nodes[0]
 
     def on_the_way(self) -> list[fx.Node]:
-        """The operations between images and logits, as they are run, without those on shapes."""
+        """The operations between images and logits, as they are run, without those whose values
+        the images have no part in.
+        """
         needed = {self.logits_node()}
         for node in reversed(self.nodes):
             if node in needed:
-                needed.update(
-                    n for n in node.all_input_nodes if n in self.of_images and not self.is_size(n)
-                )
+                needed.update(n for n in node.all_input_nodes if n not in self._constant)
         return [node for node in self.nodes if node in needed and node is not self.input]
 
     def cuts(self) -> set[fx.Node]:
@@ -150,16 +152,29 @@ class TracedNetwork:
         return cuts
 
     def is_size(self, node: fx.Node) -> bool:
-        """Whether a node computes with shapes rather than with tensors: such values are made again
-        behind the cut.
+        """Whether a node computes with shapes rather than with tensors, or makes a tensor of them:
+        ``torch.zeros(len, x.size(0), device=x.device)``.
         """
-        if _is_shape(node):
+        if _is_shape(node) or _is_kind(node) or _is_filled(node):
             return True
         return (
-            node.op == "call_function"
+            node.op in ("call_function", "call_method")
             and bool(node.all_input_nodes)
             and all(map(self.is_size, node.all_input_nodes))
         )
+
+    def _find_constant(self) -> set[fx.Node]:
+        """The nodes whose values are the same for all images of one size: they are made again
+        behind a cut, since which of their axes counts the images, if any, is not known.
+        """
+        constant: set[fx.Node] = set()
+        for node in self.nodes:
+            if node not in self.of_images or (
+                node.op in ("call_function", "call_method", "call_module")
+                and (self.is_size(node) or all(n in constant for n in node.all_input_nodes))
+            ):
+                constant.add(node)
+        return constant
 
     def _copy(self, target: fx.Graph, node: fx.Node, env: dict[fx.Node, fx.Node]) -> fx.Node:
         """The node's counterpart in another graph, with whatever it needs copied before it."""
@@ -207,7 +222,7 @@ class TracedNetwork:
         def find_carried(node: fx.Node) -> None:
             if node is cut or node in carried or node not in self.of_images:
                 return  # what does not depend on the images is computed where it is used
-            if self.is_size(node) and not _is_shape(node):
+            if node in self._constant and not _is_shape(node) and not _is_kind(node):
                 for source in node.all_input_nodes:
                     find_carried(source)
             else:
@@ -263,6 +278,28 @@ def _is_shape(node: fx.Node) -> bool:
         node.op == "call_method"
         and node.target == "size"
         and bool(len(node.args) == 1 or node.args[1] == 0)
+    )
+
+
+def _is_kind(node: fx.Node) -> bool:
+    """``x.device`` or ``x.dtype``."""
+    return (
+        node.op == "call_function"
+        and node.target is getattr
+        and node.args[1] in ("device", "dtype")
+    )
+
+
+def _is_filled(node: fx.Node) -> bool:
+    """``torch.zeros_like(x)``, ``x.new_zeros(...)`` and their like: of ``x`` they take its shape or
+    its dtype alone.
+    """
+    if node.op == "call_method":
+        return node.target in ("new_zeros", "new_ones", "new_full")
+    return node.op == "call_function" and node.target in (
+        torch.zeros_like,
+        torch.ones_like,
+        torch.full_like,
     )
 
 

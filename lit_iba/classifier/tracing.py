@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 import re
 import threading
 from collections import Counter
@@ -56,6 +57,7 @@ def trace(model: nn.Module, leaves: Sequence[type[nn.Module]] = ()) -> Traced:
         raise InputError("a part of it runs without gradients, which a graph would not keep")
     _read_what_was_written(model, graph)
     _take_any_order(model, graph)
+    _take_sizes_of_shapes(graph)
     runs = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
     names, outputs = _names(model, graph, tracer.paths, runs), tracer.outputs
     known = {*names.values(), *(name for name, _ in model.named_modules())}
@@ -188,6 +190,18 @@ def _take_any_order(model: nn.Module, graph: fx.Graph) -> None:
             and not any(works_in_place(model, user, node) for user in node.users)
         ):
             node.target = other[node.target]
+
+
+def _take_sizes_of_shapes(graph: fx.Graph) -> None:
+    """Have ``x.size(2)`` read the shape: a number does not say whether it counts images."""
+    for node in list(graph.nodes):
+        if node.op == "call_method" and node.target == "size":
+            axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+            if axis not in (None, 0):
+                node.args, node.kwargs = node.args[:1], {}
+                with graph.inserting_after(node):
+                    entry = graph.call_function(operator.getitem, (node, axis))
+                node.replace_all_uses_with(entry, lambda user, entry=entry: user is not entry)
 
 
 def works_in_place(model: nn.Module, user: fx.Node, value: fx.Node) -> bool:

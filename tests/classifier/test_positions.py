@@ -178,3 +178,58 @@ def test_what_cannot_be_told_is_asked_for_and_can_be_stated() -> None:
     assert frozen(model, layouts={"seen": stated}).layout("seen") == stated
     with pytest.raises(InputError, match="is 'HWC'; it must be one of BCHW"):
         frozen(model, layouts={"seen": "HWC"}).layout("seen")
+
+
+class ImagesSecond(nn.Module):
+    """Tokens first, images second, as older attention has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.norm = nn.Conv2d(3, 8, 4, stride=4), nn.LayerNorm(8)
+        self.attention, self.fc = nn.MultiheadAttention(8, 2), nn.Linear(8, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.norm(self.patches(images).flatten(2).permute(2, 0, 1))
+        return self.fc((x + self.attention(x, x, x, need_weights=False)[0]).mean(dim=0))
+
+
+def test_a_layer_whose_first_axis_is_not_that_of_the_images_has_no_positions() -> None:
+    classifier = frozen(ImagesSecond())
+    activity = build_explainer("activity", classifier)
+    both = activity.attribute(images(), torch.tensor([1, 2])).values
+    alone = [activity.attribute(images()[i : i + 1], i + 1).values for i in range(2)]
+    torch.testing.assert_close(torch.cat(alone), both)
+    for layer in ("norm", "add"):
+        with pytest.raises(InputError, match=f"output of layer '{layer}'"):
+            build_explainer("grad_cam", classifier, {"layer": layer})
+        fresh = frozen(classifier.model)
+        explainer = build_explainer("activity", fresh, {"layers": [layer]})
+        for count in (16, 2):  # there are 16 tokens
+            with pytest.raises(InputError, match=f"layer '{layer}' .* has (no pos|16 rows)"):
+                explainer.attribute(images(count), 1)
+
+
+class TwoViews(nn.Module):
+    """Two views of a picture go through the rest as one batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 3)
+        self.fc = nn.Linear(12, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.first(images).relu()
+        x = self.second(torch.cat([x, x.flip(-1)])).relu().mean(dim=(2, 3))
+        return self.fc(torch.cat([x[: images.size(0)], x[images.size(0) :]], dim=1))
+
+
+def test_layers_of_more_rows_than_images_are_left_out_or_refused() -> None:
+    classifier = frozen(TwoViews())
+    for name in ("activity", "top_layer"):
+        explainer = build_explainer(name, classifier)
+        both = explainer.attribute(images(), torch.tensor([1, 2])).values
+        alone = [explainer.attribute(images()[i : i + 1], i + 1).values for i in range(2)]
+        torch.testing.assert_close(torch.cat(alone), both)
+    for name, given in (("activity", {"layers": ["second"]}), ("fullgrad", {})):
+        with pytest.raises(InputError, match="layer 'second' of TwoViews has 4 rows for 2 images"):
+            build_explainer(name, classifier, given).attribute(images(), 1)
