@@ -3,9 +3,10 @@ input.
 
 Batch norms are folded, and the weights of convolutions, linear layers and self-attention are kept
 as the processor reads them (lit_iba/classifier/packing.py). Both are asked in turn, with random
-weights, both they and the images in channels_last order.
+weights, both they and the images in channels_last order, or in torch's usual one.
 
     python benchmarks/packing.py [--networks vgg16 vit_b_16] [--batch 10] [--repeats 3]
+        [--usual_order]
 """
 
 from __future__ import annotations
@@ -33,19 +34,22 @@ def gradient(network: Callable[[Tensor], Tensor], images: Tensor, precision: str
     return torch.autograd.grad(logits.float().amax(dim=1).sum(), images)[0]
 
 
-def measure(names: list[str], batch: int, repeats: int) -> list[dict[str, object]]:
+def measure(
+    names: list[str], batch: int, repeats: int, layout: torch.memory_format
+) -> list[dict[str, object]]:
     """Rows of the table."""
     rows: list[dict[str, object]] = []
     for name in names:
         torch.manual_seed(0)
         network = torchvision.models.get_model(name, weights=None).eval().requires_grad_(False)
-        network.to(memory_format=torch.channels_last)
+        network.to(memory_format=layout)
         for module in network.modules():
             if isinstance(module, nn.Linear):  # some begin with a last layer of zeros
                 nn.init.normal_(module.weight, std=0.02)
         packed = FrozenClassifier(network).folded()
-        images = torch.randn(batch, 3, 224, 224).contiguous(memory_format=torch.channels_last)
+        images = torch.randn(batch, 3, 224, 224).contiguous(memory_format=layout)
         images.requires_grad_()
+        exact = gradient(network, images, "float32").flatten()
         for precision in ("float32", "bf16") if has_native_bf16() else ("float32",):
             runs = {
                 form: functools.partial(gradient, run, images, precision)
@@ -61,6 +65,8 @@ def measure(names: list[str], batch: int, repeats: int) -> list[dict[str, object
                     "packed, s an image": seconds["packed"] / batch,
                     "torchvision / packed": seconds["torchvision"] / seconds["packed"],
                     "cosine of the gradients": float(cosine_similarity(theirs, ours, dim=0)),
+                    "torchvision with float32": float(cosine_similarity(theirs, exact, dim=0)),
+                    "packed with float32": float(cosine_similarity(ours, exact, dim=0)),
                 }
             )
     return rows
@@ -71,5 +77,10 @@ if __name__ == "__main__":
     parser.add_argument("--networks", nargs="+", default=NETWORKS)
     parser.add_argument("--batch", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--usual_order", action="store_true", help="as a module of one's own is")
     given = parser.parse_args()
-    report("packing", measure(given.networks, given.batch, given.repeats))
+    order = torch.contiguous_format if given.usual_order else torch.channels_last
+    report(
+        "packing_usual_order" if given.usual_order else "packing",
+        measure(given.networks, given.batch, given.repeats, order),
+    )
